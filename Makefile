@@ -1,0 +1,35 @@
+# make demo: all set-up, then the main job on the embedded engines.  make test: all set-up, lint, types, tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	@echo "== 20 search queries with their candidate passages (src/pytest_multiitem/data/search_sample.jsonl) =="
+	$(BIN)/pytest -q tests/regression tests/parity --workload src/pytest_multiitem/data/search_sample.jsonl
+	@echo "== the built-in cases =="
+	$(BIN)/pytest -q
+
+test: $(READY) lint
+	$(BIN)/pytest tests/unit tests/plugin
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and pinned: a range would let pip choose a build with gigabytes of accelerator libraries.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, %s is %d.%d; run: make PYTHON=python3.11 …" % (sys.executable, *v))'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[all]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist multiitem-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

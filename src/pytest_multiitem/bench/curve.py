@@ -1,0 +1,106 @@
+"""The performance curve: multi-item against serial over the number of items, interleaved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_multiitem.bench.statistics import P95_SAMPLES, p50, p95, ratio_interval
+from pytest_multiitem.client import PreparedRequest, prepare, read_scores
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.servers.target import Attestation, Target
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Times in seconds at one N; entry i of both lists was measured in the same block."""
+
+    num_items: int
+    serial_sec: tuple[float, ...]
+    multi_sec: tuple[float, ...]
+
+    @property
+    def speedup(self) -> float:
+        """serial p50 / multi p50."""
+        return p50(self.serial_sec) / p50(self.multi_sec)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the speed-up."""
+        return ratio_interval(self.serial_sec, self.multi_sec)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the results; the p95 of so few runs is an interpolation and marked as one."""
+        return {
+            "serial": _summary(self.serial_sec, self.num_items),
+            "multi": _summary(self.multi_sec, self.num_items),
+            "speedup_vs_serial_p50": self.speedup,
+            "speedup_interval_95": self.interval,
+        }
+
+
+#: Per multi-item server: its curve, and what it attests to have executed for it.
+Curves = dict[Profile, tuple[list[CurvePoint], Attestation]]
+
+
+def measure_curves(
+    serial: Target,
+    multis: Sequence[Target],
+    case_of: Callable[[int], Case],
+    *,
+    counts: Sequence[int],
+    warmup_runs: int,
+    timed_runs: int,
+) -> Curves:
+    """Curves of several multi-item servers against one serial server.
+
+    Each timed block runs the serial side and every multi side once, in an order that turns round
+    from block to block, so that drift of the machine hits all alike. Requests are encoded before
+    the clock starts and answers are read after it stops.
+    """
+    points: dict[Profile, list[CurvePoint]] = {multi.profile: [] for multi in multis}
+    with ExitStack() as stack:
+        attestations = {multi.profile: stack.enter_context(multi.attest()) for multi in multis}
+        for count in counts:
+            case = case_of(count)
+            singles = [prepare(case.query, [item], case.labels) for item in case.items]
+            whole = [prepare(case.query, case.items, case.labels)]
+            sides = [(serial, singles), *((multi, whole) for multi in multis)]
+            times: dict[Profile, list[float]] = {target.profile: [] for target, _ in sides}
+            for _ in range(warmup_runs):
+                _run(serial, _one_of_each_shape(case))
+                for multi in multis:
+                    _run(multi, whole)
+            for block in range(timed_runs):
+                for target, requests in sides if block % 2 else reversed(sides):
+                    times[target.profile].append(_run(target, requests))
+            for profile, curve in points.items():
+                curve.append(CurvePoint(count, tuple(times[serial.profile]), tuple(times[profile])))
+    return {profile: (curve, attestations[profile]) for profile, curve in points.items()}
+
+
+def _one_of_each_shape(case: Case) -> list[PreparedRequest]:
+    """One-item requests of every item length: enough to warm up all N of them."""
+    items = {len(item): item for item in case.items}
+    return [prepare(case.query, [item], case.labels) for item in items.values()]
+
+
+def _run(target: Target, requests: Sequence[PreparedRequest]) -> float:
+    answers = [target.client.timed_send(request) for request in requests]
+    for request, (_, response) in zip(requests, answers, strict=True):
+        read_scores(response, request)
+    return sum(seconds for seconds, _ in answers)
+
+
+def _summary(seconds: Sequence[float], items: int) -> dict[str, Any]:
+    return {
+        "latencies_sec": list(seconds),
+        "p50_sec": p50(seconds),
+        "p95_sec": p95(seconds),
+        "p95_interpolated": len(seconds) < P95_SAMPLES,
+        "items_per_sec_p50": items / p50(seconds),
+        "items_per_sec_p95": items / p95(seconds),
+    }

@@ -1,0 +1,138 @@
+"""The helpers behind the fixtures: a gate that ends its test by a verdict, a benchmark that is recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from pytest_multiitem.client import ScoreFailure
+from pytest_multiitem.gates.base import Gate
+from pytest_multiitem.gates.measurement import Measurement, record_of
+from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.results.records import BenchmarkRecord, GateRecord, Verdict
+from pytest_multiitem.servers.errors import ServerError
+from pytest_multiitem.session import Session, blank_record
+from pytest_multiitem.state import BENCHMARKS, RECORDS
+
+
+class GateCheck:
+    """Measures and judges the gate named by the test's ``multiitem_gate`` marker."""
+
+    def __init__(self, gate: str, item: pytest.Item, session: Session) -> None:
+        self.gate = gates()[gate]
+        self.run = session.run
+        self._item = item
+        self._settings = session.settings
+
+    def check(self, measure: Callable[[Gate], Measurement]) -> GateRecord:
+        """Measure, judge, and end the test by the verdict.
+
+        A request that fails is a FAIL of the gate; so is a server that dies while it is measured.
+        """
+        start = time.perf_counter()
+        try:
+            record = record_of(self.gate, measure(self.gate))
+        except (ScoreFailure, ServerError) as error:
+            record = blank_record(self.gate.name, self._item.nodeid, Verdict.FAIL, str(error))
+        record.seconds = round(time.perf_counter() - start, 3)
+        return self._conclude(record)
+
+    def not_run(self, reason: str, **details: Any) -> GateRecord:
+        """End the test: the gate cannot be measured here, for this reason."""
+        record = blank_record(self.gate.name, self._item.nodeid, Verdict.NOT_RUN, reason)
+        record.details = details
+        return self._conclude(record)
+
+    def holds(self, target: Target, attestation: Attestation, reason: str) -> GateRecord:
+        """End the test: a gate without a number holds."""
+        measurement = Measurement(target=target, value=None, attestation=attestation)
+        record = record_of(self.gate, measurement)
+        record.verdict, record.reason = Verdict.PASS, reason
+        return self._conclude(record)
+
+    def _conclude(self, record: GateRecord) -> GateRecord:
+        record.nodeid = self._item.nodeid
+        self._item.stash.setdefault(RECORDS, []).append(record)
+        text = f"{record.verdict}: {record.gate}: {record.reason}"
+        required = record.gate in self._settings.require
+        if record.verdict is Verdict.FAIL:
+            pytest.fail(f"{text}\n{_evidence(record)}", pytrace=False)
+        if record.verdict is Verdict.INCONCLUSIVE:
+            if not self._settings.allow_inconclusive:
+                pytest.fail(f"{text}\n{_evidence(record)}", pytrace=False)
+            pytest.skip(text)
+        if record.verdict is Verdict.NOT_RUN:
+            if required:
+                pytest.fail(f"{text} (required by --require)", pytrace=False)
+            pytest.skip(text)
+        return record
+
+
+class BenchmarkRun:
+    """Times requests with pytest-benchmark; warm-up and rounds come from the settings."""
+
+    def __init__(self, item: pytest.Item, session: Session, benchmark: Any) -> None:
+        self.run = session.run
+        self._item = item
+        self._benchmark = benchmark
+
+    def time(
+        self, name: str, target: Any, send: Callable[[], object], *, shape: tuple[int, int, int], chunk: int
+    ) -> BenchmarkRecord:
+        """Time ``send``; fail where the server executed something else than what was requested.
+
+        ``shape``: query tokens, items, tokens per item. ``chunk``: items per request.
+        """
+        from pytest_multiitem.bench.statistics import P95_SAMPLES, p50, p95
+
+        settings = self.run.settings
+        with target.attest() as attestation:
+            self._benchmark.pedantic(
+                send, rounds=settings.bench_timed_runs, warmup_rounds=settings.bench_warmup_runs, iterations=1
+            )
+        if attestation.problem is not None:
+            pytest.fail(f"{name}: {attestation.problem}", pytrace=False)
+        if not self._benchmark.enabled:
+            pytest.skip("NOT_RUN: pytest-benchmark is disabled")
+        seconds = [float(value) for value in self._benchmark.stats.stats.data]
+        query_tokens, num_items, item_tokens = shape
+        record = BenchmarkRecord(
+            name=name,
+            nodeid=self._item.nodeid,
+            engine=target.engine,
+            backend=target.profile.backend,
+            model=str(target.model),
+            mask_requested=target.profile.mask_impl,
+            mask_attested=attestation.mask,
+            num_items=num_items,
+            query_tokens=query_tokens,
+            item_tokens=item_tokens,
+            client_chunk_size=chunk,
+            warmup_runs=settings.bench_warmup_runs,
+            runs_sec=seconds,
+            p50_sec=p50(seconds),
+            p95_sec=p95(seconds),
+            p95_interpolated=len(seconds) < P95_SAMPLES,
+            items_per_sec_p50=num_items / p50(seconds),
+        )
+        self._benchmark.extra_info.update(msgspec.to_builtins(record))
+        self._item.stash.setdefault(BENCHMARKS, []).append(record)
+        print(  # noqa: T201 - a benchmark says its figure where -s lets it through
+            f"\n{name} [{target.profile.label}, executed: {attestation.mask}]: "
+            f"{record.items_per_sec_p50:.2f} items/s, p50 {record.p50_sec:.3f} s over {len(seconds)} runs"
+        )
+        return record
+
+
+def _evidence(record: GateRecord) -> str:
+    fields = msgspec.to_builtins(record)
+    shown = (
+        "value", "limit", "interval", "noise_floor", "leak_visibility", "score_spread", "samples", "backend",
+        "model", "dtype", "semantics", "mask_requested", "mask_attested", "server_chunk_size",
+        "items_per_sequence", "details",
+    )  # fmt: skip
+    return "\n".join(f"  {name}: {fields[name]}" for name in shown if fields[name] not in (None, {}))

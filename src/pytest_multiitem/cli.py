@@ -1,0 +1,105 @@
+"""``multiitem …``: the package's functions without pytest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pytest_multiitem import __version__
+from pytest_multiitem.errors import MultiItemError
+
+app = typer.Typer(
+    name="multiitem",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Validation of multi-item scoring servers. The suites themselves run with pytest.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pytest-multiitem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Multi-item scoring validation."""
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    help="Serve a Qwen3 checkpoint with the embedded engine; takes sgl-jax's flags (multiitem serve --help).",
+)
+def serve(context: typer.Context) -> None:
+    """Serve a checkpoint; see `engine.serve`."""
+    from pytest_multiitem.engine.serve import serve as run
+
+    raise typer.Exit(run(context.args))
+
+
+@app.command()
+def checkpoint(
+    directory: Annotated[Path, typer.Argument(help="Where to write; must not exist, or be empty.")],
+    hidden_size: int = 128,
+    intermediate_size: int = 384,
+    num_hidden_layers: int = 3,
+    num_attention_heads: int = 4,
+    num_key_value_heads: int = 2,
+    head_dim: int = 32,
+    vocab_size: int = 151_936,
+    seed: int = 20_260_101,
+) -> None:
+    """Write a Qwen3 checkpoint of random weights whose scores discriminate (config, weights, tokenizer)."""
+    from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
+
+    spec = CheckpointSpec(
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        num_key_value_heads=num_key_value_heads,
+        head_dim=head_dim,
+        vocab_size=vocab_size,
+        seed=seed,
+    )
+    write_checkpoint(directory, spec)
+    size = sum(path.stat().st_size for path in directory.iterdir()) / 2**20
+    print(f"wrote {directory} ({size:.1f} MiB); serve it with: multiitem serve --model-path {directory}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's directory, or its matrix.json.")] = Path(
+        "multiitem-results/latest"
+    ),
+    output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
+) -> None:
+    """Render the Markdown report of a finished run again, from its matrix.json alone."""
+    from pytest_multiitem.reports.markdown import render
+    from pytest_multiitem.results.store import read_matrix, write_atomically
+
+    text = render(read_matrix(run))
+    if output is None:
+        print(text, end="")
+    else:
+        write_atomically(output, text.encode())
+
+
+def main() -> None:
+    """The console script. An expected error is one line on stderr and exit status 2."""
+    try:
+        app()
+    except MultiItemError as error:
+        print(f"multiitem: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,177 @@
+"""The HTTP client of the scoring wire, and the taxonomy of how a request can fail."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.errors import MultiItemError
+
+Scores = NDArray[np.float64]
+
+
+class FailureKind(StrEnum):
+    """Why a request gave no scores; the names are those of the matrix's failure counts."""
+
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    HTTP_ERROR = "http_error"
+    BAD_JSON = "bad_json"
+    BAD_RESPONSE = "bad_response"
+    CONNECTION = "connection"
+
+
+class ScoreFailure(MultiItemError):
+    """A scoring request failed. ``kind`` classifies it; ``status`` is the HTTP status, if one came."""
+
+    def __init__(self, kind: FailureKind, message: str, status: int | None = None) -> None:
+        super().__init__(f"{kind.value}: {message}")
+        self.kind = kind
+        self.status = status
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """An encoded request and the shape [N, K] that its answer must have."""
+
+    body: bytes
+    num_items: int
+    num_labels: int
+
+
+def prepare(
+    query: Sequence[int],
+    items: Sequence[Sequence[int]],
+    labels: Sequence[int],
+    *,
+    apply_softmax: bool = True,
+    model: str = "default",
+) -> PreparedRequest:
+    """Encode a request, so that no time is spent on it while a clock runs."""
+    body = {
+        "model": model,
+        "query": list(query),
+        "items": [list(item) for item in items],
+        "label_token_ids": list(labels),
+        "apply_softmax": apply_softmax,
+    }
+    return PreparedRequest(msgspec.json.encode(body), len(items), len(labels))
+
+
+class ScoreClient:
+    """One warm keep-alive connection to a scoring server at ``url``. Not thread-safe.
+
+    ``timeout``: seconds one request may take.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 180.0) -> None:
+        self.url = url
+        self._http = httpx.Client(
+            base_url=url, timeout=httpx.Timeout(timeout, connect=10.0), headers={"content-type": "application/json"},
+            trust_env=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def score(
+        self,
+        query: Sequence[int],
+        items: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        *,
+        apply_softmax: bool = True,
+    ) -> Scores:
+        """The scores [N, K] of one request. Raises ScoreFailure."""
+        return self.send(prepare(query, items, labels, apply_softmax=apply_softmax))
+
+    def send(self, request: PreparedRequest) -> Scores:
+        """Send an encoded request and check its answer. Raises ScoreFailure."""
+        return read_scores(self._post(request), request)
+
+    def timed_send(self, request: PreparedRequest) -> tuple[float, httpx.Response]:
+        """Seconds from sending an encoded request to its last byte, and the unread answer."""
+        start = time.perf_counter()
+        response = self._post(request)
+        return time.perf_counter() - start, response
+
+    def server_info(self) -> dict[str, Any] | None:
+        """What ``/get_server_info`` answers; None where the server has no such endpoint."""
+        try:
+            response = self._http.get("/get_server_info")
+            info = response.json() if response.status_code == 200 else None
+        except (httpx.HTTPError, ValueError):
+            return None
+        return info if isinstance(info, dict) else None
+
+    def get(self, path: str) -> httpx.Response:
+        """A plain GET. Raises ScoreFailure where no answer comes."""
+        return self._request("GET", path, None)
+
+    def _post(self, request: PreparedRequest) -> httpx.Response:
+        return self._request("POST", "/v1/score", request.body)
+
+    def _request(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+        try:
+            return self._http.request(method, path, content=body)
+        except httpx.TimeoutException as error:
+            raise ScoreFailure(FailureKind.TIMEOUT, f"{self.url}{path} did not answer in time ({error!r})") from None
+        except httpx.HTTPError as error:
+            raise ScoreFailure(FailureKind.CONNECTION, f"{self.url}{path}: {error!r}") from None
+
+
+def read_scores(response: httpx.Response, request: PreparedRequest) -> Scores:
+    """The scores [N, K] of an answer.
+
+    Raises ScoreFailure for a status other than 200, a body that is no JSON, an error body under
+    status 200, a wrong shape, and scores that are no finite numbers.
+    """
+    excerpt = response.text[:300]
+    if response.status_code != 200:
+        out_of_memory = any(word in response.text.lower() for word in ("out of memory", "resource_exhausted"))
+        kind = FailureKind.OOM if out_of_memory else FailureKind.HTTP_ERROR
+        raise ScoreFailure(kind, f"HTTP {response.status_code}: {excerpt}", response.status_code)
+    try:
+        body = msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ScoreFailure(FailureKind.BAD_JSON, f"{error}; the body begins {excerpt!r}", 200) from None
+    scores = body.get("scores") if isinstance(body, dict) else None
+    if scores is None:
+        raise ScoreFailure(FailureKind.BAD_RESPONSE, f"HTTP 200 without scores: {excerpt}", 200)
+    rows = scores if isinstance(scores, list) else []
+    shape_ok = len(rows) == request.num_items and all(
+        isinstance(row, list) and len(row) == request.num_labels for row in rows
+    )
+    if not shape_ok:
+        raise ScoreFailure(
+            FailureKind.BAD_RESPONSE,
+            f"expected {request.num_items} rows of {request.num_labels} scores, got {len(rows)} rows: {excerpt}",
+            200,
+        )
+    numbers = all(
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        for row in rows
+        for value in row
+    )
+    if not numbers:
+        raise ScoreFailure(FailureKind.BAD_RESPONSE, f"scores that are no finite numbers: {excerpt}", 200)
+    return np.array(rows, dtype=np.float64).reshape(request.num_items, request.num_labels)

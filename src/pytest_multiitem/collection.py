@@ -1,0 +1,181 @@
+"""What the plugin does to tests: parameters, which benchmarks run, and the verdicts on reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_multiitem.options import Settings
+from pytest_multiitem.state import ATTACHED, BENCHMARKS, RECORDS, SESSION, SETTINGS
+
+if TYPE_CHECKING:
+    from pytest_multiitem.servers.engines import Profile
+
+#: The attribute of a test report that carries verdicts and benchmarks to the ledger.
+REPORT_ATTRIBUTE = "multiitem"
+_OURS = ("multi_item_server", "serial_server", "prefill_extend_server")
+
+
+def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
+    """Give a test that uses our parameter fixtures the values of the run's settings."""
+    attached = settings.multi_url or settings.serial_url
+    masks: tuple[str, ...] = settings.mask_impl
+    chunks: tuple[Any, ...] = settings.server_chunk_size
+    if attached:
+        masks = masks if settings.origins["mask_impl"] != "default" else (ATTACHED,)
+        chunks = (0,)
+    elif set(chunks) <= {1, 2}:
+        chunks = (*chunks, 0)  # isolation needs three items in one sequence as well
+    for fixture, values in (
+        ("multiitem_backend", (ATTACHED,) if attached else settings.backend),
+        ("multiitem_mask", masks),
+        ("multiitem_chunk", chunks),
+        ("multiitem_client_chunk", settings.client_chunk_sizes),
+        ("multiitem_bench_chunk", settings.bench_chunk_sizes),
+    ):
+        if fixture in metafunc.fixturenames:
+            several = len(values) > 1 or fixture in ("multiitem_backend", "multiitem_mask")
+            ids = [f"{fixture.split('_')[1] if isinstance(v, int) else ''}{v}" for v in values]
+            metafunc.parametrize(fixture, values, ids=ids if several else [pytest.HIDDEN_PARAM])
+
+
+def uses_plugin(item: pytest.Item) -> bool:
+    """Whether a test uses our fixtures or our gate marker."""
+    names = getattr(item, "fixturenames", ())
+    return any(name.startswith("multiitem_") or name in _OURS for name in names)
+
+
+def gate_of(item: pytest.Item) -> str | None:
+    """The gate that a test gives the verdict of. Raises pytest.UsageError for an unknown name."""
+    marker = item.get_closest_marker("multiitem_gate")
+    if marker is None:
+        return None
+    from pytest_multiitem.gates.registry import gates
+
+    name = marker.args[0] if marker.args else None
+    if name not in gates():
+        raise pytest.UsageError(f"{item.nodeid}: multiitem_gate names {name!r}; expected one of {', '.join(gates())}")
+    return str(name)
+
+
+def note_deselected(items: Iterable[pytest.Item]) -> None:
+    """Remember the tests that the command line leaves out, so that they show as NOT_RUN."""
+    from pytest_multiitem.registration import session_of
+
+    for item in items:
+        if uses_plugin(item):
+            session_of(item.config).plan.deselected[item.nodeid] = gate_of(item)
+
+
+def finish(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    """Take the final list of tests into the run's plan."""
+    from pytest_multiitem.registration import session_of
+
+    ours = [item for item in items if uses_plugin(item)]
+    if ours:
+        plan = session_of(config).plan
+        plan.selected.update({item.nodeid: gate_of(item) for item in ours})
+        session_of(config).profiles = tuple(
+            dict.fromkeys(p for item in ours if not _refusal(item) for p in _profiles(item, config))
+        )
+    if SESSION in config.stash and hasattr(config, "workerinput"):
+        session_of(config).publish_plan()
+
+
+def _profiles(item: pytest.Item, config: pytest.Config) -> list[Profile]:
+    """The servers that a test will ask for, so that all of a run's servers can start side by side."""
+    from pytest_multiitem.scoring.semantics import Semantics
+    from pytest_multiitem.servers.engines import Profile
+
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    backend = params.get("multiitem_backend")
+    names = getattr(item, "fixturenames", ())
+    found: list[Profile] = []
+    if backend is None or backend == ATTACHED:
+        return found
+    if "serial_server" in names:
+        found.append(Profile("serial", backend))
+    if "multi_item_server" in names:
+        semantics = Semantics(config.stash[SETTINGS].semantics)
+        found.append(Profile("multi", backend, params["multiitem_mask"], params["multiitem_chunk"], semantics))
+    if "prefill_extend_server" in names:
+        found.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX))
+    return found
+
+
+def refuse_or_pass(item: pytest.Item) -> None:
+    """Skip, as NOT_RUN, what must not run: benchmarks that are off, timing beside other tests."""
+    reason = _refusal(item) if uses_plugin(item) else None
+    if reason is not None:
+        pytest.skip(f"NOT_RUN: {reason}")
+
+
+def _refusal(item: pytest.Item) -> str | None:
+    is_benchmark = item.get_closest_marker("bench") is not None
+    gate = gate_of(item)
+    is_timing = is_benchmark
+    if gate is not None:
+        from pytest_multiitem.gates.registry import gates
+
+        is_timing = is_timing or gates()[gate].timing
+    if is_timing and hasattr(item.config, "workerinput"):
+        return "it measures time, and pytest-xdist runs other tests at the same time; run it without -n"
+    if is_benchmark and not item.config.stash[SETTINGS].bench and not _is_named(item):
+        return "benchmarks are off; add --bench, or name the test by path or node id"
+    return None
+
+
+def _is_named(item: pytest.Item) -> bool:
+    """Whether the command line names the test's node id, its file or its directory."""
+    config = item.config
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return False
+    for argument in config.args:
+        path = Path(config.invocation_params.dir, argument.partition("::")[0]).resolve()
+        if path in (item.path, item.path.parent):
+            return True
+    return False
+
+
+def carry(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Put a test's verdict on its report, where pytest-xdist carries it and JUnit shows it.
+
+    A test of a gate that passes without a verdict has measured nothing, and fails.
+    """
+    if not uses_plugin(item):
+        return
+    records = item.stash.get(RECORDS, [])
+    if report.when == "call" and report.passed and gate_of(item) is not None and not records:
+        report.outcome = "failed"
+        report.longrepr = f"FAIL: {gate_of(item)}: the test ended without a verdict"
+    if report.skipped and not records and not hasattr(report, "wasxfail"):
+        required = gate_of(item) in item.config.stash[SETTINGS].require
+        if required:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            report.outcome = "failed"
+            report.longrepr = f"{gate_of(item)} is required by --require, but: {reason}"
+    if report.when != "teardown":
+        benchmarks = item.stash.get(BENCHMARKS, [])
+        if records or benchmarks:
+            import msgspec
+
+            carried = {"gates": msgspec.to_builtins(records), "benchmarks": msgspec.to_builtins(benchmarks)}
+            setattr(report, REPORT_ATTRIBUTE, carried)
+        for record in records if report.when == "call" else ():
+            for name in ("gate", "verdict", "reason", "value", "limit", "noise_floor", "leak_visibility",
+                         "mask_requested", "mask_attested", "server_chunk_size", "backend"):  # fmt: skip
+                value = getattr(record, name)
+                report.user_properties.append((f"multiitem_{name}", "" if value is None else str(value)))
+
+
+def status(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """A skip of ours says NOT_RUN or INCONCLUSIVE in the progress column; it still counts as skipped."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        for word, letter in (("NOT_RUN", "n"), ("INCONCLUSIVE", "i")):
+            if reason.startswith(word):
+                return "skipped", letter, word
+    return None

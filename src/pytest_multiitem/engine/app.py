@@ -1,0 +1,287 @@
+"""The embedded engine's HTTP server, as an ASGI application over anything that scores.
+
+The application knows the wire and nothing of models. Whoever wants another behaviour on the wire
+wraps the application as ASGI middleware; in scoring, the :class:`Scores` object; below, the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pytest_multiitem.engine.scorer import ScoreResult
+from pytest_multiitem.engine.tokenizer import TextTokenizer
+from pytest_multiitem.scoring.wire import (
+    ScoreRequest,
+    ScoreResponse,
+    Usage,
+    WireError,
+    check_token_ids,
+    empty_query,
+    encode_score_response,
+    internal_error,
+    parse_score_request,
+)
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+#: Nobody reads this answer: the client has gone (nginx's code for it).
+_CLIENT_GONE = 499
+
+
+class Scores(Protocol):
+    """What the application needs of a scorer; `engine.scorer.Scorer` is one."""
+
+    def score(
+        self,
+        query: Sequence[int],
+        items: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        apply_softmax: bool,
+        item_first: bool = False,
+    ) -> ScoreResult: ...
+
+    def flush_cache(self) -> None: ...
+
+    def executed(self) -> dict[str, Any]: ...
+
+
+class Worker:
+    """The one thread that calls the engine; calls queue up in order of arrival."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._running = threading.Lock()
+
+    async def run(self, request: Request, call: Callable[[], _T]) -> _T:
+        """Run ``call`` in the worker. Raises ClientDisconnect as soon as the client goes away.
+
+        A call that is still queued then never starts; one that runs ends by itself, unheard.
+        """
+
+        def exclusively() -> _T:
+            with self._running:
+                return call()
+
+        job = asyncio.get_running_loop().run_in_executor(self._pool, exclusively)
+        gone = asyncio.create_task(_disconnection(request))
+        try:
+            waited: set[asyncio.Future[Any]] = {job, gone}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not job.done():
+                raise ClientDisconnect
+            return job.result()
+        finally:
+            gone.cancel()
+            job.cancel()
+
+    def close(self, timeout: float) -> bool:
+        """Drop what is queued and wait ``timeout`` seconds for the running call; whether it ended."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        ended = self._running.acquire(timeout=timeout)
+        if ended:
+            self._running.release()
+        return ended
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Service:
+    """What is served.
+
+    ``tokenizer``: ``None`` refuses text. ``model``: the served name. ``max_positions``: in tokens.
+    ``probe_ids``: valid ids (at least one) for the health check's own request. ``info``: the part of
+    ``/get_server_info`` that does not change.
+    """
+
+    scorer: Scores
+    tokenizer: TextTokenizer | None
+    model: str
+    vocab_size: int
+    max_positions: int
+    probe_ids: Sequence[int]
+    info: Mapping[str, Any]
+    max_body_bytes: int = 64 * 2**20
+    worker: Worker = field(default_factory=Worker)
+
+
+def create_app(service: Service) -> Starlette:
+    """The ASGI application that serves ``service``."""
+    endpoints = _Endpoints(service)
+    app = Starlette(
+        routes=[
+            Route("/v1/score", _answered(endpoints.score), methods=["POST"]),
+            Route("/v1/models", _answered(endpoints.models), methods=["GET"]),
+            Route("/health", _answered(endpoints.health), methods=["GET"]),
+            Route("/health_generate", _answered(endpoints.health_generate), methods=["GET", "POST"]),
+            Route("/get_server_info", _answered(endpoints.server_info), methods=["GET"]),
+            Route("/flush_cache", _answered(endpoints.flush_cache), methods=["GET", "POST"]),
+        ],
+        exception_handlers={HTTPException: _routing_error},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Endpoints:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def score(self, request: Request) -> Response:
+        body = await _read_body(request, self._service.max_body_bytes)
+        # Checked outside the worker, so that a bad request is refused while a long one runs.
+        parsed, query, items = await run_in_threadpool(self._understand, body)
+        return _json(await self._service.worker.run(request, lambda: self._score(parsed, query, items)))
+
+    def _understand(self, body: bytes) -> tuple[ScoreRequest, list[int], list[list[int]]]:
+        """The request, and its query and items as checked token ids."""
+        service = self._service
+        request = parse_score_request(body, vocab_size=service.vocab_size)
+        if not isinstance(request.query, str):
+            return request, request.query, request.items  # type: ignore[return-value]
+        if service.tokenizer is None:
+            raise WireError(
+                400,
+                "text_not_supported",
+                "query and items are text, but the served checkpoint has no tokenizer.json; "
+                "send lists of token ids",
+                "query",
+            )
+        query = service.tokenizer.encode(request.query)
+        if not query:
+            raise empty_query()
+        items = [service.tokenizer.encode(str(item)) for item in request.items]
+        check_token_ids(query, items, vocab_size=service.vocab_size)
+        return request, query, items
+
+    def _score(self, request: ScoreRequest, query: list[int], items: list[list[int]]) -> bytes:
+        result = self._service.scorer.score(
+            query, items, request.label_token_ids, request.apply_softmax, request.item_first
+        )
+        return encode_score_response(
+            ScoreResponse(
+                scores=result.scores.tolist(),
+                model=request.model or self._service.model,
+                usage=Usage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens),
+            )
+        )
+
+    async def health(self, request: Request) -> Response:
+        """The process lives; says nothing of the engine."""
+        return _json(b'{"status":"ok"}')
+
+    async def health_generate(self, request: Request) -> Response:
+        """One real scored request; 503 where it fails."""
+        ids = list(self._service.probe_ids)
+        probe = ScoreRequest(query=ids[:1], items=[ids[:1]], label_token_ids=ids)
+        try:
+            await self._service.worker.run(request, lambda: self._score(probe, ids[:1], [ids[:1]]))
+        except ClientDisconnect:
+            raise
+        except Exception:
+            log.exception("the health check's request failed")
+            raise WireError(
+                503, "not_ready", "the engine failed to score a small request; its log has the details"
+            ) from None
+        return _json(b'{"status":"ok"}')
+
+    async def server_info(self, request: Request) -> Response:
+        info = {**self._service.info, "executed": self._service.scorer.executed()}
+        return _json(msgspec.json.encode(info))
+
+    async def models(self, request: Request) -> Response:
+        model = {
+            "id": self._service.model,
+            "object": "model",
+            "owned_by": "pytest-multiitem",
+            "max_model_len": self._service.max_positions,
+        }
+        return _json(msgspec.json.encode({"object": "list", "data": [model]}))
+
+    async def flush_cache(self, request: Request) -> Response:
+        await self._service.worker.run(request, self._service.scorer.flush_cache)
+        return _json(b'{"success":true}')
+
+
+def _answered(endpoint: _Endpoint) -> _Endpoint:
+    """``endpoint`` with every exception turned into an answer; the server lives on."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except WireError as error:
+            return _error(error)
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_GONE)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.url.path)
+            return _error(internal_error())
+
+    return answer
+
+
+async def _routing_error(request: Request, error: Exception) -> Response:
+    """Unknown paths and wrong methods, in the shape of every other error."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        wire = WireError(404, "not_found", f"{where}: no such endpoint; scores are at POST /v1/score")
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        wire = WireError(405, "method_not_allowed", f"{where}: this endpoint takes {allowed}")
+    else:
+        wire = WireError(error.status_code, "invalid_request", f"{where}: {error.detail}")
+    return _error(wire, error.headers)
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The body, of at most ``limit`` bytes.
+
+    A longer body is read on, and thrown away, up to twice the limit: a client that is cut off while it
+    still sends would see a broken connection instead of the answer.
+    """
+    received, chunks = 0, []
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received <= limit:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+            if received > 2 * limit:
+                break
+    if received > limit:
+        raise WireError(
+            413,
+            "body_too_large",
+            f"the body has more than {limit} bytes; send fewer items in each request",
+        )
+    return b"".join(chunks)
+
+
+async def _disconnection(request: Request) -> None:
+    """Return when the client has gone; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _error(error: WireError, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(error.body(), error.status, headers, media_type="application/json")

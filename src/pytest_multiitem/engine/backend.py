@@ -1,0 +1,58 @@
+"""What a model implementation provides to the scorer; PyTorch and JAX each implement it once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.engine.plan import Tile, TilePlan
+from pytest_multiitem.scoring.readout import Readout
+
+#: A computed prefix (per-layer keys and values, last hidden states), opaque to the scorer.
+Prefix = Any
+
+
+class Backend(Protocol):
+    """A Qwen3 causal LM that reads logits only where a score is read.
+
+    ``labels``: K token ids. ``normalise``: also read the log normaliser over the vocabulary.
+    Not thread-safe: the server calls it from one thread.
+    """
+
+    name: str  # "pytorch" | "jax"
+    device: str
+    dtype: str  # "float32" | "bfloat16"
+    versions: dict[str, str]
+    vocab_size: int
+    max_positions: int
+
+    def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
+        """One plain causal forward pass of one sequence; reads its last token. n = 1."""
+        ...
+
+    def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> Prefix:
+        """Run the prefix [P] causally and keep each layer's keys and values."""
+        ...
+
+    def prefix_readout(self, prefix: Prefix, row: int, labels: Sequence[int], normalise: bool) -> Readout:
+        """Read the logits at row ``row`` of a computed prefix. n = 1."""
+        ...
+
+    def segment_tile(
+        self, prefix: Prefix, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
+    ) -> Readout:
+        """Run one tile against the first ``visible_prefix`` tokens of the prefix. n = G.
+
+        Each slot attends to the visible prefix and causally to itself; no S×S object is formed.
+        """
+        ...
+
+    def dense(self, plan: TilePlan, labels: Sequence[int], normalise: bool) -> Readout:
+        """Run the whole packed sequence under its S×S mask. n = N, in item order.
+
+        Every token attends to every key, hidden keys with weight exactly zero.
+        """
+        ...

@@ -1,0 +1,83 @@
+"""A Qwen3 checkpoint directory in Hugging Face layout: its config.json, read and checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_multiitem.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sizes of a Qwen3 causal LM, named as in config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Read ``directory``/config.json.
+
+    Raises CheckpointError where the directory is no Qwen3 checkpoint this engine can compute
+    faithfully (another architecture, scaled RoPE, sliding-window layers, attention biases).
+    """
+    path = directory / "config.json"
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{directory} holds no config.json; expected a Qwen3 checkpoint directory in Hugging Face "
+            "layout (config.json, *.safetensors, tokenizer.json). `multiitem checkpoint DIR` writes one."
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if raw.get("model_type") != "qwen3":
+        raise CheckpointError(
+            f"{path}: model_type is {raw.get('model_type')!r}; the embedded engine computes 'qwen3' only. "
+            "Serve other architectures with a real engine and attach to it by URL."
+        )
+    rope = raw.get("rope_parameters") or {}
+    scaling = raw.get("rope_scaling") or {}
+    rope_type = rope.get("rope_type", scaling.get("rope_type", scaling.get("type", "default")))
+    layer_types = set(raw.get("layer_types") or ["full_attention"])
+    for name, value, supported in (
+        ("rope_type", rope_type, "default"),
+        ("attention_bias", bool(raw.get("attention_bias", False)), False),
+        ("use_sliding_window", bool(raw.get("use_sliding_window", False)), False),
+        ("layer_types", layer_types, {"full_attention"}),
+        ("hidden_act", raw.get("hidden_act", "silu"), "silu"),
+    ):
+        if value != supported:
+            raise CheckpointError(
+                f"{path}: {name} is {value!r}; the embedded engine supports {supported!r} only"
+            )
+    try:
+        heads = int(raw["num_attention_heads"])
+        hidden = int(raw["hidden_size"])
+        return ModelConfig(
+            vocab_size=int(raw["vocab_size"]),
+            hidden_size=hidden,
+            intermediate_size=int(raw["intermediate_size"]),
+            num_hidden_layers=int(raw["num_hidden_layers"]),
+            num_attention_heads=heads,
+            num_key_value_heads=int(raw.get("num_key_value_heads", heads)),
+            head_dim=int(raw.get("head_dim") or hidden // heads),
+            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
+            max_position_embeddings=int(raw.get("max_position_embeddings", 32_768)),
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error.args[0]!r}") from None

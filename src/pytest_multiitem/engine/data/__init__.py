@@ -1,0 +1,1 @@
+"""The small byte-level BPE tokenizer that generated checkpoints carry."""

@@ -1,0 +1,256 @@
+"""The JAX engine: our own Qwen3 forward pass, in programs whose shapes do not depend on item content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.engine.checkpoint import cache_directory
+from pytest_multiitem.engine.config import ModelConfig, read_config
+from pytest_multiitem.engine.plan import Tile, TilePlan
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.scoring.layout import PREFIX
+from pytest_multiitem.scoring.readout import Readout
+
+try:
+    import jax
+
+    from pytest_multiitem.engine import jax_programs as programs
+    from pytest_multiitem.engine.jax_weights import load_weights
+except ImportError as error:
+    raise EngineUnavailable(f"JAX cannot be imported ({error}); pip install 'pytest-multiitem[jax]'") from error
+
+
+@dataclass(frozen=True, eq=False)
+class JaxPrefix:
+    """A computed prefix, padded to its bucket P: keys and values [L, kv_heads, P, D], hidden states [P, H]."""
+
+    keys: Any
+    values: Any
+    hidden: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """R rows of a placed sequence in dense scoring: the prefix, or one tile padded to a power of two."""
+
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    placed: programs.Placed
+
+
+class JaxBackend:
+    """`engine.backend.Backend` on JAX; reads a Qwen3 checkpoint directory itself.
+
+    ``dtype``: "float32" or "bfloat16". ``device``: "cpu", "cuda", "tpu" or "auto" (JAX's default).
+    Raises EngineUnavailable where JAX has no such device, CheckpointError for a bad directory.
+    """
+
+    name = "jax"
+
+    def __init__(self, directory: Path, *, dtype: str, device: str) -> None:
+        self._config: ModelConfig = read_config(directory)
+        self._device = _find_device(device)
+        keep_compiled_programs()
+        self._weights = load_weights(directory, self._config, dtype, self._device)
+        self.device: str = self._device.device_kind
+        self.dtype = dtype
+        self.versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
+        self.vocab_size = self._config.vocab_size
+        self.max_positions = self._config.max_position_embeddings
+        self._rotary = self._rotary_tables(self.max_positions)
+
+    def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
+        """One plain causal forward pass; reads the last token."""
+        ids = np.asarray(tokens, dtype=np.int32)
+        hidden = self._prefill(ids, np.arange(len(ids), dtype=np.int32), keep=False).hidden
+        return _collect(self._read(hidden, [len(ids) - 1], labels, normalise))
+
+    def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> JaxPrefix:
+        """Run the prefix causally and keep each layer's keys and values."""
+        return self._prefill(tokens, positions, keep=True)
+
+    def prefix_readout(self, prefix: JaxPrefix, row: int, labels: Sequence[int], normalise: bool) -> Readout:
+        """Read the logits at row ``row`` of a computed prefix."""
+        return _collect(self._read(prefix.hidden, [row], labels, normalise))
+
+    def segment_tile(
+        self, prefix: JaxPrefix, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
+    ) -> Readout:
+        """Run one tile: each slot against the visible prefix and causally against itself."""
+        hidden = programs.segment(
+            self._config,
+            self._weights,
+            self._rotary_for(tile.positions),
+            prefix.keys,
+            prefix.values,
+            np.int32(visible_prefix),
+            tile.tokens,
+            tile.positions,
+        )
+        return _collect(self._read(hidden, _score_rows(tile), labels, normalise))
+
+    def dense(self, plan: TilePlan, labels: Sequence[int], normalise: bool) -> Readout:
+        """Run the whole packed sequence, in placed order, under its S×S mask, held as boolean blocks.
+
+        Blocks are of two shapes only (prefix and tile), and a row meets every key block in placed
+        order, so how many other tiles there are changes no bit of it.
+        """
+        blocks = _blocks(plan)
+        placed = [jax.device_put(block.placed, self._device) for block in blocks]
+        masks = [[programs.dense_mask(plan.layout.semantics, r, c) for c in placed] for r in placed]
+        rotary = self._rotary_for(*(block.positions for block in blocks))
+        model = (self._config, self._weights)
+        hidden = [programs.embed(*model, block.tokens) for block in blocks]
+        for number in range(self._config.num_hidden_layers):
+            layer = np.int32(number)
+            projected = [
+                programs.dense_project(*model, rotary, layer, x, block.positions)
+                for x, block in zip(hidden, blocks, strict=True)
+            ]
+            for i, (q, _, _) in enumerate(projected):
+                state = programs.dense_start(q)
+                for (_, k, v), mask in zip(projected, masks[i], strict=True):
+                    state = programs.dense_attend(q, k, v, mask, state)
+                hidden[i] = programs.dense_finish(*model, layer, hidden[i], state)
+        empty = self._read(hidden[0], [plan.empty_score_row], labels, normalise)
+        read = [
+            self._read(rows, _score_rows(tile), labels, normalise)
+            for rows, tile in zip(hidden[1:], plan.tiles, strict=True)
+        ]
+        return _in_item_order(plan, _collect(empty), [_collect(pair) for pair in read])
+
+    def _prefill(self, tokens: NDArray[np.int32], positions: NDArray[np.int32], keep: bool) -> JaxPrefix:
+        size = programs.bucket(len(tokens))
+        x, keys, values = programs.prefill(
+            self._config,
+            self._weights,
+            self._rotary_for(positions),
+            _padded(tokens, size),
+            _padded(positions, size),
+            keep=keep,
+        )
+        return JaxPrefix(keys, values, x)
+
+    def _read(
+        self, hidden: Any, rows: Sequence[int] | NDArray[Any], labels: Sequence[int], normalise: bool
+    ) -> tuple[Any, Any]:
+        """Dispatch the reading of n rows; the arrays stay on the device until :func:`_collect`."""
+        at = np.asarray(rows, dtype=np.int32)
+        model = (self._config, self._weights, hidden, at)
+        logits = programs.read_labels(*model, np.asarray(labels, dtype=np.int32))
+        return logits, programs.read_normaliser(*model) if normalise else None
+
+    def _rotary_for(self, *positions: NDArray[np.int32]) -> programs.Rotary:
+        """The rotary tables, grown where a position lies beyond them (JAX would clamp silently)."""
+        highest = max(int(block.max()) for block in positions)
+        if highest >= len(self._rotary.cos):
+            self._rotary = self._rotary_tables(1 << highest.bit_length())
+        return self._rotary
+
+    def _rotary_tables(self, size: int) -> programs.Rotary:
+        dim = self._config.head_dim
+        frequency = self._config.rope_theta ** -(np.arange(0, dim, 2) / dim)
+        angle = np.arange(size)[:, None] * frequency
+        tables = programs.Rotary(np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32))
+        placed: programs.Rotary = jax.device_put(tables, self._device)
+        return placed
+
+
+def keep_compiled_programs() -> None:
+    """Keep compiled programs on disk, so that only the first start on a machine compiles.
+
+    The directory is one per kind of processor: a program compiled for another one may not run here.
+    A cache the user configured (``JAX_COMPILATION_CACHE_DIR``) is left as it is.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    directory = cache_directory() / "jax" / _processor()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # nowhere to keep them: compile every time
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor() -> str:
+    """A short name of this machine's processor and its instruction set."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    except OSError:
+        flags = [platform.processor()]
+    digest = hashlib.sha256("\n".join(flags).encode()).hexdigest()[:8]
+    return f"{platform.machine()}-{os.cpu_count()}-{digest}"
+
+
+def _find_device(name: str) -> Any:
+    try:
+        return jax.devices(None if name == "auto" else name)[0]
+    except RuntimeError as error:
+        raise EngineUnavailable(
+            f"device {name!r} was asked for, but JAX {jax.__version__} has none here "
+            f"({str(error).splitlines()[0]}); use --device cpu, or install JAX for that device"
+        ) from error
+
+
+def _padded(values: NDArray[np.int32], size: int, fill: int = 0) -> NDArray[np.int32]:
+    """``values`` [n] followed by ``fill`` up to ``size``."""
+    padded = np.full(size, fill, dtype=np.int32)
+    padded[: len(values)] = values
+    return padded
+
+
+def _blocks(plan: TilePlan) -> list[_Block]:
+    """The prefix in its bucket, then each tile's rows, with every row's identity for the mask."""
+    prefix = (plan.prefix_tokens, plan.prefix_positions, np.arange(len(plan.prefix_tokens)))
+    parts = [(prefix, programs.bucket(len(plan.prefix_tokens)))]
+    for tile in plan.tiles:
+        flat = (tile.tokens.reshape(-1), tile.positions.reshape(-1), tile.packed_index.reshape(-1))
+        parts.append((flat, 1 << (tile.tokens.size - 1).bit_length()))
+    blocks, start = [], 0
+    for (tokens, positions, packed_index), size in parts:
+        index = _padded(packed_index.astype(np.int32), size, fill=-1)
+        placed = programs.Placed(
+            index=index,
+            item=np.where(index >= 0, plan.layout.item[index], PREFIX),
+            is_delimiter=plan.layout.is_delimiter[index],
+            place=np.arange(start, start + size, dtype=np.int32),
+        )
+        blocks.append(_Block(_padded(tokens, size), _padded(positions, size), placed))
+        start += size
+    return blocks
+
+
+def _score_rows(tile: Tile) -> NDArray[np.int64]:
+    """The row of each slot's score [G] among the tile's G · W rows."""
+    return np.arange(tile.slots) * tile.width + tile.score_row
+
+
+def _collect(read: tuple[Any, Any]) -> Readout:
+    logits, normaliser = read
+    return Readout(np.asarray(logits), None if normaliser is None else np.asarray(normaliser))
+
+
+def _in_item_order(plan: TilePlan, empty: Readout, tiles: Sequence[Readout]) -> Readout:
+    """One readout [N] from the readouts [G] of the plan's tiles and the one row empty items share."""
+    count = plan.layout.num_items
+    logits = np.repeat(empty.label_logits, count, axis=0)
+    normaliser = None if empty.log_normaliser is None else np.repeat(empty.log_normaliser, count)
+    for tile, read in zip(plan.tiles, tiles, strict=True):
+        items = tile.item[tile.reads]
+        logits[items] = read.label_logits[tile.reads]
+        if normaliser is not None and read.log_normaliser is not None:
+            normaliser[items] = read.log_normaliser[tile.reads]
+    return Readout(logits, normaliser)

@@ -1,0 +1,286 @@
+"""The compiled JAX programs of the Qwen3 forward pass.
+
+Every shape in a program comes from one of: the model, the prefix bucket, one tile, or the number of
+labels. No program iterates over a number of blocks that depends on the items, so no item's content or
+length can change the program another item is computed by.
+
+R: rows; H: hidden size; D: head dimension; P: prefix bucket; G, W: slots of a tile and their width.
+Queries are [kv_heads, group, R, D]; keys and values are [kv_heads, R, D].
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pytest_multiitem.engine.config import ModelConfig
+from pytest_multiitem.engine.jax_weights import Layers, Weights
+from pytest_multiitem.scoring.layout import Semantics, visible
+
+#: The score of a hidden key, and the row maximum before any visible key. Both stand for minus infinity
+#: but are finite, and apart, so that exp(hidden - maximum) is exactly 0 and never NaN.
+_HIDDEN, _NOTHING_SEEN = -1e30, -1e20
+
+#: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
+_CAUSAL_ROWS = 512
+
+
+class Rotary(NamedTuple):
+    """Rotary tables [positions, D / 2] in float32, rounded once from float64."""
+
+    cos: Any
+    sin: Any
+
+
+class Placed(NamedTuple):
+    """What the mask rule needs to know of the R rows of a placed tile, each [R].
+
+    ``index``: index in the packed sequence, -1 for padding. ``place``: row number over all tiles.
+    """
+
+    index: Any
+    item: Any
+    is_delimiter: Any
+    place: Any
+
+
+class Attention(NamedTuple):
+    """Running softmax over key blocks: row maximum and sum [kv_heads, group, R], weighted values [..., D]."""
+
+    maximum: Any
+    total: Any
+    values: Any
+
+
+@partial(jax.jit, static_argnames=("config",))
+def embed(config: ModelConfig, weights: Weights, tokens: Any) -> Any:
+    """Token embeddings [R, H]."""
+    return weights.embedding[tokens]
+
+
+@partial(jax.jit, static_argnames=("config", "keep"))
+def prefill(
+    config: ModelConfig, weights: Weights, rotary: Rotary, tokens: Any, positions: Any, keep: bool
+) -> tuple[Any, Any, Any]:
+    """A causal pass over [P] tokens: hidden states [P, H] and, if ``keep``, keys and values [L, kv_heads, P, D]."""
+
+    def layer(x: Any, p: Layers) -> tuple[Any, Any]:
+        q, k, v = _project(config, p, rotary, x, positions)
+        x = _finish(config, p, x, _causal(q, k, v))
+        return x, (k, v) if keep else None
+
+    x, cache = lax.scan(layer, weights.embedding[tokens], weights.layers)
+    return (x, *cache) if keep else (x, None, None)
+
+
+@partial(jax.jit, static_argnames=("config",))
+def segment(
+    config: ModelConfig,
+    weights: Weights,
+    rotary: Rotary,
+    prefix_keys: Any,
+    prefix_values: Any,
+    visible_prefix: Any,
+    tokens: Any,
+    positions: Any,
+) -> Any:
+    """Hidden states [G · W, H] of one tile; slots share one matrix product against the prefix [P].
+
+    Each row: one softmax over the first ``visible_prefix`` prefix keys and its own slot so far.
+    """
+    slots, width = tokens.shape
+    seen = jnp.arange(prefix_keys.shape[2]) < visible_prefix
+    causal = jnp.tril(jnp.ones((width, width), bool))
+    flat_positions = positions.reshape(-1)
+
+    def layer(x: Any, scanned: tuple[Layers, Any, Any]) -> tuple[Any, None]:
+        p, shared_k, shared_v = scanned
+        q, k, v = _project(config, p, rotary, x, flat_positions)
+        kv_heads, group, rows, dim = q.shape
+        per_slot = (kv_heads, group, slots, width)
+        own_k, own_v = (own.reshape(kv_heads, slots, width, dim) for own in (k, v))
+        own = _dot("kgswd,ksud->kgswu", q.reshape(*per_slot, dim), own_k) * dim**-0.5
+        own = jnp.where(causal, own, _HIDDEN).reshape(kv_heads, group, rows, width)
+        shared = jnp.where(seen, _scores(q, shared_k), _HIDDEN)
+        maximum = jnp.maximum(shared.max(-1), own.max(-1))
+        shared = jnp.exp(shared - maximum[..., None])
+        own = jnp.exp(own - maximum[..., None])
+        total = shared.sum(-1) + own.sum(-1)
+        from_slot = _dot("kgswu,ksud->kgswd", own.astype(v.dtype).reshape(*per_slot, width), own_v)
+        attended = (_weighted(shared, shared_v) + from_slot.reshape(q.shape)) / total[..., None]
+        return _finish(config, p, x, attended), None
+
+    scanned = (weights.layers, prefix_keys, prefix_values)
+    return lax.scan(layer, weights.embedding[tokens.reshape(-1)], scanned)[0]
+
+
+@partial(jax.jit, static_argnames=("config",))
+def dense_project(
+    config: ModelConfig, weights: Weights, rotary: Rotary, layer: Any, x: Any, positions: Any
+) -> tuple[Any, Any, Any]:
+    """Queries, keys and values of R rows in layer number ``layer``."""
+    return _project(config, _layer(weights, layer), rotary, x, positions)
+
+
+@partial(jax.jit, static_argnames=("semantics",))
+def dense_mask(semantics: Semantics, rows: Placed, columns: Placed) -> Any:
+    """One block [R, C] of the S×S mask. Padding sees itself alone and is seen by nobody else."""
+    allowed = visible(
+        semantics,
+        query_index=rows.index[:, None],
+        query_item=rows.item[:, None],
+        key_index=columns.index[None, :],
+        key_item=columns.item[None, :],
+        key_is_delimiter=columns.is_delimiter[None, :],
+    )
+    real = (rows.index >= 0)[:, None] & (columns.index >= 0)[None, :]
+    return (allowed & real) | (rows.place[:, None] == columns.place[None, :])
+
+
+@jax.jit
+def dense_start(q: Any) -> Attention:
+    """The running softmax of R rows before any key block."""
+    rows = q.shape[:-1]
+    return Attention(
+        jnp.full(rows, _NOTHING_SEEN, jnp.float32), jnp.zeros(rows, jnp.float32), jnp.zeros(q.shape, jnp.float32)
+    )
+
+
+@partial(jax.jit, donate_argnames=("state",))
+def dense_attend(q: Any, k: Any, v: Any, mask: Any, state: Attention) -> Attention:
+    """Add one key block to the running softmax of R rows.
+
+    A block that a row does not see leaves that row's state as it is, bit for bit: the maximum stays,
+    so the rescaling is exp(0) = 1, and exact zeros are added.
+    """
+    scores = jnp.where(mask, _scores(q, k), _HIDDEN)
+    maximum = jnp.maximum(state.maximum, scores.max(-1))
+    p = jnp.exp(scores - maximum[..., None])
+    rescale = jnp.exp(state.maximum - maximum)
+    return Attention(
+        maximum,
+        state.total * rescale + p.sum(-1),
+        state.values * rescale[..., None] + _weighted(p, v),
+    )
+
+
+@partial(jax.jit, static_argnames=("config",))
+def dense_finish(config: ModelConfig, weights: Weights, layer: Any, x: Any, state: Attention) -> Any:
+    """The rest of layer number ``layer`` after attention, for R rows."""
+    return _finish(config, _layer(weights, layer), x, state.values / state.total[..., None])
+
+
+@partial(jax.jit, static_argnames=("config",))
+def read_labels(config: ModelConfig, weights: Weights, hidden: Any, rows: Any, labels: Any) -> Any:
+    """The label logits [n, K], in float32, at ``rows`` [n] of hidden states [R, H]."""
+    return _dot("nh,kh->nk", _normed(config, weights, hidden, rows), weights.head[labels])
+
+
+@partial(jax.jit, static_argnames=("config",))
+def read_normaliser(config: ModelConfig, weights: Weights, hidden: Any, rows: Any) -> Any:
+    """Log-sum-exp over the vocabulary [n], in float32, at ``rows`` [n] of hidden states [R, H]."""
+    logits = _dot("nh,vh->nv", _normed(config, weights, hidden, rows), weights.head)
+    return jax.nn.logsumexp(logits, axis=-1)
+
+
+def _normed(config: ModelConfig, weights: Weights, hidden: Any, rows: Any) -> Any:
+    return _rms_norm(hidden[rows], weights.final_norm, config.rms_norm_eps)
+
+
+def _layer(weights: Weights, layer: Any) -> Layers:
+    return Layers(*(lax.dynamic_index_in_dim(stack, layer, keepdims=False) for stack in weights.layers))
+
+
+def _dot(equation: str, a: Any, b: Any, out: Any = jnp.float32) -> Any:
+    """A product accumulated in float32; accelerators must not round float32 operands.
+
+    XLA's CPU backend lacks some bfloat16 products with a float32 result, so there the operands are
+    widened first, which is exact.
+    """
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+
+    def product(a: Any, b: Any) -> Any:
+        return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=out)
+
+    if a.dtype == out:
+        return product(a, b)
+    return lax.platform_dependent(a, b, cpu=lambda a, b: product(a.astype(out), b.astype(out)), default=product)
+
+
+def _scores(q: Any, k: Any) -> Any:
+    """Scaled scores [kv_heads, group, R, C] in float32: one product a key-value head, no transposed copy."""
+    kv_heads, group, rows, dim = q.shape
+    scores = _dot("krd,kcd->krc", q.reshape(kv_heads, group * rows, dim), k) * dim**-0.5
+    return scores.reshape(kv_heads, group, rows, -1)
+
+
+def _weighted(p: Any, v: Any) -> Any:
+    """The values [kv_heads, C, D] under weights [kv_heads, group, R, C]: float32 [kv_heads, group, R, D]."""
+    kv_heads, group, rows, columns = p.shape
+    flat = p.astype(v.dtype).reshape(kv_heads, group * rows, columns)
+    return _dot("krc,kcd->krd", flat, v).reshape(kv_heads, group, rows, -1)
+
+
+def _rms_norm(x: Any, weight: Any, epsilon: float) -> Any:
+    """Normalise in float32, round to the model's type, then scale (as transformers' Qwen3RMSNorm)."""
+    wide = x.astype(jnp.float32)
+    wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
+    return weight * wide.astype(x.dtype)
+
+
+def _rotate(x: Any, cos: Any, sin: Any) -> Any:
+    """Rotary positions on [R, heads, D], halves rotated against each other."""
+    first, second = jnp.split(x, 2, axis=-1)
+    cos, sin = cos[:, None].astype(x.dtype), sin[:, None].astype(x.dtype)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _project(config: ModelConfig, p: Layers, rotary: Rotary, x: Any, positions: Any) -> tuple[Any, Any, Any]:
+    heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    normed = _rms_norm(x, p.input_norm, config.rms_norm_eps)
+    rows = _dot("rh,ho->ro", normed, p.qkv, x.dtype).reshape(len(x), heads + 2 * kv_heads, dim)
+    q, k, v = jnp.split(rows, (heads, heads + kv_heads), axis=1)
+    cos, sin = rotary.cos[positions], rotary.sin[positions]
+    q = _rotate(_rms_norm(q, p.q_norm, config.rms_norm_eps), cos, sin)
+    k = _rotate(_rms_norm(k, p.k_norm, config.rms_norm_eps), cos, sin)
+    q = q.swapaxes(0, 1).reshape(kv_heads, -1, len(x), dim)
+    return q, k.swapaxes(0, 1), v.swapaxes(0, 1)
+
+
+def _finish(config: ModelConfig, p: Layers, x: Any, attended: Any) -> Any:
+    """Output projection and SwiGLU, with their residuals; ``attended`` [kv_heads, group, R, D]."""
+    rows = jnp.moveaxis(attended, 2, 0).reshape(len(x), -1).astype(x.dtype)
+    x = x + _dot("ro,oh->rh", rows, p.output, x.dtype)
+    normed = _rms_norm(x, p.post_norm, config.rms_norm_eps)
+    gate, up = jnp.split(_dot("rh,hi->ri", normed, p.gate_up, x.dtype), 2, axis=-1)
+    return x + _dot("ri,ih->rh", jax.nn.silu(gate) * up, p.down, x.dtype)
+
+
+def _causal(q: Any, k: Any, v: Any) -> Any:
+    """Causal attention [kv_heads, group, R, D], block of rows by block of rows, keys up to its end only."""
+    length = q.shape[2]
+    step = length if length <= _CAUSAL_ROWS else min(_CAUSAL_ROWS, bucket_step(length))
+    blocks = []
+    for start in range(0, length, step):
+        end = start + step
+        scores = _scores(q[:, :, start:end], k[:, :end])
+        seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
+        scores = jnp.where(seen, scores, _HIDDEN)
+        p = jnp.exp(scores - scores.max(-1, keepdims=True))
+        blocks.append(_weighted(p, v[:, :end]) / p.sum(-1, keepdims=True))
+    return jnp.concatenate(blocks, axis=2)
+
+
+def bucket_step(length: int) -> int:
+    """The granularity of sequence shapes at ``length`` tokens: an eighth of the octave, at least 32."""
+    return max(32, (1 << (length - 1).bit_length()) // 8)
+
+
+def bucket(length: int) -> int:
+    """The padded length of a causal sequence: few distinct shapes, at most a quarter of padding beyond 128."""
+    step = bucket_step(length)
+    return -(-length // step) * step

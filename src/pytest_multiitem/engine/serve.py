@@ -1,0 +1,451 @@
+"""The embedded engine's launch line: sgl-jax's flag names, so that a launch line carries over.
+
+Run as ``multiitem serve …`` or ``python -m pytest_multiitem.engine.serve …``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import platform
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import numpy as np
+import uvicorn
+
+import pytest_multiitem
+from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.backend import Backend
+from pytest_multiitem.engine.checkpoint import tiny_checkpoint
+from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
+from pytest_multiitem.engine.tokenizer import load_tokenizer
+from pytest_multiitem.errors import CheckpointError, EngineUnavailable, MultiItemError, UsageError
+from pytest_multiitem.scoring.layout import Semantics
+
+log = logging.getLogger(__name__)
+
+_PROG = "multiitem serve"
+_DEFAULTS = ScorerConfig()
+
+#: Seconds that running requests get to end, after SIGTERM or SIGINT; then the engine's own call.
+_GRACE_S = 3
+_ENGINE_GRACE_S = 2.0
+
+#: What a checkpoint directory needs; everything else on a model hub is left there.
+_HUB_FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer*.json")
+
+#: Flags of sgl-jax and sglang that change nothing here, by how many values they take.
+_WITHOUT_EFFECT: dict[str, Any] = {
+    "--attention-backend": None,
+    "--chunked-prefill-size": None,
+    "--cuda-graph-max-bs": None,
+    "--disable-cuda-graph": 0,
+    "--disable-overlap-schedule": 0,
+    "--disable-precompile": 0,
+    "--disable-radix-cache": 0,
+    "--dist-init-addr": None,
+    "--enable-metrics": 0,
+    "--grammar-backend": None,
+    "--log-requests": 0,
+    "--max-prefill-tokens": None,
+    "--max-running-requests": None,
+    "--max-total-tokens": None,
+    "--mem-fraction-static": None,
+    "--multi-item-enable-score-from-cache-v2": 0,
+    "--multi-item-score-from-cache-v2-items-per-step": None,
+    "--multi-item-score-label-only-logprob": 0,
+    "--node-rank": None,
+    "--page-size": None,
+    "--precompile-bs-paddings": "+",
+    "--precompile-token-paddings": "+",
+    "--random-seed": None,
+    "--skip-server-warmup": 0,
+    "--trust-remote-code": 0,
+    "--watchdog-timeout": None,
+}
+
+#: Flags of which only the value 1 makes sense in one process.
+_ONLY_ONE = (("--tp-size", "--tp", "--tensor-parallel-size"), ("--dp-size", "--dp"), ("--nnodes",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeArgs:
+    """The launch line, under sgl-jax's names; ``/get_server_info`` shows these fields as they are.
+
+    ``model_path``: ``None`` = the built-in tiny checkpoint. ``context_length``: tokens, ``None`` =
+    the model's. ``multi_item_semantics``: ``None`` = the mode's own. ``accepted_without_effect``:
+    the flags given that change nothing here, in their order.
+    """
+
+    backend: str
+    model_path: str | None
+    served_model_name: str | None
+    download_dir: str | None
+    host: str
+    port: int
+    dtype: str
+    device: str
+    log_level: str
+    context_length: int | None
+    multi_item_scoring_delimiter: int | None
+    multi_item_scoring_chunk_size: int
+    multi_item_mask_impl: str
+    multi_item_segment_fallback_threshold: int
+    multi_item_semantics: str | None
+    max_multi_item_seq_len: int
+    max_multi_item_count: int
+    multi_item_enable_prefill_extend: bool
+    multi_item_extend_batch_size: int
+    enable_scoring_cache: bool
+    accepted_without_effect: tuple[str, ...] = ()
+
+    @classmethod
+    def from_namespace(cls, namespace: argparse.Namespace) -> ServeArgs:
+        """The arguments that a parser prepared by :func:`add_arguments` has read."""
+        values = {f.name: getattr(namespace, f.name) for f in fields(cls)}
+        ignored = tuple(values.pop("accepted_without_effect") or ())
+        if values["enable_scoring_cache"] and not values["multi_item_enable_prefill_extend"]:
+            ignored += ("--enable-scoring-cache",)
+        return cls(accepted_without_effect=tuple(dict.fromkeys(ignored)), **values)
+
+    def scorer_config(self) -> ScorerConfig:
+        """How to score. Raises UsageError where the flags contradict each other."""
+        config = ScorerConfig(
+            delimiter=self.multi_item_scoring_delimiter,
+            chunk_size=self.multi_item_scoring_chunk_size,
+            mask_impl=MaskImpl(self.multi_item_mask_impl),
+            segment_threshold=self.multi_item_segment_fallback_threshold,
+            semantics=Semantics(self.multi_item_semantics or _DEFAULTS.semantics),
+            # A packed sequence counts against the context length, as in the real engines.
+            max_seq_len=min(self.max_multi_item_seq_len, self.context_length or self.max_multi_item_seq_len),
+            max_items=self.max_multi_item_count,
+            max_positions=self.context_length,
+            prefill_extend=self.multi_item_enable_prefill_extend,
+            extend_batch_size=self.multi_item_extend_batch_size,
+            scoring_cache=self.enable_scoring_cache,
+        )
+        if self.multi_item_semantics not in (None, config.declared_semantics.value):
+            raise UsageError(
+                f"--multi-item-semantics is {self.multi_item_semantics}, but {config.mode.value} scoring "
+                f"is {config.declared_semantics.value} always; drop the flag, or pack with "
+                "--multi-item-scoring-delimiter ID and without --multi-item-enable-prefill-extend"
+            )
+        return config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add every flag of the embedded engine's server to ``parser``."""
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--backend", choices=("pytorch", "jax"), default="pytorch")
+    engine.add_argument(
+        "--model-path", "--model", metavar="DIR", help="checkpoint directory or hub id (default: a tiny one)"
+    )
+    engine.add_argument("--served-model-name", metavar="NAME", help="default: the model path")
+    engine.add_argument("--download-dir", metavar="DIR", help="where a hub id is downloaded to")
+    engine.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: float32"
+    )
+    engine.add_argument("--device", choices=("cpu", "cuda", "tpu", "auto"), default="cpu")
+    engine.add_argument("--context-length", type=int, metavar="TOKENS", help="default: the model's")
+
+    server = parser.add_argument_group("server")
+    server.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
+    server.add_argument("--port", type=int, default=30010, help="0: any free one (default: %(default)s)")
+    server.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+
+    scoring = parser.add_argument_group("multi-item scoring")
+    scoring.add_argument(
+        "--multi-item-scoring-delimiter",
+        type=int,
+        metavar="ID",
+        help="pack items, separated by this token (default: no packing)",
+    )
+    scoring.add_argument(
+        "--multi-item-scoring-chunk-size",
+        type=int,
+        default=_DEFAULTS.chunk_size,
+        metavar="ITEMS",
+        help="items per packed sequence, 0: all (default: %(default)s)",
+    )
+    scoring.add_argument(
+        "--multi-item-mask-impl", choices=[impl.value for impl in MaskImpl], default=_DEFAULTS.mask_impl.value
+    )
+    scoring.add_argument(
+        "--multi-item-segment-fallback-threshold",
+        type=int,
+        default=_DEFAULTS.segment_threshold,
+        metavar="TOKENS",
+        help="mask auto: segment from this packed length on, else dense (default: %(default)s)",
+    )
+    scoring.add_argument("--multi-item-semantics", choices=[semantics.value for semantics in Semantics])
+    scoring.add_argument(
+        "--max-multi-item-seq-len", type=int, default=_DEFAULTS.max_seq_len, metavar="TOKENS"
+    )
+    scoring.add_argument("--max-multi-item-count", type=int, default=_DEFAULTS.max_items, metavar="ITEMS")
+    scoring.add_argument(
+        "--multi-item-enable-prefill-extend",
+        action="store_true",
+        help="run the query once, then batches of items; needs --enable-scoring-cache",
+    )
+    scoring.add_argument(
+        "--multi-item-extend-batch-size", type=int, default=_DEFAULTS.extend_batch_size, metavar="ITEMS"
+    )
+    scoring.add_argument("--enable-scoring-cache", action="store_true")
+
+    ignored = parser.add_argument_group(
+        "accepted without effect", "flags of sgl-jax and sglang that change nothing here"
+    )
+    target: dict[str, Any] = {"dest": "accepted_without_effect", "default": ()}
+    for flag, values in _WITHOUT_EFFECT.items():
+        ignored.add_argument(flag, action=_Ignored, nargs=values, metavar="X", **target)
+    for names in _ONLY_ONE:
+        ignored.add_argument(*names, action=_OnlyOne, type=int, metavar="1", **target)
+
+
+class _Ignored(argparse.Action):
+    """Remembers that the flag was given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        given = getattr(namespace, self.dest) or ()
+        setattr(namespace, self.dest, (*given, option or self.option_strings[0]))
+
+
+class _OnlyOne(_Ignored):
+    """The same, for a number of which only 1 is possible."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        if values != 1:
+            parser.error(
+                f"{option} is {values}; the embedded engine runs in one process on one device: expected 1"
+            )
+        super().__call__(parser, namespace, values, option)
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Parse ``argv``, load the model, then listen and serve until SIGTERM or SIGINT; the exit code.
+
+    0 after a signal; 2, with a message on standard error, where the server cannot start.
+    """
+    parser = argparse.ArgumentParser(prog=_PROG, description=__doc__, allow_abbrev=False)
+    add_arguments(parser)
+    try:
+        args = ServeArgs.from_namespace(parser.parse_args(argv))
+    except SystemExit as stop:  # argparse has printed its message, or the help
+        return int(stop.code or 0)
+    logging.basicConfig(
+        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # uvicorn takes the signals over while it runs, and raises them again when it is done.
+    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return _run(args)
+    except MultiItemError as error:
+        sys.stderr.write(f"{_PROG}: error: {error}\n")
+        return 2
+    except _Stopped:
+        return 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def build_service(args: ServeArgs) -> Service:
+    """Load the model and put the service together.
+
+    Raises UsageError, CheckpointError or EngineUnavailable.
+    """
+    config = args.scorer_config()
+    directory = resolve_model(args.model_path, args.download_dir)
+    backend = load_backend(args.backend, directory, dtype=args.dtype, device=args.device)
+    return Service(
+        scorer=Scorer(backend, config),
+        tokenizer=load_tokenizer(directory),
+        model=args.served_model_name or args.model_path or directory.name,
+        vocab_size=backend.vocab_size,
+        max_positions=min(backend.max_positions, config.max_positions or backend.max_positions),
+        probe_ids=[i for i in range(min(3, backend.vocab_size)) if i != config.delimiter],
+        info=_server_info(args, config, backend, directory),
+    )
+
+
+def resolve_model(model_path: str | None, download_dir: str | None = None) -> Path:
+    """The checkpoint directory: the tiny one, a local directory, or a hub id's snapshot.
+
+    Raises CheckpointError where there is none.
+    """
+    if model_path is None:
+        return tiny_checkpoint()
+    directory = Path(model_path).expanduser()
+    if directory.is_dir():
+        return directory
+    if directory.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model_path):
+        raise CheckpointError(
+            f"--model-path is {model_path!r}, which is no directory; expected a Qwen3 checkpoint directory "
+            "in Hugging Face layout or a hub id (OWNER/NAME). Without the flag, a tiny checkpoint is served."
+        )
+    return _download(model_path, download_dir)
+
+
+def load_backend(name: str, directory: Path, *, dtype: str, device: str) -> Backend:
+    """Load a checkpoint with PyTorch or JAX.
+
+    Raises EngineUnavailable where the package or the device is missing, CheckpointError where the
+    directory cannot be read.
+    """
+    if dtype == "auto":
+        dtype = "float32"
+    extra = {"pytorch": "torch", "jax": "jax"}[name]
+    try:
+        if name == "jax":
+            from pytest_multiitem.engine.jax_model import JaxBackend
+
+            return JaxBackend(directory, dtype=dtype, device=device)
+        # Read when torch is imported: OpenMP threads that spin while they wait make every small
+        # operation many times slower on a machine with other work (two servers on two cores).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from pytest_multiitem.engine.torch_model import TorchBackend
+
+        return TorchBackend(directory, dtype=dtype, device=device)
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"--backend {name} cannot be imported ({error}); pip install 'pytest-multiitem[{extra}]'"
+        ) from error
+
+
+def _download(hub_id: str, download_dir: str | None) -> Path:
+    what = f"--model-path is {hub_id!r}, which is no directory here, and as a hub id it"
+    remedy = "Name a checkpoint directory, or leave the flag out for a tiny checkpoint."
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise CheckpointError(f"{what} needs the package huggingface_hub: pip install it. {remedy}") from None
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES), cache_dir=download_dir))
+    except Exception as error:  # its taxonomy spans OSError, ValueError and its HTTP library's errors
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{what} cannot be downloaded: {reason[0]} {remedy}") from error
+
+
+def _server_info(args: ServeArgs, config: ScorerConfig, backend: Backend, directory: Path) -> dict[str, Any]:
+    """What ``/get_server_info`` says beside the counters: the arguments, then what they came to."""
+    return {
+        **asdict(args),
+        "engine": "embedded",
+        "version": pytest_multiitem.__version__,
+        "backend": backend.name,
+        "device": backend.device,
+        "dtype": backend.dtype,
+        "model_path": str(directory),
+        "vocab_size": backend.vocab_size,
+        "scoring_mode": config.mode.value,
+        "semantics": {"declared": config.declared_semantics.value},
+        "versions": {
+            "pytest-multiitem": pytest_multiitem.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            # torch's version is a subclass of str, which no JSON encoder has to know.
+            **{package: str(version) for package, version in backend.versions.items()},
+        },
+    }
+
+
+class _Stopped(BaseException):
+    """SIGTERM or SIGINT arrived; like KeyboardInterrupt, no `except Exception` may swallow it."""
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise _Stopped
+
+
+def _run(args: ServeArgs) -> int:
+    config = args.scorer_config()
+    if args.accepted_without_effect:
+        log.info("accepted without effect: %s", " ".join(args.accepted_without_effect))
+    with _bind(args.host, args.port) as listener:
+        service = build_service(args)
+        host, port = listener.getsockname()[:2]
+        _listen(listener, args.host, port)
+        log.info("serving %s (%s) on http://%s:%d", service.model, config.mode.value, host, port)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(service),
+                log_config=None,
+                log_level=args.log_level,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+        try:
+            server.run(sockets=[listener])
+        finally:
+            if not service.worker.close(_ENGINE_GRACE_S):
+                log.warning("the engine's running call did not end; leaving it")
+                logging.shutdown()
+                os._exit(0)  # a thread inside a model cannot be stopped, and Python would wait for it
+    return 0
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket bound to a loopback address, not yet listening: nobody connects before the model is loaded."""
+    name = "127.0.0.1" if host == "localhost" else host
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        address = None
+    if address is None or not address.is_loopback:
+        raise UsageError(
+            f"--host is {host!r}; the embedded engine has no access control and listens on loopback only: "
+            "expected 127.0.0.1, ::1 or localhost. To reach it from elsewhere, tunnel to it."
+        )
+    if not 0 <= port <= 65_535:
+        raise UsageError(f"--port is {port}; expected 0 (any free one) to 65535")
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    # asyncio switches Nagle's algorithm off only where the protocol is named; with it on, every answer
+    # after the first on a kept-alive connection waits 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _claim(lambda: listener.bind((name, port)), listener, host, port)
+    return listener
+
+
+def _listen(listener: socket.socket, host: str, port: int) -> None:
+    """Listen; where two servers were bound to the same port, the second one fails only here."""
+    _claim(listener.listen, listener, host, port)
+
+
+def _claim(step: Callable[[], None], listener: socket.socket, host: str, port: int) -> None:
+    try:
+        step()
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; stop what uses the port, or choose "
+            "another with --port (0: any free one)"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1:]))

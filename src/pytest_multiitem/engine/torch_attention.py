@@ -1,0 +1,111 @@
+"""The PyTorch engine's attention functions, over query rows [heads, R, D] and grouped keys [kv_heads, C, D].
+
+Every function returns rows [R, heads · D] in the dtype of the queries. Softmax is taken in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Plain causal attention of one sequence."""
+    out = functional.scaled_dot_product_attention(
+        query[None], _spread(key, query)[None], _spread(value, query)[None], is_causal=True
+    )
+    return _rows(out[0])
+
+
+def segment(
+    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, slots: int
+) -> Tensor:
+    """Slots of a tile, each attending to the shared prefix and causally to itself.
+
+    ``prefix_key``, ``prefix_value``: [kv_heads, P, D], the visible prefix, shared by all rows and
+    never copied. The two partial softmaxes are combined exactly by their log-sum-exp (Dao et al.,
+    FlashAttention, 2022, section 3.1), so nothing of size S×S is formed.
+    """
+    heads, rows, dim = query.shape
+    kv_heads = key.shape[0]
+    width = rows // slots
+    # Prefix part: the query heads of one key head are more rows against the same keys.
+    grouped = query.reshape(1, kv_heads, heads // kv_heads * rows, dim)
+    prefix_out, prefix_lse = _attend(grouped, prefix_key[None], prefix_value[None], None)
+    prefix_out = prefix_out.reshape(heads, slots, width, dim).transpose(0, 1)
+    prefix_lse = prefix_lse.reshape(heads, slots, width).transpose(0, 1)
+
+    def by_slot(rows_: Tensor) -> Tensor:
+        return rows_.reshape(heads, slots, width, dim).transpose(0, 1)
+
+    past = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()
+    own_out, own_lse = _attend(
+        by_slot(query), by_slot(_spread(key, query)), by_slot(_spread(value, query)), past
+    )
+    top = torch.maximum(prefix_lse, own_lse)
+    prefix_weight = torch.exp(prefix_lse - top)[..., None]
+    own_weight = torch.exp(own_lse - top)[..., None]
+    out = (prefix_out.float() * prefix_weight + own_out.float() * own_weight) / (prefix_weight + own_weight)
+    return _rows(out.to(query.dtype).transpose(0, 1).reshape(heads, rows, dim))
+
+
+def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """One block of rows against every block of keys, under the rows' part of the S×S mask.
+
+    ``keys``, ``values``: blocks [kv_heads, C_b, D]; ``mask`` [R, ΣC_b] boolean, true where visible.
+    Every block is computed whole and then weighted by its share of the softmax: a block hidden from
+    a row has log-sum-exp -inf and weight exp(-inf) = 0 there. It adds exact zeros and cannot change
+    a bit of the result.
+    """
+    outs, lses = [], []
+    blocks = mask.split([key.shape[1] for key in keys], dim=1)
+    for key, value, visible in zip(keys, values, blocks, strict=True):
+        out, lse = _attend(query[None], _spread(key, query)[None], _spread(value, query)[None], visible)
+        outs.append(out[0])
+        lses.append(lse[0])
+    top = torch.stack(lses).amax(0)
+    total = torch.zeros_like(top)
+    result = torch.zeros_like(query, dtype=torch.float32)
+    for out, lse in zip(outs, lses, strict=True):
+        weight = torch.exp(lse - top)
+        total += weight
+        result += out.float() * weight[..., None]
+    return _rows((result / total[..., None]).to(query.dtype))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention [B, H, R, D] that also returns each row's log-sum-exp [B, H, R] in float32.
+
+    ``visible`` [R, C] boolean, or None where every key is visible. A row that sees no key gives 0
+    with log-sum-exp -inf.
+    """
+    blank = None if visible is None else ~visible.any(dim=-1)
+    if query.device.type == "cpu":
+        bias = None
+        if visible is not None:
+            bias = torch.zeros_like(visible, dtype=query.dtype).masked_fill_(~visible, -torch.inf)[None, None]
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, attn_mask=bias
+        )
+    else:
+        logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
+        if visible is not None:
+            logits = logits.masked_fill(~visible, -torch.inf)
+        lse = torch.logsumexp(logits, dim=-1)
+        out = torch.nan_to_num(torch.exp(logits - lse[..., None])) @ value.float()
+    if blank is not None:
+        lse = lse.masked_fill(blank, -torch.inf)
+    return out, lse
+
+
+def _spread(grouped: Tensor, query: Tensor) -> Tensor:
+    """Repeat key or value heads so that every query head has its own."""
+    return grouped.repeat_interleave(query.shape[0] // grouped.shape[0], dim=0)
+
+
+def _rows(out: Tensor) -> Tensor:
+    heads, rows, dim = out.shape
+    return out.transpose(0, 1).reshape(rows, heads * dim)

@@ -1,0 +1,125 @@
+"""Factories that return server fixtures, so that another server is one line in a conftest.
+
+    from pytest_multiitem import factories
+
+    dense_server = factories.multi_item_server(mask_impl="dense", server_chunk_size=2)
+    staging_server = factories.multi_item_server(url="http://127.0.0.1:8000")
+
+A server is started once for the whole run, shared by every test (and every pytest-xdist worker)
+that asks for the same one, and stopped at the end. An attached one is never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_multiitem.state import ATTACHED, SESSION
+
+Fixture = Callable[..., Any]
+
+
+def multi_item_server(
+    *,
+    url: str | None = None,
+    backend: str | None = None,
+    mask_impl: str | None = None,
+    server_chunk_size: int | None = None,
+    semantics: str | None = None,
+) -> Fixture:
+    """A fixture that gives a packed multi-item server (`servers.target.Target`).
+
+    What is not stated here comes from the test's parameters, that is from the run's settings.
+    """
+
+    def profile_of(request: pytest.FixtureRequest, **parameters: Any) -> Any:
+        from pytest_multiitem.scoring.semantics import Semantics
+        from pytest_multiitem.servers.engines import Profile
+
+        return Profile(
+            "multi",
+            parameters["backend"],
+            parameters["mask_impl"],
+            parameters["chunk_size"],
+            Semantics(semantics or request.config.stash[SESSION].settings.semantics),
+        )
+
+    if url is not None:
+
+        @pytest.fixture
+        def attached_server(request: pytest.FixtureRequest) -> Any:
+            profile = profile_of(
+                request, backend=ATTACHED, mask_impl=mask_impl or ATTACHED, chunk_size=server_chunk_size
+            )
+            return _connect(request, profile, url)
+
+        return attached_server
+
+    @pytest.fixture
+    def multi_item_server(
+        request: pytest.FixtureRequest, multiitem_backend: str, multiitem_mask: str, multiitem_chunk: int
+    ) -> Any:
+        profile = profile_of(
+            request,
+            backend=backend or multiitem_backend,
+            mask_impl=mask_impl or multiitem_mask,
+            chunk_size=multiitem_chunk if server_chunk_size is None else server_chunk_size,
+        )
+        return _connect(request, profile, None)
+
+    return multi_item_server
+
+
+def serial_server(*, url: str | None = None, backend: str | None = None) -> Fixture:
+    """A fixture that gives a serial baseline server (`servers.target.Target`)."""
+
+    if url is not None:
+
+        @pytest.fixture
+        def attached_server(request: pytest.FixtureRequest) -> Any:
+            from pytest_multiitem.servers.engines import Profile
+
+            return _connect(request, Profile("serial", ATTACHED), url)
+
+        return attached_server
+
+    @pytest.fixture
+    def serial_server(request: pytest.FixtureRequest, multiitem_backend: str) -> Any:
+        from pytest_multiitem.servers.engines import Profile
+
+        return _connect(request, Profile("serial", backend or multiitem_backend), None)
+
+    return serial_server
+
+
+def prefill_extend_server(*, backend: str | None = None) -> Fixture:
+    """A fixture that gives a server in prefill+extend mode (`servers.target.Target`)."""
+
+    @pytest.fixture
+    def prefill_extend_server(request: pytest.FixtureRequest, multiitem_backend: str) -> Any:
+        from pytest_multiitem.scoring.semantics import Semantics
+        from pytest_multiitem.servers.engines import Profile
+
+        profile = Profile("extend", backend or multiitem_backend, semantics=Semantics.QUERY_PREFIX)
+        return _connect(request, profile, None)
+
+    return prefill_extend_server
+
+
+def connect(run: Any, profile: Any, url: str | None = None) -> Any:
+    """The server of a profile; ends the test as NOT_RUN where it cannot run here, as failed where it
+    does not start."""
+    from pytest_multiitem.errors import EngineUnavailable, MultiItemError
+
+    try:
+        return run.target(profile, url)
+    except EngineUnavailable as error:
+        pytest.skip(f"NOT_RUN: {error}")
+    except MultiItemError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def _connect(request: pytest.FixtureRequest, profile: Any, url: str | None) -> Any:
+    return connect(request.config.stash[SESSION].run, profile, url)

@@ -1,0 +1,47 @@
+"""What a test asks for. Light to import: what does the work is loaded when a test first asks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_multiitem import factories
+from pytest_multiitem.state import SESSION
+
+if TYPE_CHECKING:
+    from pytest_multiitem.checks import BenchmarkRun, GateCheck
+    from pytest_multiitem.run import Run
+
+multi_item_server = factories.multi_item_server()
+serial_server = factories.serial_server()
+prefill_extend_server = factories.prefill_extend_server()
+
+
+@pytest.fixture
+def multiitem_run(request: pytest.FixtureRequest) -> Run:
+    """This process's servers, cases and settings."""
+    return request.config.stash[SESSION].run
+
+
+@pytest.fixture
+def multiitem_gate(request: pytest.FixtureRequest) -> GateCheck:
+    """The gate of a test marked ``@pytest.mark.multiitem_gate("name")``."""
+    from pytest_multiitem.checks import GateCheck
+    from pytest_multiitem.collection import gate_of
+
+    name = gate_of(request.node)
+    if name is None:
+        raise pytest.UsageError(
+            f"{request.node.nodeid} uses the fixture multiitem_gate but names no gate; "
+            'mark it with @pytest.mark.multiitem_gate("NAME")'
+        )
+    return GateCheck(name, request.node, request.config.stash[SESSION])
+
+
+@pytest.fixture
+def multiitem_bench(request: pytest.FixtureRequest, benchmark: Any) -> BenchmarkRun:
+    """Timing by pytest-benchmark, recorded with what the server attests to have executed."""
+    from pytest_multiitem.checks import BenchmarkRun
+
+    return BenchmarkRun(request.node, request.config.stash[SESSION], benchmark)

@@ -1,0 +1,115 @@
+"""What a gate is, and the one place where a measurement becomes a verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_multiitem.results.records import Verdict
+
+#: Scores that range over less than this hardly differ between items; a leak would hide among them.
+MIN_SCORE_SPREAD = 0.01
+#: A difference up to this many noise floors cannot be told from run-to-run noise.
+NOISE_FACTOR = 3.0
+#: Fewer paired blocks than this support no interval for a ratio.
+MIN_PAIRED_BLOCKS = 5
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A release criterion. ``name`` is final: it appears in JSON, reports and CI.
+
+    ``relation`` and ``limit``: when it holds. ``timing``: it measures time and needs the machine to
+    itself. ``evidence``: which of noise_floor, leak_visibility and score_spread a PASS must rest on.
+    """
+
+    name: str
+    measures: str
+    relation: Literal["==", "<=", ">=", "holds"]
+    limit: float | None
+    timing: bool = False
+    evidence: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured around a value; None where it was not."""
+
+    noise_floor: float | None = None
+    leak_visibility: float | None = None
+    score_spread: float | None = None
+
+
+def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tuple[Verdict, str]:
+    """The verdict on a largest score difference, which must not exceed the gate's limit.
+
+    A value above the limit FAILs unless replaying the same request moves scores as much. A value
+    within the limit passes only where the evidence shows that a violation would have been seen.
+    """
+    if gate.limit is None:
+        raise ValueError(f"gate {gate.name} has no limit to judge a difference by")
+    limit = gate.limit
+    if value is None:
+        return Verdict.INCONCLUSIVE, "nothing was measured"
+    if not math.isfinite(value):
+        return Verdict.FAIL, f"the measured difference is {value}, not a finite number"
+    floor = evidence.noise_floor
+    if floor is not None and not math.isfinite(floor):
+        return Verdict.FAIL, f"replaying the same request gives a difference of {floor}"
+    if value > limit:
+        if floor is not None and floor > limit and value <= NOISE_FACTOR * floor:
+            return (
+                Verdict.INCONCLUSIVE,
+                f"{value:.3g} is above the limit {limit:g}, but replaying the same request already moves "
+                f"scores by {floor:.3g}",
+            )
+        return Verdict.FAIL, f"{value:.6g} exceeds the limit {limit:g}"
+    missing = sorted(name for name in gate.evidence if getattr(evidence, name) is None)
+    if missing:
+        return Verdict.INCONCLUSIVE, f"{' and '.join(missing).replace('_', ' ')} not measured"
+    if floor is not None and floor > limit:
+        return (
+            Verdict.INCONCLUSIVE,
+            f"the noise floor {floor:.3g} is above the limit {limit:g}: a violation could not be told from noise",
+        )
+    bar = max(limit, floor or 0.0)
+    visibility = evidence.leak_visibility
+    if visibility is not None and not visibility > bar:
+        return (
+            Verdict.INCONCLUSIVE,
+            f"a leak would not show: a neighbour's tokens move a score by {visibility:.3g} at most, "
+            f"the limit is {limit:g}",
+        )
+    spread = evidence.score_spread
+    if spread is not None and not spread > max(MIN_SCORE_SPREAD, bar):
+        return (
+            Verdict.INCONCLUSIVE,
+            f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation",
+        )
+    return Verdict.PASS, f"{value:.6g} is within the limit {limit:g}"
+
+
+def judge_ratio(
+    gate: Gate, value: float | None, interval: tuple[float, float] | None, blocks: int
+) -> tuple[Verdict, str]:
+    """The verdict on a ratio that must reach the gate's limit, from its confidence interval."""
+    if gate.limit is None:
+        raise ValueError(f"gate {gate.name} has no limit to judge a ratio by")
+    if value is None or blocks == 0:
+        return Verdict.INCONCLUSIVE, "nothing was measured"
+    bounds = (value, *(interval or ()))
+    if not all(math.isfinite(number) for number in bounds):
+        return Verdict.FAIL, f"the measured ratio is {value} with interval {interval}: not finite"
+    if blocks < MIN_PAIRED_BLOCKS or interval is None:
+        return (
+            Verdict.INCONCLUSIVE,
+            f"{blocks} timed runs of each side; at least {MIN_PAIRED_BLOCKS} are needed for a verdict",
+        )
+    low, high = interval
+    text = f"{value:.3g} (95 % interval {low:.3g} to {high:.3g})"
+    if low >= gate.limit:
+        return Verdict.PASS, f"{text} reaches {gate.limit:g}"
+    if high < gate.limit:
+        return Verdict.FAIL, f"{text} is below {gate.limit:g}"
+    return Verdict.INCONCLUSIVE, f"{text} straddles {gate.limit:g}"

@@ -1,0 +1,85 @@
+"""Equivalence: packed scores against the serial reference of the engine's declared semantics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_multiitem.gates.base import Evidence, Gate
+from pytest_multiitem.gates.measurement import (
+    Measurement,
+    Recorder,
+    leak_visibility,
+    max_abs,
+    replay_floor,
+    score_spread,
+)
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.servers.target import Target, declared_semantics
+
+EQUIVALENCE = Gate(
+    "delimiter_aligned_equiv_le_0p02",
+    "max abs score difference, packed vs the serial reference of the declared semantics",
+    "<=",
+    0.02,
+    evidence=frozenset({"noise_floor", "leak_visibility", "score_spread"}),
+)
+GATES = (EQUIVALENCE,)
+
+
+def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
+    """Score every case packed and serially.
+
+    The difference to plain ``query + item`` is reported beside it and never gated: a visible
+    delimiter changes scores by design.
+    """
+    semantics = declared_semantics(multi)
+    differences, plain, floors, bases = [], [], [], []
+    worst = {"max_abs_diff": -1.0}
+    with multi.attest() as attestation:
+        packed_scores = [multi.score(case) for case in cases]
+        for case, packed in zip(cases, packed_scores, strict=True):
+            floors.append(replay_floor(multi, case, packed, record))
+    for case, packed in zip(cases, packed_scores, strict=True):
+        aligned = Case(
+            case.name,
+            tuple(semantics.serial_query(case.query, delimiter)),
+            case.items,
+            case.labels,
+            case.pool,
+        )
+        reference = serial.score(aligned)
+        floors.append(replay_floor(serial, aligned, reference, record))
+        query_only = reference if aligned.query == case.query else serial.score(case)
+        difference = np.abs(packed - reference).max(axis=1)
+        record(
+            {
+                "kind": "equivalence",
+                "case": case.name,
+                "packed": packed.tolist(),
+                "reference": reference.tolist(),
+                "query_only": query_only.tolist(),
+            }
+        )
+        differences.append(difference)
+        plain.append(np.abs(packed - query_only))
+        bases.append(reference)
+        if difference.max() > worst["max_abs_diff"]:
+            item = int(difference.argmax())
+            worst = {"max_abs_diff": float(difference[item]), "case": case.name, "item": item}  # type: ignore[dict-item]
+    visibility, shifts = leak_visibility(serial, cases, semantics, delimiter, record)
+    every = np.concatenate(differences) if differences else np.empty(0)
+    return Measurement(
+        target=multi,
+        value=max_abs(every) if every.size else None,
+        evidence=Evidence(max(floors, default=None), visibility, score_spread(bases)),
+        attestation=attestation,
+        samples={"cases": len(cases), "items": len(every)},
+        details={
+            "mean_abs_diff": float(every.mean()) if every.size else None,
+            "worst": worst,
+            "query_only_max_abs_diff": max(map(max_abs, plain), default=None),
+            "leak_visibility_median": float(np.median(shifts)) if shifts else None,
+        },
+    )

@@ -1,0 +1,121 @@
+"""A measurement with its evidence, and the record it becomes; shared by all gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from typing import Any
+
+import numpy as np
+
+from pytest_multiitem.client import Scores
+from pytest_multiitem.gates.base import Evidence, Gate, judge_difference, judge_ratio
+from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.layout import Semantics
+from pytest_multiitem.servers.target import Attestation, Target
+
+#: Called with one JSON-ready line per raw sample.
+Recorder = Callable[[dict[str, Any]], None]
+
+_REPLAYS = 3
+_VISIBILITY_PAIRS = 4
+_VISIBILITY_CASES = 3
+
+
+@dataclass
+class Measurement:
+    """What a gate measured. ``problem``: something that makes the gate FAIL whatever the value."""
+
+    target: Target
+    value: float | None
+    evidence: Evidence = field(default_factory=Evidence)
+    attestation: Attestation | None = None
+    interval: tuple[float, float] | None = None
+    samples: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+    backend: str | None = None
+
+
+def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
+    """Judge a measurement. A mask that was requested but not executed is a FAIL, not a warning."""
+    if gate.relation == ">=":
+        verdict, reason = judge_ratio(
+            gate, measurement.value, measurement.interval, measurement.samples.get("timed_runs", 0)
+        )
+    else:
+        verdict, reason = judge_difference(gate, measurement.value, measurement.evidence)
+    attestation = measurement.attestation
+    if attestation is not None and attestation.problem is not None:
+        verdict, reason = Verdict.FAIL, attestation.problem
+    if measurement.problem is not None:
+        verdict, reason = Verdict.FAIL, measurement.problem
+    target, profile = measurement.target, measurement.target.profile
+    value = measurement.value
+    return GateRecord(
+        gate=gate.name,
+        verdict=verdict,
+        reason=reason,
+        relation=gate.relation,
+        value=None if value is None else float(value),
+        limit=gate.limit,
+        interval=measurement.interval,
+        noise_floor=measurement.evidence.noise_floor,
+        leak_visibility=measurement.evidence.leak_visibility,
+        score_spread=measurement.evidence.score_spread,
+        samples=measurement.samples,
+        engine=target.engine,
+        backend=measurement.backend or profile.backend,
+        model=target.model,
+        dtype=target.dtype,
+        semantics=None if profile.semantics is None else profile.semantics.value,
+        mask_requested=profile.mask_impl,
+        mask_attested=None if attestation is None else attestation.mask,
+        server_chunk_size=profile.chunk_size,
+        items_per_sequence=None if attestation is None else attestation.items_per_sequence,
+        details=measurement.details,
+    )
+
+
+def max_abs(difference: Scores) -> float:
+    """The largest absolute value; NaN where there is one, 0.0 of nothing."""
+    return float(np.abs(difference).max()) if difference.size else 0.0
+
+
+def replay_floor(target: Target, case: Case, first: Scores, record: Recorder) -> float:
+    """How far replays of the same request move its scores: the noise floor, an A/A comparison."""
+    floor = 0.0
+    for _ in range(_REPLAYS - 1):
+        again = target.score(case)
+        record({"kind": "replay", "server": target.profile.label, "case": case.name, "scores": again.tolist()})
+        floor = max(floor, max_abs(again - first))
+    return floor
+
+
+def score_spread(scores: Sequence[Scores]) -> float | None:
+    """The range of the scores over a request's items; the median over the requests with two items or more."""
+    ranges = [float(np.ptp(s, axis=0).max()) for s in scores if len(s) > 1]
+    return float(np.median(ranges)) if ranges else None
+
+
+def leak_visibility(
+    serial: Target, cases: Sequence[Case], semantics: Semantics, delimiter: int, record: Recorder
+) -> tuple[float | None, list[float]]:
+    """How far an item's score moves when a neighbour stands in front of it, on this very model.
+
+    Measured on the serial server alone: ``query + d + item_j + d + item_i`` against
+    ``query + d + item_i`` (without delimiters where the semantics has none). Returns the largest
+    shift and all of them; None where no request has two items with tokens.
+    """
+    shifts: list[float] = []
+    for case in cases[:_VISIBILITY_CASES]:
+        query = semantics.serial_query(case.query, delimiter)
+        between = (delimiter,) if semantics.sees_first_delimiter else ()
+        filled = [item for item in case.items if item]
+        for left, right in islice(pairwise(filled), _VISIBILITY_PAIRS):
+            scores = serial.score_ids(query, [right, (*left, *between, *right)], case.labels)
+            record({"kind": "leak visibility", "case": case.name, "scores": scores.tolist()})
+            shifts.append(max_abs(scores[1] - scores[0]))
+    return (max(shifts) if shifts else None), shifts

@@ -1,0 +1,137 @@
+"""Agreement between two servers: the two backends, or the two mask implementations of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_multiitem.client import Scores
+from pytest_multiitem.gates.base import Evidence, Gate
+from pytest_multiitem.gates.measurement import Measurement, Recorder, max_abs, score_spread
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.servers.target import Attestation, Target, declared_semantics
+
+_EVIDENCE = frozenset({"noise_floor", "score_spread"})
+
+JAX_SERIAL_VS_TORCH_SERIAL = Gate(
+    "jax_serial_vs_torch_serial_le_0p02",
+    "max abs score difference, JAX serial vs PyTorch serial on the same checkpoint",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+)
+JAX_MULTI_VS_TORCH_MULTI_SEMANTIC = Gate(
+    "jax_multi_vs_torch_multi_semantic_le_0p02",
+    "max abs score difference, JAX packed vs PyTorch serial on the packed semantics' context",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+)
+CROSS_BACKEND_MAX_ABS = Gate(
+    "cross_backend_max_abs_le_0p02",
+    "max abs score difference between the backends at one client chunk size",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+)
+CROSS_BACKEND_MEAN_ABS = Gate(
+    "cross_backend_mean_abs_le_0p01",
+    "mean abs score difference between the backends at one client chunk size",
+    "<=",
+    0.01,
+    evidence=_EVIDENCE,
+)
+SEGMENT_VS_DENSE = Gate(
+    "segment_vs_dense_le_1e_4",
+    "max abs score difference, segment vs dense",
+    "<=",
+    1e-4,
+    evidence=_EVIDENCE,
+)
+GATES = (
+    JAX_SERIAL_VS_TORCH_SERIAL,
+    JAX_MULTI_VS_TORCH_MULTI_SEMANTIC,
+    CROSS_BACKEND_MAX_ABS,
+    CROSS_BACKEND_MEAN_ABS,
+    SEGMENT_VS_DENSE,
+)
+
+
+def measure(
+    gate: Gate,
+    left: Target,
+    right: Target,
+    cases: Sequence[Case],
+    *,
+    delimiter: int,
+    record: Recorder,
+    client_chunk_size: int | None = None,
+    statistic: Callable[[Scores], float] = max_abs,
+) -> Measurement:
+    """Score every case on both sides and compare; ``left`` is the side under test.
+
+    Where ``left`` packs and ``right`` is serial, ``right`` scores the context that the packed
+    semantics gives an item. ``client_chunk_size``: items per request (None: all in one).
+    ``statistic`` reduces all score differences to the gated value.
+    """
+    aligned = left.profile.role != "serial" and right.profile.role == "serial"
+    differences, floors, bases = [], [], []
+    with left.attest() as seen_left, right.attest() as seen_right:
+        for case in cases:
+            other = case
+            if aligned:
+                query = declared_semantics(left).serial_query(case.query, delimiter)
+                other = replace(case, query=tuple(query))
+            ours, again = (_in_chunks(left, case, client_chunk_size) for _ in range(2))
+            theirs, theirs_again = (_in_chunks(right, other, client_chunk_size) for _ in range(2))
+            record(
+                {
+                    "kind": gate.name,
+                    "case": case.name,
+                    "client_chunk_size": client_chunk_size,
+                    "left": ours.tolist(),
+                    "right": theirs.tolist(),
+                }
+            )
+            differences.append(ours - theirs)
+            floors += [max_abs(again - ours), max_abs(theirs_again - theirs)]
+            bases.append(theirs)
+    every = np.concatenate([np.abs(d).ravel() for d in differences]) if differences else np.empty(0)
+    profiles = (left.profile, right.profile)
+    backends = dict.fromkeys(p.backend for p in profiles)
+    return Measurement(
+        target=left,
+        value=statistic(every) if every.size else None,
+        evidence=Evidence(max(floors, default=None), None, score_spread(bases)),
+        attestation=_both(seen_left, seen_right),
+        samples={"cases": len(cases), "items": sum(map(len, bases))},
+        details={
+            "left": left.profile.label,
+            "right": right.profile.label,
+            "max_abs_diff": max_abs(every) if every.size else None,
+            "mean_abs_diff": float(every.mean()) if every.size else None,
+            "client_chunk_size": client_chunk_size,
+        },
+        backend=" vs ".join(backends),
+    )
+
+
+def mean_abs(differences: Scores) -> float:
+    """The mean absolute value."""
+    return float(np.abs(differences).mean())
+
+
+def _in_chunks(target: Target, case: Case, size: int | None) -> Scores:
+    step = size or len(case.items)
+    parts = [
+        target.score_ids(case.query, case.items[at : at + step], case.labels) for at in range(0, len(case.items), step)
+    ]
+    return np.concatenate(parts)
+
+
+def _both(left: Attestation, right: Attestation) -> Attestation:
+    problems = [a.problem for a in (left, right) if a.problem]
+    mask = left.mask if left.mask == right.mask else f"{left.mask} vs {right.mask}"
+    return Attestation(mask, left.items_per_sequence, "; ".join(problems) or None)

@@ -1,0 +1,31 @@
+"""Speed-up: one multi-item request against N one-item requests to the serial server."""
+
+from __future__ import annotations
+
+from pytest_multiitem.bench.curve import CurvePoint
+from pytest_multiitem.gates.base import Gate
+from pytest_multiitem.gates.measurement import Measurement
+from pytest_multiitem.servers.target import Attestation, Target
+
+SPEEDUP_N32 = Gate(
+    "speedup_n32_ge_3x",
+    "serial p50 / multi p50 at N = 32 (serial = N one-item calls)",
+    ">=",
+    3.0,
+    timing=True,
+)
+GATES = (SPEEDUP_N32,)
+GATED_ITEMS = 32
+
+
+def measure(multi: Target, curve: list[CurvePoint], attestation: Attestation) -> Measurement:
+    """The gated point of a performance curve, with the whole curve as its details."""
+    point = next((p for p in curve if p.num_items == GATED_ITEMS), None)
+    return Measurement(
+        target=multi,
+        value=None if point is None else point.speedup,
+        interval=None if point is None else point.interval,
+        attestation=attestation,
+        samples={"timed_runs": 0 if point is None else len(point.serial_sec)},
+        details={"performance": {str(p.num_items): p.as_dict() for p in curve}},
+    )

@@ -1,0 +1,362 @@
+"""Every setting of a run, stated once: command line, environment variable, ini value, default, help.
+
+A command-line option wins over the environment variable, the variable over the ini value, the ini
+value over the default; each value of :class:`Settings` knows where it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.scoring.semantics import Semantics
+
+BACKENDS = ("pytorch", "jax")
+MASKS = ("dense", "segment", "auto")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting. Its names follow from ``name``: ``--multiitem-<name>``, ``MULTI_ITEM_<NAME>``, and
+    ``multiitem_<name>`` in an ini file. ``short``: a further command-line name where no other plugin
+    owns it. ``parse`` turns text into the value and raises ValueError saying what was expected."""
+
+    name: str
+    default: Any
+    help: str
+    parse: Callable[[str], Any]
+    metavar: str | None = None
+    short: bool = False
+    is_flag: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The canonical command-line name."""
+        return "--multiitem-" + self.name.replace("_", "-")
+
+    @property
+    def short_flag(self) -> str:
+        """The name that users type, where it is free."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "MULTI_ITEM_" + self.name.upper()
+
+    @property
+    def ini(self) -> str:
+        """The ini key; also the ``dest`` of the command-line option."""
+        return "multiitem_" + self.name
+
+
+def _choice(choices: Sequence[str], *, many: bool = False, everything: bool = False) -> Callable[[str], Any]:
+    """A parser for one of ``choices`` (or a comma-separated list of them; ``all`` means every one)."""
+
+    def parse(text: str) -> Any:
+        words = [word.strip() for word in text.split(",")] if many else [text.strip()]
+        if everything and words == ["all"]:
+            return tuple(choices)
+        for word in words:
+            if word not in choices:
+                valid = [*choices, *(["all"] if everything else [])]
+                near = difflib.get_close_matches(word, valid, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                kind = "a comma-separated list of" if many else "one of"
+                raise ValueError(f"expected {kind} {', '.join(valid)}{hint}")
+        return tuple(dict.fromkeys(words)) if many else words[0]
+
+    return parse
+
+
+def _integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    wanted = f"a whole number of at least {least}" + ("" if most is None else f" and at most {most}")
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"expected {wanted}") from None
+        if value < least or (most is not None and value > most):
+            raise ValueError(f"expected {wanted}")
+        return value
+
+    return parse
+
+
+def _integers(least: int) -> Callable[[str], tuple[int, ...]]:
+    one = _integer(least)
+
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            values = tuple(one(word.strip()) for word in text.split(","))
+        except ValueError:
+            raise ValueError(f"expected a comma-separated list of whole numbers of at least {least}") from None
+        return tuple(dict.fromkeys(values))
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise ValueError("expected a number of seconds above 0")
+    return value
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("expected 1 or 0 (true/false, yes/no, on/off)")
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("expected an address such as http://127.0.0.1:30010")
+    return text.rstrip("/")
+
+
+def _existing_file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError("expected an existing file")
+    return path
+
+
+def _gate_names(text: str) -> tuple[str, ...]:
+    from pytest_multiitem.gates.registry import gate_names
+
+    return _choice(gate_names(), many=True, everything=True)(text)
+
+
+def _engine_name(text: str) -> str:
+    from pytest_multiitem.servers.engines import engine_names
+
+    return _choice(engine_names())(text)
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "backend",
+        BACKENDS,
+        "engine backends to validate: pytorch, jax, or all",
+        _choice(BACKENDS, many=True, everything=True),
+        "pytorch|jax|all",
+        short=True,
+    ),
+    Option(
+        "engine",
+        "embedded",
+        "which engine runs the servers; 'embedded' is the one that ships with the plugin",
+        _engine_name,
+        "NAME",
+        short=True,
+    ),
+    Option(
+        "mask_impl",
+        ("dense", "segment"),
+        "mask implementations to validate: dense, segment, auto (a comma-separated list)",
+        _choice(MASKS, many=True, everything=True),
+        "dense|segment|auto",
+        short=True,
+    ),
+    Option(
+        "model",
+        None,
+        "Qwen3 checkpoint directory, or a hub id; default: a tiny checkpoint generated on first use",
+        str,
+        "DIR",
+        short=True,
+    ),
+    Option("dtype", "float32", "float32 or bfloat16", _choice(("float32", "bfloat16")), "TYPE", short=True),
+    Option(
+        "semantics",
+        Semantics.PREFIX_FIRST_DELIM.value,
+        "semantics the packed server declares: prefix_first_delim or query_prefix",
+        _choice([s.value for s in Semantics if s.has_serial_reference]),
+        "NAME",
+    ),
+    Option("device", "cpu", "device of the embedded engine: cpu, cuda, tpu, auto", str, "NAME"),
+    Option("bench", False, "run the benchmarks", _flag, short=True, is_flag=True),
+    Option(
+        "allow_inconclusive",
+        False,
+        "INCONCLUSIVE verdicts do not fail the run",
+        _flag,
+        short=True,
+        is_flag=True,
+    ),
+    Option(
+        "require",
+        (),
+        "gates for which NOT_RUN fails the run: a comma-separated list of gate names, or all",
+        _gate_names,
+        "GATE,…",
+        short=True,
+    ),
+    Option(
+        "workload",
+        None,
+        "JSON lines of requests (query, items, label_token_ids) to validate instead of the built-in cases",
+        _existing_file,
+        "FILE",
+        short=True,
+    ),
+    Option(
+        "server_chunk_size",
+        (0,),
+        "items the server packs into one sequence, 0 = all (a comma-separated list); where every value "
+        "is 1 or 2, isolation is measured at 0 as well",
+        _integers(0),
+        "N,…",
+    ),
+    Option("client_chunk_sizes", (1, 8, 32), "items per request in the cross-backend gates", _integers(1), "N,…"),
+    Option(
+        "segment_threshold",
+        32_768,
+        "packed tokens from which mask implementation auto uses segment",
+        _integer(1),
+        "TOKENS",
+    ),
+    Option("labels", (9454, 2753), "label token ids", _integers(0), "ID,…"),
+    Option("delimiter", 151_643, "delimiter token id", _integer(0), "ID"),
+    Option("seed", 20_260_101, "seed of the built-in cases", _integer(0), "N"),
+    Option("items", (1, 8, 32, 64, 128), "item counts N of the performance curve", _integers(1), "N,…"),
+    Option("query_tokens", 128, "query length of the performance curve", _integer(1), "TOKENS"),
+    Option("item_tokens", 20, "item length of the performance curve and the benchmarks", _integer(1), "TOKENS"),
+    Option("bench_items", 500, "item count of the benchmarks", _integer(1), "N"),
+    Option("bench_query_tokens", 2000, "query length of the benchmarks", _integer(1), "TOKENS"),
+    Option(
+        "bench_chunk_sizes",
+        (1, 8, 64, 500),
+        "client chunk sizes of the chunk-scaling benchmark",
+        _integers(1),
+        "N,…",
+    ),
+    Option("bench_warmup_runs", 1, "untimed runs before the timed ones", _integer(0), "N"),
+    Option("bench_timed_runs", 5, "timed runs", _integer(1), "N"),
+    Option("bench_download_dir", None, "where the server keeps models downloaded from a hub", str, "DIR"),
+    Option(
+        "bench_log_level",
+        "info",
+        "log level of the servers",
+        _choice(("critical", "error", "warning", "info", "debug")),
+        "LEVEL",
+    ),
+    Option("extend_batch_size", 12, "items per extend batch (prefill+extend)", _integer(1), "N"),
+    Option(
+        "extend_max_running_requests", 12, "requests that a prefill+extend server runs at once", _integer(1), "N"
+    ),
+    Option(
+        "extend_precompile_bs_paddings",
+        tuple(range(1, 13)),
+        "batch sizes that a prefill+extend server compiles ahead",
+        _integers(1),
+        "N,…",
+    ),
+    Option("multi_port", None, "port of the multi-item server (default: the first free from 30010 on)",
+           _integer(1, 65_535), "PORT"),
+    Option("serial_port", None, "port of the (first) serial server; default: the first free one from 30011 on",
+           _integer(1, 65_535), "PORT"),
+    Option("multi_url", None, "attach to a running multi-item server instead of starting one", _url, "URL",
+           short=True),
+    Option("serial_url", None, "attach to a running serial server instead of starting one", _url, "URL",
+           short=True),
+    Option("startup_timeout", 180.0, "seconds a server may take until it answers", _seconds, "SECONDS"),
+    Option("request_timeout", 180.0, "seconds one request may take", _seconds, "SECONDS"),
+    Option("results_dir", Path("multiitem-results"), "where runs are written", Path, "DIR", short=True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The effective value of every option; ``origins`` says where each came from."""
+
+    backend: tuple[str, ...]
+    engine: str
+    mask_impl: tuple[str, ...]
+    model: str | None
+    dtype: str
+    semantics: str
+    device: str
+    bench: bool
+    allow_inconclusive: bool
+    require: tuple[str, ...]
+    workload: Path | None
+    server_chunk_size: tuple[int, ...]
+    client_chunk_sizes: tuple[int, ...]
+    segment_threshold: int
+    labels: tuple[int, ...]
+    delimiter: int
+    seed: int
+    items: tuple[int, ...]
+    query_tokens: int
+    item_tokens: int
+    bench_items: int
+    bench_query_tokens: int
+    bench_chunk_sizes: tuple[int, ...]
+    bench_warmup_runs: int
+    bench_timed_runs: int
+    bench_download_dir: str | None
+    bench_log_level: str
+    extend_batch_size: int
+    extend_max_running_requests: int
+    extend_precompile_bs_paddings: tuple[int, ...]
+    multi_port: int | None
+    serial_port: int | None
+    multi_url: str | None
+    serial_url: str | None
+    startup_timeout: float
+    request_timeout: float
+    results_dir: Path
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, name: str) -> str:
+        """The value of an option as a user would type it."""
+        value = getattr(self, name)
+        if value is None or value == ():
+            return "-"
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def resolve(
+    command_line: Mapping[str, str | bool | None],
+    ini: Mapping[str, str | None],
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings in force.
+
+    ``command_line`` and ``ini`` map :attr:`Option.ini` names to what was given, None where nothing
+    was. Raises UsageError naming the value, where it came from, and what was expected.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for option in OPTIONS:
+        sources = (
+            ("command line", f"option {option.flag}", command_line.get(option.ini)),
+            ("environment", f"environment variable {option.variable}", environ.get(option.variable) or None),
+            ("ini", f"ini value {option.ini}", ini.get(option.ini) or None),
+        )
+        values[option.name], origins[option.name] = option.default, "default"
+        for origin, where, given in sources:
+            if given is None:
+                continue
+            try:
+                values[option.name] = given if isinstance(given, bool) else option.parse(given)
+            except ValueError as error:
+                raise UsageError(f"{where}: {given!r} is not valid: {error}") from None
+            origins[option.name] = f"environment {option.variable}" if origin == "environment" else origin
+            break
+    return Settings(**values, origins=origins)

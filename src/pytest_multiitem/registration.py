@@ -1,0 +1,156 @@
+"""How the plugin meets pytest: options, settings, the run's directory, its header, summary and end."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.options import OPTIONS, Settings, resolve
+from pytest_multiitem.state import NOTES, PLAN, RUN_DIR, SESSION, SETTINGS
+
+if TYPE_CHECKING:
+    from pytest_multiitem.session import Session
+
+_GROUP = "multiitem"
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every setting under its canonical name, and its ini value."""
+    group = parser.getgroup(_GROUP, "multi-item scoring validation")
+    for option in OPTIONS:
+        text = f"{option.help} [env {option.variable}, ini {option.ini}]".replace("%", "%%")
+        if option.is_flag:
+            group.addoption(option.flag, dest=option.ini, action="store_true", default=None, help=text)
+        else:
+            group.addoption(option.flag, dest=option.ini, default=None, metavar=option.metavar, help=text)
+        parser.addini(option.ini, option.help, type="string", default=None)
+
+
+def add_short_options(parser: pytest.Parser) -> list[str]:
+    """Register the short names that are still free once every other plugin and conftest has had its say.
+
+    Returns a line for each that is not.
+    """
+    group = parser.getgroup(_GROUP)
+    notes = []
+    for option in OPTIONS:
+        if not option.short:
+            continue
+        text = f"the same as {option.flag}"
+        try:
+            if option.is_flag:
+                group.addoption(option.short_flag, dest=option.ini, action="store_true", default=None, help=text)
+            else:
+                group.addoption(option.short_flag, dest=option.ini, default=None, metavar=option.metavar, help=text)
+        except ValueError:
+            notes.append(f"{option.short_flag} belongs to another plugin here; use {option.flag}")
+    return notes
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """The settings in force. Raises pytest.UsageError for a value that is not valid."""
+    command_line = {option.ini: config.getoption(option.ini, default=None) for option in OPTIONS}
+    ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
+    try:
+        settings = resolve(command_line, ini)
+    except MultiItemError as error:
+        raise pytest.UsageError(str(error)) from None
+    if settings.bench and _is_parallel(config):
+        raise pytest.UsageError(
+            "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
+            "run the benchmarks without -n"
+        )
+    return settings
+
+
+def _is_parallel(config: pytest.Config) -> bool:
+    if hasattr(config, "workerinput"):
+        return True
+    return bool(config.getoption("numprocesses", default=None) or config.getoption("tx", default=None))
+
+
+def run_directory(config: pytest.Config) -> Path:
+    """Where this run writes, the same in all its processes; not created before something is written."""
+    if RUN_DIR not in config.stash:
+        given = getattr(config, "workerinput", {}).get("multiitem_run_dir")
+        if given is not None:
+            config.stash[RUN_DIR] = Path(given)
+        else:
+            from pytest_multiitem.results.store import new_run_id
+
+            base = config.stash[SETTINGS].results_dir.expanduser()
+            config.stash[RUN_DIR] = config.invocation_params.dir / base / new_run_id()
+    return config.stash[RUN_DIR]
+
+
+def session_of(config: pytest.Config) -> Session:
+    """This process's session, made on first use."""
+    if SESSION not in config.stash:
+        from pytest_multiitem.session import Session
+
+        worker = getattr(config, "workerinput", None)
+        config.stash[SESSION] = Session(
+            config.stash[SETTINGS],
+            run_dir=run_directory(config),
+            process="main" if worker is None else worker["workerid"],
+            keeps=worker is None,
+        )
+    return config.stash[SESSION]
+
+
+def adopt_plan(config: pytest.Config) -> None:
+    """The xdist controller takes over the run once a worker has found tests that use the plugin."""
+    if (run_directory(config) / PLAN).exists():
+        session_of(config).adopt_plan()
+
+
+def header(config: pytest.Config) -> list[str]:
+    """The effective settings and where each came from; nothing where the plugin is not used."""
+    if SESSION not in config.stash or not config.stash[SESSION].used:
+        return []
+    settings = config.stash[SETTINGS]
+    lines = [f"multiitem: {note}" for note in config.stash.get(NOTES, [])]
+    chosen = [o for o in OPTIONS if settings.origins[o.name] != "default"]
+    lines += [f"multiitem: {o.name}={settings.shown(o.name)} ({settings.origins[o.name]})" for o in chosen]
+    rest = ", ".join(f"{o.name}={settings.shown(o.name)}" for o in OPTIONS if o not in chosen)
+    lines += textwrap.wrap(
+        f"multiitem: default: {rest}",
+        108,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines
+
+
+def finish(session: pytest.Session) -> None:
+    """End the run in this process; the exit status may become 1 for a required gate that did not run."""
+    config = session.config
+    if SETTINGS not in config.stash:
+        return
+    if SESSION in config.stash or config.stash[SETTINGS].require:
+        status = session_of(config).finish(int(session.exitstatus))
+        if status != int(session.exitstatus):
+            session.exitstatus = status
+
+
+def summarise(reporter: pytest.TerminalReporter) -> None:
+    """The table of gates, the benchmarks, and where the results are."""
+    config = reporter.config
+    if SESSION not in config.stash:
+        return
+    session = config.stash[SESSION]
+    if not session.keeps or not (session.used or session.unmet):
+        return
+    from pytest_multiitem.reports.terminal import lines
+
+    if session.process == "main" and _is_parallel(config):
+        for line in header(config):
+            reporter.write_line(line)
+    reporter.section("multi-item scoring validation", sep="=")
+    for text, markup in lines(session.matrix, session.unmet, session.written, config.invocation_params.dir):
+        reporter.write_line(text, **markup)

@@ -1,0 +1,170 @@
+"""``report.md``: a run for people, from its matrix alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import starmap
+
+from pytest_multiitem.reports import table
+from pytest_multiitem.results.published import HARDWARE, PUBLISHED, Published
+from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
+
+
+def render(matrix: Matrix) -> str:
+    """The report as Markdown."""
+    sections = [
+        _head(matrix),
+        _section("Gates", _table(*table.pivot(matrix.gates)), _table(*table.others(matrix.gates))),
+        _unhappy(matrix),
+        _section("Speed-up", _table(*table.curves(matrix))),
+        _section("Benchmarks", _table(*table.benchmarks(matrix))),
+        _section("Beside published results", _published(matrix)),
+        _section("Evidence", _evidence(matrix.gates)),
+        _section("Servers", _servers(matrix)),
+        _section("Settings", _settings(matrix)),
+        _section("Machine and versions", _machine(matrix)),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _head(matrix: Matrix) -> str:
+    counts = ", ".join(f"{n} {v}" for v, n in matrix.summary.items() if n) or "no gate was selected"
+    lines = [
+        "# Multi-item scoring validation",
+        "",
+        f"**{counts}** · exit status {matrix.exit_status} · {matrix.started_at_utc} to {matrix.finished_at_utc}",
+        "",
+        f"`{' '.join(matrix.command_line)}`",
+    ]
+    if not matrix.complete:
+        lines += [
+            "",
+            f"**Incomplete run** ({matrix.interrupted_by or 'it ended before every test was reached'}).",
+        ]
+    return "\n".join(lines)
+
+
+def _unhappy(matrix: Matrix) -> str:
+    records = table.unhappy(matrix.gates)
+    if not records:
+        return ""
+    lines = [f"- **{r.verdict.value}** `{r.gate}` ({table.where(r)}): {_escape(r.reason)}" for r in records]
+    return _section("What is not a PASS", "\n".join(lines))
+
+
+def _evidence(records: Sequence[GateRecord]) -> str:
+    rows = [
+        [
+            r.gate,
+            table.where(r),
+            r.verdict.value,
+            table.number(r.value),
+            table.bound(r),
+            table.number(r.noise_floor),
+            table.number(r.leak_visibility),
+            table.number(r.score_spread),
+            ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in r.samples.items()) or "-",
+            r.semantics or "-",
+            r.mask_requested or "-",
+            r.mask_attested or "-",
+            "-" if r.server_chunk_size is None else str(r.server_chunk_size or "all"),
+            "-" if r.items_per_sequence is None else f"{r.items_per_sequence:.1f}",
+        ]
+        for r in records
+        if r.verdict is not Verdict.NOT_RUN
+    ]
+    header = [
+        "gate", "for", "verdict", "value", "limit", "noise floor", "leak visibility", "score spread", "samples",
+        "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
+    ]  # fmt: skip
+    return _table(header, rows)
+
+
+def _published(matrix: Matrix) -> str:
+    header = [
+        "model", "same-len", "changed-len", "aligned equiv", "JAX vs torch serial",
+        "JAX multi vs torch multi-sem", "×N=8", "×N=32", "×N=128",
+    ]  # fmt: skip
+    rows = [_published_row(p) for p in PUBLISHED]
+    own = dict.fromkeys(table.where(r) for r in matrix.gates if r.gate == "same_length_isolation_zero")
+    rows += [_own_row(matrix, column) for column in own]
+    note = f"Published rows: {HARDWARE}. Rows in bold: this run."
+    return _table(header, rows) + f"\n\n{note}"
+
+
+def _published_row(row: Published) -> list[str]:
+    return [row.model, *(f"{value:g}" for value in row[1:6]), *(f"{value:.2f}" for value in row[6:])]
+
+
+def _own_row(matrix: Matrix, column: str) -> list[str]:
+    mine = {r.gate: r for r in matrix.gates if table.where(r) == column}
+    mask = column.partition("-")[2]
+    serial = next((r for r in matrix.gates if r.gate == "jax_serial_vs_torch_serial_le_0p02"), None)
+    semantic = next(
+        (r for r in matrix.gates if r.gate == "jax_multi_vs_torch_multi_semantic_le_0p02" and table.where(r) == mask),
+        None,
+    )
+    speed = mine.get("speedup_n32_ge_3x")
+    points = speed.details.get("performance", {}) if speed is not None else {}
+    return [
+        f"**{column}**",
+        *(
+            _value(mine.get(g))
+            for g in (
+                "same_length_isolation_zero",
+                "changed_length_isolation_zero",
+                "delimiter_aligned_equiv_le_0p02",
+            )
+        ),
+        _value(serial),
+        _value(semantic) if column.startswith("jax") else "-",
+        *(f"{points[n]['speedup_vs_serial_p50']:.2f}" if n in points else "-" for n in ("8", "32", "128")),
+    ]
+
+
+def _value(record: GateRecord | None) -> str:
+    if record is None:
+        return "-"
+    return record.verdict.value if record.value is None else table.number(record.value)
+
+
+def _servers(matrix: Matrix) -> str:
+    rows = []
+    for server in matrix.servers:
+        info = server.info or {}
+        rows.append(
+            [
+                server.label,
+                server.url,
+                "started by this run" if server.owned else "attached",
+                str(info.get("model_path", "-")),
+                f"{info.get('dtype', '-')} on {info.get('device', '-')}",
+                "`" + " ".join(server.command) + "`" if server.command else "-",
+            ]
+        )
+    return _table(["server", "address", "", "model", "precision", "command"], rows)
+
+
+def _settings(matrix: Matrix) -> str:
+    return _table(["setting", "value", "from"], [[s.name, s.value, s.origin] for s in matrix.settings])
+
+
+def _machine(matrix: Matrix) -> str:
+    facts = {**{k: str(v) for k, v in matrix.machine.items()}, **matrix.versions}
+    return "\n".join(starmap("- {}: {}".format, facts.items()))
+
+
+def _section(title: str, *parts: str) -> str:
+    body = "\n\n".join(part for part in parts if part)
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_escape(c) for c in line) + " |" for line in lines)
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

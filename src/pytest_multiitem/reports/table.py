@@ -1,0 +1,109 @@
+"""The table of gates, as rows of text; the terminal and the Markdown report both show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
+
+_ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
+
+
+def where(record: GateRecord) -> str:
+    """Which parameters a verdict is for: the test's own id, e.g. ``pytorch-dense``."""
+    _, bracket, parameters = record.nodeid.partition("[")
+    return parameters.rstrip("]") if bracket else "-"
+
+
+def cell(record: GateRecord) -> str:
+    """A verdict with its value."""
+    if record.value is None:
+        return record.verdict.value
+    return f"{record.verdict.value} {number(record.value)}"
+
+
+def number(value: float | None) -> str:
+    """A short number; exact zero shows as 0."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:.2f}" if 0.1 <= abs(value) < 1e4 else f"{value:.2g}"
+
+
+def bound(record: GateRecord) -> str:
+    """When the gate holds."""
+    return record.relation if record.limit is None else f"{record.relation} {record.limit:g}"
+
+
+def pivot(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a gate a row, a backend and mask a column, for the gates measured on all of them."""
+    chosen = [r for r in records if _is_backend_and_mask(r)]
+    columns = list(dict.fromkeys(where(r) for r in chosen))
+    rows = []
+    for gate in dict.fromkeys(r.gate for r in chosen):
+        mine = [r for r in chosen if r.gate == gate]
+        cells = []
+        for column in columns:
+            here = sorted((r for r in mine if where(r) == column), key=lambda r: _ORDER.index(r.verdict))
+            cells.append(cell(here[0]) if here else "")
+        rows.append([gate, bound(mine[0]), *cells])
+    return ["gate", "limit", *columns], rows
+
+
+def others(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the gates that stand between backends, or on a backend alone."""
+    rows = [
+        [r.gate, bound(r), where(r), cell(r), r.mask_attested or "-"] for r in records if not _is_backend_and_mask(r)
+    ]
+    return ["gate", "limit", "for", "verdict", "executed"], rows
+
+
+def unhappy(records: Iterable[GateRecord]) -> list[GateRecord]:
+    """Every verdict that is not PASS, the worst first."""
+    return sorted((r for r in records if r.verdict is not Verdict.PASS), key=lambda r: _ORDER.index(r.verdict))
+
+
+def short_test(nodeid: str) -> str:
+    """A node id without its directories."""
+    path, _, rest = nodeid.partition("::")
+    return f"{PurePath(path).name}::{rest}" if rest else nodeid
+
+
+def curves(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the performance curves: speed-up over serial at each N."""
+    rows = []
+    counts: dict[str, None] = {}
+    measured = [r for r in matrix.gates if "performance" in r.details]
+    for record in measured:
+        counts.update(dict.fromkeys(record.details["performance"]))
+    for record in measured:
+        points = record.details["performance"]
+        cells = [f"{points[n]['speedup_vs_serial_p50']:.2f}x" if n in points else "" for n in counts]
+        rows.append([where(record), *cells])
+    return ["speed-up over serial, p50", *(f"N={n}" for n in counts)], rows
+
+
+def benchmarks(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the benchmarks."""
+    header = ["benchmark", "backend", "executed", "query/items/tokens", "chunk", "runs", "p50 s", "items/s"]
+    rows = [
+        [
+            b.name,
+            b.backend,
+            b.mask_attested or "-",
+            f"{b.query_tokens}/{b.num_items}/{b.item_tokens}",
+            str(b.client_chunk_size),
+            str(len(b.runs_sec)),
+            f"{b.p50_sec:.3f}",
+            f"{b.items_per_sec_p50:.1f}",
+        ]
+        for b in matrix.benchmarks
+    ]
+    return header, rows
+
+
+def _is_backend_and_mask(record: GateRecord) -> bool:
+    words = where(record).split("-")
+    return len(words) >= 2 and words[0] in ("pytorch", "jax", "attached")

@@ -1,0 +1,70 @@
+"""The terminal summary, as lines with their markup; printing them is the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from pytest_multiitem.reports import table
+from pytest_multiitem.results import store
+from pytest_multiitem.results.records import Matrix, Verdict
+
+Line = tuple[str, dict[str, bool]]
+_MARKUP = {
+    Verdict.PASS: {"green": True},
+    Verdict.FAIL: {"red": True, "bold": True},
+    Verdict.INCONCLUSIVE: {"yellow": True, "bold": True},
+    Verdict.NOT_RUN: {"yellow": True},
+}
+
+
+def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, base: Path) -> list[Line]:
+    """The table of gates, the benchmarks, every reason that is not PASS, and where the files are."""
+    found: list[Line] = []
+    if matrix is not None:
+        for content in (table.pivot(matrix.gates), table.others(matrix.gates), table.curves(matrix),
+                        table.benchmarks(matrix)):  # fmt: skip
+            found += [(text, {}) for text in _render(*content)]
+        if not matrix.complete:
+            found.append((f"incomplete: {matrix.interrupted_by or 'the run ended early'}", {"red": True}))
+        for (verdict, gate, reason), count in _reasons(matrix).items():
+            times = f" ({count} tests)" if count > 1 else ""
+            found.append((f"{verdict.value} {gate}{times}: {_first_line(reason)}", _MARKUP[verdict]))
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in matrix.summary.items() if count)
+        worst = next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN) if matrix.summary[v]), None)
+        found.append((f"gates: {counts or 'none'}", _MARKUP[worst or Verdict.PASS]))
+    found += [(f"required gate not run: {name}", {"red": True, "bold": True}) for name in unmet]
+    if written is not None:
+        shown = written.relative_to(base) if written.is_relative_to(base) else written
+        found.append((f"results: {shown / store.MATRIX}, {shown / store.REPORT}", {}))
+    return found
+
+
+def _reasons(matrix: Matrix) -> dict[tuple[Verdict, str, str], int]:
+    counted: dict[tuple[Verdict, str, str], int] = {}
+    for record in table.unhappy(matrix.gates):
+        key = (record.verdict, record.gate, record.reason)
+        counted[key] = counted.get(key, 0) + 1
+    return counted
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0][:240]
+
+
+def _render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
+    grid = Table(box=SIMPLE, show_edge=False, pad_edge=False)
+    for name in header:
+        grid.add_column(name, no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    out = StringIO()
+    Console(file=out, width=400, color_system=None).print(grid)
+    return [*(line.rstrip() for line in out.getvalue().splitlines()), ""]

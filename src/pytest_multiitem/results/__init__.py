@@ -1,0 +1,1 @@
+"""What a run leaves behind: versioned records, their schema, and how they are written and read."""

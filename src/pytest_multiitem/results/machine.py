@@ -1,0 +1,52 @@
+"""Which machine and which package versions a run was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_PACKAGES = (
+    "pytest-multiitem", "pytest", "pytest-benchmark", "pytest-xdist", "numpy", "scipy", "httpx", "msgspec",
+    "starlette", "uvicorn", "tokenizers", "safetensors", "torch", "transformers", "jax", "jaxlib",
+)  # fmt: skip
+
+
+def machine_info() -> dict[str, Any]:
+    """Processor, cores and memory; no host name, no user name."""
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cpus_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus_physical": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": sys.version.split()[0],
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of the packages that a run's numbers depend on, read without importing them."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

@@ -1,0 +1,130 @@
+"""The records of a run, as they stand in ``matrix.json`` (schema ``multiitem_matrix_v1``).
+
+Adding an optional field keeps the version; removing or changing one raises it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+import msgspec
+
+SCHEMA_VERSION: Final = "multiitem_matrix_v1"
+
+
+class Verdict(StrEnum):
+    """What a gate says. No data is never PASS."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NOT_RUN = "NOT_RUN"
+
+
+class GateRecord(msgspec.Struct, kw_only=True):
+    """One gate's verdict with its evidence.
+
+    ``value`` and ``limit`` are in the gate's own unit (score difference, or ratio); ``null`` where
+    nothing (finite) was measured. ``noise_floor``: largest score difference between replays of the
+    same request. ``leak_visibility``: how far a neighbour's tokens move a score on this model.
+    ``score_spread``: range of the scores over the items. ``mask_attested``: what the running server
+    says it executed for exactly these requests.
+    """
+
+    gate: str
+    verdict: Verdict
+    reason: str
+    relation: Literal["==", "<=", ">=", "holds"]
+    value: float | None = None
+    limit: float | None = None
+    interval: tuple[float, float] | None = None
+    noise_floor: float | None = None
+    leak_visibility: float | None = None
+    score_spread: float | None = None
+    samples: dict[str, int] = {}
+    engine: str | None = None
+    backend: str | None = None
+    model: str | None = None
+    dtype: str | None = None
+    semantics: str | None = None
+    mask_requested: str | None = None
+    mask_attested: str | None = None
+    server_chunk_size: int | None = None
+    items_per_sequence: float | None = None
+    details: dict[str, Any] = {}
+    nodeid: str = ""
+    seconds: float = 0.0
+
+
+class BenchmarkRecord(msgspec.Struct, kw_only=True):
+    """One benchmark. Times in seconds; ``p95_sec`` from fewer than 90 runs is an interpolation."""
+
+    name: str
+    nodeid: str
+    engine: str
+    backend: str
+    model: str
+    mask_requested: str | None
+    mask_attested: str | None
+    num_items: int
+    query_tokens: int
+    item_tokens: int
+    client_chunk_size: int
+    warmup_runs: int
+    runs_sec: list[float]
+    p50_sec: float
+    p95_sec: float
+    p95_interpolated: bool
+    items_per_sec_p50: float
+
+
+class SettingRecord(msgspec.Struct, kw_only=True):
+    """One setting as a user would type it, and where it came from."""
+
+    name: str
+    value: str
+    origin: str
+
+
+class ServerRecord(msgspec.Struct, kw_only=True):
+    """A server that the run used; ``info`` is what it answered to ``/get_server_info``."""
+
+    label: str
+    url: str
+    owned: bool
+    command: list[str] = []
+    log: str | None = None
+    info: dict[str, Any] | None = None
+
+
+class TestRecord(msgspec.Struct, kw_only=True):
+    """One test of the run: its outcome in pytest's words, and its gate's verdict where it has one."""
+
+    nodeid: str
+    outcome: Literal["passed", "failed", "skipped", "deselected", "not reached"]
+    seconds: float = 0.0
+    gate: str | None = None
+    verdict: Verdict | None = None
+    reason: str | None = None
+
+
+class Matrix(msgspec.Struct, kw_only=True):
+    """The whole run."""
+
+    schema_version: Literal["multiitem_matrix_v1"] = SCHEMA_VERSION
+    run_id: str
+    started_at_utc: str
+    finished_at_utc: str
+    complete: bool
+    interrupted_by: str | None
+    exit_status: int
+    command_line: list[str]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    settings: list[SettingRecord]
+    servers: list[ServerRecord]
+    gates: list[GateRecord]
+    benchmarks: list[BenchmarkRecord]
+    tests: list[TestRecord]
+    summary: dict[str, int]

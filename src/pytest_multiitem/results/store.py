@@ -1,0 +1,123 @@
+"""Writing and reading a run's files: atomically, validated against the shipped schema."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.results.records import SCHEMA_VERSION, Matrix
+
+MATRIX = "matrix.json"
+REPORT = "report.md"
+SAMPLES = "samples.jsonl"
+LATEST = "latest"
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time and is unique on this machine."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
+
+
+def utc_now() -> str:
+    """The time, as it stands in results."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def matrix_schema() -> dict[str, Any]:
+    """The JSON Schema of ``matrix.json``, generated from the records."""
+    schema: dict[str, Any] = msgspec.json.schema(Matrix)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA_VERSION, **schema}
+
+
+def write_matrix(run_dir: Path, matrix: Matrix) -> Path:
+    """Validate and write ``matrix.json``. Raises MultiItemError where it breaks its own schema."""
+    content = msgspec.json.encode(matrix)
+    problems = schema_problems(json.loads(content))
+    if problems:
+        raise MultiItemError(f"{MATRIX} does not match its schema: {'; '.join(problems[:3])}")
+    path = run_dir / MATRIX
+    write_atomically(path, msgspec.json.format(content, indent=1) + b"\n")
+    return path
+
+
+def read_matrix(path: Path) -> Matrix:
+    """Read a ``matrix.json``, or the one of a run directory. Raises UsageError."""
+    file = path / MATRIX if path.is_dir() else path
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Matrix)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}; expected the {MATRIX} of a run") from None
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{file} is no {SCHEMA_VERSION} file: {error}") from None
+
+
+def schema_problems(content: Any) -> list[str]:
+    """What in a decoded ``matrix.json`` breaks the shipped schema; empty where nothing does."""
+    return [
+        f"{'/'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
+        for error in _validator().iter_errors(content)
+    ]
+
+
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    shipped = resources.files("pytest_multiitem.results") / "schemas" / f"{SCHEMA_VERSION}.schema.json"
+    return Draft202012Validator(json.loads(shipped.read_text(encoding="utf-8")))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def point_latest(run_dir: Path) -> None:
+    """Make ``latest`` beside the run a link to it, atomically."""
+    link = run_dir.parent / LATEST
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link} exists and is not a link; remove it, or choose another --results-dir")
+    scratch = run_dir.parent / f".{LATEST}-{os.getpid()}"
+    scratch.unlink(missing_ok=True)
+    scratch.symlink_to(run_dir.name)
+    scratch.replace(link)
+
+
+class SampleWriter:
+    """Appends raw samples as JSON lines, one file a process; :func:`merge_samples` joins them."""
+
+    def __init__(self, run_dir: Path, process: str) -> None:
+        self._path = run_dir / f".{SAMPLES}-{process}"
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Append one sample; it is on disk when this returns."""
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
+
+
+def merge_samples(run_dir: Path) -> list[dict[str, Any]]:
+    """Join all processes' samples into ``samples.jsonl``; returns the lines that describe servers."""
+    parts = sorted(run_dir.glob(f".{SAMPLES}-*"))
+    lines = [line for part in parts for line in part.read_bytes().splitlines() if line.strip()]
+    if lines:
+        write_atomically(run_dir / SAMPLES, b"\n".join(lines) + b"\n")
+    for part in parts:
+        part.unlink()
+    return [msgspec.json.decode(line) for line in lines if line.startswith(b'{"kind":"server"')]

@@ -1,0 +1,222 @@
+"""What a test process needs to measure: its servers, its cases, and where raw samples go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pytest_multiitem.client import ScoreClient
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError
+from pytest_multiitem.options import Settings
+from pytest_multiitem.results.store import SampleWriter
+from pytest_multiitem.scoring import cases
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.engines import Engine, Profile, engine_named
+from pytest_multiitem.servers.pool import ServerPool
+from pytest_multiitem.servers.ready import scored_request
+from pytest_multiitem.servers.target import Target
+from pytest_multiitem.state import ATTACHED
+
+T = TypeVar("T")
+
+#: Drawn from where a server does not tell its vocabulary; every known Qwen model has more.
+_ASSUMED_VOCABULARY = 30_000
+
+
+class Run:
+    """One process's view of a run. Made on first use; a project that never uses it makes none."""
+
+    def __init__(self, settings: Settings, run_dir: Path, *, owner: bool, process: str) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.settings = settings
+        self.run_dir = run_dir
+        self.process = process
+        self.record = SampleWriter(run_dir, process)
+        self._pool = ServerPool(run_dir, owner)
+        self._targets: dict[tuple[Profile, str | None], Target] = {}
+        self._failures: dict[Profile, MultiItemError] = {}
+        self._cases: dict[tuple[str | None, int], tuple[Case, ...]] = {}
+        self._planned: tuple[Profile, ...] = ()
+        self._memo: dict[Any, Any] = {}
+
+    @property
+    def engine(self) -> Engine:
+        """The adapter of the engine in use."""
+        return engine_named(self.settings.engine)
+
+    def plan(self, profiles: Iterable[Profile]) -> None:
+        """Tell which servers the selected tests will ask for, so that they start side by side."""
+        self._planned = tuple(dict.fromkeys(profiles))
+
+    def target(self, profile: Profile, url: str | None = None) -> Target:
+        """The server of a profile: attached where a URL is given, else started once for the run.
+
+        Raises EngineUnavailable where it cannot run here, ServerError where it does not start,
+        ScoreFailure where an attached server does not answer.
+        """
+        url = url or {"multi": self.settings.multi_url, "serial": self.settings.serial_url}.get(profile.role)
+        key = (profile, url)
+        if key not in self._targets:
+            if profile in self._failures:
+                raise self._failures[profile]
+            try:
+                self._targets[key] = self._connect(profile, url)
+            except MultiItemError as error:
+                self._failures[profile] = error
+                raise
+        return self._targets[key]
+
+    def cases(self, target: Target) -> tuple[Case, ...]:
+        """The requests that gates are measured on: the user's workload, or the built-in cases."""
+        vocab_size = target.vocab_size or _ASSUMED_VOCABULARY
+        key = (target.model, vocab_size)
+        if key not in self._cases:
+            self._cases[key] = self._read_cases(target, vocab_size)
+        return self._cases[key]
+
+    def timing_case(self, target: Target, num_items: int) -> Case:
+        """A request of N items for timing: seeded ids, or the items of the user's workload in turn."""
+        settings = self.settings
+        if settings.workload is not None:
+            known = self.cases(target)
+            items = [item for case in known for item in case.items]
+            chosen = tuple(items[i % len(items)] for i in range(num_items))
+            first = known[0]
+            return Case(f"workload, {num_items} items", first.query, chosen, first.labels, first.pool)
+        return self.equal_length_case(target, settings.query_tokens, num_items, settings.item_tokens)
+
+    def equal_length_case(self, target: Target, query_tokens: int, num_items: int, item_tokens: int) -> Case:
+        """A seeded request of a given shape."""
+        settings = self.settings
+        vocab_size = target.vocab_size or _ASSUMED_VOCABULARY
+        return cases.equal_length_case(
+            seed=settings.seed,
+            query_tokens=query_tokens,
+            num_items=num_items,
+            item_tokens=item_tokens,
+            labels=settings.labels,
+            pool=_pool_of(vocab_size, (*settings.labels, settings.delimiter)),
+        )
+
+    def once(self, key: Any, measure: Callable[[], T]) -> T:
+        """Measure something that several tests share once in this process."""
+        if key not in self._memo:
+            self._memo[key] = measure()
+        value: T = self._memo[key]
+        return value
+
+    def close(self) -> None:
+        """Close connections and, in the process that owns the run, stop every server it started."""
+        for target in self._targets.values():
+            target.client.close()
+        self._targets.clear()
+        self._pool.close()
+
+    def _connect(self, profile: Profile, url: str | None) -> Target:
+        if url is not None:
+            target = self._attach(profile, url)
+        elif profile.backend == ATTACHED:
+            option = {"multi": "--multi-url", "serial": "--serial-url"}.get(profile.role)
+            hint = f"give {option} as well" if option else "this gate needs servers started by the run"
+            raise EngineUnavailable(f"no {profile.role} server is attached; {hint}")
+        else:
+            target = self._start(profile)
+        self.record(
+            {
+                "kind": "server",
+                "label": target.profile.label,
+                "url": target.url,
+                "owned": target.owned,
+                "command": [] if target.server is None else list(self._launch(profile).command),
+                "log": None if target.server is None else str(target.server.log_path),
+                "info": dict(target.info) or None,
+            }
+        )
+        return target
+
+    def _attach(self, profile: Profile, url: str) -> Target:
+        client = ScoreClient(url, timeout=self.settings.request_timeout)
+        info = client.server_info() or {}
+        if profile.role == "multi":
+            told = info.get("multi_item_mask_impl")
+            mask = told if profile.mask_impl == ATTACHED else profile.mask_impl
+            semantics = self.settings.semantics
+            if self.settings.origins.get("semantics") == "default":
+                semantics = (info.get("semantics") or {}).get("declared", semantics)
+            profile = Profile(
+                "multi",
+                ATTACHED,
+                mask if isinstance(mask, str) else None,
+                info.get("multi_item_scoring_chunk_size"),
+                Semantics(semantics),
+            )
+        else:
+            profile = Profile(profile.role, ATTACHED)
+        scored_request(self.settings.labels)(url)
+        return Target(profile, ATTACHED, client)
+
+    def _start(self, profile: Profile) -> Target:
+        reason = self.engine.unavailable(profile.backend)
+        if reason is not None:
+            raise EngineUnavailable(reason)
+        if self.settings.device == "cpu":  # an accelerator holds one server at a time
+            for other in self._planned:
+                if other.backend != ATTACHED and self.engine.unavailable(other.backend) is None:
+                    self._pool.prestart(self._launch(other))
+        ready = scored_request(self.settings.labels)
+        server = self._pool.acquire(self._launch(profile), ready)
+        for other in self._planned:  # timings must not share the machine with a server that is still starting
+            if other != profile and other not in self._failures:
+                self._await(other)
+        return Target(profile, self.engine.name, self._client(server.url), server)
+
+    def _await(self, profile: Profile) -> None:
+        if profile.backend == ATTACHED or self.settings.device != "cpu":
+            return
+        if self.engine.unavailable(profile.backend) is not None:
+            return
+        try:
+            self._pool.acquire(self._launch(profile), scored_request(self.settings.labels))
+        except MultiItemError as error:
+            self._failures[profile] = error
+
+    def _launch(self, profile: Profile) -> Any:
+        return self.engine.launch(profile, self.settings)
+
+    def _client(self, url: str) -> ScoreClient:
+        return ScoreClient(url, timeout=self.settings.request_timeout)
+
+    def _read_cases(self, target: Target, vocab_size: int) -> tuple[Case, ...]:
+        settings = self.settings
+        if settings.workload is None:
+            return cases.built_in_cases(
+                seed=settings.seed,
+                labels=settings.labels,
+                delimiter=settings.delimiter,
+                vocab_size=vocab_size,
+                empty_item=target.engine == self.engine.name and self.engine.allows_empty_items,
+            )
+        encode = None
+        if target.tokenizer_file is not None:
+            from tokenizers import Tokenizer
+
+            tokenizer = Tokenizer.from_file(str(target.tokenizer_file))
+
+            def encode(text: str) -> list[int]:
+                return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+        return cases.read_workload(
+            settings.workload,
+            encode=encode,
+            labels=settings.labels,
+            delimiter=settings.delimiter,
+            vocab_size=vocab_size,
+        )
+
+
+@cache
+def _pool_of(vocab_size: int, excluded: tuple[int, ...]) -> tuple[int, ...]:
+    return cases.token_pool(vocab_size, excluded)

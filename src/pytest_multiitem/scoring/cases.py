@@ -1,0 +1,179 @@
+"""The requests that gates are measured on: built-in seeded cases, or a user's own traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pytest_multiitem.errors import UsageError
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request as token ids: a query, N items, K labels. ``pool``: ids that mutations draw from."""
+
+    name: str
+    query: TokenIds
+    items: tuple[TokenIds, ...]
+    labels: tuple[int, ...]
+    pool: TokenIds
+
+    def with_item(self, index: int, item: TokenIds) -> Case:
+        """The same case with one item replaced."""
+        items = (*self.items[:index], item, *self.items[index + 1 :])
+        return Case(self.name, self.query, items, self.labels, self.pool)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One item of a case replaced. ``kind``: "same_length", "longer", "shorter"."""
+
+    kind: str
+    index: int
+    case: Case
+
+
+def token_pool(vocab_size: int, excluded: Sequence[int]) -> TokenIds:
+    """Ordinary token ids to draw from: inside the vocabulary, none of the excluded ones (delimiter,
+    labels), and below the top of the vocabulary, where special tokens live."""
+    top = vocab_size - vocab_size // 50 if vocab_size >= 1000 else vocab_size
+    low = 1000 if top > 4000 else 1
+    banned = set(excluded)
+    return tuple(i for i in range(low, top) if i not in banned)
+
+
+def built_in_cases(
+    *, seed: int, labels: Sequence[int], delimiter: int, vocab_size: int, empty_item: bool
+) -> tuple[Case, ...]:
+    """Two seeded cases: 26 items of 1 to 40 tokens (one of them empty where the engine allows it), and
+    32 items of equal length."""
+    pool = token_pool(vocab_size, [*labels, delimiter])
+    rng = np.random.default_rng(seed)
+
+    def draw(length: int) -> TokenIds:
+        return tuple(pool[i] for i in rng.integers(0, len(pool), length).tolist())
+
+    lengths = [1, *rng.integers(1, 41, 24).tolist(), 40]
+    if empty_item:
+        lengths[len(lengths) // 2 + 1] = 0
+    mixed = Case("mixed lengths", draw(120), tuple(draw(n) for n in lengths), tuple(labels), pool)
+    equal = Case("equal lengths", draw(60), tuple(draw(20) for _ in range(32)), tuple(labels), pool)
+    return mixed, equal
+
+
+def equal_length_case(
+    *, seed: int, query_tokens: int, num_items: int, item_tokens: int, labels: Sequence[int], pool: TokenIds
+) -> Case:
+    """A seeded case of ``num_items`` items of ``item_tokens`` tokens each, for timing."""
+    rng = np.random.default_rng(seed)
+
+    def draw(length: int) -> TokenIds:
+        return tuple(pool[i] for i in rng.integers(0, len(pool), length).tolist())
+
+    query = draw(query_tokens)
+    return Case(
+        f"{query_tokens}/{num_items}/{item_tokens}",
+        query,
+        tuple(draw(item_tokens) for _ in range(num_items)),
+        tuple(labels),
+        pool,
+    )
+
+
+def mutations(case: Case, kinds: Sequence[str], *, seed: int) -> list[Mutation]:
+    """Mutate the first, a middle and the last item of a case, in every kind that applies.
+
+    Every token of the mutated item changes, so that whatever leaks of it shows. A one-token item
+    has no shorter form here; an empty item can only become longer.
+    """
+    count = len(case.items)
+    rng = np.random.default_rng(seed)
+
+    def other(item: TokenIds, length: int) -> TokenIds:
+        drawn = [case.pool[i] for i in rng.integers(0, len(case.pool), length).tolist()]
+        for at, old in enumerate(item[:length]):
+            while drawn[at] == old and len(set(case.pool)) > 1:
+                drawn[at] = case.pool[int(rng.integers(0, len(case.pool)))]
+        return tuple(drawn)
+
+    found = []
+    for index in dict.fromkeys((0, count // 2, count - 1)):
+        item = case.items[index]
+        lengths = {
+            "same_length": len(item),
+            "longer": len(item) + 1 + int(rng.integers(4, 30)),
+            "shorter": len(item) // 2,
+        }
+        for kind in kinds:
+            length = lengths[kind]
+            if length == 0 or (kind == "shorter" and length >= len(item)):
+                continue
+            found.append(Mutation(kind, index, case.with_item(index, other(item, length))))
+    return found
+
+
+def read_workload(
+    path: Path,
+    *,
+    encode: Callable[[str], list[int]] | None,
+    labels: Sequence[int],
+    delimiter: int,
+    vocab_size: int,
+) -> tuple[Case, ...]:
+    """A user's requests from JSON lines: ``query`` and ``items`` (text, or token ids), optional
+    ``label_token_ids`` (default: ``labels``) and ``id``.
+
+    ``encode`` turns text into token ids; None where no tokenizer is at hand. Raises UsageError
+    naming the line and what is wrong with it.
+    """
+    cases = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+
+        def wrong(problem: str, at: int = number) -> UsageError:
+            return UsageError(f"workload {path}, line {at}: {problem}")
+
+        try:
+            raw = msgspec.json.decode(line.encode())
+        except msgspec.DecodeError as error:
+            raise wrong(f"not valid JSON ({error}); expected one request object a line") from None
+        if not isinstance(raw, dict):
+            raise wrong(f"expected an object with query and items, got {type(raw).__name__}")
+        if not isinstance(raw.get("items"), list) or not raw["items"]:
+            raise wrong("'items' must be a list with at least one item")
+
+        def ids(value: Any, what: str, raise_: Callable[[str], UsageError] = wrong) -> TokenIds:
+            if isinstance(value, str):
+                if encode is None:
+                    raise raise_(f"{what} is text, and the served model has no tokenizer here; give token ids")
+                value = encode(value)
+            if not isinstance(value, list) or any(type(i) is not int for i in value):
+                raise raise_(f"{what} must be text or a list of token ids, got {value!r:.80}")
+            bad = next((i for i in value if not 0 <= i < vocab_size), None)
+            if bad is not None:
+                raise raise_(f"{what} holds token id {bad}; expected 0 to {vocab_size - 1}")
+            if delimiter in value:
+                raise raise_(f"{what} holds the delimiter {delimiter}, which cannot stand in content")
+            return tuple(value)
+
+        query = ids(raw.get("query"), "'query'")
+        if not query:
+            raise wrong("'query' is empty")
+        items = tuple(ids(item, f"items[{i}]") for i, item in enumerate(raw["items"]))
+        own_labels = ids(raw.get("label_token_ids", list(labels)), "'label_token_ids'")
+        name = str(raw.get("id") or f"line {number}")
+        cases.append(Case(name, query, items, own_labels, ()))
+    if not cases:
+        raise UsageError(f"workload {path} holds no request; expected one JSON object a line")
+    pool = tuple(sorted({token for case in cases for item in case.items for token in item}))
+    if len(pool) < 2:
+        raise UsageError(f"workload {path}: all items together hold {len(pool)} distinct token; nothing to mutate")
+    return tuple(Case(c.name, c.query, c.items, c.labels, pool) for c in cases)

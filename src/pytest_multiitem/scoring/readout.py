@@ -1,0 +1,33 @@
+"""From the logits at an item's score position to its K scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What an engine reads at n score positions.
+
+    ``label_logits`` [n, K]: the logits of the label tokens. ``log_normaliser`` [n]: log-sum-exp of
+    the logits over the whole vocabulary; ``None`` where only the softmax over labels was asked for.
+    """
+
+    label_logits: NDArray[np.float32]
+    log_normaliser: NDArray[np.float32] | None = None
+
+    def scores(self, apply_softmax: bool) -> NDArray[np.float64]:
+        """The scores [n, K]: softmax over the K labels, or each label's full-vocabulary probability.
+
+        Computed in float64, so that the last step adds no error of its own.
+        """
+        logits = self.label_logits.astype(np.float64)
+        if apply_softmax:
+            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return weights / weights.sum(axis=1, keepdims=True)
+        if self.log_normaliser is None:
+            raise ValueError("full-vocabulary probabilities need the log normaliser; it was not read")
+        return np.exp(logits - self.log_normaliser.astype(np.float64)[:, None])

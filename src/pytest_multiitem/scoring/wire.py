@@ -1,0 +1,261 @@
+"""The wire of ``POST /v1/score``: requests, responses and errors, for the server and for the client.
+
+A request is checked by hand on plain decoded JSON, so that each condition has exactly one status,
+``code`` and ``param``; a schema library would fold several of them into one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain
+from reprlib import Repr
+from typing import Any, Final
+
+import msgspec
+
+from pytest_multiitem.errors import MultiItemError
+
+#: Token ids travel as signed 64-bit integers.
+_MAX_INT64: Final = 2**63 - 1
+_MIN_INT64: Final = -(2**63)
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One scoring request: K scores for each of N items behind one query.
+
+    Text with text, token ids with token ids. An empty item is valid. ``model`` is ``None`` where
+    the request names none. ``item_first`` puts the item before the query; packed scoring ignores it.
+    """
+
+    query: str | list[int]
+    items: list[str] | list[list[int]]
+    label_token_ids: list[int]
+    apply_softmax: bool = False
+    item_first: bool = False
+    model: str | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts; scoring generates nothing, so ``completion_tokens`` is 0."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int = 0
+
+
+class ScoreResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """``scores`` [N][K]. ``usage`` is ``None`` from engines that count nothing (sgl-jax)."""
+
+    scores: list[list[float]]
+    model: str
+    object: str = "scoring"
+    usage: Usage | None = None
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """``code`` is for programs, ``message`` for people, ``param`` names the field (``items[3][0]``)."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The OpenAI-shaped error body."""
+
+    error: ErrorDetail
+
+
+class WireError(MultiItemError):
+    """A request that is answered with an error.
+
+    ``status``: the HTTP status. ``code``: the stable name. ``param``: the field at fault, if one is.
+    """
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+
+    def body(self) -> bytes:
+        """The OpenAI-shaped JSON body."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        detail = ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code)
+        return msgspec.json.encode(ErrorBody(error=detail))
+
+
+def internal_error() -> WireError:
+    """Anything unexpected: 500, with nothing of the engine's inside in the message."""
+    return WireError(500, "internal_error", "the engine failed on this request; its log has the details")
+
+
+def encode_score_response(response: ScoreResponse) -> bytes:
+    """The response as JSON.
+
+    Raises ValueError on NaN or infinite scores: JSON has no such numbers, and ``null`` would hide them.
+    """
+    for index, row in enumerate(response.scores):
+        if not all(map(math.isfinite, row)):
+            raise ValueError(f"the scores of item {index} are not finite: {row}")
+    return msgspec.json.encode(response)
+
+
+def parse_score_request(body: bytes, *, vocab_size: int) -> ScoreRequest:
+    """Decode and check a request body; ids must be in ``[0, vocab_size)``.
+
+    A field that is ``null`` counts as absent; unknown fields are ignored. Raises WireError.
+    """
+    fields = _decode_object(body)
+    query, items, labels = (_required(fields, name) for name in ("query", "items", "label_token_ids"))
+    request = ScoreRequest(
+        query=_check_query(query),
+        items=_check_items(items),
+        label_token_ids=_check_labels(labels),
+        apply_softmax=_optional(fields, "apply_softmax", bool, False),
+        item_first=_optional(fields, "item_first", bool, False),
+        model=_optional(fields, "model", str, None),
+    )
+    if isinstance(request.query, str) != isinstance(request.items[0], str):
+        raise WireError(
+            400,
+            "mixed_input_types",
+            f"query is {_kind(request.query)} but items are {_kind(request.items[0])}; "
+            "send both as text or both as token ids",
+            "items",
+        )
+    if not isinstance(request.query, str):
+        check_token_ids(request.query, request.items, vocab_size=vocab_size)  # type: ignore[arg-type]
+    _check_ids([request.label_token_ids], lambda _: "label_token_ids", vocab_size)
+    return request
+
+
+def check_token_ids(query: Sequence[int], items: Sequence[Sequence[int]], *, vocab_size: int) -> None:
+    """Check that the ids of a query and of its items are integers in ``[0, vocab_size)``.
+
+    Raises WireError with ``param`` naming the place (``query[2]``, ``items[3][0]``).
+    """
+    _check_ids([query, *items], _content_place, vocab_size)
+
+
+def _content_place(number: int) -> str:
+    """The name of sequence ``number`` of ``[query, *items]``."""
+    return "query" if number == 0 else f"items[{number - 1}]"
+
+
+def _check_ids(sequences: Sequence[Sequence[int]], place: Callable[[int], str], vocab_size: int) -> None:
+    """Three passes at C speed over all ids; the slow search for the place only where they fail."""
+    types = set(map(type, chain.from_iterable(sequences)))
+    if types <= {int}:
+        lowest = min(chain.from_iterable(sequences), default=0)
+        highest = max(chain.from_iterable(sequences), default=0)
+        if lowest >= 0 and highest < vocab_size:
+            return
+    raise _first_bad_id(sequences, place, vocab_size)
+
+
+def _first_bad_id(sequences: Sequence[Sequence[int]], place: Callable[[int], str], vocab_size: int) -> WireError:
+    for number, ids in enumerate(sequences):
+        for index, value in enumerate(ids):
+            param = f"{place(number)}[{index}]"
+            expected = f"expected an integer token id from 0 to {vocab_size - 1}"
+            if type(value) is not int or not _MIN_INT64 <= value <= _MAX_INT64:
+                message = f"{param} is {_repr.repr(value)} ({_kind(value)}); {expected}"
+                return WireError(400, "invalid_token_id_type", message, param)
+            if value < 0:
+                return WireError(422, "token_id_negative", f"{param} is {value}; {expected}", param)
+            if value >= vocab_size:
+                return WireError(422, "token_id_exceeds_vocab", f"{param} is {value}; {expected}", param)
+    raise AssertionError("no bad id among ids that failed the check")
+
+
+def _decode_object(body: bytes) -> dict[str, Any]:
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(400, "invalid_json", f"the body ({len(body)} bytes) is not valid JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise WireError(
+            400,
+            "invalid_request",
+            f"the body is {_kind(fields)}; expected an object with query, items and label_token_ids",
+        )
+    return fields
+
+
+def _required(fields: dict[str, Any], name: str) -> Any:
+    value = fields.get(name)
+    if value is None:
+        raise WireError(400, f"missing_{name}", f"{name} is missing or null; it is required", name)
+    return value
+
+
+def _optional(fields: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if type(value) is not kind:
+        expected = {bool: "true or false", str: "a string"}[kind]
+        message = f"{name} is {_repr.repr(value)} ({_kind(value)}); expected {expected}"
+        raise WireError(400, f"invalid_{name}_type", message, name)
+    return value
+
+
+def _check_query(query: Any) -> Any:
+    if not isinstance(query, str | list):
+        message = f"query is {_repr.repr(query)} ({_kind(query)}); expected text or a list of token ids"
+        raise WireError(400, "invalid_query_type", message, "query")
+    if not query:
+        raise empty_query()
+    return query
+
+
+def empty_query() -> WireError:
+    """A query without tokens: there is no state to score an item from."""
+    return WireError(400, "empty_query", "query is empty; expected at least one token", "query")
+
+
+def _check_items(items: Any) -> Any:
+    if isinstance(items, str):
+        return [items]
+    expected = "expected text, a list of texts, or a list of lists of token ids"
+    if not isinstance(items, list):
+        message = f"items is {_repr.repr(items)} ({_kind(items)}); {expected}"
+        raise WireError(400, "invalid_items_type", message, "items")
+    if not items:
+        raise WireError(400, "empty_items", "items is empty; expected at least one item", "items")
+    types = set(map(type, items))
+    if not types <= {str, list}:
+        index = next(i for i, item in enumerate(items) if not isinstance(item, str | list))
+        message = f"items[{index}] is {_repr.repr(items[index])} ({_kind(items[index])}); {expected}"
+        raise WireError(400, "invalid_items_type", message, f"items[{index}]")
+    if len(types) > 1:
+        index = next(i for i, item in enumerate(items) if type(item) is not type(items[0]))
+        message = (
+            f"items[0] is {_kind(items[0])} but items[{index}] is {_kind(items[index])}; "
+            "send all items as text or all as token ids"
+        )
+        raise WireError(400, "mixed_input_types", message, f"items[{index}]")
+    return items
+
+
+def _check_labels(labels: Any) -> Any:
+    if not isinstance(labels, list):
+        message = f"label_token_ids is {_repr.repr(labels)} ({_kind(labels)}); expected a list of token ids"
+        raise WireError(400, "invalid_label_token_ids_type", message, "label_token_ids")
+    if not labels:
+        message = "label_token_ids is empty; expected at least one token id"
+        raise WireError(400, "empty_label_token_ids", message, "label_token_ids")
+    return labels
+
+
+def _kind(value: Any) -> str:
+    """A decoded JSON value's type, in the words of JSON."""
+    names = {str: "text", list: "a list", dict: "an object", bool: "a boolean", int: "an integer"}
+    return names.get(type(value), "null" if value is None else "a number with a fraction or exponent")

@@ -1,0 +1,181 @@
+"""Share servers between all processes of one test run, and leave none behind.
+
+The owner (pytest's controller, or the only process) holds the lease: an exclusive flock on ``run_dir/lease``.
+Every guard waits for that lock, so a server lives as long as the owner, not as long as the worker that
+started it. Workers find each other's servers in ``run_dir/servers/<key>/<launch number>/`` (see
+:mod:`.process`); the logs lie beside, one per spec, and stay.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import re
+import time
+import weakref
+from pathlib import Path
+from types import TracebackType
+
+import filelock
+
+from pytest_multiitem.servers.errors import ServerError, ServerNotReady
+from pytest_multiitem.servers.process import (
+    LaunchSpec,
+    Ready,
+    RunningServer,
+    attach,
+    is_locked,
+    start,
+    stop_all,
+    wait_ready,
+)
+
+_LEASE_PATIENCE = 1.0  # seconds; guards of an earlier owner hold a shared lock for an instant
+_POLL = 0.02  # seconds
+_LOOK = 0.2  # seconds between two looks at a server for which another process waits
+
+
+class ServerPool:
+    """The servers of one run, one per :attr:`LaunchSpec.key`, shared through ``run_dir``.
+
+    ``owner=True`` for exactly one process, first; xdist workers attach with ``owner=False``. All methods may
+    be called from any thread of any of these processes.
+    """
+
+    def __init__(self, run_dir: Path, owner: bool) -> None:
+        self.run_dir = run_dir.absolute()
+        self._servers = self.run_dir / "servers"
+        self._servers.mkdir(parents=True, exist_ok=True)
+        self._lease_path = self.run_dir / "lease"
+        self._lease = _Lease(self._lease_path) if owner else None
+        if owner:
+            atexit.register(self.close)
+
+    def acquire(self, spec: LaunchSpec, ready: Ready, *, restart: bool = False) -> RunningServer:
+        """A ready server for ``spec``: started by the first caller of all processes, shared by the others.
+
+        One process at a time probes; once ``ready`` has passed for one, the others do not repeat it. Raises
+        :class:`ServerDied` if the server has ended for whatever reason, unless ``restart``;
+        :class:`ServerNotReady` after ``spec.startup_timeout`` seconds; :class:`PortUnavailable`.
+        """
+        server = self._start_or_attach(spec, restart)
+        probing = filelock.FileLock(server.directory / "probing.lock")
+        deadline = time.monotonic() + spec.startup_timeout
+        while True:
+            try:
+                probing.acquire(timeout=_LOOK)
+                break
+            except filelock.Timeout:
+                server.check_alive()
+                if time.monotonic() > deadline:
+                    raise ServerNotReady(
+                        server.label, spec.startup_timeout, None, server.log_path, server.log_tail()
+                    ) from None
+        try:
+            passed = server.directory / "ready"
+            if passed.exists():
+                server.check_alive()
+            else:
+                wait_ready(server, ready, spec.startup_timeout)
+                passed.touch()
+        finally:
+            probing.release()
+        return server
+
+    def prestart(self, spec: LaunchSpec) -> RunningServer:
+        """Start ``spec`` without waiting, so that several servers start at the same time. Idempotent.
+
+        Raises like :meth:`acquire` if it was started before and has died.
+        """
+        return self._start_or_attach(spec, restart=False)
+
+    def release_all(self, timeout: float = 15.0) -> None:
+        """Stop every server of the run, whoever started it, and return when none of their processes is left.
+
+        Raises :class:`ServerError` if some remain ``timeout`` seconds plus the kernel's time after SIGKILL.
+        """
+        stop_all((path.parent for path in self._servers.glob("*/*/alive")), timeout)
+
+    def close(self, timeout: float = 15.0) -> None:
+        """The owner's end of the run: free the lease, then :meth:`release_all`. Idempotent.
+
+        Does nothing in a process that is not the owner: its servers belong to the run.
+        """
+        if self._lease is None or not self._lease.held:
+            return
+        self._lease.free()
+        self.release_all(timeout)
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> ServerPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start_or_attach(self, spec: LaunchSpec, restart: bool) -> RunningServer:
+        with filelock.FileLock(self._servers / f"{spec.key}.lock"):
+            launches = sorted(self._servers.glob(f"{spec.key}/*"), key=lambda path: int(path.name))
+            completed = [server for path in launches if (server := attach(path)) is not None]
+            if completed:
+                latest = completed[-1]
+                if not restart:
+                    latest.check_alive()
+                if latest.poll() is None:
+                    return latest
+            if not is_locked(self._lease_path):
+                raise ServerError(
+                    f"Expected an owner to hold {self._lease_path} while {spec.label!r} is started, but "
+                    "nobody does: the run has ended, or it never opened a ServerPool(…, owner=True). "
+                    "Open one first, and keep it open."
+                )
+            return start(
+                spec,
+                lease=self._lease_path,
+                directory=self._servers / spec.key / str(len(launches)),
+                log_path=self._servers / f"{_slug(spec.label)}-{spec.key[:8]}.log",
+            )
+
+
+class _Lease:
+    """An exclusive flock on a file, held by this process alone: not by children that it forks."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + _LEASE_PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(self._fd)
+                    raise ServerError(
+                        f"Expected {path} to be free, but another process owns the servers of this run. "
+                        "Use another run directory, or attach with owner=False."
+                    ) from None
+            time.sleep(_POLL)
+        # A forked child shares the lock; it must not keep the servers alive after its parent.
+        itself = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _drop(itself()))
+
+    @property
+    def held(self) -> bool:
+        return self._fd >= 0
+
+    def free(self) -> None:
+        """Closing, not unlocking: in a forked child the parent's lock must stay."""
+        os.close(self._fd)
+        self._fd = -1
+
+
+def _drop(lease: _Lease | None) -> None:
+    if lease is not None and lease.held:
+        lease.free()
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "server"

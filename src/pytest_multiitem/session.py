@@ -1,0 +1,221 @@
+"""One pytest run: which role this process plays in it, and the ledger that becomes ``matrix.json``.
+
+Without pytest-xdist one process does all. With it, workers measure and the controller keeps the
+ledger and owns the servers' lease; a worker's verdicts travel on its test reports.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pytest_multiitem.collection import REPORT_ATTRIBUTE
+from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.options import OPTIONS, Settings
+from pytest_multiitem.results import store
+from pytest_multiitem.results.machine import machine_info, package_versions
+from pytest_multiitem.results.records import (
+    BenchmarkRecord,
+    GateRecord,
+    Matrix,
+    ServerRecord,
+    SettingRecord,
+    TestRecord,
+    Verdict,
+)
+from pytest_multiitem.run import Run
+from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.state import PLAN
+
+
+@dataclass
+class Plan:
+    """The tests of this run that use the plugin: node id → gate name (None: no gate)."""
+
+    selected: dict[str, str | None] = field(default_factory=dict)
+    deselected: dict[str, str | None] = field(default_factory=dict)
+
+
+class Session:
+    """The plugin's state in one process.
+
+    ``process``: "main", or the xdist worker's id. ``keeps``: whether the ledger is kept and the
+    servers are owned here.
+    """
+
+    def __init__(self, settings: Settings, *, run_dir: Path, process: str, keeps: bool) -> None:
+        self.settings = settings
+        self.run_dir = run_dir
+        self.process = process
+        self.keeps = keeps
+        self.plan = Plan()
+        self.profiles: tuple[Profile, ...] = ()
+        self.written: Path | None = None
+        self.unmet: list[str] = []
+        self.matrix: Matrix | None = None
+        self._started = store.utc_now()
+        self._run: Run | None = None
+        self._interrupted_by: str | None = None
+        self._records: dict[str, GateRecord] = {}
+        self._benchmarks: list[BenchmarkRecord] = []
+        self._tests: dict[str, TestRecord] = {}
+
+    @property
+    def used(self) -> bool:
+        """Whether any test of the run uses the plugin; else the plugin leaves no trace."""
+        return bool(self.plan.selected or self.plan.deselected)
+
+    @property
+    def run(self) -> Run:
+        """This process's servers and cases, made on first use."""
+        if self._run is None:
+            self._run = Run(self.settings, self.run_dir, owner=self.keeps, process=self.process)
+            self._run.plan(self.profiles)
+        return self._run
+
+    def publish_plan(self) -> None:
+        """Leave the plan where the controller finds it (a worker's end of collection)."""
+        if self.used:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            content = {"selected": self.plan.selected, "deselected": self.plan.deselected}
+            store.write_atomically(self.run_dir / PLAN, msgspec.json.encode(content))
+
+    def adopt_plan(self) -> None:
+        """Take over the workers' plan and own the run from now on (the controller, before any test runs)."""
+        path = self.run_dir / PLAN
+        if path.exists() and not self.used:
+            content = msgspec.json.decode(path.read_bytes())
+            self.plan = Plan(content["selected"], content["deselected"])
+            path.unlink()
+            _ = self.run
+
+    def interrupted(self, by: str) -> None:
+        """Remember that the run did not end by itself."""
+        self._interrupted_by = by
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Enter one phase of one test into the ledger."""
+        if report.nodeid not in self.plan.selected:
+            return
+        carried: dict[str, Any] = getattr(report, REPORT_ATTRIBUTE, {})
+        for raw in carried.get("gates", []):
+            record = msgspec.convert(raw, GateRecord)
+            self._records[record.nodeid] = record
+        for raw in carried.get("benchmarks", []):
+            self._benchmarks.append(msgspec.convert(raw, BenchmarkRecord))
+        known = self._tests.setdefault(
+            report.nodeid,
+            TestRecord(nodeid=report.nodeid, outcome="passed", gate=self.plan.selected[report.nodeid]),
+        )
+        known.seconds += report.duration
+        if report.outcome == "failed" or (report.outcome == "skipped" and known.outcome == "passed"):
+            known.outcome = report.outcome
+            known.reason = _reason(report)
+
+    def finish(self, exit_status: int) -> int:
+        """Stop the servers, write the results, and return the exit status that they ask for."""
+        if not self.keeps:
+            if self._run is not None:
+                self._run.close()
+            return exit_status
+        if not self.used:
+            if self.settings.require and exit_status in (0, 5):
+                self.unmet = list(self.settings.require)
+                return 1
+            return exit_status
+        if self._run is not None:
+            self._run.close()
+        self.unmet = self._unmet_requirements()
+        if self.unmet and exit_status in (0, 5):
+            exit_status = 1
+        self._write(exit_status)
+        return exit_status
+
+    def _unmet_requirements(self) -> list[str]:
+        ran = {r.gate for r in self._all_records() if r.verdict is not Verdict.NOT_RUN}
+        return [name for name in self.settings.require if name not in ran]
+
+    def _all_records(self) -> list[GateRecord]:
+        """The verdict of every planned gate: tests without one stand as NOT_RUN or FAIL, with the reason."""
+        records = []
+        for nodeid, gate in {**self.plan.selected, **self.plan.deselected}.items():
+            if gate is None:
+                continue
+            record = self._records.get(nodeid)
+            if record is None:
+                test = self._tests.get(nodeid)
+                verdict, reason = Verdict.NOT_RUN, "deselected on the command line"
+                if test is not None:
+                    verdict = Verdict.NOT_RUN if test.outcome == "skipped" else Verdict.FAIL
+                    reason = test.reason or "the test ended without a verdict"
+                elif nodeid in self.plan.selected:
+                    reason = "the run ended before this test"
+                record = blank_record(gate, nodeid, verdict, reason)
+            records.append(record)
+        return records
+
+    def _write(self, exit_status: int) -> None:
+        from pytest_multiitem.reports.markdown import render
+
+        records = self._all_records()
+        verdict_of = {r.nodeid: r.verdict for r in records}
+        tests = []
+        for nodeid, gate in self.plan.selected.items():
+            test = self._tests.get(nodeid) or TestRecord(nodeid=nodeid, outcome="not reached", gate=gate)
+            test.verdict = verdict_of.get(nodeid)
+            tests.append(test)
+        tests += [
+            TestRecord(nodeid=n, outcome="deselected", gate=g, verdict=verdict_of.get(n))
+            for n, g in self.plan.deselected.items()
+        ]
+        servers = {line["url"]: line for line in store.merge_samples(self.run_dir)}
+        reached = all(test.outcome != "not reached" for test in tests)
+        self.matrix = Matrix(
+            run_id=self.run_dir.name,
+            started_at_utc=self._started,
+            finished_at_utc=store.utc_now(),
+            complete=reached and self._interrupted_by is None,
+            interrupted_by=self._interrupted_by,
+            exit_status=exit_status,
+            command_line=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            machine=machine_info(),
+            versions=package_versions(),
+            settings=[
+                SettingRecord(name=o.name, value=self.settings.shown(o.name), origin=self.settings.origins[o.name])
+                for o in OPTIONS
+            ],
+            servers=[
+                msgspec.convert({k: v for k, v in line.items() if k != "kind"}, ServerRecord)
+                for line in servers.values()
+            ],
+            gates=records,
+            benchmarks=self._benchmarks,
+            tests=tests,
+            summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
+        )
+        store.write_matrix(self.run_dir, self.matrix)
+        store.write_atomically(self.run_dir / store.REPORT, render(self.matrix).encode())
+        store.point_latest(self.run_dir)
+        self.written = self.run_dir
+
+
+def blank_record(gate: str, nodeid: str, verdict: Verdict, reason: str) -> GateRecord:
+    """A record of a gate that measured nothing."""
+    known = gates()[gate]
+    return GateRecord(
+        gate=gate, verdict=verdict, reason=reason, relation=known.relation, limit=known.limit, nodeid=nodeid
+    )
+
+
+def _reason(report: pytest.TestReport) -> str:
+    longrepr = report.longrepr
+    if isinstance(longrepr, tuple):  # a skip: (path, line, reason)
+        return longrepr[2].removeprefix("Skipped: ").removeprefix("NOT_RUN: ")
+    crash = getattr(longrepr, "reprcrash", None)
+    text = crash.message if crash is not None else str(longrepr or "")
+    return f"{report.when}: {text}"[:2000]

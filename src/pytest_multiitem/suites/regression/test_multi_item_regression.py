@@ -1,0 +1,157 @@
+"""Isolation, equivalence, speed-up, and the segment mask, on a server of every backend and mask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_multiitem.bench.curve import Curves, measure_curves
+from pytest_multiitem.checks import GateCheck
+from pytest_multiitem.factories import connect
+from pytest_multiitem.gates import equivalence, isolation, parity, prefill_extend, speedup
+from pytest_multiitem.gates.base import Gate
+from pytest_multiitem.gates.measurement import Measurement
+from pytest_multiitem.gates.segment import SEGMENT_LOWERS
+from pytest_multiitem.run import Run
+from pytest_multiitem.servers.target import Target
+
+
+@pytest.mark.regression
+class TestMultiItemIsolation:
+    """Mutating the first, a middle or the last item leaves every other item's score bit-identical."""
+
+    @pytest.mark.multiitem_gate(isolation.SAME_LENGTH.name)
+    def test_same_length_isolation(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        self._check(multiitem_gate, multi_item_server, serial_server)
+
+    @pytest.mark.multiitem_gate(isolation.CHANGED_LENGTH.name)
+    def test_changed_length_isolation(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        self._check(multiitem_gate, multi_item_server, serial_server)
+
+    def _check(self, check: GateCheck, multi: Target, serial: Target) -> None:
+        settings = check.run.settings
+        check.check(
+            lambda gate: isolation.measure(
+                gate,
+                multi,
+                serial,
+                check.run.cases(multi),
+                delimiter=settings.delimiter,
+                seed=settings.seed,
+                record=check.run.record,
+            )
+        )
+
+
+@pytest.mark.regression
+class TestMultiItemEquivalence:
+    """Packed scores equal the serial scores of the semantics that the engine declares."""
+
+    @pytest.mark.multiitem_gate(equivalence.EQUIVALENCE.name)
+    def test_delimiter_aligned_equivalence(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        run = multiitem_gate.run
+        multiitem_gate.check(
+            lambda gate: equivalence.measure(
+                multi_item_server,
+                serial_server,
+                run.cases(multi_item_server),
+                delimiter=run.settings.delimiter,
+                record=run.record,
+            )
+        )
+
+
+@pytest.mark.regression
+class TestMultiItemSpeedup:
+    """One multi-item request is at least three times as fast as 32 one-item requests."""
+
+    @pytest.mark.multiitem_gate(speedup.SPEEDUP_N32.name)
+    def test_speedup_over_serial(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        run = multiitem_gate.run
+
+        def measure(gate: Gate) -> Measurement:
+            curve, attestation = _curves(run, multi_item_server, serial_server)[multi_item_server.profile]
+            return speedup.measure(multi_item_server, curve, attestation)
+
+        multiitem_gate.check(measure)
+
+
+@pytest.mark.regression
+@pytest.mark.tpu_segment
+class TestMultiItemSegmentTPURegression:
+    """The segment mask: it runs on the accelerator, agrees with dense, and leaves prefill+extend alone."""
+
+    @pytest.mark.multiitem_gate(SEGMENT_LOWERS.name)
+    def test_segment_mode_runs_on_tpu(self, multiitem_gate: GateCheck, multiitem_backend: str) -> None:
+        """Where the server's device is no accelerator, the segment path still has to run and to attest
+        itself; the gate then stays NOT_RUN, because nothing was compiled for an accelerator."""
+        segment = _multi(multiitem_gate, multiitem_backend, "segment")
+        case = multiitem_gate.run.cases(segment)[0]
+        with segment.attest() as attestation:
+            segment.score(case)
+        if attestation.problem is not None:
+            pytest.fail(f"FAIL: segment_lowers: {attestation.problem}", pytrace=False)
+        device = str(segment.info.get("device", "unknown"))
+        if device.startswith(("cuda", "tpu", "TPU")):
+            multiitem_gate.holds(segment, attestation, f"compiled for {device} and answered")
+        multiitem_gate.not_run(
+            f"no accelerator: the server runs on {device}; there the segment path answered "
+            f"(executed: {attestation.mask}), which says nothing about a TPU",
+            device=device,
+            executed=attestation.mask,
+        )
+
+    @pytest.mark.multiitem_gate(parity.SEGMENT_VS_DENSE.name)
+    def test_segment_matches_dense_scores(self, multiitem_gate: GateCheck, multiitem_backend: str) -> None:
+        segment, dense = (_multi(multiitem_gate, multiitem_backend, mask) for mask in ("segment", "dense"))
+        run = multiitem_gate.run
+        multiitem_gate.check(
+            lambda gate: parity.measure(
+                gate, segment, dense, run.cases(segment), delimiter=run.settings.delimiter, record=run.record
+            )
+        )
+
+    @pytest.mark.multiitem_gate(prefill_extend.PREFILL_EXTEND_REPLAY.name)
+    def test_segment_prefill_extend_flow_no_regression(
+        self, multiitem_gate: GateCheck, prefill_extend_server: Target
+    ) -> None:
+        run = multiitem_gate.run
+        case = run.timing_case(prefill_extend_server, prefill_extend.NUM_ITEMS)
+        multiitem_gate.check(lambda gate: prefill_extend.measure(prefill_extend_server, case, record=run.record))
+
+
+def _curves(run: Run, multi: Target, serial: Target) -> Curves:
+    """The curves of every mask of a backend, measured side by side against the same serial calls."""
+    profiles = [replace(multi.profile, mask_impl=mask) for mask in run.settings.mask_impl]
+    multis = [run.target(p) for p in profiles] if multi.owned else [multi]
+
+    def measure() -> Curves:
+        return measure_curves(
+            serial,
+            multis,
+            lambda count: run.timing_case(serial, count),
+            counts=sorted({*run.settings.items, speedup.GATED_ITEMS}),
+            warmup_runs=run.settings.bench_warmup_runs,
+            timed_runs=run.settings.bench_timed_runs,
+        )
+
+    return run.once(("curves", *(m.profile for m in multis)), measure)
+
+
+def _multi(check: GateCheck, backend: str, mask: str) -> Any:
+    """The packed server of a stated mask, whatever masks the settings choose."""
+    from pytest_multiitem.scoring.semantics import Semantics
+    from pytest_multiitem.servers.engines import Profile
+
+    semantics = Semantics(check.run.settings.semantics)
+    return connect(check.run, Profile("multi", backend, mask, 0, semantics))
