@@ -15,6 +15,7 @@ from pytest_multiitem.gates.measurement import Measurement, record_of
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import BenchmarkRecord, GateRecord, Verdict
 from pytest_multiitem.servers.errors import ServerError
+from pytest_multiitem.servers.target import Attestation, Target
 from pytest_multiitem.session import Session, blank_record
 from pytest_multiitem.state import BENCHMARKS, RECORDS
 
@@ -81,7 +82,7 @@ class BenchmarkRun:
         self._benchmark = benchmark
 
     def time(
-        self, name: str, target: Any, send: Callable[[], object], *, shape: tuple[int, int, int], chunk: int
+        self, name: str, target: Target, send: Callable[[], object], *, shape: tuple[int, int, int], chunk: int
     ) -> BenchmarkRecord:
         """Time ``send``; fail where the server executed something else than what was requested.
 
@@ -135,4 +136,5 @@ def _evidence(record: GateRecord) -> str:
         "model", "dtype", "semantics", "mask_requested", "mask_attested", "server_chunk_size",
         "items_per_sequence", "details",
     )  # fmt: skip
-    return "\n".join(f"  {name}: {fields[name]}" for name in shown if fields[name] not in (None, {}))
+    lines = [f"{name}: {fields[name]}" for name in shown if fields[name] not in (None, {})]
+    return "\n".join(f"  {line if len(line) <= 400 else line[:400] + ' …'}" for line in lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ def read_scores(response: httpx.Response, request: PreparedRequest) -> Scores:
         raise ScoreFailure(kind, f"HTTP {response.status_code}: {excerpt}", response.status_code)
     try:
         body = msgspec.json.decode(response.content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ScoreFailure(FailureKind.BAD_JSON, f"{error}; the body begins {excerpt!r}", 200) from None
     scores = body.get("scores") if isinstance(body, dict) else None
     if scores is None:
@@ -168,7 +168,7 @@ def read_scores(response: httpx.Response, request: PreparedRequest) -> Scores:
             200,
         )
     numbers = all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         for row in rows
         for value in row
     )

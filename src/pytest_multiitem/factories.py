@@ -12,11 +12,14 @@ that asks for the same one, and stopped at the end. An attached one is never sto
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_multiitem.state import ATTACHED, SESSION
+from pytest_multiitem.state import ATTACHED
+
+if TYPE_CHECKING:
+    from pytest_multiitem.run import Run
 
 Fixture = Callable[..., Any]
 
@@ -34,7 +37,7 @@ def multi_item_server(
     What is not stated here comes from the test's parameters, that is from the run's settings.
     """
 
-    def profile_of(request: pytest.FixtureRequest, **parameters: Any) -> Any:
+    def profile_of(run: Run, **parameters: Any) -> Any:
         from pytest_multiitem.scoring.semantics import Semantics
         from pytest_multiitem.servers.engines import Profile
 
@@ -43,31 +46,31 @@ def multi_item_server(
             parameters["backend"],
             parameters["mask_impl"],
             parameters["chunk_size"],
-            Semantics(semantics or request.config.stash[SESSION].settings.semantics),
+            Semantics(semantics or run.settings.semantics),
         )
 
     if url is not None:
 
         @pytest.fixture
-        def attached_server(request: pytest.FixtureRequest) -> Any:
+        def attached_server(multiitem_run: Run) -> Any:
             profile = profile_of(
-                request, backend=ATTACHED, mask_impl=mask_impl or ATTACHED, chunk_size=server_chunk_size
+                multiitem_run, backend=ATTACHED, mask_impl=mask_impl or ATTACHED, chunk_size=server_chunk_size
             )
-            return _connect(request, profile, url)
+            return connect(multiitem_run, profile, url)
 
         return attached_server
 
     @pytest.fixture
     def multi_item_server(
-        request: pytest.FixtureRequest, multiitem_backend: str, multiitem_mask: str, multiitem_chunk: int
+        multiitem_run: Run, multiitem_backend: str, multiitem_mask: str, multiitem_chunk: int
     ) -> Any:
         profile = profile_of(
-            request,
+            multiitem_run,
             backend=backend or multiitem_backend,
             mask_impl=mask_impl or multiitem_mask,
             chunk_size=multiitem_chunk if server_chunk_size is None else server_chunk_size,
         )
-        return _connect(request, profile, None)
+        return connect(multiitem_run, profile, None)
 
     return multi_item_server
 
@@ -78,18 +81,18 @@ def serial_server(*, url: str | None = None, backend: str | None = None) -> Fixt
     if url is not None:
 
         @pytest.fixture
-        def attached_server(request: pytest.FixtureRequest) -> Any:
+        def attached_server(multiitem_run: Run) -> Any:
             from pytest_multiitem.servers.engines import Profile
 
-            return _connect(request, Profile("serial", ATTACHED), url)
+            return connect(multiitem_run, Profile("serial", ATTACHED), url)
 
         return attached_server
 
     @pytest.fixture
-    def serial_server(request: pytest.FixtureRequest, multiitem_backend: str) -> Any:
+    def serial_server(multiitem_run: Run, multiitem_backend: str) -> Any:
         from pytest_multiitem.servers.engines import Profile
 
-        return _connect(request, Profile("serial", backend or multiitem_backend), None)
+        return connect(multiitem_run, Profile("serial", backend or multiitem_backend), None)
 
     return serial_server
 
@@ -98,17 +101,17 @@ def prefill_extend_server(*, backend: str | None = None) -> Fixture:
     """A fixture that gives a server in prefill+extend mode (`servers.target.Target`)."""
 
     @pytest.fixture
-    def prefill_extend_server(request: pytest.FixtureRequest, multiitem_backend: str) -> Any:
+    def prefill_extend_server(multiitem_run: Run, multiitem_backend: str) -> Any:
         from pytest_multiitem.scoring.semantics import Semantics
         from pytest_multiitem.servers.engines import Profile
 
         profile = Profile("extend", backend or multiitem_backend, semantics=Semantics.QUERY_PREFIX)
-        return _connect(request, profile, None)
+        return connect(multiitem_run, profile, None)
 
     return prefill_extend_server
 
 
-def connect(run: Any, profile: Any, url: str | None = None) -> Any:
+def connect(run: Run, profile: Any, url: str | None = None) -> Any:
     """The server of a profile; ends the test as NOT_RUN where it cannot run here, as failed where it
     does not start."""
     from pytest_multiitem.errors import EngineUnavailable, MultiItemError
@@ -120,6 +123,3 @@ def connect(run: Any, profile: Any, url: str | None = None) -> Any:
     except MultiItemError as error:
         pytest.fail(str(error), pytrace=False)
 
-
-def _connect(request: pytest.FixtureRequest, profile: Any, url: str | None) -> Any:
-    return connect(request.config.stash[SESSION].run, profile, url)

@@ -140,12 +140,6 @@ def _gate_names(text: str) -> tuple[str, ...]:
     return _choice(gate_names(), many=True, everything=True)(text)
 
 
-def _engine_name(text: str) -> str:
-    from pytest_multiitem.servers.engines import engine_names
-
-    return _choice(engine_names())(text)
-
-
 OPTIONS: tuple[Option, ...] = (
     Option(
         "backend",
@@ -159,7 +153,7 @@ OPTIONS: tuple[Option, ...] = (
         "engine",
         "embedded",
         "which engine runs the servers; 'embedded' is the one that ships with the plugin",
-        _engine_name,
+        str,
         "NAME",
         short=True,
     ),
@@ -233,7 +227,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("delimiter", 151_643, "delimiter token id", _integer(0), "ID"),
     Option("seed", 20_260_101, "seed of the built-in cases", _integer(0), "N"),
     Option("items", (1, 8, 32, 64, 128), "item counts N of the performance curve", _integers(1), "N,…"),
-    Option("query_tokens", 128, "query length of the performance curve", _integer(1), "TOKENS"),
+    Option("query_tokens", 256, "query length of the performance curve", _integer(1), "TOKENS"),
     Option("item_tokens", 20, "item length of the performance curve and the benchmarks", _integer(1), "TOKENS"),
     Option("bench_items", 500, "item count of the benchmarks", _integer(1), "N"),
     Option("bench_query_tokens", 2000, "query length of the benchmarks", _integer(1), "TOKENS"),

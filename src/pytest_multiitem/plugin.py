@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_multiitem import collection, registration
+from pytest_multiitem import collection, hookspec, registration
 from pytest_multiitem.fixtures import (  # noqa: F401 - pytest finds the fixtures of a plugin in its module
     multi_item_server,
     multiitem_bench,
@@ -28,6 +28,10 @@ MARKERS = (
     "tpu_segment: the segment mask: it compiles for the accelerator and agrees with dense",
     "bench: a benchmark; off unless --bench is given or it is named by path or node id",
 )
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspec)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

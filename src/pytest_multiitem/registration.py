@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,13 @@ def settings_of(config: pytest.Config) -> Settings:
         settings = resolve(command_line, ini)
     except MultiItemError as error:
         raise pytest.UsageError(str(error)) from None
+    if settings.origins["engine"] != "default":
+        from pytest_multiitem.servers.engines import choose_engine
+
+        try:
+            choose_engine(settings.engine, chain.from_iterable(config.hook.pytest_multiitem_engines()))
+        except MultiItemError as error:
+            raise pytest.UsageError(str(error)) from None
     if settings.bench and _is_parallel(config):
         raise pytest.UsageError(
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
@@ -94,6 +102,7 @@ def session_of(config: pytest.Config) -> Session:
 
         worker = getattr(config, "workerinput", None)
         config.stash[SESSION] = Session(
+            config,
             config.stash[SETTINGS],
             run_dir=run_directory(config),
             process="main" if worker is None else worker["workerid"],
@@ -130,7 +139,7 @@ def header(config: pytest.Config) -> list[str]:
 def finish(session: pytest.Session) -> None:
     """End the run in this process; the exit status may become 1 for a required gate that did not run."""
     config = session.config
-    if SETTINGS not in config.stash:
+    if SETTINGS not in config.stash or config.getoption("collectonly"):
         return
     if SESSION in config.stash or config.stash[SETTINGS].require:
         status = session_of(config).finish(int(session.exitstatus))
@@ -144,7 +153,7 @@ def summarise(reporter: pytest.TerminalReporter) -> None:
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]
-    if not session.keeps or not (session.used or session.unmet):
+    if not session.keeps or (session.matrix is None and not session.unmet):
         return
     from pytest_multiitem.reports.terminal import lines
 

@@ -14,7 +14,7 @@ from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring import cases
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers.engines import Engine, Profile, engine_named
+from pytest_multiitem.servers.engines import Engine, Profile
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.ready import scored_request
 from pytest_multiitem.servers.target import Target
@@ -29,9 +29,10 @@ _ASSUMED_VOCABULARY = 30_000
 class Run:
     """One process's view of a run. Made on first use; a project that never uses it makes none."""
 
-    def __init__(self, settings: Settings, run_dir: Path, *, owner: bool, process: str) -> None:
+    def __init__(self, settings: Settings, run_dir: Path, *, engine: Engine, owner: bool, process: str) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.settings = settings
+        self.engine = engine
         self.run_dir = run_dir
         self.process = process
         self.record = SampleWriter(run_dir, process)
@@ -41,11 +42,6 @@ class Run:
         self._cases: dict[tuple[str | None, int], tuple[Case, ...]] = {}
         self._planned: tuple[Profile, ...] = ()
         self._memo: dict[Any, Any] = {}
-
-    @property
-    def engine(self) -> Engine:
-        """The adapter of the engine in use."""
-        return engine_named(self.settings.engine)
 
     def plan(self, profiles: Iterable[Profile]) -> None:
         """Tell which servers the selected tests will ask for, so that they start side by side."""

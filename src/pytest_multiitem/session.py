@@ -6,9 +6,13 @@ ledger and owns the servers' lease; a worker's verdicts travel on its test repor
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -29,7 +33,7 @@ from pytest_multiitem.results.records import (
     Verdict,
 )
 from pytest_multiitem.run import Run
-from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.servers.engines import Profile, choose_engine
 from pytest_multiitem.state import PLAN
 
 
@@ -48,7 +52,8 @@ class Session:
     servers are owned here.
     """
 
-    def __init__(self, settings: Settings, *, run_dir: Path, process: str, keeps: bool) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, *, run_dir: Path, process: str, keeps: bool) -> None:
+        self._config = config
         self.settings = settings
         self.run_dir = run_dir
         self.process = process
@@ -74,9 +79,22 @@ class Session:
     def run(self) -> Run:
         """This process's servers and cases, made on first use."""
         if self._run is None:
-            self._run = Run(self.settings, self.run_dir, owner=self.keeps, process=self.process)
+            self._heed_termination()
+            further = chain.from_iterable(self._config.hook.pytest_multiitem_engines())
+            engine = choose_engine(self.settings.engine, further)
+            self._run = Run(self.settings, self.run_dir, engine=engine, owner=self.keeps, process=self.process)
             self._run.plan(self.profiles)
         return self._run
+
+    def _heed_termination(self) -> None:
+        """Let SIGTERM end the run as Ctrl-C does, so that a cancelled CI job keeps its results."""
+        mine = threading.current_thread() is threading.main_thread()
+        if self.keeps and mine and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+
+            def stop(number: int, frame: FrameType | None) -> None:
+                pytest.exit("terminated by SIGTERM", returncode=128 + number)
+
+            signal.signal(signal.SIGTERM, stop)
 
     def publish_plan(self) -> None:
         """Leave the plan where the controller finds it (a worker's end of collection)."""
@@ -198,6 +216,8 @@ class Session:
             tests=tests,
             summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
         )
+        self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=self.matrix)
+        self.run_dir.mkdir(parents=True, exist_ok=True)  # no test may have asked for anything
         store.write_matrix(self.run_dir, self.matrix)
         store.write_atomically(self.run_dir / store.REPORT, render(self.matrix).encode())
         store.point_latest(self.run_dir)

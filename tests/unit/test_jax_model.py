@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-from reference import Reference
 from safetensors.numpy import load_file, save_file
 
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, tiny_checkpoint, write_checkpoint
@@ -14,6 +13,7 @@ from pytest_multiitem.engine.plan import place
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
 from pytest_multiitem.scoring.layout import Semantics, build_layout
 from pytest_multiitem.scoring.readout import Readout
+from reference import Reference
 
 pytest.importorskip("jax")
 
@@ -49,7 +49,7 @@ def reference(checkpoint):
     return Reference(checkpoint)
 
 
-def workload(seed, query_length=45, count=26):
+def workload(seed, query_length=45, count=25):
     """A query and ``count`` items of 1 to 40 tokens, one of them empty."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 41, count)
@@ -136,20 +136,19 @@ def test_dense_ablations_equal_the_float64_reference(backend, reference, semanti
 
 
 def test_a_long_query_is_computed_in_blocks_and_stays_exact(backend, reference):
-    query, items = workload(5, query_length=700, count=3)
+    rng = np.random.default_rng(5)
+    query, items = tokens(rng, 700), [tokens(rng, 20), tokens(rng, 22)]
     want = expected(np.stack([reference.serial_logits([*query, DELIMITER, *item]) for item in items]))
-    for mask in MASKS:
-        assert_close(packed(backend, mask, query, items, Semantics.PREFIX_FIRST_DELIM), want)
+    assert_close(packed(backend, "segment", query, items, Semantics.PREFIX_FIRST_DELIM), want)
     read = backend.serial([*query, DELIMITER, *items[0]], LABELS, True)
     assert_close(read, Readout(want.label_logits[:1], want.log_normaliser[:1]))
 
 
 def test_items_longer_than_a_tile(backend, reference):
     rng = np.random.default_rng(3)
-    query, items = tokens(rng, 20), [tokens(rng, 90), tokens(rng, 3)]  # tiles of 64 rows
+    query, items = tokens(rng, 20), [tokens(rng, 400), tokens(rng, 3)]
     want = expected(np.stack([reference.serial_logits([*query, *item]) for item in items]))
-    for mask in MASKS:
-        assert_close(packed(backend, mask, query, items, Semantics.QUERY_PREFIX), want)
+    assert_close(packed(backend, "segment", query, items, Semantics.QUERY_PREFIX), want)
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 300])
@@ -174,9 +173,7 @@ def test_the_default_checkpoint_at_its_full_vocabulary():
     directory = tiny_checkpoint()
     backend = JaxBackend(directory, dtype="float32", device="cpu")
     ids = np.random.default_rng(0).integers(0, 150_000, 60).tolist()
-    assert_close(
-        backend.serial(ids, LABELS, True), expected(Reference(directory).serial_logits(ids)[None])
-    )
+    assert_close(backend.serial(ids, LABELS, True), expected(Reference(directory).serial_logits(ids)[None]))
 
 
 def test_bfloat16_stays_near_float32(backends):
@@ -194,33 +191,33 @@ def test_bfloat16_stays_near_float32(backends):
 
 
 @pytest.mark.parametrize("semantics", PRODUCTION)
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("mask", "seed"), [("dense", 0), ("segment", 1), ("segment", 2)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("seed", range(2))
 def test_no_item_changes_another_items_scores_by_one_bit(backends, dtype, mask, semantics, seed):
     query, items = workload(100 + seed)
     rng = np.random.default_rng(seed)
-    backend = backends[dtype]
-    before = packed(backend, mask, query, items, semantics)
     last = len(items) - 1
-    for index in (0, last // 2, last, int(rng.integers(1, last))):
+    anywhere = int(rng.integers(1, last))
+    before = packed(backends[dtype], mask, query, items, semantics)
+    for index, length in ((0, "40 tokens"), (last // 2, "0 tokens"), (last, "7 tokens"), (anywhere, None)):
         others = np.arange(len(items)) != index
         for name, changed in changes(items, index, rng).items():
-            after = packed(backend, mask, query, changed, semantics)
+            if changed[index] == items[index] or (length not in (None, name) and name != "in place"):
+                continue
+            after = packed(backends[dtype], mask, query, changed, semantics)
             where = f"item {index}: {name}"
             assert np.array_equal(after.label_logits[others], before.label_logits[others]), where
             assert np.array_equal(after.log_normaliser[others], before.log_normaliser[others]), where
-            if changed[index] != items[index]:
-                assert not np.array_equal(after.label_logits[index], before.label_logits[index]), where
+            assert not np.array_equal(after.label_logits[index], before.label_logits[index]), where
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_adding_items_in_the_same_tile_size_changes_nothing(backend, mask):
-    """N decides the tile size; below that, items that follow are as invisible as items that differ."""
-    query, items = workload(4, count=26)
-    few = packed(backend, mask, query, items[:20], Semantics.QUERY_PREFIX)
+def test_adding_items_that_change_no_tile_shape_changes_nothing(backend, mask):
+    """N decides the tile shapes, rounded; items that follow are as invisible as items that differ."""
+    query, items = workload(4, count=28)
+    few = packed(backend, mask, query, items[:25], Semantics.QUERY_PREFIX)
     many = packed(backend, mask, query, items, Semantics.QUERY_PREFIX)
-    assert np.array_equal(few.label_logits, many.label_logits[:20])
+    assert np.array_equal(few.label_logits, many.label_logits[:25])
 
 
 def test_the_ablation_that_shows_every_delimiter_does_leak(backend):
@@ -237,9 +234,7 @@ def test_repeated_calls_are_identical(backends):
     query, items = workload(9)
     for backend in backends.values():
         for mask in MASKS:
-            first, second = (
-                packed(backend, mask, query, items, Semantics.QUERY_PREFIX).label_logits for _ in range(2)
-            )
+            first, second = (packed(backend, mask, query, items, Semantics.QUERY_PREFIX).label_logits for _ in range(2))
             assert np.array_equal(first, second)
 
 
@@ -248,7 +243,7 @@ def test_repeated_calls_are_identical(backends):
 
 def test_other_items_of_the_same_widths_compile_nothing(backend):
     query, items = workload(21)
-    programs = (jax_programs.segment, jax_programs.dense_attend, jax_programs.read_labels)
+    programs = (jax_programs.segment, jax_programs.dense_attend, jax_programs.read)
 
     def compiled():
         return [program._cache_size() for program in programs]
@@ -291,7 +286,7 @@ def test_a_backend_names_what_it_runs(backend):
 
 
 def test_normaliser_only_where_asked_for(backend):
-    query, items = workload(0, count=2)
+    query, items = workload(0)
     for mask in MASKS:
         assert packed(backend, mask, query, items, Semantics.QUERY_PREFIX, False).log_normaliser is None
     assert backend.serial(query, LABELS, False).log_normaliser is None
@@ -338,7 +333,7 @@ def test_a_tensor_of_another_shape_is_named(checkpoint, weights):
 def test_a_quantised_tensor_is_refused(checkpoint, weights):
     tensors = load_file(checkpoint / "model.safetensors")
     tensors["model.norm.weight"] = np.ones(64, np.int8)
-    with pytest.raises(CheckpointError, match="'model.norm.weight' is int8"):
+    with pytest.raises(CheckpointError, match=r"'model.norm.weight' is int8"):
         JaxBackend(weights(tensors), dtype="float32", device="cpu")
 
 
@@ -363,7 +358,7 @@ def test_an_untied_head_must_be_there_and_is_used(checkpoint, weights):
     assert_close(read, expected(Reference(directory).serial_logits(ids)[None]))
     del tensors["lm_head.weight"]
     save_file(tensors, directory / "model.safetensors")
-    with pytest.raises(CheckpointError, match="lacks the tensor 'lm_head.weight'"):
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 'lm_head.weight'"):
         JaxBackend(directory, dtype="float32", device="cpu")
 
 

@@ -53,13 +53,14 @@ def measure_curves(
     *,
     counts: Sequence[int],
     warmup_runs: int,
-    timed_runs: int,
+    timed_runs: Callable[[int], int],
 ) -> Curves:
     """Curves of several multi-item servers against one serial server.
 
     Each timed block runs the serial side and every multi side once, in an order that turns round
     from block to block, so that drift of the machine hits all alike. Requests are encoded before
-    the clock starts and answers are read after it stops.
+    the clock starts and answers are read after it stops. ``case_of`` and ``timed_runs`` give the
+    request and the number of blocks for each N in ``counts``.
     """
     points: dict[Profile, list[CurvePoint]] = {multi.profile: [] for multi in multis}
     with ExitStack() as stack:
@@ -74,7 +75,7 @@ def measure_curves(
                 _run(serial, _one_of_each_shape(case))
                 for multi in multis:
                     _run(multi, whole)
-            for block in range(timed_runs):
+            for block in range(timed_runs(count)):
                 for target, requests in sides if block % 2 else reversed(sides):
                     times[target.profile].append(_run(target, requests))
             for profile, curve in points.items():

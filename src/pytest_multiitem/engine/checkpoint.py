@@ -113,7 +113,7 @@ def write_checkpoint(directory: Path, spec: CheckpointSpec) -> None:
 def _is_intact(directory: Path) -> bool:
     try:
         checksums: dict[str, str] = json.loads((directory / _CHECKSUMS).read_text(encoding="utf-8"))
-        return all(_sha256(directory / name) == digest for name, digest in checksums.items())
+        return bool(checksums) and all(_sha256(directory / name) == digest for name, digest in checksums.items())
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -41,8 +41,12 @@ def read_config(directory: Path) -> ModelConfig:
             f"{directory} holds no config.json; expected a Qwen3 checkpoint directory in Hugging Face "
             "layout (config.json, *.safetensors, tokenizer.json). `multiitem checkpoint DIR` writes one."
         ) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds {type(raw).__name__}; expected a JSON object")
     if raw.get("model_type") != "qwen3":
         raise CheckpointError(
             f"{path}: model_type is {raw.get('model_type')!r}; the embedded engine computes 'qwen3' only. "
@@ -81,3 +85,5 @@ def read_config(directory: Path) -> ModelConfig:
         )
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error.args[0]!r}") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path} holds a size that is no positive number: {error}") from None

@@ -41,11 +41,24 @@ class JaxPrefix:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """R rows of a placed sequence in dense scoring: the prefix, or one tile padded to a power of two."""
+    """R rows of a placed sequence in dense scoring: the prefix, or one tile; both padded."""
 
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     placed: programs.Placed
+
+
+@dataclass(frozen=True, eq=False)
+class _Dispatched:
+    """A readout of n rows that may still be computing: logits [≥ n, K], normaliser [≥ n] or None."""
+
+    rows: int
+    logits: Any
+    normaliser: Any
+
+    def collect(self) -> Readout:
+        normaliser = None if self.normaliser is None else np.asarray(self.normaliser)[: self.rows]
+        return Readout(np.asarray(self.logits)[: self.rows], normaliser)
 
 
 class JaxBackend:
@@ -73,7 +86,7 @@ class JaxBackend:
         """One plain causal forward pass; reads the last token."""
         ids = np.asarray(tokens, dtype=np.int32)
         hidden = self._prefill(ids, np.arange(len(ids), dtype=np.int32), keep=False).hidden
-        return _collect(self._read(hidden, [len(ids) - 1], labels, normalise))
+        return self._read(hidden, [len(ids) - 1], labels, normalise).collect()
 
     def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> JaxPrefix:
         """Run the prefix causally and keep each layer's keys and values."""
@@ -81,7 +94,7 @@ class JaxBackend:
 
     def prefix_readout(self, prefix: JaxPrefix, row: int, labels: Sequence[int], normalise: bool) -> Readout:
         """Read the logits at row ``row`` of a computed prefix."""
-        return _collect(self._read(prefix.hidden, [row], labels, normalise))
+        return self._read(prefix.hidden, [row], labels, normalise).collect()
 
     def segment_tile(
         self, prefix: JaxPrefix, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
@@ -97,13 +110,13 @@ class JaxBackend:
             tile.tokens,
             tile.positions,
         )
-        return _collect(self._read(hidden, _score_rows(tile), labels, normalise))
+        return self._read(hidden, _score_rows(tile), labels, normalise).collect()
 
     def dense(self, plan: TilePlan, labels: Sequence[int], normalise: bool) -> Readout:
         """Run the whole packed sequence, in placed order, under its S×S mask, held as boolean blocks.
 
-        Blocks are of two shapes only (prefix and tile), and a row meets every key block in placed
-        order, so how many other tiles there are changes no bit of it.
+        A row meets every key block in placed order, its own the same way each time, so how many other
+        blocks there are, and of which shape, changes no bit of it.
         """
         blocks = _blocks(plan)
         placed = [jax.device_put(block.placed, self._device) for block in blocks]
@@ -127,7 +140,7 @@ class JaxBackend:
             self._read(rows, _score_rows(tile), labels, normalise)
             for rows, tile in zip(hidden[1:], plan.tiles, strict=True)
         ]
-        return _in_item_order(plan, _collect(empty), [_collect(pair) for pair in read])
+        return _in_item_order(plan, empty.collect(), [each.collect() for each in read])
 
     def _prefill(self, tokens: NDArray[np.int32], positions: NDArray[np.int32], keep: bool) -> JaxPrefix:
         size = programs.bucket(len(tokens))
@@ -143,12 +156,15 @@ class JaxBackend:
 
     def _read(
         self, hidden: Any, rows: Sequence[int] | NDArray[Any], labels: Sequence[int], normalise: bool
-    ) -> tuple[Any, Any]:
-        """Dispatch the reading of n rows; the arrays stay on the device until :func:`_collect`."""
-        at = np.asarray(rows, dtype=np.int32)
-        model = (self._config, self._weights, hidden, at)
-        logits = programs.read_labels(*model, np.asarray(labels, dtype=np.int32))
-        return logits, programs.read_normaliser(*model) if normalise else None
+    ) -> _Dispatched:
+        """Dispatch the reading of n rows; the arrays stay on the device until they are collected.
+
+        n is padded to a power of two: tiles of several shapes then share the readout's programs.
+        """
+        at = _padded(np.asarray(rows, dtype=np.int32), 1 << (len(rows) - 1).bit_length())
+        states = programs.final_states(self._config, self._weights, hidden, at)
+        read = programs.read(self._weights, states, np.asarray(labels, dtype=np.int32), normalise=normalise)
+        return _Dispatched(len(rows), *read)
 
     def _rotary_for(self, *positions: NDArray[np.int32]) -> programs.Rotary:
         """The rotary tables, grown where a position lies beyond them (JAX would clamp silently)."""
@@ -218,7 +234,7 @@ def _blocks(plan: TilePlan) -> list[_Block]:
     parts = [(prefix, programs.bucket(len(plan.prefix_tokens)))]
     for tile in plan.tiles:
         flat = (tile.tokens.reshape(-1), tile.positions.reshape(-1), tile.packed_index.reshape(-1))
-        parts.append((flat, 1 << (tile.tokens.size - 1).bit_length()))
+        parts.append((flat, programs.tile_bucket(tile.tokens.size)))
     blocks, start = [], 0
     for (tokens, positions, packed_index), size in parts:
         index = _padded(packed_index.astype(np.int32), size, fill=-1)
@@ -236,11 +252,6 @@ def _blocks(plan: TilePlan) -> list[_Block]:
 def _score_rows(tile: Tile) -> NDArray[np.int64]:
     """The row of each slot's score [G] among the tile's G · W rows."""
     return np.arange(tile.slots) * tile.width + tile.score_row
-
-
-def _collect(read: tuple[Any, Any]) -> Readout:
-    logits, normaliser = read
-    return Readout(np.asarray(logits), None if normaliser is None else np.asarray(normaliser))
 
 
 def _in_item_order(plan: TilePlan, empty: Readout, tiles: Sequence[Readout]) -> Readout:

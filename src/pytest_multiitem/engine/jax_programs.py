@@ -175,20 +175,18 @@ def dense_finish(config: ModelConfig, weights: Weights, layer: Any, x: Any, stat
 
 
 @partial(jax.jit, static_argnames=("config",))
-def read_labels(config: ModelConfig, weights: Weights, hidden: Any, rows: Any, labels: Any) -> Any:
-    """The label logits [n, K], in float32, at ``rows`` [n] of hidden states [R, H]."""
-    return _dot("nh,kh->nk", _normed(config, weights, hidden, rows), weights.head[labels])
-
-
-@partial(jax.jit, static_argnames=("config",))
-def read_normaliser(config: ModelConfig, weights: Weights, hidden: Any, rows: Any) -> Any:
-    """Log-sum-exp over the vocabulary [n], in float32, at ``rows`` [n] of hidden states [R, H]."""
-    logits = _dot("nh,vh->nv", _normed(config, weights, hidden, rows), weights.head)
-    return jax.nn.logsumexp(logits, axis=-1)
-
-
-def _normed(config: ModelConfig, weights: Weights, hidden: Any, rows: Any) -> Any:
+def final_states(config: ModelConfig, weights: Weights, hidden: Any, rows: Any) -> Any:
+    """The final, normed states [n, H] at ``rows`` [n] of hidden states [R, H]."""
     return _rms_norm(hidden[rows], weights.final_norm, config.rms_norm_eps)
+
+
+@partial(jax.jit, static_argnames=("normalise",))
+def read(weights: Weights, states: Any, labels: Any, normalise: bool) -> tuple[Any, Any]:
+    """In float32: the label logits [n, K] of states [n, H]; if ``normalise``, log-sum-exp over the vocabulary [n]."""
+    logits = _dot("nh,kh->nk", states, weights.head[labels])
+    if not normalise:
+        return logits, None
+    return logits, jax.nn.logsumexp(_dot("nh,vh->nv", states, weights.head), axis=-1)
 
 
 def _layer(weights: Weights, layer: Any) -> Layers:
@@ -278,6 +276,11 @@ def _causal(q: Any, k: Any, v: Any) -> Any:
 def bucket_step(length: int) -> int:
     """The granularity of sequence shapes at ``length`` tokens: an eighth of the octave, at least 32."""
     return max(32, (1 << (length - 1).bit_length()) // 8)
+
+
+def tile_bucket(rows: int) -> int:
+    """The padded rows of a tile in dense scoring: tiles of several slot widths then share their programs."""
+    return -(-rows // 128) * 128 if rows > 64 else max(32, 1 << (rows - 1).bit_length())
 
 
 def bucket(length: int) -> int:

@@ -54,6 +54,8 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
         return Verdict.INCONCLUSIVE, "nothing was measured"
     if not math.isfinite(value):
         return Verdict.FAIL, f"the measured difference is {value}, not a finite number"
+    if value < 0:
+        return Verdict.FAIL, f"the measured difference is {value}; an absolute difference is 0 or more"
     floor = evidence.noise_floor
     if floor is not None and not math.isfinite(floor):
         return Verdict.FAIL, f"replaying the same request gives a difference of {floor}"
@@ -108,6 +110,7 @@ def judge_ratio(
         )
     low, high = interval
     text = f"{value:.3g} (95 % interval {low:.3g} to {high:.3g})"
+    low, high = min(low, value), max(high, value)  # resampled medians need not enclose the measured one
     if low >= gate.limit:
         return Verdict.PASS, f"{text} reaches {gate.limit:g}"
     if high < gate.limit:

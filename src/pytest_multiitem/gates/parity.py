@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,8 +59,20 @@ GATES = (
 )
 
 
-def measure(
-    gate: Gate,
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All scores of two servers on the same requests; ``differences``: their absolute differences."""
+
+    left: Target
+    right: Target
+    differences: Scores
+    evidence: Evidence
+    attestation: Attestation
+    samples: dict[str, int]
+    client_chunk_size: int | None
+
+
+def compare(
     left: Target,
     right: Target,
     cases: Sequence[Case],
@@ -68,13 +80,11 @@ def measure(
     delimiter: int,
     record: Recorder,
     client_chunk_size: int | None = None,
-    statistic: Callable[[Scores], float] = max_abs,
-) -> Measurement:
-    """Score every case on both sides and compare; ``left`` is the side under test.
+) -> Comparison:
+    """Score every case twice on both sides; ``left`` is the side under test.
 
     Where ``left`` packs and ``right`` is serial, ``right`` scores the context that the packed
     semantics gives an item. ``client_chunk_size``: items per request (None: all in one).
-    ``statistic`` reduces all score differences to the gated value.
     """
     aligned = left.profile.role != "serial" and right.profile.role == "serial"
     differences, floors, bases = [], [], []
@@ -88,33 +98,46 @@ def measure(
             theirs, theirs_again = (_in_chunks(right, other, client_chunk_size) for _ in range(2))
             record(
                 {
-                    "kind": gate.name,
+                    "kind": "comparison",
+                    "left": left.profile.label,
+                    "right": right.profile.label,
                     "case": case.name,
                     "client_chunk_size": client_chunk_size,
-                    "left": ours.tolist(),
-                    "right": theirs.tolist(),
+                    "left_scores": ours.tolist(),
+                    "right_scores": theirs.tolist(),
                 }
             )
-            differences.append(ours - theirs)
+            differences.append(np.abs(ours - theirs).ravel())
             floors += [max_abs(again - ours), max_abs(theirs_again - theirs)]
             bases.append(theirs)
-    every = np.concatenate([np.abs(d).ravel() for d in differences]) if differences else np.empty(0)
-    profiles = (left.profile, right.profile)
-    backends = dict.fromkeys(p.backend for p in profiles)
+    return Comparison(
+        left,
+        right,
+        np.concatenate(differences) if differences else np.empty(0),
+        Evidence(max(floors, default=None), None, score_spread(bases)),
+        _both(seen_left, seen_right),
+        {"cases": len(cases), "items": sum(map(len, bases))},
+        client_chunk_size,
+    )
+
+
+def measure(comparison: Comparison, statistic: Callable[[Scores], float] = max_abs) -> Measurement:
+    """The gated value of a comparison: ``statistic`` of all score differences."""
+    found, left, right = comparison.differences, comparison.left.profile, comparison.right.profile
     return Measurement(
-        target=left,
-        value=statistic(every) if every.size else None,
-        evidence=Evidence(max(floors, default=None), None, score_spread(bases)),
-        attestation=_both(seen_left, seen_right),
-        samples={"cases": len(cases), "items": sum(map(len, bases))},
+        target=comparison.left,
+        value=statistic(found) if found.size else None,
+        evidence=comparison.evidence,
+        attestation=comparison.attestation,
+        samples=comparison.samples,
         details={
-            "left": left.profile.label,
-            "right": right.profile.label,
-            "max_abs_diff": max_abs(every) if every.size else None,
-            "mean_abs_diff": float(every.mean()) if every.size else None,
-            "client_chunk_size": client_chunk_size,
+            "left": left.label,
+            "right": right.label,
+            "max_abs_diff": max_abs(found) if found.size else None,
+            "mean_abs_diff": mean_abs(found) if found.size else None,
+            "client_chunk_size": comparison.client_chunk_size,
         },
-        backend=" vs ".join(backends),
+        backend=" vs ".join(dict.fromkeys((left.backend, right.backend))),
     )
 
 

@@ -66,5 +66,5 @@ def _render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     for row in rows:
         grid.add_row(*row)
     out = StringIO()
-    Console(file=out, width=400, color_system=None).print(grid)
+    Console(file=out, width=400, color_system=None, markup=False, emoji=False).print(grid)
     return [*(line.rstrip() for line in out.getvalue().splitlines()), ""]

@@ -56,7 +56,7 @@ def read_matrix(path: Path) -> Matrix:
         return msgspec.json.decode(file.read_bytes(), type=Matrix)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}; expected the {MATRIX} of a run") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is no {SCHEMA_VERSION} file: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +43,17 @@ class Mutation:
 
 def token_pool(vocab_size: int, excluded: Sequence[int]) -> TokenIds:
     """Ordinary token ids to draw from: inside the vocabulary, none of the excluded ones (delimiter,
-    labels), and below the top of the vocabulary, where special tokens live."""
+    labels), and below the top of the vocabulary, where special tokens live.
+
+    Raises UsageError where fewer than two are left: an item could not be mutated.
+    """
     top = vocab_size - vocab_size // 50 if vocab_size >= 1000 else vocab_size
     low = 1000 if top > 4000 else 1
     banned = set(excluded)
-    return tuple(i for i in range(low, top) if i not in banned)
+    pool = tuple(i for i in range(low, top) if i not in banned)
+    if len(pool) < 2:
+        raise UsageError(f"a vocabulary of {vocab_size} leaves {len(pool)} tokens to draw items from; 2 are needed")
+    return pool
 
 
 def built_in_cases(
@@ -134,7 +141,12 @@ def read_workload(
     naming the line and what is wrong with it.
     """
     cases = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read workload {path}: {error.strerror}") from None
+    # Only a line feed ends a line: JSON text may hold the further separators that str.splitlines knows.
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if not line.strip():
             continue
 
@@ -142,8 +154,8 @@ def read_workload(
             return UsageError(f"workload {path}, line {at}: {problem}")
 
         try:
-            raw = msgspec.json.decode(line.encode())
-        except msgspec.DecodeError as error:
+            raw = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise wrong(f"not valid JSON ({error}); expected one request object a line") from None
         if not isinstance(raw, dict):
             raise wrong(f"expected an object with query and items, got {type(raw).__name__}")
@@ -168,7 +180,10 @@ def read_workload(
         if not query:
             raise wrong("'query' is empty")
         items = tuple(ids(item, f"items[{i}]") for i, item in enumerate(raw["items"]))
-        own_labels = ids(raw.get("label_token_ids", list(labels)), "'label_token_ids'")
+        own_labels = raw.get("label_token_ids", list(labels))
+        if not isinstance(own_labels, list) or not own_labels:
+            raise wrong(f"'label_token_ids' must be a list with at least one token id, got {own_labels!r:.80}")
+        own_labels = ids(own_labels, "'label_token_ids'")
         name = str(raw.get("id") or f"line {number}")
         cases.append(Case(name, query, items, own_labels, ()))
     if not cases:

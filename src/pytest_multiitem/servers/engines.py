@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -59,8 +60,8 @@ class Engine(Protocol):
 
 
 @cache
-def engines() -> Mapping[str, Engine]:
-    """Every adapter (a module here that defines ``ENGINE``) by name."""
+def shipped_engines() -> Mapping[str, Engine]:
+    """Every adapter that ships (a module here that defines ``ENGINE``) by name."""
     import pytest_multiitem.servers as package
 
     found: dict[str, Engine] = {}
@@ -73,14 +74,14 @@ def engines() -> Mapping[str, Engine]:
     return MappingProxyType(found)
 
 
-def engine_names() -> tuple[str, ...]:
-    """The names of all adapters."""
-    return tuple(engines())
+def choose_engine(name: str, further: Iterable[Engine] = ()) -> Engine:
+    """The adapter called ``name``, shipped or added by the project.
 
-
-def engine_named(name: str) -> Engine:
-    """The adapter called ``name``. Raises UsageError listing those that exist."""
-    try:
-        return engines()[name]
-    except KeyError:
-        raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(engines())}") from None
+    Raises UsageError listing those that exist.
+    """
+    known = {**shipped_engines(), **{engine.name: engine for engine in further}}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(known)}{hint}")
+    return known[name]

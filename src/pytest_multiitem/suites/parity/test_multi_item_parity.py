@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from pytest_multiitem.checks import GateCheck
+from pytest_multiitem.client import Scores
 from pytest_multiitem.factories import connect
 from pytest_multiitem.gates import equivalence, parity
+from pytest_multiitem.gates.measurement import max_abs
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Profile
 from pytest_multiitem.servers.target import Target
@@ -76,15 +78,29 @@ def _packed(check: GateCheck, backend: str, mask: str) -> Profile:
     return Profile("multi", backend, mask, settings.server_chunk_size[0], Semantics(settings.semantics))
 
 
-def _compare(check: GateCheck, left: Profile, right: Profile, **options: Any) -> None:
+def _compare(
+    check: GateCheck,
+    left: Profile,
+    right: Profile,
+    *,
+    client_chunk_size: int | None = None,
+    statistic: Callable[[Scores], float] = max_abs,
+) -> None:
     run, settings = check.run, check.run.settings
     if settings.multi_url or settings.serial_url:
         check.not_run("it compares servers of both backends; this run is attached to servers of one")
     if len(settings.backend) < 2:
         check.not_run(f"it compares both backends; the settings choose {settings.backend[0]} only")
     ours, theirs = connect(run, left), connect(run, right)
-    check.check(
-        lambda gate: parity.measure(
-            gate, ours, theirs, run.cases(ours), delimiter=settings.delimiter, record=run.record, **options
+
+    def compared() -> parity.Comparison:
+        return parity.compare(
+            ours,
+            theirs,
+            run.cases(ours),
+            delimiter=settings.delimiter,
+            record=run.record,
+            client_chunk_size=client_chunk_size,
         )
-    )
+
+    check.check(lambda gate: parity.measure(run.once((left, right, client_chunk_size), compared), statistic))

@@ -1,0 +1,49 @@
+"""The adapter of `fake_server`: what a project's conftest gives the plugin to add an engine of its own.
+
+``FAKE_FAULTS``: ``ROLE:FAULT[=VALUE]`` separated by spaces; the servers of that role have that fault.
+``FAKE_MISSING``: a backend that cannot run here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pytest_multiitem.options import Settings
+from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.servers.process import LaunchSpec
+
+SERVER = Path(__file__).with_name("fake_server.py")
+_FIRST_PORT = 41_000
+
+
+class FakeEngine:
+    """`servers.engines.Engine`."""
+
+    name = "fake"
+    allows_empty_items = True
+
+    def unavailable(self, backend: str) -> str | None:
+        return "its library is not installed" if os.environ.get("FAKE_MISSING") == backend else None
+
+    def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
+        command = [sys.executable, str(SERVER), "{port}", profile.role]
+        if profile.role == "multi":
+            command += ["--mask", str(profile.mask_impl), "--chunk", str(profile.chunk_size or 0)]
+            command += ["--delimiter", str(settings.delimiter)]
+        for fault in os.environ.get("FAKE_FAULTS", "").split():
+            role, _, name = fault.partition(":")
+            if role == profile.role:
+                command += ["--fault", name]
+        return LaunchSpec(
+            label=profile.label,
+            command=tuple(command),
+            preferred_port=_FIRST_PORT,
+            startup_timeout=settings.startup_timeout,
+            stop_grace=1.0,
+        )
+
+
+def pytest_multiitem_engines() -> list[FakeEngine]:
+    return [FakeEngine()]

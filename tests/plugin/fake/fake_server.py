@@ -1,0 +1,157 @@
+"""A scoring server without torch and jax: the real scorer over the hash model, up in a moment.
+
+``fake_server.py PORT ROLE [--mask M] [--chunk N] [--delimiter ID] [--fault NAME[=VALUE] …]``, ROLE being multi,
+serial or extend. Each fault is one way in which a server can misbehave.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "unit"))
+
+from fake_backend import FakeBackend
+
+from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
+from pytest_multiitem.scoring.wire import WireError, parse_score_request
+
+VOCABULARY = 151_936
+FAULTS = {
+    "leak": "every packed score depends on all items of the request",
+    "noise": "scores differ from replay to replay",
+    "lie": "the counters name the other mask implementation",
+    "flat": "all scores are the same",
+    "nan": "the first score is NaN, as Python's json writes it",
+    "short": "one row of scores is missing",
+    "sleep": "seconds that each request takes longer",
+    "exit": "exit code with which the server ends instead of starting",
+    "die_after": "requests after which the server ends with code 9",
+}
+
+
+class Server:
+    """Answers, with the faults applied; one request at a time."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.faults = dict(fault.partition("=")[::2] for fault in options.fault)
+        if unknown := set(self.faults) - set(FAULTS):
+            raise SystemExit(f"unknown faults {unknown}")
+        config = {
+            "multi": {"delimiter": options.delimiter, "chunk_size": options.chunk},
+            "serial": {},
+            "extend": {"prefill_extend": True, "scoring_cache": True, "extend_batch_size": 12},
+        }[options.role]
+        self._mask = options.mask
+        backend = FakeBackend(max_positions=65_536, seconds_per_call=0.0005)
+        backend.vocab_size = VOCABULARY
+        self._scorer = Scorer(
+            backend,
+            ScorerConfig(
+                mask_impl=MaskImpl(options.mask), max_items=4096, max_seq_len=131_072, **config
+            ),
+        )
+        self._answered = 0
+        self._lock = Lock()
+
+    def info(self) -> dict[str, Any]:
+        executed = self._scorer.executed()
+        if "lie" in self.faults:
+            for name in ("packed_sequences", "packed_items"):
+                executed[name] = {"dense": executed[name]["segment"], "segment": executed[name]["dense"]}
+        config = self._scorer.config
+        return {
+            "model_path": "hash-model",
+            "dtype": "float32",
+            "device": "cpu",
+            "vocab_size": VOCABULARY,
+            "multi_item_mask_impl": self._mask,
+            "multi_item_scoring_chunk_size": config.chunk_size,
+            "semantics": {"declared": config.declared_semantics.value},
+            "executed": executed,
+            "pid": os.getpid(),
+        }
+
+    def score(self, body: bytes) -> dict[str, Any]:
+        request = parse_score_request(body, vocab_size=VOCABULARY)
+        with self._lock:
+            self._answered += 1
+            if self._answered > int(self.faults.get("die_after") or sys.maxsize):
+                print("fatal: device lost", flush=True)
+                os._exit(9)
+            time.sleep(float(self.faults.get("sleep") or 0))
+            result = self._scorer.score(request.query, request.items, request.label_token_ids, True)
+        return {"scores": self._spoil(result.scores.tolist(), request.items)}
+
+    def _spoil(self, scores: list[list[float]], items: Any) -> list[list[float]]:
+        if "flat" in self.faults:
+            return [[1 / len(row)] * len(row) for row in scores]
+        cause = {"leak": items, "noise": self._answered}
+        for fault in self.faults.keys() & cause.keys():
+            digest = hashlib.sha256(repr(cause[fault]).encode()).digest()
+            scores = [[row[0] * (1 + digest[0] / 10_000), *row[1:]] for row in scores]
+        if len(scores) <= 2:  # the request that asks whether the server is ready
+            return scores
+        if "nan" in self.faults:
+            scores[0][0] = float("nan")
+        return scores[1:] if "short" in self.faults else scores
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    app: Server
+
+    def do_GET(self) -> None:
+        self._answer(200, {"status": "ok"} if self.path == "/health" else self.app.info())
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        try:
+            self._answer(200, self.app.score(body))
+        except WireError as error:
+            self._send(error.status, error.body())
+
+    def _answer(self, status: int, content: object) -> None:
+        self._send(status, json.dumps(content).encode())
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("role", choices=("multi", "serial", "extend"))
+    parser.add_argument("--mask", default="dense")
+    parser.add_argument("--chunk", type=int, default=0)
+    parser.add_argument("--delimiter", type=int, default=151_643)
+    parser.add_argument("--fault", action="append", default=[])
+    options = parser.parse_args()
+    Handler.app = Server(options)
+    if "exit" in Handler.app.faults:
+        print("cannot allocate 96 GiB", flush=True)
+        sys.exit(int(Handler.app.faults["exit"]))
+    with ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
+        server.daemon_threads = True
+        print(f"serving on {server.server_address[1]}", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

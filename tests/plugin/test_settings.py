@@ -1,0 +1,119 @@
+"""Where a setting comes from, and what a wrong one says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from inner_project import Project
+
+USES = "def test_it(multiitem_run): pass\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "ini", "value", "origin", "line"),
+    [
+        ((), None, None, "dense,segment", "default", "multiitem: default: *mask_impl=dense,segment*"),
+        ((), None, "segment", "segment", "ini", "multiitem: mask_impl=segment (ini)"),
+        ((), "dense", "segment", "dense", "environment MULTI_ITEM_MASK_IMPL", "*mask_impl=dense (environment*"),
+        (("--mask-impl=auto",), "dense", "segment", "auto", "command line", "*mask_impl=auto (command line)"),
+        (("--multiitem-mask-impl", "auto"), "dense", "segment", "auto", "command line", "*auto (command line)"),
+    ],
+    ids=["default", "ini", "environment", "short-option", "canonical-option"],
+)
+def test_precedence(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    variable: str | None,
+    ini: str | None,
+    value: str,
+    origin: str,
+    line: str,
+) -> None:
+    project.write("test_it.py", USES)
+    if ini is not None:
+        project.write("pytest.ini", f"[pytest]\nmultiitem_mask_impl = {ini}\n")
+    if variable is not None:
+        monkeypatch.setenv("MULTI_ITEM_MASK_IMPL", variable)
+    result = project.run(*arguments)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([line])
+    assert project.settings()["mask_impl"] == (value, origin)
+    assert f"| mask_impl | {value} | {origin} |" in project.report
+
+
+def test_flags_and_numbers_come_from_everywhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write("test_it.py", USES)
+    project.write("pytest.ini", "[pytest]\nmultiitem_allow_inconclusive = yes\nmultiitem_bench_timed_runs = 9\n")
+    monkeypatch.setenv("MULTI_ITEM_BENCH_WARMUP_RUNS", "2")
+    monkeypatch.setenv("MULTI_ITEM_BENCH", "0")
+    monkeypatch.setenv("MULTI_ITEM_MODEL", "")  # an empty variable is none
+    project.run("--bench", "--require=all").assert_outcomes(passed=1)
+    settings = project.settings()
+    assert settings["allow_inconclusive"] == ("True", "ini")
+    assert settings["bench_timed_runs"] == ("9", "ini")
+    assert settings["bench_warmup_runs"] == ("2", "environment MULTI_ITEM_BENCH_WARMUP_RUNS")
+    assert settings["bench"] == ("True", "command line")
+    assert settings["model"] == ("-", "default")
+    assert "same_length_isolation_zero" in settings["require"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "ini", "words"),
+    [
+        (
+            ["--backend=pytroch"], {}, "",
+            ["option --multiitem-backend: 'pytroch' is not valid", "pytorch, jax, all", "did you mean 'pytorch'?"],
+        ),
+        (
+            [], {"MULTI_ITEM_MASK_IMPL": "segmnt"}, "",
+            ["environment variable MULTI_ITEM_MASK_IMPL: 'segmnt'", "dense, segment, auto", "mean 'segment'?"],
+        ),
+        (
+            [], {}, "multiitem_dtype = bflaot16",
+            ["ini value multiitem_dtype: 'bflaot16'", "one of float32, bfloat16", "mean 'bfloat16'?"],
+        ),
+        (
+            ["--require=speedup_n32_ge_3"], {}, "",
+            ["--multiitem-require: 'speedup_n32_ge_3'", "same_length_isolation_zero", "mean 'speedup_n32_ge_3x'?"],
+        ),
+        (["--engine=fak"], {}, "", ["no engine is called 'fak'", "embedded", "mean 'fake'?"]),
+        ([], {"MULTI_ITEM_ENGINE": "embeded"}, "", ["no engine is called 'embeded'", "mean 'embedded'?"]),
+        ([], {"MULTI_ITEM_BENCH_TIMED_RUNS": "0"}, "", ["'0' is not valid", "a whole number of at least 1"]),
+        (["--multi-url=localhost:1"], {}, "", ["'localhost:1' is not valid", "http://127.0.0.1:30010"]),
+        (["--workload=nowhere.jsonl"], {}, "", ["'nowhere.jsonl' is not valid", "expected an existing file"]),
+        ([], {"MULTI_ITEM_BENCH": "maybe"}, "", ["'maybe' is not valid", "expected 1 or 0"]),
+        (["--multiitem-backnd=jax"], {}, "", ["unrecognized arguments", "--multiitem-backnd=jax"]),
+        (["--mask-imp=dense"], {}, "", ["unrecognized arguments", "--mask-imp=dense"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_a_usage_error_that_helps(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    environment: dict[str, str],
+    ini: str,
+    words: list[str],
+) -> None:
+    project.write("test_it.py", USES)
+    project.write("pytest.ini", f"[pytest]\n{ini}\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = project.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = "\n".join([*result.errlines, *result.outlines])
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+    assert not project.runs
+
+
+def test_help_names_every_setting_with_its_variable_and_ini_value(project: Project) -> None:
+    from pytest_multiitem.options import OPTIONS
+
+    result = project.run("--help")
+    said: Any = " ".join(" ".join(result.outlines).split())
+    for option in OPTIONS:
+        for name in (option.flag, option.variable, option.ini):
+            assert name in said.replace("- ", "-"), name

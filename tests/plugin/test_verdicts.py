@@ -1,0 +1,228 @@
+"""Each verdict, and that the outcome, the exit code and every report say the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+import pytest
+from inner_project import REGRESSION, SMALL, VERDICTS, Project
+
+Faults = Callable[[str], None]
+
+GATES = {
+    "test_pass": ("same_length_isolation_zero", "PASS", "0 is within the limit 0"),
+    "test_fail": ("changed_length_isolation_zero", "FAIL", "0.25 exceeds the limit 0"),
+    "test_inconclusive": (
+        "delimiter_aligned_equiv_le_0p02",
+        "INCONCLUSIVE",
+        "the noise floor 0.03 is above the limit 0.02: a violation could not be told from noise",
+    ),
+    "test_not_run": ("segment_lowers", "NOT_RUN", "no accelerator here"),
+}
+
+
+def properties(case: ElementTree.Element) -> dict[str, str]:
+    return {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")}
+
+
+@pytest.mark.parametrize("allow", [False, True], ids=["inconclusive-fails", "--allow-inconclusive"])
+def test_outcome_table_matrix_report_and_junit_agree(project: Project, allow: bool) -> None:
+    project.write("test_it.py", VERDICTS)
+    result = project.run("--junitxml=junit.xml", "-v", *(["--allow-inconclusive"] if allow else []))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1 if allow else 2, skipped=2 if allow else 1)
+    words = {"FAIL": "FAILED", "PASS": "PASSED", "NOT_RUN": "NOT_RUN", "INCONCLUSIVE": "FAILED"}
+    if allow:
+        words["INCONCLUSIVE"] = "INCONCLUSIVE"
+    junit, said = project.junit(), "\n".join(result.outlines)
+    for test, (gate, verdict, reason) in GATES.items():
+        record = project.gate(gate)
+        assert (record["verdict"], record["reason"]) == (verdict, reason)
+        result.stdout.fnmatch_lines([f"test_it.py::{test} {words[verdict]}*"])
+        assert re.search(rf"^{gate} .*\b{verdict}\b", said, re.MULTILINE)
+        assert re.search(rf"^\| {gate} \|.*\| {verdict}\b", project.report, re.MULTILINE)
+        told = properties(junit[test])
+        assert (told["multiitem_gate"], told["multiitem_verdict"]) == (gate, verdict)
+        assert told["multiitem_reason"] == reason
+        failure, skipped = junit[test].find("failure"), junit[test].find("skipped")
+        assert (failure is not None) == (words[verdict] == "FAILED")
+        assert (skipped is not None) == (words[verdict] in ("NOT_RUN", "INCONCLUSIVE"))
+        if verdict != "PASS":
+            assert f"{verdict} {gate}: {reason}" in said
+            assert f"**{verdict}** `{gate}`" in project.report
+            assert reason in "".join(e.attrib["message"] for e in (failure, skipped) if e is not None)
+    assert project.matrix["summary"] == {"PASS": 1, "FAIL": 1, "INCONCLUSIVE": 1, "NOT_RUN": 1}
+    assert project.matrix["exit_status"] == 1
+    assert project.matrix["complete"] is True
+    tests = {t["nodeid"]: t for t in project.matrix["tests"]}
+    assert {t["verdict"] for t in tests.values()} == {"PASS", "FAIL", "INCONCLUSIVE", "NOT_RUN"}
+    assert tests["test_it.py::test_inconclusive"]["outcome"] == ("skipped" if allow else "failed")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "arguments", "status"),
+    [
+        ("pass", [], 0),
+        ("fail", [], 1),
+        ("fail", ["--allow-inconclusive"], 1),
+        ("inconclusive", [], 1),
+        ("inconclusive", ["--allow-inconclusive"], 0),
+        ("not_run", [], 0),
+        ("not_run", ["--require=segment_lowers"], 1),
+        ("not_run", ["--require=segment_lowers", "--allow-inconclusive"], 1),
+        ("pass", ["--require=same_length_isolation_zero"], 0),
+    ],
+)
+def test_exit_status(project: Project, chosen: str, arguments: list[str], status: int) -> None:
+    project.write("test_it.py", VERDICTS)
+    result = project.run(f"test_it.py::test_{chosen}", *arguments)
+    assert result.ret == status
+    assert project.matrix["exit_status"] == status
+
+
+def test_no_test_without_a_verdict_shows_as_a_pass(project: Project) -> None:
+    """Deselected, skipped, not reached, xfailed, without a verdict: none of it is a PASS."""
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+
+        def gate(name, **more):
+            return pytest.mark.multiitem_gate(name)
+
+        @gate("same_length_isolation_zero")
+        def test_ends_without_a_verdict(multiitem_gate):
+            pass
+
+        @gate("same_length_isolation_zero")
+        def test_never_asks_for_its_gate():
+            pass
+
+        @gate("changed_length_isolation_zero")
+        @pytest.mark.skip(reason="not today")
+        def test_skipped(multiitem_gate):
+            pass
+
+        @gate("changed_length_isolation_zero")
+        def test_skips_itself(multiitem_gate):
+            pytest.skip("not here")
+
+        @gate("segment_vs_dense_le_1e_4")
+        @pytest.mark.xfail(reason="known")
+        def test_xfails(multiitem_gate):
+            assert False
+
+        @gate("speedup_n32_ge_3x")
+        def test_breaks(multiitem_gate):
+            raise RuntimeError("unexpected")
+
+        @pytest.fixture
+        def broken():
+            raise RuntimeError("the fixture broke")
+
+        @gate("segment_lowers")
+        def test_fixture_breaks(multiitem_gate, broken):
+            pass
+
+        @gate("delimiter_aligned_equiv_le_0p02")
+        def test_deselected(multiitem_gate):
+            pass
+
+        @gate("prefill_extend_replay_le_1e_4")
+        def test_x_stops(multiitem_gate):
+            assert False
+
+        @gate("jax_serial_vs_torch_serial_le_0p02")
+        def test_z_not_reached(multiitem_gate):
+            pass
+        """,
+    )
+    result = project.run("-k", "not deselected", "--maxfail=5", "--junitxml=junit.xml")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert project.verdicts == {
+        "same_length_isolation_zero": ["FAIL", "FAIL"],
+        "changed_length_isolation_zero": ["NOT_RUN", "NOT_RUN"],
+        "segment_vs_dense_le_1e_4": ["NOT_RUN"],
+        "speedup_n32_ge_3x": ["FAIL"],
+        "segment_lowers": ["FAIL"],
+        "prefill_extend_replay_le_1e_4": ["FAIL"],
+        "jax_serial_vs_torch_serial_le_0p02": ["NOT_RUN"],
+        "delimiter_aligned_equiv_le_0p02": ["NOT_RUN"],
+    }
+    reasons = {r["nodeid"].partition("::")[2]: r["reason"] for r in project.matrix["gates"]}
+    assert reasons["test_ends_without_a_verdict"].endswith("the test ended without a verdict")
+    assert reasons["test_skipped"] == "not today"
+    assert reasons["test_skips_itself"] == "not here"
+    assert "known" in reasons["test_xfails"]
+    assert "RuntimeError: unexpected" in reasons["test_breaks"]
+    assert "setup: RuntimeError: the fixture broke" in reasons["test_fixture_breaks"]
+    assert reasons["test_deselected"] == "deselected on the command line"
+    assert reasons["test_z_not_reached"] == "the run ended before this test"
+    assert "PASS" not in "\n".join(result.outlines)
+    assert not re.search(r"\bPASS\b(?! is)", project.report.replace("What is not a PASS", ""))
+    for case in project.junit().values():
+        assert len(case) > 0, f"{case.attrib['name']} passes in JUnit"
+    assert project.matrix["complete"] is False
+    result.stdout.fnmatch_lines(["incomplete: *", "gates: 5 FAIL, 5 NOT_RUN"])
+
+
+def test_a_good_server_passes(project: Project, faults: Faults) -> None:
+    faults("serial:sleep=0.004")
+    project.write("test_it.py", REGRESSION)
+    result = project.run(*SMALL, "-k", "not Segment", "--multiitem-items=32")
+    result.assert_outcomes(passed=4, deselected=4 - 1)
+    for name in ("same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02"):
+        record = project.gate(name)
+        assert (record["verdict"], record["value"], record["noise_floor"]) == ("PASS", 0.0, 0.0)
+        assert record["leak_visibility"] > 0.02 < record["score_spread"]
+        assert (record["mask_requested"], record["mask_attested"]) == ("dense", "dense")
+        assert (record["engine"], record["backend"], record["model"]) == ("fake", "pytorch", "hash-model")
+        assert record["items_per_sequence"] > 3
+    speed = project.gate("speedup_n32_ge_3x")
+    assert speed["verdict"] == "PASS"
+    assert speed["value"] == speed["details"]["performance"]["32"]["speedup_vs_serial_p50"] > 3
+    assert {s["label"] for s in project.matrix["servers"]} == {"serial pytorch", "multi-item pytorch dense"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "test", "mask", "verdict", "reason"),
+    [
+        ("multi:leak", "same_length_isolation", "dense", "FAIL", r"exceeds the limit 0"),
+        ("multi:lie", "same_length_isolation", "segment", "FAIL", r"segment was requested, but .* executed dense"),
+        ("multi:nan", "delimiter_aligned", "dense", "FAIL", r"bad_json: .*NaN"),
+        ("multi:short", "delimiter_aligned", "dense", "FAIL", r"expected 26 rows of 2 scores, got 25"),
+        ("serial:flat", "same_length_isolation", "dense", "INCONCLUSIVE", r"a leak would not show"),
+        ("multi:flat", "same_length_isolation", "dense", "FAIL", r"does not read its items"),
+        ("multi:noise", "same_length_isolation", "dense", "INCONCLUSIVE", r"replaying the same request"),
+        ("multi:die_after=5", "same_length_isolation", "dense", "FAIL", r"exited with code 9 [\s\S]*device lost"),
+        ("multi:exit=3", "same_length_isolation", "dense", "FAIL", r"exited with code 3 [\s\S]*cannot allocate 96 GiB"),
+        ("serial:exit=3", "delimiter_aligned", "dense", "FAIL", r"exited with code 3 [\s\S]*cannot allocate 96 GiB"),
+        ("multi:sleep=0.2", "speedup", "dense", "FAIL", r"is below 3"),
+    ],
+)
+def test_a_misbehaving_server(
+    project: Project, faults: Faults, fault: str, test: str, mask: str, verdict: str, reason: str
+) -> None:
+    faults(fault)
+    project.write("test_it.py", REGRESSION)
+    result = project.run(*SMALL, f"--mask-impl={mask}", "-k", test, "--multiitem-items=32")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (record,) = (r for r in project.matrix["gates"] if r["reason"] != "deselected on the command line")
+    assert record["verdict"] == verdict
+    assert re.search(reason, record["reason"])
+    result.stdout.re_match_lines([rf".*{reason.split('[')[0]}"])
+    assert not project.processes()
+
+
+def test_a_backend_that_cannot_run_here_is_not_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_MISSING", "jax")
+    project.write("test_it.py", REGRESSION)
+    arguments = ("--engine=fake", "--mask-impl=dense", "-k", "delimiter_aligned")
+    result = project.run(*arguments)
+    assert result.ret == 0
+    result.assert_outcomes(passed=1, skipped=1, deselected=12)
+    result.stdout.fnmatch_lines(["NOT_RUN delimiter_aligned_equiv_le_0p02*: its library is not installed"])
+    by_column = {r["nodeid"][-12:]: r["verdict"] for r in project.matrix["gates"] if "aligned" in r["nodeid"]}
+    assert by_column == {"[jax-dense]": "NOT_RUN", "torch-dense]": "PASS"}

@@ -1,0 +1,114 @@
+"""Scoring servers in memory: a real `Target` over a client whose scores are a pure function of the request.
+
+The score of an item is a softmax over hashes of exactly the tokens it sees, so that any change of what it
+sees changes it altogether.
+"""
+
+import numpy as np
+from fake_backend import logit
+
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.servers.target import Target
+
+DELIMITER = 999
+LABELS = (5, 6)
+POOL = tuple(range(10, 900))
+
+
+def hashed(tokens, labels):
+    """The scores [K] of one token sequence."""
+    logits = np.array([logit(tuple(tokens), label) for label in labels])
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+def serial(query, items, labels):
+    return np.array([hashed([*query, *item], labels) for item in items])
+
+
+def packed(query, items, labels):
+    """What a healthy server of `prefix_first_delim` answers."""
+    return serial([*query, DELIMITER], items, labels)
+
+
+def packed_query_prefix(query, items, labels):
+    """What a healthy server of `query_prefix` answers."""
+    return serial(query, items, labels)
+
+
+def leaking(leaks):
+    """Packed scoring in which item i also sees the items for which ``leaks(i, j, N)`` holds."""
+
+    def scores(query, items, labels):
+        rows = []
+        for i, item in enumerate(items):
+            seen = [*query, DELIMITER]
+            for j, other in enumerate(items):
+                if j != i and leaks(i, j, len(items)):
+                    seen += [*other, DELIMITER]
+            rows.append(hashed([*seen, *item], labels))
+        return np.array(rows)
+
+    return scores
+
+
+class StubClient:
+    """`client.ScoreClient` without HTTP. ``executed``: the counter that a request raises, a mask, "serial" or
+    "prefill+extend"; None: a server that attests nothing."""
+
+    def __init__(self, scores, executed):
+        self.url = "http://stub"
+        self.requests = []
+        self.executed = executed
+        self._scores = scores
+        self._counts = {"dense": 0, "segment": 0, "serial": 0, "prefill+extend": 0}
+        self._items = {"dense": 0, "segment": 0}
+
+    def score(self, query, items, labels, *, apply_softmax=True):
+        self.requests.append((tuple(query), tuple(map(tuple, items)), tuple(labels)))
+        if self.executed is not None:
+            self._counts[self.executed] += 1
+            if self.executed in self._items:
+                self._items[self.executed] += len(items)
+        return np.asarray(self._scores(query, items, labels), dtype=np.float64)
+
+    def server_info(self):
+        if self.executed is None:
+            return None
+        counts = self._counts
+        return {
+            "model_path": "stub-model",
+            "dtype": "float32",
+            "executed": {
+                "packed_sequences": {mask: counts[mask] for mask in self._items},
+                "packed_items": dict(self._items),
+                "prefill_extend": {"items": counts["prefill+extend"]},
+                "serial_sequences": counts["serial"],
+            },
+        }
+
+
+def multi(scores=packed, *, mask="dense", executed="as requested", semantics=Semantics.PREFIX_FIRST_DELIM, chunk=0):
+    executed = mask if executed == "as requested" else executed
+    return Target(Profile("multi", "stub", mask, chunk, semantics), "stub", StubClient(scores, executed))
+
+
+def baseline(scores=serial, *, executed="serial"):
+    return Target(Profile("serial", "stub"), "stub", StubClient(scores, executed))
+
+
+def extender(scores=packed_query_prefix, *, executed="prefill+extend"):
+    profile = Profile("extend", "stub", semantics=Semantics.QUERY_PREFIX)
+    return Target(profile, "stub", StubClient(scores, executed))
+
+
+def make_case(count=7, *, seed=1, lengths=None, name="case", labels=LABELS):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 9, count).tolist() if lengths is None else lengths
+
+    def draw(length):
+        return tuple(rng.choice(POOL, length).tolist())
+
+    return Case(name, draw(12), tuple(draw(n) for n in lengths), labels, POOL)

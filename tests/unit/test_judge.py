@@ -1,0 +1,195 @@
+"""The judge: where a measurement becomes a verdict."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_multiitem.gates.base import Evidence, Gate, judge_difference, judge_ratio
+from pytest_multiitem.gates.equivalence import EQUIVALENCE
+from pytest_multiitem.gates.isolation import SAME_LENGTH
+from pytest_multiitem.gates.prefill_extend import PREFILL_EXTEND_REPLAY
+from pytest_multiitem.gates.segment import SEGMENT_LOWERS
+from pytest_multiitem.gates.speedup import SPEEDUP_N32
+from pytest_multiitem.results.records import Verdict
+
+STRONG = Evidence(noise_floor=0.0, leak_visibility=0.5, score_spread=0.5)
+NAMES = ("noise_floor", "leak_visibility", "score_spread")
+
+
+def above(value):
+    return math.nextafter(value, math.inf)
+
+
+def verdict(gate, value, evidence=STRONG):
+    return judge_difference(gate, value, evidence)[0]
+
+
+@pytest.mark.parametrize(
+    ("gate", "value", "expected"),
+    [
+        (EQUIVALENCE, 0.0, Verdict.PASS),
+        (EQUIVALENCE, 0.02, Verdict.PASS),
+        (EQUIVALENCE, above(0.02), Verdict.FAIL),
+        (SAME_LENGTH, 0.0, Verdict.PASS),
+        (SAME_LENGTH, -0.0, Verdict.PASS),
+        (SAME_LENGTH, above(0.0), Verdict.FAIL),
+        (PREFILL_EXTEND_REPLAY, 1e-4, Verdict.PASS),
+        (PREFILL_EXTEND_REPLAY, above(1e-4), Verdict.FAIL),
+        (EQUIVALENCE, -1e-9, Verdict.FAIL),
+        (EQUIVALENCE, math.nan, Verdict.FAIL),
+        (EQUIVALENCE, math.inf, Verdict.FAIL),
+        (EQUIVALENCE, -math.inf, Verdict.FAIL),
+        (EQUIVALENCE, None, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_the_limit_itself_holds_and_nothing_beyond(gate, value, expected):
+    assert verdict(gate, value) is expected
+
+
+@pytest.mark.parametrize("missing", NAMES)
+@pytest.mark.parametrize("gate", [EQUIVALENCE, SAME_LENGTH])
+def test_missing_evidence_is_no_pass(gate, missing):
+    found, reason = judge_difference(gate, 0.0, replace(STRONG, **{missing: None}))
+    assert found is Verdict.INCONCLUSIVE
+    assert reason == f"{missing.replace('_', ' ')} not measured"
+
+
+def test_everything_that_is_missing_is_named():
+    _, reason = judge_difference(EQUIVALENCE, 0.0, Evidence())
+    assert all(name.replace("_", " ") in reason for name in NAMES)
+
+
+def test_a_gate_asks_only_for_its_own_evidence():
+    assert verdict(PREFILL_EXTEND_REPLAY, 0.0, Evidence(score_spread=0.5)) is Verdict.PASS
+    assert verdict(PREFILL_EXTEND_REPLAY, 0.0, Evidence(0.0, 0.5, None)) is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("missing", NAMES)
+def test_a_violation_needs_no_evidence(missing):
+    assert verdict(EQUIVALENCE, 0.3, replace(STRONG, **{missing: None})) is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("value", "floor", "expected"),
+    [
+        (0.0, 0.02, Verdict.PASS),  # a floor at the limit still resolves it
+        (0.0, above(0.02), Verdict.INCONCLUSIVE),
+        (0.03, 0.02, Verdict.FAIL),  # noise within the limit excuses nothing
+        (0.03, above(0.02), Verdict.INCONCLUSIVE),
+        (0.06, 0.03, Verdict.INCONCLUSIVE),
+        (0.09, 0.03, Verdict.INCONCLUSIVE),  # exactly three floors
+        (above(0.09), 0.03, Verdict.FAIL),
+        (0.0, math.nan, Verdict.FAIL),
+        (0.0, math.inf, Verdict.FAIL),
+        (1.0, math.inf, Verdict.FAIL),
+    ],
+)
+def test_the_noise_floor(value, floor, expected):
+    assert verdict(EQUIVALENCE, value, replace(STRONG, noise_floor=floor)) is expected
+
+
+def test_isolation_with_noise_cannot_tell():
+    noisy = replace(STRONG, noise_floor=1e-7)
+    assert verdict(SAME_LENGTH, 0.0, noisy) is Verdict.INCONCLUSIVE
+    assert verdict(SAME_LENGTH, 3e-7, noisy) is Verdict.INCONCLUSIVE
+    assert verdict(SAME_LENGTH, 4e-7, noisy) is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("gate", "visibility", "expected"),
+    [
+        (EQUIVALENCE, 0.02, Verdict.INCONCLUSIVE),
+        (EQUIVALENCE, above(0.02), Verdict.PASS),
+        (EQUIVALENCE, 0.0, Verdict.INCONCLUSIVE),
+        (EQUIVALENCE, math.nan, Verdict.INCONCLUSIVE),
+        (SAME_LENGTH, 0.0, Verdict.INCONCLUSIVE),
+        (SAME_LENGTH, above(0.0), Verdict.PASS),
+    ],
+)
+def test_a_leak_must_be_visible_above_the_limit(gate, visibility, expected):
+    assert verdict(gate, 0.0, replace(STRONG, leak_visibility=visibility)) is expected
+
+
+@pytest.mark.parametrize(
+    ("gate", "spread", "expected"),
+    [
+        (SAME_LENGTH, 0.01, Verdict.INCONCLUSIVE),  # the least range of scores, whatever the limit
+        (SAME_LENGTH, above(0.01), Verdict.PASS),
+        (EQUIVALENCE, 0.02, Verdict.INCONCLUSIVE),  # the limit, where that is larger
+        (EQUIVALENCE, above(0.02), Verdict.PASS),
+        (EQUIVALENCE, math.nan, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_scores_must_differ_between_items(gate, spread, expected):
+    assert verdict(gate, 0.0, replace(STRONG, score_spread=spread)) is expected
+
+
+ODD = st.sampled_from([None, 0.0, 0.01, 0.02, above(0.01), above(0.02), 0.06, math.nan, math.inf, -math.inf])
+NUMBER = st.one_of(ODD, st.floats(0, 0.2), st.floats())
+
+
+@given(
+    limit=st.sampled_from([0.0, 1e-4, 0.01, 0.02]),
+    required=st.sets(st.sampled_from(NAMES)),
+    value=NUMBER,
+    found=st.tuples(NUMBER, NUMBER, NUMBER),
+)
+def test_no_pass_without_a_held_limit_and_strong_evidence(limit, required, value, found):
+    gate = Gate("made_up", "a difference", "<=", limit, evidence=frozenset(required))
+    evidence = dict(zip(NAMES, found, strict=True))
+    if verdict(gate, value, Evidence(**evidence)) is not Verdict.PASS:
+        return
+    assert value is not None and 0.0 <= value <= limit
+    assert all(evidence[name] is not None for name in required)
+    floor, visibility, spread = found
+    assert floor is None or floor <= limit
+    assert visibility is None or (visibility > limit and visibility > (floor or 0.0))
+    assert spread is None or (spread > limit and spread > 0.01)
+
+
+@given(value=st.floats(0, 0.02), spread=st.floats(0.03, 1), visibility=st.floats(0.03, 1), floor=st.floats(0, 0.02))
+def test_a_held_limit_with_strong_evidence_passes(value, spread, visibility, floor):
+    assert verdict(EQUIVALENCE, value, Evidence(floor, visibility, spread)) is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "blocks", "expected"),
+    [
+        (4.0, (3.5, 4.5), 5, Verdict.PASS),
+        (3.5, (3.0, 4.0), 5, Verdict.PASS),  # the lower end exactly at the limit
+        (3.5, (math.nextafter(3.0, 0), 4.0), 5, Verdict.INCONCLUSIVE),
+        (2.5, (2.0, 3.0), 5, Verdict.INCONCLUSIVE),  # the upper end exactly at the limit
+        (2.5, (2.0, math.nextafter(3.0, 0)), 5, Verdict.FAIL),
+        (2.0, (1.5, 2.5), 5, Verdict.FAIL),
+        (2.9, (3.0, 3.2), 5, Verdict.INCONCLUSIVE),  # an interval that leaves its own value out
+        (3.1, (2.0, 2.9), 5, Verdict.INCONCLUSIVE),
+        (4.0, (3.5, 4.5), 4, Verdict.INCONCLUSIVE),
+        (1.0, (0.5, 1.5), 4, Verdict.INCONCLUSIVE),
+        (4.0, None, 100, Verdict.INCONCLUSIVE),
+        (4.0, (3.5, 4.5), 0, Verdict.INCONCLUSIVE),
+        (None, None, 5, Verdict.INCONCLUSIVE),
+        (None, (3.5, 4.5), 5, Verdict.INCONCLUSIVE),
+        (math.nan, (3.5, 4.5), 5, Verdict.FAIL),
+        (math.inf, (3.5, 4.5), 5, Verdict.FAIL),
+        (4.0, (3.5, math.inf), 5, Verdict.FAIL),
+        (4.0, (math.nan, 4.5), 5, Verdict.FAIL),
+    ],
+)
+def test_a_ratio(value, interval, blocks, expected):
+    assert judge_ratio(SPEEDUP_N32, value, interval, blocks)[0] is expected
+
+
+@given(value=st.one_of(st.none(), st.floats()), low=st.floats(), high=st.floats(), blocks=st.integers(0, 9))
+def test_no_ratio_passes_below_its_limit(value, low, high, blocks):
+    if judge_ratio(SPEEDUP_N32, value, (low, high), blocks)[0] is Verdict.PASS:
+        assert 3.0 <= value < math.inf and 3.0 <= low < math.inf and blocks >= 5
+
+
+def test_a_gate_without_a_limit_is_not_judged_by_a_number():
+    with pytest.raises(ValueError, match="segment_lowers has no limit"):
+        judge_difference(SEGMENT_LOWERS, 0.0, STRONG)
+    with pytest.raises(ValueError, match="segment_lowers has no limit"):
+        judge_ratio(SEGMENT_LOWERS, 4.0, (3.5, 4.5), 5)
