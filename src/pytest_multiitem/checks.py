@@ -91,10 +91,13 @@ class BenchmarkRun:
         from pytest_multiitem.bench.statistics import P95_SAMPLES, p50, p95
 
         settings = self.run.settings
-        with target.attest() as attestation:
-            self._benchmark.pedantic(
-                send, rounds=settings.bench_timed_runs, warmup_rounds=settings.bench_warmup_runs, iterations=1
-            )
+        try:
+            with target.attest() as attestation, target.watch():
+                self._benchmark.pedantic(
+                    send, rounds=settings.bench_timed_runs, warmup_rounds=settings.bench_warmup_runs, iterations=1
+                )
+        except (ScoreFailure, ServerError) as error:
+            pytest.fail(f"{name}: {error}", pytrace=False)
         if attestation.problem is not None:
             pytest.fail(f"{name}: {attestation.problem}", pytrace=False)
         if not self._benchmark.enabled:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.options import Settings
 from pytest_multiitem.state import ATTACHED, BENCHMARKS, RECORDS, SESSION, SETTINGS
 
@@ -83,8 +84,14 @@ def finish(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
         session_of(config).profiles = tuple(
             dict.fromkeys(p for item in ours if not _refusal(item) for p in _profiles(item, config))
         )
-    if SESSION in config.stash and hasattr(config, "workerinput"):
-        session_of(config).publish_plan()
+    if SESSION not in config.stash or config.getoption("collectonly"):
+        return
+    try:
+        session_of(config).prepare()
+    except UsageError as error:
+        if not hasattr(config, "workerinput"):
+            raise pytest.UsageError(str(error)) from None
+        # An error here would take the worker down without a word; each test will say it.
 
 
 def _profiles(item: pytest.Item, config: pytest.Config) -> list[Profile]:
@@ -143,34 +150,49 @@ def _is_named(item: pytest.Item) -> bool:
 
 
 def carry(item: pytest.Item, report: pytest.TestReport) -> None:
-    """Put a test's verdict on its report, where pytest-xdist carries it and JUnit shows it.
-
-    A test of a gate that passes without a verdict has measured nothing, and fails.
-    """
+    """Put a test's verdict on its report, where pytest-xdist carries it and JUnit shows it."""
     if not uses_plugin(item):
         return
+    gate = gate_of(item)
+    if gate is not None:
+        _settle(item, report, gate)
     records = item.stash.get(RECORDS, [])
-    if report.when == "call" and report.passed and gate_of(item) is not None and not records:
-        report.outcome = "failed"
-        report.longrepr = f"FAIL: {gate_of(item)}: the test ended without a verdict"
-    if report.skipped and not records and not hasattr(report, "wasxfail"):
-        required = gate_of(item) in item.config.stash[SETTINGS].require
-        if required:
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            report.outcome = "failed"
-            report.longrepr = f"{gate_of(item)} is required by --require, but: {reason}"
-    if report.when != "teardown":
-        benchmarks = item.stash.get(BENCHMARKS, [])
-        if records or benchmarks:
-            import msgspec
+    benchmarks = item.stash.get(BENCHMARKS, []) if report.when == "call" else []
+    if records or benchmarks:
+        import msgspec
 
-            carried = {"gates": msgspec.to_builtins(records), "benchmarks": msgspec.to_builtins(benchmarks)}
-            setattr(report, REPORT_ATTRIBUTE, carried)
-        for record in records if report.when == "call" else ():
-            for name in ("gate", "verdict", "reason", "value", "limit", "noise_floor", "leak_visibility",
-                         "mask_requested", "mask_attested", "server_chunk_size", "backend"):  # fmt: skip
-                value = getattr(record, name)
-                report.user_properties.append((f"multiitem_{name}", "" if value is None else str(value)))
+        carried = {"gates": msgspec.to_builtins(records), "benchmarks": msgspec.to_builtins(benchmarks)}
+        setattr(report, REPORT_ATTRIBUTE, carried)
+    for record in records if report.when == "teardown" else ():  # the report that JUnit takes properties from
+        for name in ("gate", "verdict", "reason", "value", "limit", "noise_floor", "leak_visibility",
+                     "mask_requested", "mask_attested", "server_chunk_size", "backend"):  # fmt: skip
+            value = getattr(record, name)
+            report.user_properties.append((f"multiitem_{name}", "" if value is None else str(value)))
+
+
+def _settle(item: pytest.Item, report: pytest.TestReport, gate: str) -> None:
+    """Make the outcome of a gate's test and the gate's verdict agree.
+
+    A test that passes without a verdict has measured nothing, and fails; no failed test leaves a PASS.
+    """
+    from pytest_multiitem.results.records import Verdict
+    from pytest_multiitem.session import blank_record, reason_of
+
+    records = item.stash.setdefault(RECORDS, [])
+    if report.when == "call" and report.passed and not records:
+        report.outcome = "failed"
+        report.longrepr = f"FAIL: {gate}: the test ended without a verdict"
+    if report.passed:
+        return
+    if not records:
+        verdict = Verdict.NOT_RUN if report.skipped else Verdict.FAIL
+        records.append(blank_record(gate, item.nodeid, verdict, reason_of(report)))
+        if report.skipped and not hasattr(report, "wasxfail") and gate in item.config.stash[SETTINGS].require:
+            report.outcome = "failed"
+            report.longrepr = f"{gate} is required by --require, but: {records[-1].reason}"
+    elif report.failed and records[-1].verdict is Verdict.PASS:
+        records[-1].verdict = Verdict.FAIL
+        records[-1].reason = f"its test failed afterwards: {reason_of(report)}"
 
 
 def status(report: pytest.TestReport) -> tuple[str, str, str] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import textwrap
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,21 @@ def add_short_options(parser: pytest.Parser) -> list[str]:
                 group.addoption(option.short_flag, dest=option.ini, action="store_true", default=None, help=text)
             else:
                 group.addoption(option.short_flag, dest=option.ini, default=None, metavar=option.metavar, help=text)
-        except ValueError:
+        except (ValueError, argparse.ArgumentError):  # taken: within our group, or in another one
             notes.append(f"{option.short_flag} belongs to another plugin here; use {option.flag}")
     return notes
+
+
+def hide_option_values(early_config: pytest.Config, arguments: list[str]) -> None:
+    """Keep ``jax`` of ``--backend jax`` from being taken for the path to look for conftests at.
+
+    Short names are registered after the conftests are loaded, so pytest does not know them before.
+    """
+    paths = early_config.known_args_namespace.file_or_dir
+    names = {option.short_flag for option in OPTIONS if option.short and not option.is_flag}
+    for name, value in pairwise(arguments):
+        if name in names and value in paths and not value.startswith("-"):
+            paths.remove(value)
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -142,7 +155,12 @@ def finish(session: pytest.Session) -> None:
     if SETTINGS not in config.stash or config.getoption("collectonly"):
         return
     if SESSION in config.stash or config.stash[SETTINGS].require:
-        status = session_of(config).finish(int(session.exitstatus))
+        status = int(session.exitstatus)
+        try:
+            status = session_of(config).finish(status)
+        except MultiItemError as error:  # shown in the summary, which an exception would suppress
+            session_of(config).problem = str(error)
+            status = int(pytest.ExitCode.INTERNAL_ERROR)
         if status != int(session.exitstatus):
             session.exitstatus = status
 
@@ -153,7 +171,7 @@ def summarise(reporter: pytest.TerminalReporter) -> None:
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]
-    if not session.keeps or (session.matrix is None and not session.unmet):
+    if not session.keeps or not (session.matrix or session.unmet or session.problem):
         return
     from pytest_multiitem.reports.terminal import lines
 
@@ -163,3 +181,5 @@ def summarise(reporter: pytest.TerminalReporter) -> None:
     reporter.section("multi-item scoring validation", sep="=")
     for text, markup in lines(session.matrix, session.unmet, session.written, config.invocation_params.dir):
         reporter.write_line(text, **markup)
+    if session.problem is not None:
+        reporter.write_line(f"error: {session.problem}", red=True, bold=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_multiitem.client import ScoreClient
-from pytest_multiitem.errors import EngineUnavailable, MultiItemError
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.options import Settings
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring import cases
@@ -142,6 +142,11 @@ class Run:
             semantics = self.settings.semantics
             if self.settings.origins.get("semantics") == "default":
                 semantics = (info.get("semantics") or {}).get("declared", semantics)
+            if semantics not in [s.value for s in Semantics if s.has_serial_reference]:
+                raise UsageError(
+                    f"{url} declares the semantics {semantics!r}, which equals no serial scoring; "
+                    "name what it should be compared with: --multiitem-semantics prefix_first_delim or query_prefix"
+                )
             profile = Profile(
                 "multi",
                 ATTACHED,

@@ -62,6 +62,7 @@ class Session:
         self.profiles: tuple[Profile, ...] = ()
         self.written: Path | None = None
         self.unmet: list[str] = []
+        self.problem: str | None = None
         self.matrix: Matrix | None = None
         self._started = store.utc_now()
         self._run: Run | None = None
@@ -96,21 +97,24 @@ class Session:
 
             signal.signal(signal.SIGTERM, stop)
 
-    def publish_plan(self) -> None:
-        """Leave the plan where the controller finds it (a worker's end of collection)."""
-        if self.used:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
+    def prepare(self) -> None:
+        """Make the run's directory at the end of collection; a worker leaves its plan there for the controller.
+
+        Raises UsageError where nothing can be written there.
+        """
+        store.make_run_dir(self.run_dir)
+        if not self.keeps:
             content = {"selected": self.plan.selected, "deselected": self.plan.deselected}
             store.write_atomically(self.run_dir / PLAN, msgspec.json.encode(content))
 
     def adopt_plan(self) -> None:
         """Take over the workers' plan and own the run from now on (the controller, before any test runs)."""
         path = self.run_dir / PLAN
-        if path.exists() and not self.used:
+        if not self.used:
             content = msgspec.json.decode(path.read_bytes())
             self.plan = Plan(content["selected"], content["deselected"])
-            path.unlink()
             _ = self.run
+        path.unlink()  # every worker leaves the same
 
     def interrupted(self, by: str) -> None:
         """Remember that the run did not end by itself."""
@@ -133,7 +137,7 @@ class Session:
         known.seconds += report.duration
         if report.outcome == "failed" or (report.outcome == "skipped" and known.outcome == "passed"):
             known.outcome = report.outcome
-            known.reason = _reason(report)
+            known.reason = reason_of(report)
 
     def finish(self, exit_status: int) -> int:
         """Stop the servers, write the results, and return the exit status that they ask for."""
@@ -146,12 +150,16 @@ class Session:
                 self.unmet = list(self.settings.require)
                 return 1
             return exit_status
-        if self._run is not None:
-            self._run.close()
-        self.unmet = self._unmet_requirements()
-        if self.unmet and exit_status in (0, 5):
-            exit_status = 1
-        self._write(exit_status)
+        if exit_status == pytest.ExitCode.USAGE_ERROR:  # nothing was run, and what to write may be the error
+            return exit_status
+        try:
+            if self._run is not None:
+                self._run.close()
+        finally:
+            self.unmet = self._unmet_requirements()
+            if self.unmet and exit_status in (0, 5):
+                exit_status = 1
+            self._write(exit_status)
         return exit_status
 
     def _unmet_requirements(self) -> list[str]:
@@ -217,7 +225,7 @@ class Session:
             summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
         )
         self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=self.matrix)
-        self.run_dir.mkdir(parents=True, exist_ok=True)  # no test may have asked for anything
+        store.make_run_dir(self.run_dir)  # where collection did not come to its end
         store.write_matrix(self.run_dir, self.matrix)
         store.write_atomically(self.run_dir / store.REPORT, render(self.matrix).encode())
         store.point_latest(self.run_dir)
@@ -232,10 +240,16 @@ def blank_record(gate: str, nodeid: str, verdict: Verdict, reason: str) -> GateR
     )
 
 
-def _reason(report: pytest.TestReport) -> str:
+def reason_of(report: pytest.TestReport) -> str:
+    """Why a phase of a test was skipped or failed, in at most 2,000 characters."""
     longrepr = report.longrepr
-    if isinstance(longrepr, tuple):  # a skip: (path, line, reason)
-        return longrepr[2].removeprefix("Skipped: ").removeprefix("NOT_RUN: ")
-    crash = getattr(longrepr, "reprcrash", None)
-    text = crash.message if crash is not None else str(longrepr or "")
-    return f"{report.when}: {text}"[:2000]
+    if hasattr(report, "wasxfail"):
+        text = f"expected to fail: {report.wasxfail}"
+    elif isinstance(longrepr, tuple):  # a skip: (path, line, reason)
+        text = longrepr[2].removeprefix("Skipped: ").removeprefix("NOT_RUN: ")
+    else:
+        crash = getattr(longrepr, "reprcrash", None)
+        text = (crash.message if crash is not None else str(longrepr or "")).removeprefix("Failed: ")
+        if report.when != "call":
+            text = f"{report.when}: {text}"
+    return text[:2000]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 # pytester forgets what an inner run imports, and extension modules cannot be imported twice.
+import httpcore
 import scipy.stats
 from inner_project import FAKE, Project
 

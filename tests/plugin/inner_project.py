@@ -71,7 +71,9 @@ class Project:
         return path
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        """pytest in this process."""
+        """pytest in this process, or with xdist (whose workers need a real environment) in another."""
+        if "-n" in arguments:
+            return self.pytester.runpytest_subprocess(*arguments)
         return self.pytester.runpytest_inprocess(*arguments)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -123,7 +125,7 @@ class Project:
 
     def states(self) -> list[dict[str, Any]]:
         """What the guard of each launch says: ``engine_pid``, ``guard_pid``, ``status``."""
-        return [json.loads(path.read_bytes()) for path in self.path.glob("multiitem-results/*/servers/*/*/state.json")]
+        return [json.loads(path.read_bytes()) for run in self.runs for path in run.glob("servers/*/*/state.json")]
 
     def processes(self) -> list[psutil.Process]:
         """Guards and engines that run now; psutil knows a process by its id and its start."""

@@ -34,7 +34,7 @@ def test_a_value_apart_from_its_option_hides_no_conftest(project: Project) -> No
     project.write("pytest.ini", "[pytest]\ntestpaths = suite\n")
     project.write("suite/conftest.py", "def pytest_addoption(parser): parser.addoption('--own')\n")
     project.write("suite/test_it.py", "def test_it(multiitem_run, request): assert request.config.getoption('--own')\n")
-    project.run("--backend", "jax", "--own", "x").assert_outcomes(passed=1)
+    project.run("--backend", "jax", "--own=x").assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("form", [["--backend=theirs"], ["--backend", "theirs"]])

@@ -199,6 +199,7 @@ def test_a_good_server_passes(project: Project, faults: Faults) -> None:
         ("multi:die_after=5", "same_length_isolation", "dense", "FAIL", r"exited with code 9 [\s\S]*device lost"),
         ("multi:exit=3", "same_length_isolation", "dense", "FAIL", r"exited with code 3 [\s\S]*cannot allocate 96 GiB"),
         ("serial:exit=3", "delimiter_aligned", "dense", "FAIL", r"exited with code 3 [\s\S]*cannot allocate 96 GiB"),
+        ("multi:die_after=5", "speedup", "dense", "FAIL", r"exited with code 9 [\s\S]*device lost"),
         ("multi:sleep=0.2", "speedup", "dense", "FAIL", r"is below 3"),
     ],
 )
@@ -224,5 +225,5 @@ def test_a_backend_that_cannot_run_here_is_not_run(project: Project, monkeypatch
     assert result.ret == 0
     result.assert_outcomes(passed=1, skipped=1, deselected=12)
     result.stdout.fnmatch_lines(["NOT_RUN delimiter_aligned_equiv_le_0p02*: its library is not installed"])
-    by_column = {r["nodeid"][-12:]: r["verdict"] for r in project.matrix["gates"] if "aligned" in r["nodeid"]}
-    assert by_column == {"[jax-dense]": "NOT_RUN", "torch-dense]": "PASS"}
+    by_column = {r["nodeid"].partition("[")[2]: r["verdict"] for r in project.matrix["gates"] if "aligned" in r["nodeid"]}
+    assert by_column == {"jax-dense]": "NOT_RUN", "pytorch-dense]": "PASS"}

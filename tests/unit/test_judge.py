@@ -91,6 +91,10 @@ def test_the_noise_floor(value, floor, expected):
     assert verdict(EQUIVALENCE, value, replace(STRONG, noise_floor=floor)) is expected
 
 
+def test_a_value_just_above_the_limit_shows_its_digits():
+    assert judge_difference(EQUIVALENCE, above(0.02), STRONG)[1] == "0.020000000000000004 exceeds the limit 0.02"
+
+
 def test_isolation_with_noise_cannot_tell():
     noisy = replace(STRONG, noise_floor=1e-7)
     assert verdict(SAME_LENGTH, 0.0, noisy) is Verdict.INCONCLUSIVE

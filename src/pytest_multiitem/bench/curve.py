@@ -90,7 +90,8 @@ def _one_of_each_shape(case: Case) -> list[PreparedRequest]:
 
 
 def _run(target: Target, requests: Sequence[PreparedRequest]) -> float:
-    answers = [target.client.timed_send(request) for request in requests]
+    with target.watch():
+        answers = [target.client.timed_send(request) for request in requests]
     for request, (_, response) in zip(requests, answers, strict=True):
         read_scores(response, request)
     return sum(seconds for seconds, _ in answers)

@@ -66,7 +66,10 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
                 f"{value:.3g} is above the limit {limit:g}, but replaying the same request already moves "
                 f"scores by {floor:.3g}",
             )
-        return Verdict.FAIL, f"{value:.6g} exceeds the limit {limit:g}"
+        shown = f"{value:.6g}"
+        if float(shown) <= limit:  # rounding would hide by how little it is off
+            shown = repr(float(value))
+        return Verdict.FAIL, f"{shown} exceeds the limit {limit:g}"
     missing = sorted(name for name in gate.evidence if getattr(evidence, name) is None)
     if missing:
         return Verdict.INCONCLUSIVE, f"{' and '.join(missing).replace('_', ' ')} not measured"

@@ -56,6 +56,8 @@ def measure(
     An engine whose mutated item keeps its own score does not read its items, and fails.
     """
     usable = [case for case in cases if len(case.items) > 1]
+    if not usable:  # no item is untouched where there is only one
+        return Measurement(target=multi, value=None, samples={"cases": 0, "mutations": 0, "items": 0})
     worst: list[dict[str, Any]] = []
     bases, floors, own_changes = [], [], []
     with multi.attest() as attestation:

@@ -97,11 +97,12 @@ def _published_row(row: Published) -> list[str]:
 
 
 def _own_row(matrix: Matrix, column: str) -> list[str]:
-    mine = {r.gate: r for r in matrix.gates if table.where(r) == column}
+    records = table.worst_first(matrix.gates)
+    mine = {r.gate: r for r in reversed(records) if table.where(r) == column}
     mask = column.partition("-")[2]
-    serial = next((r for r in matrix.gates if r.gate == "jax_serial_vs_torch_serial_le_0p02"), None)
+    serial = next((r for r in records if r.gate == "jax_serial_vs_torch_serial_le_0p02"), None)
     semantic = next(
-        (r for r in matrix.gates if r.gate == "jax_multi_vs_torch_multi_semantic_le_0p02" and table.where(r) == mask),
+        (r for r in records if r.gate == "jax_multi_vs_torch_multi_semantic_le_0p02" and table.where(r) == mask),
         None,
     )
     speed = mine.get("speedup_n32_ge_3x")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePath
 
+from pytest_multiitem.options import BACKENDS, MASKS
 from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
+from pytest_multiitem.state import ATTACHED
 
 _ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 
@@ -46,7 +48,7 @@ def pivot(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
         mine = [r for r in chosen if r.gate == gate]
         cells = []
         for column in columns:
-            here = sorted((r for r in mine if where(r) == column), key=lambda r: _ORDER.index(r.verdict))
+            here = worst_first(r for r in mine if where(r) == column)
             cells.append(cell(here[0]) if here else "")
         rows.append([gate, bound(mine[0]), *cells])
     return ["gate", "limit", *columns], rows
@@ -62,7 +64,12 @@ def others(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
 
 def unhappy(records: Iterable[GateRecord]) -> list[GateRecord]:
     """Every verdict that is not PASS, the worst first."""
-    return sorted((r for r in records if r.verdict is not Verdict.PASS), key=lambda r: _ORDER.index(r.verdict))
+    return [r for r in worst_first(records) if r.verdict is not Verdict.PASS]
+
+
+def worst_first(records: Iterable[GateRecord]) -> list[GateRecord]:
+    """The records by verdict; where several share a cell, the first one stands in it."""
+    return sorted(records, key=lambda r: _ORDER.index(r.verdict))
 
 
 def short_test(nodeid: str) -> str:
@@ -106,4 +113,4 @@ def benchmarks(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
 
 def _is_backend_and_mask(record: GateRecord) -> bool:
     words = where(record).split("-")
-    return len(words) >= 2 and words[0] in ("pytorch", "jax", "attached")
+    return len(words) >= 2 and words[0] in (*BACKENDS, ATTACHED) and words[1] in (*MASKS, ATTACHED)

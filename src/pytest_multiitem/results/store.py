@@ -27,6 +27,26 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
+def make_run_dir(run_dir: Path) -> None:
+    """Make a run's directory. Raises UsageError where results cannot be written there."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        writable = os.access(run_dir, os.W_OK | os.X_OK)
+        problem = None if writable else "it is not writable"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem is not None:
+        raise UsageError(f"cannot write results to {run_dir}: {problem}; choose another place with --results-dir DIR")
+    _latest(run_dir)
+
+
+def _latest(run_dir: Path) -> Path:
+    link = run_dir.parent / LATEST
+    if link.exists() and not link.is_symlink():
+        raise UsageError(f"{link} exists and is not a link; remove it, or choose another --results-dir")
+    return link
+
+
 def utc_now() -> str:
     """The time, as it stands in results."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -91,9 +111,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def point_latest(run_dir: Path) -> None:
     """Make ``latest`` beside the run a link to it, atomically."""
-    link = run_dir.parent / LATEST
-    if link.exists() and not link.is_symlink():
-        raise UsageError(f"{link} exists and is not a link; remove it, or choose another --results-dir")
+    link = _latest(run_dir)
     scratch = run_dir.parent / f".{LATEST}-{os.getpid()}"
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(run_dir.name)

@@ -10,7 +10,8 @@ class Semantics(StrEnum):
     """What an item's token sees before its own item.
 
     The first two are the production semantics; each equals a serial scoring (:meth:`serial_query`).
-    The last two are known ablations: they isolate items but equal nothing serial.
+    The last two are known ablations and equal nothing serial; under `all_delims_prefix` items even
+    leak into each other, through the delimiters they see.
     """
 
     PREFIX_FIRST_DELIM = "prefix_first_delim"

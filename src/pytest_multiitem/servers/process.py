@@ -105,9 +105,14 @@ class RunningServer:
         ended = self.ended()
         return None if ended is None else ended.returncode
 
-    def check_alive(self) -> None:
-        """Raise :class:`ServerDied`, with the end of the log, unless the server runs."""
-        ended = self.ended()
+    def check_alive(self, patience: float = 0.0) -> None:
+        """Raise :class:`ServerDied`, with the end of the log, unless the server runs.
+
+        ``patience``: seconds in which it may turn out to have ended; a connection breaks before its guard knows.
+        """
+        deadline = time.monotonic() + patience
+        while (ended := self.ended()) is None and time.monotonic() < deadline:
+            time.sleep(_POLL)
         if ended is not None:
             raise ServerDied(self.label, ended.returncode, ended.reason, self.log_path, self.log_tail())
 

@@ -16,6 +16,10 @@ from pytest_multiitem.servers.engines import Profile
 from pytest_multiitem.servers.process import RunningServer
 
 
+#: Seconds from a broken connection until a dead server's guard has told of its end.
+_DEATH = 2.0
+
+
 @dataclass
 class Attestation:
     """What a server says it executed for the requests of one measurement.
@@ -90,11 +94,17 @@ class Target:
         apply_softmax: bool = True,
     ) -> Scores:
         """The scores [N, K] of a request. Raises ScoreFailure, or ServerDied with the log's end."""
-        try:
+        with self.watch():
             return self.client.score(query, items, labels, apply_softmax=apply_softmax)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Turn a broken connection into ServerDied, with the log's end, where the server has ended."""
+        try:
+            yield
         except ScoreFailure as failure:
             if self.server is not None and failure.kind is FailureKind.CONNECTION:
-                self.server.check_alive()
+                self.server.check_alive(patience=_DEATH)
             raise
 
     @contextmanager

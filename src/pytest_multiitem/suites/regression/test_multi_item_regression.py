@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,10 @@ from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.run import Run
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.engines import Profile
 from pytest_multiitem.servers.target import Target
+from pytest_multiitem.state import ATTACHED
 
 #: Timed runs at an N that no gate judges.
 _CURVE_RUNS = 3
@@ -152,10 +154,11 @@ def _curves(run: Run, multi: Target, serial: Target) -> Curves:
     return run.once(("curves", *(m.profile for m in multis)), measure)
 
 
-def _multi(check: GateCheck, backend: str, mask: str) -> Any:
-    """The packed server of a stated mask, whatever masks the settings choose."""
-    from pytest_multiitem.scoring.semantics import Semantics
-    from pytest_multiitem.servers.engines import Profile
-
+def _multi(check: GateCheck, backend: str, mask: str) -> Target:
+    """The packed server of a stated mask, whatever masks the settings choose; an attached one as it is."""
     semantics = Semantics(check.run.settings.semantics)
-    return connect(check.run, Profile("multi", backend, mask, 0, semantics))
+    attached = backend == ATTACHED
+    target: Target = connect(check.run, Profile("multi", backend, ATTACHED if attached else mask, 0, semantics))
+    if target.profile.mask_impl != mask:
+        check.not_run(f"the attached server is set to mask {target.profile.mask_impl}; this gate needs one of {mask}")
+    return target

@@ -1,0 +1,106 @@
+"""Writes what the reference can take from the code: the table of options and the table of gates.
+
+    python docs/generate.py
+
+A test asserts that the files are what this writes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.options import OPTIONS, Settings, resolve
+
+REFERENCE = Path(__file__).parent / "reference"
+
+_HEAD = """\
+# Options
+
+<!-- Written by docs/generate.py from pytest_multiitem.options; do not edit by hand. -->
+
+Every setting has four names. The first that is given wins:
+
+1. the command line: the canonical name, or the short one where it exists and no other plugin owns it,
+2. the environment variable (an empty one counts as not given),
+3. the ini key, under `[pytest]` in `pytest.ini` or `[tool.pytest.ini_options]` in `pyproject.toml`,
+4. the default.
+
+- The run's header prints each setting that is not the default, with where it came from. `matrix.json` and
+  `report.md` hold all of them.
+- A value that is not valid ends the run before it starts (exit status 4). The message names the value, where it
+  came from, and the valid ones.
+- Lists are separated by commas. Flags take no value on the command line; in the environment and in ini they take
+  `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`.
+- Where another plugin owns a short name, ours steps back and the header says so in one line.
+- A default of `-` means: none.
+
+| option | short | environment variable | ini key | default | meaning |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+_FOOT = """
+One more environment variable is not a setting of a run: `MULTIITEM_CACHE_DIR` says where the generated checkpoint
+and compiled programs are kept (default: `pytest-multiitem` in `$XDG_CACHE_HOME`, or in `~/.cache`).
+"""
+
+
+def options_page() -> str:
+    """The whole of reference/options.md."""
+    defaults: Settings = resolve({}, {}, {})
+    rows = []
+    for option in OPTIONS:
+        value = "" if option.is_flag else f" {option.metavar or 'VALUE'}"
+        default = "off" if option.is_flag else defaults.shown(option.name)
+        rows.append(
+            [
+                f"`{option.flag}{value}`",
+                f"`{option.short_flag}`" if option.short else "",
+                f"`{option.variable}`",
+                f"`{option.ini}`",
+                f"`{default}`",
+                option.help,
+            ]
+        )
+    return _HEAD + _rows(rows) + _FOOT
+
+
+def gates_table() -> str:
+    """The table of gates, as it stands in reference/gates.md."""
+    rows = []
+    for gate in gates().values():
+        bound = "it does" if gate.limit is None else f"{gate.relation} {gate.limit:g}"
+        if gate.timing:
+            needs = "a confidence interval of paired timed runs"
+        elif gate.limit is None:
+            needs = "an accelerator"
+        else:
+            needs = ", ".join(sorted(name.replace("_", " ") for name in gate.evidence))
+        rows.append([f"`{gate.name}`", gate.measures, bound, needs])
+    return "| gate | measures | holds when | a PASS needs |\n| --- | --- | --- | --- |\n" + _rows(rows)
+
+
+def with_gates_table(page: str) -> str:
+    """``page`` with the table of gates between its marks renewed."""
+    return re.sub(
+        r"(<!-- gates: written by docs/generate.py -->\n).*?(<!-- end -->)",
+        lambda marks: f"{marks[1]}{gates_table()}{marks[2]}",
+        page,
+        flags=re.DOTALL,
+    )
+
+
+def _rows(rows: list[list[str]]) -> str:
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def main() -> None:
+    """Write both."""
+    (REFERENCE / "options.md").write_text(options_page(), encoding="utf-8")
+    page = REFERENCE / "gates.md"
+    page.write_text(with_gates_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

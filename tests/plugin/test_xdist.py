@@ -1,0 +1,119 @@
+"""pytest-xdist: one set of servers, one matrix, the same verdicts; nothing is timed beside other tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from inner_project import BENCH, PARITY, REGRESSION, VERDICTS, Project
+
+from pytest_multiitem.results import store
+
+TIMED = "it measures time, and pytest-xdist runs other tests at the same time; run it without -n"
+
+
+def comparable(matrix: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """What must not depend on the number of workers."""
+    return {
+        r["nodeid"]: (r["gate"], r["verdict"], r["value"], r["mask_attested"])
+        for r in matrix["gates"]
+        if r["gate"] != "speedup_n32_ge_3x"
+    }
+
+
+def test_two_workers_share_servers_and_agree_with_a_plain_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAULTS", "serial:sleep=0.001")
+    project.write("test_it.py", REGRESSION)
+    project.write("test_parity.py", PARITY)
+    chosen = ("--engine=fake", "--multiitem-client-chunk-sizes=32", "--multiitem-items=32", "--mask-impl=segment")
+    result = project.run(*chosen, "-n", "2", "--junitxml=junit.xml")
+    assert result.ret == 0, "\n".join(result.outlines)
+    together = project.matrix
+    assert store.schema_problems(together) == []
+    assert together["complete"] is True
+    launches = [*project.runs[-1].glob("servers/*/*/state.json")]
+    assert len(launches) == len({path.parent.parent for path in launches}) == len(project.states())
+    # serial, packed segment, packed dense (segment_vs_dense) and prefill+extend, on two backends
+    assert len(launches) == 8
+    assert {s["label"] for s in together["servers"]} >= {"serial jax", "multi-item pytorch dense"}
+    assert len({s["label"] for s in together["servers"]}) == 8
+    assert not project.processes()
+    assert not [path for path in project.runs[-1].iterdir() if path.name.startswith(".")]
+
+    speed = [r for r in together["gates"] if r["gate"] == "speedup_n32_ge_3x"]
+    assert {(r["verdict"], r["reason"]) for r in speed} == {("NOT_RUN", TIMED)}
+    result.stdout.fnmatch_lines(["multiitem: engine=fake (command line)", f"NOT_RUN speedup_n32_ge_3x*: {TIMED}"])
+    properties = {
+        p.attrib["name"]: p.attrib["value"]
+        for p in project.junit()["test_speedup_over_serial[jax-segment]"].iter("property")
+    }
+    assert properties["multiitem_verdict"] == "NOT_RUN"
+
+    assert project.run(*chosen, "-k", "not Speedup").ret == 0
+    alone = project.matrix
+    assert comparable(together) == comparable(alone)
+    assert {r["verdict"] for r in alone["gates"]} == {"PASS", "NOT_RUN"}
+    assert len(alone["gates"]) == len(alone["tests"]) == 19
+
+
+@pytest.mark.parametrize("forms", [["--bench", "-n", "2"], ["--bench", "-n", "2", "--dist=loadfile"]])
+def test_benchmarks_beside_each_other_are_a_usage_error(project: Project, forms: list[str]) -> None:
+    project.write("test_it.py", BENCH)
+    result = project.run(*forms)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--bench cannot run under pytest-xdist*run the benchmarks without -n"])
+    assert not project.runs
+
+
+def test_a_named_benchmark_is_not_run(project: Project) -> None:
+    project.write("test_it.py", BENCH)
+    name = "TestMultiItemScorePerformance::test_benchmark_multi_item_packed"
+    result = project.run("--engine=fake", "-n", "2", f"test_it.py::{name}")
+    assert result.ret == 0
+    assert {t["outcome"] for t in project.matrix["tests"]} == {"skipped"}
+    assert {t["reason"] for t in project.matrix["tests"]} == {TIMED}
+    assert project.matrix["benchmarks"] == []
+    assert not project.states()
+
+
+def test_no_worker_is_one_process(project: Project) -> None:
+    """``-n 0`` runs everything here, so that times may be measured."""
+    project.write("test_it.py", VERDICTS)
+    result = project.run("-n", "0", "--bench", "-k", "pass or fail")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert project.matrix["summary"] == {"PASS": 1, "FAIL": 1, "INCONCLUSIVE": 0, "NOT_RUN": 2}
+
+
+def test_verdicts_cross_from_the_workers(project: Project) -> None:
+    project.write("test_it.py", VERDICTS)
+    result = project.run("-n", "2", "--junitxml=junit.xml", "-k", "not zz")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert project.matrix["summary"] == {"PASS": 1, "FAIL": 1, "INCONCLUSIVE": 1, "NOT_RUN": 1}
+    told = {
+        p.attrib["value"]
+        for case in project.junit().values()
+        for p in case.iter("property")
+        if p.attrib["name"] == "multiitem_verdict"
+    }
+    assert told == {"PASS", "FAIL", "INCONCLUSIVE", "NOT_RUN"}
+
+
+def test_a_worker_that_crashes_leaves_a_fail(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+        import os
+        import pytest
+
+        @pytest.mark.multiitem_gate("segment_lowers")
+        def test_crashes(multiitem_gate):
+            os._exit(11)
+        """,
+    )
+    result = project.run("-n", "1")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = project.gate("segment_lowers")
+    assert record["verdict"] == "FAIL"
+    assert "crashed" in record["reason"]

@@ -1,0 +1,198 @@
+"""Generated checkpoints: equal specs give equal bytes, and the cache never serves a damaged copy."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pytest_multiitem.engine import checkpoint
+from pytest_multiitem.engine.checkpoint import CheckpointSpec, cache_directory, tiny_checkpoint, write_checkpoint
+from pytest_multiitem.engine.config import read_config
+from pytest_multiitem.engine.tokenizer import load_tokenizer
+from pytest_multiitem.errors import CheckpointError
+
+SMALL = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 60,
+}  # fmt: skip
+SPEC = CheckpointSpec(**SMALL)
+
+
+def content(directory):
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def write(directory, **more):
+    write_checkpoint(directory, CheckpointSpec(**(SMALL | more)))
+    return directory
+
+
+def test_equal_specs_give_equal_bytes(tmp_path):
+    one, two = write(tmp_path / "one"), write(tmp_path / "two")
+    assert content(one) == content(two)
+    assert set(content(one)) == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "multiitem-checksums.json",
+    }  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"], "scratch was left behind"
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    one, two = (load_file(write(tmp_path / str(seed), seed=seed) / "model.safetensors") for seed in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert one[name].shape == two[name].shape
+        if "norm" not in name:
+            assert (one[name] != two[name]).mean() > 0.9, name
+
+
+def test_tensors_are_independent_of_each_other(tmp_path):
+    """One more layer leaves every other tensor as it was."""
+    one, two = (load_file(write(tmp_path / str(n), num_hidden_layers=n) / "model.safetensors") for n in (1, 2))
+    assert all((two[name] == one[name]).all() for name in one) and len(two) > len(one)
+    a, b = (two[f"model.layers.{n}.self_attn.q_proj.weight"] for n in (0, 1))
+    assert not np.array_equal(a, b)
+
+
+def test_it_reads_back(tmp_path):
+    directory = write(tmp_path / "one")
+    config = read_config(directory)
+    assert {name: getattr(config, name) for name in SMALL} == SMALL
+    assert config.tie_word_embeddings and load_tokenizer(directory) is not None
+    weights = load_file(directory / "model.safetensors")
+    assert weights["model.embed_tokens.weight"].shape == (60, 16)
+    assert all(values.dtype == np.float32 for values in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dim": 7}, "head_dim is 7; rotary positions need an even number"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 2}, "3.* is no multiple of num_key_value_heads .2"),
+        *(({name: bad}, f"{name} is {bad}; expected a positive number") for name in SMALL for bad in (0, -1)),
+    ],
+)
+def test_impossible_sizes(change, message):
+    with pytest.raises(CheckpointError, match=message):
+        CheckpointSpec(**(SMALL | change))
+
+
+def test_the_digest_changes_with_everything():
+    digests = [SPEC.digest, CheckpointSpec(**SMALL, seed=1).digest]
+    digests += [CheckpointSpec(**(SMALL | {name: value * 2})).digest for name, value in SMALL.items()]
+    assert len(set(digests)) == len(digests) and CheckpointSpec(**SMALL).digest == SPEC.digest
+
+
+def test_a_directory_that_is_not_empty_is_left_alone(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path, tmp_path / "file"):
+        with pytest.raises(CheckpointError, match="exists and is not an empty directory; name a new one"):
+            write_checkpoint(place, SPEC)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_empty_directory_and_missing_parents_are_fine(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert content(write(tmp_path / "empty")) == content(write(tmp_path / "a" / "b" / "c"))
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def broken(path, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write_json", broken)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(tmp_path / "one", SPEC)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the cache --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The cache holds a small checkpoint; gives the list of directories written."""
+    written, write_it = [], checkpoint.write_checkpoint
+
+    def counted(directory, spec):
+        written.append(directory)
+        write_it(directory, spec)
+
+    monkeypatch.setattr(checkpoint, "CheckpointSpec", lambda: SPEC)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", counted)
+    return written
+
+
+def test_the_cache_generates_once(tmp_path, small):
+    first, second = tiny_checkpoint(tmp_path), tiny_checkpoint(tmp_path)
+    assert first == second == tmp_path / "checkpoints" / f"tiny-{SPEC.digest}"
+    assert small == [first] and "model.safetensors" in content(first)
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, small, monkeypatch):
+    monkeypatch.setenv("MULTIITEM_CACHE_DIR", str(tmp_path / "mine"))
+    assert tiny_checkpoint().is_relative_to(tmp_path / "mine")
+
+
+def test_the_cache_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("MULTIITEM_CACHE_DIR", raising=False)
+    assert cache_directory() == tmp_path / "xdg" / "pytest-multiitem"
+    monkeypatch.setenv("MULTIITEM_CACHE_DIR", str(tmp_path / "mine"))
+    assert cache_directory() == tmp_path / "mine"
+    monkeypatch.delenv("MULTIITEM_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / ".cache" / "pytest-multiitem"
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "a flipped bit": lambda d: flip(d / "model.safetensors"),
+    "a cut file": lambda d: (d / "model.safetensors").write_bytes(b"short"),
+    "a changed config": lambda d: (d / "config.json").write_text("{}"),
+    "a missing file": lambda d: (d / "tokenizer.json").unlink(),
+    "no checksums": lambda d: (d / "multiitem-checksums.json").unlink(),
+    "checksums that are no JSON": lambda d: (d / "multiitem-checksums.json").write_text("{"),
+    "checksums of another shape": lambda d: (d / "multiitem-checksums.json").write_text("[1]"),
+    "empty checksums": lambda d: (d / "multiitem-checksums.json").write_text("{}"),
+    "nothing left": lambda d: [path.unlink() for path in d.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_copy_is_replaced(tmp_path, small, damage):
+    directory = tiny_checkpoint(tmp_path)
+    before = content(directory)
+    DAMAGES[damage](directory)
+    assert content(directory) != before
+    assert content(tiny_checkpoint(tmp_path)) == before
+    assert len(small) == 2
+
+
+def test_checksums_are_of_the_files(tmp_path):
+    directory = write(tmp_path / "one")
+    checksums = json.loads((directory / "multiitem-checksums.json").read_text())
+    assert set(checksums) == set(content(directory)) - {"multiitem-checksums.json"}
+
+
+def test_concurrent_first_uses_give_one_intact_copy(tmp_path, small):
+    found, barrier = [], threading.Barrier(4)
+
+    def use():
+        barrier.wait()
+        found.append(tiny_checkpoint(tmp_path))
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 4 and len(set(found)) == 1 and len(small) == 1
+    assert content(found[0]) == content(write(tmp_path / "reference"))

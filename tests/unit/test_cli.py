@@ -1,0 +1,110 @@
+"""``multiitem …`` as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from sample_matrix import gate_record, matrix, not_run
+
+from pytest_multiitem import __version__, cli
+from pytest_multiitem.reports import markdown
+from pytest_multiitem.results import store
+
+SIZES = {
+    "hidden-size": 16, "intermediate-size": 24, "num-hidden-layers": 1, "num-attention-heads": 2,
+    "num-key-value-heads": 1, "head-dim": 8, "vocab-size": 60,
+}  # fmt: skip
+
+
+@pytest.fixture
+def multiitem(monkeypatch, capsys):
+    """Run ``multiitem`` with the given words; gives exit status, standard output and standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["multiitem", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run
+
+
+def sizes(**change):
+    words = SIZES | {name.replace("_", "-"): value for name, value in change.items()}
+    return [part for name, value in words.items() for part in (f"--{name}", value)]
+
+
+@pytest.fixture
+def run_directory(tmp_path):
+    directory = tmp_path / "results" / "run"
+    directory.mkdir(parents=True)
+    store.write_matrix(directory, matrix([gate_record(), not_run()]))
+    store.point_latest(directory)
+    return directory
+
+
+def test_version(multiitem):
+    assert multiitem("--version") == (0, f"pytest-multiitem {__version__}\n", "")
+
+
+def test_the_installed_command():
+    command = [sys.executable, "-c", "from pytest_multiitem.cli import main; main()", "report", "/absent"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == "multiitem: cannot read /absent: No such file or directory; expected the matrix.json of a run\n"
+    )
+
+
+def test_a_checkpoint(multiitem, tmp_path):
+    code, out, err = multiitem("checkpoint", tmp_path / "tiny", *sizes(), "--seed", 3)
+    assert (code, err) == (0, "") and out.startswith(f"wrote {tmp_path / 'tiny'} (")
+    config = json.loads((tmp_path / "tiny" / "config.json").read_text())
+    assert config["hidden_size"] == 16 and config["vocab_size"] == 60
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"head_dim": 7}, "head_dim is 7"), ({"vocab_size": 0}, "vocab_size is 0")]
+)
+def test_an_impossible_checkpoint(multiitem, tmp_path, change, message):
+    code, out, err = multiitem("checkpoint", tmp_path / "tiny", *sizes(**change))
+    assert (code, out) == (2, "") and err.startswith(f"multiitem: {message}")
+    assert err.count("\n") == 1 and not (tmp_path / "tiny").exists()
+
+
+def test_a_checkpoint_over_something(multiitem, tmp_path):
+    (tmp_path / "mine").touch()
+    code, _, err = multiitem("checkpoint", tmp_path, *sizes())
+    assert code == 2 and "is not an empty directory" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["run", "run/matrix.json", "latest"])
+def test_a_report(multiitem, run_directory, name):
+    code, out, err = multiitem("report", run_directory.parent / name)
+    assert (code, err) == (0, "")
+    assert out == markdown.render(store.read_matrix(run_directory)) and "same_length_isolation_zero" in out
+
+
+def test_the_latest_report_is_the_default(multiitem, run_directory, monkeypatch):
+    run_directory.parent.rename(run_directory.parent.with_name("multiitem-results"))
+    monkeypatch.chdir(run_directory.parent.parent)
+    code, out, _ = multiitem("report")
+    assert code == 0 and out.startswith("# Multi-item scoring validation")
+
+
+def test_a_report_to_a_file(multiitem, run_directory, tmp_path):
+    assert multiitem("report", run_directory, "--output", tmp_path / "report.md") == (0, "", "")
+    assert (tmp_path / "report.md").read_text().startswith("# Multi-item scoring validation")
+
+
+def test_a_report_of_something_else(multiitem, tmp_path):
+    (tmp_path / "matrix.json").write_text('{"schema_version": "multiitem_matrix_v9"}')
+    code, out, err = multiitem("report", tmp_path)
+    assert (code, out) == (2, "") and "is no multiitem_matrix_v1 file" in err and err.count("\n") == 1
+
+
+def test_an_unknown_command(multiitem):
+    code, out, err = multiitem("repot")
+    assert (code, out) == (2, "") and "No such command" in err

@@ -1,0 +1,256 @@
+"""The HTTP client: what counts as scores, and how everything else is named."""
+
+import json
+import socket
+import statistics
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from fake_backend import VOCAB, FakeBackend
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_multiitem.client import FailureKind, ScoreClient, ScoreFailure, prepare, read_scores
+from pytest_multiitem.engine import serve
+from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
+
+REQUEST = prepare([1, 2], [[3], [4, 5]], [7, 8])
+OK = {"scores": [[0.25, 0.75], [0.5, 0.5]]}
+
+
+def client_of(handler, **more):
+    """A client whose requests ``handler`` answers."""
+    client = ScoreClient("http://stub", **more)
+    client._http = httpx.Client(base_url=client.url, transport=httpx.MockTransport(handler))
+    return client
+
+
+def answer(status=200, **more):
+    return client_of(lambda request: httpx.Response(status, **more))
+
+
+def failure(client):
+    with pytest.raises(ScoreFailure) as caught:
+        client.send(REQUEST)
+    assert str(caught.value).startswith(caught.value.kind.value + ": ")
+    return caught.value
+
+
+def test_scores():
+    scores = answer(json=OK | {"model": "m", "object": "scoring"}).send(REQUEST)
+    assert scores.dtype == np.float64 and scores.tolist() == OK["scores"]
+
+
+def test_whole_numbers_are_scores():
+    assert answer(json={"scores": [[0, 1], [1, 0]]}).send(REQUEST).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_the_request_on_the_wire():
+    seen = []
+
+    def handler(request):
+        seen.append((request.method, request.url.path, httpx.Response(200, content=request.content).json()))
+        return httpx.Response(200, json=OK)
+
+    client = client_of(handler)
+    client.score((1, 2), ((3,), (4, 5)), (7, 8))
+    client.score([1, 2], [[3], [4, 5]], [7, 8], apply_softmax=False)
+    body = {"model": "default", "query": [1, 2], "items": [[3], [4, 5]], "label_token_ids": [7, 8]}
+    assert seen == [
+        ("POST", "/v1/score", body | {"apply_softmax": True}),
+        ("POST", "/v1/score", body | {"apply_softmax": False}),
+    ]
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500, 503, 302, 204])
+def test_another_status_than_200(status):
+    found = failure(answer(status, text="the reason"))
+    assert (found.kind, found.status) == (FailureKind.HTTP_ERROR, status)
+    assert f"HTTP {status}" in str(found) and "the reason" in str(found)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_scores_under_another_status_do_not_count(status):
+    client = answer(status, json=OK)
+    if status == 200:
+        assert client.send(REQUEST).shape == (2, 2)
+    else:
+        assert failure(client).kind is FailureKind.HTTP_ERROR
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA out of memory. Tried to allocate 2 GiB", "RESOURCE_EXHAUSTED: Out of memory while allocating"]
+)
+def test_out_of_memory(text):
+    found = failure(answer(500, text=text))
+    assert (found.kind, found.status) == (FailureKind.OOM, 500)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>", b'{"scores": [[0.25, 0.75], [0.5', b'{"scores": [[NaN, 1], [0, 1]]}', b'{"scores": [[Infinity',
+     b"\xff\xfe", b'{"scores": "\xff"}', b'{"scores": [[1e999, 1], [0, 1]]}', b"[" * 5000],
+)  # fmt: skip
+def test_what_is_no_json(content):
+    found = failure(answer(content=content))
+    assert (found.kind, found.status) == (FailureKind.BAD_JSON, 200)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "boom", "code": "internal_error"}},
+        {},
+        [],
+        [[0.25, 0.75], [0.5, 0.5]],
+        None,
+        "scores",
+        7,
+        {"scores": None},
+        {"scores": {}},
+        {"scores": "0.5"},
+        {"scores": []},
+        {"scores": [[0.25, 0.75]]},
+        {"scores": [[0.25, 0.75], [0.5, 0.5], [0.5, 0.5]]},
+        {"scores": [0.25, 0.75]},
+        {"scores": [[0.25, 0.75], [0.5]]},
+        {"scores": [[0.25, 0.75], [0.5, 0.25, 0.25]]},
+        {"scores": [[0.25, 0.75], []]},
+        {"scores": [[0.25, 0.75], {"0": 0.5, "1": 0.5}]},
+        {"scores": [[0.25, 0.75], "ab"]},
+        {"scores": [[0.25, 0.75], [None, 0.5]]},
+        {"scores": [[0.25, 0.75], [True, 0.5]]},
+        {"scores": [[0.25, 0.75], ["0.5", 0.5]]},
+        {"scores": [[0.25, 0.75], [[0.5], 0.5]]},
+        {"scores": [[0.25, 0.75], [10**400, 0.5]]},
+    ],
+    ids=str,
+)
+def test_a_200_that_is_no_answer(body):
+    found = failure(answer(content=json.dumps(body)))
+    assert (found.kind, found.status) == (FailureKind.BAD_RESPONSE, 200)
+
+
+def test_an_error_body_under_200_is_quoted():
+    assert "boom" in str(failure(answer(json={"error": {"message": "boom"}})))
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["scores", "x"]), inner, max_size=2),
+    max_leaves=8,
+)
+
+
+@given(body=JUNK, wrap=st.booleans())
+def test_any_json_gives_scores_of_the_right_shape_or_a_failure(body, wrap):
+    response = httpx.Response(200, json={"scores": body} if wrap else body)
+    try:
+        scores = read_scores(response, REQUEST)
+    except ScoreFailure:
+        return
+    assert scores.shape == (2, 2) and np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteTimeout])
+def test_no_answer_in_time(error):
+    def handler(request):
+        raise error("slow")
+
+    found = failure(client_of(handler))
+    assert (found.kind, found.status) == (FailureKind.TIMEOUT, None)
+    assert "http://stub/v1/score did not answer in time" in str(found)
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError])
+def test_a_broken_connection(error):
+    def handler(request):
+        raise error("gone")
+
+    found = failure(client_of(handler))
+    assert (found.kind, found.status) == (FailureKind.CONNECTION, None) and "gone" in str(found)
+
+
+def test_a_refused_connection():
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        with ScoreClient(f"http://127.0.0.1:{holder.getsockname()[1]}") as client:
+            assert failure(client).kind is FailureKind.CONNECTION
+
+
+def speaks(answer_bytes, hold=0.0):
+    """A server that accepts one connection, reads, sends these bytes and hangs up after ``hold`` seconds."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run():
+        with listener, listener.accept()[0] as connection:
+            connection.recv(65_536)
+            connection.sendall(answer_bytes)
+            time.sleep(hold)
+
+    threading.Thread(target=run, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_server_that_hangs():
+    with ScoreClient(speaks(b"", hold=1.0), timeout=0.1) as client:
+        assert failure(client).kind is FailureKind.TIMEOUT
+
+
+def test_a_server_that_hangs_up_within_the_body():
+    url = speaks(b'HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"scores": [[0.25')
+    with ScoreClient(url) as client:
+        assert failure(client).kind is FailureKind.CONNECTION
+
+
+def test_server_info():
+    assert answer(json={"dtype": "float32"}).server_info() == {"dtype": "float32"}
+    for useless in (answer(404), answer(text="no json"), answer(json=[1])):
+        assert useless.server_info() is None
+
+
+def test_a_timed_request_is_read_by_its_caller():
+    seconds, response = answer(500, text="boom").timed_send(REQUEST)
+    assert seconds > 0 and response.status_code == 500
+
+
+@pytest.fixture(scope="module")
+def served():
+    """The embedded application on a socket bound as ``multiitem serve`` binds it; gives its URL."""
+    scorer = Scorer(FakeBackend(), ScorerConfig(delimiter=999))
+    service = Service(
+        scorer=scorer, tokenizer=None, model="m", vocab_size=VOCAB, max_positions=4096, probe_ids=[0, 1], info={}
+    )
+    listener = serve._bind("127.0.0.1", 0)
+    listener.listen()
+    server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+    listener.close()
+    service.worker.close(1)
+
+
+def test_requests_of_one_client_share_a_connection(served):
+    with ScoreClient(served) as client:
+        ports = set()
+        for _ in range(3):
+            response = client._post(REQUEST)
+            ports.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+            assert read_scores(response, REQUEST).shape == (2, 2)
+        assert len(ports) == 1
+
+
+def test_no_answer_waits_for_a_delayed_acknowledgement(served):
+    """Nagle's algorithm on the server's side costs 40 ms an answer from the second one on a connection."""
+    with ScoreClient(served) as client:
+        client.send(REQUEST)
+        seconds = [client.timed_send(REQUEST)[0] for _ in range(20)]
+    assert statistics.median(seconds) < 0.03

@@ -1,0 +1,138 @@
+"""The performance curve: the order of its requests, and what is timed."""
+
+import json
+
+import httpx
+import pytest
+from stub_targets import baseline, make_case, multi
+
+from pytest_multiitem.bench.curve import CurvePoint, measure_curves
+from pytest_multiitem.client import FailureKind, ScoreFailure
+
+
+class Clock:
+    """A stub client's clock: every request takes ``seconds`` a sequence; the log is shared by all sides."""
+
+    def __init__(self, target, name, log, seconds, answers=None):
+        self.log, self.name, self.seconds, self.answers = log, name, seconds, answers
+        target.client.timed_send = self
+
+    def __call__(self, request):
+        items = json.loads(request.body)["items"]
+        self.log.append((self.name, len(items)))
+        rows = [[0.5] * request.num_labels] * request.num_items
+        answer = self.answers() if self.answers else httpx.Response(200, json={"scores": rows})
+        return self.seconds, answer
+
+
+def measured(*, warmup=1, timed=4, counts=(2, 4), lengths=None, masks=("dense",)):
+    log, asked = [], []
+    serial = baseline()
+    Clock(serial, "serial", log, 3.0)
+    multis = []
+    for number, mask in enumerate(masks):
+        target = multi(mask=mask)
+        Clock(target, mask, log, 2.0 + number)
+        multis.append(target)
+
+    def case_of(count):
+        asked.append(count)
+        return make_case(count, lengths=lengths or [3] * count)
+
+    curves = measure_curves(
+        serial,
+        multis,
+        case_of,
+        counts=counts,
+        warmup_runs=warmup,
+        timed_runs=timed if callable(timed) else lambda count: timed,
+    )
+    return curves, log, asked, multis
+
+
+def blocks(log):
+    """The log with each run of one-item serial requests as one entry ("serial", how many)."""
+    found = []
+    for name, items in log:
+        if name == "serial" and found and found[-1][0] == "serial":
+            found[-1] = (name, found[-1][1] + items)
+        else:
+            found.append((name, items))
+    return found
+
+
+def test_sides_are_interleaved_and_turn_round():
+    _, log, _, _ = measured(counts=(4,), warmup=0, timed=4)
+    # Adjacent turns of one side merge in the log: multi, serial | serial, multi | multi, serial | serial, multi.
+    assert [name for name, _ in blocks(log)] == ["dense", "serial", "dense", "dense", "serial", "dense"]
+    assert [count for name, count in blocks(log) if name == "serial"] == [8, 8]
+    assert [count for name, count in log if name == "dense"] == [4, 4, 4, 4]
+
+
+def test_several_servers_share_every_block():
+    curves, log, _, multis = measured(counts=(2,), warmup=0, timed=2, masks=("dense", "segment"))
+    names = [name for name, _ in log]
+    assert names == ["segment", "dense", "serial", "serial", "serial", "serial", "dense", "segment"]
+    for target, seconds in zip(multis, (2.0, 3.0), strict=True):
+        (point,), _ = curves[target.profile]
+        assert point.multi_sec == (seconds,) * 2 and point.serial_sec == (6.0, 6.0)
+
+
+def test_warm_up_is_not_timed():
+    curves, log, _, multis = measured(counts=(4,), warmup=3, timed=2)
+    ((point,), _) = curves[multis[0].profile]
+    assert len(point.serial_sec) == len(point.multi_sec) == 2
+    assert log[:6] == [("serial", 1), ("dense", 4)] * 3
+    assert len(log) == 6 + 2 * (4 + 1)
+
+
+def test_warm_up_sends_one_item_of_every_length():
+    _, log, _, _ = measured(counts=(4,), warmup=1, timed=1, lengths=[3, 5, 3, 5])
+    assert log[:3] == [("serial", 1), ("serial", 1), ("dense", 4)]
+
+
+def test_every_count_has_its_own_case_and_number_of_runs():
+    curves, _, asked, multis = measured(counts=(2, 4), timed=lambda count: 5 if count == 4 else 3)
+    points, attestation = curves[multis[0].profile]
+    assert asked == [2, 4] and [p.num_items for p in points] == [2, 4]
+    assert [len(p.serial_sec) for p in points] == [3, 5]
+    assert attestation is not None
+
+
+def test_serial_time_is_the_sum_of_its_requests():
+    curves, _, _, multis = measured(counts=(4,), timed=3)
+    ((point,), _) = curves[multis[0].profile]
+    assert point.serial_sec == (12.0,) * 3 and point.multi_sec == (2.0,) * 3
+    assert point.speedup == 6.0 and point.interval == (6.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (httpx.Response(500, text="boom"), FailureKind.HTTP_ERROR),
+        (httpx.Response(200, json={"error": {}}), FailureKind.BAD_RESPONSE),
+        (httpx.Response(200, json={"scores": [[0.5, 0.5]]}), FailureKind.BAD_RESPONSE),
+    ],
+)
+def test_an_answer_without_scores_is_no_timing(answer, kind):
+    serial, target, log = baseline(), multi(), []
+    Clock(serial, "serial", log, 1.0)
+    Clock(target, "dense", log, 1.0, answers=lambda: answer)
+    with pytest.raises(ScoreFailure) as caught:
+        measure_curves(serial, [target], lambda n: make_case(n), counts=[4], warmup_runs=0, timed_runs=lambda count: 1)
+    assert caught.value.kind is kind
+
+
+def test_as_dict():
+    point = CurvePoint(8, (4.0, 4.0, 4.0), (1.0, 1.0, 1.0)).as_dict()
+    assert point["speedup_vs_serial_p50"] == 4.0 and point["speedup_interval_95"] == (4.0, 4.0)
+    assert point["multi"] == {
+        "latencies_sec": [1.0, 1.0, 1.0],
+        "p50_sec": 1.0,
+        "p95_sec": 1.0,
+        "p95_interpolated": True,
+        "items_per_sec_p50": 8.0,
+        "items_per_sec_p95": 8.0,
+    }
+    assert CurvePoint(8, (1.0,) * 90, (1.0,) * 90).as_dict()["serial"]["p95_interpolated"] is False
+    assert CurvePoint(8, (1.0,) * 2, (1.0,) * 2).as_dict()["speedup_interval_95"] is None

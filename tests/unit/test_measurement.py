@@ -1,0 +1,170 @@
+"""A measurement, its evidence, and the record it becomes."""
+
+import json
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from stub_targets import DELIMITER, POOL, baseline, hashed, make_case, multi, packed
+
+from pytest_multiitem.bench.curve import CurvePoint
+from pytest_multiitem.gates import speedup
+from pytest_multiitem.gates.base import Evidence, Gate
+from pytest_multiitem.gates.equivalence import EQUIVALENCE
+from pytest_multiitem.gates.measurement import (
+    Measurement,
+    leak_visibility,
+    max_abs,
+    record_of,
+    replay_floor,
+    score_spread,
+)
+from pytest_multiitem.gates.registry import gate_names, gates
+from pytest_multiitem.gates.segment import SEGMENT_LOWERS
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.target import Attestation
+
+STRONG = Evidence(0.0, 0.5, 0.5)
+
+
+def ignore(line):
+    pass
+
+
+def test_the_gates_of_the_contract():
+    contract = {
+        "same_length_isolation_zero": ("==", 0.0),
+        "changed_length_isolation_zero": ("==", 0.0),
+        "delimiter_aligned_equiv_le_0p02": ("<=", 0.02),
+        "speedup_n32_ge_3x": (">=", 3.0),
+        "jax_serial_vs_torch_serial_le_0p02": ("<=", 0.02),
+        "segment_lowers": ("holds", None),
+        "segment_vs_dense_le_1e_4": ("<=", 1e-4),
+        "prefill_extend_replay_le_1e_4": ("<=", 1e-4),
+        "jax_multi_vs_torch_multi_semantic_le_0p02": ("<=", 0.02),
+        "cross_backend_max_abs_le_0p02": ("<=", 0.02),
+        "cross_backend_mean_abs_le_0p01": ("<=", 0.01),
+    }
+    assert {name: (gate.relation, gate.limit) for name, gate in gates().items()} == contract
+    assert set(gate_names()) == set(contract)
+    assert [name for name, gate in gates().items() if gate.timing] == ["speedup_n32_ge_3x"]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, math.nan, None])
+def test_a_mask_mismatch_is_a_fail_whatever_the_value(value):
+    attested = Attestation("dense", 7.0, "segment was requested, but the server executed dense")
+    record = record_of(EQUIVALENCE, Measurement(multi(), value, STRONG, attested))
+    assert record.verdict is Verdict.FAIL and record.reason == attested.problem
+    assert record.mask_attested == "dense" and record.items_per_sequence == 7.0
+
+
+def test_a_problem_is_a_fail_whatever_the_value():
+    record = record_of(EQUIVALENCE, Measurement(multi(), 0.0, STRONG, problem="it does not read its items"))
+    assert (record.verdict, record.reason) == (Verdict.FAIL, "it does not read its items")
+
+
+def test_a_record_carries_its_evidence():
+    target = multi(mask="segment", chunk=2)
+    samples, details = {"items": 4}, {"note": 1}
+    measurement = Measurement(target, 0.01, Evidence(0.001, 0.4, 0.3), Attestation("segment", 2.0), samples=samples)
+    measurement.details = details
+    record = record_of(EQUIVALENCE, measurement)
+    assert record.verdict is Verdict.PASS
+    assert (record.value, record.limit, record.relation) == (0.01, 0.02, "<=")
+    assert (record.noise_floor, record.leak_visibility, record.score_spread) == (0.001, 0.4, 0.3)
+    assert (record.mask_requested, record.mask_attested) == ("segment", "segment")
+    assert (record.server_chunk_size, record.items_per_sequence) == (2, 2.0)
+    assert record.samples == samples and record.details == details
+
+
+def test_a_value_that_is_not_finite_leaves_valid_json():
+    record = record_of(EQUIVALENCE, Measurement(multi(), np.float64("nan"), STRONG))
+    assert record.verdict is Verdict.FAIL
+    assert json.loads(msgspec.json.encode(record))["value"] is None
+
+
+def test_a_gate_without_a_number_can_be_recorded():
+    record = record_of(SEGMENT_LOWERS, Measurement(multi(), None, attestation=Attestation("segment")))
+    assert record.verdict is Verdict.INCONCLUSIVE and record.limit is None
+    failed = record_of(SEGMENT_LOWERS, Measurement(multi(), None, attestation=Attestation("dense", None, "not it")))
+    assert failed.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("serial", "multi_sec", "verdict"),
+    [
+        ([4.0] * 5, [1.0] * 5, Verdict.PASS),
+        ([3.0] * 5, [1.0] * 5, Verdict.PASS),
+        ([2.0] * 5, [1.0] * 5, Verdict.FAIL),
+        ([4.0] * 4, [1.0] * 4, Verdict.INCONCLUSIVE),
+        ([2.0, 2.0, 4.0, 4.0, 4.0], [1.0] * 5, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_the_speed_up_of_a_curve(serial, multi_sec, verdict):
+    curve = [CurvePoint(8, (9.0,) * 5, (1.0,) * 5), CurvePoint(32, tuple(serial), tuple(multi_sec))]
+    record = record_of(speedup.SPEEDUP_N32, speedup.measure(multi(), curve, Attestation("dense")))
+    assert record.verdict is verdict
+    assert record.samples == {"timed_runs": len(serial)}
+    assert set(record.details["performance"]) == {"8", "32"}
+
+
+def test_a_curve_without_the_gated_point_measures_nothing():
+    curve = [CurvePoint(8, (9.0,) * 5, (1.0,) * 5)]
+    record = record_of(speedup.SPEEDUP_N32, speedup.measure(multi(), curve, Attestation("dense")))
+    assert record.verdict is Verdict.INCONCLUSIVE and record.value is None
+
+
+def test_a_made_up_gate_needs_no_registration():
+    gate = Gate("mine_le_1", "something", "<=", 1.0)
+    assert record_of(gate, Measurement(multi(), 1.0)).verdict is Verdict.PASS
+
+
+def test_max_abs():
+    assert max_abs(np.array([[0.1, -0.3], [0.2, 0.0]])) == 0.3
+    assert max_abs(np.empty((0, 2))) == 0.0
+    assert math.isnan(max_abs(np.array([0.1, math.nan])))
+
+
+def test_the_floor_is_the_largest_move_of_any_replay():
+    moves = iter([0.25, 0.5])
+    target = multi(lambda query, items, labels: packed(query, items, labels) + next(moves))
+    case, lines = make_case(3), []
+    first = packed(case.query, case.items, case.labels)
+    assert replay_floor(target, case, first, lines.append) == pytest.approx(0.5)
+    assert [line["kind"] for line in lines] == ["replay", "replay"]
+
+
+def test_the_spread_is_the_median_range_over_items():
+    wide = np.array([[0.1, 0.9], [0.9, 0.1]])
+    flat = np.array([[0.5, 0.5], [0.5, 0.5]])
+    one = np.array([[0.0, 1.0]])
+    assert score_spread([wide]) == pytest.approx(0.8)
+    assert score_spread([flat, wide, one]) == pytest.approx(0.4)
+    assert score_spread([one]) is None and score_spread([]) is None
+
+
+@pytest.mark.parametrize("semantics", [Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX])
+def test_visibility_is_the_largest_shift_by_a_neighbour(semantics):
+    case = make_case(3)
+    between = (DELIMITER,) if semantics is Semantics.PREFIX_FIRST_DELIM else ()
+    query = (*case.query, *between)
+    expected = [
+        max_abs(hashed([*query, *a, *between, *b], case.labels) - hashed([*query, *b], case.labels))
+        for a, b in zip(case.items, case.items[1:], strict=False)
+    ]
+    assert leak_visibility(baseline(), [case], semantics, DELIMITER, ignore) == (max(expected), expected)
+
+
+def test_visibility_needs_two_items_with_tokens():
+    single = Case("single", (1, 2), ((), (3, 4), ()), (5, 6), POOL)
+    assert leak_visibility(baseline(), [single], Semantics.QUERY_PREFIX, DELIMITER, ignore) == (None, [])
+    apart = Case("apart", (1, 2), ((3,), (), (4,)), (5, 6), POOL)
+    assert len(leak_visibility(baseline(), [apart], Semantics.QUERY_PREFIX, DELIMITER, ignore)[1]) == 1
+
+
+def test_an_ablation_has_no_visibility():
+    with pytest.raises(ValueError, match="equals no serial scoring"):
+        leak_visibility(baseline(), [make_case(3)], Semantics.ALL_DELIMS_PREFIX, DELIMITER, ignore)

@@ -1,0 +1,144 @@
+"""Agreement between two servers in memory."""
+
+import math
+
+import numpy as np
+import pytest
+from stub_targets import DELIMITER, baseline, hashed, leaking, make_case, multi, packed, serial
+
+from pytest_multiitem.gates import parity
+from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.results.records import Verdict
+
+CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))
+
+
+def check(left, right, *, gate=parity.CROSS_BACKEND_MAX_ABS, cases=CASES, samples=None, chunk=None, **more):
+    samples = [] if samples is None else samples
+    compared = parity.compare(left, right, cases, delimiter=DELIMITER, record=samples.append, client_chunk_size=chunk)
+    return record_of(gate, parity.measure(compared, **more))
+
+
+def shifted(scores, by):
+    """``scores``, with the last item's first score moved."""
+
+    def moved(query, items, labels):
+        found = scores(query, items, labels)
+        found[-1, 0] += by
+        return found
+
+    return moved
+
+
+def test_equal_servers_agree():
+    record = check(baseline(), baseline())
+    assert record.verdict is Verdict.PASS, record.reason
+    assert record.value == 0.0 and record.samples == {"cases": 2, "items": 11}
+    assert record.backend == "stub" and record.mask_attested == "serial"
+
+
+def test_a_packed_side_is_compared_with_its_own_context():
+    right = baseline()
+    assert check(multi(), right).verdict is Verdict.PASS
+    assert {query for query, _, _ in right.client.requests} == {(*case.query, DELIMITER) for case in CASES}
+
+
+def test_a_serial_side_is_compared_with_the_plain_query():
+    right = baseline()
+    check(baseline(), right)
+    assert {query for query, _, _ in right.client.requests} == {case.query for case in CASES}
+
+
+@pytest.mark.parametrize(
+    ("gate", "limit"), [(parity.CROSS_BACKEND_MAX_ABS, 0.02), (parity.SEGMENT_VS_DENSE, 1e-4)], ids=str
+)
+def test_a_larger_difference_fails(gate, limit):
+    inside, outside = (
+        check(multi(shifted(packed, by)), multi(mask="segment"), gate=gate) for by in (limit * 0.99, limit * 1.01)
+    )
+    assert inside.verdict is Verdict.PASS and outside.verdict is Verdict.FAIL
+    assert outside.value == pytest.approx(limit * 1.01)
+
+
+def test_the_mean_is_of_all_scores():
+    record = check(multi(shifted(packed, 0.11)), multi(), gate=parity.CROSS_BACKEND_MEAN_ABS, statistic=parity.mean_abs)
+    assert record.value == pytest.approx(2 * 0.11 / 22) and record.verdict is Verdict.PASS
+    assert record.details["max_abs_diff"] == pytest.approx(0.11)
+    record = check(
+        multi(lambda *r: packed(*r) + 0.011), multi(), gate=parity.CROSS_BACKEND_MEAN_ABS, statistic=parity.mean_abs
+    )
+    assert record.value == pytest.approx(0.011) and record.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        leaking(lambda i, j, n: j < i),
+        lambda *request: packed(*request)[::-1],
+        lambda q, items, labels: np.tile(hashed(q, labels), (len(items), 1)),
+    ],
+    ids=["leak", "permuted", "items ignored"],
+)
+@pytest.mark.parametrize("broken", ["left", "right"])
+def test_a_fault_on_one_side_fails(fault, broken):
+    left, right = (multi(fault), multi()) if broken == "left" else (multi(), multi(fault))
+    assert check(left, right).verdict is Verdict.FAIL
+
+
+def test_two_constants_agree_about_nothing():
+    def constant(query, items, labels):
+        return np.full((len(items), 2), 0.5)
+
+    record = check(baseline(constant), baseline(constant))
+    assert record.value == 0.0 and record.verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_noise_of_either_side_counts(side):
+    rng = np.random.default_rng(0)
+
+    def noisy(*request):
+        return serial(*request) + 0.05 * rng.choice([-1, 1], (len(request[1]), 1))
+
+    sides = (baseline(noisy), baseline()) if side == "left" else (baseline(), baseline(noisy))
+    record = check(*sides)
+    assert record.verdict is Verdict.INCONCLUSIVE and record.noise_floor == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 32])
+def test_client_chunks_cover_every_item_in_order(chunk):
+    left = multi()
+    record = check(left, multi(), chunk=chunk, cases=CASES[:1])
+    assert record.verdict is Verdict.PASS and record.details["client_chunk_size"] == chunk
+    requests = [items for _, items, _ in left.client.requests[: math.ceil(7 / chunk)]]
+    assert tuple(item for items in requests for item in items) == CASES[0].items
+    assert max(map(len, requests)) == min(chunk, 7)
+
+
+@pytest.mark.parametrize("dense_runs", ["segment", "serial"])
+def test_dense_compared_with_dense_fails(dense_runs):
+    record = check(multi(mask="segment", executed="dense"), multi(), gate=parity.SEGMENT_VS_DENSE)
+    assert record.verdict is Verdict.FAIL
+    assert record.reason == "segment was requested, but the server executed dense"
+    record = check(multi(mask="segment"), multi(executed=dense_runs), gate=parity.SEGMENT_VS_DENSE)
+    assert record.verdict is Verdict.FAIL
+    assert record.mask_attested == ("segment" if dense_runs == "segment" else "segment vs serial")
+
+
+def test_both_mismatches_are_named():
+    record = check(multi(mask="segment", executed="dense"), multi(executed="segment"), gate=parity.SEGMENT_VS_DENSE)
+    assert "segment was requested" in record.reason and "dense was requested" in record.reason
+    assert record.mask_attested == "dense vs segment"
+
+
+def test_no_cases_measure_nothing():
+    compared = parity.compare(baseline(), baseline(), [], delimiter=DELIMITER, record=lambda line: None)
+    measurement = parity.measure(compared)
+    assert measurement.value is None and measurement.details["mean_abs_diff"] is None
+
+
+def test_both_sides_are_recorded():
+    samples = []
+    check(multi(), baseline(), samples=samples)
+    assert [(s["kind"], s["case"]) for s in samples] == [("comparison", "seven"), ("comparison", "four")]
+    assert samples[0]["left_scores"] == samples[0]["right_scores"]

@@ -1,0 +1,138 @@
+"""Placement in tiles: what one item's score is computed from never depends on another item."""
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pytest_multiitem.engine.plan import place, slot_width, slots_per_tile
+from pytest_multiitem.scoring.layout import build_layout
+from pytest_multiitem.scoring.semantics import Semantics
+
+DELIMITER = 99_999
+LENGTHS = st.lists(st.one_of(st.integers(0, 60), st.integers(0, 1200)), min_size=1, max_size=40)
+few = settings(max_examples=40, deadline=None)
+SEMANTICS = st.sampled_from(list(Semantics))
+
+
+def planned(lengths, semantics=Semantics.PREFIX_FIRST_DELIM, num_items=None):
+    """A plan of items with these lengths; every token id is unique."""
+    start, items = 10, []
+    for length in lengths:
+        items.append(range(start, start + length))
+        start += length
+    return place(build_layout([1, 2, 3], items, DELIMITER, semantics), num_items)
+
+
+def places(plan):
+    """Per item: the tile's number among those of its width, its slot, and the tile's shape."""
+    found, numbers = {}, {}
+    for tile in plan.tiles:
+        number = numbers[tile.width] = numbers.get(tile.width, -1) + 1
+        for slot, item in enumerate(tile.item.tolist()):
+            if item >= 0:
+                found[item] = number, slot, tile.tokens.shape
+    return found
+
+
+@few
+@given(lengths=LENGTHS, semantics=SEMANTICS)
+@example(lengths=[0, 0, 0], semantics=Semantics.PREFIX_FIRST_DELIM)
+def test_every_token_is_placed_once_with_its_own_position(lengths, semantics):
+    plan = planned(lengths, semantics)
+    layout, seen = plan.layout, []
+    assert plan.prefix_tokens.tolist() == layout.token_ids[:4].tolist()
+    assert plan.prefix_positions.tolist() == layout.positions[:4].tolist()
+    for tile in plan.tiles:
+        used = tile.packed_index >= 0
+        seen += tile.packed_index[used].tolist()
+        assert (tile.tokens[used] == layout.token_ids[tile.packed_index[used]]).all()
+        assert (tile.positions[used] == layout.positions[tile.packed_index[used]]).all()
+        assert not tile.tokens[~used].any() and not tile.positions[~used].any()
+        assert tile.tokens.shape == (tile.slots, tile.width) == tile.positions.shape
+    assert sorted(seen) == list(range(4, layout.length))
+
+
+@few
+@given(lengths=LENGTHS, semantics=SEMANTICS)
+def test_a_slot_holds_one_block_from_its_start_and_padding_after_it(lengths, semantics):
+    plan = planned(lengths, semantics)
+    items = []
+    for tile in plan.tiles:
+        for slot, item in enumerate(tile.item.tolist()):
+            index = tile.packed_index[slot]
+            if item < 0:
+                assert (index == -1).all() and not tile.reads[slot]
+                continue
+            items.append(item)
+            block = plan.layout.block(item)
+            count = block.stop - block.start
+            assert index[:count].tolist() == list(range(block.start, block.stop))
+            assert (index[count:] == -1).all() and tile.width == slot_width(count)
+    assert sorted(items) == list(range(len(lengths)))
+
+
+@few
+@given(lengths=LENGTHS, semantics=SEMANTICS)
+@example(lengths=[0, 3, 0], semantics=Semantics.QUERY_PREFIX)
+def test_every_score_is_read_exactly_once_at_its_own_place(lengths, semantics):
+    plan = planned(lengths, semantics)
+    read = dict.fromkeys(plan.empty_items, plan.empty_score_row)
+    assert set(read) == {i for i, length in enumerate(lengths) if length == 0}
+    for tile in plan.tiles:
+        for slot in np.flatnonzero(tile.reads):
+            item = int(tile.item[slot])
+            assert item not in read
+            read[item] = int(tile.packed_index[slot, tile.score_row[slot]])
+    assert [read[i] for i in range(len(lengths))] == plan.layout.score_index.tolist()
+    assert plan.visible_prefix == plan.layout.visible_prefix_length
+    assert all(tile.reads.any() for tile in plan.reading_tiles())
+
+
+@few
+@given(lengths=LENGTHS, other=st.integers(0, 1200), data=st.data())
+def test_an_items_place_and_shape_survive_any_change_of_another(lengths, other, data):
+    changed = data.draw(st.integers(0, len(lengths) - 1))
+    before = places(planned(lengths))
+    after = places(planned([*lengths[:changed], other, *lengths[changed + 1 :]]))
+    for item in set(before) - {changed}:
+        # A tile that nothing stands in is left out, so only the slot and the shape are fixed for all.
+        assert before[item][1:] == after[item][1:]
+
+
+@few
+@given(lengths=LENGTHS)
+def test_a_tiles_shape_depends_on_width_and_number_of_items_alone(lengths):
+    for tile in planned(lengths).tiles:
+        assert tile.tokens.shape == (slots_per_tile(tile.width, len(lengths)), tile.width)
+
+
+@few
+@given(lengths=LENGTHS, more=st.integers(0, 50))
+def test_a_batch_that_is_not_full_computes_the_full_batchs_shapes(lengths, more):
+    full = len(lengths) + more
+    for tile in planned(lengths, num_items=full).tiles:
+        assert tile.slots == slots_per_tile(tile.width, full)
+
+
+@few
+@given(length=st.integers(1, 5000))
+def test_widths_hold_their_block_and_grow_with_it(length):
+    assert slot_width(length) >= length
+    assert slot_width(length + 1) >= slot_width(length)
+    assert slot_width(slot_width(length)) == slot_width(length)
+    assert slot_width(length) <= max(8, 2 * length, length + 512)
+
+
+@few
+@given(width=st.integers(1, 600).map(slot_width), count=st.integers(1, 600))
+def test_tiles_hold_one_slot_at_least_and_never_more_than_needed(width, count):
+    slots = slots_per_tile(width, count)
+    assert 1 <= slots <= max(1, 2 * count)
+    assert slots * width < 384 + width
+
+
+def test_an_empty_item_keeps_its_slot_unread():
+    plan = planned([2, 0, 2])
+    (tile,) = plan.tiles
+    assert tile.item.tolist()[:3] == [0, 1, 2] and tile.reads.tolist()[:3] == [True, False, True]
+    assert plan.empty_items == (1,) and plan.empty_score_row == 3

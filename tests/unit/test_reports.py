@@ -1,0 +1,212 @@
+"""The reports: everything that a run found appears, and nothing looks better than it is."""
+
+import pytest
+from sample_matrix import benchmark, gate_record, matrix, not_run
+
+from pytest_multiitem.gates.registry import gate_names
+from pytest_multiitem.reports import markdown, table, terminal
+from pytest_multiitem.results.published import PUBLISHED
+from pytest_multiitem.results.records import Verdict
+
+
+def text_of(run, unmet=(), written=None, base=None):
+    return "\n".join(line for line, _ in terminal.lines(run, unmet, written, base))
+
+
+def rows(text, heading):
+    """The cells of the Markdown tables under a heading, split at bars that are not escaped."""
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    found = []
+    for line in section.splitlines():
+        if line.startswith("|"):
+            cells = line.replace("\\|", "\0").strip("|").split("|")
+            found.append([cell.strip().replace("\0", "|") for cell in cells])
+    return found
+
+
+def with_verdict(gate, verdict, **more):
+    if verdict is Verdict.NOT_RUN:
+        return not_run(gate, "nothing to run it on", **more)
+    return gate_record(gate, verdict, reason=f"why {gate} is {verdict.value}", value=0.5, limit=0.02, **more)
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+@pytest.mark.parametrize("where", ["pytorch-dense", "jax", "attached-segment"])
+@pytest.mark.parametrize("gate", gate_names())
+def test_every_gate_verdict_and_reason_appears(gate, verdict, where):
+    record = with_verdict(gate, verdict, where=where)
+    run = matrix([record])
+    page, lines = markdown.render(run), text_of(run)
+    assert gate in page and gate in lines and where in page
+    shown = [cell for row in rows(page, "Gates") if row[0] == gate for cell in row]
+    assert any(cell.startswith(verdict.value) for cell in shown)
+    if verdict is not Verdict.PASS:
+        assert record.reason in page and record.reason in lines
+        assert not any("PASS" in cell for cell in shown)
+        assert f"{verdict.value} {gate}: {record.reason}" in lines
+        assert "1 PASS" not in page and "1 PASS" not in lines
+
+
+def test_a_gate_that_did_not_run_is_no_evidence():
+    page = markdown.render(matrix([not_run()]))
+    assert "## Evidence" not in page and "**NOT_RUN** `segment_lowers`" in page
+    assert "**1 NOT_RUN**" in page
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("verdicts", "worst"),
+    [
+        (("PASS", "FAIL"), "FAIL"),
+        (("PASS", "INCONCLUSIVE"), "INCONCLUSIVE"),
+        (("PASS", "NOT_RUN"), "NOT_RUN"),
+        (("INCONCLUSIVE", "NOT_RUN", "FAIL"), "FAIL"),
+        (("NOT_RUN", "INCONCLUSIVE"), "INCONCLUSIVE"),
+    ],
+)
+def test_the_worst_verdict_of_a_cell_wins(verdicts, worst, order):
+    records = [with_verdict("same_length_isolation_zero", Verdict(v)) for v in verdicts[::order]]
+    header, (row,) = table.pivot(records)
+    assert header == ["gate", "limit", "pytorch-dense"]
+    assert row[2].split()[0] == worst
+    own = next(row for row in rows(markdown.render(matrix(records)), "Beside published results") if "**" in row[0])
+    assert own[1] == ("NOT_RUN" if worst == "NOT_RUN" else "0.50")
+
+
+def test_the_worst_value_stands_beside_the_published_ones():
+    records = [
+        gate_record(verdict=Verdict.FAIL, value=0.25, nodeid="a.py::test_it[pytorch-dense]"),
+        gate_record(value=0.0, nodeid="b.py::test_it[pytorch-dense]"),
+    ]
+    own = next(row for row in rows(markdown.render(matrix(records)), "Beside published results") if "**" in row[0])
+    assert own[:2] == ["**pytorch-dense**", "0.25"]
+
+
+def test_a_gate_that_is_missing_in_a_column_stays_blank():
+    records = [gate_record(), gate_record(where="jax-dense"), gate_record("changed_length_isolation_zero")]
+    header, body = table.pivot(records)
+    assert header == ["gate", "limit", "pytorch-dense", "jax-dense"]
+    assert body == [
+        ["same_length_isolation_zero", "== 0", "PASS 0", "PASS 0"],
+        ["changed_length_isolation_zero", "== 0", "PASS 0", ""],
+    ]
+
+
+def test_pipes_and_line_breaks_do_not_break_a_table():
+    run = matrix([gate_record(mask_attested="a | b\nc", semantics="x|y")])
+    header, _, row = rows(markdown.render(run), "Evidence")
+    assert len(row) == len(header)
+    assert row[header.index("semantics")] == "x|y" and row[header.index("mask executed")] == "a | b c"
+
+
+def test_square_brackets_stay_in_the_terminal():
+    run = matrix([not_run(reason="see [the log]")], benchmarks=[benchmark(name="packed [bold]fast[/bold] :smile:")])
+    assert "packed [bold]fast[/bold] :smile:" in text_of(run) and "see [the log]" in text_of(run)
+
+
+def test_evidence():
+    record = gate_record(
+        "delimiter_aligned_equiv_le_0p02", relation="<=", value=0.0148, limit=0.02, noise_floor=0.0,
+        leak_visibility=0.34, score_spread=0.5, samples={"items": 58, "timed_runs": 5}, mask_requested="segment",
+        mask_attested="segment", server_chunk_size=0, items_per_sequence=29.0, semantics="prefix_first_delim",
+    )  # fmt: skip
+    header, _, row = rows(markdown.render(matrix([record])), "Evidence")
+    assert dict(zip(header, row, strict=True)) == {
+        "gate": "delimiter_aligned_equiv_le_0p02", "for": "pytorch-dense", "verdict": "PASS", "value": "0.015",
+        "limit": "<= 0.02", "noise floor": "0", "leak visibility": "0.34", "score spread": "0.50",
+        "samples": "58 items, 5 timed runs", "semantics": "prefix_first_delim", "mask requested": "segment",
+        "mask executed": "segment", "server chunk": "all", "items per sequence": "29.0",
+    }  # fmt: skip
+
+
+def test_published_rows_are_always_there():
+    published = rows(markdown.render(matrix()), "Beside published results")[2:]
+    assert [row[0] for row in published] == [row.model for row in PUBLISHED]
+    assert published[0] == ["Qwen3-0.6B", "0", "0", "0.0148", "0.0041", "0.0115", "3.45", "4.69", "5.30"]
+    assert "TPU v6e-1" in markdown.render(matrix())
+
+
+def point(speedup):
+    return {"speedup_vs_serial_p50": speedup}
+
+
+def test_speed_ups():
+    record = gate_record(
+        "speedup_n32_ge_3x", relation=">=", value=4.5, limit=3.0,
+        details={"performance": {"8": point(2.5), "32": point(4.5)}},
+    )  # fmt: skip
+    run = matrix([gate_record(), record])
+    page = markdown.render(run)
+    assert rows(page, "Speed-up") == [
+        ["speed-up over serial, p50", "N=8", "N=32"],
+        ["---"] * 3,
+        ["pytorch-dense", "2.50x", "4.50x"],
+    ]
+    assert "4.50x" in text_of(run)
+    own = rows(page, "Beside published results")[-1]
+    assert own[-3:] == ["2.50", "4.50", "-"]
+
+
+@pytest.mark.parametrize("by", ["SIGTERM", None])
+def test_an_incomplete_run_says_so(by):
+    run = matrix([gate_record()], complete=False, interrupted_by=by)
+    assert f"**Incomplete run** ({by or 'it ended before every test was reached'})." in markdown.render(run)
+    assert f"incomplete: {by or 'the run ended early'}" in text_of(run)
+
+
+def test_a_complete_run_does_not():
+    run = matrix([gate_record()])
+    assert "ncomplete" not in markdown.render(run) + text_of(run)
+    assert "What is not a PASS" not in markdown.render(run)
+
+
+def test_a_run_without_gates():
+    assert "no gate was selected" in markdown.render(matrix())
+    assert text_of(matrix()) == "gates: none"
+
+
+def test_benchmarks_servers_settings_and_machine():
+    page = markdown.render(matrix(benchmarks=[benchmark()]))
+    expected = ["packed", "pytorch", "segment", "2000/500/20", "500", "3", "2.000", "250.0"]
+    assert rows(page, "Benchmarks")[-1] == expected
+    assert rows(page, "Servers")[-1][:3] == ["serial pytorch", "http://127.0.0.1:30011", "started by this run"]
+    assert rows(page, "Settings")[-1] == ["backend", "pytorch,jax", "default"]
+    assert "- cpus_usable: 2" in page and "- pytest: 9" in page
+    assert "`pytest -q`" in page and "exit status 0" in page
+
+
+def test_the_terminal_names_files_and_unmet_requirements(tmp_path):
+    run = tmp_path / "multiitem-results" / "run"
+    found = text_of(None, ["segment_lowers"], run, tmp_path)
+    assert "required gate not run: segment_lowers" in found
+    assert "results: multiitem-results/run/matrix.json, multiitem-results/run/report.md" in found
+    assert str(run) in text_of(None, [], run, tmp_path / "elsewhere")
+
+
+def test_equal_reasons_are_counted_once():
+    found = text_of(matrix([not_run(where="jax"), not_run(where="pytorch")]))
+    assert found.count("no accelerator") == 1 and "(2 tests)" in found
+
+
+@pytest.mark.parametrize(
+    ("verdict", "color"), [("PASS", "green"), ("FAIL", "red"), ("INCONCLUSIVE", "yellow"), ("NOT_RUN", "yellow")]
+)
+def test_the_summary_has_the_colour_of_the_worst_verdict(verdict, color):
+    run = matrix([gate_record(), with_verdict("speedup_n32_ge_3x", Verdict(verdict))])
+    line, markup = next(line for line in terminal.lines(run, [], None, None) if line[0].startswith("gates: "))
+    assert color in markup and verdict in line
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (0.0, "0"), (-0.0, "0"), (0.0148, "0.015"), (1e-12, "1e-12"), (0.1, "0.10"), (4.694, "4.69"),
+     (12345.6, "1.2e+04")],
+)  # fmt: skip
+def test_numbers(value, shown):
+    assert table.number(value) == shown
+
+
+def test_node_ids():
+    assert table.where(gate_record(nodeid="a/b.py::test_it")) == "-"
+    assert table.where(gate_record(nodeid="a/b.py::T::test_it[jax-segment]")) == "jax-segment"
+    assert table.short_test("a/b.py::T::test_it") == "b.py::T::test_it"

@@ -1,0 +1,191 @@
+"""A run's files: written whole or not at all, and refused where they break their schema."""
+
+import json
+import math
+import subprocess
+import sys
+from importlib import resources
+
+import msgspec
+import pytest
+from sample_matrix import benchmark, gate_record, matrix, not_run
+
+from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.results import store
+from pytest_multiitem.results.machine import machine_info, package_versions
+from pytest_multiitem.results.records import SCHEMA_VERSION, Verdict
+
+FULL = matrix(
+    [
+        gate_record(interval=(3.0, 4.0), samples={"items": 3}, details={"worst": [{"case": "ü | \n"}], "x": None}),
+        not_run(),
+    ],
+    benchmarks=[benchmark()],
+    complete=False,
+    interrupted_by="SIGTERM",
+)
+
+
+def test_a_round_trip(tmp_path):
+    path = store.write_matrix(tmp_path, FULL)
+    assert path == tmp_path / "matrix.json"
+    assert store.read_matrix(path) == store.read_matrix(tmp_path) == FULL
+    assert json.loads(path.read_text(encoding="utf-8"))["schema_version"] == "multiitem_matrix_v1"
+
+
+def test_the_shipped_schema_is_the_generated_one():
+    shipped = resources.files("pytest_multiitem.results") / "schemas" / f"{SCHEMA_VERSION}.schema.json"
+    assert json.loads(shipped.read_text(encoding="utf-8")) == store.matrix_schema(), (
+        f"the records changed; write json.dumps(store.matrix_schema(), indent=1) to {shipped}, and raise "
+        "SCHEMA_VERSION where a field was removed or changed"
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_null(tmp_path, value):
+    path = store.write_matrix(tmp_path, matrix([gate_record(verdict=Verdict.FAIL, value=value)]))
+    assert json.loads(path.read_text())["gates"][0]["value"] is None
+    assert store.read_matrix(path).gates[0].value is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"benchmarks": [benchmark(p50_sec=math.nan)]},
+        {"exit_status": "0"},
+        {"gates": [gate_record(relation="~")]},
+        {"gates": [gate_record(samples={"items": 1.5})]},
+        {"schema_version": "multiitem_matrix_v0"},
+        {"summary": {"PASS": None}},
+    ],
+    ids=lambda broken: next(iter(broken)),
+)
+def test_content_that_breaks_the_schema_is_not_written(tmp_path, broken):
+    with pytest.raises(MultiItemError, match=r"matrix\.json does not match its schema: "):
+        store.write_matrix(tmp_path, matrix(**broken))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_problems_name_their_place():
+    content = json.loads(msgspec.json.encode(matrix([gate_record()])))
+    assert store.schema_problems(content) == []
+    content["gates"][0]["verdict"] = "MAYBE"
+    del content["run_id"]
+    problems = store.schema_problems(content)
+    assert any(problem.startswith("gates/0/verdict: 'MAYBE'") for problem in problems)
+    assert any(problem.startswith("top level: 'run_id' is a required property") for problem in problems)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"run_id": "\xff"}', b'{"schema_version": "v2"}'])
+def test_a_file_that_is_no_matrix(tmp_path, content):
+    (tmp_path / "matrix.json").write_bytes(content)
+    with pytest.raises(UsageError, match="is no multiitem_matrix_v1 file"):
+        store.read_matrix(tmp_path)
+
+
+def test_another_schema_version_is_refused(tmp_path):
+    content = json.loads(msgspec.json.encode(matrix())) | {"schema_version": "multiitem_matrix_v2"}
+    (tmp_path / "matrix.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="multiitem_matrix_v2"):
+        store.read_matrix(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["absent", "absent/matrix.json"])
+def test_a_missing_run(tmp_path, name):
+    with pytest.raises(UsageError, match=r"cannot read .*absent"):
+        store.read_matrix(tmp_path / name)
+
+
+def test_an_atomic_write_replaces(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old and longer")
+    store.write_atomically(path, b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_scratch_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(TypeError):
+        store.write_atomically(path, "text, not bytes")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    directory = tmp_path / "directory"
+    (directory / "full").mkdir(parents=True)
+    with pytest.raises(OSError):
+        store.write_atomically(directory, b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["directory", "file"]
+
+
+def test_latest_follows_the_newest_run(tmp_path):
+    for name in ("one", "two", "two"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        store.point_latest(tmp_path / name)
+        assert (tmp_path / "latest").resolve() == tmp_path / name
+    assert (tmp_path / "latest").readlink().parts == ("two",), "a moved results directory must stay whole"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "one", "two"]
+
+
+def test_latest_that_points_nowhere_is_replaced(tmp_path):
+    (tmp_path / "latest").symlink_to("gone")
+    (tmp_path / "one").mkdir()
+    store.point_latest(tmp_path / "one")
+    assert (tmp_path / "latest").resolve() == tmp_path / "one"
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_latest_that_is_no_link_is_left_alone(tmp_path, kind):
+    latest = tmp_path / "latest"
+    latest.mkdir() if kind == "directory" else latest.touch()
+    (tmp_path / "one").mkdir()
+    with pytest.raises(
+        UsageError, match=r"latest exists and is not a link; remove it, or choose another --results-dir"
+    ):
+        store.point_latest(tmp_path / "one")
+    assert not latest.is_symlink()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from pytest_multiitem.results.store import SampleWriter
+write = SampleWriter(Path(sys.argv[1]), sys.argv[2])
+write({"kind": "server", "url": sys.argv[2]})
+for number in range(200):
+    write({"kind": "replay", "process": sys.argv[2], "number": number})
+"""
+
+
+def test_samples_of_several_processes_are_joined(tmp_path):
+    names = ("main", "gw0", "gw1")
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in names]
+    assert [writer.wait(30) for writer in writers] == [0, 0, 0]
+    servers = store.merge_samples(tmp_path)
+    assert sorted(line["url"] for line in servers) == sorted(names)
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 * 201
+    for name in names:
+        assert [line["number"] for line in lines if line.get("process") == name] == list(range(200))
+    assert [p.name for p in tmp_path.iterdir()] == ["samples.jsonl"]
+
+
+def test_samples_hold_any_text(tmp_path):
+    store.SampleWriter(tmp_path, "main")({"kind": "note", "text": "a\nb\u2028c", "value": math.nan})
+    assert store.merge_samples(tmp_path) == []
+    (line,) = (tmp_path / "samples.jsonl").read_bytes().splitlines()
+    assert json.loads(line) == {"kind": "note", "text": "a\nb\u2028c", "value": None}
+
+
+def test_no_samples_make_no_file(tmp_path):
+    assert store.merge_samples(tmp_path) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_run_ids_sort_by_time():
+    assert store.new_run_id()[:8].isdigit() and store.new_run_id() <= store.new_run_id()
+
+
+def test_the_machine_is_described_without_names():
+    info = machine_info()
+    assert info["cpus_usable"] >= 1 and info["memory_gib"] > 0
+    assert not {"node", "hostname", "host", "user"} & set(info)
+    assert {"pytest-multiitem", "pytest", "numpy"} <= set(package_versions())
