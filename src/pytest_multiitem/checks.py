@@ -52,7 +52,8 @@ class GateCheck:
         """End the test: a gate without a number holds."""
         measurement = Measurement(target=target, value=None, attestation=attestation)
         record = record_of(self.gate, measurement)
-        record.verdict, record.reason = Verdict.PASS, reason
+        if record.verdict is not Verdict.FAIL:
+            record.verdict, record.reason = Verdict.PASS, reason
         return self._conclude(record)
 
     def _conclude(self, record: GateRecord) -> GateRecord:

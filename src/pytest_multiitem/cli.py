@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pytest_multiitem import __version__
-from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.errors import MultiItemError, UsageError
 
 app = typer.Typer(
     name="multiitem",
@@ -91,7 +91,10 @@ def report(
     if output is None:
         print(text, end="")
     else:
-        write_atomically(output, text.encode())
+        try:
+            write_atomically(output, text.encode())
+        except OSError as error:
+            raise UsageError(f"cannot write {output}: {error.strerror}") from None
 
 
 def main() -> None:

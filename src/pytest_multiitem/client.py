@@ -79,6 +79,7 @@ class ScoreClient:
         self._http = httpx.Client(
             base_url=url, timeout=httpx.Timeout(timeout, connect=10.0), headers={"content-type": "application/json"},
             trust_env=False,
+            verify=url.startswith("https:"),  # else certificates are loaded for nothing, in 60 ms a client
         )  # fmt: skip
 
     def __enter__(self) -> Self:

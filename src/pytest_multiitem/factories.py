@@ -61,9 +61,7 @@ def multi_item_server(
         return attached_server
 
     @pytest.fixture
-    def multi_item_server(
-        multiitem_run: Run, multiitem_backend: str, multiitem_mask: str, multiitem_chunk: int
-    ) -> Any:
+    def multi_item_server(multiitem_run: Run, multiitem_backend: str, multiitem_mask: str, multiitem_chunk: int) -> Any:
         profile = profile_of(
             multiitem_run,
             backend=backend or multiitem_backend,
@@ -122,4 +120,3 @@ def connect(run: Run, profile: Any, url: str | None = None) -> Any:
         pytest.skip(f"NOT_RUN: {error}")
     except MultiItemError as error:
         pytest.fail(str(error), pytrace=False)
-

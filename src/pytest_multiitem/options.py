@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.semantics import Semantics
@@ -122,7 +123,12 @@ def _flag(text: str) -> bool:
 
 
 def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        valid = False
+    if not valid:
         raise ValueError("expected an address such as http://127.0.0.1:30010")
     return text.rstrip("/")
 

@@ -120,4 +120,4 @@ class RunListener:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         if SESSION in self._config.stash:
-            self._config.stash[SESSION].interrupted(excinfo.typename)
+            self._config.stash[SESSION].interrupted(str(excinfo.value) or excinfo.typename)

@@ -63,6 +63,7 @@ class Session:
         self.written: Path | None = None
         self.unmet: list[str] = []
         self.problem: str | None = None
+        self._heeds = False
         self.matrix: Matrix | None = None
         self._started = store.utc_now()
         self._run: Run | None = None
@@ -80,6 +81,7 @@ class Session:
     def run(self) -> Run:
         """This process's servers and cases, made on first use."""
         if self._run is None:
+            store.make_run_dir(self.run_dir)
             self._heed_termination()
             further = chain.from_iterable(self._config.hook.pytest_multiitem_engines())
             engine = choose_engine(self.settings.engine, further)
@@ -96,6 +98,7 @@ class Session:
                 pytest.exit("terminated by SIGTERM", returncode=128 + number)
 
             signal.signal(signal.SIGTERM, stop)
+            self._heeds = True
 
     def prepare(self) -> None:
         """Make the run's directory at the end of collection; a worker leaves its plan there for the controller.
@@ -132,12 +135,19 @@ class Session:
             self._benchmarks.append(msgspec.convert(raw, BenchmarkRecord))
         known = self._tests.setdefault(
             report.nodeid,
-            TestRecord(nodeid=report.nodeid, outcome="passed", gate=self.plan.selected[report.nodeid]),
+            TestRecord(
+                nodeid=report.nodeid,
+                outcome="not reached",  # its set-up may be all that is ever reported
+                gate=self.plan.selected[report.nodeid],
+                reason="the run ended during this test",
+            ),
         )
         known.seconds += report.duration
-        if report.outcome == "failed" or (report.outcome == "skipped" and known.outcome == "passed"):
+        if report.failed or (report.skipped and known.outcome != "failed"):
             known.outcome = report.outcome
             known.reason = reason_of(report)
+        elif report.when == "call" and known.outcome == "not reached":
+            known.outcome, known.reason = "passed", None
 
     def finish(self, exit_status: int) -> int:
         """Stop the servers, write the results, and return the exit status that they ask for."""
@@ -160,6 +170,8 @@ class Session:
             if self.unmet and exit_status in (0, 5):
                 exit_status = 1
             self._write(exit_status)
+            if self._heeds:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return exit_status
 
     def _unmet_requirements(self) -> list[str]:
@@ -177,7 +189,7 @@ class Session:
                 test = self._tests.get(nodeid)
                 verdict, reason = Verdict.NOT_RUN, "deselected on the command line"
                 if test is not None:
-                    verdict = Verdict.NOT_RUN if test.outcome == "skipped" else Verdict.FAIL
+                    verdict = Verdict.NOT_RUN if test.outcome in ("skipped", "not reached") else Verdict.FAIL
                     reason = test.reason or "the test ended without a verdict"
                 elif nodeid in self.plan.selected:
                     reason = "the run ended before this test"
@@ -201,7 +213,7 @@ class Session:
         ]
         servers = {line["url"]: line for line in store.merge_samples(self.run_dir)}
         reached = all(test.outcome != "not reached" for test in tests)
-        self.matrix = Matrix(
+        matrix = Matrix(
             run_id=self.run_dir.name,
             started_at_utc=self._started,
             finished_at_utc=store.utc_now(),
@@ -224,10 +236,11 @@ class Session:
             tests=tests,
             summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
         )
-        self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=self.matrix)
+        self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=matrix)
         store.make_run_dir(self.run_dir)  # where collection did not come to its end
-        store.write_matrix(self.run_dir, self.matrix)
-        store.write_atomically(self.run_dir / store.REPORT, render(self.matrix).encode())
+        store.write_matrix(self.run_dir, matrix)
+        self.matrix = matrix
+        store.write_atomically(self.run_dir / store.REPORT, render(matrix).encode())
         store.point_latest(self.run_dir)
         self.written = self.run_dir
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-
-# pytester forgets what an inner run imports, and extension modules cannot be imported twice.
-import httpcore
-import scipy.stats
 from inner_project import FAKE, Project
 
-import pytest_multiitem.bench.curve
-import pytest_multiitem.checks
-import pytest_multiitem.reports.markdown
-import pytest_multiitem.reports.terminal
-import pytest_multiitem.results.store
-import pytest_multiitem.session  # noqa: F401
+#: pytester forgets what an inner run imports, and extension modules cannot be imported twice in a process.
+for _module in (
+    "httpcore",
+    "scipy.stats",
+    "pytest_multiitem.bench.curve",
+    "pytest_multiitem.checks",
+    "pytest_multiitem.reports.markdown",
+    "pytest_multiitem.reports.terminal",
+    "pytest_multiitem.results.store",
+    "pytest_multiitem.session",
+):
+    importlib.import_module(_module)
+
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
@@ -27,7 +31,9 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     for name in [*os.environ]:
         if name.startswith(("MULTI_ITEM_", "FAKE_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:asyncio")  # slow, and full of warnings
+    # Others' plugins are for test_coexistence.py; to load them costs more than most runs here.
+    others = ("hypothesispytest", "asyncio", "anyio", "pytest_cov", "timeout")
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in others))
     monkeypatch.setenv("PYTHONPATH", str(FAKE))
     monkeypatch.syspath_prepend(FAKE)
     made = Project(pytester)

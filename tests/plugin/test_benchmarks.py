@@ -57,7 +57,8 @@ def test_on_with_bench(bench: Project) -> None:
         "client chunk size 2", "client chunk size 4", "multi-item prefill+extend",
     }  # fmt: skip
     assert by_name["scenario 1 (2020/20)"]["query_tokens"] == 2000
-    assert (by_name["scenario 2 (1910/10)"]["query_tokens"], by_name["scenario 2 (1910/10)"]["item_tokens"]) == (1900, 10)
+    scenario_2 = by_name["scenario 2 (1910/10)"]
+    assert (scenario_2["query_tokens"], scenario_2["item_tokens"]) == (1900, 10)
     assert by_name["multi-item prefill+extend"]["mask_attested"] == "prefill+extend"
     assert by_name["single-item sequential"]["mask_attested"] == "serial"
     for record in by_name.values():

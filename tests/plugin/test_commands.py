@@ -52,9 +52,7 @@ SEGMENT = "tests/regression/test_multi_item_regression.py::TestMultiItemSegmentT
         ),
     ],
 )
-def test_command(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, command: str, selected: str
-) -> None:
+def test_command(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, command: str, selected: str) -> None:
     variables = [word for word in shlex.split(command) if word.startswith("MULTI_ITEM_")]
     for name, _, value in (variable.partition("=") for variable in variables):
         monkeypatch.setenv(name, value)

@@ -75,9 +75,7 @@ def test_no_line_no_file_no_import(project: Project) -> None:
         ("def test_it(): pass", ["-n", "1"], pytest.ExitCode.OK),
     ],
 )
-def test_exit_codes_are_pytests(
-    project: Project, content: str, arguments: list[str], status: int
-) -> None:
+def test_exit_codes_are_pytests(project: Project, content: str, arguments: list[str], status: int) -> None:
     project.write("test_it.py", content)
     result = project.run(*arguments)
     assert result.ret == status

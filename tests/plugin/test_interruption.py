@@ -14,20 +14,21 @@ from pytest_multiitem.results import store
 
 SUITE = f"""
 {REGRESSION}
-
-class TestZLast:
-    def test_waits(self, multi_item_server, serial_server):
-        import pathlib, time
-        pathlib.Path("waiting").touch()
-        time.sleep(60)
-
+import pathlib
+import time
 import pytest
+
 @pytest.mark.multiitem_gate("segment_lowers")
-def test_zz_never_reached(multiitem_gate):
-    assert False
+def test_waits(multiitem_gate, multi_item_server, serial_server):
+    pathlib.Path("waiting").touch()
+    time.sleep(60)
+
+@pytest.mark.multiitem_gate("segment_vs_dense_le_1e_4")
+def test_z_not_reached(multiitem_gate):
+    time.sleep(60)
 """
-#: Isolation runs, then the test that waits.
-CHOSEN = ("-k", "test_same_length or test_waits or never_reached", "-p", "no:randomly")
+#: Isolation runs, then the test that waits, then one that is never reached (or, beside it, waits as well).
+CHOSEN = ("-k", "test_same_length or test_waits or not_reached")
 
 
 def wait_for_the_middle(project: Project, process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -57,10 +58,15 @@ def test_ctrl_c(project: Project, workers: list[str]) -> None:
     assert matrix["complete"] is False
     assert matrix["interrupted_by"] == "KeyboardInterrupt"
     assert matrix["exit_status"] == pytest.ExitCode.INTERRUPTED
-    by_gate = {r["gate"]: r["verdict"] for r in matrix["gates"] if r["reason"] != "deselected on the command line"}
-    assert by_gate["segment_lowers"] in (["NOT_RUN"] if not workers else ["NOT_RUN", "FAIL"])
-    assert by_gate["same_length_isolation_zero"] in (["PASS"] if not workers else ["PASS", "NOT_RUN"])
-    assert "not reached" in {t["outcome"] for t in matrix["tests"]}
+    verdicts = {r["nodeid"].partition("::")[2]: r["verdict"] for r in matrix["gates"]}
+    outcomes = {t["nodeid"].partition("::")[2]: (t["outcome"], t["reason"]) for t in matrix["tests"]}
+    assert verdicts["test_waits[pytorch-dense]"] == verdicts["test_z_not_reached"] == "NOT_RUN"
+    assert outcomes["test_waits[pytorch-dense]"] == ("not reached", "the run ended during this test")
+    assert outcomes["test_z_not_reached"][0] == "not reached"
+    assert matrix["summary"]["FAIL"] == matrix["summary"]["INCONCLUSIVE"] == 0
+    if not workers:
+        assert verdicts["TestMultiItemIsolation::test_same_length_isolation[pytorch-dense]"] == "PASS"
+        assert matrix["summary"]["PASS"] == 1
     assert "Incomplete run" in project.report
     assert "incomplete: KeyboardInterrupt" in said
     assert not list(Path(project.runs[-1]).glob(".*"))
@@ -78,10 +84,16 @@ def test_kill_9(project: Project, workers: list[str]) -> None:
     process.stdout.close()
 
 
-def test_sigterm_leaves_no_server(project: Project) -> None:
+def test_sigterm_keeps_the_results(project: Project) -> None:
+    """As a cancelled CI job gets it."""
     project.write("test_it.py", SUITE)
     process = project.start(*SMALL, "-k", "test_waits")
     servers = wait_for_the_middle(project, process)
     process.terminate()
-    process.communicate(timeout=30)
-    wait_until(lambda: not running(servers), within=5)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert running(servers) == []
+    assert project.matrix["complete"] is False
+    assert project.matrix["summary"]["PASS"] == 0
+    assert {t["outcome"] for t in project.matrix["tests"]} == {"not reached", "deselected"}
+    assert "SIGTERM" in project.matrix["interrupted_by"]

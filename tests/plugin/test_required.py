@@ -13,7 +13,9 @@ def test_a_required_gate_that_cannot_run_fails_its_test(project: Project) -> Non
     result.assert_outcomes(failed=1)
     assert project.gate("segment_lowers")["verdict"] == "NOT_RUN"
     assert project.junit()["test_not_run"].find("failure") is not None
-    result.stdout.fnmatch_lines(["NOT_RUN segment_lowers: no accelerator here", "required gate not run: segment_lowers"])
+    result.stdout.fnmatch_lines(
+        ["NOT_RUN segment_lowers: no accelerator here", "required gate not run: segment_lowers"]
+    )
 
 
 def test_a_required_gate_that_is_skipped_fails_its_test(project: Project) -> None:
@@ -57,14 +59,19 @@ def test_a_required_gate_that_is_deselected_fails_the_run(
     assert project.matrix["summary"]["PASS"] == passed
 
 
-@pytest.mark.parametrize("content", ["", "def test_foreign(): pass\n"], ids=["no-test", "foreign-tests-only"])
-def test_a_required_gate_without_any_test_of_the_plugin_fails_the_run(project: Project, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "workers"),
+    [("", []), ("def test_foreign(): pass\n", []), ("def test_foreign(): pass\n", ["-n", "1"])],
+    ids=["no-test", "foreign-tests-only", "foreign-tests-only-xdist"],
+)
+def test_a_required_gate_without_any_test_of_the_plugin_fails_the_run(
+    project: Project, content: str, workers: list[str]
+) -> None:
     project.write("test_it.py", content)
-    for arguments in (["--require=segment_lowers"], ["--require=segment_lowers", "-n", "1"]):
-        result = project.run(*arguments)
-        assert result.ret == pytest.ExitCode.TESTS_FAILED
-        result.stdout.fnmatch_lines(["*multi-item scoring validation*", "required gate not run: segment_lowers"])
-        assert not project.runs
+    result = project.run("--require=segment_lowers", *workers)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*multi-item scoring validation*", "required gate not run: segment_lowers"])
+    assert not project.runs
 
 
 def test_a_worse_exit_code_stays(project: Project) -> None:

@@ -249,7 +249,7 @@ def test_a_workload_with_nothing_to_mutate(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(UsageError, match="cannot read workload .*absent"):
+    with pytest.raises(UsageError, match=r"cannot read workload .*absent"):
         read_workload(tmp_path / "absent", encode=None, labels=(8,), delimiter=99, vocab_size=100)
 
 

@@ -1,6 +1,8 @@
 """Both engines against an independent float64 reference, against transformers, against each other, and
 against themselves, bitwise."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from engine_cases import (
@@ -153,9 +155,10 @@ def test_bfloat16_stays_near_float32(backends):
 # -- isolation, bitwise ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("semantics", PRODUCTION)
-@pytest.mark.parametrize(("mask", "seed"), [("dense", 0), ("segment", 1), ("segment", 2)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "mask", "semantics", "seed"),
+    [(*case, seed) for seed, case in enumerate(product(("float32", "bfloat16"), MASKS, PRODUCTION))],
+)
 def test_no_item_changes_another_items_scores_by_one_bit(backends, dtype, mask, semantics, seed):
     query, items = workload(100 + seed)
     rng = np.random.default_rng(seed)

@@ -81,6 +81,16 @@ def test_a_leak_in_the_last_bits_fails(gate):
     assert record.verdict is Verdict.FAIL and 0 < record.value < 1e-8
 
 
+def test_the_value_is_the_largest_change_of_any_untouched_item():
+    samples = []
+    record = check(SAME_LENGTH, multi(leaking(LEAKS["plain causal attention"])), [CASES[0]], record=samples)
+    (base,) = (np.array(s["scores"]) for s in samples if s["kind"] == "isolation base")
+    mutated = [(s["mutated_index"], np.array(s["scores"])) for s in samples if s["kind"] == "isolation mutated"]
+    changes = [np.delete(np.abs(scores - base), index, axis=0) for index, scores in mutated]
+    assert record.value == max(change.max() for change in changes)
+    assert record.details["worst"][0]["mean_abs_diff_unchanged"] < record.value
+
+
 def test_a_leak_of_one_case_only_fails():
     quiet = tuple(make_case(5, seed=seed, name=str(seed)) for seed in (4, 5, 6))
 

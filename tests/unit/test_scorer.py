@@ -91,9 +91,7 @@ token = st.integers(0, VOCAB - 2)
     semantics=st.sampled_from(PRODUCTION),
     softmax=st.booleans(),
 )
-def test_packed_equals_its_serial_reference_on_any_content(
-    query, items, chunk_size, impl, semantics, softmax
-):
+def test_packed_equals_its_serial_reference_on_any_content(query, items, chunk_size, impl, semantics, softmax):
     config = packed(mask_impl=impl, semantics=semantics, chunk_size=chunk_size)
     result = score(config, query, items, apply_softmax=softmax)
     expected = reference(semantics.serial_query(query, DELIMITER), items, apply_softmax=softmax)
@@ -170,18 +168,14 @@ def test_serial_honours_item_first_and_packed_ignores_it():
     swapped = np.concatenate([reference(item, [QUERY]) for item in ITEMS])
     np.testing.assert_array_equal(score(ScorerConfig(), item_first=True).scores, swapped)
     np.testing.assert_array_equal(score(packed(), item_first=True).scores, score(packed()).scores)
-    np.testing.assert_array_equal(
-        score(ScorerConfig(), items=[[]], item_first=True).scores, reference(QUERY, [[]])
-    )
+    np.testing.assert_array_equal(score(ScorerConfig(), items=[[]], item_first=True).scores, reference(QUERY, [[]]))
 
 
 # -- prefill+extend ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 32])
-@pytest.mark.parametrize(
-    "items", [ITEMS, [[], *ITEMS, []], [[], []]], ids=["plain", "some-empty", "all-empty"]
-)
+@pytest.mark.parametrize("items", [ITEMS, [[], *ITEMS, []], [[], []]], ids=["plain", "some-empty", "all-empty"])
 def test_extend_equals_query_plus_item(batch, items):
     result = score(extend(extend_batch_size=batch), items=items)
     np.testing.assert_array_equal(result.scores, reference(QUERY, items))
@@ -195,9 +189,7 @@ def test_extend_equals_query_plus_item(batch, items):
     batch=st.integers(1, 6),
 )
 def test_extend_equals_query_plus_item_on_any_content(query, items, batch):
-    np.testing.assert_array_equal(
-        score(extend(extend_batch_size=batch), query, items).scores, reference(query, items)
-    )
+    np.testing.assert_array_equal(score(extend(extend_batch_size=batch), query, items).scores, reference(query, items))
 
 
 def test_a_partial_batch_has_the_shape_of_a_full_one():

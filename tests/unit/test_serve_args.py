@@ -63,9 +63,7 @@ def test_a_launch_line_of_sgl_jax_carries_over():
 
 
 def test_prefill_extend():
-    args = parse(
-        "--multi-item-enable-prefill-extend", "--enable-scoring-cache", "--multi-item-extend-batch-size", "12"
-    )
+    args = parse("--multi-item-enable-prefill-extend", "--enable-scoring-cache", "--multi-item-extend-batch-size", "12")
     config = args.scorer_config()
     assert (config.mode, config.extend_batch_size) == (Mode.PREFILL_EXTEND, 12)
     assert args.accepted_without_effect == ()
@@ -82,9 +80,7 @@ def test_the_context_length_bounds_a_packed_sequence():
     assert config.max_seq_len == 64
 
 
-@pytest.mark.parametrize(
-    "argv", [["--delimiter", "1"], ["--multi-item-scoring-delim", "1"], ["--dtype", "int8"]]
-)
+@pytest.mark.parametrize("argv", [["--delimiter", "1"], ["--multi-item-scoring-delim", "1"], ["--dtype", "int8"]])
 def test_unknown_flags_and_values_exit_2(argv, capsys):
     assert serve(argv) == 2
     assert argv[0] in capsys.readouterr().err

@@ -75,9 +75,7 @@ def spec(tmp_path: Path) -> Callable[..., LaunchSpec]:
 
     def build(*, env: dict[str, str | None] | None = None, **options: Any) -> LaunchSpec:
         command = (sys.executable, "-I", "-S", str(script), "{port}", json.dumps(options))
-        return LaunchSpec(
-            "Fake engine", command, env or {}, preferred_port=23450, startup_timeout=5, stop_grace=0.3
-        )
+        return LaunchSpec("Fake engine", command, env or {}, preferred_port=23450, startup_timeout=5, stop_grace=0.3)
 
     return build
 

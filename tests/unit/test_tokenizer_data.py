@@ -119,9 +119,7 @@ def test_auto_tokenizer_gives_the_same_ids(
     )
     auto = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     texts = [*PINNED, *SPECIAL, "", " a  b\n\n", "crème 日本", "e\u0301"]
-    texts += [
-        text for row in sample for text in (row["query"], *row["items"], row["query"] + row["items"][0])
-    ]
+    texts += [text for row in sample for text in (row["query"], *row["items"], row["query"] + row["items"][0])]
     for text in texts:
         ids = auto(text)["input_ids"]
         assert ids == _ids(text) == TOKENIZER.encode(text).ids

@@ -131,9 +131,7 @@ def test_defaults_and_nulls():
     assert (request.apply_softmax, request.item_first, request.model) == (False, False, None)
 
 
-@pytest.mark.parametrize(
-    ("items", "expected"), [("one", ["one"]), ("", [""]), (["a", ""], ["a", ""])], ids=repr
-)
+@pytest.mark.parametrize(("items", "expected"), [("one", ["one"]), ("", [""]), (["a", ""], ["a", ""])], ids=repr)
 def test_text_items(items, expected):
     assert parse(GOOD | {"query": "q", "items": items}).items == expected
 
@@ -146,11 +144,7 @@ def test_empty_items_and_duplicate_labels_are_kept():
 @settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(

@@ -158,8 +158,7 @@ class _Endpoints:
             raise WireError(
                 400,
                 "text_not_supported",
-                "query and items are text, but the served checkpoint has no tokenizer.json; "
-                "send lists of token ids",
+                "query and items are text, but the served checkpoint has no tokenizer.json; send lists of token ids",
                 "query",
             )
         query = service.tokenizer.encode(request.query)

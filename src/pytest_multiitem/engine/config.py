@@ -35,7 +35,7 @@ def read_config(directory: Path) -> ModelConfig:
     """
     path = directory / "config.json"
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{directory} holds no config.json; expected a Qwen3 checkpoint directory in Hugging Face "
@@ -52,7 +52,7 @@ def read_config(directory: Path) -> ModelConfig:
             f"{path}: model_type is {raw.get('model_type')!r}; the embedded engine computes 'qwen3' only. "
             "Serve other architectures with a real engine and attach to it by URL."
         )
-    rope = raw.get("rope_parameters") or {}
+    rope: Any = raw.get("rope_parameters") or {}
     scaling = raw.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", scaling.get("rope_type", scaling.get("type", "default")))
     layer_types = set(raw.get("layer_types") or ["full_attention"])
@@ -64,9 +64,7 @@ def read_config(directory: Path) -> ModelConfig:
         ("hidden_act", raw.get("hidden_act", "silu"), "silu"),
     ):
         if value != supported:
-            raise CheckpointError(
-                f"{path}: {name} is {value!r}; the embedded engine supports {supported!r} only"
-            )
+            raise CheckpointError(f"{path}: {name} is {value!r}; the embedded engine supports {supported!r} only")
     try:
         heads = int(raw["num_attention_heads"])
         hidden = int(raw["hidden_size"])

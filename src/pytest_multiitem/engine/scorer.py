@@ -149,9 +149,7 @@ class Executed:
     prefill_extend: dict[str, int] = field(
         default_factory=lambda: {"prefills": 0, "cache_hits": 0, "extend_batches": 0, "items": 0}
     )
-    items_by_semantics: dict[str, int] = field(
-        default_factory=lambda: {semantics.value: 0 for semantics in Semantics}
-    )
+    items_by_semantics: dict[str, int] = field(default_factory=lambda: {semantics.value: 0 for semantics in Semantics})
 
     def snapshot(self) -> dict[str, Any]:
         """A copy, as plain JSON values."""
@@ -305,9 +303,7 @@ class Scorer:
         """The scores [N, K] of a plan whose prefix is computed: tile by tile, then the empty items."""
         scores = read.empty(plan.layout.num_items)
         for tile in plan.reading_tiles():
-            readout = self.backend.segment_tile(
-                prefix, plan.visible_prefix, tile, read.labels, read.normalise
-            )
+            readout = self.backend.segment_tile(prefix, plan.visible_prefix, tile, read.labels, read.normalise)
             scores[tile.item[tile.reads]] = read.scores(readout)[tile.reads]
         if plan.empty_items:
             readout = self.backend.prefix_readout(prefix, plan.empty_score_row, read.labels, read.normalise)
@@ -360,9 +356,7 @@ class Scorer:
     @staticmethod
     def _check_delimiter(delimiter: int, query: Ids, items: Sequence[Ids]) -> None:
         """Content without the delimiter: inside an item it would split the item in two."""
-        places: Iterator[tuple[str, Ids]] = (
-            (f"items[{i}]", item) for i, item in enumerate(items) if delimiter in item
-        )
+        places: Iterator[tuple[str, Ids]] = ((f"items[{i}]", item) for i, item in enumerate(items) if delimiter in item)
         found = ("query", query) if delimiter in query else next(places, None)
         if found is not None:
             name, ids = found

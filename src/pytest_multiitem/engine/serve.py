@@ -152,16 +152,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument("--served-model-name", metavar="NAME", help="default: the model path")
     engine.add_argument("--download-dir", metavar="DIR", help="where a hub id is downloaded to")
-    engine.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: float32"
-    )
+    engine.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: float32")
     engine.add_argument("--device", choices=("cpu", "cuda", "tpu", "auto"), default="cpu")
     engine.add_argument("--context-length", type=int, metavar="TOKENS", help="default: the model's")
 
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     server.add_argument("--port", type=int, default=30010, help="0: any free one (default: %(default)s)")
-    server.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    server.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error", "critical"))
 
     scoring = parser.add_argument_group("multi-item scoring")
     scoring.add_argument(
@@ -188,9 +186,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mask auto: segment from this packed length on, else dense (default: %(default)s)",
     )
     scoring.add_argument("--multi-item-semantics", choices=[semantics.value for semantics in Semantics])
-    scoring.add_argument(
-        "--max-multi-item-seq-len", type=int, default=_DEFAULTS.max_seq_len, metavar="TOKENS"
-    )
+    scoring.add_argument("--max-multi-item-seq-len", type=int, default=_DEFAULTS.max_seq_len, metavar="TOKENS")
     scoring.add_argument("--max-multi-item-count", type=int, default=_DEFAULTS.max_items, metavar="ITEMS")
     scoring.add_argument(
         "--multi-item-enable-prefill-extend",
@@ -237,9 +233,7 @@ class _OnlyOne(_Ignored):
         option: str | None = None,
     ) -> None:
         if values != 1:
-            parser.error(
-                f"{option} is {values}; the embedded engine runs in one process on one device: expected 1"
-            )
+            parser.error(f"{option} is {values}; the embedded engine runs in one process on one device: expected 1")
         super().__call__(parser, namespace, values, option)
 
 
@@ -254,9 +248,7 @@ def serve(argv: Sequence[str]) -> int:
         args = ServeArgs.from_namespace(parser.parse_args(argv))
     except SystemExit as stop:  # argparse has printed its message, or the help
         return int(stop.code or 0)
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # uvicorn takes the signals over while it runs, and raises them again when it is done.
     previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

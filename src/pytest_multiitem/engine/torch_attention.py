@@ -20,9 +20,7 @@ def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return _rows(out[0])
 
 
-def segment(
-    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, slots: int
-) -> Tensor:
+def segment(query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, slots: int) -> Tensor:
     """Slots of a tile, each attending to the shared prefix and causally to itself.
 
     ``prefix_key``, ``prefix_value``: [kv_heads, P, D], the visible prefix, shared by all rows and
@@ -42,9 +40,7 @@ def segment(
         return rows_.reshape(heads, slots, width, dim).transpose(0, 1)
 
     past = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()
-    own_out, own_lse = _attend(
-        by_slot(query), by_slot(_spread(key, query)), by_slot(_spread(value, query)), past
-    )
+    own_out, own_lse = _attend(by_slot(query), by_slot(_spread(key, query)), by_slot(_spread(value, query)), past)
     top = torch.maximum(prefix_lse, own_lse)
     prefix_weight = torch.exp(prefix_lse - top)[..., None]
     own_weight = torch.exp(own_lse - top)[..., None]

@@ -84,9 +84,7 @@ class TorchBackend:
         return TorchPrefix(tuple(keys), tuple(values), hidden)
 
     @torch.inference_mode()
-    def prefix_readout(
-        self, prefix: TorchPrefix, row: int, labels: Sequence[int], normalise: bool
-    ) -> Readout:
+    def prefix_readout(self, prefix: TorchPrefix, row: int, labels: Sequence[int], normalise: bool) -> Readout:
         """Read the logits at row ``row`` of a computed prefix."""
         return self._read(prefix.hidden[row : row + 1], labels, normalise)
 
@@ -177,9 +175,9 @@ def _finish(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
 def _placed_mask(plan: TilePlan, sizes: Sequence[int]) -> NDArray[np.bool_]:
     """The S×S mask in placed order (prefix, then tiles); padding sees itself and is seen by nobody."""
     layout = plan.layout
-    index = np.concatenate(
-        [np.arange(sizes[0]), *(tile.packed_index.reshape(-1) for tile in plan.tiles)]
-    ).astype(np.int32)
+    index = np.concatenate([np.arange(sizes[0]), *(tile.packed_index.reshape(-1) for tile in plan.tiles)]).astype(
+        np.int32
+    )
     used = index >= 0
     item = np.where(used, layout.item[index], PREFIX)
     is_delimiter = layout.is_delimiter[index]

@@ -78,16 +78,15 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
             Verdict.INCONCLUSIVE,
             f"the noise floor {floor:.3g} is above the limit {limit:g}: a violation could not be told from noise",
         )
-    bar = max(limit, floor or 0.0)
     visibility = evidence.leak_visibility
-    if visibility is not None and not visibility > bar:
+    if visibility is not None and not visibility > limit:
         return (
             Verdict.INCONCLUSIVE,
             f"a leak would not show: a neighbour's tokens move a score by {visibility:.3g} at most, "
             f"the limit is {limit:g}",
         )
     spread = evidence.score_spread
-    if spread is not None and not spread > max(MIN_SCORE_SPREAD, bar):
+    if spread is not None and not spread > max(MIN_SCORE_SPREAD, limit):
         return (
             Verdict.INCONCLUSIVE,
             f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation",

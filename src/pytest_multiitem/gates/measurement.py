@@ -26,7 +26,11 @@ _VISIBILITY_CASES = 3
 
 @dataclass
 class Measurement:
-    """What a gate measured. ``problem``: something that makes the gate FAIL whatever the value."""
+    """What a gate measured.
+
+    ``problem``: something that makes the gate FAIL whatever the value. ``doubt``: something that
+    keeps it from a PASS.
+    """
 
     target: Target
     value: float | None
@@ -36,6 +40,7 @@ class Measurement:
     samples: dict[str, int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    doubt: str | None = None
     backend: str | None = None
 
 
@@ -49,6 +54,8 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         verdict, reason = Verdict.INCONCLUSIVE, "nothing was measured"
     else:
         verdict, reason = judge_difference(gate, measurement.value, measurement.evidence)
+    if verdict is Verdict.PASS and measurement.doubt is not None:
+        verdict, reason = Verdict.INCONCLUSIVE, measurement.doubt
     attestation = measurement.attestation
     if attestation is not None and attestation.problem is not None:
         verdict, reason = Verdict.FAIL, attestation.problem

@@ -124,6 +124,10 @@ def compare(
 def measure(comparison: Comparison, statistic: Callable[[Scores], float] = max_abs) -> Measurement:
     """The gated value of a comparison: ``statistic`` of all score differences."""
     found, left, right = comparison.differences, comparison.left.profile, comparison.right.profile
+    unattested = "unattested" in comparison.attestation.mask
+    doubt = None
+    if left.mask_impl != right.mask_impl and None not in (left.mask_impl, right.mask_impl) and unattested:
+        doubt = "the servers cannot say which mask they executed: this may compare one mask with itself"
     return Measurement(
         target=comparison.left,
         value=statistic(found) if found.size else None,
@@ -137,6 +141,7 @@ def measure(comparison: Comparison, statistic: Callable[[Scores], float] = max_a
             "mean_abs_diff": mean_abs(found) if found.size else None,
             "client_chunk_size": comparison.client_chunk_size,
         },
+        doubt=doubt,
         backend=" vs ".join(dict.fromkeys((left.backend, right.backend))),
     )
 

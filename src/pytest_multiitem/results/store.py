@@ -133,9 +133,10 @@ class SampleWriter:
 def merge_samples(run_dir: Path) -> list[dict[str, Any]]:
     """Join all processes' samples into ``samples.jsonl``; returns the lines that describe servers."""
     parts = sorted(run_dir.glob(f".{SAMPLES}-*"))
-    lines = [line for part in parts for line in part.read_bytes().splitlines() if line.strip()]
+    # A process that was killed leaves a last line without its end; it is no sample.
+    lines = [line for part in parts for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     if lines:
-        write_atomically(run_dir / SAMPLES, b"\n".join(lines) + b"\n")
+        write_atomically(run_dir / SAMPLES, b"".join(lines))
     for part in parts:
         part.unlink()
     return [msgspec.json.decode(line) for line in lines if line.startswith(b'{"kind":"server"')]

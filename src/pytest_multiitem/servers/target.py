@@ -15,7 +15,6 @@ from pytest_multiitem.scoring.layout import Semantics
 from pytest_multiitem.servers.engines import Profile
 from pytest_multiitem.servers.process import RunningServer
 
-
 #: Seconds from a broken connection until a dead server's guard has told of its end.
 _DEATH = 2.0
 

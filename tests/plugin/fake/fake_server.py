@@ -55,9 +55,7 @@ class Server:
         backend.vocab_size = VOCABULARY
         self._scorer = Scorer(
             backend,
-            ScorerConfig(
-                mask_impl=MaskImpl(options.mask), max_items=4096, max_seq_len=131_072, **config
-            ),
+            ScorerConfig(mask_impl=MaskImpl(options.mask), max_items=4096, max_seq_len=131_072, **config),
         )
         self._answered = 0
         self._lock = Lock()
@@ -85,7 +83,8 @@ class Server:
         with self._lock:
             self._answered += 1
             if self._answered > int(self.faults.get("die_after") or sys.maxsize):
-                print("fatal: device lost", flush=True)
+                sys.stdout.write("fatal: device lost\n")
+                sys.stdout.flush()
                 os._exit(9)
             time.sleep(float(self.faults.get("sleep") or 0))
             result = self._scorer.score(request.query, request.items, request.label_token_ids, True)
@@ -145,11 +144,12 @@ def main() -> None:
     options = parser.parse_args()
     Handler.app = Server(options)
     if "exit" in Handler.app.faults:
-        print("cannot allocate 96 GiB", flush=True)
+        sys.stdout.write("cannot allocate 96 GiB\n")
         sys.exit(int(Handler.app.faults["exit"]))
     with ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
         server.daemon_threads = True
-        print(f"serving on {server.server_address[1]}", flush=True)
+        sys.stdout.write(f"serving on {server.server_address[1]}\n")
+        sys.stdout.flush()
         server.serve_forever()
 
 
