@@ -8,6 +8,7 @@ from stub_targets import baseline, make_case, multi
 
 from pytest_multiitem.bench.curve import CurvePoint, measure_curves
 from pytest_multiitem.client import FailureKind, ScoreFailure
+from pytest_multiitem.gates import speedup
 
 
 class Clock:
@@ -136,3 +137,16 @@ def test_as_dict():
     }
     assert CurvePoint(8, (1.0,) * 90, (1.0,) * 90).as_dict()["serial"]["p95_interpolated"] is False
     assert CurvePoint(8, (1.0,) * 2, (1.0,) * 2).as_dict()["speedup_interval_95"] is None
+
+
+@pytest.mark.parametrize(
+    ("items", "serial", "multi", "further"),
+    [
+        (32, (3.5, 2.0, 3.6, 2.1, 3.4), (1.0,) * 5, 10),  # straddles 3
+        (32, (6.0,) * 5, (1.0,) * 5, 0),  # clearly above
+        (32, (2.0,) * 5, (1.0,) * 5, 0),  # clearly below
+        (8, (3.5, 2.0, 3.6, 2.1, 3.4), (1.0,) * 5, 0),  # no gate judges it
+    ],
+)
+def test_a_straddling_gate_is_measured_longer_once(items, serial, multi, further):
+    assert speedup.further_runs(CurvePoint(items, serial, multi), 5) == further

@@ -195,7 +195,7 @@ def test_extend_equals_query_plus_item_on_any_content(query, items, batch):
 def test_a_partial_batch_has_the_shape_of_a_full_one():
     scorer = Scorer(FakeBackend(), extend(extend_batch_size=4))
     scorer.score(QUERY, [[i, i] for i in range(9)], LABELS, False)
-    assert scorer.backend.tile_shapes == [(slots_per_tile(8, 4), 8)] * 3
+    assert scorer.backend.tile_shapes == [(slots_per_tile(12, 4), 12)] * 3
 
 
 def test_the_query_is_computed_once_until_the_cache_is_flushed():

@@ -44,6 +44,8 @@ class CurvePoint:
 
 #: Per multi-item server: its curve, and what it attests to have executed for it.
 Curves = dict[Profile, tuple[list[CurvePoint], Attestation]]
+_Times = dict[Profile, list[float]]
+_Sides = Sequence[tuple[Target, list[PreparedRequest]]]
 
 
 def measure_curves(
@@ -54,13 +56,15 @@ def measure_curves(
     counts: Sequence[int],
     warmup_runs: int,
     timed_runs: Callable[[int], int],
+    further_runs: Callable[[CurvePoint], int] = lambda point: 0,
 ) -> Curves:
     """Curves of several multi-item servers against one serial server.
 
     Each timed block runs the serial side and every multi side once, in an order that turns round
     from block to block, so that drift of the machine hits all alike. Requests are encoded before
     the clock starts and answers are read after it stops. ``case_of`` and ``timed_runs`` give the
-    request and the number of blocks for each N in ``counts``.
+    request and the number of blocks for each N in ``counts``; ``further_runs`` is asked once for every
+    finished point, and the largest answer is measured in addition.
     """
     points: dict[Profile, list[CurvePoint]] = {multi.profile: [] for multi in multis}
     with ExitStack() as stack:
@@ -75,11 +79,19 @@ def measure_curves(
                 _run(serial, _one_of_each_shape(case))
                 for multi in multis:
                     _run(multi, whole)
-            for block in range(timed_runs(count)):
-                for target, requests in sides if block % 2 else reversed(sides):
-                    times[target.profile].append(_run(target, requests))
+
+            def point(profile: Profile, count: int = count, times: _Times = times) -> CurvePoint:
+                return CurvePoint(count, tuple(times[serial.profile]), tuple(times[profile]))
+
+            def run_blocks(blocks: int, sides: _Sides = sides, times: _Times = times) -> None:
+                for block in range(blocks):
+                    for target, requests in sides if block % 2 else reversed(sides):
+                        times[target.profile].append(_run(target, requests))
+
+            run_blocks(timed_runs(count))
+            run_blocks(max((further_runs(point(profile)) for profile in points), default=0))
             for profile, curve in points.items():
-                curve.append(CurvePoint(count, tuple(times[serial.profile]), tuple(times[profile])))
+                curve.append(point(profile))
     return {profile: (curve, attestations[profile]) for profile, curve in points.items()}
 
 

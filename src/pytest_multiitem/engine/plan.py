@@ -25,19 +25,21 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.scoring.layout import PackedLayout
 
-#: Slot widths in tokens: an item's block (item + closing delimiter) takes the first that holds it.
-_SLOT_WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+#: The narrowest slot, in tokens. Widths double from here, so that few shapes exist: every further
+#: width is another set of half-empty tiles and, in JAX, other programs to compile.
+_NARROWEST = 12
 #: Rows that a tile aims at: enough for an efficient matrix product, few enough to stay in cache.
 _TILE_ROWS = 384
 
 
 def slot_width(block_length: int) -> int:
     """Tokens reserved for a block of ``block_length`` tokens; a function of that block alone."""
-    for width in _SLOT_WIDTHS:
-        if block_length <= width:
-            return width
-    largest = _SLOT_WIDTHS[-1]
-    return -(-block_length // largest) * largest
+    if block_length > _TILE_ROWS:
+        return -(-block_length // _TILE_ROWS) * _TILE_ROWS
+    width = _NARROWEST
+    while width < block_length:
+        width *= 2
+    return width
 
 
 def slots_per_tile(width: int, num_items: int) -> int:

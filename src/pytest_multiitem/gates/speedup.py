@@ -18,6 +18,14 @@ GATES = (SPEEDUP_N32,)
 GATED_ITEMS = 32
 
 
+def further_runs(point: CurvePoint, timed_runs: int) -> int:
+    """Once more, twice as many blocks, where the interval at the gated N straddles the limit."""
+    limit, interval = SPEEDUP_N32.limit, point.interval
+    if point.num_items != GATED_ITEMS or interval is None or limit is None:
+        return 0
+    return 2 * timed_runs if interval[0] < limit <= interval[1] else 0
+
+
 def measure(multi: Target, curve: list[CurvePoint], attestation: Attestation) -> Measurement:
     """The gated point of a performance curve, with the whole curve as its details."""
     point = next((p for p in curve if p.num_items == GATED_ITEMS), None)

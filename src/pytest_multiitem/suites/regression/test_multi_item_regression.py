@@ -149,6 +149,7 @@ def _curves(run: Run, multi: Target, serial: Target) -> Curves:
             counts=sorted({*run.settings.items, speedup.GATED_ITEMS}),
             warmup_runs=run.settings.bench_warmup_runs,
             timed_runs=lambda count: timed_runs if count == speedup.GATED_ITEMS else min(timed_runs, _CURVE_RUNS),
+            further_runs=lambda point: speedup.further_runs(point, timed_runs),
         )
 
     return run.once(("curves", *(m.profile for m in multis)), measure)
