@@ -52,7 +52,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     config.stash[SETTINGS] = registration.settings_of(config)
-
     config.pluginmanager.register(RunListener(config), "multiitem-run-listener")
 
 

@@ -79,20 +79,29 @@ def measure_curves(
                 _run(serial, _one_of_each_shape(case))
                 for multi in multis:
                     _run(multi, whole)
-
-            def point(profile: Profile, count: int = count, times: _Times = times) -> CurvePoint:
-                return CurvePoint(count, tuple(times[serial.profile]), tuple(times[profile]))
-
-            def run_blocks(blocks: int, sides: _Sides = sides, times: _Times = times) -> None:
-                for block in range(blocks):
-                    for target, requests in sides if block % 2 else reversed(sides):
-                        times[target.profile].append(_run(target, requests))
-
-            run_blocks(timed_runs(count))
-            run_blocks(max((further_runs(point(profile)) for profile in points), default=0))
-            for profile, curve in points.items():
-                curve.append(point(profile))
+            _time_blocks(sides, timed_runs(count), times)
+            finished = _points(count, serial.profile, times)
+            further = max((further_runs(point) for point in finished.values()), default=0)
+            _time_blocks(sides, further, times)
+            for profile, point in _points(count, serial.profile, times).items():
+                points[profile].append(point)
     return {profile: (curve, attestations[profile]) for profile, curve in points.items()}
+
+
+def _time_blocks(sides: _Sides, blocks: int, times: _Times) -> None:
+    """Run every side once a block, in an order that turns round, and append the seconds to ``times``."""
+    for block in range(blocks):
+        for target, requests in sides if block % 2 else reversed(sides):
+            times[target.profile].append(_run(target, requests))
+
+
+def _points(count: int, serial: Profile, times: _Times) -> dict[Profile, CurvePoint]:
+    """The point of every multi-item server at N = ``count``."""
+    return {
+        profile: CurvePoint(count, tuple(times[serial]), tuple(seconds))
+        for profile, seconds in times.items()
+        if profile != serial
+    }
 
 
 def _one_of_each_shape(case: Case) -> list[PreparedRequest]:
