@@ -34,6 +34,8 @@ class GateCheck:
 
         A request that fails is a FAIL of the gate; so is a server that dies while it is measured.
         """
+        if self.gate.timing:
+            self.run.settle()
         start = time.perf_counter()
         try:
             record = record_of(self.gate, measure(self.gate))
@@ -92,6 +94,7 @@ class BenchmarkRun:
         from pytest_multiitem.bench.statistics import P95_SAMPLES, p50, p95
 
         settings = self.run.settings
+        self.run.settle()
         try:
             with target.attest() as attestation, target.watch():
                 self._benchmark.pedantic(

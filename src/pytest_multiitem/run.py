@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pytest_multiitem.client import ScoreClient
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.options import Settings
+from pytest_multiitem.results.machine import cpu_count
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring import cases
 from pytest_multiitem.scoring.cases import Case
@@ -17,6 +18,7 @@ from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Engine, Profile
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.ready import scored_request
+from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.servers.target import Target
 from pytest_multiitem.state import ATTACHED
 
@@ -40,12 +42,21 @@ class Run:
         self._targets: dict[tuple[Profile, str | None], Target] = {}
         self._failures: dict[Profile, MultiItemError] = {}
         self._cases: dict[tuple[str | None, int], tuple[Case, ...]] = {}
-        self._planned: tuple[Profile, ...] = ()
+        self._starter = Starter(self._pool, scored_request(settings.labels), at_once=cpu_count())
         self._memo: dict[Any, Any] = {}
 
     def plan(self, profiles: Iterable[Profile]) -> None:
-        """Tell which servers the selected tests will ask for, so that they start side by side."""
-        self._planned = tuple(dict.fromkeys(profiles))
+        """Tell which servers the selected tests will ask for, in their order, so that they start ahead."""
+        if self.settings.device == "cpu":  # an accelerator holds one server at a time
+            self._starter.begin(
+                self._launch(profile)
+                for profile in dict.fromkeys(profiles)
+                if profile.backend != ATTACHED and self.engine.unavailable(profile.backend) is None
+            )
+
+    def settle(self) -> None:
+        """Wait until no server is starting: what is timed must not share the machine with one that is."""
+        self._starter.settle()
 
     def target(self, profile: Profile, url: str | None = None) -> Target:
         """The server of a profile: attached where a URL is given, else started once for the run.
@@ -109,6 +120,7 @@ class Run:
         for target in self._targets.values():
             target.client.close()
         self._targets.clear()
+        self._starter.close()
         self._pool.close()
 
     def _connect(self, profile: Profile, url: str | None) -> Target:
@@ -163,26 +175,8 @@ class Run:
         reason = self.engine.unavailable(profile.backend)
         if reason is not None:
             raise EngineUnavailable(reason)
-        if self.settings.device == "cpu":  # an accelerator holds one server at a time
-            for other in self._planned:
-                if other.backend != ATTACHED and self.engine.unavailable(other.backend) is None:
-                    self._pool.prestart(self._launch(other))
-        ready = scored_request(self.settings.labels)
-        server = self._pool.acquire(self._launch(profile), ready)
-        for other in self._planned:  # timings must not share the machine with a server that is still starting
-            if other != profile and other not in self._failures:
-                self._await(other)
+        server = self._starter.server(self._launch(profile))
         return Target(profile, self.engine.name, self._client(server.url), server)
-
-    def _await(self, profile: Profile) -> None:
-        if profile.backend == ATTACHED or self.settings.device != "cpu":
-            return
-        if self.engine.unavailable(profile.backend) is not None:
-            return
-        try:
-            self._pool.acquire(self._launch(profile), scored_request(self.settings.labels))
-        except MultiItemError as error:
-            self._failures[profile] = error
 
     def _launch(self, profile: Profile) -> Any:
         return self.engine.launch(profile, self.settings)

@@ -84,7 +84,7 @@ def test_a_leak_in_the_last_bits_fails(gate):
 def test_the_value_is_the_largest_change_of_any_untouched_item():
     samples = []
     record = check(SAME_LENGTH, multi(leaking(LEAKS["plain causal attention"])), [CASES[0]], record=samples)
-    (base,) = (np.array(s["scores"]) for s in samples if s["kind"] == "isolation base")
+    (base,) = (np.array(s["scores"]) for s in samples if s["kind"] == "scores")
     mutated = [(s["mutated_index"], np.array(s["scores"])) for s in samples if s["kind"] == "isolation mutated"]
     changes = [np.delete(np.abs(scores - base), index, axis=0) for index, scores in mutated]
     assert record.value == max(change.max() for change in changes)
@@ -262,7 +262,7 @@ def test_every_answer_is_recorded():
     samples = []
     record = check(SAME_LENGTH, multi(), record=samples)
     kinds = [sample["kind"] for sample in samples]
-    assert kinds.count("isolation base") == 2 and kinds.count("isolation mutated") == record.samples["mutations"]
+    assert kinds.count("scores") == 2 and kinds.count("isolation mutated") == record.samples["mutations"]
     assert kinds.count("replay") == 4 and "leak visibility" in kinds
     assert samples[0]["scores"] == packed(CASES[0].query, CASES[0].items, CASES[0].labels).tolist()
 

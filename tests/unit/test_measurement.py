@@ -20,6 +20,9 @@ from pytest_multiitem.gates.measurement import (
     replay_floor,
     score_spread,
 )
+from pytest_multiitem.gates.measurement import (
+    baseline as measured_baseline,
+)
 from pytest_multiitem.gates.registry import gate_names, gates
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.results.records import Verdict
@@ -55,7 +58,7 @@ def test_the_gates_of_the_contract():
 
 @pytest.mark.parametrize("value", [0.0, 0.5, math.nan, None])
 def test_a_mask_mismatch_is_a_fail_whatever_the_value(value):
-    attested = Attestation("dense", 7.0, "segment was requested, but the server executed dense")
+    attested = Attestation("dense", 2, 14, "segment was requested, but the server executed dense")
     record = record_of(EQUIVALENCE, Measurement(multi(), value, STRONG, attested))
     assert record.verdict is Verdict.FAIL and record.reason == attested.problem
     assert record.mask_attested == "dense" and record.items_per_sequence == 7.0
@@ -69,7 +72,7 @@ def test_a_problem_is_a_fail_whatever_the_value():
 def test_a_record_carries_its_evidence():
     target = multi(mask="segment", chunk=2)
     samples, details = {"items": 4}, {"note": 1}
-    measurement = Measurement(target, 0.01, Evidence(0.001, 0.4, 0.3), Attestation("segment", 2.0), samples=samples)
+    measurement = Measurement(target, 0.01, Evidence(0.001, 0.4, 0.3), Attestation("segment", 3, 6), samples=samples)
     measurement.details = details
     record = record_of(EQUIVALENCE, measurement)
     assert record.verdict is Verdict.PASS
@@ -89,7 +92,7 @@ def test_a_value_that_is_not_finite_leaves_valid_json():
 def test_a_gate_without_a_number_can_be_recorded():
     record = record_of(SEGMENT_LOWERS, Measurement(multi(), None, attestation=Attestation("segment")))
     assert record.verdict is Verdict.INCONCLUSIVE and record.limit is None
-    failed = record_of(SEGMENT_LOWERS, Measurement(multi(), None, attestation=Attestation("dense", None, "not it")))
+    failed = record_of(SEGMENT_LOWERS, Measurement(multi(), None, attestation=Attestation("dense", problem="not it")))
     assert failed.verdict is Verdict.FAIL
 
 
@@ -168,3 +171,25 @@ def test_visibility_needs_two_items_with_tokens():
 def test_an_ablation_has_no_visibility():
     with pytest.raises(ValueError, match="equals no serial scoring"):
         leak_visibility(baseline(), [make_case(3)], Semantics.ALL_DELIMS_PREFIX, DELIMITER, ignore)
+
+
+def test_a_request_is_scored_and_replayed_once_for_all_gates():
+    moves = iter([0.0, 0.25, 0.0])
+    target = multi(lambda query, items, labels: packed(query, items, labels) + next(moves))
+    case, lines = make_case(3), []
+    first = measured_baseline(target, case, lines.append)
+    assert first.floor == pytest.approx(0.25)
+    assert (first.attestation.mask, first.attestation.packed_sequences, first.attestation.packed_items) == (
+        "dense",
+        3,
+        9,
+    )
+    assert measured_baseline(target, case, lines.append) is first, "a fourth request would have no move left"
+    assert [line["kind"] for line in lines] == ["scores", "replay", "replay"]
+
+
+def test_what_several_blocks_attest_is_joined():
+    parts = [Attestation("dense", 1, 3), Attestation("segment", 3, 3, "not dense"), Attestation("dense")]
+    joined = Attestation.joined(parts)
+    assert joined.mask == "dense+segment" and joined.problem == "not dense" and joined.items_per_sequence == 1.5
+    assert Attestation.joined([]) == Attestation() and Attestation().mask == "unattested"

@@ -29,6 +29,7 @@ from pytest_multiitem.servers import (
     ServerNotReady,
     ServerPool,
 )
+from pytest_multiitem.servers.starter import Starter
 
 ENGINE = """
 import http.server, json, os, signal, socket, subprocess, sys, time
@@ -194,7 +195,7 @@ def test_engine_inherits_nothing_and_is_cut_off_from_the_terminal(pool: ServerPo
 
 
 def test_the_port_stays_claimed_even_before_the_engine_binds_it(pool: ServerPool, spec: Any) -> None:
-    starting = pool.prestart(spec(delay=30))
+    starting = pool.start(spec(delay=30))
     beside = dataclasses.replace(spec(), preferred_port=starting.port)
     assert pool.acquire(beside, ready).port > starting.port
     strict = dataclasses.replace(beside, label="strict", strict_port=True)
@@ -227,7 +228,7 @@ def test_timeout_stops_the_server_and_tells_the_last_probe(pool: ServerPool, spe
     assert isinstance(caught.value.last_error, ConnectionError)
     assert "engine says hello" in caught.value.log_tail
     with pytest.raises(ServerDied, match="stopped on request") as stopped:
-        pool.prestart(slow)
+        pool.start(slow)
     assert_ended(RunningServer("", 0, stopped.value.log_path, next(pool.run_dir.glob("servers/*/0"))))
 
 
@@ -279,7 +280,7 @@ def test_a_dead_server_stays_dead_for_everyone_unless_restarted(pool: ServerPool
         with pytest.raises(ServerDied, match="was killed by SIGKILL"):
             anyone.acquire(chosen, ready)
         with pytest.raises(ServerDied):
-            anyone.prestart(chosen)
+            anyone.start(chosen)
     again = attached.acquire(chosen, ready, restart=True)
     assert again.directory != server.directory
     assert pool.acquire(chosen, ready, restart=True) == again  # alive: nothing to restart
@@ -310,12 +311,12 @@ def test_signalled_guard_ends_the_engine(pool: ServerPool, spec: Any, number: si
         server.check_alive()
 
 
-def test_prestart_starts_servers_side_by_side(pool: ServerPool, spec: Any) -> None:
+def test_servers_start_side_by_side(pool: ServerPool, spec: Any) -> None:
     specs = [spec(delay=0.5, name=name) for name in "abc"]
     started = time.monotonic()
     for each in specs:
-        pool.prestart(each)
-    assert pool.prestart(specs[0]) == pool.prestart(specs[0])
+        pool.start(each)
+    assert pool.start(specs[0]) == pool.start(specs[0])
     servers = [pool.acquire(each, ready) for each in specs]
     assert time.monotonic() - started < 1.5  # one after another would take longer
     assert len({server.port for server in servers}) == 3
@@ -324,8 +325,46 @@ def test_prestart_starts_servers_side_by_side(pool: ServerPool, spec: Any) -> No
     assert_gone(processes)
 
 
+def test_a_starter_has_servers_ready_in_order_a_few_at_a_time(pool: ServerPool, spec: Any) -> None:
+    specs = [spec(delay=0.3, name=name) for name in "abcd"]
+    starter = Starter(pool, ready, at_once=2)
+    starter.begin([*specs, specs[0]])
+    starter.server(specs[0])
+    assert not [path for path in pool.run_dir.glob(f"servers/{specs[3].key}/*") if path.is_dir()], "the last has begun"
+    starter.settle()
+    assert len({starter.server(each).port for each in specs}) == 4
+
+
+def test_a_starter_does_not_let_a_server_wait_that_is_asked_for(pool: ServerPool, spec: Any) -> None:
+    slow, wanted, unplanned = spec(delay=30, name="slow"), spec(name="wanted"), spec(name="unplanned")
+    starter = Starter(pool, ready, at_once=1)
+    starter.begin([slow, wanted])
+    assert about(starter.server(wanted).url) and about(starter.server(unplanned).url)
+    starter.close()
+
+
+def test_a_starter_hands_a_failure_to_who_asks_and_goes_on(pool: ServerPool, spec: Any) -> None:
+    broken, good = spec(exit=3), spec()
+    starter = Starter(pool, ready, at_once=1)
+    starter.begin([broken, good])
+    starter.settle()
+    with pytest.raises(ServerDied, match="exited with code 3"):
+        starter.server(broken)
+    assert about(starter.server(good).url)
+
+
+def test_a_closed_starter_begins_nothing(pool: ServerPool, spec: Any) -> None:
+    slow, queued = spec(delay=30, name="slow"), spec(name="queued")
+    starter = Starter(pool, ready, at_once=1)
+    starter.begin([slow, queued])
+    starter.close()
+    pool.close()
+    starter.settle()
+    assert not list(pool.run_dir.glob(f"servers/{queued.key}/*"))
+
+
 def test_stopping_a_server_that_is_just_starting(pool: ServerPool, spec: Any) -> None:
-    server = pool.prestart(spec(delay=30))
+    server = pool.start(spec(delay=30))
     server.stop()
     assert server.poll() is not None
     assert_ended(server)
@@ -410,7 +449,7 @@ def test_ctrl_c_in_the_middle_of_acquire_leaks_nothing(tmp_path: Path, spec: Any
     chosen = spec(grandchildren=[True], ignore_term=True)
     with python(script, run_dir, spec_arguments(chosen)) as owner:
         assert line(owner) == "probing"
-        server = ServerPool(run_dir, owner=False).prestart(chosen)
+        server = ServerPool(run_dir, owner=False).start(chosen)
         wait_until(lambda: port_is_open(server.port))
         processes = family(server)
         assert [is_alive(process) for process in processes] == [True] * 4
@@ -427,7 +466,7 @@ def port_is_open(port: int) -> bool:
 def test_without_an_owner_nothing_is_started(tmp_path: Path, spec: Any) -> None:
     orphan = ServerPool(tmp_path / "run", owner=False)
     with pytest.raises(ServerError, match="owner=True"):
-        orphan.prestart(spec())
+        orphan.start(spec())
     assert list(tmp_path.glob("run/servers/*/*")) == []
 
 

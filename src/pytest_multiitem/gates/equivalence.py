@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,13 +11,13 @@ from pytest_multiitem.gates.base import Evidence, Gate
 from pytest_multiitem.gates.measurement import (
     Measurement,
     Recorder,
+    baseline,
     leak_visibility,
     max_abs,
-    replay_floor,
     score_spread,
 )
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.servers.target import Target, declared_semantics
+from pytest_multiitem.servers.target import Attestation, Target, declared_semantics
 
 EQUIVALENCE = Gate(
     "delimiter_aligned_equiv_le_0p02",
@@ -35,23 +36,15 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
     delimiter changes scores by design.
     """
     semantics = declared_semantics(multi)
-    differences, plain, floors, bases = [], [], [], []
+    differences, plain, floors, bases, attestations = [], [], [], [], []
     worst = {"max_abs_diff": -1.0}
-    with multi.attest() as attestation:
-        packed_scores = [multi.score(case) for case in cases]
-        for case, packed in zip(cases, packed_scores, strict=True):
-            floors.append(replay_floor(multi, case, packed, record))
-    for case, packed in zip(cases, packed_scores, strict=True):
-        aligned = Case(
-            case.name,
-            tuple(semantics.serial_query(case.query, delimiter)),
-            case.items,
-            case.labels,
-            case.pool,
-        )
-        reference = serial.score(aligned)
-        floors.append(replay_floor(serial, aligned, reference, record))
-        query_only = reference if aligned.query == case.query else serial.score(case)
+    for case in cases:
+        aligned = replace(case, query=tuple(semantics.serial_query(case.query, delimiter)))
+        ours, theirs = baseline(multi, case, record), baseline(serial, aligned, record)
+        packed, reference = ours.scores, theirs.scores
+        floors += [ours.floor, theirs.floor]
+        attestations.append(ours.attestation)
+        query_only = reference if aligned == case else baseline(serial, case, record).scores
         difference = np.abs(packed - reference).max(axis=1)
         record(
             {
@@ -74,7 +67,7 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         target=multi,
         value=max_abs(every) if every.size else None,
         evidence=Evidence(max(floors, default=None), visibility, score_spread(bases)),
-        attestation=attestation,
+        attestation=Attestation.joined(attestations),
         samples={"cases": len(cases), "items": len(every)},
         details={
             "mean_abs_diff": float(every.mean()) if every.size else None,

@@ -11,13 +11,13 @@ from pytest_multiitem.gates.base import Evidence, Gate
 from pytest_multiitem.gates.measurement import (
     Measurement,
     Recorder,
+    baseline,
     leak_visibility,
     max_abs,
-    replay_floor,
     score_spread,
 )
 from pytest_multiitem.scoring.cases import Case, mutations
-from pytest_multiitem.servers.target import Target, declared_semantics
+from pytest_multiitem.servers.target import Attestation, Target, declared_semantics
 
 _EVIDENCE = frozenset({"noise_floor", "leak_visibility", "score_spread"})
 
@@ -59,29 +59,32 @@ def measure(
     if not usable:  # no item is untouched where there is only one
         return Measurement(target=multi, value=None, samples={"cases": 0, "mutations": 0, "items": 0})
     worst: list[dict[str, Any]] = []
-    bases, floors, own_changes = [], [], []
-    with multi.attest() as attestation:
-        for case in usable:
-            base = multi.score(case)
-            bases.append(base)
-            record({"kind": "isolation base", "case": case.name, "scores": base.tolist()})
-            floors.append(replay_floor(multi, case, base, record))
-            for mutation in mutations(case, _KINDS[gate.name], seed=seed):
-                scores = multi.score(mutation.case)
-                changes = np.abs(scores - base).max(axis=1)
-                own_changes.append(float(changes[mutation.index]))
-                others = np.delete(changes, mutation.index)
-                entry = {
-                    "case": case.name,
-                    "mutation": mutation.kind,
-                    "mutated_index": mutation.index,
-                    "max_abs_diff_unchanged": float(others.max()),
-                    "mean_abs_diff_unchanged": float(others.mean()),
-                    "changed_items": int((others != 0).sum()),
-                    "own_change": own_changes[-1],
-                }
-                record({"kind": "isolation mutated", **entry, "scores": scores.tolist()})
-                worst.append(entry)
+    own_changes = []
+    unchanged = [baseline(multi, case, record) for case in usable]
+    bases = [base.scores for base in unchanged]
+    attestations = [base.attestation for base in unchanged]
+    for case, base in zip(usable, bases, strict=True):
+        mutated = mutations(case, _KINDS[gate.name], seed=seed)
+        if not mutated:
+            continue
+        with multi.attest() as attestation:
+            answers = [multi.score(mutation.case) for mutation in mutated]
+        attestations.append(attestation)
+        for mutation, scores in zip(mutated, answers, strict=True):
+            changes = np.abs(scores - base).max(axis=1)
+            own_changes.append(float(changes[mutation.index]))
+            others = np.delete(changes, mutation.index)
+            entry = {
+                "case": case.name,
+                "mutation": mutation.kind,
+                "mutated_index": mutation.index,
+                "max_abs_diff_unchanged": float(others.max()),
+                "mean_abs_diff_unchanged": float(others.mean()),
+                "changed_items": int((others != 0).sum()),
+                "own_change": own_changes[-1],
+            }
+            record({"kind": "isolation mutated", **entry, "scores": scores.tolist()})
+            worst.append(entry)
     visibility, shifts = leak_visibility(serial, usable, declared_semantics(multi), delimiter, record)
     problem = None
     if own_changes and max(own_changes) == 0.0 and not _saturated(bases):
@@ -90,8 +93,8 @@ def measure(
     return Measurement(
         target=multi,
         value=max((entry["max_abs_diff_unchanged"] for entry in worst), default=None),
-        evidence=Evidence(max(floors, default=None), visibility, score_spread(bases)),
-        attestation=attestation,
+        evidence=Evidence(max(base.floor for base in unchanged), visibility, score_spread(bases)),
+        attestation=Attestation.joined(attestations),
         samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(b) for b in bases)},
         details={
             "worst": worst[:6],

@@ -93,6 +93,27 @@ def max_abs(difference: Scores) -> float:
     return float(np.abs(difference).max()) if difference.size else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """The scores [N, K] of an unchanged request, how far its replays move them, and what was executed."""
+
+    scores: Scores
+    floor: float
+    attestation: Attestation
+
+
+def baseline(target: Target, case: Case, record: Recorder) -> Baseline:
+    """Score a request and replay it: once for a server, whichever gates need it."""
+    if case not in target.memo:
+        with target.attest() as attestation:
+            scores = target.score(case)
+            record({"kind": "scores", "server": target.profile.label, "case": case.name, "scores": scores.tolist()})
+            floor = replay_floor(target, case, scores, record)
+        target.memo[case] = Baseline(scores, floor, attestation)
+    found: Baseline = target.memo[case]
+    return found
+
+
 def replay_floor(target: Target, case: Case, first: Scores, record: Recorder) -> float:
     """How far replays of the same request move its scores: the noise floor, an A/A comparison."""
     floor = 0.0
@@ -116,10 +137,21 @@ def leak_visibility(
 
     Measured on the serial server alone: ``query + d + item_j + d + item_i`` against
     ``query + d + item_i`` (without delimiters where the semantics has none). Returns the largest
-    shift and all of them; None where no request has two items with tokens.
+    shift and all of them; None where no request has two items with tokens. Measured once for a server.
     """
+    chosen = tuple(cases[:_VISIBILITY_CASES])
+    key = ("leak visibility", chosen, semantics, delimiter)
+    if key not in serial.memo:
+        serial.memo[key] = _neighbour_shifts(serial, chosen, semantics, delimiter, record)
+    shifts: list[float] = serial.memo[key]
+    return (max(shifts) if shifts else None), shifts
+
+
+def _neighbour_shifts(
+    serial: Target, cases: Sequence[Case], semantics: Semantics, delimiter: int, record: Recorder
+) -> list[float]:
     shifts: list[float] = []
-    for case in cases[:_VISIBILITY_CASES]:
+    for case in cases:
         query = semantics.serial_query(case.query, delimiter)
         between = (delimiter,) if semantics.sees_first_delimiter else ()
         filled = [item for item in case.items if item]
@@ -127,4 +159,4 @@ def leak_visibility(
             scores = serial.score_ids(query, [right, (*left, *between, *right)], case.labels)
             record({"kind": "leak visibility", "case": case.name, "scores": scores.tolist()})
             shifts.append(max_abs(scores[1] - scores[0]))
-    return (max(shifts) if shifts else None), shifts
+    return shifts

@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_multiitem.client import Scores
 from pytest_multiitem.gates.base import Evidence, Gate
-from pytest_multiitem.gates.measurement import Measurement, Recorder, max_abs, score_spread
+from pytest_multiitem.gates.measurement import Baseline, Measurement, Recorder, baseline, max_abs, score_spread
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.target import Attestation, Target, declared_semantics
 
@@ -81,41 +81,43 @@ def compare(
     record: Recorder,
     client_chunk_size: int | None = None,
 ) -> Comparison:
-    """Score every case twice on both sides; ``left`` is the side under test.
+    """Score every case on both sides; ``left`` is the side under test.
 
     Where ``left`` packs and ``right`` is serial, ``right`` scores the context that the packed
     semantics gives an item. ``client_chunk_size``: items per request (None: all in one).
     """
     aligned = left.profile.role != "serial" and right.profile.role == "serial"
     differences, floors, bases = [], [], []
-    with left.attest() as seen_left, right.attest() as seen_right:
-        for case in cases:
-            other = case
-            if aligned:
-                query = declared_semantics(left).serial_query(case.query, delimiter)
-                other = replace(case, query=tuple(query))
-            ours, again = (_in_chunks(left, case, client_chunk_size) for _ in range(2))
-            theirs, theirs_again = (_in_chunks(right, other, client_chunk_size) for _ in range(2))
-            record(
-                {
-                    "kind": "comparison",
-                    "left": left.profile.label,
-                    "right": right.profile.label,
-                    "case": case.name,
-                    "client_chunk_size": client_chunk_size,
-                    "left_scores": ours.tolist(),
-                    "right_scores": theirs.tolist(),
-                }
-            )
-            differences.append(np.abs(ours - theirs).ravel())
-            floors += [max_abs(again - ours), max_abs(theirs_again - theirs)]
-            bases.append(theirs)
+    seen: tuple[list[Attestation], list[Attestation]] = ([], [])
+    for case in cases:
+        other = case
+        if aligned:
+            other = replace(case, query=tuple(declared_semantics(left).serial_query(case.query, delimiter)))
+        ours, theirs = (
+            _in_chunks(target, each, client_chunk_size, record) for target, each in ((left, case), (right, other))
+        )
+        for side, scored in zip(seen, (ours, theirs), strict=True):
+            side.append(scored.attestation)
+        record(
+            {
+                "kind": "comparison",
+                "left": left.profile.label,
+                "right": right.profile.label,
+                "case": case.name,
+                "client_chunk_size": client_chunk_size,
+                "left_scores": ours.scores.tolist(),
+                "right_scores": theirs.scores.tolist(),
+            }
+        )
+        differences.append(np.abs(ours.scores - theirs.scores).ravel())
+        floors += [ours.floor, theirs.floor]
+        bases.append(theirs.scores)
     return Comparison(
         left,
         right,
         np.concatenate(differences) if differences else np.empty(0),
         Evidence(max(floors, default=None), None, score_spread(bases)),
-        _both(seen_left, seen_right),
+        _both(*map(Attestation.joined, seen)),
         {"cases": len(cases), "items": sum(map(len, bases))},
         client_chunk_size,
     )
@@ -151,15 +153,19 @@ def mean_abs(differences: Scores) -> float:
     return float(np.abs(differences).mean())
 
 
-def _in_chunks(target: Target, case: Case, size: int | None) -> Scores:
-    step = size or len(case.items)
-    parts = [
-        target.score_ids(case.query, case.items[at : at + step], case.labels) for at in range(0, len(case.items), step)
-    ]
-    return np.concatenate(parts)
+def _in_chunks(target: Target, case: Case, size: int | None, record: Recorder) -> Baseline:
+    """A case in requests of ``size`` items each (None: all in one). Its floor is that of its first request:
+    the replays of every one would take twice as long as what they are the floor of."""
+    if size is None or size >= len(case.items):
+        return baseline(target, case, record)
+    parts = [replace(case, items=case.items[at : at + size]) for at in range(0, len(case.items), size)]
+    first = baseline(target, parts[0], record)
+    with target.attest() as attestation:
+        scores = [first.scores, *(target.score(part) for part in parts[1:])]
+    return Baseline(np.concatenate(scores), first.floor, Attestation.joined([first.attestation, attestation]))
 
 
 def _both(left: Attestation, right: Attestation) -> Attestation:
     problems = [a.problem for a in (left, right) if a.problem]
     mask = left.mask if left.mask == right.mask else f"{left.mask} vs {right.mask}"
-    return Attestation(mask, left.items_per_sequence, "; ".join(problems) or None)
+    return replace(left, mask=mask, problem="; ".join(problems) or None)

@@ -17,6 +17,11 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+def cpu_count() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine_info() -> dict[str, Any]:
     """Processor, cores and memory; no host name, no user name."""
     return {
@@ -24,7 +29,7 @@ def machine_info() -> dict[str, Any]:
         "release": platform.release(),
         "architecture": platform.machine(),
         "processor": _processor(),
-        "cpus_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus_usable": cpu_count(),
         "cpus_physical": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": sys.version.split()[0],

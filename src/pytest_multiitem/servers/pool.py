@@ -59,7 +59,7 @@ class ServerPool:
         :class:`ServerDied` if the server has ended for whatever reason, unless ``restart``;
         :class:`ServerNotReady` after ``spec.startup_timeout`` seconds; :class:`PortUnavailable`.
         """
-        server = self._start_or_attach(spec, restart)
+        server = self.start(spec, restart=restart)
         probing = filelock.FileLock(server.directory / "probing.lock")
         deadline = time.monotonic() + spec.startup_timeout
         while True:
@@ -83,12 +83,32 @@ class ServerPool:
             probing.release()
         return server
 
-    def prestart(self, spec: LaunchSpec) -> RunningServer:
-        """Start ``spec`` without waiting, so that several servers start at the same time. Idempotent.
+    def start(self, spec: LaunchSpec, *, restart: bool = False) -> RunningServer:
+        """Start ``spec`` without waiting until it is ready; one that runs already is returned.
 
-        Raises like :meth:`acquire` if it was started before and has died.
+        Raises like :meth:`acquire` if it was started before and has died, unless ``restart``.
         """
-        return self._start_or_attach(spec, restart=False)
+        with filelock.FileLock(self._servers / f"{spec.key}.lock"):
+            launches = sorted(self._servers.glob(f"{spec.key}/*"), key=lambda path: int(path.name))
+            completed = [server for path in launches if (server := attach(path)) is not None]
+            if completed:
+                latest = completed[-1]
+                if not restart:
+                    latest.check_alive()
+                if latest.poll() is None:
+                    return latest
+            if not is_locked(self._lease_path):
+                raise ServerError(
+                    f"Expected an owner to hold {self._lease_path} while {spec.label!r} is started, but "
+                    "nobody does: the run has ended, or it never opened a ServerPool(…, owner=True). "
+                    "Open one first, and keep it open."
+                )
+            return start(
+                spec,
+                lease=self._lease_path,
+                directory=self._servers / spec.key / str(len(launches)),
+                log_path=self._servers / f"{_slug(spec.label)}-{spec.key[:8]}.log",
+            )
 
     def release_all(self, timeout: float = 15.0) -> None:
         """Stop every server of the run, whoever started it, and return when none of their processes is left.
@@ -115,29 +135,6 @@ class ServerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _start_or_attach(self, spec: LaunchSpec, restart: bool) -> RunningServer:
-        with filelock.FileLock(self._servers / f"{spec.key}.lock"):
-            launches = sorted(self._servers.glob(f"{spec.key}/*"), key=lambda path: int(path.name))
-            completed = [server for path in launches if (server := attach(path)) is not None]
-            if completed:
-                latest = completed[-1]
-                if not restart:
-                    latest.check_alive()
-                if latest.poll() is None:
-                    return latest
-            if not is_locked(self._lease_path):
-                raise ServerError(
-                    f"Expected an owner to hold {self._lease_path} while {spec.label!r} is started, but "
-                    "nobody does: the run has ended, or it never opened a ServerPool(…, owner=True). "
-                    "Open one first, and keep it open."
-                )
-            return start(
-                spec,
-                lease=self._lease_path,
-                directory=self._servers / spec.key / str(len(launches)),
-                log_path=self._servers / f"{_slug(spec.label)}-{spec.key[:8]}.log",
-            )
 
 
 class _Lease:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from pytest_multiitem.servers.process import RunningServer
 
 #: Seconds from a broken connection until a dead server's guard has told of its end.
 _DEATH = 2.0
+#: The mask of a server that cannot say what it executed.
+UNATTESTED = "unattested"
 
 
 @dataclass
@@ -27,19 +29,41 @@ class Attestation:
     "unattested" where the server cannot say. ``problem``: how that differs from what was asked.
     """
 
-    mask: str = "unattested"
-    items_per_sequence: float | None = None
+    mask: str = UNATTESTED
+    packed_sequences: int = 0
+    packed_items: int = 0
     problem: str | None = None
+
+    @property
+    def items_per_sequence(self) -> float | None:
+        """The mean number of items of a packed sequence; None where nothing is known to be packed."""
+        return self.packed_items / self.packed_sequences if self.packed_sequences else None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Attestation]) -> Attestation:
+        """One attestation for the requests of several blocks; of no block, nothing is attested."""
+        masks = dict.fromkeys(part.mask for part in parts) or (UNATTESTED,)
+        problems = dict.fromkeys(part.problem for part in parts if part.problem)
+        return cls(
+            "+".join(masks),
+            sum(part.packed_sequences for part in parts),
+            sum(part.packed_items for part in parts),
+            "; ".join(problems) or None,
+        )
 
 
 @dataclass(eq=False)
 class Target:
-    """A scoring server, started by this run (``server``) or by someone else (attached)."""
+    """A scoring server, started by this run (``server``) or by someone else (attached).
+
+    ``memo``: what was measured of it once and serves several gates of this process.
+    """
 
     profile: Profile
     engine: str
     client: ScoreClient
     server: RunningServer | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -123,8 +147,7 @@ class Target:
         if after[3] > before[3]:
             paths.append("serial")
         attestation.mask = "+".join(paths) or "none"
-        if sequences := sum(packed.values()):
-            attestation.items_per_sequence = sum(items.values()) / sequences
+        attestation.packed_sequences, attestation.packed_items = sum(packed.values()), sum(items.values())
         wanted = {
             "multi": {"dense", "segment"} if self.profile.mask_impl == "auto" else {self.profile.mask_impl},
             "extend": {"prefill+extend"},
