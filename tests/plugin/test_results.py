@@ -32,7 +32,7 @@ def test_files_of_a_run(project: Project) -> None:
 
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     kinds = {sample["kind"] for sample in samples}
-    assert {"server", "isolation base", "isolation mutated", "replay", "leak visibility"} <= kinds
+    assert {"server", "scores", "isolation mutated", "replay", "leak visibility"} <= kinds
     # The verdict follows from the samples.
     changes = [s["max_abs_diff_unchanged"] for s in samples if s["kind"] == "isolation mutated"]
     assert max(changes) == project.gate("same_length_isolation_zero")["value"] == 0.0
