@@ -202,7 +202,43 @@ def test_the_vocabulary_bounds_the_delimiter(monkeypatch, tmp_path):
         build_service(parse("--model-path", str(tmp_path), "--multi-item-scoring-delimiter", "1000"))
 
 
-@pytest.mark.parametrize(("backend", "module"), [("pytorch", "torch_model"), ("jax", "jax_model")])
+PACKING_FLAGS = {
+    "--multi-item-scoring-delimiter": ["5"],
+    "--multi-item-scoring-chunk-size": ["32"],
+    "--multi-item-mask-impl": ["auto"],
+    "--multi-item-segment-fallback-threshold": ["32768"],
+    "--multi-item-semantics": ["query_prefix"],
+    "--max-multi-item-seq-len": ["32768"],
+    "--multi-item-enable-prefill-extend": [],
+    "--multi-item-extend-batch-size": ["32"],
+    "--enable-scoring-cache": [],
+}
+
+
+@pytest.mark.parametrize("flag", PACKING_FLAGS)
+def test_a_serial_backend_refuses_each_flag_of_packing_even_at_its_default(flag, capsys):
+    assert serve([flag, *PACKING_FLAGS[flag], "--backend", "transformers", "--port", "0"]) == 2
+    message = capsys.readouterr().err
+    assert f"takes no {flag}" in message and "--backend transformers scores serially only" in message
+    assert "--backend pytorch or --backend jax" in message and "Traceback" not in message
+    assert parse(flag, *PACKING_FLAGS[flag], "--backend", "jax").backend == "jax"
+
+
+def test_a_serial_backend_names_every_flag_that_it_refuses():
+    with pytest.raises(UsageError, match="no --enable-scoring-cache, no --multi-item-enable-prefill-extend;"):
+        parse("--backend=transformers", "--enable-scoring-cache", "--multi-item-enable-prefill-extend")
+
+
+def test_a_serial_backend_takes_everything_else():
+    line = "--backend transformers --dtype bfloat16 --context-length 64 --max-multi-item-count 9 --disable-radix-cache"
+    config = parse(*line.split()).scorer_config()
+    assert (config.mode, config.max_positions, config.max_items) == (Mode.SERIAL, 64, 9)
+    assert config.declared_semantics is Semantics.QUERY_PREFIX
+
+
+@pytest.mark.parametrize(
+    ("backend", "module"), [("pytorch", "torch_model"), ("jax", "jax_model"), ("transformers", "reference_model")]
+)
 def test_a_missing_package_names_the_extra(backend, module, monkeypatch, tmp_path):
     real = builtins.__import__
 
@@ -212,7 +248,7 @@ def test_a_missing_package_names_the_extra(backend, module, monkeypatch, tmp_pat
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    extra = {"pytorch": "torch", "jax": "jax"}[backend]
+    extra = {"pytorch": "torch", "jax": "jax", "transformers": "torch"}[backend]
     with pytest.raises(EngineUnavailable, match=rf"pytest-multiitem\[{extra}\]"):
         load_backend(backend, tmp_path, dtype="auto", device="cpu")
 

@@ -1,9 +1,12 @@
-"""What a model implementation provides to the scorer; PyTorch and JAX each implement it once."""
+"""What a model implementation provides to the scorer.
+
+Every engine scores serially (`SerialBackend`); PyTorch and JAX also pack and extend (`Backend`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +18,14 @@ from pytest_multiitem.scoring.readout import Readout
 Prefix = Any
 
 
-class Backend(Protocol):
-    """A Qwen3 causal LM that reads logits only where a score is read.
+class SerialBackend(Protocol):
+    """A causal LM that reads logits only where a score is read, one sequence at a time.
 
     ``labels``: K token ids. ``normalise``: also read the log normaliser over the vocabulary.
     Not thread-safe: the server calls it from one thread.
     """
 
-    name: str  # "pytorch" | "jax"
+    name: str  # "pytorch" | "jax" | "transformers"
     device: str
     dtype: str  # "float32" | "bfloat16"
     versions: dict[str, str]
@@ -32,6 +35,11 @@ class Backend(Protocol):
     def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
         """One plain causal forward pass of one sequence; reads its last token. n = 1."""
         ...
+
+
+@runtime_checkable
+class Backend(SerialBackend, Protocol):
+    """A Qwen3 causal LM that also computes packed sequences, and items behind a kept prefix."""
 
     def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> Prefix:
         """Run the prefix [P] causally and keep each layer's keys and values."""

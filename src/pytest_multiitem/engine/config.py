@@ -50,7 +50,8 @@ def read_config(directory: Path) -> ModelConfig:
     if raw.get("model_type") != "qwen3":
         raise CheckpointError(
             f"{path}: model_type is {raw.get('model_type')!r}; the embedded engine computes 'qwen3' only. "
-            "Serve other architectures with a real engine and attach to it by URL."
+            "Serve other architectures serially with --backend transformers, or with a real engine and attach to "
+            "it by URL."
         )
     rope: Any = raw.get("rope_parameters") or {}
     scaling = raw.get("rope_scaling") or {}

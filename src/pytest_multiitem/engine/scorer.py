@@ -1,7 +1,8 @@
 """From token ids to scores: limits, chunks, the choice of mask implementation, and what really ran.
 
 Three modes: serial (one forward pass per item), packed (one sequence per chunk of items), and
-prefill+extend (the query once, then batches of items against it). The model is behind `Backend`.
+prefill+extend (the query once, then batches of items against it). The model is behind `SerialBackend`
+or, for the latter two, `Backend`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_multiitem.engine.backend import Backend, Prefix
+from pytest_multiitem.engine.backend import Backend, Prefix, SerialBackend
 from pytest_multiitem.engine.plan import TilePlan, place
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.layout import PackedLayout, Semantics, build_layout, packed_length
@@ -187,13 +188,19 @@ class Scorer:
     Raises UsageError where the configuration does not fit the model.
     """
 
-    def __init__(self, backend: Backend, config: ScorerConfig) -> None:
+    def __init__(self, backend: SerialBackend, config: ScorerConfig) -> None:
+        if config.mode is not Mode.SERIAL and not isinstance(backend, Backend):
+            raise UsageError(
+                f"the backend {backend.name} scores serially only, but {config.mode.value} scoring was asked for; "
+                "choose a backend that packs, or score serially"
+            )
         if config.delimiter is not None and config.delimiter >= backend.vocab_size:
             raise UsageError(
                 f"the delimiter is {config.delimiter}; expected a token id from 0 to "
                 f"{backend.vocab_size - 1} (the model's vocabulary)"
             )
         self.backend = backend
+        self._packing = cast(Backend, backend)  # serial scoring, of which it need not be true, never uses it
         self.config = config
         self._max_positions = min(backend.max_positions, config.max_positions or backend.max_positions)
         self._cache = PrefixCache(config.cache_entries)
@@ -293,20 +300,20 @@ class Scorer:
         return scores
 
     def _dense(self, plan: TilePlan, read: _Reading) -> Scores:
-        return read.scores(self.backend.dense(plan, read.labels, read.normalise))
+        return read.scores(self._packing.dense(plan, read.labels, read.normalise))
 
     def _segment(self, plan: TilePlan, read: _Reading) -> Scores:
-        prefix = self.backend.prefix(plan.prefix_tokens, plan.prefix_positions)
+        prefix = self._packing.prefix(plan.prefix_tokens, plan.prefix_positions)
         return self._tiles(plan, prefix, read)
 
     def _tiles(self, plan: TilePlan, prefix: Prefix, read: _Reading) -> Scores:
         """The scores [N, K] of a plan whose prefix is computed: tile by tile, then the empty items."""
         scores = read.empty(plan.layout.num_items)
         for tile in plan.reading_tiles():
-            readout = self.backend.segment_tile(prefix, plan.visible_prefix, tile, read.labels, read.normalise)
+            readout = self._packing.segment_tile(prefix, plan.visible_prefix, tile, read.labels, read.normalise)
             scores[tile.item[tile.reads]] = read.scores(readout)[tile.reads]
         if plan.empty_items:
-            readout = self.backend.prefix_readout(prefix, plan.empty_score_row, read.labels, read.normalise)
+            readout = self._packing.prefix_readout(prefix, plan.empty_score_row, read.labels, read.normalise)
             scores[list(plan.empty_items)] = read.scores(readout)[0]
         return scores
 
@@ -335,7 +342,7 @@ class Scorer:
         return ScoreResult(np.concatenate(scores), len(query) + sum(map(len, items)))
 
     def _prefill(self, query: Ids) -> Prefix:
-        prefix = self.backend.prefix(np.asarray(query, dtype=np.int32), np.arange(len(query), dtype=np.int32))
+        prefix = self._packing.prefix(np.asarray(query, dtype=np.int32), np.arange(len(query), dtype=np.int32))
         self._executed.prefill_extend["prefills"] += 1
         return prefix
 

@@ -25,7 +25,7 @@ import uvicorn
 
 import pytest_multiitem
 from pytest_multiitem.engine.app import Service, create_app
-from pytest_multiitem.engine.backend import Backend
+from pytest_multiitem.engine.backend import SerialBackend
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
 from pytest_multiitem.engine.tokenizer import load_tokenizer
@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 
 _PROG = "multiitem serve"
 _DEFAULTS = ScorerConfig()
+
+#: The backends by the extra that installs them, and those of them that do more than score serially.
+_EXTRAS = {"pytorch": "torch", "jax": "jax", "transformers": "torch"}
+_PACKING_BACKENDS = ("pytorch", "jax")
 
 #: Seconds that running requests get to end, after SIGTERM or SIGINT; then the engine's own call.
 _GRACE_S = 3
@@ -111,7 +115,17 @@ class ServeArgs:
 
     @classmethod
     def from_namespace(cls, namespace: argparse.Namespace) -> ServeArgs:
-        """The arguments that a parser prepared by :func:`add_arguments` has read."""
+        """The arguments that a parser prepared by :func:`add_arguments` has read.
+
+        Raises UsageError where a flag of packed or prefill+extend scoring meets a backend without either.
+        """
+        packing = tuple(dict.fromkeys(namespace.packing_flags))
+        if packing and namespace.backend not in _PACKING_BACKENDS:
+            raise UsageError(
+                f"--backend {namespace.backend} scores serially only, one forward pass per item, and takes no "
+                f"{', no '.join(packing)}; leave that out, or choose a backend that packs and extends: "
+                + " or ".join(f"--backend {name}" for name in _PACKING_BACKENDS)
+            )
         values = {f.name: getattr(namespace, f.name) for f in fields(cls)}
         ignored = tuple(values.pop("accepted_without_effect") or ())
         if values["enable_scoring_cache"] and not values["multi_item_enable_prefill_extend"]:
@@ -146,7 +160,12 @@ class ServeArgs:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every flag of the embedded engine's server to ``parser``."""
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--backend", choices=("pytorch", "jax"), default="pytorch")
+    engine.add_argument(
+        "--backend",
+        choices=tuple(_EXTRAS),
+        default="pytorch",
+        help="transformers: any causal LM that it has, serially only, as a reference (default: %(default)s)",
+    )
     engine.add_argument(
         "--model-path", "--model", metavar="DIR", help="checkpoint directory or hub id (default: a tiny one)"
     )
@@ -162,41 +181,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error", "critical"))
 
     scoring = parser.add_argument_group("multi-item scoring")
-    scoring.add_argument(
+    scoring.add_argument("--max-multi-item-count", type=int, default=_DEFAULTS.max_items, metavar="ITEMS")
+
+    packing = parser.add_argument_group("packed and prefill+extend scoring", "not with --backend transformers")
+    packing.set_defaults(packing_flags=())
+    packing.add_argument(
         "--multi-item-scoring-delimiter",
+        action=_Packing,
         type=int,
         metavar="ID",
         help="pack items, separated by this token (default: no packing)",
     )
-    scoring.add_argument(
+    packing.add_argument(
         "--multi-item-scoring-chunk-size",
+        action=_Packing,
         type=int,
         default=_DEFAULTS.chunk_size,
         metavar="ITEMS",
         help="items per packed sequence, 0: all (default: %(default)s)",
     )
-    scoring.add_argument(
-        "--multi-item-mask-impl", choices=[impl.value for impl in MaskImpl], default=_DEFAULTS.mask_impl.value
+    packing.add_argument(
+        "--multi-item-mask-impl",
+        action=_Packing,
+        choices=[impl.value for impl in MaskImpl],
+        default=_DEFAULTS.mask_impl.value,
     )
-    scoring.add_argument(
+    packing.add_argument(
         "--multi-item-segment-fallback-threshold",
+        action=_Packing,
         type=int,
         default=_DEFAULTS.segment_threshold,
         metavar="TOKENS",
         help="mask auto: segment from this packed length on, else dense (default: %(default)s)",
     )
-    scoring.add_argument("--multi-item-semantics", choices=[semantics.value for semantics in Semantics])
-    scoring.add_argument("--max-multi-item-seq-len", type=int, default=_DEFAULTS.max_seq_len, metavar="TOKENS")
-    scoring.add_argument("--max-multi-item-count", type=int, default=_DEFAULTS.max_items, metavar="ITEMS")
-    scoring.add_argument(
+    packing.add_argument(
+        "--multi-item-semantics", action=_Packing, choices=[semantics.value for semantics in Semantics]
+    )
+    packing.add_argument(
+        "--max-multi-item-seq-len", action=_Packing, type=int, default=_DEFAULTS.max_seq_len, metavar="TOKENS"
+    )
+    packing.add_argument(
         "--multi-item-enable-prefill-extend",
-        action="store_true",
+        action=_Packing,
+        nargs=0,
+        default=False,
         help="run the query once, then batches of items; needs --enable-scoring-cache",
     )
-    scoring.add_argument(
-        "--multi-item-extend-batch-size", type=int, default=_DEFAULTS.extend_batch_size, metavar="ITEMS"
+    packing.add_argument(
+        "--multi-item-extend-batch-size",
+        action=_Packing,
+        type=int,
+        default=_DEFAULTS.extend_batch_size,
+        metavar="ITEMS",
     )
-    scoring.add_argument("--enable-scoring-cache", action="store_true")
+    packing.add_argument("--enable-scoring-cache", action=_Packing, nargs=0, default=False)
 
     ignored = parser.add_argument_group(
         "accepted without effect", "flags of sgl-jax and sglang that change nothing here"
@@ -206,6 +244,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ignored.add_argument(flag, action=_Ignored, nargs=values, metavar="X", **target)
     for names in _ONLY_ONE:
         ignored.add_argument(*names, action=_OnlyOne, type=int, metavar="1", **target)
+
+
+class _Packing(argparse.Action):
+    """Keeps the value, true for a flag that takes none, and remembers that the flag was given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+        namespace.packing_flags = (*namespace.packing_flags, option or self.option_strings[0])
 
 
 class _Ignored(argparse.Action):
@@ -248,14 +300,15 @@ def serve(argv: Sequence[str]) -> int:
         args = ServeArgs.from_namespace(parser.parse_args(argv))
     except SystemExit as stop:  # argparse has printed its message, or the help
         return int(stop.code or 0)
+    except UsageError as error:
+        return _refuse(error)
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # uvicorn takes the signals over while it runs, and raises them again when it is done.
     previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return _run(args)
     except MultiItemError as error:
-        sys.stderr.write(f"{_PROG}: error: {error}\n")
-        return 2
+        return _refuse(error)
     except _Stopped:
         return 0
     finally:
@@ -294,21 +347,20 @@ def resolve_model(model_path: str | None, download_dir: str | None = None) -> Pa
         return directory
     if directory.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model_path):
         raise CheckpointError(
-            f"--model-path is {model_path!r}, which is no directory; expected a Qwen3 checkpoint directory "
+            f"--model-path is {model_path!r}, which is no directory; expected a checkpoint directory "
             "in Hugging Face layout or a hub id (OWNER/NAME). Without the flag, a tiny checkpoint is served."
         )
     return _download(model_path, download_dir)
 
 
-def load_backend(name: str, directory: Path, *, dtype: str, device: str) -> Backend:
-    """Load a checkpoint with PyTorch or JAX.
+def load_backend(name: str, directory: Path, *, dtype: str, device: str) -> SerialBackend:
+    """Load a Qwen3 checkpoint with PyTorch or JAX, or any causal LM with transformers alone.
 
     Raises EngineUnavailable where the package or the device is missing, CheckpointError where the
     directory cannot be read.
     """
     if dtype == "auto":
         dtype = "float32"
-    extra = {"pytorch": "torch", "jax": "jax"}[name]
     try:
         if name == "jax":
             from pytest_multiitem.engine.jax_model import JaxBackend
@@ -317,12 +369,16 @@ def load_backend(name: str, directory: Path, *, dtype: str, device: str) -> Back
         # Read when torch is imported: OpenMP threads that spin while they wait make every small
         # operation many times slower on a machine with other work (two servers on two cores).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if name == "transformers":
+            from pytest_multiitem.engine.reference_model import ReferenceBackend
+
+            return ReferenceBackend(directory, dtype=dtype, device=device)
         from pytest_multiitem.engine.torch_model import TorchBackend
 
         return TorchBackend(directory, dtype=dtype, device=device)
     except ImportError as error:
         raise EngineUnavailable(
-            f"--backend {name} cannot be imported ({error}); pip install 'pytest-multiitem[{extra}]'"
+            f"--backend {name} cannot be imported ({error}); pip install 'pytest-multiitem[{_EXTRAS[name]}]'"
         ) from error
 
 
@@ -340,7 +396,7 @@ def _download(hub_id: str, download_dir: str | None) -> Path:
         raise CheckpointError(f"{what} cannot be downloaded: {reason[0]} {remedy}") from error
 
 
-def _server_info(args: ServeArgs, config: ScorerConfig, backend: Backend, directory: Path) -> dict[str, Any]:
+def _server_info(args: ServeArgs, config: ScorerConfig, backend: SerialBackend, directory: Path) -> dict[str, Any]:
     """What ``/get_server_info`` says beside the counters: the arguments, then what they came to."""
     return {
         **asdict(args),
@@ -361,6 +417,12 @@ def _server_info(args: ServeArgs, config: ScorerConfig, backend: Backend, direct
             **{package: str(version) for package, version in backend.versions.items()},
         },
     }
+
+
+def _refuse(error: MultiItemError) -> int:
+    """Say on standard error why the server cannot start; the exit code."""
+    sys.stderr.write(f"{_PROG}: error: {error}\n")
+    return 2
 
 
 class _Stopped(BaseException):
