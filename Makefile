@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint engines clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -21,6 +21,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A real server to test against: sglang on a CPU, in an environment of its own that `make clean` leaves alone.
+engines:
+	engines/sglang-cpu.sh
+	@echo "pytest --engine sglang --engine-python .engines/sglang-0.5.23/bin/python"
 
 # The suites run under pytest-xdist here, where timing gates are NOT_RUN: whether the code is right must not
 # depend on how busy the machine is. `make demo` and a plain `pytest` measure the speed-up as well.

@@ -1,0 +1,5 @@
+"""Stands in for torchvision.transforms: see torchvision."""
+
+from _absent_on_cpu import attributes_of
+
+__getattr__ = attributes_of(__name__)
