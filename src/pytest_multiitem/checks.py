@@ -10,21 +10,26 @@ import msgspec
 import pytest
 
 from pytest_multiitem.client import ScoreFailure
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement, record_of
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import BenchmarkRecord, GateRecord, Verdict
 from pytest_multiitem.servers.errors import ServerError
-from pytest_multiitem.servers.target import Attestation, Target
+from pytest_multiitem.servers.target import Target
 from pytest_multiitem.session import Session, blank_record
 from pytest_multiitem.state import BENCHMARKS, RECORDS
 
 
 class GateCheck:
-    """Measures and judges the gate named by the test's ``multiitem_gate`` marker."""
+    """Measures and judges the gate named by the test's ``multiitem_gate`` marker.
 
-    def __init__(self, gate: str, item: pytest.Item, session: Session) -> None:
+    ``model``: the one of a model matrix that the test is for; None where there is no matrix.
+    """
+
+    def __init__(self, gate: str, item: pytest.Item, session: Session, *, model: str | None = None) -> None:
         self.gate = gates()[gate]
+        self.model = model
         self.run = session.run
         self._item = item
         self._settings = session.settings
@@ -39,6 +44,8 @@ class GateCheck:
         start = time.perf_counter()
         try:
             record = record_of(self.gate, measure(self.gate))
+        except EngineUnavailable as error:
+            return self.not_run(str(error))
         except (ScoreFailure, ServerError) as error:
             record = blank_record(self.gate.name, self._item.nodeid, Verdict.FAIL, str(error))
         record.seconds = round(time.perf_counter() - start, 3)
@@ -50,16 +57,11 @@ class GateCheck:
         record.details = details
         return self._conclude(record)
 
-    def holds(self, target: Target, attestation: Attestation, reason: str) -> GateRecord:
-        """End the test: a gate without a number holds."""
-        measurement = Measurement(target=target, value=None, attestation=attestation)
-        record = record_of(self.gate, measurement)
-        if record.verdict is not Verdict.FAIL:
-            record.verdict, record.reason = Verdict.PASS, reason
-        return self._conclude(record)
-
     def _conclude(self, record: GateRecord) -> GateRecord:
         record.nodeid = self._item.nodeid
+        issue = self.run.engine.known_issue(self.model or self._settings.model or "")
+        if issue is not None and record.verdict is Verdict.PASS:
+            record.details["now_passes"] = issue
         self._item.stash.setdefault(RECORDS, []).append(record)
         text = f"{record.verdict}: {record.gate}: {record.reason}"
         required = record.gate in self._settings.require

@@ -10,6 +10,7 @@ import typer
 
 from pytest_multiitem import __version__
 from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.evaluation import commands as evaluation
 
 app = typer.Typer(
     name="multiitem",
@@ -57,6 +58,9 @@ def checkpoint(
     head_dim: int = 32,
     vocab_size: int = 151_936,
     seed: int = 20_260_101,
+    full_tokenizer: Annotated[
+        bool, typer.Option("--full-tokenizer", help="Name every id; sglang refuses label ids that have no name.")
+    ] = False,
 ) -> None:
     """Write a Qwen3 checkpoint of random weights whose scores discriminate (config, weights, tokenizer)."""
     from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
@@ -71,9 +75,33 @@ def checkpoint(
         vocab_size=vocab_size,
         seed=seed,
     )
-    write_checkpoint(directory, spec)
+    write_checkpoint(directory, spec, full_tokenizer=full_tokenizer)
     size = sum(path.stat().st_size for path in directory.iterdir()) / 2**20
     print(f"wrote {directory} ({size:.1f} MiB); serve it with: multiitem serve --model-path {directory}")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    help="Start a server from a launch profile in the foreground, or print its command line; without a name, list "
+    "the profiles. Further options are those of a run: --model DIR, --engine-python PATH, --multiitem-delimiter ID, …",
+)
+def launch(
+    context: typer.Context,
+    profile: Annotated[str | None, typer.Argument(help="A launch profile's name.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command line and start nothing.")] = False,
+) -> None:
+    """See `servers.launch_command`."""
+    from pytest_multiitem.servers import launch_command
+
+    settings = launch_command.settings_from(context.args, profile)
+    if profile is None:
+        print(launch_command.listing(settings), end="")
+        return
+    spec = launch_command.spec_of(profile, settings)
+    if dry_run:
+        print(launch_command.shell_line(spec))
+        return
+    raise typer.Exit(launch_command.run(spec))
 
 
 @app.command()
@@ -95,6 +123,10 @@ def report(
             write_atomically(output, text.encode())
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from None
+
+
+for two_step in (evaluation.evaluate, evaluation.combine, evaluation.check):
+    app.command()(two_step)
 
 
 def main() -> None:

@@ -35,11 +35,21 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
         ("multiitem_chunk", chunks),
         ("multiitem_client_chunk", settings.client_chunk_sizes),
         ("multiitem_bench_chunk", settings.bench_chunk_sizes),
+        ("multiitem_model", settings.models or (None,)),
     ):
         if fixture in metafunc.fixturenames:
-            several = len(values) > 1 or fixture in ("multiitem_backend", "multiitem_mask")
-            ids = [f"{fixture.split('_')[1] if isinstance(v, int) else ''}{v}" for v in values]
+            several = (
+                len(values) > 1 or fixture in ("multiitem_backend", "multiitem_mask") or values[0] in settings.models
+            )
+            ids = [_id_of(fixture, value) for value in values]
             metafunc.parametrize(fixture, values, ids=ids if several else [pytest.HIDDEN_PARAM])
+
+
+def _id_of(fixture: str, value: Any) -> str:
+    """What a parameter is called in test ids."""
+    if fixture == "multiitem_model":
+        return str(value).rstrip("/").rpartition("/")[2]
+    return f"{fixture.split('_')[1] if isinstance(value, int) else ''}{value}"
 
 
 def uses_plugin(item: pytest.Item) -> bool:
@@ -73,10 +83,13 @@ def note_deselected(items: Iterable[pytest.Item]) -> None:
             session_of(item.config).plan.deselected[item.nodeid] = gate_of(item)
 
 
-def finish(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    """Take the final list of tests into the run's plan."""
+def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take the final list of tests into the run's plan; model after model, where there are several."""
     from pytest_multiitem.registration import session_of
 
+    models = config.stash[SETTINGS].models
+    if models:
+        items.sort(key=lambda item: models.index(_model_of(item)) if _model_of(item) in models else -1)
     ours = [item for item in items if uses_plugin(item)]
     if ours:
         plan = session_of(config).plan
@@ -102,17 +115,25 @@ def _profiles(item: pytest.Item, config: pytest.Config) -> list[Profile]:
     params = getattr(getattr(item, "callspec", None), "params", {})
     backend = params.get("multiitem_backend")
     names = getattr(item, "fixturenames", ())
+    model = _model_of(item)
     found: list[Profile] = []
     if backend is None or backend == ATTACHED:
         return found
     if "serial_server" in names:
-        found.append(Profile("serial", backend))
+        found.append(Profile("serial", backend, model=model))
     if "multi_item_server" in names:
         semantics = Semantics(config.stash[SETTINGS].semantics)
-        found.append(Profile("multi", backend, params["multiitem_mask"], params["multiitem_chunk"], semantics))
+        mask, chunk = params["multiitem_mask"], params["multiitem_chunk"]
+        found.append(Profile("multi", backend, mask, chunk, semantics, model))
     if "prefill_extend_server" in names:
-        found.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX))
+        found.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX, model=model))
     return found
+
+
+def _model_of(item: pytest.Item) -> str | None:
+    """The model of a model matrix that a test is for."""
+    model: str | None = getattr(getattr(item, "callspec", None), "params", {}).get("multiitem_model")
+    return model
 
 
 def refuse_or_pass(item: pytest.Item) -> None:

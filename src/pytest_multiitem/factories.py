@@ -47,6 +47,7 @@ def multi_item_server(
             parameters["mask_impl"],
             parameters["chunk_size"],
             Semantics(semantics or run.settings.semantics),
+            parameters.get("model"),
         )
 
     if url is not None:
@@ -61,12 +62,19 @@ def multi_item_server(
         return attached_server
 
     @pytest.fixture
-    def multi_item_server(multiitem_run: Run, multiitem_backend: str, multiitem_mask: str, multiitem_chunk: int) -> Any:
+    def multi_item_server(
+        multiitem_run: Run,
+        multiitem_backend: str,
+        multiitem_mask: str,
+        multiitem_chunk: int,
+        multiitem_model: str | None,
+    ) -> Any:
         profile = profile_of(
             multiitem_run,
             backend=backend or multiitem_backend,
             mask_impl=mask_impl or multiitem_mask,
             chunk_size=multiitem_chunk if server_chunk_size is None else server_chunk_size,
+            model=multiitem_model,
         )
         return connect(multiitem_run, profile, None)
 
@@ -87,10 +95,10 @@ def serial_server(*, url: str | None = None, backend: str | None = None) -> Fixt
         return attached_server
 
     @pytest.fixture
-    def serial_server(multiitem_run: Run, multiitem_backend: str) -> Any:
+    def serial_server(multiitem_run: Run, multiitem_backend: str, multiitem_model: str | None) -> Any:
         from pytest_multiitem.servers.engines import Profile
 
-        return connect(multiitem_run, Profile("serial", backend or multiitem_backend), None)
+        return connect(multiitem_run, Profile("serial", backend or multiitem_backend, model=multiitem_model), None)
 
     return serial_server
 
@@ -99,11 +107,13 @@ def prefill_extend_server(*, backend: str | None = None) -> Fixture:
     """A fixture that gives a server in prefill+extend mode (`servers.target.Target`)."""
 
     @pytest.fixture
-    def prefill_extend_server(multiitem_run: Run, multiitem_backend: str) -> Any:
+    def prefill_extend_server(multiitem_run: Run, multiitem_backend: str, multiitem_model: str | None) -> Any:
         from pytest_multiitem.scoring.semantics import Semantics
         from pytest_multiitem.servers.engines import Profile
 
-        profile = Profile("extend", backend or multiitem_backend, semantics=Semantics.QUERY_PREFIX)
+        profile = Profile(
+            "extend", backend or multiitem_backend, semantics=Semantics.QUERY_PREFIX, model=multiitem_model
+        )
         return connect(multiitem_run, profile, None)
 
     return prefill_extend_server
@@ -119,4 +129,7 @@ def connect(run: Run, profile: Any, url: str | None = None) -> Any:
     except EngineUnavailable as error:
         pytest.skip(f"NOT_RUN: {error}")
     except MultiItemError as error:
+        issue = run.engine.known_issue(profile.model or run.settings.model or "")
+        if issue is not None:
+            pytest.skip(f"NOT_RUN: known incompatibility, as expected: {issue} ({str(error).splitlines()[0]})")
         pytest.fail(str(error), pytrace=False)

@@ -25,7 +25,7 @@ def multiitem_run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture
-def multiitem_gate(request: pytest.FixtureRequest) -> GateCheck:
+def multiitem_gate(request: pytest.FixtureRequest, multiitem_model: str | None) -> GateCheck:
     """The gate of a test marked ``@pytest.mark.multiitem_gate("name")``."""
     from pytest_multiitem.checks import GateCheck
     from pytest_multiitem.collection import gate_of
@@ -36,11 +36,11 @@ def multiitem_gate(request: pytest.FixtureRequest) -> GateCheck:
             f"{request.node.nodeid} uses the fixture multiitem_gate but names no gate; "
             'mark it with @pytest.mark.multiitem_gate("NAME")'
         )
-    return GateCheck(name, request.node, request.config.stash[SESSION])
+    return GateCheck(name, request.node, request.config.stash[SESSION], model=multiitem_model)
 
 
 @pytest.fixture
-def multiitem_bench(request: pytest.FixtureRequest, benchmark: Any) -> BenchmarkRun:
+def multiitem_bench(request: pytest.FixtureRequest, benchmark: Any, multiitem_model: str | None) -> BenchmarkRun:
     """Timing by pytest-benchmark, recorded with what the server attests to have executed."""
     from pytest_multiitem.checks import BenchmarkRun
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.semantics import Semantics
 
 BACKENDS = ("pytorch", "jax")
-MASKS = ("dense", "segment", "auto")
+MASKS = ("dense", "segment", "auto", "flashinfer")
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,25 @@ def _existing_file(text: str) -> Path:
     return path
 
 
+def _masks(text: str) -> tuple[str, ...]:
+    own = MASKS[:3]  # flashinfer is one engine's only mask, and never one of several
+    return own if text.strip() == "all" else _choice((*MASKS, "all"), many=True)(text)
+
+
+def _program(text: str) -> str:
+    found = shutil.which(Path(text).expanduser())
+    if found is None:
+        raise ValueError("expected a program that exists, such as /opt/sglang/bin/python")
+    return str(Path(found).absolute())
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if not all(names):
+        raise ValueError("expected a comma-separated list of names, none of them empty")
+    return names
+
+
 def _gate_names(text: str) -> tuple[str, ...]:
     from pytest_multiitem.gates.registry import gate_names
 
@@ -158,16 +178,36 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "engine",
         "embedded",
-        "which engine runs the servers; 'embedded' is the one that ships with the plugin",
+        "which engine runs the servers: embedded (ships with the plugin), sglang, sgl-jax, or one that a project adds",
         str,
         "NAME",
         short=True,
     ),
     Option(
+        "engine_python",
+        None,
+        "the python of the environment that an engine of its own lives in",
+        _program,
+        "PATH",
+        short=True,
+    ),
+    Option("profiles", None, "a file of launch profiles, laid over the shipped ones", _existing_file, "FILE"),
+    Option("multi_profile", None, "launch profile of the multi-item server (default: ENGINE-multi)", str, "NAME"),
+    Option("serial_profile", None, "launch profile of the serial server (default: ENGINE-serial)", str, "NAME"),
+    Option("extend_profile", None, "launch profile of the prefill+extend server (default: ENGINE-extend)", str, "NAME"),
+    Option(
+        "reference",
+        "none",
+        "transformers: score serially with transformers' AutoModelForCausalLM as well, and compare with it",
+        _choice(("none", "transformers")),
+        "none|transformers",
+        short=True,
+    ),
+    Option(
         "mask_impl",
         ("dense", "segment"),
-        "mask implementations to validate: dense, segment, auto (a comma-separated list)",
-        _choice(MASKS, many=True, everything=True),
+        "mask implementations to validate: dense, segment, auto (a comma-separated list); flashinfer is sglang's own",
+        _masks,
         "dense|segment|auto",
         short=True,
     ),
@@ -179,6 +219,21 @@ OPTIONS: tuple[Option, ...] = (
         "DIR",
         short=True,
     ),
+    Option(
+        "models",
+        (),
+        "run the contract for several models, one after the other: a comma-separated list of directories or hub ids",
+        _names,
+        "A,B,…",
+        short=True,
+    ),
+    Option(
+        "vocab_size",
+        None,
+        "token ids of the served vocabulary, for a server that does not tell",
+        _integer(2),
+        "N",
+    ),
     Option("dtype", "float32", "float32 or bfloat16", _choice(("float32", "bfloat16")), "TYPE", short=True),
     Option(
         "semantics",
@@ -187,7 +242,13 @@ OPTIONS: tuple[Option, ...] = (
         _choice([s.value for s in Semantics if s.has_serial_reference]),
         "NAME",
     ),
-    Option("device", "cpu", "device of the embedded engine: cpu, cuda, tpu, auto", str, "NAME"),
+    Option(
+        "device",
+        "cpu",
+        "device of the engine: cpu, cuda, tpu, auto; an engine of its own environment takes what the machine has",
+        str,
+        "NAME",
+    ),
     Option("bench", False, "run the benchmarks", _flag, short=True, is_flag=True),
     Option(
         "allow_inconclusive",
@@ -273,6 +334,14 @@ OPTIONS: tuple[Option, ...] = (
            short=True),
     Option("serial_url", None, "attach to a running serial server instead of starting one", _url, "URL",
            short=True),
+    Option(
+        "api_key_env",
+        "MULTI_ITEM_API_KEY",
+        "environment variable that holds the API key of attached servers; the key itself is never written anywhere",
+        str,
+        "NAME",
+    ),
+    Option("ca_file", None, "certificate authorities to trust for attached https servers", _existing_file, "FILE"),
     Option("startup_timeout", 180.0, "seconds a server may take until it answers", _seconds, "SECONDS"),
     Option("request_timeout", 180.0, "seconds one request may take", _seconds, "SECONDS"),
     Option("results_dir", Path("multiitem-results"), "where runs are written", Path, "DIR", short=True),
@@ -285,8 +354,16 @@ class Settings:
 
     backend: tuple[str, ...]
     engine: str
+    engine_python: str | None
+    profiles: Path | None
+    multi_profile: str | None
+    serial_profile: str | None
+    extend_profile: str | None
+    reference: str
     mask_impl: tuple[str, ...]
     model: str | None
+    models: tuple[str, ...]
+    vocab_size: int | None
     dtype: str
     semantics: str
     device: str
@@ -317,6 +394,8 @@ class Settings:
     serial_port: int | None
     multi_url: str | None
     serial_url: str | None
+    api_key_env: str
+    ca_file: Path | None
     startup_timeout: float
     request_timeout: float
     results_dir: Path

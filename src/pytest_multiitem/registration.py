@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_multiitem.session import Session
 
 _GROUP = "multiitem"
+#: Where all of these have their defaults, no engine's adapter is needed to know the settings.
+_ENGINE_SETTINGS = ("engine", "mask_impl", "profiles", "multi_profile", "serial_profile", "extend_profile")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -73,11 +75,12 @@ def settings_of(config: pytest.Config) -> Settings:
         settings = resolve(command_line, ini)
     except MultiItemError as error:
         raise pytest.UsageError(str(error)) from None
-    if settings.origins["engine"] != "default":
+    if any(settings.origins[name] != "default" for name in _ENGINE_SETTINGS):
         from pytest_multiitem.servers.engines import choose_engine
 
         try:
-            choose_engine(settings.engine, chain.from_iterable(config.hook.pytest_multiitem_engines()))
+            engine = choose_engine(settings.engine, chain.from_iterable(config.hook.pytest_multiitem_engines()))
+            settings = engine.fit(settings)
         except MultiItemError as error:
             raise pytest.UsageError(str(error)) from None
     if settings.bench and _is_parallel(config):
@@ -85,6 +88,10 @@ def settings_of(config: pytest.Config) -> Settings:
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
             "run the benchmarks without -n"
         )
+    if settings.models and _is_parallel(config):
+        raise pytest.UsageError("--models starts the servers of one model after the other; run it without -n")
+    if settings.models and (settings.multi_url or settings.serial_url):
+        raise pytest.UsageError("--models starts servers; it cannot be used with --multi-url or --serial-url")
     return settings
 
 

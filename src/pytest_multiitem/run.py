@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,16 +13,20 @@ from pytest_multiitem.client import ScoreClient
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.options import Settings
 from pytest_multiitem.results.machine import cpu_count
+from pytest_multiitem.results.redaction import redacted, redacted_command
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring import cases
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.servers.engines import Engine, Profile
+from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.servers.pool import ServerPool
+from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.servers.ready import scored_request
 from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.servers.target import Target
-from pytest_multiitem.state import ATTACHED
+from pytest_multiitem.state import ATTACHED, REFERENCE
 
 T = TypeVar("T")
 
@@ -42,21 +48,43 @@ class Run:
         self._targets: dict[tuple[Profile, str | None], Target] = {}
         self._failures: dict[Profile, MultiItemError] = {}
         self._cases: dict[tuple[str | None, int], tuple[Case, ...]] = {}
-        self._starter = Starter(self._pool, scored_request(settings.labels), at_once=cpu_count())
+        self._planned: tuple[Profile, ...] = ()
+        self._model: str | None = None
+        self._starter: Starter | None = None
         self._memo: dict[Any, Any] = {}
 
     def plan(self, profiles: Iterable[Profile]) -> None:
         """Tell which servers the selected tests will ask for, in their order, so that they start ahead."""
+        self._planned = tuple(dict.fromkeys(profiles))
+        self._enter(self._planned[0].model if self._planned else None)
+
+    def _enter(self, model: str | None) -> None:
+        """Go over to another model: its servers start once those of the last one are gone."""
+        if self._starter is not None:
+            self._forget_targets()
+            self._starter.close()
+            self._pool.release_all()
+        self._model = model
+        self._starter = Starter(self._pool, scored_request(self.settings.labels), at_once=cpu_count())
         if self.settings.device == "cpu":  # an accelerator holds one server at a time
             self._starter.begin(
                 self._launch(profile)
-                for profile in dict.fromkeys(profiles)
-                if profile.backend != ATTACHED and self.engine.unavailable(profile.backend) is None
+                for profile in self._planned
+                if profile.model == model
+                and profile.backend != ATTACHED
+                and self._engine_of(profile).unavailable(profile, self.settings) is None
             )
+
+    def _forget_targets(self) -> None:
+        for target in self._targets.values():
+            target.client.close()
+        for known in (self._targets, self._failures, self._cases, self._memo):
+            known.clear()
 
     def settle(self) -> None:
         """Wait until no server is starting: what is timed must not share the machine with one that is."""
-        self._starter.settle()
+        if self._starter is not None:
+            self._starter.settle()
 
     def target(self, profile: Profile, url: str | None = None) -> Target:
         """The server of a profile: attached where a URL is given, else started once for the run.
@@ -64,7 +92,10 @@ class Run:
         Raises EngineUnavailable where it cannot run here, ServerError where it does not start,
         ScoreFailure where an attached server does not answer.
         """
-        url = url or {"multi": self.settings.multi_url, "serial": self.settings.serial_url}.get(profile.role)
+        if self._starter is None or profile.model != self._model:
+            self._enter(profile.model)
+        if profile.backend == ATTACHED:
+            url = url or {"multi": self.settings.multi_url, "serial": self.settings.serial_url}.get(profile.role)
         key = (profile, url)
         if key not in self._targets:
             if profile in self._failures:
@@ -82,7 +113,30 @@ class Run:
         key = (target.model, vocab_size)
         if key not in self._cases:
             self._cases[key] = self._read_cases(target, vocab_size)
+        for case in self._cases[key]:
+            if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
+                raise EngineUnavailable(f"request {case.name!r} is not sent: {harm}")
         return self._cases[key]
+
+    def reference(self, target: Target) -> Target:
+        """The server that scores serially with transformers' own model of the served checkpoint.
+
+        Raises EngineUnavailable where none was asked for, or it is not known which checkpoint is served.
+        """
+        if self.settings.reference == "none":
+            raise EngineUnavailable("it compares with transformers' own model; add --reference transformers")
+        if not target.owned and self.settings.model is None:
+            raise EngineUnavailable(
+                "it compares with transformers' own model of the served checkpoint; name that one: --model DIR"
+            )
+        return self.target(Profile("serial", REFERENCE, model=target.profile.model))
+
+    def tuned_serial(self, serial: Target) -> Target | None:
+        """The baseline with everything on that multi-item scoring switches off, where the engine has a launch
+        profile for it and the run starts its servers."""
+        if not serial.owned or not self.engine.has_tuned_serial(self.settings):
+            return None
+        return self.target(replace(serial.profile, tuned=True))
 
     def timing_case(self, target: Target, num_items: int) -> Case:
         """A request of N items for timing: seeded ids, or the items of the user's workload in turn."""
@@ -117,10 +171,9 @@ class Run:
 
     def close(self) -> None:
         """Close connections and, in the process that owns the run, stop every server it started."""
-        for target in self._targets.values():
-            target.client.close()
-        self._targets.clear()
-        self._starter.close()
+        self._forget_targets()
+        if self._starter is not None:
+            self._starter.close()
         self._pool.close()
 
     def _connect(self, profile: Profile, url: str | None) -> Target:
@@ -138,15 +191,18 @@ class Run:
                 "label": target.profile.label,
                 "url": target.url,
                 "owned": target.owned,
-                "command": [] if target.server is None else list(self._launch(profile).command),
+                "command": [] if target.server is None else redacted_command(self._launch(profile).command),
                 "log": None if target.server is None else str(target.server.log_path),
-                "info": dict(target.info) or None,
+                "info": redacted(dict(target.info)) or None,
+                "packages": dict(target.adapter.packages(self.settings)) if target.adapter is not None else {},
             }
         )
         return target
 
     def _attach(self, profile: Profile, url: str) -> Target:
-        client = ScoreClient(url, timeout=self.settings.request_timeout)
+        api_key = os.environ.get(self.settings.api_key_env)
+        ca_file = self.settings.ca_file
+        client = ScoreClient(url, timeout=self.settings.request_timeout, api_key=api_key, ca_file=ca_file)
         info = client.server_info() or {}
         if profile.role == "multi":
             told = info.get("multi_item_mask_impl")
@@ -168,18 +224,37 @@ class Run:
             )
         else:
             profile = Profile(profile.role, ATTACHED)
-        scored_request(self.settings.labels)(url)
-        return Target(profile, ATTACHED, client)
+        scored_request(self.settings.labels, api_key=api_key, ca_file=ca_file)(url)
+        known = self.settings.origins.get("engine", "default") != "default"
+        return Target(
+            profile,
+            self.engine.name if known else ATTACHED,
+            client,
+            adapter=self.engine if known else None,
+            assumed_vocab_size=self.settings.vocab_size,
+        )
 
     def _start(self, profile: Profile) -> Target:
-        reason = self.engine.unavailable(profile.backend)
+        reason = self._engine_of(profile).unavailable(profile, self.settings)
         if reason is not None:
             raise EngineUnavailable(reason)
-        server = self._starter.server(self._launch(profile))
-        return Target(profile, self.engine.name, self._client(server.url), server)
+        engine = self._engine_of(profile)
+        try:
+            assert self._starter is not None  # target() has entered the profile's model
+            server = self._starter.server(self._launch(profile))
+        except ServerDied as death:
+            if (refusal := engine.refusal(death.log_tail)) is not None:
+                raise EngineUnavailable(f"{engine.name} refused to start: {refusal}") from None
+            raise
+        client = self._client(server.url)
+        return Target(profile, engine.name, client, server, adapter=engine, assumed_vocab_size=self.settings.vocab_size)
 
-    def _launch(self, profile: Profile) -> Any:
-        return self.engine.launch(profile, self.settings)
+    def _engine_of(self, profile: Profile) -> Engine:
+        """The engine under test; the reference is always the embedded server."""
+        return EMBEDDED if profile.backend == REFERENCE else self.engine
+
+    def _launch(self, profile: Profile) -> LaunchSpec:
+        return self._engine_of(profile).launch(profile, self.settings)
 
     def _client(self, url: str) -> ScoreClient:
         return ScoreClient(url, timeout=self.settings.request_timeout)
@@ -192,7 +267,7 @@ class Run:
                 labels=settings.labels,
                 delimiter=settings.delimiter,
                 vocab_size=vocab_size,
-                empty_item=target.engine == self.engine.name and self.engine.allows_empty_items,
+                empty_item=target.adapter is not None and target.adapter.allows_empty_items,
             )
         encode = None
         if target.tokenizer_file is not None:

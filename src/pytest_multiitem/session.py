@@ -211,7 +211,7 @@ class Session:
             TestRecord(nodeid=n, outcome="deselected", gate=g, verdict=verdict_of.get(n))
             for n, g in self.plan.deselected.items()
         ]
-        servers = {line["url"]: line for line in store.merge_samples(self.run_dir)}
+        servers = {(line["label"], line["url"]): line for line in store.merge_samples(self.run_dir)}
         reached = all(test.outcome != "not reached" for test in tests)
         matrix = Matrix(
             run_id=self.run_dir.name,

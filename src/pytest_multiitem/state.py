@@ -23,3 +23,5 @@ BENCHMARKS: pytest.StashKey[list[BenchmarkRecord]] = pytest.StashKey()
 PLAN = ".plan.json"
 #: The backend and the mask of a server that someone else started, as test ids show them.
 ATTACHED = "attached"
+#: The backend of the server that scores with transformers' own model.
+REFERENCE = "transformers"

@@ -13,7 +13,7 @@ USES = "def test_it(multiitem_run): pass\n"
 @pytest.mark.parametrize(
     ("arguments", "variable", "ini", "value", "origin", "line"),
     [
-        ((), None, None, "dense,segment", "default", "multiitem: default: *mask_impl=dense,segment*"),
+        ((), None, None, "dense,segment", "default", "*mask_impl=dense,segment*"),
         ((), None, "segment", "segment", "ini", "multiitem: mask_impl=segment (ini)"),
         ((), "dense", "segment", "dense", "environment MULTI_ITEM_MASK_IMPL", "*mask_impl=dense (environment*"),
         (("--mask-impl=auto",), "dense", "segment", "auto", "command line", "*mask_impl=auto (command line)"),

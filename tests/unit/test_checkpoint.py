@@ -196,3 +196,16 @@ def test_concurrent_first_uses_give_one_intact_copy(tmp_path, small):
         thread.join(30)
     assert len(found) == 4 and len(set(found)) == 1 and len(small) == 1
     assert content(found[0]) == content(write(tmp_path / "reference"))
+
+
+def test_a_full_tokenizer_names_every_id_and_reads_text_as_before(tmp_path):
+    from tokenizers import Tokenizer
+
+    small = CheckpointSpec(hidden_size=16, intermediate_size=16, num_hidden_layers=1, head_dim=8, vocab_size=4000)
+    write_checkpoint(tmp_path / "full", small, full_tokenizer=True)
+    write_checkpoint(tmp_path / "plain", small)
+    full, plain = (Tokenizer.from_file(str(tmp_path / name / "tokenizer.json")) for name in ("full", "plain"))
+    assert set(range(4000)) <= set(full.get_vocab().values())
+    assert not set(range(4000)) <= set(plain.get_vocab().values())
+    text = "How far is the moon? <unused 3000> 12,5 km"
+    assert full.encode(text).ids == plain.encode(text).ids

@@ -2,9 +2,12 @@
 
 import json
 import socket
+import ssl
 import statistics
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,6 +21,7 @@ from pytest_multiitem.client import FailureKind, ScoreClient, ScoreFailure, prep
 from pytest_multiitem.engine import serve
 from pytest_multiitem.engine.app import Service, create_app
 from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
+from pytest_multiitem.errors import UsageError
 
 REQUEST = prepare([1, 2], [[3], [4, 5]], [7, 8])
 OK = {"scores": [[0.25, 0.75], [0.5, 0.5]]}
@@ -254,3 +258,53 @@ def test_no_answer_waits_for_a_delayed_acknowledgement(served):
         client.send(REQUEST)
         seconds = [client.timed_send(REQUEST)[0] for _ in range(20)]
     assert statistics.median(seconds) < 0.03
+
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")  # its own authority, for 127.0.0.1; a key that guards nothing
+
+
+@pytest.fixture
+def encrypted():
+    """An https server that tells which path and which authorization it was asked with; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps({"path": self.path, "authorization": self.headers["authorization"]}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+def test_tls_path_prefix_and_key(encrypted):
+    with ScoreClient(f"{encrypted}/team/v9", api_key="K", ca_file=CERTIFICATE) as client:
+        assert client.server_info() == {"path": "/team/v9/get_server_info", "authorization": "Bearer K"}
+    with ScoreClient(encrypted, ca_file=CERTIFICATE) as client:
+        assert client.server_info() == {"path": "/get_server_info", "authorization": None}
+
+
+def test_a_certificate_that_nobody_vouches_for_is_no_connection(encrypted):
+    with ScoreClient(encrypted) as client, pytest.raises(ScoreFailure) as caught:
+        client.get("/health")
+    assert caught.value.kind is FailureKind.CONNECTION and "certificate" in str(caught.value).lower()
+
+
+def test_a_file_without_authorities_is_named(tmp_path):
+    path = tmp_path / "empty.pem"
+    path.write_text("nothing")
+    with pytest.raises(UsageError, match=r"empty\.pem holds no certificate authority"):
+        ScoreClient("https://127.0.0.1:9", ca_file=path)

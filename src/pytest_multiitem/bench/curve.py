@@ -10,8 +10,9 @@ from typing import Any
 from pytest_multiitem.bench.statistics import P95_SAMPLES, p50, p95, ratio_interval
 from pytest_multiitem.client import PreparedRequest, prepare, read_scores
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.servers.engines import Profile
-from pytest_multiitem.servers.target import Attestation, Target
+from pytest_multiitem.servers.target import Target
 
 
 @dataclass(frozen=True)

@@ -87,10 +87,11 @@ def tiny_checkpoint(cache: Path | None = None) -> Path:
     return directory
 
 
-def write_checkpoint(directory: Path, spec: CheckpointSpec) -> None:
+def write_checkpoint(directory: Path, spec: CheckpointSpec, *, full_tokenizer: bool = False) -> None:
     """Write a checkpoint of the given size to ``directory``, which must not exist or be empty.
 
-    The directory appears whole or not at all.
+    The directory appears whole or not at all. ``full_tokenizer``: its tokenizer names every id of the
+    vocabulary; some engines refuse label ids that their tokenizer does not know.
     """
     from safetensors.numpy import save_file
 
@@ -105,9 +106,20 @@ def write_checkpoint(directory: Path, spec: CheckpointSpec) -> None:
         data = resources.files("pytest_multiitem.engine") / "data"
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (work / name).write_bytes((data / name).read_bytes())
+        if full_tokenizer:
+            _fill_tokenizer(work / "tokenizer.json", spec.vocab_size)
         _write_json(work / _CHECKSUMS, {path.name: _sha256(path) for path in sorted(work.iterdir())})
         work.chmod(0o755)
         work.replace(directory)
+
+
+def _fill_tokenizer(path: Path, vocab_size: int) -> None:
+    """Give every id without a token a name; no merge leads to one, so text is tokenised as before."""
+    tokenizer = json.loads(path.read_bytes())
+    vocab = tokenizer["model"]["vocab"]
+    taken = {*vocab.values(), *(token["id"] for token in tokenizer["added_tokens"])}
+    vocab.update({f"<unused {token}>": token for token in range(vocab_size) if token not in taken})
+    path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
 def _is_intact(directory: Path) -> bool:

@@ -17,7 +17,8 @@ from pytest_multiitem.gates.measurement import (
     score_spread,
 )
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.servers.target import Attestation, Target, declared_semantics
+from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.servers.target import Target, declared_semantics
 
 EQUIVALENCE = Gate(
     "delimiter_aligned_equiv_le_0p02",

@@ -17,7 +17,8 @@ from pytest_multiitem.gates.measurement import (
     score_spread,
 )
 from pytest_multiitem.scoring.cases import Case, mutations
-from pytest_multiitem.servers.target import Attestation, Target, declared_semantics
+from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.servers.target import Target, declared_semantics
 
 _EVIDENCE = frozenset({"noise_floor", "leak_visibility", "score_spread"})
 

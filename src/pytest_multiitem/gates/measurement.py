@@ -14,7 +14,8 @@ from pytest_multiitem.gates.base import Evidence, Gate, judge_difference, judge_
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.layout import Semantics
-from pytest_multiitem.servers.target import Attestation, Target
+from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.servers.target import Target
 
 #: Called with one JSON-ready line per raw sample.
 Recorder = Callable[[dict[str, Any]], None]
@@ -29,7 +30,7 @@ class Measurement:
     """What a gate measured.
 
     ``problem``: something that makes the gate FAIL whatever the value. ``doubt``: something that
-    keeps it from a PASS.
+    keeps it from a PASS. ``holds``: of a gate without a limit, the reason why it holds.
     """
 
     target: Target
@@ -41,6 +42,7 @@ class Measurement:
     details: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
     doubt: str | None = None
+    holds: str | None = None
     backend: str | None = None
 
 
@@ -51,7 +53,8 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
             gate, measurement.value, measurement.interval, measurement.samples.get("timed_runs", 0)
         )
     elif gate.limit is None:  # whoever measured it says whether it holds
-        verdict, reason = Verdict.INCONCLUSIVE, "nothing was measured"
+        holds = measurement.holds
+        verdict, reason = (Verdict.INCONCLUSIVE, "nothing was measured") if holds is None else (Verdict.PASS, holds)
     else:
         verdict, reason = judge_difference(gate, measurement.value, measurement.evidence)
     if verdict is Verdict.PASS and measurement.doubt is not None:

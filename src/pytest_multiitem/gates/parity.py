@@ -11,13 +11,21 @@ from pytest_multiitem.client import Scores
 from pytest_multiitem.gates.base import Evidence, Gate
 from pytest_multiitem.gates.measurement import Baseline, Measurement, Recorder, baseline, max_abs, score_spread
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.servers.target import Attestation, Target, declared_semantics
+from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.servers.target import Target, declared_semantics
 
 _EVIDENCE = frozenset({"noise_floor", "score_spread"})
 
 JAX_SERIAL_VS_TORCH_SERIAL = Gate(
     "jax_serial_vs_torch_serial_le_0p02",
     "max abs score difference, JAX serial vs PyTorch serial on the same checkpoint",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+)
+SERIAL_VS_REFERENCE = Gate(
+    "serial_vs_reference_le_0p02",
+    "max abs score difference, serial server vs transformers' own model of the same checkpoint",
     "<=",
     0.02,
     evidence=_EVIDENCE,
@@ -51,6 +59,7 @@ SEGMENT_VS_DENSE = Gate(
     evidence=_EVIDENCE,
 )
 GATES = (
+    SERIAL_VS_REFERENCE,
     JAX_SERIAL_VS_TORCH_SERIAL,
     JAX_MULTI_VS_TORCH_MULTI_SEMANTIC,
     CROSS_BACKEND_MAX_ABS,

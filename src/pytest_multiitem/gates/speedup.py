@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pytest_multiitem.bench.curve import CurvePoint
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement
-from pytest_multiitem.servers.target import Attestation, Target
+from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.servers.target import Target
 
 SPEEDUP_N32 = Gate(
     "speedup_n32_ge_3x",
@@ -35,5 +38,10 @@ def measure(multi: Target, curve: list[CurvePoint], attestation: Attestation) ->
         interval=None if point is None else point.interval,
         attestation=attestation,
         samples={"timed_runs": 0 if point is None else len(point.serial_sec)},
-        details={"performance": {str(p.num_items): p.as_dict() for p in curve}},
+        details={"performance": performance(curve)},
     )
+
+
+def performance(curve: list[CurvePoint]) -> dict[str, Any]:
+    """A curve for the results, by N."""
+    return {str(point.num_items): point.as_dict() for point in curve}

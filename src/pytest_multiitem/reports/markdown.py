@@ -81,52 +81,14 @@ def _evidence(records: Sequence[GateRecord]) -> str:
 
 
 def _published(matrix: Matrix) -> str:
-    header = [
-        "model", "same-len", "changed-len", "aligned equiv", "JAX vs torch serial",
-        "JAX multi vs torch multi-sem", "×N=8", "×N=32", "×N=128",
-    ]  # fmt: skip
-    rows = [_published_row(p) for p in PUBLISHED]
-    own = dict.fromkeys(table.where(r) for r in matrix.gates if r.gate == "same_length_isolation_zero")
-    rows += [_own_row(matrix, column) for column in own]
+    header, own = table.contract(matrix)
+    rows = [_published_row(p) for p in PUBLISHED] + [[f"**{name}**", *cells] for name, *cells in own]
     note = f"Published rows: {HARDWARE}. Rows in bold: this run."
     return _table(header, rows) + f"\n\n{note}"
 
 
 def _published_row(row: Published) -> list[str]:
     return [row.model, *(f"{value:g}" for value in row[1:6]), *(f"{value:.2f}" for value in row[6:])]
-
-
-def _own_row(matrix: Matrix, column: str) -> list[str]:
-    records = table.worst_first(matrix.gates)
-    mine = {r.gate: r for r in reversed(records) if table.where(r) == column}
-    mask = column.partition("-")[2]
-    serial = next((r for r in records if r.gate == "jax_serial_vs_torch_serial_le_0p02"), None)
-    semantic = next(
-        (r for r in records if r.gate == "jax_multi_vs_torch_multi_semantic_le_0p02" and table.where(r) == mask),
-        None,
-    )
-    speed = mine.get("speedup_n32_ge_3x")
-    points = speed.details.get("performance", {}) if speed is not None else {}
-    return [
-        f"**{column}**",
-        *(
-            _value(mine.get(g))
-            for g in (
-                "same_length_isolation_zero",
-                "changed_length_isolation_zero",
-                "delimiter_aligned_equiv_le_0p02",
-            )
-        ),
-        _value(serial),
-        _value(semantic) if column.startswith("jax") else "-",
-        *(f"{points[n]['speedup_vs_serial_p50']:.2f}" if n in points else "-" for n in ("8", "32", "128")),
-    ]
-
-
-def _value(record: GateRecord | None) -> str:
-    if record is None:
-        return "-"
-    return record.verdict.value if record.value is None else table.number(record.value)
 
 
 def _servers(matrix: Matrix) -> str:

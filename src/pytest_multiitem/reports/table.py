@@ -92,6 +92,42 @@ def curves(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     return ["speed-up over serial, p50", *(f"N={n}" for n in counts)], rows
 
 
+def contract(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the contract as it is published: a server a row, by model where there are several."""
+    header = [
+        "model", "same-len", "changed-len", "aligned equiv", "JAX vs torch serial",
+        "JAX multi vs torch multi-sem", "×N=8", "×N=32", "×N=128",
+    ]  # fmt: skip
+    own = dict.fromkeys(where(r) for r in matrix.gates if r.gate == "same_length_isolation_zero")
+    return header, [_contract_row(matrix, server) for server in own]
+
+
+def _contract_row(matrix: Matrix, server: str) -> list[str]:
+    records = worst_first(matrix.gates)
+    mine = {r.gate: r for r in reversed(records) if where(r) == server}
+    around = {r.gate: r for r in reversed(records) if set(where(r).split("-")) - {""} <= set(server.split("-"))}
+    speed = mine.get("speedup_n32_ge_3x")
+    points = speed.details.get("performance", {}) if speed is not None else {}
+    semantic = None if server.startswith("pytorch") else around.get("jax_multi_vs_torch_multi_semantic_le_0p02")
+    values = [
+        *(
+            mine.get(gate)
+            for gate in (
+                "same_length_isolation_zero",
+                "changed_length_isolation_zero",
+                "delimiter_aligned_equiv_le_0p02",
+            )
+        ),
+        around.get("jax_serial_vs_torch_serial_le_0p02"),
+        semantic,
+    ]
+    return [
+        server,
+        *("-" if r is None else r.verdict.value if r.value is None else number(r.value) for r in values),
+        *(f"{points[n]['speedup_vs_serial_p50']:.2f}" if n in points else "-" for n in ("8", "32", "128")),
+    ]
+
+
 def benchmarks(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the benchmarks."""
     header = ["benchmark", "backend", "executed", "query/items/tokens", "chunk", "runs", "p50 s", "items/s"]

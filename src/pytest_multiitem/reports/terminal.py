@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -30,11 +31,15 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
         for content in (table.pivot(matrix.gates), table.others(matrix.gates), table.curves(matrix),
                         table.benchmarks(matrix)):  # fmt: skip
             found += [(text, {}) for text in _render(*content)]
+        if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
+            found += [(text, {}) for text in _render(*table.contract(matrix))]
         if not matrix.complete:
             found.append((f"incomplete: {matrix.interrupted_by or 'the run ended early'}", {"red": True}))
         for (verdict, gate, reason), count in _reasons(matrix).items():
             times = f" ({count} tests)" if count > 1 else ""
             found.append((f"{verdict.value} {gate}{times}: {_first_line(reason)}", _MARKUP[verdict]))
+        for issue, count in _now_passing(matrix).items():
+            found.append((f"NOW PASSES ({count} gates) although known not to: {issue}", {"green": True, "bold": True}))
         counts = ", ".join(f"{count} {verdict}" for verdict, count in matrix.summary.items() if count)
         worst = next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN) if matrix.summary[v]), None)
         found.append((f"gates: {counts or 'none'}", _MARKUP[worst or Verdict.PASS]))
@@ -51,6 +56,11 @@ def _reasons(matrix: Matrix) -> dict[tuple[Verdict, str, str], int]:
         key = (record.verdict, record.gate, record.reason)
         counted[key] = counted.get(key, 0) + 1
     return counted
+
+
+def _now_passing(matrix: Matrix) -> Counter[str]:
+    """Known incompatibilities that did not show, and how many gates passed in spite of them."""
+    return Counter(record.details["now_passes"] for record in matrix.gates if "now_passes" in record.details)
 
 
 def _first_line(text: str) -> str:

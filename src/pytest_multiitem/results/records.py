@@ -88,7 +88,8 @@ class SettingRecord(msgspec.Struct, kw_only=True):
 
 
 class ServerRecord(msgspec.Struct, kw_only=True):
-    """A server that the run used; ``info`` is what it answered to ``/get_server_info``."""
+    """A server that the run used; ``info`` is what it answered to ``/get_server_info``, ``packages`` the
+    versions in its engine's own environment."""
 
     label: str
     url: str
@@ -96,6 +97,7 @@ class ServerRecord(msgspec.Struct, kw_only=True):
     command: list[str] = []
     log: str | None = None
     info: dict[str, Any] | None = None
+    packages: dict[str, str] = {}
 
 
 class TestRecord(msgspec.Struct, kw_only=True):

@@ -6,14 +6,17 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.options import Settings
+from pytest_multiitem.options import BACKENDS, Settings
+from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.layout import Semantics
+from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.servers.process import LaunchSpec
 
 Role = Literal["multi", "serial", "extend"]
@@ -25,7 +28,8 @@ class Profile:
 
     ``role``: packed multi-item scoring, the serial baseline, or prefill+extend. ``mask_impl`` and
     ``chunk_size`` (items per packed sequence, 0 = all): of the multi role only. ``semantics``: what
-    the server is declared to compute; None for the serial role.
+    the server is declared to compute; None for the serial role. ``model``: one of a model matrix.
+    ``tuned``: a serial baseline with everything on that multi-item scoring switches off.
     """
 
     role: Role
@@ -33,6 +37,8 @@ class Profile:
     mask_impl: str | None = None
     chunk_size: int | None = None
     semantics: Semantics | None = None
+    model: str | None = None
+    tuned: bool = False
 
     @property
     def label(self) -> str:
@@ -40,23 +46,83 @@ class Profile:
         words = {"multi": "multi-item", "serial": "serial", "extend": "prefill+extend"}[self.role]
         chunk = "" if not self.chunk_size else f" chunk {self.chunk_size}"
         mask = "" if self.mask_impl is None else f" {self.mask_impl}"
-        return f"{words} {self.backend}{mask}{chunk}"
+        tuned = "tuned " if self.tuned else ""
+        model = "" if self.model is None else f" {model_name(self.model)}"
+        return f"{tuned}{words} {self.backend}{mask}{chunk}{model}"
 
 
-class Engine(Protocol):
-    """How one kind of server is started and what it can do."""
+def model_name(model: str) -> str:
+    """What a model is called in tables: the last part of its path or hub id."""
+    return model.rstrip("/").rpartition("/")[2]
 
-    name: str
-    #: Whether an item without tokens may be sent.
-    allows_empty_items: bool
 
-    def unavailable(self, backend: str) -> str | None:
-        """Why this backend cannot run here, and what to do about it; None where it can."""
-        ...
+class Engine:
+    """How one kind of server is started, what it can do, and what is known of it. Subclass it.
+
+    ``backends`` and ``masks``: what it can run; the settings must choose from them.
+    ``allows_empty_items``: whether an item without tokens may be sent.
+    """
+
+    name: str = ""
+    backends: tuple[str, ...] = BACKENDS
+    masks: tuple[str, ...] = ("dense", "segment", "auto")
+    allows_empty_items: bool = False
+
+    def fit(self, settings: Settings) -> Settings:
+        """The settings of a run with this engine: its backends and masks where the user chose none.
+
+        Raises UsageError for a backend or a mask that was chosen and that it does not have.
+        """
+        own = {"backend": self.backends, "mask_impl": self.masks}
+        origins = dict(settings.origins)
+        changed: dict[str, Any] = {}
+        for name, possible in own.items():
+            chosen = getattr(settings, name)
+            wrong = [word for word in chosen if word not in possible]
+            if wrong and origins.get(name, "default") != "default":
+                raise UsageError(
+                    f"{name} {', '.join(wrong)} ({origins[name]}): engine {self.name} has {' and '.join(possible)} only"
+                )
+            if wrong:
+                changed[name] = tuple(word for word in chosen if word in possible) or possible
+                origins[name] = f"engine {self.name}"
+        return replace(settings, **changed, origins=origins) if changed else settings
+
+    def unavailable(self, profile: Profile, settings: Settings) -> str | None:
+        """Why such a server cannot run here, and what to do about it; None where it can."""
+        return None
 
     def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
-        """The command that starts such a server."""
-        ...
+        """The command that starts such a server. Raises EngineUnavailable."""
+        raise NotImplementedError(f"engine {self.name!r} only attaches; give --multi-url and --serial-url")
+
+    def asked(self, profile: Profile, settings: Settings) -> Mapping[str, Any]:
+        """The arguments of a launch, by the names under which the server tells them."""
+        return {}
+
+    def has_tuned_serial(self, settings: Settings) -> bool:
+        """Whether there is a serial baseline with everything on that multi-item scoring switches off."""
+        return False
+
+    def refusal(self, log: str) -> str | None:
+        """Why the engine itself refused to start, from the end of its log; None for any other death."""
+        return None
+
+    def attest(self, profile: Profile, info: Mapping[str, Any], log: Path | None) -> Attestation:
+        """What a server without ``executed`` counters runs, from its ``/get_server_info`` and its log."""
+        return Attestation()
+
+    def hazard(self, profile: Profile, case: Case) -> str | None:
+        """Why a request is known to harm such a server, and so must not be sent; None where it may be."""
+        return None
+
+    def known_issue(self, model: str) -> str | None:
+        """Why a model is known to fail on this engine; None where nothing is known."""
+        return None
+
+    def packages(self, settings: Settings) -> Mapping[str, str]:
+        """Versions in the engine's own environment; empty where it is this interpreter's."""
+        return {}
 
 
 @cache
@@ -69,7 +135,7 @@ def shipped_engines() -> Mapping[str, Engine]:
         if module.name in ("guard", "engines"):  # guard runs as a program, not as a part of this package
             continue
         engine = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "ENGINE", None)
-        if engine is not None:
+        if isinstance(engine, Engine):
             found[engine.name] = engine
     return MappingProxyType(found)
 

@@ -37,8 +37,12 @@ class ServerDied(ServerError):
         )
 
 
+class NeverReady(ServerError):
+    """Raised by a readiness probe: the server's answer will be the same however long one waits."""
+
+
 class ServerNotReady(ServerError):
-    """A server runs but did not answer its readiness probe within ``timeout`` seconds."""
+    """A server runs but did not answer its readiness probe within ``timeout`` seconds, or never will."""
 
     def __init__(
         self, label: str, timeout: float, last_error: BaseException | None, log_path: Path, log_tail: str
@@ -49,10 +53,16 @@ class ServerNotReady(ServerError):
         self.log_path = log_path
         self.log_tail = log_tail
         came = "no probe finished" if last_error is None else f"{type(last_error).__name__}: {last_error}"
+        never = isinstance(last_error, NeverReady)
+        within = "" if never else f" within {timeout:g} s"
+        following = (
+            "Next: a server that answers this will not become ready; make the request fit it, or fix it."
+            if never
+            else "Next: if the log shows progress, allow a longer start-up; otherwise fix what it says."
+        )
         super().__init__(
-            f"{label}: expected a ready server within {timeout:g} s; the last probe said: {came}.\n"
-            f"{_quote(log_path, log_tail)}\n"
-            "Next: if the log shows progress, allow a longer start-up; otherwise fix what it says."
+            f"{label}: expected a ready server{within}; the last probe said: {came}.\n"
+            f"{_quote(log_path, log_tail)}\n{following}"
         )
 
 

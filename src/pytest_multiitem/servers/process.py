@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_multiitem.servers.errors import ServerDied, ServerError, ServerNotReady
+from pytest_multiitem.servers.errors import NeverReady, ServerDied, ServerError, ServerNotReady
 from pytest_multiitem.servers.ports import HOST, claim_port
 
 Ready = Callable[[str], None]
@@ -180,7 +180,7 @@ def wait_ready(server: RunningServer, ready: Ready, timeout: float) -> None:
     """Call ``ready(server.url)`` until it does not raise.
 
     Raises :class:`ServerDied` as soon as the process has ended; after ``timeout`` seconds (at least one
-    probe) stops the server and raises :class:`ServerNotReady`.
+    probe), or when the probe says :class:`NeverReady`, stops the server and raises :class:`ServerNotReady`.
     """
     deadline = time.monotonic() + timeout
     pause, longest = _PROBE_PAUSES
@@ -188,7 +188,11 @@ def wait_ready(server: RunningServer, ready: Ready, timeout: float) -> None:
         server.check_alive()
         try:
             ready(server.url)
-        except Exception as error:  # noqa: BLE001 - any failure of the caller's probe means "not yet"
+        except NeverReady as error:
+            tail = server.log_tail()
+            server.stop()
+            raise ServerNotReady(server.label, timeout, error, server.log_path, tail) from error
+        except Exception as error:  # noqa: BLE001 - any other failure of the caller's probe means "not yet"
             last_error = error
         else:
             server.check_alive()  # else the answer came from somebody else on this port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,57 +13,30 @@ from typing import Any
 from pytest_multiitem.client import FailureKind, ScoreClient, ScoreFailure, Scores
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.layout import Semantics
-from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.servers.attestation import Attestation, Executed, contradictions
+from pytest_multiitem.servers.engines import Engine, Profile
 from pytest_multiitem.servers.process import RunningServer
 
 #: Seconds from a broken connection until a dead server's guard has told of its end.
 _DEATH = 2.0
-#: The mask of a server that cannot say what it executed.
-UNATTESTED = "unattested"
-
-
-@dataclass
-class Attestation:
-    """What a server says it executed for the requests of one measurement.
-
-    ``mask``: "dense", "segment", "prefill+extend", "serial", several joined by "+", "none", or
-    "unattested" where the server cannot say. ``problem``: how that differs from what was asked.
-    """
-
-    mask: str = UNATTESTED
-    packed_sequences: int = 0
-    packed_items: int = 0
-    problem: str | None = None
-
-    @property
-    def items_per_sequence(self) -> float | None:
-        """The mean number of items of a packed sequence; None where nothing is known to be packed."""
-        return self.packed_items / self.packed_sequences if self.packed_sequences else None
-
-    @classmethod
-    def joined(cls, parts: Sequence[Attestation]) -> Attestation:
-        """One attestation for the requests of several blocks; of no block, nothing is attested."""
-        masks = dict.fromkeys(part.mask for part in parts) or (UNATTESTED,)
-        problems = dict.fromkeys(part.problem for part in parts if part.problem)
-        return cls(
-            "+".join(masks),
-            sum(part.packed_sequences for part in parts),
-            sum(part.packed_items for part in parts),
-            "; ".join(problems) or None,
-        )
 
 
 @dataclass(eq=False)
 class Target:
     """A scoring server, started by this run (``server``) or by someone else (attached).
 
-    ``memo``: what was measured of it once and serves several gates of this process.
+    ``adapter``: the engine's, where it is known which engine this is. ``assumed_vocab_size``: what a user
+    says of a server that does not tell. ``asked``: the arguments it was started with. ``memo``: what was
+    measured once and serves several gates.
     """
 
     profile: Profile
     engine: str
     client: ScoreClient
     server: RunningServer | None = None
+    adapter: Engine | None = None
+    assumed_vocab_size: int | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -92,11 +66,17 @@ class Target:
         dtype = self.info.get("dtype")
         return None if dtype is None else str(dtype)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int | None:
-        """The served vocabulary, in tokens; None where the server does not say."""
-        size = self.info.get("vocab_size")
-        return size if isinstance(size, int) else None
+        """The served vocabulary, in tokens: what the user says, the server, or the model's config.json where it
+        lies on this machine; None where nobody does."""
+        told = self.info.get("vocab_size")
+        if self.assumed_vocab_size is None and not isinstance(told, int) and self.model is not None:
+            try:
+                told = json.loads((Path(self.model) / "config.json").read_bytes()).get("vocab_size")
+            except (OSError, ValueError, AttributeError):
+                told = None
+        return self.assumed_vocab_size or (told if isinstance(told, int) else None)
 
     @property
     def tokenizer_file(self) -> Path | None:
@@ -132,30 +112,30 @@ class Target:
 
     @contextmanager
     def attest(self) -> Iterator[Attestation]:
-        """Watch what the server executes for the requests made inside the block."""
+        """Watch what the server executes for the requests made inside the block.
+
+        Counters of the server say it best; without them, its engine's adapter judges by what the server
+        says of itself and by its log.
+        """
         attestation = Attestation()
-        before = _executed(self.client.server_info())
+        before = Executed.read(self.client.server_info())
         yield attestation
-        after = _executed(self.client.server_info())
-        if before is None or after is None:
-            return
-        packed = {mask: after[0][mask] - before[0].get(mask, 0) for mask in after[0]}
-        items = {mask: after[1][mask] - before[1].get(mask, 0) for mask in after[1]}
-        paths = [mask for mask, count in packed.items() if count]
-        if after[2] > before[2]:
-            paths.append("prefill+extend")
-        if after[3] > before[3]:
-            paths.append("serial")
-        attestation.mask = "+".join(paths) or "none"
-        attestation.packed_sequences, attestation.packed_items = sum(packed.values()), sum(items.values())
-        wanted = {
-            "multi": {"dense", "segment"} if self.profile.mask_impl == "auto" else {self.profile.mask_impl},
-            "extend": {"prefill+extend"},
-            "serial": {"serial"},
-        }[self.profile.role]
-        if not paths or not set(paths) <= wanted:
-            asked = " or ".join(sorted(map(str, wanted)))
-            attestation.problem = f"{asked} was requested, but the server executed {attestation.mask}"
+        info = self.client.server_info()
+        after = Executed.read(info)
+        if before is not None and after is not None:
+            after.since(before, attestation, self._wanted)
+        elif self.adapter is not None:
+            log = self.server.log_path if self.server is not None else None
+            said = self.adapter.attest(self.profile, info or {}, log)
+            attestation.mask, attestation.problem = said.mask, said.problem
+        problems = [attestation.problem] if attestation.problem else []
+        attestation.problem = "; ".join([*problems, *contradictions(info or {}, self.asked)]) or None
+
+    @property
+    def _wanted(self) -> set[str | None]:
+        if self.profile.role != "multi":
+            return {{"extend": "prefill+extend", "serial": "serial"}[self.profile.role]}
+        return {"dense", "segment"} if self.profile.mask_impl == "auto" else {self.profile.mask_impl}
 
 
 def declared_semantics(target: Target) -> Semantics:
@@ -163,22 +143,3 @@ def declared_semantics(target: Target) -> Semantics:
     if target.profile.semantics is None:
         raise ValueError(f"{target.profile.label} has no packed semantics")
     return target.profile.semantics
-
-
-_Counts = tuple[Mapping[str, int], Mapping[str, int], int, int]
-
-
-def _executed(info: Mapping[str, Any] | None) -> _Counts | None:
-    """Counters of what ran: packed sequences and items by mask, extend items, serial sequences."""
-    executed = (info or {}).get("executed")
-    if not isinstance(executed, dict):
-        return None
-    try:
-        return (
-            dict(executed["packed_sequences"]),
-            dict(executed["packed_items"]),
-            int(executed["prefill_extend"]["items"]),
-            int(executed["serial_sequences"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None

@@ -33,7 +33,10 @@ FAULTS = {
     "nan": "the first score is NaN, as Python's json writes it",
     "short": "one row of scores is missing",
     "sleep": "seconds that each request takes longer",
+    "refuse": "the server says that it refuses its arguments, and ends",
     "exit": "exit code with which the server ends instead of starting",
+    "key": "the API key without which only /health answers; the server tells it to who has it",
+    "prefix": "path prefix under which alone it answers",
     "die_after": "requests after which the server ends with code 9",
 }
 
@@ -50,7 +53,7 @@ class Server:
             "serial": {},
             "extend": {"prefill_extend": True, "scoring_cache": True, "extend_batch_size": 12},
         }[options.role]
-        self._mask = options.mask
+        self._mask, self._model = options.mask, options.model
         backend = FakeBackend(max_positions=65_536, seconds_per_call=0.0005)
         backend.vocab_size = VOCABULARY
         self._scorer = Scorer(
@@ -67,7 +70,7 @@ class Server:
                 executed[name] = {"dense": executed[name]["segment"], "segment": executed[name]["dense"]}
         config = self._scorer.config
         return {
-            "model_path": "hash-model",
+            "model_path": self._model,
             "dtype": "float32",
             "device": "cpu",
             "vocab_size": VOCABULARY,
@@ -75,6 +78,7 @@ class Server:
             "multi_item_scoring_chunk_size": config.chunk_size,
             "semantics": {"declared": config.declared_semantics.value},
             "executed": executed,
+            "api_key": self.faults.get("key"),
             "pid": os.getpid(),
         }
 
@@ -109,11 +113,26 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     app: Server
 
+    def _refused(self) -> bool:
+        prefix, key = self.app.faults.get("prefix", ""), self.app.faults.get("key")
+        if not self.path.startswith(prefix):
+            self._send(404, b'{"detail":"Not Found"}')
+            return True
+        self.path = self.path.removeprefix(prefix)
+        if key and self.path != "/health" and self.headers["authorization"] != f"Bearer {key}":
+            self._send(401, b'{"error":"Unauthorized"}')
+            return True
+        return False
+
     def do_GET(self) -> None:
+        if self._refused():
+            return
         self._answer(200, {"status": "ok"} if self.path == "/health" else self.app.info())
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
+        if self._refused():
+            return
         try:
             self._answer(200, self.app.score(body))
         except WireError as error:
@@ -140,9 +159,16 @@ def main() -> None:
     parser.add_argument("--mask", default="dense")
     parser.add_argument("--chunk", type=int, default=0)
     parser.add_argument("--delimiter", type=int, default=151_643)
+    parser.add_argument("--model", default="hash-model")
     parser.add_argument("--fault", action="append", default=[])
     options = parser.parse_args()
     Handler.app = Server(options)
+    if "refuse" in Handler.app.faults:
+        sys.stdout.write("refused: no such mask on this device\n")
+        sys.exit(1)
+    if "broken" in options.model:
+        sys.stdout.write("reshape((2, -1, 8, 128))\n")
+        sys.exit(3)
     if "exit" in Handler.app.faults:
         sys.stdout.write("cannot allocate 96 GiB\n")
         sys.exit(int(Handler.app.faults["exit"]))

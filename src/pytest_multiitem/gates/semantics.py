@@ -1,0 +1,80 @@
+"""Which semantics a server really has: its packed scores beside the serial references of every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from pytest_multiitem.client import Scores
+from pytest_multiitem.gates.base import NOISE_FACTOR, Evidence, Gate
+from pytest_multiitem.gates.measurement import (
+    Measurement,
+    Recorder,
+    baseline,
+    max_abs,
+    score_spread,
+)
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.target import Target, declared_semantics
+
+AS_DECLARED = Gate(
+    "semantics_as_declared",
+    "which serial reference packed scores are nearest to: the declared semantics, another one, or plain causal "
+    "attention",
+    "holds",
+    None,
+)
+GATES = (AS_DECLARED,)
+
+#: Plain causal attention over ``query d item_1 d item_2 …``: no isolation at all.
+CAUSAL = "causal"
+_ITEMS = 6
+
+
+def measure(multi: Target, serial: Target, case: Case, *, delimiter: int, record: Recorder) -> Measurement:
+    """Score the first items of a case packed, and every item serially as each semantics has it see its context.
+
+    The declared semantics holds where it is nearest and the next one is clearly farther away; FAIL names
+    the one that is nearer.
+    """
+    declared = declared_semantics(multi)
+    case = replace(case, items=tuple(item for item in case.items if item)[:_ITEMS])
+    packed = baseline(multi, case, record)
+    references = _references(serial, case, delimiter)
+    distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
+    record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
+    nearest, following = sorted(distances, key=distances.__getitem__)[:2]
+    margin = distances[following] - distances[nearest]
+    problem = doubt = None
+    if margin <= max(NOISE_FACTOR * packed.floor, distances[nearest]):
+        doubt = f"{nearest} ({distances[nearest]:.3g}) and {following} ({distances[following]:.3g}) are hardly apart"
+    if nearest != declared.value and doubt is None:
+        problem = (
+            f"the server declares {declared.value}, but its scores are those of {nearest}: {distances[nearest]:.3g} "
+            f"away from it, {distances[declared.value]:.3g} from {declared.value}"
+        )
+    return Measurement(
+        target=multi,
+        value=distances[declared.value],
+        evidence=Evidence(packed.floor, None, score_spread([packed.scores])),
+        attestation=packed.attestation,
+        samples={"items": len(case.items)},
+        details={"distances": distances, "nearest": nearest},
+        problem=problem,
+        doubt=doubt,
+        holds=f"nearest to {declared.value} ({distances[nearest]:.3g}; next {following}, {distances[following]:.3g})",
+    )
+
+
+def _references(serial: Target, case: Case, delimiter: int) -> Mapping[str, Scores]:
+    """Serial scores [N, K] of a case under every semantics that some serial request can express."""
+    found = {
+        semantics.value: serial.score_ids(semantics.serial_query(case.query, delimiter), case.items, case.labels)
+        for semantics in Semantics
+        if semantics.has_serial_reference
+    }
+    joined: Sequence[tuple[int, ...]] = list(accumulate(case.items, lambda left, right: (*left, delimiter, *right)))
+    found[CAUSAL] = serial.score_ids((*case.query, delimiter), joined, case.labels)
+    return found

@@ -1,0 +1,112 @@
+"""What a server says it executed, and how that differs from what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: The mask of a server that cannot say what it executed.
+UNATTESTED = "unattested"
+
+
+@dataclass
+class Attestation:
+    """What a server says it executed for the requests of one measurement.
+
+    ``mask``: "dense", "segment", "prefill+extend", "serial", an engine's own word, several joined by
+    "+", "none", or "unattested" where the server cannot say. ``problem``: how that differs from what
+    was asked.
+    """
+
+    mask: str = UNATTESTED
+    packed_sequences: int = 0
+    packed_items: int = 0
+    problem: str | None = None
+
+    @property
+    def items_per_sequence(self) -> float | None:
+        """The mean number of items of a packed sequence; None where nothing is known to be packed."""
+        return self.packed_items / self.packed_sequences if self.packed_sequences else None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Attestation]) -> Attestation:
+        """One attestation for the requests of several blocks; of no block, nothing is attested."""
+        masks = dict.fromkeys(part.mask for part in parts) or (UNATTESTED,)
+        problems = dict.fromkeys(part.problem for part in parts if part.problem)
+        return cls(
+            "+".join(masks),
+            sum(part.packed_sequences for part in parts),
+            sum(part.packed_items for part in parts),
+            "; ".join(problems) or None,
+        )
+
+
+@dataclass(frozen=True)
+class Executed:
+    """Counters of what ran since a server started: packed sequences and items by mask, items of
+    prefill+extend, serial sequences."""
+
+    sequences: Mapping[str, int]
+    items: Mapping[str, int]
+    extended: int
+    serial: int
+
+    @classmethod
+    def read(cls, info: Mapping[str, Any] | None) -> Executed | None:
+        """The counters in an answer to ``/get_server_info``; None where it has none."""
+        executed = (info or {}).get("executed")
+        if not isinstance(executed, dict):
+            return None
+        try:
+            return cls(
+                dict(executed["packed_sequences"]),
+                dict(executed["packed_items"]),
+                int(executed["prefill_extend"]["items"]),
+                int(executed["serial_sequences"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def since(self, before: Executed, attestation: Attestation, wanted: set[str | None]) -> None:
+        """Fill in what ran since ``before``; anything but the ``wanted`` masks is a problem."""
+        packed = {mask: count - before.sequences.get(mask, 0) for mask, count in self.sequences.items()}
+        paths = [mask for mask, count in packed.items() if count]
+        if self.extended > before.extended:
+            paths.append("prefill+extend")
+        if self.serial > before.serial:
+            paths.append("serial")
+        attestation.mask = "+".join(paths) or "none"
+        attestation.packed_sequences = sum(packed.values())
+        attestation.packed_items = sum(self.items.values()) - sum(before.items.values())
+        if not paths or not set(paths) <= wanted:
+            asked = " or ".join(sorted(map(str, wanted)))
+            attestation.problem = f"{asked} was requested, but the server executed {attestation.mask}"
+
+
+#: Arguments of a launch on which a verdict depends, as servers tell them.
+_TOLD = frozenset(
+    {
+        "attention_backend", "chunked_prefill_size", "disable_radix_cache", "dtype", "enable_mis",
+        "enable_scoring_cache", "multi_item_enable_prefill_extend", "multi_item_mask_impl",
+        "multi_item_scoring_chunk_size", "multi_item_scoring_delimiter",
+    }
+)  # fmt: skip
+
+
+def contradictions(info: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Where a server says that it runs with other arguments than it was started with.
+
+    ``asked`` maps names of arguments, as the server writes them, to values; what the server does not
+    tell is no contradiction.
+    """
+    found = []
+    for name in sorted(_TOLD & asked.keys()):
+        told, value = info.get(name), asked[name]
+        if told is not None and _plain(told) != _plain(value):
+            found.append(f"{name} was set to {value}, but the server says {told}")
+    return found
+
+
+def _plain(value: Any) -> str:
+    return str(value).removeprefix("torch.").removeprefix("jnp.").lower()

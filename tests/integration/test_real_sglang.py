@@ -1,0 +1,127 @@
+"""The real sglang server on a CPU: what it serves, what it refuses, how it dies, and what the suites say of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from real_engine import LABELS, RealEngine
+
+from pytest_multiitem.client import ScoreClient
+from pytest_multiitem.servers import ServerDied
+
+pytestmark = pytest.mark.real_engine
+
+REGRESSION = "pytest_multiitem.suites.regression"
+PARITY = "pytest_multiitem.suites.parity"
+ERROR_KEYS = {"object", "message", "type", "param", "code"}
+
+
+def run_suites(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """pytest on the suites in a process of its own: exit status, matrix, output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("MULTI_ITEM_", "PYTEST_"))},
+    )
+    matrix = json.loads((directory / "multiitem-results/latest/matrix.json").read_bytes())
+    return done.returncode, matrix, done.stdout + done.stderr
+
+
+def test_serial_runs_for_real_and_packed_scoring_is_refused(
+    tmp_path: Path, arguments: Callable[..., list[str]]
+) -> None:
+    more = ("--reference=transformers", "-k", "isolation or aligned or declared or reference")
+    status, matrix, output = run_suites(tmp_path, REGRESSION, PARITY, *arguments(*more))
+    gates = {(g["gate"], g["mask_requested"] or ""): g for g in matrix["gates"] if "deselected" not in g["reason"]}
+    serial = gates.pop(("serial_vs_reference_le_0p02", ""))
+    assert serial["verdict"] == "PASS" and serial["value"] <= 1e-4, output
+    assert serial["engine"] == "sglang" and serial["mask_attested"] == "serial"
+    refused = [gate for gate in gates.values() if "refused to start" in gate["reason"]]
+    assert {gate["verdict"] for gate in gates.values()} == {"NOT_RUN"}, output
+    assert len(refused) >= 4 and "requires flashinfer" in refused[0]["reason"], output
+    assert status == 0
+    server = next(s for s in matrix["servers"] if s["label"] == "serial pytorch")
+    assert server["packages"]["sglang"] == "0.5.23" and server["packages"]["torch"].startswith("2.13.0")
+    assert "--attention-backend torch_native" in " ".join(server["command"])
+
+
+def test_scores_are_those_of_the_wire(sglang: RealEngine) -> None:
+    rng = np.random.default_rng(5)
+    query, items = rng.integers(1000, 100_000, 30).tolist(), rng.integers(1000, 100_000, (5, 9)).tolist()
+    with ScoreClient(sglang.serial().url) as client:
+        rows = client.score(query, items, LABELS)
+        probabilities = client.score(query, items, LABELS, apply_softmax=False)
+    assert rows.shape == (5, 2) and np.allclose(rows.sum(axis=1), 1, atol=1e-6)
+    assert np.allclose(probabilities / probabilities.sum(axis=1, keepdims=True), rows, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"items": None}, 400),
+        ({"label_token_ids": None}, 400),
+        ({"label_token_ids": []}, 400),
+        ({"label_token_ids": [-1]}, 400),
+        ({"label_token_ids": [10_000_000]}, 400),
+        ({"items": ["text"]}, 400),
+        ({"items": []}, 200),
+        ({"query": []}, 200),
+    ],
+    ids=str,
+)
+def test_errors_differ_from_the_contract_as_documented(sglang: RealEngine, change: dict[str, Any], status: int) -> None:
+    body = {"model": "m", "query": [5, 6], "items": [[7]], "label_token_ids": list(LABELS), "apply_softmax": True}
+    with httpx.Client(base_url=sglang.serial().url, trust_env=False, timeout=60) as http:
+        answer = http.post("/v1/score", json={**body, **change})
+    assert answer.status_code == status
+    if status != 200:
+        assert set(answer.json()) == ERROR_KEYS and answer.json()["object"] == "error"
+
+
+def test_attached_as_an_unknown_engine(sglang: RealEngine, tmp_path: Path) -> None:
+    """One address for both sides: a serial server is isolated, has the semantics query_prefix, and attests nothing."""
+    url = sglang.serial().url
+    urls = [f"--multi-url={url}", f"--serial-url={url}", "--multiitem-semantics=query_prefix"]
+    status, matrix, output = run_suites(tmp_path, REGRESSION, *urls, "-k", "isolation or aligned or declared")
+    found = {g["gate"]: g for g in matrix["gates"] if "deselected" not in g["reason"]}
+    assert {g["verdict"] for g in found.values()} == {"PASS"} and len(found) == 4, output
+    assert {g["mask_attested"] for g in found.values()} == {"unattested"} and status == 0
+    assert sglang.serial().poll() is None, "an attached server was stopped"
+
+
+def test_attached_as_sglang_it_is_no_multi_item_server(sglang: RealEngine, tmp_path: Path) -> None:
+    url = sglang.serial().url
+    urls = [f"--multi-url={url}", f"--serial-url={url}", "--engine=sglang"]
+    status, matrix, output = run_suites(tmp_path, REGRESSION, *urls, "-k", "same_length")
+    (gate,) = (g for g in matrix["gates"] if "deselected" not in g["reason"])
+    assert gate["verdict"] == "FAIL" and "runs without it" in gate["reason"], output
+    assert gate["mask_attested"] == "serial" and status == 1
+
+
+def test_a_death_is_told_with_its_log_and_the_server_can_be_started_again(sglang: RealEngine) -> None:
+    server = sglang.serial()
+    state = json.loads((server.directory / "state.json").read_bytes())
+    family = psutil.Process(state["engine_pid"]).children(recursive=True)
+    assert family, "a real server has processes of its own"
+    psutil.Process(state["engine_pid"]).kill()
+    with pytest.raises(ServerDied, match="was killed by SIGKILL") as death:
+        server.check_alive(patience=20)
+    assert "fired up and ready to roll" in server.log_path.read_text() and death.value.log_tail
+    psutil.wait_procs(family, timeout=20)
+    assert not [process for process in family if process.is_running()], "processes of the dead server are left"
+    again = sglang.serial(restart=True)
+    assert again.poll() is None and again.directory != server.directory

@@ -1,0 +1,125 @@
+"""What the adapters of real engines make of what servers say: their modes, their refusals, their silent fallbacks."""
+
+import pytest
+
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.servers.attestation import Attestation, contradictions
+from pytest_multiitem.servers.engines import Engine, Profile, choose_engine
+
+SGLANG, SGL_JAX = choose_engine("sglang"), choose_engine("sgl-jax")
+MULTI = Profile("multi", "pytorch", "flashinfer", 0)
+PACKED = Profile("multi", "jax", "segment", 0)
+OLD = {"multi_item_scoring_delimiter": 151643, "attention_backend": "flashinfer"}
+NEW = {"enable_mis": True, "attention_backend": None, "prefill_attention_backend": "flashinfer"}
+JAX = {"multi_item_scoring_delimiter": 151643, "multi_item_mask_impl": "segment", "attention_backend": "fa",
+       "device": "tpu"}  # fmt: skip
+FELL_BACK = (
+    "INFO: starting\n"
+    "WARNING:sgl_jax.srt.model_executor.model_runner:FlashAttention backend is not supported on CPU; "
+    "falling back to native.\nINFO: ready\n"
+)
+
+
+@pytest.mark.parametrize("info", [OLD, NEW])
+def test_sglang_isolates_on_flashinfer(info):
+    assert SGLANG.attest(MULTI, info, None) == Attestation("flashinfer")
+
+
+@pytest.mark.parametrize("backend", ["torch_native", "triton", "fa3"])
+def test_sglang_on_any_other_backend_is_causal(backend):
+    said = SGLANG.attest(MULTI, {**OLD, "attention_backend": backend}, None)
+    assert said.mask == f"causal ({backend})" and "plain causal attention" in said.problem
+
+
+def test_sglang_without_its_switch_is_serial():
+    said = SGLANG.attest(MULTI, {"enable_mis": False, "attention_backend": "flashinfer"}, None)
+    assert said.mask == "serial" and "runs without it" in said.problem
+    serial = Profile("serial", "pytorch")
+    assert SGLANG.attest(serial, {"enable_mis": False}, None) == Attestation("serial")
+    assert "multi-item scoring on" in SGLANG.attest(serial, NEW, None).problem
+
+
+@pytest.mark.parametrize("engine", [SGLANG, SGL_JAX, Engine()])
+def test_a_server_that_says_nothing_is_unattested(engine):
+    assert engine.attest(MULTI, {}, None) == Attestation()
+
+
+def test_sglang_that_does_not_name_its_backend_is_unattested():
+    assert SGLANG.attest(MULTI, {"enable_mis": True}, None).mask == "unattested"
+
+
+def test_sgl_jax_on_its_accelerator():
+    assert SGL_JAX.attest(PACKED, JAX, None) == Attestation("segment")
+    assert SGL_JAX.attest(Profile("extend", "jax"), {"multi_item_enable_prefill_extend": True}, None).problem is None
+    assert SGL_JAX.attest(Profile("serial", "jax"), {"attention_backend": "fa"}, None) == Attestation("serial")
+
+
+@pytest.mark.parametrize("told", [{"device": "cpu"}, {"attention_backend": "native"}])
+def test_sgl_jax_that_cannot_mask_is_caught(told):
+    said = SGL_JAX.attest(PACKED, {**JAX, **told}, None)
+    assert said.mask == "causal (native)" and "segment was requested" in said.problem
+
+
+def test_sgl_jax_that_falls_back_with_a_word_in_its_log_only_is_caught(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(FELL_BACK)
+    said = SGL_JAX.attest(PACKED, JAX, log)
+    assert said.mask == "causal (native)" and "FlashAttention backend is not supported on CPU" in said.problem
+    log.write_text("Fastpath v2 falling back to baseline: reason=unsupported_scheduler_mode")
+    assert SGL_JAX.attest(PACKED, JAX, log).problem is None, "another fallback is no matter of the mask"
+
+
+@pytest.mark.parametrize(
+    ("profile", "info", "mask"),
+    [
+        (PACKED, {"attention_backend": "fa"}, "serial"),
+        (PACKED, {**JAX, "multi_item_enable_prefill_extend": True}, "prefill+extend"),
+        (PACKED, {**JAX, "multi_item_mask_impl": "dense"}, "dense"),
+        (Profile("serial", "jax"), JAX, "multi-item"),
+        (Profile("extend", "jax"), JAX, "multi-item"),
+    ],
+)
+def test_sgl_jax_in_another_mode_than_asked_for(profile, info, mask):
+    said = SGL_JAX.attest(profile, info, None)
+    assert said.mask == mask and "was requested" in said.problem
+
+
+@pytest.mark.parametrize(
+    ("engine", "log", "words"),
+    [
+        (
+            SGLANG,
+            "AssertionError: Multi-item scoring requires flashinfer attention backend for it.\n",
+            "requires flash",
+        ),
+        (SGLANG, "Exception: flashinfer_python with minimum required version 0.7.2 is not installed.", "not installed"),
+        (SGL_JAX, "AssertionError: Multi-item scoring requires flashattention backend. Please", "requires flashatt"),
+    ],
+)
+def test_a_refusal_is_told_in_the_engines_words(engine, log, words):
+    assert words in engine.refusal(f"Traceback …\n{log}")
+    assert engine.refusal("RuntimeError: Rank 0 scheduler died during initialization (exit code: 1).") is None
+
+
+def test_requests_that_end_a_server_are_known():
+    def case(query, *items):
+        return Case("case", query, items, (1, 2), ())
+
+    assert "ends an sglang server" in SGLANG.hazard(MULTI, case((), (), (5,)))
+    assert SGLANG.hazard(MULTI, case((1,), (), (5,))) is None
+    extend = Profile("extend", "jax")
+    assert "prefill+extend" in SGL_JAX.hazard(extend, case((1,), (), (5,)))
+    assert SGL_JAX.hazard(extend, case((1,), (5,))) is None and SGL_JAX.hazard(PACKED, case((1,), ())) is None
+
+
+def test_known_incompatibilities():
+    assert "reshape((2, -1, 8, 128))" in SGL_JAX.known_issue("Qwen/Qwen2.5-1.5B-Instruct")
+    assert SGL_JAX.known_issue("Qwen/Qwen3-0.6B") is None and SGLANG.known_issue("Qwen/Qwen2.5-1.5B-Instruct") is None
+
+
+def test_contradictions_compare_what_is_told():
+    info = {"dtype": "torch.float32", "disable_radix_cache": False, "chunked_prefill_size": -1}
+    assert contradictions(info, {"dtype": "float32", "chunked_prefill_size": "-1", "unknown": 5}) == []
+    assert contradictions(info, {"disable_radix_cache": True}) == [
+        "disable_radix_cache was set to True, but the server says False"
+    ]

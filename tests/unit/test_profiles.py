@@ -1,0 +1,207 @@
+"""Launch profiles: read, laid over each other, and turned into command lines."""
+
+import dataclasses
+
+import pytest
+
+from pytest_multiitem.errors import EngineUnavailable, UsageError
+from pytest_multiitem.options import resolve
+from pytest_multiitem.servers import launch_command, launched
+from pytest_multiitem.servers.engines import Profile, choose_engine, shipped_engines
+from pytest_multiitem.servers.installed import Installed
+from pytest_multiitem.servers.profiles import arguments, launch_profile, read_profiles, with_profile_defaults
+
+SGLANG, SGL_JAX = choose_engine("sglang"), choose_engine("sgl-jax")
+COMMON = {
+    "model-path", "dtype", "device", "log-level", "download-dir", "attention-backend", "disable-radix-cache",
+    "chunked-prefill-size", "mem-fraction-static", "max-total-tokens", "max-running-requests", "sleep-on-idle",
+}  # fmt: skip
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """Sets what is installed in the environment of the engines."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+
+    def install(version, *flags):
+        there = Installed(str(python), "sglang", version, frozenset({*COMMON, *flags}), ())
+        monkeypatch.setattr(launched, "inspect", lambda *question: there)
+        return str(python)
+
+    return install
+
+
+def settings_of(python=None, engine="sglang", **more):
+    given = {"multiitem_engine": engine, "multiitem_engine_python": python, "multiitem_model": "/models/m", **more}
+    return choose_engine(engine).fit(resolve({k: v for k, v in given.items() if v is not None}, {}, {}))
+
+
+def after(command, flag):
+    return command[command.index(flag) + 1]
+
+
+def test_every_shipped_profile_belongs_to_an_adapter_and_its_role():
+    for name in read_profiles():
+        for device in ("cpu", "cuda"):
+            profile = launch_profile(name, device=device)
+            assert profile.engine in shipped_engines() and name.startswith(profile.engine)
+            assert profile.about and profile.alternatives()
+    assert {launch_profile(n, device="cuda").port for n in ("sglang-multi", "sglang-serial")} == {30010, 30011}
+    assert launch_profile("sglang-multi-frozen", device="cuda").port == 30020
+
+
+def test_the_first_generation_gets_the_delimiter_and_the_second_its_switch(installed):
+    old = installed("0.5.10.post1", "multi-item-scoring-delimiter")
+    profile = Profile("multi", "pytorch", "flashinfer", 0)
+    command = SGLANG.launch(profile, settings_of(old)).command
+    assert after(command, "--multi-item-scoring-delimiter") == "151643"
+    assert "--disable-radix-cache" in command and after(command, "--chunked-prefill-size") == "-1"
+    new = installed("0.5.23", "enable-mis")
+    command = SGLANG.launch(profile, settings_of(new)).command
+    assert "--enable-mis" in command and "--multi-item-scoring-delimiter" not in command
+    assert "--disable-radix-cache" not in command and "--chunked-prefill-size" not in command
+
+
+def test_a_profile_that_a_version_cannot_express_names_the_flags(installed):
+    python = installed("0.6.0")
+    profile = Profile("multi", "pytorch", "flashinfer", 0)
+    settings = settings_of(python)
+    with pytest.raises(EngineUnavailable, match=r"sglang 0\.6\.0 in .* cannot express the launch profile sglang-multi"):
+        SGLANG.launch(profile, settings)
+    reason = SGLANG.unavailable(profile, settings)
+    assert "--enable-mis" in reason and "--multi-item-scoring-delimiter" in reason
+    assert SGLANG.unavailable(Profile("serial", "pytorch"), settings) is None
+
+
+def test_the_device_chooses_flags_and_precision(installed):
+    python = installed("0.5.23", "enable-mis")
+    serial = Profile("serial", "pytorch")
+    on_cpu, on_gpu = (settings_of(python, multiitem_device=device) for device in ("cpu", "cuda"))
+    command, spec = SGLANG.launch(serial, on_gpu).command, SGLANG.launch(serial, on_cpu)
+    assert after(command, "--attention-backend") == "flashinfer" and after(command, "--dtype") == "bfloat16"
+    assert after(spec.command, "--attention-backend") == "torch_native" and after(spec.command, "--dtype") == "float32"
+    assert spec.env["SGLANG_USE_CPU_ENGINE"] == "1" and spec.env["PYTHONSAFEPATH"] == "1"
+    assert on_cpu.origins["dtype"] == "profile sglang-multi"
+
+
+def test_both_serial_baselines_differ_in_what_is_switched_off(installed):
+    settings = settings_of(installed("0.5.23", "enable-mis"))
+    same, tuned = (SGLANG.launch(Profile("serial", "pytorch", tuned=tuned), settings) for tuned in (False, True))
+    assert "--disable-radix-cache" in same.command and "--disable-radix-cache" not in tuned.command
+    assert same.key != tuned.key and same.label == "serial pytorch" and tuned.label == "tuned serial pytorch"
+
+
+def test_a_profile_brings_its_settings_and_the_user_has_the_last_word():
+    chosen = {"multiitem_multi_profile": "sgl-jax-portable"}
+    settings = settings_of(engine="sgl-jax", **chosen)
+    assert (settings.server_chunk_size, settings.mask_impl, settings.segment_threshold) == ((500,), ("auto",), 32768)
+    assert settings.origins["mask_impl"] == "profile sgl-jax-portable" and settings.backend == ("jax",)
+    settings = settings_of(engine="sgl-jax", multiitem_mask_impl="dense", **chosen)
+    assert settings.mask_impl == ("dense",) and settings.origins["mask_impl"] == "command line"
+    settings = settings_of(engine="sgl-jax", multiitem_multi_profile="sgl-jax-best-native")
+    assert settings.server_chunk_size == (64,)
+
+
+def test_an_engine_fits_the_settings_to_what_it_has():
+    settings = settings_of()
+    assert (settings.backend, settings.mask_impl, settings.semantics) == (("pytorch",), ("flashinfer",), "query_prefix")
+    with pytest.raises(UsageError, match=r"backend jax .command line.: engine sglang has pytorch only"):
+        settings_of(multiitem_backend="jax")
+    with pytest.raises(UsageError, match=r"mask_impl dense .command line.: engine sglang has flashinfer only"):
+        settings_of(multiitem_mask_impl="dense")
+
+
+def test_a_role_that_an_engine_does_not_have_is_unavailable(installed):
+    settings = settings_of(installed("0.5.23", "enable-mis"))
+    assert "no launch profile for extend servers" in SGLANG.unavailable(Profile("extend", "pytorch"), settings)
+
+
+@pytest.mark.parametrize(
+    ("python", "model", "words"),
+    [(None, "/models/m", "--engine-python PATH"), ("given", None, "name one: --model DIR")],
+)
+def test_what_is_missing_is_named(installed, python, model, words):
+    settings = settings_of(installed("0.5.23") if python else None, multiitem_model=model)
+    assert words in SGLANG.unavailable(Profile("serial", "pytorch"), settings)
+
+
+OWN = """
+[sglang-serial.flags]
+tp-size = 4
+[sglang-serial.cpu.flags]
+max-total-tokens = false
+[mine]
+engine = "sglang"
+role = "serial"
+extends = "sglang-serial-tuned"
+[mine.env]
+CUDA_VISIBLE_DEVICES = "1"
+"""
+
+
+def test_a_users_own_file_is_laid_over_the_shipped_one(tmp_path, installed):
+    path = tmp_path / "own.toml"
+    path.write_text(OWN)
+    mine = launch_profile("mine", device="cpu", own=path)
+    assert mine.env == {"CUDA_VISIBLE_DEVICES": "1", "SGLANG_USE_CPU_ENGINE": "1"} and mine.port == 30015
+    assert mine.flags["tp-size"] == 4, "what the extended profile got is passed on"
+    assert "max-total-tokens" not in mine.alternatives()[0]
+    assert "tp-size" not in launch_profile("sglang-serial", device="cpu").flags
+    python = installed("0.5.23", "tp-size")
+    settings = settings_of(python, multiitem_profiles=str(path), multiitem_serial_profile="mine")
+    assert after(SGLANG.launch(Profile("serial", "pytorch"), settings).command, "--tp-size") == "4"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", "'x' stands outside of a table"),
+        ("[a]\nflag = 1", r"\[a\] has flag; expected only"),
+        ("[a]\nengine = 'sglang'\nrole = 'multi'", "'a' has no 'port'"),
+        ("[a]\nengine = 'sglang'\nrole = 'many'\nport = 1", "role is 'many'; expected one of multi, serial, extend"),
+        ("[a]\nextends = 'b'", "'a' extends 'b', which does not exist"),
+        ("[a]\nextends = 'b'\n[b]\nextends = 'a'", "extends itself"),
+        ("[a", "not valid TOML"),
+    ],
+)
+def test_a_faulty_file_is_named_with_its_fault(tmp_path, text, words):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        read_profiles(path)
+
+
+def test_a_profile_of_another_engine_or_role_is_refused():
+    with pytest.raises(UsageError, match="'sglang-serial' starts sglang as serial; a profile of sglang for the multi"):
+        settings_of(multiitem_multi_profile="sglang-serial")
+    with pytest.raises(UsageError, match="did you mean 'sglang-multi'"):
+        settings_of(multiitem_multi_profile="sglang-mult")
+
+
+def test_a_wrong_setting_in_a_profile_is_named(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text("[sglang-multi]\nsettings = { dtype = 'float64' }")
+    settings = dataclasses.replace(settings_of(multiitem_device="cuda"), profiles=path)
+    with pytest.raises(UsageError, match="profile sglang-multi: setting dtype = 'float64' is not valid"):
+        with_profile_defaults(settings, "sglang")
+
+
+def test_flags_become_arguments():
+    flags = {"on": True, "n": 3, "many": [1, 2], "given": "{a}", "list": "{b}", "none": "{c}", "empty": "{d}"}
+    values = {"a": 0, "b": (4, 5), "c": None, "d": ()}
+    assert arguments(flags, values) == ["--on", "--n", "3", "--many", "1", "2", "--given", "0", "--list", "4", "5"]
+
+
+def test_launch_prints_the_line_that_a_run_would_use(installed):
+    python = installed("0.5.23", "enable-mis")
+    words = ["--engine-python", python, "--model=/models/m", "--device", "cuda"]
+    words[3:] = ["--multiitem-device", "cuda"]
+    settings = launch_command.settings_from(words, "sglang-multi-frozen")
+    line = launch_command.shell_line(launch_command.spec_of("sglang-multi-frozen", settings))
+    assert line.endswith("--enable-mis") and "--port 30020 " in line and "--attention-backend flashinfer" in line
+    with pytest.raises(UsageError, match="'--modle' is no option of a run"):
+        launch_command.settings_from(["--modle", "x"], None)
+    with pytest.raises(UsageError, match="--model needs a value"):
+        launch_command.settings_from(["--model"], None)

@@ -1,0 +1,68 @@
+"""The semantics probe against servers in memory: right, wrong, causal, and undecidable."""
+
+import numpy as np
+import pytest
+from stub_targets import (
+    DELIMITER,
+    baseline,
+    hashed,
+    leaking,
+    make_case,
+    multi,
+    packed,
+    packed_query_prefix,
+)
+
+from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.semantics import AS_DECLARED, measure
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.scoring.semantics import Semantics
+
+CASE = make_case(lengths=[3, 0, 4, 5, 2, 6, 7, 3])
+FIRST, QUERY = Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX
+
+
+def check(target, samples=None):
+    record = [].append if samples is None else samples.append
+    return record_of(AS_DECLARED, measure(target, baseline(), CASE, delimiter=DELIMITER, record=record))
+
+
+def causal(query, items, labels):
+    rows, seen = [], [*query]
+    for item in items:
+        seen += [DELIMITER, *item]
+        rows.append(hashed(seen, labels))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(("scores", "semantics"), [(packed, FIRST), (packed_query_prefix, QUERY)])
+def test_a_server_that_has_what_it_declares_passes(scores, semantics):
+    samples = []
+    record = check(multi(scores, semantics=semantics), samples)
+    assert record.verdict is Verdict.PASS and record.value == 0.0, record.reason
+    assert record.details["nearest"] == semantics.value and set(record.details["distances"]) == {FIRST, QUERY, "causal"}
+    assert record.samples == {"items": 6} and record.mask_attested == "dense"
+    assert "semantics" in {sample["kind"] for sample in samples}
+
+
+@pytest.mark.parametrize(("scores", "declared", "had"), [(packed, QUERY, FIRST), (packed_query_prefix, FIRST, QUERY)])
+def test_another_semantics_than_the_declared_one_fails_by_name(scores, declared, had):
+    record = check(multi(scores, semantics=declared))
+    assert record.verdict is Verdict.FAIL and f"its scores are those of {had.value}" in record.reason
+    assert record.value > 0.02 and record.details["distances"][had.value] == 0.0
+
+
+@pytest.mark.parametrize("declared", [FIRST, QUERY])
+def test_plain_causal_attention_fails_by_name(declared):
+    record = check(multi(causal, semantics=declared))
+    assert record.verdict is Verdict.FAIL and "its scores are those of causal" in record.reason
+
+
+def test_what_resembles_nothing_is_inconclusive():
+    record = check(multi(leaking(lambda i, j, n: j > i)))
+    assert record.verdict is Verdict.INCONCLUSIVE and "hardly apart" in record.reason
+
+
+def test_a_constant_decides_nothing():
+    record = check(multi(lambda query, items, labels: np.full((len(items), 2), 0.5)))
+    assert record.verdict is Verdict.INCONCLUSIVE
