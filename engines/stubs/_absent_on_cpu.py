@@ -18,7 +18,7 @@ class Absent:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Absent:
-        if attribute.startswith("__"):  # Python's own protocols must see that these are not there
+        if attribute.startswith("_"):  # Python's own protocols, such as copying, must see that these are not there
             raise AttributeError(attribute)
         return Absent(f"{self._name}.{attribute}")
 

@@ -72,7 +72,7 @@ class Run:
                 for profile in self._planned
                 if profile.model == model
                 and profile.backend != ATTACHED
-                and self._engine_of(profile).unavailable(profile, self.settings) is None
+                and self._engine_of(profile).unavailable(profile, self._settings_of(profile)) is None
             )
 
     def _forget_targets(self) -> None:
@@ -235,10 +235,10 @@ class Run:
         )
 
     def _start(self, profile: Profile) -> Target:
-        reason = self._engine_of(profile).unavailable(profile, self.settings)
+        engine, settings = self._engine_of(profile), self._settings_of(profile)
+        reason = engine.unavailable(profile, settings)
         if reason is not None:
             raise EngineUnavailable(reason)
-        engine = self._engine_of(profile)
         try:
             assert self._starter is not None  # target() has entered the profile's model
             server = self._starter.server(self._launch(profile))
@@ -246,18 +246,29 @@ class Run:
             if (refusal := engine.refusal(death.log_tail)) is not None:
                 raise EngineUnavailable(f"{engine.name} refused to start: {refusal}") from None
             raise
-        client = self._client(server.url)
-        return Target(profile, engine.name, client, server, adapter=engine, assumed_vocab_size=self.settings.vocab_size)
+        return Target(
+            profile,
+            engine.name,
+            ScoreClient(server.url, timeout=settings.request_timeout),
+            server,
+            adapter=engine,
+            assumed_vocab_size=settings.vocab_size,
+            asked=engine.asked(profile, settings),
+        )
 
     def _engine_of(self, profile: Profile) -> Engine:
         """The engine under test; the reference is always the embedded server."""
         return EMBEDDED if profile.backend == REFERENCE else self.engine
 
-    def _launch(self, profile: Profile) -> LaunchSpec:
-        return self._engine_of(profile).launch(profile, self.settings)
+    def _settings_of(self, profile: Profile) -> Settings:
+        """The settings of a server's launch; the reference computes in float32, wherever it can."""
+        if profile.backend != REFERENCE:
+            return self.settings
+        device = "cpu" if self.settings.device == "cpu" else "auto"
+        return replace(self.settings, dtype="float32", device=device, serial_profile=None, serial_port=None)
 
-    def _client(self, url: str) -> ScoreClient:
-        return ScoreClient(url, timeout=self.settings.request_timeout)
+    def _launch(self, profile: Profile) -> LaunchSpec:
+        return self._engine_of(profile).launch(profile, self._settings_of(profile))
 
     def _read_cases(self, target: Target, vocab_size: int) -> tuple[Case, ...]:
         settings = self.settings

@@ -16,10 +16,10 @@ import pytest
 from stub_targets import DELIMITER, LABELS, hashed, leaking, packed, packed_query_prefix, serial
 
 from pytest_multiitem import cli
+from pytest_multiitem.bench.statistics import ratio_interval
 from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.evaluation import check as judging
 from pytest_multiitem.evaluation.deadline import deadline
-from pytest_multiitem.evaluation.speedup import unpaired_interval
 
 SMALL = (
     "--labels", "5,6", "--delimiter", str(DELIMITER), "--vocab-size", "900", "--query-tokens", "8",
@@ -1088,10 +1088,10 @@ def test_help_imports_no_engine():
 
 def test_an_unpaired_interval():
     fast, slow = [1.0, 1.1, 0.9, 1.0, 1.05], [4.0, 4.2, 3.9, 4.1]
-    low, high = unpaired_interval(slow, fast)
+    low, high = ratio_interval(slow, fast, paired=False)
     assert 3.4 < low <= 4.05 <= high < 4.8
-    assert unpaired_interval([1.0] * 5, [2.0] * 5) == (0.5, 0.5)
-    assert unpaired_interval([1.0, 2.0], fast) is None
+    assert ratio_interval([1.0] * 5, [2.0] * 5, paired=False) == (0.5, 0.5)
+    assert ratio_interval([1.0, 2.0], fast, paired=False) is None
 
 
 def test_the_records_survive_a_round_trip(evaluated):

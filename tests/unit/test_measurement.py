@@ -62,7 +62,7 @@ def test_the_gates_of_the_contract():
 def test_a_mask_mismatch_is_a_fail_whatever_the_value(value):
     attested = Attestation("dense", 2, 14, "segment was requested, but the server executed dense")
     record = record_of(EQUIVALENCE, Measurement(multi(), value, STRONG, attested))
-    assert record.verdict is Verdict.FAIL and record.reason == attested.problem
+    assert record.verdict is Verdict.FAIL and record.reason.startswith(attested.problem)
     assert record.mask_attested == "dense" and record.items_per_sequence == 7.0
 
 

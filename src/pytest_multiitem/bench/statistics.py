@@ -22,19 +22,22 @@ def p95(seconds: Sequence[float]) -> float:
     return float(np.percentile(seconds, 95))
 
 
-def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of median(numerator) / median(denominator) over paired samples.
+def ratio_interval(
+    numerator: Sequence[float], denominator: Sequence[float], *, paired: bool = True
+) -> tuple[float, float] | None:
+    """The 95 % interval of median(numerator) / median(denominator).
 
-    A seeded percentile bootstrap over the pairs (Efron, 1979). None below three pairs.
+    A seeded percentile bootstrap (Efron, 1979): over pairs that were measured in the same block, or, where the
+    two sides were timed apart, of each sample on its own. None below three samples of either.
     """
-    if len(numerator) < 3:
+    if min(len(numerator), len(denominator)) < 3:
         return None
     from scipy.stats import bootstrap
 
     result = bootstrap(
         (np.asarray(numerator), np.asarray(denominator)),
         lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
-        paired=True,
+        paired=paired,
         vectorized=True,
         n_resamples=_RESAMPLES,
         confidence_level=0.95,

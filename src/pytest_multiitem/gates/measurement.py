@@ -60,10 +60,9 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
     if verdict is Verdict.PASS and measurement.doubt is not None:
         verdict, reason = Verdict.INCONCLUSIVE, measurement.doubt
     attestation = measurement.attestation
-    if attestation is not None and attestation.problem is not None:
-        verdict, reason = Verdict.FAIL, attestation.problem
-    if measurement.problem is not None:
-        verdict, reason = Verdict.FAIL, measurement.problem
+    for problem in (measurement.problem, None if attestation is None else attestation.problem):
+        if problem is not None:  # what was measured may say so as well
+            verdict, reason = Verdict.FAIL, f"{problem}; {reason}" if verdict is Verdict.FAIL else problem
     target, profile = measurement.target, measurement.target.profile
     value = measurement.value
     return GateRecord(
