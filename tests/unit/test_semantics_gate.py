@@ -58,11 +58,20 @@ def test_plain_causal_attention_fails_by_name(declared):
     assert record.verdict is Verdict.FAIL and "its scores are those of causal" in record.reason
 
 
-def test_what_resembles_nothing_is_inconclusive():
-    record = check(multi(leaking(lambda i, j, n: j > i)))
+@pytest.mark.parametrize(
+    "scores",
+    [leaking(lambda i, j, n: j > i), lambda query, items, labels: np.full((len(items), 2), 0.5)],
+    ids=["leaking from the right", "constant"],
+)
+def test_what_resembles_nothing_fails(scores):
+    record = check(multi(scores))
+    assert record.verdict is Verdict.FAIL and "of no other semantics either" in record.reason
+
+
+def test_a_model_on_which_all_semantics_look_alike_decides_nothing():
+    def flat(query, items, labels):
+        return np.full((len(items), 2), 0.5)
+
+    measured = measure(multi(flat), baseline(flat), CASE, delimiter=DELIMITER, record=lambda line: None)
+    record = record_of(AS_DECLARED, measured)
     assert record.verdict is Verdict.INCONCLUSIVE and "hardly apart" in record.reason
-
-
-def test_a_constant_decides_nothing():
-    record = check(multi(lambda query, items, labels: np.full((len(items), 2), 0.5)))
-    assert record.verdict is Verdict.INCONCLUSIVE

@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from pytest_multiitem.client import Scores
 from pytest_multiitem.gates.base import NOISE_FACTOR, Evidence, Gate
+from pytest_multiitem.gates.equivalence import EQUIVALENCE
 from pytest_multiitem.gates.measurement import (
     Measurement,
     Recorder,
@@ -37,7 +38,7 @@ def measure(multi: Target, serial: Target, case: Case, *, delimiter: int, record
     """Score the first items of a case packed, and every item serially as each semantics has it see its context.
 
     The declared semantics holds where it is nearest and the next one is clearly farther away; FAIL names
-    the one that is nearer.
+    the one that is nearer, or says that there is none.
     """
     declared = declared_semantics(multi)
     case = replace(case, items=tuple(item for item in case.items if item)[:_ITEMS])
@@ -46,15 +47,21 @@ def measure(multi: Target, serial: Target, case: Case, *, delimiter: int, record
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
     record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
     nearest, following = sorted(distances, key=distances.__getitem__)[:2]
-    margin = distances[following] - distances[nearest]
+    clear = distances[following] - distances[nearest] > max(NOISE_FACTOR * packed.floor, distances[nearest])
+    away = distances[declared.value]
     problem = doubt = None
-    if margin <= max(NOISE_FACTOR * packed.floor, distances[nearest]):
-        doubt = f"{nearest} ({distances[nearest]:.3g}) and {following} ({distances[following]:.3g}) are hardly apart"
-    if nearest != declared.value and doubt is None:
+    if clear and nearest != declared.value:
         problem = (
             f"the server declares {declared.value}, but its scores are those of {nearest}: {distances[nearest]:.3g} "
-            f"away from it, {distances[declared.value]:.3g} from {declared.value}"
+            f"away from it, {away:.3g} from {declared.value}"
         )
+    elif not clear and away > max(NOISE_FACTOR * packed.floor, EQUIVALENCE.limit or 0.0):
+        problem = (
+            f"the server declares {declared.value}, but its scores are {away:.3g} away from it, and those of no other "
+            f"semantics either (nearest {nearest}, {distances[nearest]:.3g})"
+        )
+    elif not clear:
+        doubt = f"{nearest} ({distances[nearest]:.3g}) and {following} ({distances[following]:.3g}) are hardly apart"
     return Measurement(
         target=multi,
         value=distances[declared.value],
