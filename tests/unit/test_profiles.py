@@ -1,6 +1,7 @@
 """Launch profiles: read, laid over each other, and turned into command lines."""
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -34,6 +35,7 @@ def installed(monkeypatch, tmp_path):
 
 
 def settings_of(python=None, engine="sglang", **more):
+    python = python or sys.executable
     given = {"multiitem_engine": engine, "multiitem_engine_python": python, "multiitem_model": "/models/m", **more}
     return choose_engine(engine).fit(resolve({k: v for k, v in given.items() if v is not None}, {}, {}))
 
@@ -118,13 +120,13 @@ def test_a_role_that_an_engine_does_not_have_is_unavailable(installed):
     assert "no launch profile for extend servers" in SGLANG.unavailable(Profile("extend", "pytorch"), settings)
 
 
-@pytest.mark.parametrize(
-    ("python", "model", "words"),
-    [(None, "/models/m", "--engine-python PATH"), ("given", None, "name one: --model DIR")],
-)
-def test_what_is_missing_is_named(installed, python, model, words):
-    settings = settings_of(installed("0.5.23") if python else None, multiitem_model=model)
-    assert words in SGLANG.unavailable(Profile("serial", "pytorch"), settings)
+def test_what_is_missing_is_named():
+    given = {"multiitem_engine": "sglang", "multiitem_engine_python": sys.executable, "multiitem_model": "/models/m"}
+    for missing, words in (("engine_python", "--engine-python PATH"), ("model", "name one: --model DIR")):
+        less = {name: value for name, value in given.items() if not name.endswith(f"multiitem_{missing}")}
+        with pytest.raises(UsageError, match=words):
+            SGLANG.fit(resolve(less, {}, {}))
+        SGLANG.fit(resolve({**less, "multiitem_multi_url": "http://127.0.0.1:1"}, {}, {}))
 
 
 OWN = """

@@ -1,12 +1,14 @@
 """The reports: everything that a run found appears, and nothing looks better than it is."""
 
+import re
+
 import pytest
 from sample_matrix import benchmark, gate_record, matrix, not_run
 
 from pytest_multiitem.gates.registry import gate_names
 from pytest_multiitem.reports import markdown, table, terminal
 from pytest_multiitem.results.published import PUBLISHED
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import ServerRecord, SettingRecord, Verdict
 
 
 def text_of(run, unmet=(), written=None, base=None):
@@ -145,6 +147,36 @@ def test_speed_ups():
     assert "4.50x" in text_of(run)
     own = rows(page, "Beside published results")[-1]
     assert own[-3:] == ["2.50", "4.50", "-"]
+
+
+def test_speed_ups_over_a_tuned_baseline_stand_in_a_row_of_their_own():
+    details = {"performance": {"32": point(8.0)}, "performance_vs_tuned_serial": {"32": point(2.5)}}
+    run = matrix([gate_record("speedup_n32_ge_3x", value=8.0, details=details)])
+    for text in (text_of(run), markdown.render(run)):
+        lines = [line for line in text.splitlines() if "x" in line and "pytorch-dense" in line]
+        assert any("8.00x" in line and "tuned" not in line for line in lines)
+        assert any("2.50x" in line and "pytorch-dense vs tuned serial" in line for line in lines)
+
+
+def test_several_models_are_a_row_each():
+    isolated, other = "same_length_isolation_zero", "jax_serial_vs_torch_serial_le_0p02"
+    gates = [gate_record(isolated, where=f"jax-segment-{model}") for model in ("one-1", "two")]
+    gates += [gate_record(other, value=value, where=model) for model, value in (("one-1", 0.25), ("two", 0.75))]
+    run = matrix(gates, settings=[SettingRecord(name="models", value="a/one-1,two", origin="command line")])
+    for text in (text_of(run), markdown.render(run)):
+        assert re.search(r"jax-segment-one-1\W.*\b0\.25\b", text) and re.search(r"jax-segment-two\W.*\b0\.75\b", text)
+        assert not re.search(r"jax-segment-one-1\W.*\b0\.75\b", text)
+
+
+def test_a_known_incompatibility_that_is_gone_is_told():
+    run = matrix([gate_record(details={"now_passes": "its heads do not fit"})])
+    assert "NOW PASSES (1 gates) although known not to: its heads do not fit" in text_of(run)
+
+
+def test_the_environment_of_an_engine_of_its_own():
+    packages = {"sglang": "0.5.23", "torch": "2"}
+    server = ServerRecord(label="serial", url="http://127.0.0.1:1", owned=True, packages=packages)
+    assert "- the engine's own environment: sglang 0.5.23, torch 2" in markdown.render(matrix(servers=[server, server]))
 
 
 @pytest.mark.parametrize("by", ["SIGTERM", None])

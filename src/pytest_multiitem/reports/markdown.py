@@ -105,7 +105,12 @@ def _servers(matrix: Matrix) -> str:
                 "`" + " ".join(server.command) + "`" if server.command else "-",
             ]
         )
-    return _table(["server", "address", "", "model", "precision", "command"], rows)
+    around = dict.fromkeys(", ".join(map(" ".join, server.packages.items())) for server in matrix.servers)
+    parts = [
+        _table(["server", "address", "", "model", "precision", "command"], rows),
+        "\n".join(f"- the engine's own environment: {packages}" for packages in around if packages),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _settings(matrix: Matrix) -> str:

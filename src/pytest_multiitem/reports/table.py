@@ -80,15 +80,17 @@ def short_test(nodeid: str) -> str:
 
 def curves(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the performance curves: speed-up over serial at each N."""
-    rows = []
-    counts: dict[str, None] = {}
-    measured = [r for r in matrix.gates if "performance" in r.details]
-    for record in measured:
-        counts.update(dict.fromkeys(record.details["performance"]))
-    for record in measured:
-        points = record.details["performance"]
-        cells = [f"{points[n]['speedup_vs_serial_p50']:.2f}x" if n in points else "" for n in counts]
-        rows.append([where(record), *cells])
+    measured = {
+        f"{where(record)}{against}": record.details[curve]
+        for record in matrix.gates
+        for curve, against in (("performance", ""), ("performance_vs_tuned_serial", " vs tuned serial"))
+        if curve in record.details
+    }
+    counts = dict.fromkeys(n for points in measured.values() for n in points)
+    rows = [
+        [name, *(f"{points[n]['speedup_vs_serial_p50']:.2f}x" if n in points else "" for n in counts)]
+        for name, points in measured.items()
+    ]
     return ["speed-up over serial, p50", *(f"N={n}" for n in counts)], rows
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.options import BACKENDS, Settings
 from pytest_multiitem.servers.engines import Engine, Profile
 from pytest_multiitem.servers.installed import Installed, inspect
@@ -103,7 +103,19 @@ class InstalledEngine(LaunchedEngine):
     environment: Mapping[str, str] = {"PYTHONSAFEPATH": "1", "PYTHONPATH": ""}
 
     def fit(self, settings: Settings) -> Settings:
-        """The device is what the machine has, unless the user says otherwise."""
+        """The device is what the machine has, unless the user says otherwise.
+
+        Raises UsageError where servers are to be started and it is not said from which environment, or with
+        which model.
+        """
+        if not (settings.multi_url or settings.serial_url):
+            if settings.engine_python is None:
+                raise UsageError(
+                    f"engine {self.name} runs from its own environment; name that environment's python: "
+                    "--engine-python PATH"
+                )
+            if not (settings.model or settings.models):
+                raise UsageError(f"engine {self.name} has no model of its own; name one: --model DIR")
         if settings.origins.get("device", "default") == "default":
             origins = {**settings.origins, "device": "detected"}
             settings = replace(settings, device=detected_device(), origins=origins)
@@ -111,17 +123,10 @@ class InstalledEngine(LaunchedEngine):
 
     def installed(self, settings: Settings) -> Installed:
         """The engine in the interpreter that the settings name. Raises EngineUnavailable."""
-        if settings.engine_python is None:
-            raise EngineUnavailable(
-                f"engine {self.name} runs from its own environment; name that environment's python: "
-                "--engine-python PATH"
-            )
-        return inspect(settings.engine_python, self.package, self.sources, self.distribution, self.surroundings)
+        return inspect(str(settings.engine_python), self.package, self.sources, self.distribution, self.surroundings)
 
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
-        """Why not: no model, no environment, or a version that cannot express the profile."""
-        if (profile.model or settings.model) is None:
-            return f"engine {self.name} has no model of its own; name one: --model DIR"
+        """Why not: no environment, or a version that cannot express the profile."""
         reason = super().unavailable(profile, settings)
         if reason is not None:
             return reason
@@ -150,7 +155,9 @@ class InstalledEngine(LaunchedEngine):
         )
 
     def packages(self, settings: Settings) -> Mapping[str, str]:
-        """What is installed around the engine."""
+        """What is installed around the engine; nothing is known of an attached one."""
+        if settings.engine_python is None:
+            return {}
         try:
             return dict(self.installed(settings).packages)
         except EngineUnavailable:
