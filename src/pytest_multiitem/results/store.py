@@ -24,7 +24,8 @@ LATEST = "latest"
 
 def new_run_id() -> str:
     """A name for a run that sorts by time and is unique on this machine."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{os.getpid()}"
 
 
 def make_run_dir(run_dir: Path) -> None:
