@@ -158,6 +158,14 @@ def test_speed_ups_over_a_tuned_baseline_stand_in_a_row_of_their_own():
         assert any("2.50x" in line and "pytorch-dense vs tuned serial" in line for line in lines)
 
 
+def test_the_gap_between_semantics_is_told():
+    distances = {"prefix_first_delim": 1e-6, "query_prefix": 0.25, "causal": 0.5}
+    record = gate_record("semantics_as_declared", semantics="prefix_first_delim", details={"distances": distances})
+    found = rows(markdown.render(matrix([record])), "Semantics")
+    assert found[0] == ["max abs diff to", "declared", *distances]
+    assert found[-1] == ["pytorch-dense", "prefix_first_delim", "1e-06", "0.25", "0.50"]
+
+
 def test_several_models_are_a_row_each():
     isolated, other = "same_length_isolation_zero", "jax_serial_vs_torch_serial_le_0p02"
     gates = [gate_record(isolated, where=f"jax-segment-{model}") for model in ("one-1", "two")]

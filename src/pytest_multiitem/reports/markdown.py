@@ -17,6 +17,7 @@ def render(matrix: Matrix) -> str:
         _section("Gates", _table(*table.pivot(matrix.gates)), _table(*table.others(matrix.gates))),
         _unhappy(matrix),
         _section("Speed-up", _table(*table.curves(matrix))),
+        _section("Semantics", _table(*table.semantics(matrix))),
         _section("Benchmarks", _table(*table.benchmarks(matrix))),
         _section("Beside published results", _published(matrix)),
         _section("Evidence", _evidence(matrix.gates)),

@@ -94,6 +94,17 @@ def curves(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     return ["speed-up over serial, p50", *(f"N={n}" for n in counts)], rows
 
 
+def semantics(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of how far packed scores are from each semantics: the declared one, and the gap to the others."""
+    measured = {where(r): r for r in matrix.gates if "distances" in r.details}
+    names = dict.fromkeys(name for record in measured.values() for name in record.details["distances"])
+    rows = [
+        [server, record.semantics or "-", *(number(record.details["distances"].get(name)) for name in names)]
+        for server, record in measured.items()
+    ]
+    return ["max abs diff to", "declared", *names], rows
+
+
 def contract(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the contract as it is published: a server a row, by model where there are several."""
     header = [
