@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import pytest
@@ -12,13 +12,22 @@ import pytest
 from pytest_multiitem.client import ScoreFailure
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.base import Gate
-from pytest_multiitem.gates.measurement import Measurement, record_of
+from pytest_multiitem.gates.measurement import Measurement, Recorder, record_of
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import BenchmarkRecord, GateRecord, Verdict
+from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.servers.target import Target
 from pytest_multiitem.session import Session, blank_record
 from pytest_multiitem.state import BENCHMARKS, RECORDS
+
+
+class AgainstSerial(Protocol):
+    """How `gates` measure a multi-item server against a serial one."""
+
+    def __call__(
+        self, multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder
+    ) -> Measurement: ...
 
 
 class GateCheck:
@@ -50,6 +59,13 @@ class GateCheck:
             record = blank_record(self.gate.name, self._item.nodeid, Verdict.FAIL, str(error))
         record.seconds = round(time.perf_counter() - start, 3)
         return self._conclude(record)
+
+    def against_serial(self, measure: AgainstSerial, multi: Target, serial: Target) -> GateRecord:
+        """`check` a measurement of a multi-item server against a serial one, on the run's requests."""
+        run = self.run
+        return self.check(
+            lambda gate: measure(multi, serial, run.cases(multi), delimiter=run.settings.delimiter, record=run.record)
+        )
 
     def not_run(self, reason: str, **details: Any) -> GateRecord:
         """End the test: the gate cannot be measured here, for this reason."""

@@ -24,7 +24,7 @@ FIRST, QUERY = Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX
 
 def check(target, samples=None):
     record = [].append if samples is None else samples.append
-    return record_of(AS_DECLARED, measure(target, baseline(), CASE, delimiter=DELIMITER, record=record))
+    return record_of(AS_DECLARED, measure(target, baseline(), [CASE], delimiter=DELIMITER, record=record))
 
 
 def causal(query, items, labels):
@@ -72,6 +72,6 @@ def test_a_model_on_which_all_semantics_look_alike_decides_nothing():
     def flat(query, items, labels):
         return np.full((len(items), 2), 0.5)
 
-    measured = measure(multi(flat), baseline(flat), CASE, delimiter=DELIMITER, record=lambda line: None)
+    measured = measure(multi(flat), baseline(flat), [CASE], delimiter=DELIMITER, record=lambda line: None)
     record = record_of(AS_DECLARED, measured)
     assert record.verdict is Verdict.INCONCLUSIVE and "hardly apart" in record.reason

@@ -81,16 +81,7 @@ class TestPrefillExtendParity:
     def test_prefill_extend_matches_serial(
         self, multiitem_gate: GateCheck, prefill_extend_server: Target, serial_server: Target
     ) -> None:
-        run = multiitem_gate.run
-        multiitem_gate.check(
-            lambda gate: equivalence.measure(
-                prefill_extend_server,
-                serial_server,
-                run.cases(prefill_extend_server),
-                delimiter=run.settings.delimiter,
-                record=run.record,
-            )
-        )
+        multiitem_gate.against_serial(equivalence.measure, prefill_extend_server, serial_server)
 
 
 def _packed(check: GateCheck, backend: str, mask: str) -> Profile:

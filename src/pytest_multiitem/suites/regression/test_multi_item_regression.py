@@ -62,16 +62,7 @@ class TestMultiItemEquivalence:
     def test_delimiter_aligned_equivalence(
         self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
     ) -> None:
-        run = multiitem_gate.run
-        multiitem_gate.check(
-            lambda gate: equivalence.measure(
-                multi_item_server,
-                serial_server,
-                run.cases(multi_item_server),
-                delimiter=run.settings.delimiter,
-                record=run.record,
-            )
-        )
+        multiitem_gate.against_serial(equivalence.measure, multi_item_server, serial_server)
 
 
 @pytest.mark.regression
@@ -82,16 +73,7 @@ class TestMultiItemSemantics:
     def test_semantics_as_declared(
         self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
     ) -> None:
-        run = multiitem_gate.run
-        multiitem_gate.check(
-            lambda gate: semantics.measure(
-                multi_item_server,
-                serial_server,
-                run.cases(multi_item_server)[0],
-                delimiter=run.settings.delimiter,
-                record=run.record,
-            )
-        )
+        multiitem_gate.against_serial(semantics.measure, multi_item_server, serial_server)
 
 
 @pytest.mark.regression
