@@ -101,7 +101,7 @@ def launch(
     if dry_run:
         print(launch_command.shell_line(spec))
         return
-    raise typer.Exit(launch_command.run(spec))
+    launch_command.run(spec)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """Launch profiles: read, laid over each other, and turned into command lines."""
 
 import dataclasses
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -207,3 +209,19 @@ def test_launch_prints_the_line_that_a_run_would_use(installed):
         launch_command.settings_from(["--modle", "x"], None)
     with pytest.raises(UsageError, match="--model needs a value"):
         launch_command.settings_from(["--model"], None)
+
+
+def test_a_launch_becomes_the_server(tmp_path):
+    """A signal to ``multiitem launch`` ends the server itself: there is one process, not two."""
+    server = tmp_path / "server"
+    server.write_text("#!/bin/sh\necho $$ $MARK\nexec sleep 30\n")
+    server.chmod(0o755)
+    code = (
+        "from pytest_multiitem.servers.launch_command import run\n"
+        "from pytest_multiitem.servers.process import LaunchSpec\n"
+        f"run(LaunchSpec('it', ({str(server)!r},), {{'MARK': 'm'}}))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline().split() == [str(process.pid), "m"]
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM

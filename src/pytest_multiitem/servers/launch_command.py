@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.options import OPTIONS, Settings, resolve
@@ -88,11 +87,10 @@ def listing(settings: Settings) -> str:
     return "".join(f"{name:<22} {engine:<9} {role:<7} {about}\n" for name, engine, role, about in rows)
 
 
-def run(spec: LaunchSpec) -> int:
-    """Run the server until it ends or is interrupted; its exit status."""
+def run(spec: LaunchSpec) -> NoReturn:
+    """Become the server: signals reach it as they would reach this process, and nothing outlives it."""
     env = {**os.environ, **{name: value for name, value in spec.env.items() if value is not None}}
-    with subprocess.Popen(spec.command, env=env) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the terminal has told the server as well
-            return process.wait(timeout=spec.stop_grace + 5)
+    try:
+        os.execvpe(spec.command[0], spec.command, env)
+    except OSError as error:
+        raise UsageError(f"{spec.command[0]} cannot be run: {error.strerror}") from None
