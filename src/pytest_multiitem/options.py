@@ -6,7 +6,6 @@ value over the default; each value of :class:`Settings` knows where it came from
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
 
 BACKENDS = ("pytorch", "jax")
@@ -67,10 +66,8 @@ def _choice(choices: Sequence[str], *, many: bool = False, everything: bool = Fa
         for word in words:
             if word not in choices:
                 valid = [*choices, *(["all"] if everything else [])]
-                near = difflib.get_close_matches(word, valid, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
                 kind = "a comma-separated list of" if many else "one of"
-                raise ValueError(f"expected {kind} {', '.join(valid)}{hint}")
+                raise ValueError(f"expected {kind} {', '.join(valid)}{did_you_mean(word, valid)}")
         return tuple(dict.fromkeys(words)) if many else words[0]
 
     return parse
@@ -123,7 +120,8 @@ def _flag(text: str) -> bool:
     raise ValueError("expected 1 or 0 (true/false, yes/no, on/off)")
 
 
-def _url(text: str) -> str:
+def parse_url(text: str) -> str:
+    """An http(s) address without a slash at its end. Raises ValueError for anything else."""
     try:
         parts = urlsplit(text)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -330,9 +328,9 @@ OPTIONS: tuple[Option, ...] = (
            _integer(1, 65_535), "PORT"),
     Option("serial_port", None, "port of the (first) serial server; default: the first free one from 30011 on",
            _integer(1, 65_535), "PORT"),
-    Option("multi_url", None, "attach to a running multi-item server instead of starting one", _url, "URL",
+    Option("multi_url", None, "attach to a running multi-item server instead of starting one", parse_url, "URL",
            short=True),
-    Option("serial_url", None, "attach to a running serial server instead of starting one", _url, "URL",
+    Option("serial_url", None, "attach to a running serial server instead of starting one", parse_url, "URL",
            short=True),
     Option(
         "api_key_env",

@@ -30,9 +30,6 @@ from pytest_multiitem.state import ATTACHED, REFERENCE
 
 T = TypeVar("T")
 
-#: Drawn from where a server does not tell its vocabulary; every known Qwen model has more.
-_ASSUMED_VOCABULARY = 30_000
-
 
 class Run:
     """One process's view of a run. Made on first use; a project that never uses it makes none."""
@@ -109,7 +106,7 @@ class Run:
 
     def cases(self, target: Target) -> tuple[Case, ...]:
         """The requests that gates are measured on: the user's workload, or the built-in cases."""
-        vocab_size = target.vocab_size or _ASSUMED_VOCABULARY
+        vocab_size = target.vocab_size or cases.ASSUMED_VOCABULARY
         key = (target.model, vocab_size)
         if key not in self._cases:
             self._cases[key] = self._read_cases(target, vocab_size)
@@ -152,7 +149,7 @@ class Run:
     def equal_length_case(self, target: Target, query_tokens: int, num_items: int, item_tokens: int) -> Case:
         """A seeded request of a given shape."""
         settings = self.settings
-        vocab_size = target.vocab_size or _ASSUMED_VOCABULARY
+        vocab_size = target.vocab_size or cases.ASSUMED_VOCABULARY
         return cases.equal_length_case(
             seed=settings.seed,
             query_tokens=query_tokens,
@@ -280,18 +277,9 @@ class Run:
                 vocab_size=vocab_size,
                 empty_item=target.adapter is not None and target.adapter.allows_empty_items,
             )
-        encode = None
-        if target.tokenizer_file is not None:
-            from tokenizers import Tokenizer
-
-            tokenizer = Tokenizer.from_file(str(target.tokenizer_file))
-
-            def encode(text: str) -> list[int]:
-                return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
         return cases.read_workload(
             settings.workload,
-            encode=encode,
+            encode=target.encode,
             labels=settings.labels,
             delimiter=settings.delimiter,
             vocab_size=vocab_size,

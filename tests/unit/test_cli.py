@@ -7,7 +7,7 @@ import sys
 import pytest
 from sample_matrix import gate_record, matrix, not_run
 
-from pytest_multiitem import __version__, cli
+from pytest_multiitem import __version__
 from pytest_multiitem.reports import markdown
 from pytest_multiitem.results import store
 
@@ -15,20 +15,6 @@ SIZES = {
     "hidden-size": 16, "intermediate-size": 24, "num-hidden-layers": 1, "num-attention-heads": 2,
     "num-key-value-heads": 1, "head-dim": 8, "vocab-size": 60,
 }  # fmt: skip
-
-
-@pytest.fixture
-def multiitem(monkeypatch, capsys):
-    """Run ``multiitem`` with the given words; gives exit status, standard output and standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["multiitem", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run
 
 
 def sizes(**change):

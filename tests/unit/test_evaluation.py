@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from stub_targets import DELIMITER, LABELS, hashed, leaking, packed, packed_query_prefix, serial
 
-from pytest_multiitem import cli
 from pytest_multiitem.bench.statistics import ratio_interval
 from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.evaluation import check as judging
@@ -28,20 +27,6 @@ SMALL = (
 GATES = [gate.name for gate in judging.RELEASE_GATES]
 SAME, CHANGED, EQUIVALENCE, SPEEDUP, PARITY = GATES
 PARITY_FIELD = "max_abs_diff_jax_serial_vs_torch_serial"
-
-
-@pytest.fixture
-def multiitem(monkeypatch, capsys):
-    """Run ``multiitem`` with the given words; gives exit status, standard output and standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["multiitem", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ class CurvePoint:
     def as_dict(self) -> dict[str, Any]:
         """For the results; the p95 of so few runs is an interpolation and marked as one."""
         return {
-            "serial": _summary(self.serial_sec, self.num_items),
-            "multi": _summary(self.multi_sec, self.num_items),
+            "serial": summary(self.serial_sec, self.num_items),
+            "multi": summary(self.multi_sec, self.num_items),
             "speedup_vs_serial_p50": self.speedup,
             "speedup_interval_95": self.interval,
         }
@@ -77,9 +77,9 @@ def measure_curves(
             sides = [(serial, singles), *((multi, whole) for multi in multis)]
             times: dict[Profile, list[float]] = {target.profile: [] for target, _ in sides}
             for _ in range(warmup_runs):
-                _run(serial, _one_of_each_shape(case))
+                run_requests(serial, one_of_each_shape(case))
                 for multi in multis:
-                    _run(multi, whole)
+                    run_requests(multi, whole)
             _time_blocks(sides, timed_runs(count), times)
             finished = _points(count, serial.profile, times)
             further = max((further_runs(point) for point in finished.values()), default=0)
@@ -93,7 +93,7 @@ def _time_blocks(sides: _Sides, blocks: int, times: _Times) -> None:
     """Run every side once a block, in an order that turns round, and append the seconds to ``times``."""
     for block in range(blocks):
         for target, requests in sides if block % 2 else reversed(sides):
-            times[target.profile].append(_run(target, requests))
+            times[target.profile].append(run_requests(target, requests))
 
 
 def _points(count: int, serial: Profile, times: _Times) -> dict[Profile, CurvePoint]:
@@ -105,13 +105,14 @@ def _points(count: int, serial: Profile, times: _Times) -> dict[Profile, CurvePo
     }
 
 
-def _one_of_each_shape(case: Case) -> list[PreparedRequest]:
+def one_of_each_shape(case: Case) -> list[PreparedRequest]:
     """One-item requests of every item length: enough to warm up all N of them."""
     items = {len(item): item for item in case.items}
     return [prepare(case.query, [item], case.labels) for item in items.values()]
 
 
-def _run(target: Target, requests: Sequence[PreparedRequest]) -> float:
+def run_requests(target: Target, requests: Sequence[PreparedRequest]) -> float:
+    """Seconds that all requests took, one after the other; answers are read after the clock has stopped."""
     with target.watch():
         answers = [target.client.timed_send(request) for request in requests]
     for request, (_, response) in zip(requests, answers, strict=True):
@@ -119,7 +120,8 @@ def _run(target: Target, requests: Sequence[PreparedRequest]) -> float:
     return sum(seconds for seconds, _ in answers)
 
 
-def _summary(seconds: Sequence[float], items: int) -> dict[str, Any]:
+def summary(seconds: Sequence[float], items: int) -> dict[str, Any]:
+    """Times of runs of N = ``items``, for results; a p95 of few runs is an interpolation and marked as one."""
     return {
         "latencies_sec": list(seconds),
         "p50_sec": p50(seconds),

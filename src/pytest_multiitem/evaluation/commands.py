@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.options import OPTIONS
 
 _OPTIONS = {option.name: option for option in OPTIONS}
@@ -196,7 +195,6 @@ def _required(text: str | None, known: list[str]) -> list[str]:
         return known
     for word in words:
         if word not in known:
-            near = difflib.get_close_matches(word, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(word, known)
             raise UsageError(f"--require {word!r} is no release gate; expected {', '.join(known)} or all{hint}")
     return words

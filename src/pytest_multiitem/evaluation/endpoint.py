@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from pytest_multiitem.client import PreparedRequest, ScoreClient, ScoreFailure, Scores
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.evaluation.deadline import deadline
+from pytest_multiitem.options import parse_url
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Profile, Role, choose_engine
 from pytest_multiitem.servers.target import Target
@@ -125,15 +125,10 @@ def base_url(text: str) -> str:
 
     Raises UsageError for what is no address.
     """
-    url = text.rstrip("/").removesuffix("/v1/score")
     try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        valid = False
-    if not valid:
-        raise UsageError(f"--url {text!r} is not valid: expected an address such as http://127.0.0.1:30010")
-    return url
+        return parse_url(text.rstrip("/").removesuffix("/v1/score"))
+    except ValueError as error:
+        raise UsageError(f"--url {text!r} is not valid: {error}") from None
 
 
 def _multi_profile(url: str, info: dict[str, Any], said: Said, backend: str) -> Profile:

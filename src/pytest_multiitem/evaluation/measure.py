@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_multiitem.bench.statistics import P95_SAMPLES, p50, p95
-from pytest_multiitem.client import PreparedRequest, ScoreFailure, Scores, prepare, read_scores
+from pytest_multiitem.bench.curve import one_of_each_shape, run_requests, summary
+from pytest_multiitem.client import ScoreFailure, Scores, prepare
 from pytest_multiitem.evaluation.records import (
     Alignment,
     Attested,
@@ -194,31 +194,12 @@ def _time(target: Target, case: Case, into: Evaluation, *, warmup_runs: int, tim
     read after it stops."""
     if into.mode == "serial":
         timed = [prepare(case.query, [item], case.labels) for item in case.items]
-        of_each_shape = {len(item): item for item in case.items}
-        warm = [prepare(case.query, [item], case.labels) for item in of_each_shape.values()]
+        warm = one_of_each_shape(case)
     else:
         timed = warm = [prepare(case.query, case.items, case.labels)]
     for _ in range(warmup_runs):
-        _run(target, warm)
+        run_requests(target, warm)
     seconds: list[float] = []
     for _ in range(timed_runs):
-        seconds.append(_run(target, timed))
-        into.performance[str(len(case.items))] = _timing(seconds, len(case.items))
-
-
-def _run(target: Target, requests: Sequence[PreparedRequest]) -> float:
-    answers = [target.client.timed_send(request) for request in requests]
-    for request, (_, response) in zip(requests, answers, strict=True):
-        read_scores(response, request)
-    return sum(seconds for seconds, _ in answers)
-
-
-def _timing(seconds: Sequence[float], items: int) -> Timing:
-    return Timing(
-        latencies_sec=list(seconds),
-        p50_sec=p50(seconds),
-        p95_sec=p95(seconds),
-        items_per_sec_p50=items / p50(seconds),
-        items_per_sec_p95=items / p95(seconds),
-        p95_interpolated=len(seconds) < P95_SAMPLES,
-    )
+        seconds.append(run_requests(target, timed))
+        into.performance[str(len(case.items))] = Timing(**summary(seconds, len(case.items)))

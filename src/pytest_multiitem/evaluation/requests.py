@@ -9,9 +9,6 @@ from pathlib import Path
 
 from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case, read_workload
 
-#: Drawn from where a server does not tell its vocabulary; every known Qwen model has more.
-ASSUMED_VOCABULARY = 30_000
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -54,14 +51,14 @@ def built_in(shape: Shape) -> Requests:
     return Requests((mixed,), timed)
 
 
-def workload(path: Path, shape: Shape, tokenizer_file: Path | None) -> Requests:
+def workload(path: Path, shape: Shape, encode: Callable[[str], list[int]] | None) -> Requests:
     """A user's own requests; to time, the first query with the items of all requests in turn.
 
-    ``tokenizer_file`` turns text into ids; None where there is none here. Raises UsageError naming the line.
+    ``encode`` turns text into ids; None where no tokenizer is at hand. Raises UsageError naming the line.
     """
     cases = read_workload(
         path,
-        encode=None if tokenizer_file is None else _encoder(tokenizer_file),
+        encode=encode,
         labels=shape.labels,
         delimiter=shape.delimiter,
         vocab_size=shape.vocab_size,
@@ -69,10 +66,3 @@ def workload(path: Path, shape: Shape, tokenizer_file: Path | None) -> Requests:
     items = tuple(islice(cycle([item for case in cases for item in case.items]), max(shape.counts)))
     first = cases[0]
     return Requests(cases, Case("timed", first.query, items, first.labels, first.pool))
-
-
-def _encoder(tokenizer_file: Path) -> Callable[[str], list[int]]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)

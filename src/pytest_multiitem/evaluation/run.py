@@ -21,9 +21,10 @@ from pytest_multiitem.evaluation.endpoint import (
 )
 from pytest_multiitem.evaluation.measure import measure
 from pytest_multiitem.evaluation.records import EVALUATION_SCHEMA, Evaluation, Isolation
-from pytest_multiitem.evaluation.requests import ASSUMED_VOCABULARY, Requests, Shape, built_in, workload
+from pytest_multiitem.evaluation.requests import Requests, Shape, built_in, workload
 from pytest_multiitem.results.machine import machine_info
 from pytest_multiitem.results.store import utc_now
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY
 from pytest_multiitem.servers.target import Target
 
 
@@ -95,7 +96,7 @@ def _requests(options: Options, target: Target) -> Requests:
     )
     if options.workload is None:
         return built_in(shape)
-    requests = workload(options.workload, shape, target.tokenizer_file)
+    requests = workload(options.workload, shape, target.encode)
     for case in requests.cases:
         if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
             raise UsageError(f"request {case.name!r} is not sent: {harm}")

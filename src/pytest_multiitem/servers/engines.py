@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.options import BACKENDS, Settings
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.layout import Semantics
@@ -147,7 +146,5 @@ def choose_engine(name: str, further: Iterable[Engine] = ()) -> Engine:
     """
     known = {**shipped_engines(), **{engine.name: engine for engine in further}}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(known)}{hint}")
+        raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
     return known[name]

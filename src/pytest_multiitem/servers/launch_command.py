@@ -13,7 +13,7 @@ from pytest_multiitem.options import OPTIONS, Settings, resolve
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Profile, choose_engine
 from pytest_multiitem.servers.launched import LaunchedEngine
-from pytest_multiitem.servers.process import LaunchSpec
+from pytest_multiitem.servers.process import LaunchSpec, environment
 from pytest_multiitem.servers.profiles import launch_profile, read_profiles
 
 
@@ -89,8 +89,7 @@ def listing(settings: Settings) -> str:
 
 def run(spec: LaunchSpec) -> NoReturn:
     """Become the server: signals reach it as they would reach this process, and nothing outlives it."""
-    env = {**os.environ, **{name: value for name, value in spec.env.items() if value is not None}}
     try:
-        os.execvpe(spec.command[0], spec.command, env)
+        os.execvpe(spec.command[0], spec.command, environment(spec.env))
     except OSError as error:
         raise UsageError(f"{spec.command[0]} cannot be run: {error.strerror}") from None

@@ -74,9 +74,8 @@ class LaunchedEngine(Engine):
         flags = self.chosen_flags(launch, settings)
         command = [*self.program(profile, settings), "--host", "127.0.0.1", "--port", "{port}"]
         command += arguments(flags, _values(profile, settings))
-        wanted = {"multi": settings.multi_port, "serial": settings.serial_port}.get(profile.role)
-        if profile.tuned:
-            wanted = None
+        ports = {} if profile.tuned else {"multi": settings.multi_port, "serial": settings.serial_port}
+        wanted = ports.get(profile.role)
         return LaunchSpec(
             label=profile.label,
             command=tuple(command),
@@ -99,7 +98,7 @@ class InstalledEngine(LaunchedEngine):
     sources: str
     distribution: str
     surroundings: tuple[str, ...]
-    # The directory of the run must not shadow the engine's modules; and no server looks for models by itself.
+    # Neither the directory of the run nor this interpreter's path may shadow the engine's modules.
     environment: Mapping[str, str] = {"PYTHONSAFEPATH": "1", "PYTHONPATH": ""}
 
     def fit(self, settings: Settings) -> Settings:

@@ -151,7 +151,7 @@ def start(spec: LaunchSpec, *, lease: Path, directory: Path, log_path: Path) -> 
                 log.flush()
                 guard = subprocess.Popen(
                     [*_guard_command(lease, directory, spec.stop_grace), "--", *command],
-                    env=_environment(spec.env),
+                    env=environment(spec.env),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -278,7 +278,7 @@ def _guard_command(lease: Path, directory: Path, grace: float) -> list[str]:
     return [sys.executable, "-I", "-S", str(_GUARD), *files, "--grace", str(grace)]
 
 
-def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     merged = {**os.environ, "PYTHONUNBUFFERED": "1", **changes}
     return {name: value for name, value in merged.items() if value is not None}
 

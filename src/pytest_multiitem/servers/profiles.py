@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.options import OPTIONS, Settings
 
 SHIPPED = Path(__file__).with_name("profiles.toml")
@@ -67,9 +66,9 @@ def launch_profile(name: str, *, device: str, own: Path | None = None) -> Launch
     """The profile called ``name`` as it is on a device. Raises UsageError listing those that exist."""
     tables = read_profiles(own)
     if name not in tables:
-        near = difflib.get_close_matches(name, tables, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UsageError(f"no launch profile is called {name!r}; expected one of {', '.join(tables)}{hint}")
+        raise UsageError(
+            f"no launch profile is called {name!r}; expected one of {', '.join(tables)}{did_you_mean(name, tables)}"
+        )
     table = _resolved(tables, name)
     if device == "cpu":
         table = _merged(table, table.get("cpu", {}))
@@ -137,7 +136,7 @@ def _with_defaults(settings: Settings, profile: LaunchProfile) -> Settings:
     for name, text in profile.settings.items():
         if name not in options:
             raise UsageError(f"profile {profile.name}: no setting is called {name!r}")
-        if origins.get(name, "default") not in ("default", *(f"profile {p}" for p in read_profiles(settings.profiles))):
+        if not origins.get(name, "default").startswith(("default", "profile ")):
             continue
         try:
             changed[name] = options[name].parse(str(text))

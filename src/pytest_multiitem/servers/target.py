@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,10 +79,15 @@ class Target:
         return self.assumed_vocab_size or (told if isinstance(told, int) else None)
 
     @property
-    def tokenizer_file(self) -> Path | None:
-        """The served model's tokenizer.json, where it lies on this machine."""
+    def encode(self) -> Callable[[str], list[int]] | None:
+        """Text to token ids by the served model's tokenizer.json; None where that does not lie on this machine."""
         path = Path(self.model or "") / "tokenizer.json"
-        return path if self.model and path.is_file() else None
+        if not self.model or not path.is_file():
+            return None
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(path))
+        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     def score(self, case: Case) -> Scores:
         """The softmax scores [N, K] of a case. Raises ScoreFailure, or ServerDied with the log's end."""

@@ -1,0 +1,21 @@
+"""Fixtures of several unit tests."""
+
+import sys
+
+import pytest
+
+from pytest_multiitem import cli
+
+
+@pytest.fixture
+def multiitem(monkeypatch, capsys):
+    """Run ``multiitem`` with the given words; gives exit status, standard output and standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["multiitem", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run
