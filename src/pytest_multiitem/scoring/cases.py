@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ TokenIds = tuple[int, ...]
 
 #: Token ids that are drawn from where a server does not tell its vocabulary; every known Qwen model has more.
 ASSUMED_VOCABULARY = 30_000
+#: The schema of a workload that is one JSON file.
+CANONICAL_WORKLOAD = "canonical_score_workload_v1"
 
 
 @dataclass(frozen=True)
@@ -138,28 +140,21 @@ def read_workload(
     vocab_size: int,
 ) -> tuple[Case, ...]:
     """A user's requests from JSON lines: ``query`` and ``items`` (text, or token ids), optional
-    ``label_token_ids`` (default: ``labels``) and ``id``.
+    ``label_token_ids`` (default: ``labels``) and ``id``; or those of a canonical workload file.
 
     ``encode`` turns text into token ids; None where no tokenizer is at hand. Raises UsageError
-    naming the line and what is wrong with it.
+    naming the line, or the request, and what is wrong with it.
     """
-    cases = []
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read workload {path}: {error.strerror}") from None
-    # Only a line feed ends a line: JSON text may hold the further separators that str.splitlines knows.
-    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
-        if not line.strip():
-            continue
+    cases = []
+    for where, raw in _raw_requests(path, content.removeprefix(codecs.BOM_UTF8)):
 
-        def wrong(problem: str, at: int = number) -> UsageError:
-            return UsageError(f"workload {path}, line {at}: {problem}")
+        def wrong(problem: str, where: str = where) -> UsageError:
+            return UsageError(f"workload {path}, {where}: {problem}")
 
-        try:
-            raw = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise wrong(f"not valid JSON ({error}); expected one request object a line") from None
         if not isinstance(raw, dict):
             raise wrong(f"expected an object with query and items, got {type(raw).__name__}")
         if not isinstance(raw.get("items"), list) or not raw["items"]:
@@ -187,11 +182,44 @@ def read_workload(
         if not isinstance(own_labels, list) or not own_labels:
             raise wrong(f"'label_token_ids' must be a list with at least one token id, got {own_labels!r:.80}")
         own_labels = ids(own_labels, "'label_token_ids'")
-        name = str(raw.get("id") or f"line {number}")
-        cases.append(Case(name, query, items, own_labels, ()))
+        cases.append(Case(str(raw.get("id") or where), query, items, own_labels, ()))
     if not cases:
         raise UsageError(f"workload {path} holds no request; expected one JSON object a line")
     pool = tuple(sorted({token for case in cases for item in case.items for token in item}))
     if len(pool) < 2:
         raise UsageError(f"workload {path}: all items together hold {len(pool)} distinct token; nothing to mutate")
     return tuple(Case(c.name, c.query, c.items, c.labels, pool) for c in cases)
+
+
+def _raw_requests(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
+    """Every request of a workload: where it stands, and its fields, named as in JSON lines."""
+    try:
+        whole = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        whole = None  # several lines
+    if isinstance(whole, dict) and "schema_version" in whole and "query" not in whole:
+        yield from _canonical_requests(path, whole)
+        return
+    # Only a line feed ends a line: JSON text may hold the further separators that str.splitlines knows.
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield f"line {number}", msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise UsageError(
+                    f"workload {path}, line {number}: not valid JSON ({error}); expected one request object a line"
+                ) from None
+
+
+def _canonical_requests(path: Path, workload: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    if workload["schema_version"] != CANONICAL_WORKLOAD:
+        raise UsageError(
+            f"workload {path} is a {workload['schema_version']!r:.80} file; expected JSON lines of requests, or a "
+            f"{CANONICAL_WORKLOAD} file"
+        )
+    if not isinstance(workload.get("requests"), list):
+        raise UsageError(f"workload {path}: 'requests' must be a list; write a workload with: multiitem workload")
+    names = {"request_id": "id", "query_token_ids": "query", "items_token_ids": "items"}
+    for index, raw in enumerate(workload["requests"]):
+        fields = {names.get(key, key): value for key, value in raw.items()} if isinstance(raw, dict) else raw
+        yield f"requests[{index}]", fields

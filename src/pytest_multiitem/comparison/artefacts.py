@@ -1,0 +1,96 @@
+"""Reading and writing the artefacts: schema by name, unknown fields kept, written atomically."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from pytest_multiitem.comparison.records import (
+    COMPARISON_SCHEMA,
+    MATRIX_SCHEMA,
+    WORKLOAD_SCHEMA,
+    Comparison,
+    ScoreMatrix,
+    Workload,
+)
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.store import write_atomically
+
+Record = TypeVar("Record", Workload, ScoreMatrix, Comparison)
+
+#: Every schema by its name.
+SCHEMAS: dict[str, type[Workload] | type[ScoreMatrix] | type[Comparison]] = {
+    WORKLOAD_SCHEMA: Workload,
+    MATRIX_SCHEMA: ScoreMatrix,
+    COMPARISON_SCHEMA: Comparison,
+}
+_ADVICE = {
+    WORKLOAD_SCHEMA: "write one with: multiitem workload",
+    MATRIX_SCHEMA: "measure one with: multiitem compare run",
+    COMPARISON_SCHEMA: "write one with: multiitem compare MATRIX.json …",
+}
+
+
+@dataclass(frozen=True)
+class Artefact(Generic[Record]):
+    """A file's record, and the whole decoded content with the fields that the record does not know."""
+
+    path: Path
+    record: Record
+    content: dict[str, Any]
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A file's JSON object; NaN and Infinity are read as what they are. Raises UsageError."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no object; expected one with a schema_version of {', '.join(SCHEMAS)}")
+    return content
+
+
+def read(path: Path, kind: type[Record]) -> Artefact[Record]:
+    """Read an artefact of one kind. Raises UsageError naming the field that is missing or wrong."""
+    schema = next(name for name, known in SCHEMAS.items() if known is kind)
+    content = load_json(path)
+    named = content.get("schema_version")
+    if named != schema:
+        said = "has no schema_version" if named is None else f"is a {named!r} file"
+        raise UsageError(f"{path} {said}; expected {schema}; {_ADVICE[schema]}")
+    try:
+        return Artefact(path, msgspec.convert(content, kind), content)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path} is no {schema} file: {error}; {_ADVICE[schema]}") from None
+
+
+def write(path: Path, record: Workload | ScoreMatrix | Comparison, over: dict[str, Any] | None = None) -> None:
+    """Write an artefact atomically; ``over``: the content it was read from, whose unknown fields are kept.
+
+    Raises UsageError where it cannot be written.
+    """
+    content = msgspec.to_builtins(record)
+    if over is not None:
+        content = _with_unknown(content, over)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _with_unknown(new: Any, old: Any) -> Any:
+    """``new``, with the keys that only ``old`` has, at every depth; lists match element by element."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        merged = {key: _with_unknown(value, old[key]) if key in old else value for key, value in new.items()}
+        return {**merged, **{key: value for key, value in old.items() if key not in new}}
+    if isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        return [_with_unknown(*pair) for pair in zip(new, old, strict=True)]
+    return new
