@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import starmap
 
 from pytest_multiitem.reports import table
+from pytest_multiitem.reports.baseline import baseline
+from pytest_multiitem.reports.blocks import escape, markdown_table, section
 from pytest_multiitem.results.published import HARDWARE, PUBLISHED, Published
 from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
 
@@ -14,18 +16,19 @@ def render(matrix: Matrix) -> str:
     """The report as Markdown."""
     sections = [
         _head(matrix),
-        _section("Gates", _table(*table.pivot(matrix.gates)), _table(*table.others(matrix.gates))),
+        section("Gates", markdown_table(*table.pivot(matrix.gates)), markdown_table(*table.others(matrix.gates))),
         _unhappy(matrix),
-        _section("Speed-up", _table(*table.curves(matrix))),
-        _section("Semantics", _table(*table.semantics(matrix))),
-        _section("Benchmarks", _table(*table.benchmarks(matrix))),
-        _section("Beside published results", _published(matrix)),
-        _section("Evidence", _evidence(matrix.gates)),
-        _section("Servers", _servers(matrix)),
-        _section("Settings", _settings(matrix)),
-        _section("Machine and versions", _machine(matrix)),
+        section("Speed-up", markdown_table(*table.curves(matrix))),
+        section("Semantics", markdown_table(*table.semantics(matrix))),
+        section("Benchmarks", markdown_table(*table.benchmarks(matrix))),
+        section("Against the baseline", markdown_table(*baseline(matrix.gates))),
+        section("Beside published results", _published(matrix)),
+        section("Evidence", _evidence(matrix.gates)),
+        section("Servers", _servers(matrix)),
+        section("Settings", _settings(matrix)),
+        section("Machine and versions", _machine(matrix)),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return "\n\n".join(part for part in sections if part) + "\n"
 
 
 def _head(matrix: Matrix) -> str:
@@ -49,8 +52,8 @@ def _unhappy(matrix: Matrix) -> str:
     records = table.unhappy(matrix.gates)
     if not records:
         return ""
-    lines = [f"- **{r.verdict.value}** `{r.gate}` ({table.where(r)}): {_escape(r.reason)}" for r in records]
-    return _section("What is not a PASS", "\n".join(lines))
+    lines = [f"- **{r.verdict.value}** `{r.gate}` ({table.where(r)}): {escape(r.reason)}" for r in records]
+    return section("What is not a PASS", "\n".join(lines))
 
 
 def _evidence(records: Sequence[GateRecord]) -> str:
@@ -78,14 +81,14 @@ def _evidence(records: Sequence[GateRecord]) -> str:
         "gate", "for", "verdict", "value", "limit", "noise floor", "leak visibility", "score spread", "samples",
         "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
     ]  # fmt: skip
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _published(matrix: Matrix) -> str:
     header, own = table.contract(matrix)
     rows = [_published_row(p) for p in PUBLISHED] + [[f"**{name}**", *cells] for name, *cells in own]
     note = f"Published rows: {HARDWARE}. Rows in bold: this run."
-    return _table(header, rows) + f"\n\n{note}"
+    return markdown_table(header, rows) + f"\n\n{note}"
 
 
 def _published_row(row: Published) -> list[str]:
@@ -108,32 +111,16 @@ def _servers(matrix: Matrix) -> str:
         )
     around = dict.fromkeys(", ".join(map(" ".join, server.packages.items())) for server in matrix.servers)
     parts = [
-        _table(["server", "address", "", "model", "precision", "command"], rows),
+        markdown_table(["server", "address", "", "model", "precision", "command"], rows),
         "\n".join(f"- the engine's own environment: {packages}" for packages in around if packages),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _settings(matrix: Matrix) -> str:
-    return _table(["setting", "value", "from"], [[s.name, s.value, s.origin] for s in matrix.settings])
+    return markdown_table(["setting", "value", "from"], [[s.name, s.value, s.origin] for s in matrix.settings])
 
 
 def _machine(matrix: Matrix) -> str:
     facts = {**{k: str(v) for k, v in matrix.machine.items()}, **matrix.versions}
     return "\n".join(starmap("- {}: {}".format, facts.items()))
-
-
-def _section(title: str, *parts: str) -> str:
-    body = "\n\n".join(part for part in parts if part)
-    return f"## {title}\n\n{body}" if body else ""
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_escape(c) for c in line) + " |" for line in lines)
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-
 from pytest_multiitem.reports import table
+from pytest_multiitem.reports.baseline import baseline
+from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.results import store
 from pytest_multiitem.results.records import Matrix, Verdict
 
@@ -29,10 +26,10 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
     found: list[Line] = []
     if matrix is not None:
         for content in (table.pivot(matrix.gates), table.others(matrix.gates), table.curves(matrix),
-                        table.benchmarks(matrix)):  # fmt: skip
-            found += [(text, {}) for text in _render(*content)]
+                        table.benchmarks(matrix), baseline(matrix.gates)):  # fmt: skip
+            found += [(text, {}) for text in terminal_table(*content)]
         if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
-            found += [(text, {}) for text in _render(*table.contract(matrix))]
+            found += [(text, {}) for text in terminal_table(*table.contract(matrix))]
         if not matrix.complete:
             found.append((f"incomplete: {matrix.interrupted_by or 'the run ended early'}", {"red": True}))
         for (verdict, gate, reason), count in _reasons(matrix).items():
@@ -65,16 +62,3 @@ def _now_passing(matrix: Matrix) -> Counter[str]:
 
 def _first_line(text: str) -> str:
     return text.partition("\n")[0][:240]
-
-
-def _render(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return []
-    grid = Table(box=SIMPLE, show_edge=False, pad_edge=False)
-    for name in header:
-        grid.add_column(name, no_wrap=True)
-    for row in rows:
-        grid.add_row(*row)
-    out = StringIO()
-    Console(file=out, width=400, color_system=None, markup=False, emoji=False).print(grid)
-    return [*(line.rstrip() for line in out.getvalue().splitlines()), ""]

@@ -1,0 +1,40 @@
+"""The table of a run's timings against a saved baseline; the terminal, the Markdown report and the command show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pytest_multiitem.baselines.judging import CellVerdict
+from pytest_multiitem.gates.regression import NO_REGRESSION
+from pytest_multiitem.results.records import GateRecord
+
+
+def baseline(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every timing of the baseline by every condition, with ratio, interval and verdict."""
+    header = ["timing", "condition", "new/baseline", "95 % interval", "runs", "verdict", ""]
+    rows: list[list[str]] = []
+    for record in records:
+        if record.gate == NO_REGRESSION.name:
+            for cell in msgspec.convert(record.details.get("cells", []), list[CellVerdict]):
+                rows += _rows(cell)
+    return header, rows
+
+
+def _rows(cell: CellVerdict) -> list[list[str]]:
+    old, new = cell.runs
+    if not cell.ratios:
+        return [[cell.key, "-", "-", "-", f"{old}, {new}", cell.verdict.value, cell.reason]]
+    return [
+        [
+            cell.key,
+            ratio.condition,
+            f"{ratio.ratio:.3g}",
+            "-" if ratio.interval is None else f"{ratio.interval[0]:.3g} to {ratio.interval[1]:.3g}",
+            f"{old}, {new}",
+            ratio.verdict.value,
+            cell.doubt or ratio.note or "",
+        ]
+        for ratio in cell.ratios
+    ]

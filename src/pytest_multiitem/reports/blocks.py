@@ -1,0 +1,43 @@
+"""The blocks that reports are made of: sections and tables, for Markdown and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+
+def section(title: str, *parts: str) -> str:
+    """A Markdown section of the parts that hold something; nothing where none does."""
+    body = "\n\n".join(part for part in parts if part)
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; nothing without rows."""
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(escape(c) for c in line) + " |" for line in lines)
+
+
+def terminal_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines for the terminal, the last one empty; none without rows."""
+    if not rows:
+        return []
+    grid = Table(box=SIMPLE, show_edge=False, pad_edge=False)
+    for name in header:
+        grid.add_column(name, no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    out = StringIO()
+    Console(file=out, width=400, color_system=None, markup=False, emoji=False).print(grid)
+    return [*(line.rstrip() for line in out.getvalue().splitlines()), ""]
+
+
+def escape(text: str) -> str:
+    """A text that breaks no Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
