@@ -22,7 +22,7 @@ from pytest_multiitem.servers.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.servers.engines import Engine, Profile
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.servers.pool import ServerPool
-from pytest_multiitem.servers.process import LaunchSpec
+from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.ready import scored_request
 from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.servers.target import Target
@@ -57,10 +57,7 @@ class Run:
 
     def _enter(self, model: str | None) -> None:
         """Go over to another model: its servers start once those of the last one are gone."""
-        if self._starter is not None:
-            self._forget_targets()
-            self._starter.close()
-            self._pool.release_all()
+        self.release()
         self._model = model
         self._starter = Starter(self._pool, scored_request(self.settings.labels), at_once=cpu_count())
         if self.settings.device == "cpu":  # an accelerator holds one server at a time
@@ -71,6 +68,14 @@ class Run:
                 and profile.backend != ATTACHED
                 and self._engine_of(profile).unavailable(profile, self._settings_of(profile)) is None
             )
+
+    def release(self) -> None:
+        """Stop all servers; one that is asked for later starts anew."""
+        if self._starter is not None:
+            self._forget_targets()
+            self._starter.close()
+            self._starter = None
+            self._pool.release_all()
 
     def _forget_targets(self) -> None:
         for target in self._targets.values():
@@ -103,6 +108,19 @@ class Run:
                 self._failures[profile] = error
                 raise
         return self._targets[key]
+
+    def revive(self, target: Target) -> Target:
+        """A server that the run started, started again: it has died, or does not answer any more.
+
+        For measurements that record a failure and go on; everywhere else a death is final. Raises like `target`.
+        """
+        self._targets.pop((target.profile, None), None)
+        target.client.close()
+        if target.server is not None and target.server.poll() is None:
+            target.server.stop()
+        server = self._pool.acquire(self._launch(target.profile), scored_request(self.settings.labels), restart=True)
+        self._targets[target.profile, None] = revived = self._target_of(target.profile, server)
+        return revived
 
     def cases(self, target: Target) -> tuple[Case, ...]:
         """The requests that gates are measured on: the user's workload, or the built-in cases."""
@@ -243,6 +261,10 @@ class Run:
             if (refusal := engine.refusal(death.log_tail)) is not None:
                 raise EngineUnavailable(f"{engine.name} refused to start: {refusal}") from None
             raise
+        return self._target_of(profile, server)
+
+    def _target_of(self, profile: Profile, server: RunningServer) -> Target:
+        engine, settings = self._engine_of(profile), self._settings_of(profile)
         return Target(
             profile,
             engine.name,

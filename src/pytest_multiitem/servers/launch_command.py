@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -17,8 +17,9 @@ from pytest_multiitem.servers.process import LaunchSpec, environment
 from pytest_multiitem.servers.profiles import launch_profile, read_profiles
 
 
-def settings_from(arguments: Sequence[str], profile: str | None) -> Settings:
-    """The settings of a run from the options after the command's own, environment variables included.
+def settings_from(arguments: Sequence[str], profile: str | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of a run from the options after the command's own, environment variables included (``environ``:
+    others than this process's).
 
     With a profile, they are fitted to its engine, and it is the one in use for its role. Raises
     UsageError naming an option that no run has.
@@ -39,7 +40,7 @@ def settings_from(arguments: Sequence[str], profile: str | None) -> Settings:
             given[option.ini] = left.pop(0)
         else:
             raise UsageError(f"{name} needs a value")
-    settings = resolve(given, {})
+    settings = resolve(given, {}, environ)
     if profile is None:
         return settings
     chosen = launch_profile(profile, device=settings.device, own=settings.profiles)

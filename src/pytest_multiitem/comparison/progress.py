@@ -1,0 +1,48 @@
+"""How a comparison shows that it goes on: a bar with the time left on a terminal, a line a step elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Shown:
+    """Progress on standard error. Its units are those of whoever measures: an estimate of the time that each step
+    takes, so that the time left is one."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, markup=False)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("comparison", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, soft_wrap=True)
+
+    def doing(self, text: str) -> None:
+        """What is going on now."""
+        self._bar.update(self._task, description=text)
+
+    def expect(self, units: float) -> None:
+        """How much there is to do altogether."""
+        self._bar.update(self._task, total=units)
+
+    def advance(self, units: float) -> None:
+        """So much more is done."""
+        self._bar.advance(self._task, units)

@@ -1,0 +1,199 @@
+"""Measuring a comparison on servers that start in a moment: rows, failures, restarts, resumption."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+from inner_project import FAKE, wait_until
+from rich.console import Console
+
+from pytest_multiitem.comparison import artefacts, runner, verdicts
+from pytest_multiitem.comparison.progress import Shown
+from pytest_multiitem.comparison.records import ScoreMatrix
+from pytest_multiitem.options import resolve
+from pytest_multiitem.results.records import Verdict
+
+SMALL = {
+    "engine": "fake",
+    "bench_items": "12",
+    "bench_query_tokens": "30",
+    "item_tokens": "5",
+    "compare_chunk_sizes": "1,4,12",
+    "bench_timed_runs": "5",
+    "confirm_runs": "6",
+    "server_chunk_size": "0",
+    "mask_impl": "dense",
+    "startup_timeout": "20",
+}
+FILES = {"canonical_workload.json", "comparison.json", "comparison.md", "final_report.md", "state.json"}
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch):
+    monkeypatch.syspath_prepend(str(FAKE))
+
+
+def settings_of(**given):
+    return resolve({f"multiitem_{name}": value for name, value in {**SMALL, **given}.items()}, {}, {})
+
+
+def measured(base, **given):
+    from fake_engine import FakeEngine
+
+    settings, told = settings_of(**given), io.StringIO()
+    with Shown(Console(file=told, width=200)) as shown:
+        outcome = runner.compare(settings, FakeEngine(), base, shown)
+    found = {
+        f"{g.name}[{place}]": verdicts.verdict(outcome, settings, g, place) for g, place in verdicts.planned(settings)
+    }
+    return outcome, found, told.getvalue(), verdicts.exit_status(outcome, settings)
+
+
+def matrices(directory):
+    return {path.stem: artefacts.read(path, ScoreMatrix).record for path in directory.glob("matrix_*.json")}
+
+
+def test_one_call_leaves_a_whole_comparison(tmp_path):
+    outcome, found, told, status = measured(tmp_path)
+    assert status == (0, []), status
+    assert {record.verdict for record in found.values()} == {Verdict.PASS}
+    assert len(found) == 2 * 3 + 2 * 4
+    names = {path.name for path in outcome.directory.iterdir() if path.is_file() and not path.name.startswith(".")}
+    kept = matrices(outcome.directory)
+    assert names == FILES | {f"{name}.json" for name in kept}
+    assert set(kept) == {f"matrix_{b}_{v}" for b in ("jax", "pytorch") for v in ("portable", "best_native")}
+    for matrix in kept.values():
+        assert [row.client_chunk_size for row in matrix.results] == [1, 4, 12] and matrix.complete
+        assert {row.status for row in (*matrix.results, *matrix.confirm_results)} == {"ok"}
+        assert matrix.own_reference.reason is None and len(matrix.own_reference.scores) == 12
+        assert matrix.harness["added_ms_p50"] == matrix.harness["harness"]["p50"] - matrix.harness["raw_socket"]["p50"]
+        assert matrix.summary.final_recommendation in (1, 4, 12)
+        assert matrix.workload_ref.path == "canonical_workload.json" and "requests" not in matrix.workload
+    assert any(matrix.self_comparison for matrix in kept.values())
+    assert outcome.comparison.status == "complete" and "comparison in" in told
+
+
+def test_the_same_server_in_both_views_is_measured_once(tmp_path):
+    outcome, *_ = measured(tmp_path)
+    kept = matrices(outcome.directory)
+    for backend in ("jax", "pytorch"):  # this engine has no launch profile of its own for a view
+        views = [kept[f"matrix_{backend}_{view}"] for view in ("portable", "best_native")]
+        assert [r.session for r in views[0].results] == [r.session for r in views[1].results]
+    # Interleaved: a row's session is that of the other backend's.
+    assert kept["matrix_jax_portable"].results[0].session == kept["matrix_pytorch_portable"].results[0].session
+
+
+def test_a_server_that_dies_is_recorded_restarted_and_the_rest_is_measured(tmp_path, monkeypatch):
+    # Warm-up, 5 runs of 1 request (12 items), then 3 a run: it dies in the row of chunk size 4.
+    monkeypatch.setenv("FAKE_FAULTS", "multi:die_after=25")
+    outcome, found, _, (status, reasons) = measured(tmp_path, views="portable", confirm_runs="3")
+    assert status == 1
+    for matrix in matrices(outcome.directory).values():
+        rows = [*matrix.results, *matrix.confirm_results]
+        dead = [row for row in rows if row.failure_reason_counts]
+        alive = [row for row in rows if row.status == "ok"]
+        assert dead and alive and {kind for row in dead for kind in row.failure_reason_counts} == {"connection"}
+        assert [row.client_chunk_size for row in matrix.results] == [1, 4, 12]
+    record = found["comparison_measured[portable]"]
+    assert record.verdict is Verdict.FAIL and "connection" in record.reason
+    assert any("FAIL comparison_measured" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("fault", "gate", "word"),
+    [
+        ("leak", "own_reference_max_abs_le_0p02", "exceeds the limit"),
+        ("flat", "cross_backend_max_abs_le_0p02", "hardly differ between items"),
+        ("lie", "comparison_measured", "dense was requested, but the server executed segment"),
+        ("short", "comparison_measured", "bad_response"),
+        ("nan", "comparison_measured", "bad_"),
+    ],
+)
+def test_wrong_servers_do_not_pass(tmp_path, monkeypatch, fault, gate, word):
+    monkeypatch.setenv("FAKE_FAULTS", f"multi:{fault}")
+    _, found, _, (status, _) = measured(tmp_path, views="portable", compare_chunk_sizes="4,12", confirm_runs="5")
+    records = [record for name, record in found.items() if name.startswith(gate)]
+    assert status == 1
+    assert any(r.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE) and word in r.reason for r in records), records
+
+
+def test_a_missing_side_is_partial_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_MISSING", "jax")
+    outcome, found, _, (status, reasons) = measured(tmp_path, views="portable", compare_chunk_sizes="12")
+    assert status == 1 and reasons == ["not measured: jax portable: its library is not installed"]
+    assert outcome.comparison.status == "partial" and "its library is not installed" in outcome.comparison.blocker
+    assert found["comparison_measured[portable]"].verdict is Verdict.NOT_RUN
+    assert found["cross_backend_max_abs_le_0p02[portable]"].verdict is Verdict.NOT_RUN
+    assert found["own_reference_max_abs_le_0p02[pytorch-portable]"].verdict is Verdict.PASS
+    assert outcome.comparison.recommendation.confidence == "none"
+
+
+def test_one_side_that_was_all_that_was_asked_for_is_no_failure(tmp_path):
+    outcome, found, _, status = measured(tmp_path, backend="jax", views="portable", compare_chunk_sizes="12")
+    assert status == (0, []) and outcome.comparison.status == "partial"
+    assert found["cross_backend_max_abs_le_0p02[portable]"].verdict is Verdict.NOT_RUN
+
+
+def test_a_server_that_does_not_start_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FAULTS", "multi:exit=3")
+    with pytest.raises(Exception, match="nothing could be measured"):
+        measured(tmp_path, views="portable", compare_chunk_sizes="12")
+
+
+RUN = """
+    import sys
+    sys.path[:0] = [{fake!r}]
+    from pathlib import Path
+    from fake_engine import FakeEngine
+    from pytest_multiitem.comparison import runner
+    from pytest_multiitem.comparison.progress import Shown
+    from pytest_multiitem.options import resolve
+    settings = resolve({given!r}, {{}}, {{}})
+    with Shown() as shown:
+        runner.compare(settings, FakeEngine(), Path.cwd(), shown)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_comparison_loses_no_row_and_leaves_no_process(tmp_path, number):
+    given = {f"multiitem_{name}": value for name, value in {**SMALL, "views": "portable", "confirm_runs": "9"}.items()}
+    script = textwrap.dedent(RUN).format(fake=str(FAKE), given=given)
+    environment = {**os.environ, "FAKE_FAULTS": "multi:sleep=0.01"}
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        )
+
+    def rows():
+        found = {}
+        for path in tmp_path.glob("multiitem-results/comparisons/*/matrix_*.json"):
+            content = json.loads(path.read_bytes())
+            found |= {(path.name, "sweep", r["client_chunk_size"]): r for r in content["results"]}
+            found |= {(path.name, "confirm", r["client_chunk_size"]): r for r in content["confirm_results"]}
+        return found
+
+    process = start()
+    wait_until(lambda: len(rows()) >= 4)
+    process.send_signal(number)
+    process.wait(20)
+    before = rows()
+    states = [json.loads(p.read_bytes()) for p in Path(tmp_path).rglob("state.json") if "servers" in p.parts]
+    wait_until(lambda: not any(psutil.pid_exists(s["engine_pid"]) for s in states))
+
+    again = start()
+    _, told = again.communicate(timeout=60)
+    after = rows()
+    assert again.returncode == 0, told
+    assert f"{len(before)} rows are measured already" in told
+    assert len(list(tmp_path.glob("multiitem-results/comparisons/*/state.json"))) == 1
+    assert len(after) > len(before) and all(after[key] == row for key, row in before.items())
