@@ -72,7 +72,7 @@ def gates_table() -> str:
     for gate in gates().values():
         bound = "it does" if gate.limit is None else f"{gate.relation} {gate.limit:g}"
         if gate.timing:
-            needs = "a confidence interval of paired timed runs"
+            needs = "a confidence interval of " + ("each ratio" if gate.limit is None else "paired timed runs")
         elif gate.limit is None:
             needs = "an accelerator"
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,12 +10,14 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from pytest_multiitem.client import ScoreFailure
+from pytest_multiitem.client import PreparedRequest, ScoreFailure
+from pytest_multiitem.collection import requirement
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement, Recorder, record_of
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import BenchmarkRecord, GateRecord, Verdict
+from pytest_multiitem.run import Run
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.servers.target import Target
@@ -39,9 +42,14 @@ class GateCheck:
     def __init__(self, gate: str, item: pytest.Item, session: Session, *, model: str | None = None) -> None:
         self.gate = gates()[gate]
         self.model = model
-        self.run = session.run
         self._item = item
+        self._session = session
         self._settings = session.settings
+
+    @property
+    def run(self) -> Run:
+        """This process's servers and cases."""
+        return self._session.run
 
     def check(self, measure: Callable[[Gate], Measurement]) -> GateRecord:
         """Measure, judge, and end the test by the verdict.
@@ -58,7 +66,7 @@ class GateCheck:
         except (ScoreFailure, ServerError) as error:
             record = blank_record(self.gate.name, self._item.nodeid, Verdict.FAIL, str(error))
         record.seconds = round(time.perf_counter() - start, 3)
-        return self._conclude(record)
+        return self.conclude(record)
 
     def against_serial(self, measure: AgainstSerial, multi: Target, serial: Target) -> GateRecord:
         """`check` a measurement of a multi-item server against a serial one, on the run's requests."""
@@ -71,25 +79,34 @@ class GateCheck:
         """End the test: the gate cannot be measured here, for this reason."""
         record = blank_record(self.gate.name, self._item.nodeid, Verdict.NOT_RUN, reason)
         record.details = details
-        return self._conclude(record)
+        return self.conclude(record)
 
-    def _conclude(self, record: GateRecord) -> GateRecord:
+    def fail(self, reason: str) -> GateRecord:
+        """End the test: the gate fails without a measurement, for this reason."""
+        return self.conclude(blank_record(self.gate.name, self._item.nodeid, Verdict.FAIL, reason))
+
+    def conclude(self, record: GateRecord, *, evidence: Sequence[str] | None = None) -> GateRecord:
+        """End the test by a verdict that is judged already.
+
+        ``evidence``: the lines that a failure shows below its reason, instead of the record's fields.
+        """
         record.nodeid = self._item.nodeid
-        issue = self.run.engine.known_issue(self.model or self._settings.model or "")
-        if issue is not None and record.verdict is Verdict.PASS:
-            record.details["now_passes"] = issue
+        if record.verdict is Verdict.PASS and record.engine is not None:
+            issue = self.run.engine.known_issue(self.model or self._settings.model or "")
+            if issue is not None:
+                record.details["now_passes"] = issue
         self._item.stash.setdefault(RECORDS, []).append(record)
         text = f"{record.verdict}: {record.gate}: {record.reason}"
-        required = record.gate in self._settings.require
+        shown = "\n".join([text, *(_evidence(record) if evidence is None else (f"  {line}" for line in evidence))])
         if record.verdict is Verdict.FAIL:
-            pytest.fail(f"{text}\n{_evidence(record)}", pytrace=False)
+            pytest.fail(shown, pytrace=False)
         if record.verdict is Verdict.INCONCLUSIVE:
             if not self._settings.allow_inconclusive:
-                pytest.fail(f"{text}\n{_evidence(record)}", pytrace=False)
+                pytest.fail(shown, pytrace=False)
             pytest.skip(text)
         if record.verdict is Verdict.NOT_RUN:
-            if required:
-                pytest.fail(f"{text} (required by --require)", pytrace=False)
+            if (by := requirement(self._item, record.gate)) is not None:
+                pytest.fail(f"{text} (required by {by})", pytrace=False)
             pytest.skip(text)
         return record
 
@@ -103,11 +120,19 @@ class BenchmarkRun:
         self._benchmark = benchmark
 
     def time(
-        self, name: str, target: Target, send: Callable[[], object], *, shape: tuple[int, int, int], chunk: int
+        self,
+        name: str,
+        target: Target,
+        send: Callable[[], object],
+        *,
+        shape: tuple[int, int, int],
+        chunk: int,
+        requests: Sequence[PreparedRequest] = (),
     ) -> BenchmarkRecord:
         """Time ``send``; fail where the server executed something else than what was requested.
 
-        ``shape``: query tokens, items, tokens per item. ``chunk``: items per request.
+        ``shape``: query tokens, items, tokens per item. ``chunk``: items per request. ``requests``: what is sent;
+        without them a baseline cannot tell whether a later run times the same.
         """
         from pytest_multiitem.bench.statistics import P95_SAMPLES, p50, p95
 
@@ -144,6 +169,10 @@ class BenchmarkRun:
             p95_sec=p95(seconds),
             p95_interpolated=len(seconds) < P95_SAMPLES,
             items_per_sec_p50=num_items / p50(seconds),
+            workload_sha256=_checksum(requests),
+            dtype=target.dtype,
+            device=None if target.info.get("device") is None else str(target.info["device"]),
+            server_chunk_size=target.profile.chunk_size,
         )
         self._benchmark.extra_info.update(msgspec.to_builtins(record))
         self._item.stash.setdefault(BENCHMARKS, []).append(record)
@@ -154,7 +183,12 @@ class BenchmarkRun:
         return record
 
 
-def _evidence(record: GateRecord) -> str:
+def _checksum(requests: Sequence[PreparedRequest]) -> str | None:
+    """The sha256 of what is sent; None where nobody says what that is."""
+    return hashlib.sha256(b"\n".join(request.body for request in requests)).hexdigest() if requests else None
+
+
+def _evidence(record: GateRecord) -> list[str]:
     fields = msgspec.to_builtins(record)
     shown = (
         "value", "limit", "interval", "noise_floor", "leak_visibility", "score_spread", "samples", "backend",
@@ -162,4 +196,4 @@ def _evidence(record: GateRecord) -> str:
         "items_per_sequence", "details",
     )  # fmt: skip
     lines = [f"{name}: {fields[name]}" for name in shown if fields[name] not in (None, {})]
-    return "\n".join(f"  {line if len(line) <= 400 else line[:400] + ' …'}" for line in lines)
+    return [f"  {line if len(line) <= 400 else line[:400] + ' …'}" for line in lines]

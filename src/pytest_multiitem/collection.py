@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_multiitem.added import GateItem, put_last
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.options import Settings
 from pytest_multiitem.state import ATTACHED, BENCHMARKS, RECORDS, SESSION, SETTINGS
@@ -90,9 +91,12 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
     models = config.stash[SETTINGS].models
     if models:
         items.sort(key=lambda item: models.index(_model_of(item)) if _model_of(item) in models else -1)
+    added = put_last(config, items)
     ours = [item for item in items if uses_plugin(item)]
     if ours:
         plan = session_of(config).plan
+        for item in added:
+            plan.deselected.pop(item.nodeid, None)
         plan.selected.update({item.nodeid: gate_of(item) for item in ours})
         session_of(config).profiles = tuple(
             dict.fromkeys(p for item in ours if not _refusal(item) for p in _profiles(item, config))
@@ -134,6 +138,13 @@ def _model_of(item: pytest.Item) -> str | None:
     """The model of a model matrix that a test is for."""
     model: str | None = getattr(getattr(item, "callspec", None), "params", {}).get("multiitem_model")
     return model
+
+
+def requirement(item: pytest.Item, gate: str) -> str | None:
+    """The option for which NOT_RUN fails a gate's test; None where it does not."""
+    if gate in item.config.stash[SETTINGS].require:
+        return "--require"
+    return "the run's options" if isinstance(item, GateItem) and item.required else None
 
 
 def refuse_or_pass(item: pytest.Item) -> None:
@@ -208,9 +219,10 @@ def _settle(item: pytest.Item, report: pytest.TestReport, gate: str) -> None:
     if not records:
         verdict = Verdict.NOT_RUN if report.skipped else Verdict.FAIL
         records.append(blank_record(gate, item.nodeid, verdict, reason_of(report)))
-        if report.skipped and not hasattr(report, "wasxfail") and gate in item.config.stash[SETTINGS].require:
+        by = requirement(item, gate)
+        if report.skipped and not hasattr(report, "wasxfail") and by is not None:
             report.outcome = "failed"
-            report.longrepr = f"{gate} is required by --require, but: {records[-1].reason}"
+            report.longrepr = f"{gate} is required by {by}, but: {records[-1].reason}"
     elif report.failed and records[-1].verdict is Verdict.PASS:
         records[-1].verdict = Verdict.FAIL
         records[-1].reason = f"its test failed afterwards: {reason_of(report)}"

@@ -19,6 +19,9 @@ from pytest_multiitem.scoring.semantics import Semantics
 
 BACKENDS = ("pytorch", "jax")
 MASKS = ("dense", "segment", "auto", "flashinfer")
+VIEWS = ("portable", "best_native")
+#: The client chunk sizes of the comparison contract.
+CHUNK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,49 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _chunk_sizes(text: str) -> tuple[int, ...]:
+    return CHUNK_SIZES if text.strip() == "all" else tuple(sorted(_integers(1)(text)))
+
+
+def _side_urls(text: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of a side, ``backend`` or ``backend@view``, and its address."""
+    found: dict[str, str] = {}
+    for entry in text.split(","):
+        side, equals, url = entry.strip().partition("=")
+        backend, at, view = side.partition("@")
+        if not equals or backend not in BACKENDS or (at and view not in VIEWS):
+            raise ValueError(
+                f"expected BACKEND=URL or BACKEND@VIEW=URL, with a backend of {', '.join(BACKENDS)} and a view of "
+                f"{', '.join(VIEWS)}"
+            )
+        found[side] = parse_url(url)
+    return tuple(found.items())
+
+
+def _prices(text: str) -> tuple[tuple[str, float], ...]:
+    """Pairs of a backend ("" for all of them) and US dollars an hour."""
+    found: dict[str, float] = {}
+    for entry in text.split(","):
+        backend, equals, price = entry.strip().rpartition("=")
+        try:
+            dollars = float(price)
+        except ValueError:
+            dollars = -1.0
+        if not 0 < dollars < float("inf") or (equals and backend not in BACKENDS):
+            raise ValueError("expected dollars an hour, such as 2.70 or pytorch=1.10,jax=2.70")
+        found[backend] = dollars
+    return tuple(found.items())
+
+
+def _conditions(text: str) -> tuple[str, ...]:
+    from pytest_multiitem.baselines.conditions import parse
+
+    conditions = tuple(dict.fromkeys(condition.strip() for condition in text.split(",")))
+    for condition in conditions:
+        parse(condition)
+    return conditions
+
+
 def _gate_names(text: str) -> tuple[str, ...]:
     from pytest_multiitem.gates.registry import gate_names
 
@@ -248,6 +294,25 @@ OPTIONS: tuple[Option, ...] = (
         "NAME",
     ),
     Option("bench", False, "run the benchmarks", _flag, short=True, is_flag=True),
+    Option("compare", False, "run the cross-backend comparison", _flag, short=True, is_flag=True),
+    Option("views", VIEWS, "views of the comparison: portable, best_native, or all",
+           _choice(VIEWS, many=True, everything=True), "portable|best_native"),
+    Option("compare_chunk_sizes", (64, 500), "client chunk sizes of the comparison, or all for the contract's ten",
+           _chunk_sizes, "N,…|all"),
+    Option("confirm_runs", 7, "timed runs that confirm the comparison's best chunk sizes", _integer(1), "N"),
+    Option("compare_urls", (), "servers that already run, for the comparison: BACKEND[@VIEW]=URL, …",
+           _side_urls, "SIDE=URL,…"),
+    Option("compare_dir", None, "directory of the comparison (default: a new one; an interrupted one is resumed)",
+           Path, "DIR", short=True),
+    Option("fresh", False, "do not resume an interrupted comparison", _flag, is_flag=True),
+    Option("cost_per_hour", (), "US dollars an hour: one price for all, or BACKEND=PRICE, …", _prices, "USD"),
+    Option("blocker", None, "why a side of the comparison is missing, for its report: quota, capacity, …", str, "TEXT"),
+    Option("baseline", None, "compare the run's timings with a saved baseline: its name, or a file", str, "NAME",
+           short=True),
+    Option("fail_if", ("p95 > 15%",), "what counts as a regression against the baseline, e.g. 'p95 > 15%, p50 > 10%'",
+           _conditions, "CONDITION,…", short=True),
+    Option("save_baseline", None, "save the run's timings under a name, unless the run fails", str, "NAME",
+           short=True),
     Option(
         "allow_inconclusive",
         False,
@@ -366,6 +431,18 @@ class Settings:
     semantics: str
     device: str
     bench: bool
+    compare: bool
+    views: tuple[str, ...]
+    compare_chunk_sizes: tuple[int, ...]
+    confirm_runs: int
+    compare_urls: tuple[tuple[str, str], ...]
+    compare_dir: Path | None
+    fresh: bool
+    cost_per_hour: tuple[tuple[str, float], ...]
+    blocker: str | None
+    baseline: str | None
+    fail_if: tuple[str, ...]
+    save_baseline: str | None
     allow_inconclusive: bool
     require: tuple[str, ...]
     workload: Path | None
@@ -404,7 +481,10 @@ class Settings:
         value = getattr(self, name)
         if value is None or value == ():
             return "-"
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        if not isinstance(value, tuple):
+            return str(value)
+        pairs = all(isinstance(entry, tuple) for entry in value)
+        return ",".join(f"{a}={b}" if a else str(b) for a, b in value) if pairs else ",".join(map(str, value))
 
 
 def resolve(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_multiitem import collection, hookspec, registration
+from pytest_multiitem import added, collection, hookspec, registration
 from pytest_multiitem.fixtures import (  # noqa: F401 - pytest finds the fixtures of a plugin in its module
     multi_item_server,
     multiitem_bench,
@@ -67,6 +67,11 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     collection.parametrize(metafunc, metafunc.config.stash[SETTINGS])
+
+
+@pytest.hookimpl(trylast=True)  # what the command line deselects is gone, what others reorder is in its order
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    added.add(session, items)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -88,11 +88,33 @@ def settings_of(config: pytest.Config) -> Settings:
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
             "run the benchmarks without -n"
         )
+    if settings.compare and _is_parallel(config):
+        raise pytest.UsageError("--compare measures time, and pytest-xdist runs other tests beside it; run without -n")
+    _settle_baselines(config, settings)
     if settings.models and _is_parallel(config):
         raise pytest.UsageError("--models starts the servers of one model after the other; run it without -n")
     if settings.models and (settings.multi_url or settings.serial_url):
         raise pytest.UsageError("--models starts servers; it cannot be used with --multi-url or --serial-url")
     return settings
+
+
+def _settle_baselines(config: pytest.Config, settings: Settings) -> None:
+    """Refuse, before anything is measured, what a baseline cannot be compared with or saved under."""
+    if settings.baseline is None and settings.origins["fail_if"] == "command line":
+        raise pytest.UsageError("--fail-if says what a regression is; give the baseline as well: --baseline NAME")
+    if settings.baseline is None and settings.save_baseline is None:
+        return
+    if _is_parallel(config):
+        raise pytest.UsageError(
+            "--baseline and --save-baseline cannot be used under pytest-xdist: tests that share the machine time each "
+            "other, and nothing is timed there; run without -n"
+        )
+    from pytest_multiitem.baselines.item import prepare
+
+    try:
+        prepare(config, settings)
+    except MultiItemError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _is_parallel(config: pytest.Config) -> bool:
@@ -161,7 +183,8 @@ def finish(session: pytest.Session) -> None:
     config = session.config
     if SETTINGS not in config.stash or config.getoption("collectonly"):
         return
-    if SESSION in config.stash or config.stash[SETTINGS].require:
+    settings = config.stash[SETTINGS]
+    if SESSION in config.stash or settings.require or settings.save_baseline is not None:
         status = int(session.exitstatus)
         try:
             status = session_of(config).finish(status)
@@ -178,7 +201,7 @@ def summarise(reporter: pytest.TerminalReporter) -> None:
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]
-    if not session.keeps or not (session.matrix or session.unmet or session.problem):
+    if not session.keeps or not (session.matrix or session.unmet or session.problem or session.not_saved):
         return
     from pytest_multiitem.reports.terminal import lines
 
@@ -188,5 +211,22 @@ def summarise(reporter: pytest.TerminalReporter) -> None:
     reporter.section("multi-item scoring validation", sep="=")
     for text, markup in lines(session.matrix, session.unmet, session.written, config.invocation_params.dir):
         reporter.write_line(text, **markup)
+    if session.comparison is not None:
+        from pytest_multiitem.reports.comparison import comparison_lines
+
+        reporter.write_line("")
+        for text in comparison_lines(session.comparison.comparison):
+            reporter.write_line(text)
+        reporter.write_line(f"comparison: {_shown(session.comparison.directory, config)}/")
+    name = session.settings.save_baseline
+    if session.saved is not None:
+        reporter.write_line(f"baseline {name} saved: {_shown(session.saved, config)}", green=True)
+    if session.not_saved is not None:
+        reporter.write_line(f"baseline {name} NOT saved: {session.not_saved}", red=True, bold=True)
     if session.problem is not None:
         reporter.write_line(f"error: {session.problem}", red=True, bold=True)
+
+
+def _shown(path: Path, config: pytest.Config) -> Path:
+    base = config.invocation_params.dir
+    return path.relative_to(base) if path.is_relative_to(base) else path

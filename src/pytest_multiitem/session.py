@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from pytest_multiitem.collection import REPORT_ATTRIBUTE
+from pytest_multiitem.comparison.records import ScoreMatrix
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.gates.regression import NO_REGRESSION
 from pytest_multiitem.options import OPTIONS, Settings
 from pytest_multiitem.results import store
 from pytest_multiitem.results.machine import machine_info, package_versions
@@ -33,8 +36,12 @@ from pytest_multiitem.results.records import (
     Verdict,
 )
 from pytest_multiitem.run import Run
-from pytest_multiitem.servers.engines import Profile, choose_engine
+from pytest_multiitem.servers.engines import Engine, Profile, choose_engine
 from pytest_multiitem.state import PLAN
+
+if TYPE_CHECKING:
+    from pytest_multiitem.baselines.timings import Timings
+    from pytest_multiitem.comparison.runner import Outcome
 
 
 @dataclass
@@ -63,6 +70,11 @@ class Session:
         self.written: Path | None = None
         self.unmet: list[str] = []
         self.problem: str | None = None
+        #: The comparison of this run, once it is measured; a baseline is judged and saved with its matrices.
+        self.comparison: Outcome | None = None
+        #: Where the run's timings were saved as a baseline, or why they were not.
+        self.saved: Path | None = None
+        self.not_saved: str | None = None
         self._heeds = False
         self.matrix: Matrix | None = None
         self._started = store.utc_now()
@@ -82,14 +94,28 @@ class Session:
         """This process's servers and cases, made on first use."""
         if self._run is None:
             store.make_run_dir(self.run_dir)
-            self._heed_termination()
-            further = chain.from_iterable(self._config.hook.pytest_multiitem_engines())
-            engine = choose_engine(self.settings.engine, further)
-            self._run = Run(self.settings, self.run_dir, engine=engine, owner=self.keeps, process=self.process)
+            self.heed_termination()
+            self._run = Run(self.settings, self.run_dir, engine=self.engine, owner=self.keeps, process=self.process)
             self._run.plan(self.profiles)
         return self._run
 
-    def _heed_termination(self) -> None:
+    @property
+    def engine(self) -> Engine:
+        """The engine under test."""
+        further = chain.from_iterable(self._config.hook.pytest_multiitem_engines())
+        return choose_engine(self.settings.engine, further)
+
+    @property
+    def score_matrices(self) -> list[ScoreMatrix]:
+        """What the run's comparison has measured."""
+        return [] if self.comparison is None else [matrix for _, matrix in self.comparison.matrices]
+
+    def release_servers(self) -> None:
+        """Stop the servers of the run's own tests; a test that asks for one starts it again."""
+        if self._run is not None:
+            self._run.release()
+
+    def heed_termination(self) -> None:
         """Let SIGTERM end the run as Ctrl-C does, so that a cancelled CI job keeps its results."""
         mine = threading.current_thread() is threading.main_thread()
         if self.keeps and mine and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -149,6 +175,21 @@ class Session:
         elif report.when == "call" and known.outcome == "not reached":
             known.outcome, known.reason = "passed", None
 
+    def timings(self) -> Timings:
+        """What this run has timed so far: benchmarks whose test passed, and the comparison's matrices."""
+        from pytest_multiitem.baselines.timings import timings
+
+        engine = {} if self._run is None else self._run.engine.packages(self.settings)
+        return timings(
+            self._benchmarks,
+            self._all_tests(),
+            self.score_matrices,
+            machine=machine_info(),
+            versions={**package_versions(), **engine},
+            settings={o.name: self.settings.shown(o.name) for o in OPTIONS},
+            run_id=self.run_dir.name,
+        )
+
     def finish(self, exit_status: int) -> int:
         """Stop the servers, write the results, and return the exit status that they ask for."""
         if not self.keeps:
@@ -156,10 +197,11 @@ class Session:
                 self._run.close()
             return exit_status
         if not self.used:
+            if self.settings.save_baseline is not None:
+                self.not_saved = "no timing was measured"
             if self.settings.require and exit_status in (0, 5):
                 self.unmet = list(self.settings.require)
-                return 1
-            return exit_status
+            return 1 if exit_status in (0, 5) and (self.unmet or self.not_saved) else exit_status
         if exit_status == pytest.ExitCode.USAGE_ERROR:  # nothing was run, and what to write may be the error
             return exit_status
         try:
@@ -169,14 +211,17 @@ class Session:
             self.unmet = self._unmet_requirements()
             if self.unmet and exit_status in (0, 5):
                 exit_status = 1
-            self._write(exit_status)
+            exit_status = self._write(exit_status)
             if self._heeds:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return exit_status
 
     def _unmet_requirements(self) -> list[str]:
         ran = {r.gate for r in self._all_records() if r.verdict is not Verdict.NOT_RUN}
-        return [name for name in self.settings.require if name not in ran]
+        wanted = dict.fromkeys(self.settings.require)
+        if self.settings.baseline is not None:  # to ask for the comparison is to require it
+            wanted[NO_REGRESSION.name] = None
+        return [name for name in wanted if name not in ran]
 
     def _all_records(self) -> list[GateRecord]:
         """The verdict of every planned gate: tests without one stand as NOT_RUN or FAIL, with the reason."""
@@ -197,11 +242,9 @@ class Session:
             records.append(record)
         return records
 
-    def _write(self, exit_status: int) -> None:
-        from pytest_multiitem.reports.markdown import render
-
-        records = self._all_records()
-        verdict_of = {r.nodeid: r.verdict for r in records}
+    def _all_tests(self) -> list[TestRecord]:
+        """Every planned test with its outcome so far."""
+        verdict_of = {r.nodeid: r.verdict for r in self._all_records()}
         tests = []
         for nodeid, gate in self.plan.selected.items():
             test = self._tests.get(nodeid) or TestRecord(nodeid=nodeid, outcome="not reached", gate=gate)
@@ -211,9 +254,52 @@ class Session:
             TestRecord(nodeid=n, outcome="deselected", gate=g, verdict=verdict_of.get(n))
             for n, g in self.plan.deselected.items()
         ]
+        return tests
+
+    def _write(self, exit_status: int) -> int:
+        """Write matrix, report and baseline; returns the exit status, which a baseline that is not saved changes."""
+        matrix = self._matrix(exit_status)
+        self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=matrix)
+        if self.settings.save_baseline is not None:
+            self.not_saved = self._refusal(matrix)
+            if self.not_saved is not None:
+                matrix.exit_status = matrix.exit_status or 1
+        self._write_files(matrix)
+        if self.settings.save_baseline is not None and self.not_saved is None:
+            self._save(self.settings.save_baseline)
+            if self.not_saved is not None:
+                matrix.exit_status = 1
+                self._write_files(matrix)
+        return matrix.exit_status
+
+    def _refusal(self, matrix: Matrix) -> str | None:
+        from pytest_multiitem.baselines.saving import refusal
+
+        return refusal(matrix, self.score_matrices, self.timings())
+
+    def _save(self, name: str) -> None:
+        from pytest_multiitem.baselines import store as baselines
+
+        try:
+            self.saved = baselines.write(self.run_dir.parent, baselines.baseline_of(name, self.timings()), replace=True)
+        except UsageError as error:
+            self.not_saved = str(error)
+
+    def _write_files(self, matrix: Matrix) -> None:
+        from pytest_multiitem.reports.markdown import render
+
+        store.make_run_dir(self.run_dir)  # where collection did not come to its end
+        store.write_matrix(self.run_dir, matrix)
+        self.matrix = matrix
+        store.write_atomically(self.run_dir / store.REPORT, render(matrix).encode())
+        store.point_latest(self.run_dir)
+        self.written = self.run_dir
+
+    def _matrix(self, exit_status: int) -> Matrix:
+        records, tests = self._all_records(), self._all_tests()
         servers = {(line["label"], line["url"]): line for line in store.merge_samples(self.run_dir)}
         reached = all(test.outcome != "not reached" for test in tests)
-        matrix = Matrix(
+        return Matrix(
             run_id=self.run_dir.name,
             started_at_utc=self._started,
             finished_at_utc=store.utc_now(),
@@ -236,13 +322,6 @@ class Session:
             tests=tests,
             summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
         )
-        self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=matrix)
-        store.make_run_dir(self.run_dir)  # where collection did not come to its end
-        store.write_matrix(self.run_dir, matrix)
-        self.matrix = matrix
-        store.write_atomically(self.run_dir / store.REPORT, render(matrix).encode())
-        store.point_latest(self.run_dir)
-        self.written = self.run_dir
 
 
 def blank_record(gate: str, nodeid: str, verdict: Verdict, reason: str) -> GateRecord:

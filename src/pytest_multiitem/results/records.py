@@ -58,7 +58,10 @@ class GateRecord(msgspec.Struct, kw_only=True):
 
 
 class BenchmarkRecord(msgspec.Struct, kw_only=True):
-    """One benchmark. Times in seconds; ``p95_sec`` from fewer than 90 runs is an interpolation."""
+    """One benchmark. Times in seconds; ``p95_sec`` from fewer than 90 runs is an interpolation.
+
+    ``workload_sha256``: of the encoded requests; null where the benchmark does not say what it sends.
+    """
 
     name: str
     nodeid: str
@@ -77,6 +80,10 @@ class BenchmarkRecord(msgspec.Struct, kw_only=True):
     p95_sec: float
     p95_interpolated: bool
     items_per_sec_p50: float
+    workload_sha256: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    server_chunk_size: int | None = None
 
 
 class SettingRecord(msgspec.Struct, kw_only=True):

@@ -87,6 +87,7 @@ def _time(bench: BenchmarkRun, name: str, target: Target, case: Case, *, chunk: 
         _sender(target, requests),
         shape=(len(case.query), len(case.items), len(case.items[0])),
         chunk=chunk,
+        requests=requests,
     )
     assert record.items_per_sec_p50 > 0
 
