@@ -1,4 +1,4 @@
-"""Writes what the reference can take from the code: the table of options and the table of gates.
+"""Writes what the reference can take from the code: options, the table of gates, the files of a comparison.
 
     python docs/generate.py
 
@@ -7,9 +7,15 @@ A test asserts that the files are what this writes.
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from pytest_multiitem.comparison import records
+from pytest_multiitem.comparison.artefacts import SCHEMAS
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.options import OPTIONS, Settings, resolve
 
@@ -45,6 +51,14 @@ One more environment variable is not a setting of a run: `MULTIITEM_CACHE_DIR` s
 and compiled programs are kept (default: `pytest-multiitem` in `$XDG_CACHE_HOME`, or in `~/.cache`).
 """
 
+#: What a PASS of a gate without a limit rests on.
+_NEEDS = {
+    "comparison_measured": "every side that was asked for",
+    "no_regression_vs_baseline": "a confidence interval of each ratio",
+    "segment_lowers": "an accelerator",
+    "semantics_as_declared": "serial references that differ by semantics",
+}
+
 
 def options_page() -> str:
     """The whole of reference/options.md."""
@@ -71,10 +85,10 @@ def gates_table() -> str:
     rows = []
     for gate in gates().values():
         bound = "it does" if gate.limit is None else f"{gate.relation} {gate.limit:g}"
-        if gate.timing:
-            needs = "a confidence interval of " + ("each ratio" if gate.limit is None else "paired timed runs")
-        elif gate.limit is None:
-            needs = "an accelerator"
+        if gate.name in _NEEDS:
+            needs = _NEEDS[gate.name]
+        elif gate.timing:
+            needs = "a confidence interval of paired timed runs"
         else:
             needs = ", ".join(sorted(name.replace("_", " ") for name in gate.evidence))
         rows.append([f"`{gate.name}`", gate.measures, bound, needs])
@@ -91,12 +105,60 @@ def with_gates_table(page: str) -> str:
     )
 
 
+_COMPARISON_HEAD = """\
+# Files of a comparison
+
+<!-- Written by docs/generate.py from pytest_multiitem.comparison.records; do not edit by hand. -->
+
+`multiitem validate FILE…` checks any of them, by schema and by meaning. Files of older or foreign tools load: only the
+fields marked so are required, and unknown ones are kept. A new optional field keeps the schema's version. Times are in
+milliseconds, money in US dollars, scores are [N][K].
+"""
+
+
+def comparison_page() -> str:
+    """The whole of reference/comparison-files.md."""
+    parts = [_COMPARISON_HEAD]
+    for schema, record in SCHEMAS.items():
+        parts.append(f"## `{schema}`\n\n{_struct(record)}")
+        parts += [f"### {inner.__name__}\n\n{_struct(inner)}" for inner in _inner(record)]
+    return "\n".join(parts)
+
+
+def _struct(record: type[msgspec.Struct]) -> str:
+    """A record's own words, and its fields."""
+    text = inspect.getdoc(record) or ""
+    rows = []
+    for field in msgspec.structs.fields(record):
+        has_default = not (field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT)
+        rows.append([f"`{field.name}`", f"`{_typed(field.type)}`", "" if has_default else "required"])
+    return f"{text.replace('``', '`')}\n\n| field | type | |\n| --- | --- | --- |\n{_rows(rows)}"
+
+
+def _typed(kind: Any) -> str:
+    text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    return re.sub(r"(typing|pytest_multiitem\.[\w.]+)\.", "", text).replace("NoneType", "None")
+
+
+def _inner(record: type[msgspec.Struct], seen: tuple[type, ...] = ()) -> list[type[msgspec.Struct]]:
+    """The records that a record holds, each once."""
+    found: list[type[msgspec.Struct]] = []
+    for field in msgspec.structs.fields(record):
+        for name, kind in vars(records).items():
+            known = (record, *seen, *found)
+            record_kind = isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in known
+            if record_kind and re.search(rf"\b{name}\b", _typed(field.type)):
+                found += [kind, *_inner(kind, (*known, kind))]
+    return list(dict.fromkeys(found))
+
+
 def _rows(rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
 def main() -> None:
-    """Write both."""
+    """Write them all."""
+    (REFERENCE / "comparison-files.md").write_text(comparison_page(), encoding="utf-8")
     (REFERENCE / "options.md").write_text(options_page(), encoding="utf-8")
     page = REFERENCE / "gates.md"
     page.write_text(with_gates_table(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pytest_multiitem import __version__
+from pytest_multiitem.baselines import commands as baselines
+from pytest_multiitem.bench.load_command import load
+from pytest_multiitem.comparison import artefact_commands as artefacts
+from pytest_multiitem.comparison import commands as comparison
+from pytest_multiitem.comparison.compare_command import compare_files
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.evaluation import commands as evaluation
 
@@ -19,6 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Validation of multi-item scoring servers. The suites themselves run with pytest.",
 )
+
+#: Of a command whose further options are those of a run.
+_OPTIONS_OF_A_RUN = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def _print_version(wanted: bool) -> None:
@@ -81,7 +90,7 @@ def checkpoint(
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    context_settings=_OPTIONS_OF_A_RUN,
     help="Start a server from a launch profile in the foreground, or print its command line; without a name, list "
     "the profiles. Further options are those of a run: --model DIR, --engine-python PATH, --multiitem-delimiter ID, …",
 )
@@ -125,8 +134,44 @@ def report(
             raise UsageError(f"cannot write {output}: {error.strerror}") from None
 
 
-for two_step in (evaluation.evaluate, evaluation.combine, evaluation.check):
-    app.command()(two_step)
+for command in (
+    evaluation.evaluate,
+    evaluation.combine,
+    evaluation.check,
+    artefacts.workload,
+    artefacts.validate,
+    load,
+):
+    app.command()(command)
+app.command(context_settings=_OPTIONS_OF_A_RUN)(comparison.ab)
+
+
+class _FilesUnlessNamed(TyperGroup):
+    """``multiitem compare A.json B.json``: words that begin with no subcommand are those of ``files``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["files", *args]
+        return list(super().parse_args(ctx, args))
+
+
+compare = typer.Typer(
+    cls=_FilesUnlessNamed,
+    no_args_is_help=True,
+    help="Compare backends: `compare run` measures; `compare MATRIX.json …` compares what was measured.",
+)
+compare.command(context_settings=_OPTIONS_OF_A_RUN)(comparison.run)
+compare.command("files")(compare_files)
+app.add_typer(compare, name="compare")
+
+baseline = typer.Typer(no_args_is_help=True, help="Saved timings, and whether later ones are slower.")
+for name, saved in (
+    ("save", baselines.baseline_save),
+    ("check", baselines.baseline_check),
+    ("list", baselines.baseline_list),
+):
+    baseline.command(name)(saved)
+app.add_typer(baseline, name="baseline")
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ from pytest_multiitem.errors import MultiItemError, UsageError
 
 Scores = NDArray[np.float64]
 
+SCORE_PATH = "/v1/score"
+
 
 class FailureKind(StrEnum):
     """Why a request gave no scores; the names are those of the matrix's failure counts."""
@@ -57,6 +59,7 @@ def prepare(
     labels: Sequence[int],
     *,
     apply_softmax: bool = True,
+    item_first: bool = False,
     model: str = "default",
 ) -> PreparedRequest:
     """Encode a request, so that no time is spent on it while a clock runs."""
@@ -66,6 +69,7 @@ def prepare(
         "items": [list(item) for item in items],
         "label_token_ids": list(labels),
         "apply_softmax": apply_softmax,
+        **({"item_first": True} if item_first else {}),
     }
     return PreparedRequest(msgspec.json.encode(body), len(items), len(labels))
 
@@ -82,16 +86,7 @@ class ScoreClient:
         self, url: str, *, timeout: float = 180.0, api_key: str | None = None, ca_file: Path | None = None
     ) -> None:
         self.url = url
-        headers = {"content-type": "application/json"}
-        if api_key is not None:
-            headers["authorization"] = f"Bearer {api_key}"
-        self._http = httpx.Client(
-            base_url=url,
-            timeout=httpx.Timeout(timeout, connect=10.0),
-            headers=headers,
-            trust_env=False,
-            verify=_trust(ca_file) if url.startswith("https:") else False,  # loading certificates takes 60 ms
-        )
+        self._http = httpx.Client(**http_settings(url, timeout=timeout, api_key=api_key, ca_file=ca_file))
 
     def __enter__(self) -> Self:
         return self
@@ -122,9 +117,14 @@ class ScoreClient:
 
     def timed_send(self, request: PreparedRequest) -> tuple[float, httpx.Response]:
         """Seconds from sending an encoded request to its last byte, and the unread answer."""
+        ready = self.build(request)
         start = time.perf_counter()
-        response = self._post(request)
+        response = self._send(ready)
         return time.perf_counter() - start, response
+
+    def build(self, request: PreparedRequest) -> httpx.Request:
+        """An encoded request with its address and headers: what is left to do is to send it."""
+        return self._http.build_request("POST", SCORE_PATH, content=request.body)
 
     def server_info(self) -> dict[str, Any] | None:
         """What ``/get_server_info`` answers; None where the server has no such endpoint."""
@@ -137,18 +137,43 @@ class ScoreClient:
 
     def get(self, path: str) -> httpx.Response:
         """A plain GET. Raises ScoreFailure where no answer comes."""
-        return self._request("GET", path, None)
+        return self._send(self._http.build_request("GET", path))
 
     def _post(self, request: PreparedRequest) -> httpx.Response:
-        return self._request("POST", "/v1/score", request.body)
+        return self._send(self.build(request))
 
-    def _request(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+    def _send(self, request: httpx.Request) -> httpx.Response:
         try:
-            return self._http.request(method, path, content=body)
-        except httpx.TimeoutException as error:
-            raise ScoreFailure(FailureKind.TIMEOUT, f"{self.url}{path} did not answer in time ({error!r})") from None
+            return self._http.send(request)
         except httpx.HTTPError as error:
-            raise ScoreFailure(FailureKind.CONNECTION, f"{self.url}{path}: {error!r}") from None
+            raise failure_of(error, request.url) from None
+
+
+def http_settings(
+    url: str, *, timeout: float, api_key: str | None = None, ca_file: Path | None = None
+) -> dict[str, Any]:
+    """How a scoring server is connected to: the arguments of an httpx client, sync or async.
+
+    Raises UsageError for a ``ca_file`` that holds no certificate authority.
+    """
+    headers = {"content-type": "application/json"}
+    if api_key is not None:
+        headers["authorization"] = f"Bearer {api_key}"
+    return {
+        "base_url": url,
+        "timeout": httpx.Timeout(timeout, connect=10.0),
+        "headers": headers,
+        "trust_env": False,
+        "verify": _trust(ca_file) if url.startswith("https:") else False,  # loading certificates takes 60 ms
+    }
+
+
+def failure_of(error: httpx.HTTPError, url: httpx.URL) -> ScoreFailure:
+    """What it means for a request to ``url`` that no answer came. A password in the address is left out."""
+    address = url.copy_with(userinfo=b"")
+    if isinstance(error, httpx.TimeoutException):
+        return ScoreFailure(FailureKind.TIMEOUT, f"{address} did not answer in time ({error!r})")
+    return ScoreFailure(FailureKind.CONNECTION, f"{address}: {error!r}")
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:

@@ -36,6 +36,10 @@ def test_options_are_what_the_code_has(generate: dict[str, Any]) -> None:
     assert page("reference/options.md") == generate["options_page"](), REGENERATE
 
 
+def test_files_of_a_comparison_are_what_the_code_has(generate: dict[str, Any]) -> None:
+    assert page("reference/comparison-files.md") == generate["comparison_page"](), REGENERATE
+
+
 def test_gates_are_what_the_code_has(generate: dict[str, Any]) -> None:
     text = page("reference/gates.md")
     assert generate["gates_table"]() in text, REGENERATE
