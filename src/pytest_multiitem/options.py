@@ -297,9 +297,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("compare", False, "run the cross-backend comparison", _flag, short=True, is_flag=True),
     Option("views", VIEWS, "views of the comparison: portable, best_native, or all",
            _choice(VIEWS, many=True, everything=True), "portable|best_native"),
-    Option("compare_chunk_sizes", (64, 500), "client chunk sizes of the comparison, or all for the contract's ten",
+    Option("compare_chunk_sizes", (128, 500), "client chunk sizes of the comparison, or all for the contract's ten",
            _chunk_sizes, "N,…|all"),
     Option("confirm_runs", 7, "timed runs that confirm the comparison's best chunk sizes", _integer(1), "N"),
+    Option("compare_load", False, "measure the comparison's best rows under load as well", _flag, is_flag=True),
+    Option("latency_objective_ms", 500, "milliseconds within which an answer counts as goodput", _integer(1), "MS"),
     Option("compare_urls", (), "servers that already run, for the comparison: BACKEND[@VIEW]=URL, …",
            _side_urls, "SIDE=URL,…"),
     Option("compare_dir", None, "directory of the comparison (default: a new one; an interrupted one is resumed)",
@@ -435,6 +437,8 @@ class Settings:
     views: tuple[str, ...]
     compare_chunk_sizes: tuple[int, ...]
     confirm_runs: int
+    compare_load: bool
+    latency_objective_ms: int
     compare_urls: tuple[tuple[str, str], ...]
     compare_dir: Path | None
     fresh: bool

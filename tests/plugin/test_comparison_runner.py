@@ -11,6 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from inner_project import FAKE, wait_until
@@ -19,6 +20,7 @@ from rich.console import Console
 from pytest_multiitem.comparison import artefacts, runner, verdicts
 from pytest_multiitem.comparison.progress import Shown
 from pytest_multiitem.comparison.records import ScoreMatrix
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.options import resolve
 from pytest_multiitem.results.records import Verdict
 
@@ -156,7 +158,8 @@ RUN = """
     from fake_engine import FakeEngine
     from pytest_multiitem.comparison import runner
     from pytest_multiitem.comparison.progress import Shown
-    from pytest_multiitem.options import resolve
+    from pytest_multiitem.errors import UsageError
+from pytest_multiitem.options import resolve
     settings = resolve({given!r}, {{}}, {{}})
     with Shown() as shown:
         runner.compare(settings, FakeEngine(), Path.cwd(), shown)
@@ -197,3 +200,67 @@ def test_an_interrupted_comparison_loses_no_row_and_leaves_no_process(tmp_path, 
     assert f"{len(before)} rows are measured already" in told
     assert len(list(tmp_path.glob("multiitem-results/comparisons/*/state.json"))) == 1
     assert len(after) > len(before) and all(after[key] == row for key, row in before.items())
+
+
+def test_a_workload_of_ones_own_is_measured_as_it_stands(tmp_path):
+    from pytest_multiitem.comparison.workload import generate
+
+    own = tmp_path / "own.json"
+    artefacts.write(own, generate(query_tokens=9, num_items=6, item_tokens=3, seed=5, num_requests=2))
+    content = json.loads(own.read_bytes())
+    for request in content["requests"]:  # as another tool may write it: without what has a default
+        del request["item_first"]
+    own.write_text(json.dumps(content))
+    outcome, *_ = measured(tmp_path, workload=str(own), views="portable", compare_chunk_sizes="6")
+    assert (outcome.directory / "canonical_workload.json").read_bytes() == own.read_bytes()
+    (_, matrix), *_ = outcome.matrices
+    assert matrix.workload["num_items"] == 6 and len(matrix.results[0].reference_scores) == 6
+    assert matrix.workload_ref.request_id == content["requests"][0]["request_id"]
+    assert any("the workload has 2 requests" in note for note in matrix.notes)
+
+
+def test_a_workload_for_another_delimiter_is_refused(tmp_path):
+    from pytest_multiitem.comparison.workload import generate
+
+    own = tmp_path / "own.json"
+    artefacts.write(own, generate(query_tokens=9, num_items=6, item_tokens=3, delimiter=77))
+    with pytest.raises(UsageError, match="was made for the delimiter 77, and the run has 151643"):
+        measured(tmp_path, workload=str(own), compare_chunk_sizes="6")
+
+
+def test_servers_that_run_already_are_compared_and_left_running(tmp_path, server):
+    urls = {side: server("multi", "--chunk", "0") for side in ("jax", "pytorch")}
+    serial = server("serial")
+    outcome, found, _, status = measured(
+        tmp_path,
+        compare_urls=",".join(f"{side}={url}" for side, url in urls.items()),
+        serial_url=serial,
+        compare_chunk_sizes="4,12",
+    )
+    assert status == (0, []), status
+    assert found["own_reference_max_abs_le_0p02[jax-portable]"].verdict is Verdict.PASS
+    assert [m.server_config["url"] for _, m in outcome.matrices if m.backend == "jax"] == [urls["jax"]] * 2
+    assert not any(m.server_config["started_by_this_run"] for _, m in outcome.matrices)
+    for url in (*urls.values(), serial):
+        assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_without_a_serial_server_the_own_reference_is_not_run(tmp_path, server):
+    url = server("multi")
+    _, found, _, (status, _) = measured(
+        tmp_path, backend="jax", compare_urls=f"jax={url}", views="portable", compare_chunk_sizes="12"
+    )
+    record = found["own_reference_max_abs_le_0p02[jax-portable]"]
+    assert status == 0 and record.verdict is Verdict.NOT_RUN and "--serial-url" in record.reason
+
+
+def test_the_best_rows_are_measured_under_load(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_LOAD_SECONDS", 0.3)
+    outcome, *_ = measured(
+        tmp_path, compare_load=True, views="portable", compare_chunk_sizes="12", latency_objective_ms="400"
+    )
+    for _, matrix in outcome.matrices:
+        levels = matrix.load["levels"]
+        assert [level["concurrency"] for level in levels[:3]] == [1, 2, 4] and len(levels) == 6
+        assert matrix.load["latency_objective_ms"] == 400 and all(level["successful"] for level in levels[:3])
+    assert "requests/s" in (outcome.directory / "final_report.md").read_text(encoding="utf-8")

@@ -1037,3 +1037,38 @@ def test_a_directory_is_no_artefact(validate, tmp_path):
 
 def test_no_file_at_all(validate):
     assert validate()[0] == 2
+
+
+def load_report(**changes):
+    records = [{"state": "successful", "items": 4, "due_sec": 0.0, "latency_ms": 5.0}] * 3
+    records += [{"state": "errored", "items": 4, "due_sec": 0.0, "failure_kind": "timeout"}]
+    level = {
+        "mode": "closed", "concurrency": 2, "duration_sec": 1.0, "elapsed_sec": 1.0, "requests": 4, "successful": 3,
+        "errored": 1, "incomplete": 0, "items_per_sec": 12.0, "goodput_items_per_sec": 12.0, "latency_ms": {},
+        "errors_by_kind": {"timeout": 1}, "records": records, **changes,
+    }  # fmt: skip
+    return {
+        "schema_version": "score_load_v1", "url": "http://127.0.0.1:1", "seed": 1, "duration_sec": 1.0,
+        "timeout_sec": 9.0, "latency_objective_ms": 500.0, "items_per_request": [4], "levels": [level],
+        "max_goodput_items_per_sec": 12.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, None),
+        ({"records": []}, None),
+        ({"requests": 5}, "concurrency 2: requests is 5, but 3 successful, 1 errored, 0 incomplete"),
+        ({"errors_by_kind": {}}, "concurrency 2: errors_by_kind are {}, but 1 requests errored"),
+        ({"items_per_sec": 11.0}, "concurrency 2: goodput is 12 items/s, above items/s, 11"),
+        ({"successful": 2, "incomplete": 1}, "concurrency 2: successful is 2, but records hold 3"),
+        ({"goodput_items_per_sec": 9.0}, "max_goodput_items_per_sec is 12, but the best level has 9"),
+        ({"requests": "4"}, "levels/0/requests: '4' is not of type 'integer'"),
+    ],
+)
+def test_a_load_report_adds_up(tmp_path, changes, line):
+    path = tmp_path / "load.json"
+    path.write_text(json.dumps(load_report(**changes)))
+    found = problems(path)
+    assert found == [] if line is None else line in found, found

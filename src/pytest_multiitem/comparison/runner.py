@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from pytest_multiitem.bench.load import measure_load
 from pytest_multiitem.bench.overhead import measure_overhead, null_server
 from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.comparison import artefacts, decide, ledger, offline, workload
@@ -24,7 +27,7 @@ from pytest_multiitem.comparison.records import (
     Workload,
     WorkloadRef,
 )
-from pytest_multiitem.comparison.rows import encoded, new_session, row_of, sample
+from pytest_multiitem.comparison.rows import chunked, encoded, new_session, row_of, sample
 from pytest_multiitem.comparison.sides import Connected, Side, described, missing, serial_of, sides_of
 from pytest_multiitem.comparison.speed import versus
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
@@ -38,6 +41,10 @@ from pytest_multiitem.servers.engines import Engine
 _REFERENCE_ITEMS = 32
 #: Of those, how many are scored again for the noise floor.
 _REFERENCE_REPLAYS = 8
+#: Load: senders in the closed loop, arrival rates as shares of what one sender gets, seconds a level.
+_SENDERS = (1, 2, 4)
+_RATES = (0.5, 0.8, 1.2)
+_LOAD_SECONDS = 10.0
 
 
 @dataclass
@@ -63,11 +70,15 @@ def compare(settings: Settings, engine: Engine, base: Path, shown: Shown) -> Out
         reasons = "; ".join(missing(settings, sides).values())
         raise UsageError(f"there is nothing to compare: {reasons or 'no backend and no view was chosen'}")
     with ledger.opened(settings, base) as kept:
+        place = kept.directory.relative_to(base) if kept.directory.is_relative_to(base) else kept.directory
         if kept.resumed:
-            shown.say(f"resuming {kept.directory}: {kept.resumed} rows are measured already")
+            shown.say(f"resuming {place}: {kept.resumed} rows are measured already")
         else:
-            shown.say(f"comparison in {kept.directory}")
-        runner = _Runner(settings, kept, _workload(settings, kept.directory), shown)
+            shown.say(f"comparison in {place}")
+        work = _workload(settings, kept.directory)
+        for reason in workload.degenerate(work):
+            shown.say(f"the workload hardly tells items apart: {reason}")
+        runner = _Runner(settings, kept, work, shown)
         runner.measure(sides)
         runner.not_run |= missing(settings, sides)
         outcome = runner.outcome()
@@ -85,6 +96,12 @@ def _workload(settings: Settings, directory: Path) -> Workload:
         own = artefacts.read(settings.workload, Workload)
         if not own.record.requests:
             raise UsageError(f"workload {settings.workload} holds no request")
+        made_for = own.record.delimiter_token_id
+        if made_for not in (None, settings.delimiter):
+            raise UsageError(
+                f"workload {settings.workload} was made for the delimiter {made_for}, and the run has "
+                f"{settings.delimiter}; run with --multiitem-delimiter {made_for}"
+            )
         try:  # byte by byte: its checksums are of what stands there
             write_atomically(path, settings.workload.read_bytes())
         except OSError as error:
@@ -165,6 +182,8 @@ class _Runner:
                 again = [(c, size) for c in connected if size in self._to_confirm(c.side)]
                 self._rows(again, connected, confirm=True)
             self._compare_with_itself(connected)
+            if self.settings.compare_load:
+                self._under_load(connected)
         for side in sides:
             self._refer(side)
             complete = not self._left(side)
@@ -184,7 +203,12 @@ class _Runner:
             self._shown.doing(f"starting {connected.side.label}")
             if self._guarded(connected.side, connected.open) is not None:
                 opened.append(connected)
-                head = {**self._head, **described(connected), "cost_per_hour_usd": connected.side.cost_per_hour}
+                head = {
+                    **self._head,
+                    **described(connected),
+                    "cost_per_hour_usd": connected.side.cost_per_hour,
+                    "notes": self._notes(connected.side),
+                }
                 for view in connected.side.views:
                     self._kept.enter(connected.side.backend, view, head)
         return opened
@@ -257,6 +281,32 @@ class _Runner:
                     self._kept.change(c.side.backend, view, self_comparison=found)
             return
 
+    def _under_load(self, connected: Sequence[Connected]) -> None:
+        """Each side's best chunk size at several concurrencies, and at arrival rates around what it can answer."""
+        for c in connected:
+            matrix = self._kept.matrices[c.side.backend, c.side.views[0]]
+            size = decide.summary_of(matrix).final_recommendation
+            row = {**self._known(c.side, confirm=False), **self._known(c.side, confirm=True)}.get(size or 0)
+            if matrix.load is not None or row is None or not row.mean_chunk_call_ms:
+                continue
+            self._shown.doing(f"load on {c.side.label}")
+            answered = 1000 / row.mean_chunk_call_ms  # requests a second of one sender
+            report = measure_load(
+                c.target.url,
+                chunked(self._request, row.client_chunk_size)[0],
+                concurrency=_SENDERS,
+                rates=[share * answered for share in _RATES],
+                duration=_LOAD_SECONDS,
+                objective_ms=self.settings.latency_objective_ms,
+                seed=self.settings.seed,
+                timeout=self.settings.request_timeout,
+                api_key=os.environ.get(self.settings.api_key_env) or None,
+                ca_file=self.settings.ca_file,
+            )
+            self._shown.say(f"load         {c.side.label:<29} goodput {report.max_goodput_items_per_sec:.1f} items/s")
+            for view in c.side.views:
+                self._kept.change(c.side.backend, view, load=msgspec.to_builtins(report))
+
     def _refer(self, side: Side) -> None:
         """Score some items alone on the side's serial server, unless the matrix has that already."""
         measured = [view for view in side.views if (side.backend, view) in self._kept.matrices]
@@ -306,6 +356,18 @@ class _Runner:
         found.item_indices = [int(i) for i in indices]
         found.scores = scores.tolist()
         found.noise_floor = max_abs(again - scores[: len(again)])
+        return found
+
+    def _notes(self, side: Side) -> list[str]:
+        """What a reader of a matrix should know of how it was measured."""
+        warmups = self.settings.bench_warmup_runs
+        found = [f"before the timed runs of a row, {warmups} warm-up with one request of every shape in it"]
+        if len(self._work.requests) > 1:
+            found.append(
+                f"the workload has {len(self._work.requests)} requests; {self._request.request_id} was measured"
+            )
+        if len(side.views) > 1:
+            found.append(f"the server is the same in {' and '.join(side.views)}, and was measured once for both")
         return found
 
     # -- what is known and what is left --------------------------------------------------------

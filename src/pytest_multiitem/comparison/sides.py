@@ -129,7 +129,7 @@ class Connected:
         said = endpoint.Said(
             backend=side.backend,
             semantics=settings.semantics if settings.origins.get("semantics", "default") != "default" else None,
-            engine=side.engine.name if known else None,
+            engine=side.engine if known else None,
             vocab_size=settings.vocab_size,
         )
         mode: Literal["multi", "serial"] = "serial" if side.profile.role == "serial" else "multi"

@@ -14,7 +14,14 @@ import msgspec
 
 from pytest_multiitem.baselines import store as baselines
 from pytest_multiitem.baselines.records import BASELINE_SCHEMA
-from pytest_multiitem.comparison import artefacts, validate_comparison, validate_matrix, validate_workload
+from pytest_multiitem.bench.load import LOAD_SCHEMA, LoadReport
+from pytest_multiitem.comparison import (
+    artefacts,
+    validate_comparison,
+    validate_load,
+    validate_matrix,
+    validate_workload,
+)
 from pytest_multiitem.comparison.artefacts import Artefact
 from pytest_multiitem.comparison.records import COMPARISON_SCHEMA, MATRIX_SCHEMA, WORKLOAD_SCHEMA
 from pytest_multiitem.errors import UsageError, did_you_mean
@@ -31,7 +38,9 @@ _MEANING: dict[str, Any] = {
     MATRIX_SCHEMA: validate_matrix,
     COMPARISON_SCHEMA: validate_comparison,
 }
-_KNOWN = (*_MEANING, RUN_SCHEMA, BASELINE_SCHEMA)
+_KNOWN = (*_MEANING, RUN_SCHEMA, BASELINE_SCHEMA, LOAD_SCHEMA)
+#: The records of the schemas that are checked here.
+_RECORDS = {**artefacts.SCHEMAS, LOAD_SCHEMA: LoadReport}
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Examination:
 
 
 def examine(path: Path) -> Examination:
-    """Examine a workload, a matrix, a comparison, a run's matrix.json, or a baseline.
+    """Examine a workload, a matrix, a comparison, a load report, a run's matrix.json, or a baseline.
 
     Optional fields may be missing, and a check whose inputs are missing is left out. Raises UsageError for a file
     that cannot be read, is no JSON object, or names no known schema.
@@ -60,6 +69,9 @@ def examine(path: Path) -> Examination:
         return Examination(schema, "", numbers + results.schema_problems(content))
     if schema == BASELINE_SCHEMA:
         return Examination(schema, "", numbers + baselines.problems(content))
+    if schema == LOAD_SCHEMA:
+        broken = list(dict.fromkeys(_schema_problems(schema, content)))
+        return Examination(schema, "", numbers + (broken or validate_load.problems(content)))
     kind = artefacts.SCHEMAS[schema]
     broken = list(dict.fromkeys(_schema_problems(schema, content)))
     if broken or any(_OUT_OF_RANGE in line for line in numbers):
@@ -88,7 +100,7 @@ def _schema_problems(schema: str, content: dict[str, Any]) -> Iterator[str]:
 def _validator(schema: str) -> Any:
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(msgspec.json.schema(artefacts.SCHEMAS[schema]))
+    return Draft202012Validator(msgspec.json.schema(_RECORDS[schema]))
 
 
 def _leaves(error: Any) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.evaluation.deadline import deadline
 from pytest_multiitem.options import parse_url
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers.engines import Profile, Role, choose_engine
+from pytest_multiitem.servers.engines import Engine, Profile, Role
 from pytest_multiitem.servers.target import Target
 
 #: What of a server's own description is kept; the rest may hold keys and paths.
@@ -76,12 +76,12 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Said:
-    """What the user says of the server; None: what it says itself counts."""
+    """What the user says of the server; None: what it says itself counts. ``engine``: its adapter."""
 
     model: str | None = None
     backend: str | None = None
     semantics: str | None = None
-    engine: str | None = None
+    engine: Engine | None = None
     vocab_size: int | None = None
 
 
@@ -95,7 +95,6 @@ def connect(mode: Literal["multi", "serial"], client: ScoreClient, said: Said, d
     of = {"transformers": "pytorch"}.get(backend or "", backend)
     if said.backend is not None and of is not None and said.backend != of:
         raise UsageError(f"--backend {said.backend} was given, but {client.url} says it is {backend}")
-    adapter = None if said.engine is None else choose_engine(said.engine)
     profile = Profile("serial", backend or said.backend or UNKNOWN)
     if mode == "multi":
         told = info.get("multi_item_scoring_delimiter")
@@ -104,7 +103,8 @@ def connect(mode: Literal["multi", "serial"], client: ScoreClient, said: Said, d
                 f"{client.url} packs with the delimiter {told}; evaluate both sides with --delimiter {told}"
             )
         profile = _multi_profile(client.url, info, said, profile.backend)
-    target = Target(profile, said.engine or "url", client, adapter=adapter, assumed_vocab_size=said.vocab_size)
+    name = "url" if said.engine is None else said.engine.name
+    target = Target(profile, name, client, adapter=said.engine, assumed_vocab_size=said.vocab_size)
     target.__dict__["info"] = info  # asked above; a cached property of the target
     return target
 

@@ -25,6 +25,7 @@ from pytest_multiitem.evaluation.requests import Requests, Shape, built_in, work
 from pytest_multiitem.results.machine import machine_info
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY
+from pytest_multiitem.servers.engines import choose_engine
 from pytest_multiitem.servers.target import Target
 
 
@@ -64,7 +65,8 @@ def evaluate(options: Options, *, say: Callable[[str], None]) -> Evaluation:
     records.check_writable(options.output)
     kind = WholeRequestClient if options.mode == "multi" else OneItemClient
     with kind(url, timeout=options.timeout, api_key=options.api_key, ca_file=options.ca_file) as client:
-        said = Said(options.model, options.backend, options.semantics, options.engine, options.vocab_size)
+        engine = None if options.engine is None else choose_engine(options.engine)
+        said = Said(options.model, options.backend, options.semantics, engine, options.vocab_size)
         target = connect(options.mode, client, said, options.delimiter)
         requests = _requests(options, target)
         evaluation = _blank(options, target, requests)

@@ -1,0 +1,42 @@
+"""Whether a load report's figures follow from its requests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from pytest_multiitem.bench.load import Level, LoadReport
+
+
+def problems(content: dict[str, Any]) -> list[str]:
+    """What is wrong with a load report whose JSON Schema holds."""
+    try:
+        report = msgspec.convert(content, LoadReport)
+    except msgspec.ValidationError as error:
+        return [str(error)]
+    found = [f"{level.label}: {text}" for level in report.levels for text in _level(level)]
+    best = max((level.goodput_items_per_sec for level in report.levels), default=0.0)
+    if abs(report.max_goodput_items_per_sec - best) > 1e-6 * max(best, 1.0):
+        found.append(
+            f"max_goodput_items_per_sec is {report.max_goodput_items_per_sec:g}, but the best level has {best:g}"
+        )
+    return found
+
+
+def _level(level: Level) -> list[str]:
+    found = []
+    counts = {name: getattr(level, name) for name in ("successful", "errored", "incomplete")}
+    if sum(counts.values()) != level.requests:
+        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        found.append(f"requests is {level.requests}, but {told}")
+    if sum(level.errors_by_kind.values()) != level.errored:
+        found.append(f"errors_by_kind are {level.errors_by_kind}, but {level.errored} requests errored")
+    if level.goodput_items_per_sec > level.items_per_sec * (1 + 1e-9):
+        found.append(f"goodput is {level.goodput_items_per_sec:g} items/s, above items/s, {level.items_per_sec:g}")
+    states = Counter[str](record.state for record in level.records)
+    for name, count in counts.items() if level.records else ():
+        if states[name] != count:
+            found.append(f"{name} is {count}, but records hold {states[name]}")
+    return found
