@@ -227,32 +227,68 @@ class _Runner:
         return None
 
     def _rows(self, asked: Sequence[tuple[Connected, int]], connected: list[Connected], *, confirm: bool) -> None:
-        """Measure servers at chunk sizes, interleaved, unless that is known; one that is gone leaves ``connected``."""
+        """Measure servers at chunk sizes, interleaved, unless that is known; one that is gone leaves ``connected``.
+
+        A server that would only compute once more what another one has just computed takes over its row.
+        """
         wanted = [(c, size) for c, size in asked if size not in self._known(c.side, confirm)]
+        leaders: dict[object, Side] = {}
+        own: list[tuple[Connected, int]] = []
+        alike: list[tuple[Connected, int, Side]] = []
+        for c, size in wanted:
+            leader = leaders.setdefault(c.side.executes(size) or object(), c.side)
+            if leader is c.side:
+                own.append((c, size))
+            else:
+                alike.append((c, size, leader))
+        self._measure(own, connected, confirm=confirm)
+        for c, size, leader in alike:
+            row = self._known(leader, confirm)[size]
+            if row.status == "ok" and self._computes_the_same(c, size, row):
+                self._enter(c.side, row, confirm=confirm)
+                self._shown.say(f"{_phase(confirm)} {size:>4} {c.side.label:<29} the same as {leader.label}")
+            else:
+                self._measure([(c, size)], connected, confirm=confirm)
+
+    def _measure(self, wanted: Sequence[tuple[Connected, int]], connected: list[Connected], *, confirm: bool) -> None:
         if not wanted:
             return
-        phase = "confirm" if confirm else "sweep"
-        self._shown.doing(f"{phase}, {'/'.join(map(str, dict.fromkeys(size for _, size in wanted)))} items a request")
+        sizes = "/".join(map(str, dict.fromkeys(size for _, size in wanted)))
+        self._shown.doing(f"{_phase(confirm)} {sizes} items a request")
         session = new_session()
-        runs = self.settings.confirm_runs if confirm else self.settings.bench_timed_runs
         samples = sample(
             [(c.target, size) for c, size in wanted],
             self._request,
             warmup_runs=self.settings.bench_warmup_runs,
-            timed_runs=runs,
+            timed_runs=self._runs(confirm),
         )
         for (c, size), sampled in zip(wanted, samples, strict=True):
             row = row_of(
                 sampled, chunk_size=size, num_items=self._items, session=session, cost_per_hour=c.side.cost_per_hour
             )
-            for view in c.side.views:
-                self._kept.add(c.side.backend, view, row, confirm=confirm)
-            self._shown.say(f"{phase:<7} {size:>4} {c.side.label:<29} {_told(row)}")
-            self._shown.advance(self._cost(size, runs))
+            self._enter(c.side, row, confirm=confirm)
+            self._shown.say(f"{_phase(confirm)} {size:>4} {c.side.label:<29} {_told(row)}")
             if (sampled.given_up or FailureKind.CONNECTION in row.failure_reason_counts) and not self._revived(
                 c, unresponsive=sampled.given_up
             ):
                 connected.remove(c)
+
+    def _enter(self, side: Side, row: Row, *, confirm: bool) -> None:
+        for view in side.views:
+            self._kept.add(side.backend, view, row, confirm=confirm)
+        self._shown.advance(self._cost(row.client_chunk_size, self._runs(confirm)))
+
+    def _computes_the_same(self, connected: Connected, size: int, row: Row) -> bool:
+        """Whether a first request to a server is answered with exactly a row's scores, in one packed sequence."""
+        request = chunked(self._request, size)[0][0]
+        try:
+            with connected.target.attest() as attestation:
+                scores = connected.target.client.send(request)
+        except ScoreFailure:
+            return False
+        one = attestation.packed_sequences == 1 and attestation.packed_items == request.num_items
+        known = row.reference_scores or []
+        return one and attestation.problem is None and scores.tolist() == known[: request.num_items]
 
     def _revived(self, connected: Connected, *, unresponsive: bool) -> bool:
         """Start a side's server again where it has ended; whether the side can go on."""
@@ -366,6 +402,12 @@ class _Runner:
             found.append(
                 f"the workload has {len(self._work.requests)} requests; {self._request.request_id} was measured"
             )
+        chunk = side.profile.chunk_size
+        if side.url is None and chunk:
+            found.append(
+                f"a client chunk size of at most {chunk} is split by no server; where another one of the same command "
+                "was measured with it, and this one gave exactly its scores, the row is taken over (same session)"
+            )
         if len(side.views) > 1:
             found.append(f"the server is the same in {' and '.join(side.views)}, and was measured once for both")
         return found
@@ -388,6 +430,9 @@ class _Runner:
         if any(size not in swept for size in self._sizes):
             return True
         return any(size not in self._known(side, confirm=True) for size in self._to_confirm(side))
+
+    def _runs(self, confirm: bool) -> int:
+        return self.settings.confirm_runs if confirm else self.settings.bench_timed_runs
 
     def _cost(self, size: int, runs: int) -> float:
         """About how long a row takes, in tokens: what is computed for it, and a request's fixed part."""
@@ -427,6 +472,10 @@ def _self_comparison(first: Row, second: Row) -> SelfComparison:
         ratio_p50=found.ratio,
         ratio_interval_95=found.interval,
     )
+
+
+def _phase(confirm: bool) -> str:
+    return "confirm" if confirm else "sweep  "
 
 
 def _told(row: Row) -> str:

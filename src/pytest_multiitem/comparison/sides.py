@@ -49,6 +49,18 @@ class Side:
         """For people: which side this is."""
         return f"{self.backend} {'+'.join(self.views)}"
 
+    def executes(self, size: int) -> tuple[object, ...] | None:
+        """What a request of ``size`` items makes the server compute, as far as that is known before: sides with equal
+        answers are told apart by their server chunk size alone, and it splits no such request on either.
+
+        None where it is not known: of a server that already runs, and of a request that is split.
+        """
+        chunk = self.profile.chunk_size
+        if self.url is not None or (chunk and size > chunk):
+            return None
+        whole = replace(self, profile=replace(self.profile, chunk_size=0))
+        return (self.backend, _launch(whole), size)
+
     @property
     def cost_per_hour(self) -> float | None:
         """US dollars an hour; None where nobody said."""

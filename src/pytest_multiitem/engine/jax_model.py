@@ -31,15 +31,6 @@ except ImportError as error:
 
 
 @dataclass(frozen=True, eq=False)
-class JaxPrefix:
-    """A computed prefix, padded to its bucket P: keys and values [L, kv_heads, P, D], hidden states [P, H]."""
-
-    keys: Any
-    values: Any
-    hidden: Any
-
-
-@dataclass(frozen=True, eq=False)
 class _Block:
     """R rows of a placed sequence in dense scoring: the prefix, or one tile; both padded."""
 
@@ -85,19 +76,23 @@ class JaxBackend:
     def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
         """One plain causal forward pass; reads the last token."""
         ids = np.asarray(tokens, dtype=np.int32)
-        hidden = self._prefill(ids, np.arange(len(ids), dtype=np.int32), keep=False).hidden
-        return self._read(hidden, [len(ids) - 1], labels, normalise).collect()
+        prefix = self.prefix(ids, np.arange(len(ids), dtype=np.int32))
+        return self.prefix_readout(prefix, len(ids) - 1, labels, normalise)
 
-    def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> JaxPrefix:
-        """Run the prefix causally and keep each layer's keys and values."""
-        return self._prefill(tokens, positions, keep=True)
+    def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> programs.Prefill:
+        """Run the prefix, padded to its bucket, causally and keep each layer's keys and values."""
+        size = programs.bucket(len(tokens))
+        return programs.prefill(
+            self._config, self._weights, self._rotary_for(positions), _padded(tokens, size), _padded(positions, size)
+        )
 
-    def prefix_readout(self, prefix: JaxPrefix, row: int, labels: Sequence[int], normalise: bool) -> Readout:
+    def prefix_readout(self, prefix: programs.Prefill, row: int, labels: Sequence[int], normalise: bool) -> Readout:
         """Read the logits at row ``row`` of a computed prefix."""
-        return self._read(prefix.hidden, [row], labels, normalise).collect()
+        hidden = programs.prefill_row(self._config, self._weights, prefix, np.int32(row))
+        return self._read(hidden, [0], labels, normalise).collect()
 
     def segment_tile(
-        self, prefix: JaxPrefix, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
+        self, prefix: programs.Prefill, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
     ) -> Readout:
         """Run one tile: each slot against the visible prefix and causally against itself."""
         hidden = programs.segment(
@@ -141,18 +136,6 @@ class JaxBackend:
             for rows, tile in zip(hidden[1:], plan.tiles, strict=True)
         ]
         return _in_item_order(plan, empty.collect(), [each.collect() for each in read])
-
-    def _prefill(self, tokens: NDArray[np.int32], positions: NDArray[np.int32], keep: bool) -> JaxPrefix:
-        size = programs.bucket(len(tokens))
-        x, keys, values = programs.prefill(
-            self._config,
-            self._weights,
-            self._rotary_for(positions),
-            _padded(tokens, size),
-            _padded(positions, size),
-            keep=keep,
-        )
-        return JaxPrefix(keys, values, x)
 
     def _read(
         self, hidden: Any, rows: Sequence[int] | NDArray[Any], labels: Sequence[int], normalise: bool

@@ -62,19 +62,39 @@ def embed(config: ModelConfig, weights: Weights, tokens: Any) -> Any:
     return weights.embedding[tokens]
 
 
-@partial(jax.jit, static_argnames=("config", "keep"))
-def prefill(
-    config: ModelConfig, weights: Weights, rotary: Rotary, tokens: Any, positions: Any, keep: bool
-) -> tuple[Any, Any, Any]:
-    """A causal pass over [P] tokens: hidden states [P, H] and, if ``keep``, keys and values [L, kv_heads, P, D]."""
+class Prefill(NamedTuple):
+    """A causal pass over [P] tokens: keys and values [L, kv_heads, P, D], and what goes into the last layer, hidden
+    states [P, H] and queries [kv_heads, group, P, D]. The last layer's rest is computed for the row that is read."""
+
+    keys: Any
+    values: Any
+    hidden: Any
+    queries: Any
+
+
+@partial(jax.jit, static_argnames=("config",))
+def prefill(config: ModelConfig, weights: Weights, rotary: Rotary, tokens: Any, positions: Any) -> Prefill:
+    """A causal pass over [P] tokens, up to the last layer's attention."""
 
     def layer(x: Any, p: Layers) -> tuple[Any, Any]:
         q, k, v = _project(config, p, rotary, x, positions)
-        x = _finish(config, p, x, _causal(q, k, v))
-        return x, (k, v) if keep else None
+        return _finish(config, p, x, _causal(q, k, v)), (k, v)
 
-    x, cache = lax.scan(layer, weights.embedding[tokens], weights.layers)
-    return (x, *cache) if keep else (x, None, None)
+    below = Layers(*(stack[:-1] for stack in weights.layers))
+    x, (keys, values) = lax.scan(layer, weights.embedding[tokens], below)
+    q, k, v = _project(config, Layers(*(stack[-1] for stack in weights.layers)), rotary, x, positions)
+    return Prefill(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), x, q)
+
+
+@partial(jax.jit, static_argnames=("config",))
+def prefill_row(config: ModelConfig, weights: Weights, prefix: Prefill, row: Any) -> Any:
+    """The hidden state [1, H] after the last layer, of one row of a prefix."""
+    q = lax.dynamic_slice_in_dim(prefix.queries, row, 1, axis=2)
+    scores = jnp.where(jnp.arange(prefix.keys.shape[2]) <= row, _scores(q, prefix.keys[-1]), _HIDDEN)
+    p = jnp.exp(scores - scores.max(-1, keepdims=True))
+    attended = _weighted(p, prefix.values[-1]) / p.sum(-1, keepdims=True)
+    last = Layers(*(stack[-1] for stack in weights.layers))
+    return _finish(config, last, lax.dynamic_slice_in_dim(prefix.hidden, row, 1), attended)
 
 
 @partial(jax.jit, static_argnames=("config",))

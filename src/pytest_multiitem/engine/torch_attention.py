@@ -20,6 +20,12 @@ def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return _rows(out[0])
 
 
+def everything(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention to all keys."""
+    out = functional.scaled_dot_product_attention(query[None], _spread(key, query)[None], _spread(value, query)[None])
+    return _rows(out[0])
+
+
 def segment(query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, slots: int) -> Tensor:
     """Slots of a tile, each attending to the shared prefix and causally to itself.
 

@@ -24,11 +24,13 @@ from pytest_multiitem.scoring.readout import Readout
 
 @dataclass(frozen=True, eq=False)
 class TorchPrefix:
-    """A computed prefix: per layer keys and values [kv_heads, P, D], and the last hidden states [P, H]."""
+    """A computed prefix: per layer keys and values [kv_heads, P, D]; what goes into the last layer: hidden states
+    [P, H] and queries [heads, P, D]. The last layer's rest is computed for the rows that are read."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     hidden: Tensor
+    queries: Tensor
 
 
 class TorchBackend:
@@ -80,13 +82,18 @@ class TorchBackend:
             query, key, value = _project(layer, hidden, rotary)
             keys.append(key)
             values.append(value)
-            hidden = _finish(layer, hidden, attention.causal(query, key, value))
-        return TorchPrefix(tuple(keys), tuple(values), hidden)
+            if layer is not self._layers[-1]:
+                hidden = _finish(layer, hidden, attention.causal(query, key, value))
+        return TorchPrefix(tuple(keys), tuple(values), hidden, query)
 
     @torch.inference_mode()
     def prefix_readout(self, prefix: TorchPrefix, row: int, labels: Sequence[int], normalise: bool) -> Readout:
         """Read the logits at row ``row`` of a computed prefix."""
-        return self._read(prefix.hidden[row : row + 1], labels, normalise)
+        at = slice(row, row + 1)
+        attended = attention.everything(
+            prefix.queries[:, at], prefix.keys[-1][:, : row + 1], prefix.values[-1][:, : row + 1]
+        )
+        return self._read(_finish(self._layers[-1], prefix.hidden[at], attended), labels, normalise)
 
     @torch.inference_mode()
     def segment_tile(
