@@ -150,3 +150,12 @@ def test_as_dict():
 )
 def test_a_straddling_gate_is_measured_longer_once(items, serial, multi, further):
     assert speedup.further_runs(CurvePoint(items, serial, multi), 5) == further
+
+
+def test_a_point_says_why_its_times_are_to_be_doubted():
+    assert CurvePoint(32, (3.0, 3.0, 3.0), (1.0, 1.0, 1.0)).as_dict()["doubts"] == []
+    doubts = CurvePoint(32, (3.0, 3.1, 3.0), (2.0, 1.0, 1.0)).as_dict()["doubts"]
+    assert doubts == [
+        "multi: the first timed run took 2.00 times the median of the others",
+        "multi: the standard deviation is 43% of the mean",
+    ]

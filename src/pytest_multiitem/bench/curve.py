@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_multiitem.bench.statistics import P95_SAMPLES, p50, p95, ratio_interval
+from pytest_multiitem.bench.statistics import P95_SAMPLES, instability, p50, p95, ratio_interval, recompilation
 from pytest_multiitem.client import PreparedRequest, prepare, read_scores
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.attestation import Attestation
@@ -40,7 +40,18 @@ class CurvePoint:
             "multi": summary(self.multi_sec, self.num_items),
             "speedup_vs_serial_p50": self.speedup,
             "speedup_interval_95": self.interval,
+            "doubts": self.doubts,
         }
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the times are to be doubted: something was compiled in a timed run, or they scatter."""
+        return [
+            f"{side}: {reason}"
+            for side, seconds in (("serial", self.serial_sec), ("multi", self.multi_sec))
+            for reason in (recompilation(seconds), instability(seconds))
+            if reason is not None
+        ]
 
 
 #: Per multi-item server: its curve, and what it attests to have executed for it.

@@ -6,8 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 import typer
@@ -16,7 +15,8 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.options import OPTIONS
 
 if TYPE_CHECKING:
-    from pytest_multiitem.bench.load import LoadReport
+    from pytest_multiitem.bench.load import LoadReport, Progress
+    from pytest_multiitem.comparison.progress import Shown
 
 Number = TypeVar("Number", int, float)
 _OPTIONS = {option.name: option for option in OPTIONS}
@@ -82,6 +82,7 @@ def load(
     from pytest_multiitem.bench.load import measure_load
     from pytest_multiitem.client import ScoreClient
     from pytest_multiitem.comparison import artefacts
+    from pytest_multiitem.comparison.progress import Shown
     from pytest_multiitem.comparison.records import Workload
     from pytest_multiitem.comparison.rows import chunked
     from pytest_multiitem.comparison.workload import generate
@@ -115,7 +116,8 @@ def load(
         for request in work.requests
         for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
-    with _Bar(len(set(senders)) + len(set(arrivals)), duration) as bar:
+    with Shown(redraws_per_second=2) as shown:  # drawing takes time from the generator
+        shown.expect(duration * (len(set(senders)) + len(set(arrivals))))
         report = measure_load(
             address,
             requests,
@@ -127,7 +129,7 @@ def load(
             timeout=timeout,
             api_key=api_key,
             ca_file=ca_file,
-            progress=bar,
+            progress=_telling(shown, duration),
         )
     report.server_info = redacted(info) or None
     for line in terminal_table(_HEADER, table(report)):
@@ -200,37 +202,14 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Number]) -> list[Number
     return values
 
 
-class _Bar:
-    """Progress on standard error, where that is a terminal: the level, and the time left of all of them."""
+def _telling(shown: Shown, duration: float) -> Progress:
+    """Shows levels of ``duration`` seconds each, as `measure_load` tells of them."""
+    begun = 0
 
-    def __init__(self, levels: int, duration: float) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    def tell(what: str, seconds: float) -> None:
+        nonlocal begun
+        begun += seconds == 0
+        shown.doing(what)
+        shown.reached((begun - 1) * duration + min(seconds, duration))
 
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            refresh_per_second=2,  # drawing takes time from the generator
-        )
-        self._task = self._bar.add_task("", total=levels * duration)
-        self._duration = duration
-        self._begun = 0
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def __call__(self, what: str, seconds: float) -> None:
-        self._begun += seconds == 0
-        completed = (self._begun - 1) * self._duration + min(seconds, self._duration)
-        self._bar.update(self._task, description=what, completed=completed)
+    return tell

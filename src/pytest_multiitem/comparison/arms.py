@@ -86,15 +86,7 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
         raise UsageError(
             "an accelerator holds one server at a time, so its arms cannot be interleaved; run the benchmark for each"
         )
-    request = workload.generate(
-        query_tokens=settings.bench_query_tokens,
-        num_items=settings.bench_items,
-        item_tokens=settings.item_tokens,
-        labels=settings.labels,
-        delimiter=settings.delimiter,
-        seed=settings.seed,
-        vocab_size=settings.vocab_size,
-    ).requests[0]
+    request = workload.of_run(settings).requests[0]
     with ExitStack() as stack:
         connected = [Connected(arm.side, directory / arm.name) for arm in arms]
         for each in connected:

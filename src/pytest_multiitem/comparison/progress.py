@@ -1,4 +1,4 @@
-"""How a comparison shows that it goes on: a bar with the time left on a terminal, a line a step elsewhere."""
+"""How a long measurement shows that it goes on: a bar with the time left on a terminal, a line a step elsewhere."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ class Shown:
     """Progress on standard error. Its units are those of whoever measures: an estimate of the time that each step
     takes, so that the time left is one."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, redraws_per_second: float = 10) -> None:
         self._console = console or Console(stderr=True, highlight=False, markup=False)
         columns = (
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task = self._bar.add_task("comparison", total=None)
+        self._bar = Progress(
+            *columns,
+            console=self._console,
+            disable=not self._console.is_terminal,
+            refresh_per_second=redraws_per_second,
+        )
+        self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -46,3 +51,7 @@ class Shown:
     def advance(self, units: float) -> None:
         """So much more is done."""
         self._bar.advance(self._task, units)
+
+    def reached(self, units: float) -> None:
+        """So much is done altogether."""
+        self._bar.update(self._task, completed=units)

@@ -107,16 +107,7 @@ def _workload(settings: Settings, directory: Path) -> Workload:
         except OSError as error:
             raise UsageError(f"cannot copy {settings.workload} to {path}: {error.strerror}") from None
         return own.record
-    made = workload.generate(
-        model=settings.model or "the embedded engine's tiny checkpoint",
-        query_tokens=settings.bench_query_tokens,
-        num_items=settings.bench_items,
-        item_tokens=settings.item_tokens,
-        labels=settings.labels,
-        delimiter=settings.delimiter,
-        seed=settings.seed,
-        vocab_size=settings.vocab_size,
-    )
+    made = workload.of_run(settings)
     artefacts.write(path, made)
     return made
 

@@ -12,6 +12,7 @@ import msgspec
 
 from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRequest
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.options import Settings
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, TokenIds, token_pool
 from pytest_multiitem.scoring.tokens import content_tokens
@@ -78,6 +79,20 @@ def generate(
     )
     workload.discrimination = discrimination(workload)
     return workload
+
+
+def of_run(settings: Settings) -> Workload:
+    """The workload that a run's settings describe: the shape of its benchmarks. Raises as `generate` does."""
+    return generate(
+        model=settings.model or "the embedded engine's tiny checkpoint",
+        query_tokens=settings.bench_query_tokens,
+        num_items=settings.bench_items,
+        item_tokens=settings.item_tokens,
+        labels=settings.labels,
+        delimiter=settings.delimiter,
+        seed=settings.seed,
+        vocab_size=settings.vocab_size,
+    )
 
 
 def request_sha256(raw_request: dict[str, Any]) -> str:
