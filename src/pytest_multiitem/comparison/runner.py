@@ -150,7 +150,7 @@ class _Runner:
         directory = self._kept.directory
         for (backend, view), matrix in self._kept.matrices.items():
             self._kept.change(backend, view, summary=decide.summary_of(matrix))
-        matrices = [(self._kept.path(*key), matrix) for key, matrix in self._kept.matrices.items()]
+        matrices = [(Path(self._kept.path(*key).name), matrix) for key, matrix in self._kept.matrices.items()]
         reasons = {**self.not_run, **self.failures}
         blocker = self.settings.blocker or "; ".join(f"{side}: {reason}" for side, reason in reasons.items()) or None
         if not matrices:
@@ -237,6 +237,11 @@ class _Runner:
             row = self._known(leader, confirm)[size]
             if row.status == "ok" and self._computes_the_same(c, size, row):
                 self._enter(c.side, row, confirm=confirm)
+                self._note(
+                    c.side,
+                    f"requests that its server chunk size does not split make it compute what {leader.label} computes; "
+                    "such rows were measured there, after a first request to each had given exactly the same scores",
+                )
                 self._shown.say(f"{_phase(confirm)} {size:>4} {c.side.label:<29} the same as {leader.label}")
             else:
                 self._measure([(c, size)], connected, confirm=confirm)
@@ -268,6 +273,12 @@ class _Runner:
         for view in side.views:
             self._kept.add(side.backend, view, row, confirm=confirm)
         self._shown.advance(self._cost(row.client_chunk_size, self._runs(confirm)))
+
+    def _note(self, side: Side, text: str) -> None:
+        for view in side.views:
+            notes = self._kept.matrices[side.backend, view].notes
+            if text not in notes:
+                self._kept.change(side.backend, view, notes=[*notes, text])
 
     def _computes_the_same(self, connected: Connected, size: int, row: Row) -> bool:
         """Whether a first request to a server is answered with exactly a row's scores, in one packed sequence."""
@@ -392,12 +403,6 @@ class _Runner:
         if len(self._work.requests) > 1:
             found.append(
                 f"the workload has {len(self._work.requests)} requests; {self._request.request_id} was measured"
-            )
-        chunk = side.profile.chunk_size
-        if side.url is None and chunk:
-            found.append(
-                f"a client chunk size of at most {chunk} is split by no server; where another one of the same command "
-                "was measured with it, and this one gave exactly its scores, the row is taken over (same session)"
             )
         if len(side.views) > 1:
             found.append(f"the server is the same in {' and '.join(side.views)}, and was measured once for both")

@@ -152,6 +152,14 @@ def _findings(comparison: Comparison) -> list[str]:
             f"{spoken(winner.backend)}'s best is client chunk size {winner.client_chunk_size} in {winner.view}: "
             f"{tables.plain(winner.throughput_items_sec)} items/s."
         )
+        elsewhere = [view.winners_by_backend.get(winner.backend) for view in comparison.views]
+        best = max((w for w in elsewhere if w is not None), key=lambda w: w.throughput_items_sec, default=winner)
+        if best.throughput_items_sec > winner.throughput_items_sec:
+            found.append(
+                f"{spoken(winner.backend)} has more items/s in {best.view} "
+                f"({tables.percent(_relative(best.throughput_items_sec, winner.throughput_items_sec))}, client chunk "
+                f"size {best.client_chunk_size}): its {winner.view} settings are not its best here."
+            )
     return found
 
 
