@@ -36,7 +36,7 @@ SMALL = {
     "mask_impl": "dense",
     "startup_timeout": "20",
 }
-FILES = {"canonical_workload.json", "comparison.json", "comparison.md", "final_report.md", "state.json"}
+FILES = {"canonical_workload.json", "comparison.json", "comparison.md", "final_report.md"}
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +198,7 @@ def test_an_interrupted_comparison_loses_no_row_and_leaves_no_process(tmp_path, 
     after = rows()
     assert again.returncode == 0, told
     assert f"{len(before)} rows are measured already" in told
-    assert len(list(tmp_path.glob("multiitem-results/comparisons/*/state.json"))) == 1
+    assert len(list(tmp_path.glob("multiitem-results/comparisons/*/.state.json"))) == 1
     assert len(after) > len(before) and all(after[key] == row for key, row in before.items())
 
 

@@ -140,7 +140,9 @@ def test_the_confirmed_row_counts():
     assert by_size[64].sides["jax"].p50_ms == 100 and by_size[64].sides["jax"].confirmed
     assert not by_size[64].sides["pytorch"].confirmed and not by_size[8].sides["jax"].confirmed
     assert by_size[64].paired is False and by_size[8].paired is True
-    assert view.winners_by_backend["jax"].client_chunk_size == 8
+    # The sweep's 50 ms at 8 may have been a lucky moment; what was measured again decides.
+    assert view.winners_by_backend["jax"].client_chunk_size == 64
+    assert by_size[8].sides["jax"].why_not == "it was swept only, and the confirmed rows decide"
 
 
 def test_a_confirmed_row_without_scores_has_those_of_its_sweep():

@@ -1008,8 +1008,8 @@ UNUSABLE = {
     "unknown schema": (
         '{"schema_version": "score_matrix_v2"}',
         'has the unknown schema_version "score_matrix_v2"; expected one of canonical_score_workload_v1, '
-        "score_matrix_v1, cross_backend_comparison_v1, multiitem_matrix_v1, multiitem_baseline_v1 (did you mean "
-        "'score_matrix_v1'?)",
+        "score_matrix_v1, cross_backend_comparison_v1, multiitem_matrix_v1, multiitem_baseline_v1, score_load_v1 "
+        "(did you mean 'score_matrix_v1'?)",
     ),
     "a schema that is no name": ('{"schema_version": ["score_matrix_v1"]}', "has the unknown schema_version ["),
 }

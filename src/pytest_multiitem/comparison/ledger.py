@@ -22,7 +22,7 @@ WORKLOAD = "canonical_workload.json"
 COMPARISON = "comparison.json"
 COMPARISON_TABLE = "comparison.md"
 FINAL_REPORT = "final_report.md"
-_STATE = "state.json"
+_STATE = ".state.json"
 _DIRECTORY = "comparisons"
 
 #: Settings that a row depends on: rows measured with others are not rows of the same comparison.

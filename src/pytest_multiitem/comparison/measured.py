@@ -61,6 +61,12 @@ class Measured:
 
     def why_not(self, size: int) -> str | None:
         """What keeps a row from winning even on its own side; None where nothing does."""
+        problem = self._problem(size)
+        if problem is None and size not in self.confirmed and any(self._problem(s) is None for s in self.confirmed):
+            return "it was swept only, and the confirmed rows decide"
+        return problem
+
+    def _problem(self, size: int) -> str | None:
         problem = decide.why_not(self.rows[size])
         if problem is not None or self.own[size] is None:
             return problem
