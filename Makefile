@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/pytest -q
 
 test: $(READY) lint
-	$(BIN)/pytest tests/unit tests/plugin
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/plugin
 	$(BIN)/pytest -n 2
 
 lint: $(READY)

@@ -158,8 +158,7 @@ RUN = """
     from fake_engine import FakeEngine
     from pytest_multiitem.comparison import runner
     from pytest_multiitem.comparison.progress import Shown
-    from pytest_multiitem.errors import UsageError
-from pytest_multiitem.options import resolve
+    from pytest_multiitem.options import resolve
     settings = resolve({given!r}, {{}}, {{}})
     with Shown() as shown:
         runner.compare(settings, FakeEngine(), Path.cwd(), shown)
@@ -168,7 +167,7 @@ from pytest_multiitem.options import resolve
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_comparison_loses_no_row_and_leaves_no_process(tmp_path, number):
-    given = {f"multiitem_{name}": value for name, value in {**SMALL, "views": "portable", "confirm_runs": "9"}.items()}
+    given = {f"multiitem_{name}": value for name, value in {**SMALL, "views": "portable", "bench_items": "6"}.items()}
     script = textwrap.dedent(RUN).format(fake=str(FAKE), given=given)
     environment = {**os.environ, "FAKE_FAULTS": "multi:sleep=0.01"}
 
@@ -186,7 +185,7 @@ def test_an_interrupted_comparison_loses_no_row_and_leaves_no_process(tmp_path, 
         return found
 
     process = start()
-    wait_until(lambda: len(rows()) >= 4)
+    wait_until(lambda: len(rows()) >= 4 or process.poll() is not None)
     process.send_signal(number)
     process.wait(20)
     before = rows()
