@@ -50,7 +50,9 @@ def test_a_serial_side_is_compared_with_the_plain_query():
 
 
 @pytest.mark.parametrize(
-    ("gate", "limit"), [(parity.CROSS_BACKEND_MAX_ABS, 0.02), (parity.SEGMENT_VS_DENSE, 1e-4)], ids=str
+    ("gate", "limit"),
+    [(parity.CROSS_BACKEND_MAX_ABS, 0.02), (parity.SEGMENT_VS_DENSE, 1e-4)],
+    ids=["max_abs", "segment_vs_dense"],
 )
 def test_a_larger_difference_fails(gate, limit):
     inside, outside = (
