@@ -297,7 +297,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("compare", False, "run the cross-backend comparison", _flag, short=True, is_flag=True),
     Option("views", VIEWS, "views of the comparison: portable, best_native, or all",
            _choice(VIEWS, many=True, everything=True), "portable|best_native"),
-    Option("compare_chunk_sizes", (128, 500), "client chunk sizes of the comparison, or all for the contract's ten",
+    Option("compare_chunk_sizes", (500,), "client chunk sizes of the comparison, or all for the contract's ten",
            _chunk_sizes, "N,…|all"),
     Option("confirm_runs", 7, "timed runs that confirm the comparison's best chunk sizes", _integer(1), "N"),
     Option("compare_load", False, "measure the comparison's best rows under load as well", _flag, is_flag=True),
