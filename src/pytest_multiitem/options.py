@@ -210,6 +210,16 @@ def _gate_names(text: str) -> tuple[str, ...]:
     return _choice(gate_names(), many=True, everything=True)(text)
 
 
+def _fault_names(text: str) -> tuple[str, ...]:
+    from pytest_multiitem.faults.catalogue import fault
+
+    names = _names(text)
+    try:
+        return tuple(fault(name).label for name in names)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
 OPTIONS: tuple[Option, ...] = (
     Option(
         "backend",
@@ -358,6 +368,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("labels", (9454, 2753), "label token ids", _integers(0), "ID,…"),
     Option("delimiter", 151_643, "delimiter token id", _integer(0), "ID"),
     Option("seed", 20_260_101, "seed of the built-in cases", _integer(0), "N"),
+    Option("power", False, "prove that the gates can fail: measure them on builds with every known fault", _flag,
+           short=True, is_flag=True),
+    Option("power_faults", (), "faults of --power: NAME or NAME=STRENGTH, …; default: all of them", _fault_names,
+           "NAME,…"),
+    Option("property_examples", 100, "requests that the property-based isolation test tries", _integer(1), "N"),
+    Option("property_max_tokens", 1024, "tokens of the longest request that it tries; less where the server takes less",
+           _integer(16), "TOKENS"),
     Option("items", (1, 8, 32, 64, 128), "item counts N of the performance curve", _integers(1), "N,…"),
     Option("query_tokens", 256, "query length of the performance curve", _integer(1), "TOKENS"),
     Option("item_tokens", 20, "item length of the performance curve and the benchmarks", _integer(1), "TOKENS"),
@@ -456,6 +473,10 @@ class Settings:
     labels: tuple[int, ...]
     delimiter: int
     seed: int
+    power: bool
+    power_faults: tuple[str, ...]
+    property_examples: int
+    property_max_tokens: int
     items: tuple[int, ...]
     query_tokens: int
     item_tokens: int
