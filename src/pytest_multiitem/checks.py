@@ -191,9 +191,9 @@ def _checksum(requests: Sequence[PreparedRequest]) -> str | None:
 def _evidence(record: GateRecord) -> list[str]:
     fields = msgspec.to_builtins(record)
     shown = (
-        "value", "limit", "interval", "noise_floor", "leak_visibility", "score_spread", "samples", "backend",
-        "model", "dtype", "semantics", "mask_requested", "mask_attested", "server_chunk_size",
-        "items_per_sequence", "details",
+        "value", "limit", "interval", "noise_floor", "traffic_floor", "leak_visibility", "semantic_visibility",
+        "score_spread", "samples", "backend", "model", "dtype", "semantics", "mask_requested", "mask_attested",
+        "server_chunk_size", "items_per_sequence", "details",
     )  # fmt: skip
     lines = [f"{name}: {fields[name]}" for name in shown if fields[name] not in (None, {})]
     return [f"  {line if len(line) <= 400 else line[:400] + ' …'}" for line in lines]

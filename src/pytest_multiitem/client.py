@@ -86,6 +86,7 @@ class ScoreClient:
         self, url: str, *, timeout: float = 180.0, api_key: str | None = None, ca_file: Path | None = None
     ) -> None:
         self.url = url
+        self._given: dict[str, Any] = {"timeout": timeout, "api_key": api_key, "ca_file": ca_file}
         self._http = httpx.Client(**http_settings(url, timeout=timeout, api_key=api_key, ca_file=ca_file))
 
     def __enter__(self) -> Self:
@@ -95,6 +96,10 @@ class ScoreClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def another(self) -> ScoreClient:
+        """A client of the same server with a connection of its own, for requests at the same time."""
+        return ScoreClient(self.url, **self._given)
 
     def close(self) -> None:
         """Close the connection."""

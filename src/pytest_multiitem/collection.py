@@ -196,8 +196,9 @@ def carry(item: pytest.Item, report: pytest.TestReport) -> None:
         carried = {"gates": msgspec.to_builtins(records), "benchmarks": msgspec.to_builtins(benchmarks)}
         setattr(report, REPORT_ATTRIBUTE, carried)
     for record in records if report.when == "teardown" else ():  # the report that JUnit takes properties from
-        for name in ("gate", "verdict", "reason", "value", "limit", "noise_floor", "leak_visibility",
-                     "mask_requested", "mask_attested", "server_chunk_size", "backend"):  # fmt: skip
+        for name in ("gate", "verdict", "reason", "value", "limit", "noise_floor", "traffic_floor",
+                     "leak_visibility", "semantic_visibility", "score_spread", "mask_requested", "mask_attested",
+                     "server_chunk_size", "backend"):  # fmt: skip
             value = getattr(record, name)
             report.user_properties.append((f"multiitem_{name}", "" if value is None else str(value)))
 

@@ -4,6 +4,8 @@ The score of an item is a softmax over hashes of exactly the tokens it sees, so 
 sees changes it altogether.
 """
 
+from threading import Lock
+
 import numpy as np
 from fake_backend import logit
 
@@ -65,14 +67,26 @@ class StubClient:
         self._scores = scores
         self._counts = {"dense": 0, "segment": 0, "serial": 0, "prefill+extend": 0}
         self._items = {"dense": 0, "segment": 0}
+        self._one_at_a_time = Lock()
+
+    def another(self):
+        """The same server: its counters and its requests are shared."""
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
 
     def score(self, query, items, labels, *, apply_softmax=True):
-        self.requests.append((tuple(query), tuple(map(tuple, items)), tuple(labels)))
-        if self.executed is not None:
-            self._counts[self.executed] += 1
-            if self.executed in self._items:
-                self._items[self.executed] += len(items)
-        return np.asarray(self._scores(query, items, labels), dtype=np.float64)
+        with self._one_at_a_time:
+            self.requests.append((tuple(query), tuple(map(tuple, items)), tuple(labels)))
+            if self.executed is not None:
+                self._counts[self.executed] += 1
+                if self.executed in self._items:
+                    self._items[self.executed] += len(items)
+            return np.asarray(self._scores(query, items, labels), dtype=np.float64)
 
     def server_info(self):
         if self.executed is None:

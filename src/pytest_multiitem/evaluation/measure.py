@@ -68,7 +68,7 @@ def measure(
         with _attested(target, into, "scores"):
             say(f"{SCORES}: {len(requests.cases)} requests, {sum(len(c.items) for c in requests.cases)} items")
             for case, owner in pairs:
-                _replay(target, case, _keep_scores(owner.isolation))
+                measurement.replayed(target, case, _keep_scores(owner.isolation))
             stage = MUTATIONS
             say(stage)
             for case, owner in pairs:
@@ -115,12 +115,6 @@ def _attested(target: Target, into: Evaluation, what: str) -> Iterator[None]:
         packed_items=attestation.packed_items,
         problem=attestation.problem,
     )
-
-
-def _replay(target: Target, case: Case, keep: measurement.Recorder) -> None:
-    """Score and replay a request; a workload may hold the same one twice, and each is measured."""
-    target.memo.clear()
-    measurement.baseline(target, case, keep)
 
 
 def _keep_scores(isolation: Isolation) -> measurement.Recorder:
@@ -175,7 +169,7 @@ def _align(target: Target, case: Case, owner: Evaluation | FurtherCase, delimite
             known = owner.semantic_alignment
             known.replays = [*(known.replays or ()), line["scores"]]
 
-    _replay(target, aligned, keep)
+    measurement.replayed(target, aligned, keep)
 
 
 def _see_leaks(target: Target, cases: Sequence[Case], into: Evaluation) -> None:

@@ -21,7 +21,7 @@ class Gate:
     """A release criterion. ``name`` is final: it appears in JSON, reports and CI.
 
     ``relation`` and ``limit``: when it holds. ``timing``: it measures time and needs the machine to
-    itself. ``evidence``: which of noise_floor, leak_visibility and score_spread a PASS must rest on.
+    itself. ``evidence``: which fields of `Evidence` a PASS must rest on.
     """
 
     name: str
@@ -34,18 +34,32 @@ class Gate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured around a value; None where it was not."""
+    """What was measured around a value; None where it was not.
+
+    ``noise_floor``: how far quiet replays of a request move its scores. ``traffic_floor``: the same for a replay among
+    other requests. ``leak_visibility``: how far a neighbour's tokens move a score, ``semantic_visibility``: how far the
+    delimiter does, both on this model by the serial server alone. ``score_spread``: range of scores over the items.
+    """
 
     noise_floor: float | None = None
     leak_visibility: float | None = None
     score_spread: float | None = None
+    traffic_floor: float | None = None
+    semantic_visibility: float | None = None
+
+    @property
+    def floor(self) -> float | None:
+        """The larger floor: a difference below it may be noise. Not finite where one of them is not."""
+        found = [floor for floor in (self.noise_floor, self.traffic_floor) if floor is not None]
+        wrong = (floor for floor in found if not math.isfinite(floor))
+        return next(wrong, max(found, default=None))
 
 
 def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tuple[Verdict, str]:
     """The verdict on a largest score difference, which must not exceed the gate's limit.
 
-    A value above the limit FAILs unless replaying the same request moves scores as much. A value
-    within the limit passes only where the evidence shows that a violation would have been seen.
+    A value above the limit FAILs unless replaying the same request, quietly or among others, moves scores as
+    much. A value within the limit passes only where the evidence shows that a violation would have been seen.
     """
     if gate.limit is None:
         raise ValueError(f"gate {gate.name} has no limit to judge a difference by")
@@ -56,15 +70,16 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
         return Verdict.FAIL, f"the measured difference is {value}, not a finite number"
     if value < 0:
         return Verdict.FAIL, f"the measured difference is {value}; an absolute difference is 0 or more"
-    floor = evidence.noise_floor
+    floor = evidence.floor
+    busy = floor is not None and floor != evidence.noise_floor
+    replaying = "replaying the same request among others" if busy else "replaying the same request"
     if floor is not None and not math.isfinite(floor):
-        return Verdict.FAIL, f"replaying the same request gives a difference of {floor}"
+        return Verdict.FAIL, f"{replaying} gives a difference of {floor}"
     if value > limit:
         if floor is not None and floor > limit and value <= NOISE_FACTOR * floor:
             return (
                 Verdict.INCONCLUSIVE,
-                f"{value:.3g} is above the limit {limit:g}, but replaying the same request already moves "
-                f"scores by {floor:.3g}",
+                f"{value:.3g} is above the limit {limit:g}, but {replaying} already moves scores by {floor:.3g}",
             )
         shown = f"{value:.6g}"
         if float(shown) <= limit:  # rounding would hide by how little it is off
@@ -76,7 +91,8 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
     if floor is not None and floor > limit:
         return (
             Verdict.INCONCLUSIVE,
-            f"the noise floor {floor:.3g} is above the limit {limit:g}: a violation could not be told from noise",
+            f"the noise floor {floor:.3g}{' (in traffic)' if busy else ''} is above the limit {limit:g}: "
+            "a violation could not be told from noise",
         )
     visibility = evidence.leak_visibility
     if visibility is not None and not visibility > limit:

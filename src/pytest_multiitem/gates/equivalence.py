@@ -9,12 +9,15 @@ import numpy as np
 
 from pytest_multiitem.gates.base import Evidence, Gate
 from pytest_multiitem.gates.measurement import (
+    Baseline,
     Measurement,
     Recorder,
     baseline,
+    floors,
     leak_visibility,
     max_abs,
     score_spread,
+    semantic_visibility,
 )
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.attestation import Attestation
@@ -37,13 +40,14 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
     delimiter changes scores by design.
     """
     semantics = declared_semantics(multi)
-    differences, plain, floors, bases, attestations = [], [], [], [], []
+    differences, plain, bases, attestations = [], [], [], []
+    scored: list[Baseline] = []
     worst = {"max_abs_diff": -1.0}
     for case in cases:
         aligned = replace(case, query=tuple(semantics.serial_query(case.query, delimiter)))
         ours, theirs = baseline(multi, case, record), baseline(serial, aligned, record)
         packed, reference = ours.scores, theirs.scores
-        floors += [ours.floor, theirs.floor]
+        scored += [ours, theirs]
         attestations.append(ours.attestation)
         query_only = reference if aligned == case else baseline(serial, case, record).scores
         difference = np.abs(packed - reference).max(axis=1)
@@ -67,7 +71,12 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
     return Measurement(
         target=multi,
         value=max_abs(every) if every.size else None,
-        evidence=Evidence(max(floors, default=None), visibility, score_spread(bases)),
+        evidence=Evidence(
+            **floors(scored),
+            leak_visibility=visibility,
+            score_spread=score_spread(bases),
+            semantic_visibility=semantic_visibility(serial, cases, delimiter, record),
+        ),
         attestation=Attestation.joined(attestations),
         samples={"cases": len(cases), "items": len(every)},
         details={

@@ -12,6 +12,7 @@ from pytest_multiitem.gates.measurement import (
     Measurement,
     Recorder,
     baseline,
+    floors,
     leak_visibility,
     max_abs,
     score_spread,
@@ -94,7 +95,7 @@ def measure(
     return Measurement(
         target=multi,
         value=max((entry["max_abs_diff_unchanged"] for entry in worst), default=None),
-        evidence=Evidence(max(base.floor for base in unchanged), visibility, score_spread(bases)),
+        evidence=Evidence(**floors(unchanged), leak_visibility=visibility, score_spread=score_spread(bases)),
         attestation=Attestation.joined(attestations),
         samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(b) for b in bases)},
         details={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any
@@ -11,14 +11,13 @@ import numpy as np
 
 from pytest_multiitem.client import Scores
 from pytest_multiitem.gates.base import Evidence, Gate, judge_difference, judge_ratio
+from pytest_multiitem.gates.traffic import Recorder as Recorder
+from pytest_multiitem.gates.traffic import surrounded
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.layout import Semantics
 from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.servers.target import Target
-
-#: Called with one JSON-ready line per raw sample.
-Recorder = Callable[[dict[str, Any]], None]
 
 _REPLAYS = 3
 _VISIBILITY_PAIRS = 4
@@ -53,8 +52,9 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
             gate, measurement.value, measurement.interval, measurement.samples.get("timed_runs", 0)
         )
     elif gate.limit is None:  # whoever measured it says whether it holds
-        holds = measurement.holds
-        verdict, reason = (Verdict.INCONCLUSIVE, "nothing was measured") if holds is None else (Verdict.PASS, holds)
+        verdict, reason = Verdict.PASS, measurement.holds or ""
+        if measurement.holds is None:
+            verdict, reason = Verdict.INCONCLUSIVE, measurement.doubt or "nothing was measured"
     else:
         verdict, reason = judge_difference(gate, measurement.value, measurement.evidence)
     if verdict is Verdict.PASS and measurement.doubt is not None:
@@ -76,6 +76,8 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         noise_floor=measurement.evidence.noise_floor,
         leak_visibility=measurement.evidence.leak_visibility,
         score_spread=measurement.evidence.score_spread,
+        traffic_floor=measurement.evidence.traffic_floor,
+        semantic_visibility=measurement.evidence.semantic_visibility,
         samples=measurement.samples,
         engine=target.engine,
         backend=measurement.backend or profile.backend,
@@ -97,23 +99,42 @@ def max_abs(difference: Scores) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """The scores [N, K] of an unchanged request, how far its replays move them, and what was executed."""
+    """The scores [N, K] of an unchanged request, how far replays move them (``floor``: quiet ones, ``traffic_floor``:
+    one among other requests), and what was executed."""
 
     scores: Scores
     floor: float
+    traffic_floor: float
     attestation: Attestation
 
 
 def baseline(target: Target, case: Case, record: Recorder) -> Baseline:
-    """Score a request and replay it: once for a server, whichever gates need it."""
+    """Score a request and replay it, quietly and among others: once for a server, whichever gates need it."""
     if case not in target.memo:
-        with target.attest() as attestation:
-            scores = target.score(case)
-            record({"kind": "scores", "server": target.profile.label, "case": case.name, "scores": scores.tolist()})
-            floor = replay_floor(target, case, scores, record)
-        target.memo[case] = Baseline(scores, floor, attestation)
+        with target.attest() as quiet:
+            scores, floor = replayed(target, case, record)
+        with target.attest() as busy:
+            again = surrounded(target, case, record)
+        busy.packed_sequences = busy.packed_items = 0  # how small the other requests are says nothing of this one
+        attestation = Attestation.joined([quiet, busy])
+        target.memo[case] = Baseline(scores, floor, max_abs(again - scores), attestation)
     found: Baseline = target.memo[case]
     return found
+
+
+def floors(found: Sequence[Baseline]) -> dict[str, float | None]:
+    """Both floors of several requests, as `Evidence` takes them: the largest of each."""
+    return {
+        "noise_floor": max((each.floor for each in found), default=None),
+        "traffic_floor": max((each.traffic_floor for each in found), default=None),
+    }
+
+
+def replayed(target: Target, case: Case, record: Recorder) -> tuple[Scores, float]:
+    """The scores [N, K] of a request that nothing else is beside, and its quiet noise floor."""
+    scores = target.score(case)
+    record({"kind": "scores", "server": target.profile.label, "case": case.name, "scores": scores.tolist()})
+    return scores, replay_floor(target, case, scores, record)
 
 
 def replay_floor(target: Target, case: Case, first: Scores, record: Recorder) -> float:
@@ -162,3 +183,34 @@ def _neighbour_shifts(
             record({"kind": "leak visibility", "case": case.name, "scores": scores.tolist()})
             shifts.append(max_abs(scores[1] - scores[0]))
     return shifts
+
+
+def semantic_visibility(serial: Target, cases: Sequence[Case], delimiter: int, record: Recorder) -> float | None:
+    """How far the delimiter in front of an item moves its score, on this very model: the largest difference of
+    ``query + d + item`` and ``query + item`` over a few items.
+
+    Below the limit of a gate, it could not tell the two semantics apart. None where no request has an item with
+    tokens. Measured once for a server.
+    """
+    chosen = tuple(cases[:_VISIBILITY_CASES])
+    key = ("semantic visibility", chosen, delimiter)
+    if key not in serial.memo:
+        shifts = []
+        for case in chosen:
+            items = [item for item in case.items if item][:_VISIBILITY_PAIRS]
+            if not items:
+                continue
+            queries = (case.query, (*case.query, delimiter))
+            plain, aligned = (serial.score_ids(query, items, case.labels) for query in queries)
+            record(
+                {
+                    "kind": "semantic visibility",
+                    "case": case.name,
+                    "plain": plain.tolist(),
+                    "aligned": aligned.tolist(),
+                }
+            )
+            shifts.append(max_abs(aligned - plain))
+        serial.memo[key] = max(shifts, default=None)
+    found: float | None = serial.memo[key]
+    return found

@@ -9,7 +9,16 @@ import numpy as np
 
 from pytest_multiitem.client import Scores
 from pytest_multiitem.gates.base import Evidence, Gate
-from pytest_multiitem.gates.measurement import Baseline, Measurement, Recorder, baseline, max_abs, score_spread
+from pytest_multiitem.gates.measurement import (
+    Baseline,
+    Measurement,
+    Recorder,
+    baseline,
+    floors,
+    leak_visibility,
+    max_abs,
+    score_spread,
+)
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.servers.target import Target, declared_semantics
@@ -89,14 +98,17 @@ def compare(
     delimiter: int,
     record: Recorder,
     client_chunk_size: int | None = None,
+    serial: Target | None = None,
 ) -> Comparison:
     """Score every case on both sides; ``left`` is the side under test.
 
     Where ``left`` packs and ``right`` is serial, ``right`` scores the context that the packed
-    semantics gives an item. ``client_chunk_size``: items per request (None: all in one).
+    semantics gives an item. ``client_chunk_size``: items per request (None: all in one). ``serial``: a serial server
+    of ``left``'s model, where there is one: it says how visible a leak would be.
     """
     aligned = left.profile.role != "serial" and right.profile.role == "serial"
-    differences, floors, bases = [], [], []
+    differences, bases = [], []
+    scored: list[Baseline] = []
     seen: tuple[list[Attestation], list[Attestation]] = ([], [])
     for case in cases:
         other = case
@@ -105,8 +117,8 @@ def compare(
         ours, theirs = (
             _in_chunks(target, each, client_chunk_size, record) for target, each in ((left, case), (right, other))
         )
-        for side, scored in zip(seen, (ours, theirs), strict=True):
-            side.append(scored.attestation)
+        for side, found in zip(seen, (ours, theirs), strict=True):
+            side.append(found.attestation)
         record(
             {
                 "kind": "comparison",
@@ -119,13 +131,16 @@ def compare(
             }
         )
         differences.append(np.abs(ours.scores - theirs.scores).ravel())
-        floors += [ours.floor, theirs.floor]
+        scored += [ours, theirs]
         bases.append(theirs.scores)
+    visibility = None
+    if serial is not None and left.profile.semantics is not None:
+        visibility, _ = leak_visibility(serial, cases, left.profile.semantics, delimiter, record)
     return Comparison(
         left,
         right,
         np.concatenate(differences) if differences else np.empty(0),
-        Evidence(max(floors, default=None), None, score_spread(bases)),
+        Evidence(**floors(scored), leak_visibility=visibility, score_spread=score_spread(bases)),
         _both(*map(Attestation.joined, seen)),
         {"cases": len(cases), "items": sum(map(len, bases))},
         client_chunk_size,
@@ -163,7 +178,7 @@ def mean_abs(differences: Scores) -> float:
 
 
 def _in_chunks(target: Target, case: Case, size: int | None, record: Recorder) -> Baseline:
-    """A case in requests of ``size`` items each (None: all in one). Its floor is that of its first request:
+    """A case in requests of ``size`` items each (None: all in one). Its floors are those of its first request:
     the replays of every one would take twice as long as what they are the floor of."""
     if size is None or size >= len(case.items):
         return baseline(target, case, record)
@@ -171,7 +186,8 @@ def _in_chunks(target: Target, case: Case, size: int | None, record: Recorder) -
     first = baseline(target, parts[0], record)
     with target.attest() as attestation:
         scores = [first.scores, *(target.score(part) for part in parts[1:])]
-    return Baseline(np.concatenate(scores), first.floor, Attestation.joined([first.attestation, attestation]))
+    joined = Attestation.joined([first.attestation, attestation])
+    return replace(first, scores=np.concatenate(scores), attestation=joined)
 
 
 def _both(left: Attestation, right: Attestation) -> Attestation:

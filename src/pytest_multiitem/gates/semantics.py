@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
 
 from pytest_multiitem.client import Scores
 from pytest_multiitem.gates.base import NOISE_FACTOR, Evidence, Gate
@@ -13,11 +12,14 @@ from pytest_multiitem.gates.measurement import (
     Measurement,
     Recorder,
     baseline,
+    floors,
+    leak_visibility,
     max_abs,
     score_spread,
+    semantic_visibility,
 )
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.semantics import Semantics, unisolated
 from pytest_multiitem.servers.target import Target, declared_semantics
 
 AS_DECLARED = Gate(
@@ -47,7 +49,8 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
     record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
     nearest, following = sorted(distances, key=distances.__getitem__)[:2]
-    clear = distances[following] - distances[nearest] > max(NOISE_FACTOR * packed.floor, distances[nearest])
+    noise = NOISE_FACTOR * max(packed.floor, packed.traffic_floor)
+    clear = distances[following] - distances[nearest] > max(noise, distances[nearest])
     away = distances[declared.value]
     problem = doubt = None
     if clear and nearest != declared.value:
@@ -55,7 +58,7 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
             f"the server declares {declared.value}, but its scores are those of {nearest}: {distances[nearest]:.3g} "
             f"away from it, {away:.3g} from {declared.value}"
         )
-    elif not clear and away > max(NOISE_FACTOR * packed.floor, EQUIVALENCE.limit or 0.0):
+    elif not clear and away > max(noise, EQUIVALENCE.limit or 0.0):
         problem = (
             f"the server declares {declared.value}, but its scores are {away:.3g} away from it, and those of no other "
             f"semantics either (nearest {nearest}, {distances[nearest]:.3g})"
@@ -65,7 +68,12 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
     return Measurement(
         target=multi,
         value=distances[declared.value],
-        evidence=Evidence(packed.floor, None, score_spread([packed.scores])),
+        evidence=Evidence(
+            **floors([packed]),
+            leak_visibility=leak_visibility(serial, cases, declared, delimiter, record)[0],
+            score_spread=score_spread([packed.scores]),
+            semantic_visibility=semantic_visibility(serial, cases, delimiter, record),
+        ),
         attestation=packed.attestation,
         samples={"items": len(case.items)},
         details={"distances": distances, "nearest": nearest},
@@ -82,6 +90,6 @@ def _references(serial: Target, case: Case, delimiter: int) -> Mapping[str, Scor
         for semantics in Semantics
         if semantics.has_serial_reference
     }
-    joined: Sequence[tuple[int, ...]] = list(accumulate(case.items, lambda left, right: (*left, delimiter, *right)))
-    found[CAUSAL] = serial.score_ids((*case.query, delimiter), joined, case.labels)
+    query = Semantics.PREFIX_FIRST_DELIM.serial_query(case.query, delimiter)
+    found[CAUSAL] = serial.score_ids(query, unisolated(case.items, delimiter), case.labels)
     return found

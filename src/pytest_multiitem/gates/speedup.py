@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_multiitem.bench.curve import CurvePoint
+from pytest_multiitem.bench.statistics import recompilation
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement
 from pytest_multiitem.servers.attestation import Attestation
@@ -19,6 +20,8 @@ SPEEDUP_N32 = Gate(
 )
 GATES = (SPEEDUP_N32,)
 GATED_ITEMS = 32
+#: A first timed run this many times as long as the slowest of the others did more than they did.
+_COMPILED_RATIO = 2.0
 
 
 def further_runs(point: CurvePoint, timed_runs: int) -> int:
@@ -39,7 +42,23 @@ def measure(multi: Target, curve: list[CurvePoint], attestation: Attestation) ->
         attestation=attestation,
         samples={"timed_runs": 0 if point is None else len(point.serial_sec)},
         details={"performance": performance(curve)},
+        doubt=None if point is None else compiled(point),
     )
+
+
+def compiled(point: CurvePoint) -> str | None:
+    """Why the times of a point are not those of a warm server; None where nothing says so.
+
+    Stricter than the doubts that a curve shows: a first run that is merely the slowest may be the machine's doing.
+    """
+    for side, seconds in (("serial", point.serial_sec), ("multi", point.multi_sec)):
+        reason = recompilation(seconds)
+        if reason is not None and seconds[0] > _COMPILED_RATIO * max(seconds[1:]):
+            return (
+                f"{side}: {reason}, and more than {_COMPILED_RATIO:g} times the slowest of them: something was "
+                "compiled inside the timed runs; raise --multiitem-bench-warmup-runs"
+            )
+    return None
 
 
 def performance(curve: list[CurvePoint]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def render(matrix: Matrix) -> str:
     """The report as Markdown."""
     sections = [
         _head(matrix),
-        section("Gates", markdown_table(*table.pivot(matrix.gates)), markdown_table(*table.others(matrix.gates))),
+        _gates(matrix.gates),
         _unhappy(matrix),
         section("Speed-up", markdown_table(*table.curves(matrix))),
         section("Semantics", markdown_table(*table.semantics(matrix))),
@@ -48,6 +48,12 @@ def _head(matrix: Matrix) -> str:
     return "\n".join(lines)
 
 
+def _gates(records: Sequence[GateRecord]) -> str:
+    pivot = markdown_table(*table.pivot(records))
+    legend = f"In a cell: {escape(table.LEGEND)}." if pivot else ""
+    return section("Gates", pivot, legend, markdown_table(*table.others(records)))
+
+
 def _unhappy(matrix: Matrix) -> str:
     records = table.unhappy(matrix.gates)
     if not records:
@@ -65,7 +71,9 @@ def _evidence(records: Sequence[GateRecord]) -> str:
             table.number(r.value),
             table.bound(r),
             table.number(r.noise_floor),
+            table.number(r.traffic_floor),
             table.number(r.leak_visibility),
+            table.number(r.semantic_visibility),
             table.number(r.score_spread),
             ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in r.samples.items()) or "-",
             r.semantics or "-",
@@ -78,8 +86,8 @@ def _evidence(records: Sequence[GateRecord]) -> str:
         if r.verdict is not Verdict.NOT_RUN
     ]
     header = [
-        "gate", "for", "verdict", "value", "limit", "noise floor", "leak visibility", "score spread", "samples",
-        "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
+        "gate", "for", "verdict", "value", "limit", "noise floor", "traffic floor", "leak visibility",
+        "semantic visibility", "score spread", "samples", "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
     ]  # fmt: skip
     return markdown_table(header, rows)
 

@@ -18,11 +18,28 @@ def where(record: GateRecord) -> str:
     return parameters.rstrip("]") if bracket else "-"
 
 
+#: What a cell of `pivot` says, where it says more than a verdict.
+LEGEND = "verdict value | noise floor, quiet or in traffic, the larger | leak visibility (-: none)"
+
+
 def cell(record: GateRecord) -> str:
     """A verdict with its value."""
     if record.value is None:
         return record.verdict.value
     return f"{record.verdict.value} {number(record.value)}"
+
+
+def floor(record: GateRecord) -> float | None:
+    """The larger of a record's noise floors: what a difference must exceed to be more than noise."""
+    known = [value for value in (record.noise_floor, record.traffic_floor) if value is not None]
+    return max(known, default=None)
+
+
+def resolved(record: GateRecord) -> str:
+    """A verdict and its value, with the floor below which it is noise and the size that a leak would have."""
+    if record.value is None:
+        return record.verdict.value
+    return " | ".join((cell(record), number(floor(record)), number(record.leak_visibility)))
 
 
 def number(value: float | None) -> str:
@@ -40,7 +57,10 @@ def bound(record: GateRecord) -> str:
 
 
 def pivot(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a gate a row, a backend and mask a column, for the gates measured on all of them."""
+    """Header and rows: a gate a row, a backend and mask a column, for the gates measured on all of them.
+
+    `LEGEND` says how to read a cell.
+    """
     chosen = [r for r in records if _is_backend_and_mask(r)]
     columns = list(dict.fromkeys(where(r) for r in chosen))
     rows = []
@@ -49,7 +69,7 @@ def pivot(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
         cells = []
         for column in columns:
             here = worst_first(r for r in mine if where(r) == column)
-            cells.append(cell(here[0]) if here else "")
+            cells.append(resolved(here[0]) if here else "")
         rows.append([gate, bound(mine[0]), *cells])
     return ["gate", "limit", *columns], rows
 
@@ -57,9 +77,19 @@ def pivot(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
 def others(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the gates that stand between backends, or on a backend alone."""
     rows = [
-        [r.gate, bound(r), where(r), cell(r), r.mask_attested or "-"] for r in records if not _is_backend_and_mask(r)
+        [
+            r.gate,
+            bound(r),
+            where(r),
+            cell(r),
+            number(floor(r)),
+            number(r.leak_visibility),
+            r.mask_attested or "-",
+        ]
+        for r in records
+        if not _is_backend_and_mask(r)
     ]
-    return ["gate", "limit", "for", "verdict", "executed"], rows
+    return ["gate", "limit", "for", "verdict", "noise floor", "leak visibility", "executed"], rows
 
 
 def unhappy(records: Iterable[GateRecord]) -> list[GateRecord]:

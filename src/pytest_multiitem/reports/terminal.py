@@ -25,8 +25,10 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
     """The table of gates, the benchmarks, every reason that is not PASS, and where the files are."""
     found: list[Line] = []
     if matrix is not None:
-        for content in (table.pivot(matrix.gates), table.others(matrix.gates), table.curves(matrix),
-                        table.benchmarks(matrix), baseline(matrix.gates)):  # fmt: skip
+        pivot = terminal_table(*table.pivot(matrix.gates))
+        found += [(text, {}) for text in (*pivot[:-1], f"cells: {table.LEGEND}", "")] if pivot else []
+        for content in (table.others(matrix.gates), table.curves(matrix), table.benchmarks(matrix),
+                        baseline(matrix.gates)):  # fmt: skip
             found += [(text, {}) for text in terminal_table(*content)]
         if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
             found += [(text, {}) for text in terminal_table(*table.contract(matrix))]

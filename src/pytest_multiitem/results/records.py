@@ -26,8 +26,9 @@ class GateRecord(msgspec.Struct, kw_only=True):
     """One gate's verdict with its evidence.
 
     ``value`` and ``limit`` are in the gate's own unit (score difference, or ratio); ``null`` where
-    nothing (finite) was measured. ``noise_floor``: largest score difference between replays of the
-    same request. ``leak_visibility``: how far a neighbour's tokens move a score on this model.
+    nothing (finite) was measured. ``noise_floor``: largest score difference between quiet replays of the
+    same request. ``traffic_floor``: the same for replays among other requests. ``leak_visibility``: how far a
+    neighbour's tokens move a score on this model. ``semantic_visibility``: how far the delimiter does.
     ``score_spread``: range of the scores over the items. ``mask_attested``: what the running server
     says it executed for exactly these requests.
     """
@@ -42,6 +43,8 @@ class GateRecord(msgspec.Struct, kw_only=True):
     noise_floor: float | None = None
     leak_visibility: float | None = None
     score_spread: float | None = None
+    traffic_floor: float | None = None
+    semantic_visibility: float | None = None
     samples: dict[str, int] = {}
     engine: str | None = None
     backend: str | None = None

@@ -19,6 +19,9 @@ TokenIds = tuple[int, ...]
 ASSUMED_VOCABULARY = 30_000
 #: The schema of a workload that is one JSON file.
 CANONICAL_WORKLOAD = "canonical_score_workload_v1"
+#: Tokens of the query, and of each item, of a request that is traffic around another, at most.
+_TRAFFIC_QUERY = 48
+_TRAFFIC_LENGTHS = (8, 11, 3, 6)
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,22 @@ def mutations(case: Case, kinds: Sequence[str], *, seed: int) -> list[Mutation]:
                 continue
             found.append(Mutation(kind, index, case.with_item(index, other(item, length))))
     return found
+
+
+def unrelated(case: Case, number: int = 0) -> Case:
+    """Another request, for traffic around ``case``: a reversed query, and four of its items in other places, cut.
+
+    ``number``: which of them; any two with different numbers differ. All are of one shape (at most 48 + 4 × 11
+    tokens), so that a server that compiles for shapes does it once; items differ in length, so that their boundaries
+    are nobody else's. Any server can score them: no empty item, and no token that ``case`` and its pool do not hold.
+    """
+    filled = [item for item in case.items if item] or [case.query[:1]]
+    first = 1 + number % max(1, len(filled) - 1)  # place 0 never holds item 0, where there is another
+    chosen = (filled[(first + place) % len(filled)] for place in range(len(_TRAFFIC_LENGTHS)))
+    marks = case.pool or case.query
+    query = (marks[number % len(marks)], *case.query[::-1][: _TRAFFIC_QUERY - 1])
+    items = tuple(item[:length] for item, length in zip(chosen, _TRAFFIC_LENGTHS, strict=True))
+    return Case(f"{case.name}, unrelated {number}", query, items, case.labels, case.pool)
 
 
 def read_workload(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import accumulate
 
 
 class Semantics(StrEnum):
@@ -34,3 +35,11 @@ class Semantics(StrEnum):
         if not self.has_serial_reference:
             raise ValueError(f"{self.value} equals no serial scoring; it is an ablation")
         return [*query, delimiter] if self.sees_first_delimiter else [*query]
+
+
+def unisolated(items: Sequence[Sequence[int]], delimiter: int) -> list[tuple[int, ...]]:
+    """What stands between the query and each item's last token where nothing isolates items: ``item_1 d … d item_i``.
+
+    Their serial scores behind `Semantics.serial_query` are those of plain causal attention over the packed sequence.
+    """
+    return list(accumulate(map(tuple, items), lambda left, right: (*left, delimiter, *right)))

@@ -21,6 +21,7 @@ class EmbeddedEngine(LaunchedEngine):
 
     name = "embedded"
     allows_empty_items = True
+    withstands_bad_requests = True
 
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
         """A backend needs its packages in this interpreter."""

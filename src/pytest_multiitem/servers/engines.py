@@ -59,13 +59,15 @@ class Engine:
     """How one kind of server is started, what it can do, and what is known of it. Subclass it.
 
     ``backends`` and ``masks``: what it can run; the settings must choose from them.
-    ``allows_empty_items``: whether an item without tokens may be sent.
+    ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
+    that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
     """
 
     name: str = ""
     backends: tuple[str, ...] = BACKENDS
     masks: tuple[str, ...] = ("dense", "segment", "auto")
     allows_empty_items: bool = False
+    withstands_bad_requests: bool = False
 
     def fit(self, settings: Settings) -> Settings:
         """The settings of a run with this engine: its backends and masks where the user chose none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,12 @@ class Target:
         """The scores [N, K] of a request. Raises ScoreFailure, or ServerDied with the log's end."""
         with self.watch():
             return self.client.score(query, items, labels, apply_softmax=apply_softmax)
+
+    @contextmanager
+    def another(self) -> Iterator[Target]:
+        """The same server over a connection of its own, for requests at the same time."""
+        with self.client.another() as client:
+            yield replace(self, client=client, memo={})
 
     @contextmanager
     def watch(self) -> Iterator[None]:

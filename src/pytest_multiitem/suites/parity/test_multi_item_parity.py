@@ -125,6 +125,7 @@ def _compare(
             "it compares both backends; the settings choose jax only (--reference transformers stands in for PyTorch)"
         )
     ours = connect(run, left)
+    serial = None if ours.profile.role == "serial" else run.serial_at_hand(ours)
 
     def measure(gate: Gate) -> Measurement:
         theirs = run.reference(ours) if right is None else connect(run, right)
@@ -137,6 +138,7 @@ def _compare(
                 delimiter=settings.delimiter,
                 record=run.record,
                 client_chunk_size=client_chunk_size,
+                serial=serial,
             )
 
         return parity.measure(run.once((left, right, client_chunk_size), compared), statistic)

@@ -9,14 +9,24 @@ import pytest
 from pytest_multiitem.bench.curve import Curves, measure_curves
 from pytest_multiitem.checks import GateCheck
 from pytest_multiitem.factories import connect
-from pytest_multiitem.gates import equivalence, isolation, parity, prefill_extend, semantics, speedup
+from pytest_multiitem.gates import (
+    contract,
+    equivalence,
+    isolation,
+    negative_control,
+    parity,
+    prefill_extend,
+    request_isolation,
+    semantics,
+    speedup,
+)
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.run import Run
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Profile
-from pytest_multiitem.servers.target import Target
+from pytest_multiitem.servers.target import Target, declared_semantics
 from pytest_multiitem.state import ATTACHED
 
 #: Timed runs at an N that no gate judges.
@@ -77,6 +87,57 @@ class TestMultiItemSemantics:
 
 
 @pytest.mark.regression
+class TestMultiItemRequestIsolation:
+    """What comes before a request, or runs beside it, leaves its scores alone."""
+
+    @pytest.mark.multiitem_gate(request_isolation.REQUEST_ISOLATION.name)
+    def test_surrounded_requests(self, multiitem_gate: GateCheck, multi_item_server: Target) -> None:
+        run = multiitem_gate.run
+        serial = run.serial_at_hand(multi_item_server)
+        multiitem_gate.check(
+            lambda gate: request_isolation.measure(
+                multi_item_server,
+                run.cases(multi_item_server),
+                delimiter=run.settings.delimiter,
+                record=run.record,
+                serial=serial,
+            )
+        )
+
+
+@pytest.mark.regression
+class TestMultiItemRequestContract:
+    """What is asked for is what is answered, and what cannot be scored is refused."""
+
+    @pytest.mark.multiitem_gate(contract.CONTRACT.name)
+    def test_request_contract(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        multiitem_gate.against_serial(contract.measure, multi_item_server, serial_server)
+
+
+@pytest.mark.regression
+class TestMultiItemNegativeControl:
+    """The gates on this run's own requests FAIL where nothing isolates items."""
+
+    @pytest.mark.multiitem_gate(negative_control.NEGATIVE_CONTROL.name)
+    def test_without_isolation(self, multiitem_gate: GateCheck, serial_server: Target) -> None:
+        """Played by the serial server: item i is scored behind all items before it."""
+        run = multiitem_gate.run
+        settings = run.settings
+        multiitem_gate.check(
+            lambda gate: negative_control.measure(
+                serial_server,
+                _declared(run),
+                run.cases(serial_server),
+                delimiter=settings.delimiter,
+                seed=settings.seed,
+                record=run.record,
+            )
+        )
+
+
+@pytest.mark.regression
 class TestMultiItemSpeedup:
     """One multi-item request is at least three times as fast as 32 one-item requests."""
 
@@ -128,9 +189,17 @@ class TestMultiItemSegmentTPURegression:
     def test_segment_matches_dense_scores(self, multiitem_gate: GateCheck, multiitem_backend: str) -> None:
         segment, dense = (_multi(multiitem_gate, multiitem_backend, mask) for mask in ("segment", "dense"))
         run = multiitem_gate.run
+        serial = run.serial_at_hand(segment)
         multiitem_gate.check(
             lambda gate: parity.measure(
-                parity.compare(segment, dense, run.cases(segment), delimiter=run.settings.delimiter, record=run.record)
+                parity.compare(
+                    segment,
+                    dense,
+                    run.cases(segment),
+                    delimiter=run.settings.delimiter,
+                    record=run.record,
+                    serial=serial,
+                )
             )
         )
 
@@ -161,6 +230,14 @@ def _curves(run: Run, multi: Target, serial: Target) -> Curves:
         )
 
     return run.once(("curves", serial.profile, *(m.profile for m in multis)), measure)
+
+
+def _declared(run: Run) -> Semantics:
+    """The semantics that the packed servers of the run are declared to have; an attached one may say it itself."""
+    semantics = Semantics(run.settings.semantics)
+    if run.settings.multi_url is None:
+        return semantics
+    return declared_semantics(connect(run, Profile("multi", ATTACHED, ATTACHED, 0, semantics)))
 
 
 def _multi(check: GateCheck, backend: str, mask: str) -> Target:
