@@ -16,6 +16,8 @@ from pytest_multiitem.servers.target import Target
 
 DELIMITER = 999
 LABELS = (5, 6)
+#: The probability that a stub gives to all labels together.
+LABEL_MASS = 1e-3
 POOL = tuple(range(10, 900))
 
 
@@ -86,7 +88,8 @@ class StubClient:
                 self._counts[self.executed] += 1
                 if self.executed in self._items:
                     self._items[self.executed] += len(items)
-            return np.asarray(self._scores(query, items, labels), dtype=np.float64)
+            scores = np.asarray(self._scores(query, items, labels), dtype=np.float64)
+            return scores if apply_softmax else scores * LABEL_MASS
 
     def server_info(self):
         if self.executed is None:

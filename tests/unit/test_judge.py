@@ -91,6 +91,36 @@ def test_the_noise_floor(value, floor, expected):
     assert verdict(EQUIVALENCE, value, replace(STRONG, noise_floor=floor)) is expected
 
 
+@pytest.mark.parametrize(
+    ("value", "quiet", "traffic", "expected", "words"),
+    [
+        (0.0, 0.0, 0.02, Verdict.PASS, ""),
+        (0.0, 0.0, above(0.02), Verdict.INCONCLUSIVE, "(in traffic)"),
+        (0.0, 0.03, 0.0, Verdict.INCONCLUSIVE, "noise floor 0.03 is"),
+        (0.09, 0.0, 0.03, Verdict.INCONCLUSIVE, "among others already moves scores by 0.03"),
+        (above(0.09), 0.0, 0.03, Verdict.FAIL, ""),
+        (0.03, 0.0, 0.02, Verdict.FAIL, ""),
+        (0.0, 0.0, math.nan, Verdict.FAIL, "among others gives a difference of nan"),
+        (0.0, 0.0, math.inf, Verdict.FAIL, "among others"),
+        (0.0, math.nan, 0.0, Verdict.FAIL, "replaying the same request gives"),
+        (0.0, None, 0.03, Verdict.INCONCLUSIVE, "noise floor not measured"),
+    ],
+)
+def test_the_larger_floor_counts(value, quiet, traffic, expected, words):
+    found, reason = judge_difference(EQUIVALENCE, value, replace(STRONG, noise_floor=quiet, traffic_floor=traffic))
+    assert found is expected and words in reason
+
+
+@given(quiet=st.none() | st.floats(), traffic=st.none() | st.floats())
+def test_no_floor_hides_the_other(quiet, traffic):
+    floor = Evidence(noise_floor=quiet, traffic_floor=traffic).floor
+    known = [each for each in (quiet, traffic) if each is not None]
+    if all(map(math.isfinite, known)):
+        assert floor == max(known, default=None)
+    else:
+        assert not math.isfinite(floor)
+
+
 def test_a_value_just_above_the_limit_shows_its_digits():
     assert judge_difference(EQUIVALENCE, above(0.02), STRONG)[1] == "0.020000000000000004 exceeds the limit 0.02"
 

@@ -19,6 +19,7 @@ from pytest_multiitem.gates.measurement import (
     record_of,
     replay_floor,
     score_spread,
+    semantic_visibility,
 )
 from pytest_multiitem.gates.measurement import (
     baseline as measured_baseline,
@@ -52,6 +53,9 @@ def test_the_gates_of_the_contract():
         "cross_backend_mean_abs_le_0p01": ("<=", 0.01),
     }
     ours = {
+        "request_isolation_le_0p02": ("<=", 0.02),
+        "request_contract_holds": ("holds", None),
+        "negative_control_fails": ("holds", None),
         "semantics_as_declared": ("holds", None),
         "serial_vs_reference_le_0p02": ("<=", 0.02),
         "comparison_measured": ("holds", None),
@@ -81,12 +85,14 @@ def test_a_problem_is_a_fail_whatever_the_value():
 def test_a_record_carries_its_evidence():
     target = multi(mask="segment", chunk=2)
     samples, details = {"items": 4}, {"note": 1}
-    measurement = Measurement(target, 0.01, Evidence(0.001, 0.4, 0.3), Attestation("segment", 3, 6), samples=samples)
+    evidence = Evidence(0.001, 0.4, 0.3, 0.002, 0.5)
+    measurement = Measurement(target, 0.01, evidence, Attestation("segment", 3, 6), samples=samples)
     measurement.details = details
     record = record_of(EQUIVALENCE, measurement)
     assert record.verdict is Verdict.PASS
     assert (record.value, record.limit, record.relation) == (0.01, 0.02, "<=")
     assert (record.noise_floor, record.leak_visibility, record.score_spread) == (0.001, 0.4, 0.3)
+    assert (record.traffic_floor, record.semantic_visibility) == (0.002, 0.5)
     assert (record.mask_requested, record.mask_attested) == ("segment", "segment")
     assert (record.server_chunk_size, record.items_per_sequence) == (2, 2.0)
     assert record.samples == samples and record.details == details
@@ -183,18 +189,65 @@ def test_an_ablation_has_no_visibility():
 
 
 def test_a_request_is_scored_and_replayed_once_for_all_gates():
-    moves = iter([0.0, 0.25, 0.0])
-    target = multi(lambda query, items, labels: packed(query, items, labels) + next(moves))
     case, lines = make_case(3), []
+    moves = iter([0.0, 0.25, 0.0, 0.5])
+
+    def moving(query, items, labels):
+        return packed(query, items, labels) + (next(moves) if query == case.query else 0.0)
+
+    target = multi(moving)
     first = measured_baseline(target, case, lines.append)
-    assert first.floor == pytest.approx(0.25)
-    assert (first.attestation.mask, first.attestation.packed_sequences, first.attestation.packed_items) == (
-        "dense",
-        3,
-        9,
+    assert first.floor == pytest.approx(0.25) and first.traffic_floor == pytest.approx(0.5)
+    attested = first.attestation
+    assert (attested.mask, attested.packed_sequences, attested.packed_items) == ("dense", 3, 9)
+    assert measured_baseline(target, case, lines.append) is first, "a fifth request would have no move left"
+    assert [line["kind"] for line in lines] == ["scores", "replay", "replay", "surrounded"]
+
+
+def test_what_runs_in_traffic_only_is_attested_as_well():
+    """A server that falls back under load must not attest what it does when it is left alone."""
+    target, case = multi(), make_case(3)
+
+    def scores(query, items, labels):
+        target.client.executed = "dense" if query == case.query else "segment"
+        return packed(query, items, labels)
+
+    target.client._scores = scores
+    found = measured_baseline(target, case, ignore).attestation
+    assert "segment" in found.mask and "dense was requested, but the server executed" in found.problem
+
+
+def test_how_far_the_delimiter_moves_scores():
+    case, lines = make_case(6), []
+    reference = baseline()
+    expected = max(
+        max_abs(hashed([*case.query, DELIMITER, *item], case.labels) - hashed([*case.query, *item], case.labels))
+        for item in case.items[:4]
     )
-    assert measured_baseline(target, case, lines.append) is first, "a fourth request would have no move left"
-    assert [line["kind"] for line in lines] == ["scores", "replay", "replay"]
+    assert semantic_visibility(reference, [case], DELIMITER, lines.append) == expected > 0.02
+    assert semantic_visibility(reference, [case], DELIMITER, lines.append) == expected and len(lines) == 1
+    deaf = baseline(lambda query, items, labels: np.array([hashed(item, labels) for item in items]))
+    assert semantic_visibility(deaf, [case], DELIMITER, ignore) == 0.0
+    empty = Case("empty", (1, 2), ((), ()), (5, 6), POOL)
+    assert semantic_visibility(reference, [empty], DELIMITER, ignore) is None
+
+
+def test_a_compiled_first_run_decides_nothing():
+    """The slowest run is not enough, nor is a ratio: the first one must stand out from all others."""
+    warm, usual = (10.0,) * 5, (1.0, 1.1, 1.0, 1.05, 1.0)
+
+    def judged(serial, multi_sec):
+        measured = speedup.measure(multi(), [CurvePoint(32, serial, multi_sec)], Attestation("dense"))
+        return record_of(speedup.SPEEDUP_N32, measured)
+
+    record = judged(warm, (2.3, *usual[1:]))
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert "multi: the first timed run took 2.2" in record.reason and "compiled" in record.reason
+    assert "serial: the first timed run" in judged((21.0, *warm[1:]), usual).reason
+    for first in (1.9, 2.2):  # the slowest, but within what a busy machine does
+        assert judged(warm, (first, *usual[1:])).verdict is Verdict.PASS
+    assert judged(warm, (2.3, 1.2, 1.0, 1.0, 1.0)).verdict is Verdict.PASS
+    assert judged((2.0,) * 5, (2.3, *usual[1:])).verdict is Verdict.FAIL
 
 
 def test_what_several_blocks_attest_is_joined():

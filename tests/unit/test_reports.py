@@ -89,9 +89,35 @@ def test_a_gate_that_is_missing_in_a_column_stays_blank():
     header, body = table.pivot(records)
     assert header == ["gate", "limit", "pytorch-dense", "jax-dense"]
     assert body == [
-        ["same_length_isolation_zero", "== 0", "PASS 0", "PASS 0"],
-        ["changed_length_isolation_zero", "== 0", "PASS 0", ""],
+        ["same_length_isolation_zero", "== 0", "PASS 0 | - | -", "PASS 0 | - | -"],
+        ["changed_length_isolation_zero", "== 0", "PASS 0 | - | -", ""],
     ]
+
+
+FLOORS = {"noise_floor": 1e-7, "traffic_floor": 0.003, "leak_visibility": 0.47}
+
+
+def test_a_value_is_shown_with_its_floor_and_its_visibility():
+    run = matrix([gate_record(value=6.7e-7, **FLOORS), gate_record("segment_lowers", value=0.5, where="jax", **FLOORS)])
+    page, said = markdown.render(run), text_of(run)
+    header, body = table.pivot(run.gates)
+    assert body == [["same_length_isolation_zero", "== 0", "PASS 6.7e-07 | 0.003 | 0.47"]]
+    assert "PASS 6.7e-07 | 0.003 | 0.47" in said and f"cells: {table.LEGEND}" in said and table.LEGEND in page
+    header, (row,) = table.others(run.gates)
+    shown = dict(zip(header, row, strict=True))
+    assert (shown["verdict"], shown["noise floor"], shown["leak visibility"]) == ("PASS 0.50", "0.003", "0.47")
+    assert row in rows(page, "Gates") and header in rows(page, "Gates")
+
+
+def test_the_table_of_four_servers_fits_a_wide_terminal():
+    servers = ("pytorch-dense", "pytorch-segment", "jax-dense", "jax-segment")
+    names = ("same_length_isolation_zero", "delimiter_aligned_equiv_le_0p02", "request_isolation_le_0p02")
+    records = [
+        gate_record(name, value=6.7e-7, limit=0.02, where=where, noise_floor=0.0, leak_visibility=0.47)
+        for name in names
+        for where in servers
+    ]
+    assert max(map(len, text_of(matrix(records)).splitlines())) <= 150
 
 
 def test_pipes_and_line_breaks_do_not_break_a_table():
@@ -109,13 +135,15 @@ def test_square_brackets_stay_in_the_terminal():
 def test_evidence():
     record = gate_record(
         "delimiter_aligned_equiv_le_0p02", relation="<=", value=0.0148, limit=0.02, noise_floor=0.0,
-        leak_visibility=0.34, score_spread=0.5, samples={"items": 58, "timed_runs": 5}, mask_requested="segment",
+        traffic_floor=0.003, leak_visibility=0.34, semantic_visibility=0.25, score_spread=0.5,
+        samples={"items": 58, "timed_runs": 5}, mask_requested="segment",
         mask_attested="segment", server_chunk_size=0, items_per_sequence=29.0, semantics="prefix_first_delim",
     )  # fmt: skip
     header, _, row = rows(markdown.render(matrix([record])), "Evidence")
     assert dict(zip(header, row, strict=True)) == {
         "gate": "delimiter_aligned_equiv_le_0p02", "for": "pytorch-dense", "verdict": "PASS", "value": "0.015",
-        "limit": "<= 0.02", "noise floor": "0", "leak visibility": "0.34", "score spread": "0.50",
+        "limit": "<= 0.02", "noise floor": "0", "traffic floor": "0.003", "leak visibility": "0.34",
+        "semantic visibility": "0.25", "score spread": "0.50",
         "samples": "58 items, 5 timed runs", "semantics": "prefix_first_delim", "mask requested": "segment",
         "mask executed": "segment", "server chunk": "all", "items per sequence": "29.0",
     }  # fmt: skip

@@ -71,7 +71,8 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
     if value < 0:
         return Verdict.FAIL, f"the measured difference is {value}; an absolute difference is 0 or more"
     floor = evidence.floor
-    busy = floor is not None and floor != evidence.noise_floor
+    quiet = evidence.noise_floor
+    busy = quiet is None or (math.isfinite(quiet) and quiet != floor)
     replaying = "replaying the same request among others" if busy else "replaying the same request"
     if floor is not None and not math.isfinite(floor):
         return Verdict.FAIL, f"{replaying} gives a difference of {floor}"

@@ -141,10 +141,15 @@ def replay_floor(target: Target, case: Case, first: Scores, record: Recorder) ->
     """How far replays of the same request move its scores: the noise floor, an A/A comparison."""
     floor = 0.0
     for _ in range(_REPLAYS - 1):
-        again = target.score(case)
-        record({"kind": "replay", "server": target.profile.label, "case": case.name, "scores": again.tolist()})
-        floor = max(floor, max_abs(again - first))
+        floor = max(floor, max_abs(replay(target, case, record) - first))
     return floor
+
+
+def replay(target: Target, case: Case, record: Recorder) -> Scores:
+    """The scores [N, K] of a request that was sent before."""
+    again = target.score(case)
+    record({"kind": "replay", "server": target.profile.label, "case": case.name, "scores": again.tolist()})
+    return again
 
 
 def score_spread(scores: Sequence[Scores]) -> float | None:

@@ -12,6 +12,7 @@ from pytest_multiitem.gates.measurement import (
     baseline,
     leak_visibility,
     max_abs,
+    replay,
     score_spread,
 )
 from pytest_multiitem.gates.traffic import surrounded
@@ -28,45 +29,45 @@ REQUEST_ISOLATION = Gate(
 )
 GATES = (REQUEST_ISOLATION,)
 
+#: Rounds of the smallest request, each among others; every other request has one.
 _ROUNDS = 3
 
 
 def measure(
     multi: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder, serial: Target | None = None
 ) -> Measurement:
-    """Score every case alone and among others: once, and the smallest one several times, among others each time.
+    """Score every case among others, right after them, and then twice more, when it has come after itself alone.
 
-    The value is what the traffic floor is for other gates; here quiet replays alone may excuse it. ``serial``: a
-    serial server of the model, where there is one: it says how visible a leak would be.
+    The first two must be what the third is; the fourth says how far noise alone moves scores. What went before the
+    very first answer is not known, so that one is no reference here. ``serial``: a serial server of the model, where
+    there is one: it says how visible a leak would be.
     """
     alone = [baseline(multi, case, record) for case in cases]
-    changes: list[dict[str, Any]] = [
-        {"case": case.name, "round": 0, "max_abs_diff": base.traffic_floor}
-        for case, base in zip(cases, alone, strict=True)
-    ]
-    attestations = [base.attestation for base in alone]
-    if cases:
-        case, base = min(zip(cases, alone, strict=True), key=lambda pair: _tokens(pair[0]))
-        with multi.attest() as attestation:
-            for number in range(1, 1 + _ROUNDS):
-                scores = surrounded(multi, case, record, number)
-                changes.append({"case": case.name, "round": number, "max_abs_diff": max_abs(scores - base.scores)})
-        attestation.packed_sequences = attestation.packed_items = 0
-        attestations.append(attestation)
+    smallest = min(cases, key=_tokens, default=None)
+    changes: list[dict[str, Any]] = []
+    floors: list[float] = []
+    with multi.attest() as attestation:
+        for case in cases:
+            for number in range(1, 1 + (_ROUNDS if case is smallest else 1)):
+                among = surrounded(multi, case, record, number)
+                after, quiet, again = (replay(multi, case, record) for _ in range(3))
+                floors.append(max_abs(again - quiet))
+                changes += [
+                    {"case": case.name, "round": number, "what": what, "max_abs_diff": max_abs(scores - quiet)}
+                    for what, scores in (("among others", among), ("after others", after))
+                ]
+    attestation.packed_sequences = attestation.packed_items = 0  # the others are smaller than what is measured
     visibility = None
     if serial is not None:
         visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), delimiter, record)
+    rounds = len(floors)
     changes.sort(key=lambda change: -change["max_abs_diff"])
     return Measurement(
         target=multi,
         value=changes[0]["max_abs_diff"] if changes else None,
-        evidence=Evidence(
-            max((base.floor for base in alone), default=None),
-            visibility,
-            score_spread([base.scores for base in alone]),
-        ),
-        attestation=Attestation.joined(attestations),
-        samples={"cases": len(cases), "surrounded": len(changes), "items": sum(len(base.scores) for base in alone)},
+        evidence=Evidence(max(floors, default=None), visibility, score_spread([base.scores for base in alone])),
+        attestation=Attestation.joined([*(base.attestation for base in alone), *([attestation] if rounds else [])]),
+        samples={"cases": len(cases), "rounds": rounds, "items": sum(len(base.scores) for base in alone)},
         details={"worst": changes[:3]},
     )
 

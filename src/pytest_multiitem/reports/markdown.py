@@ -50,7 +50,7 @@ def _head(matrix: Matrix) -> str:
 
 def _gates(records: Sequence[GateRecord]) -> str:
     pivot = markdown_table(*table.pivot(records))
-    legend = f"In a cell: {escape(table.LEGEND)}." if pivot else ""
+    legend = f"In a cell: {table.LEGEND}." if pivot else ""
     return section("Gates", pivot, legend, markdown_table(*table.others(records)))
 
 
@@ -87,7 +87,8 @@ def _evidence(records: Sequence[GateRecord]) -> str:
     ]
     header = [
         "gate", "for", "verdict", "value", "limit", "noise floor", "traffic floor", "leak visibility",
-        "semantic visibility", "score spread", "samples", "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
+        "semantic visibility", "score spread", "samples", "semantics", "mask requested", "mask executed",
+        "server chunk", "items per sequence",
     ]  # fmt: skip
     return markdown_table(header, rows)
 

@@ -9,6 +9,8 @@ from pytest_multiitem.options import BACKENDS, MASKS
 from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
 from pytest_multiitem.state import ATTACHED
 
+#: What a cell of `pivot` says, where it says more than a verdict.
+LEGEND = "verdict value | noise floor, the larger of quiet and in traffic | leak visibility; - where it does not apply"
 _ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 
 
@@ -16,10 +18,6 @@ def where(record: GateRecord) -> str:
     """Which parameters a verdict is for: the test's own id, e.g. ``pytorch-dense``."""
     _, bracket, parameters = record.nodeid.partition("[")
     return parameters.rstrip("]") if bracket else "-"
-
-
-#: What a cell of `pivot` says, where it says more than a verdict.
-LEGEND = "verdict value | noise floor, quiet or in traffic, the larger | leak visibility (-: none)"
 
 
 def cell(record: GateRecord) -> str:

@@ -137,7 +137,7 @@ def mutations(case: Case, kinds: Sequence[str], *, seed: int) -> list[Mutation]:
 def unrelated(case: Case, number: int = 0) -> Case:
     """Another request, for traffic around ``case``: a reversed query, and four of its items in other places, cut.
 
-    ``number``: which of them; any two with different numbers differ. All are of one shape (at most 48 + 4 × 11
+    ``number``: which of them; one differs from the next. All are of one shape (at most 48 + 4 × 11
     tokens), so that a server that compiles for shapes does it once; items differ in length, so that their boundaries
     are nobody else's. Any server can score them: no empty item, and no token that ``case`` and its pool do not hold.
     """

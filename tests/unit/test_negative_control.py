@@ -1,0 +1,100 @@
+"""The negative control: it holds where the gates see a leak, and says so where they would not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from stub_targets import DELIMITER, baseline, hashed, make_case, serial
+
+from pytest_multiitem.gates import equivalence, isolation
+from pytest_multiitem.gates.base import Evidence
+from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.negative_control import NEGATIVE_CONTROL, measure
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.scoring.semantics import Semantics, unisolated
+
+FIRST, QUERY = Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX
+CASE = make_case(lengths=[3, 0, 4, 5, 2, 6, 7, 3, 4, 5, 6])
+GATES = ("same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02")
+
+
+def check(target=None, cases=(CASE,), *, semantics=FIRST, samples=None):
+    record = [].append if samples is None else samples.append
+    target = baseline() if target is None else target
+    return record_of(NEGATIVE_CONTROL, measure(target, semantics, cases, delimiter=DELIMITER, seed=3, record=record))
+
+
+@pytest.mark.parametrize("semantics", [FIRST, QUERY])
+def test_it_holds_where_all_gates_fail(semantics):
+    record = check(semantics=semantics)
+    assert record.verdict is Verdict.PASS, record.reason
+    assert {name: found["verdict"] for name, found in record.details["gates"].items()} == dict.fromkeys(GATES, "FAIL")
+    assert record.value == min(found["value"] for found in record.details["gates"].values()) > 0.02
+    assert record.samples == {"items": 8, "gates": 3}
+    assert (record.engine, record.backend, record.noise_floor) == ("stub", "stub", 0.0)
+    assert record.leak_visibility > 0.1 and record.semantic_visibility > 0.02
+
+
+def test_what_it_plays_is_plain_causal_attention():
+    a, b, c = (1, 2), (3,), (4, 5)
+    assert unisolated([a, b, c], DELIMITER) == [a, (*a, DELIMITER, *b), (*a, DELIMITER, *b, DELIMITER, *c)]
+    samples = []
+    check(samples=samples)
+    played = next(np.array(s["scores"]) for s in samples if s["kind"] == "scores" and "causal" in s["server"])
+    seen, expected = [*CASE.query], []
+    for item in [item for item in CASE.items if item][:8]:
+        seen += [DELIMITER, *item]
+        expected.append(hashed(seen, CASE.labels))
+    assert np.array_equal(played, np.array(expected))
+
+
+def test_nothing_but_the_serial_server_is_asked():
+    target = baseline()
+    check(target)
+    assert target.client._counts["serial"] == len(target.client.requests) > 20
+
+
+@pytest.mark.parametrize("blind", ["isolation", "equivalence"])
+def test_a_gate_that_sees_no_leak_fails_the_control(blind, monkeypatch):
+    """What is wrong then is the suite, or its requests: its PASS on a real server would mean nothing."""
+    module = {"isolation": isolation, "equivalence": equivalence}[blind]
+    seeing = module.measure
+
+    def nothing(*arguments, **more):
+        found = seeing(*arguments, **more)
+        found.value, found.problem = 0.0, None
+        found.evidence = Evidence(0.0, 0.5, 0.5)
+        return found
+
+    monkeypatch.setattr(module, "measure", nothing)
+    record = check()
+    assert record.verdict is Verdict.FAIL
+    assert record.reason.startswith("the gates would not see a leak on these requests: ")
+    assert ("isolation_zero says PASS" in record.reason) == (blind == "isolation")
+    assert ("equiv_le_0p02 says PASS" in record.reason) == (blind == "equivalence")
+
+
+def test_a_model_on_which_no_leak_shows_decides_nothing():
+    def last_token(query, items, labels):
+        return np.array([hashed(item[-1:], labels) for item in items])
+
+    record = check(baseline(last_token))
+    assert record.verdict is Verdict.INCONCLUSIVE and "a leak would not show" in record.reason
+
+
+def test_a_noisy_server_decides_nothing():
+    rng = np.random.default_rng(0)
+    noisy = baseline(lambda *request: serial(*request) + 2.0 * rng.choice([-1, 1], (len(request[1]), 1)))
+    record = check(noisy)
+    assert record.verdict is Verdict.INCONCLUSIVE and "the gates would not see a leak" in record.reason
+
+
+@pytest.mark.parametrize("lengths", [[3, 4], [0, 3, 0, 4], [5]])
+def test_two_items_are_too_few(lengths):
+    record = check(cases=[make_case(lengths=lengths)])
+    assert record.verdict is Verdict.INCONCLUSIVE and "3 items" in record.reason and record.value is None
+
+
+def test_the_first_request_with_enough_items_is_used():
+    small, large = make_case(2, name="small"), replace(CASE, name="large")
+    assert check(cases=[small, large]).details["case"] == "large"
