@@ -21,6 +21,7 @@ from pytest_multiitem.gates.measurement import (
     semantic_visibility,
 )
 from pytest_multiitem.scoring.cases import Case, TokenIds
+from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.servers.target import Target, declared_semantics
 
@@ -96,7 +97,7 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
             score_spread=score_spread([whole.scores]),
             semantic_visibility=semantic_visibility(serial, cases, delimiter, record),
         ),
-        attestation=attestation,
+        attestation=Attestation.joined([whole.attestation, *([attestation] if held or broken else [])]),
         samples={"checks": len(held) + len(broken), "not_made": len(not_made)},
         details={"broken": broken, "held": held, "not_made": not_made},
         problem=problem,

@@ -24,6 +24,7 @@ class FakeEngine(Engine):
 
     name = "fake"
     allows_empty_items = True
+    withstands_bad_requests = True
 
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
         return "its library is not installed" if os.environ.get("FAKE_MISSING") == profile.backend else None

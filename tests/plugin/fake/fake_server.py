@@ -19,14 +19,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "unit"))
 
+import msgspec
 from fake_backend import FakeBackend
 
 from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
 from pytest_multiitem.scoring.wire import WireError, parse_score_request
 
 VOCABULARY = 151_936
+LONGEST = 65_536
 FAULTS = {
     "leak": "every packed score depends on all items of the request",
+    "memory": "every score depends on the request before",
+    "cut": "over-long items are cut silently",
     "noise": "scores differ from replay to replay",
     "lie": "the counters name the other mask implementation",
     "flat": "all scores are the same",
@@ -54,13 +58,14 @@ class Server:
             "extend": {"prefill_extend": True, "scoring_cache": True, "extend_batch_size": 12},
         }[options.role]
         self._mask, self._model = options.mask, options.model
-        backend = FakeBackend(max_positions=65_536, seconds_per_call=0.0005)
+        backend = FakeBackend(max_positions=LONGEST, seconds_per_call=0.0005)
         backend.vocab_size = VOCABULARY
         self._scorer = Scorer(
             backend,
             ScorerConfig(mask_impl=MaskImpl(options.mask), max_items=4096, max_seq_len=131_072, **config),
         )
         self._answered = 0
+        self._before = ""
         self._lock = Lock()
 
     def info(self) -> dict[str, Any]:
@@ -91,13 +96,16 @@ class Server:
                 sys.stdout.flush()
                 os._exit(9)
             time.sleep(float(self.faults.get("sleep") or 0))
-            result = self._scorer.score(request.query, request.items, request.label_token_ids, True)
+            if "cut" in self.faults:
+                request = msgspec.structs.replace(request, items=[list(item[:1000]) for item in request.items])
+            result = self._scorer.score(request.query, request.items, request.label_token_ids, request.apply_softmax)
         return {"scores": self._spoil(result.scores.tolist(), request.items)}
 
     def _spoil(self, scores: list[list[float]], items: Any) -> list[list[float]]:
         if "flat" in self.faults:
             return [[1 / len(row)] * len(row) for row in scores]
-        cause = {"leak": items, "noise": self._answered}
+        before, self._before = self._before, repr(items)
+        cause = {"leak": items, "noise": self._answered, "memory": before}
         for fault in self.faults.keys() & cause.keys():
             digest = hashlib.sha256(repr(cause[fault]).encode()).digest()
             scores = [[row[0] * (1 + digest[0] / 10_000), *row[1:]] for row in scores]
@@ -127,7 +135,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._refused():
             return
-        self._answer(200, {"status": "ok"} if self.path == "/health" else self.app.info())
+        known = {
+            "/health": {"status": "ok"},
+            "/v1/models": {"data": [{"id": "hash-model", "max_model_len": LONGEST}]},
+        }
+        self._answer(200, known.get(self.path) or self.app.info())
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
