@@ -108,7 +108,8 @@ class Server:
         cause = {"leak": items, "noise": self._answered, "memory": before}
         for fault in self.faults.keys() & cause.keys():
             digest = hashlib.sha256(repr(cause[fault]).encode()).digest()
-            scores = [[row[0] * (1 + digest[0] / 10_000), *row[1:]] for row in scores]
+            size = 1000 if fault == "memory" else 10_000
+            scores = [[row[0] * (1 + digest[0] / size), *row[1:]] for row in scores]
         if len(scores) <= 2:  # the request that asks whether the server is ready
             return scores
         if "nan" in self.faults:
