@@ -18,7 +18,7 @@ from pytest_multiitem.engine.checkpoint import cache_directory
 from pytest_multiitem.engine.config import ModelConfig, read_config
 from pytest_multiitem.engine.plan import Tile, TilePlan
 from pytest_multiitem.errors import EngineUnavailable
-from pytest_multiitem.scoring.layout import PREFIX
+from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
 from pytest_multiitem.scoring.readout import Readout
 
 try:
@@ -114,8 +114,11 @@ class JaxBackend:
         blocks there are, and of which shape, changes no bit of it.
         """
         blocks = _blocks(plan)
-        placed = [jax.device_put(block.placed, self._device) for block in blocks]
-        masks = [[programs.dense_mask(plan.layout.semantics, r, c) for c in placed] for r in placed]
+        if plan.layout.bias is None:
+            placed = [jax.device_put(block.placed, self._device) for block in blocks]
+            masks = [[programs.dense_mask(plan.layout.semantics, r, c) for c in placed] for r in placed]
+        else:
+            masks = [[_log_weights(plan.layout, r.placed, c.placed) for c in blocks] for r in blocks]
         rotary = self._rotary_for(*(block.positions for block in blocks))
         model = (self._config, self._weights)
         hidden = [programs.embed(*model, block.tokens) for block in blocks]
@@ -230,6 +233,14 @@ def _blocks(plan: TilePlan) -> list[_Block]:
         blocks.append(_Block(_padded(tokens, size), _padded(positions, size), placed))
         start += size
     return blocks
+
+
+def _log_weights(layout: PackedLayout, rows: programs.Placed, keys: programs.Placed) -> NDArray[np.float32]:
+    """One block [R, C] of a biased mask, with padding as in `programs.dense_mask`."""
+    real = (rows.index >= 0)[:, None] & (keys.index >= 0)[None, :]
+    weights = np.where(real, layout.log_weights(rows.index, keys.index), np.float32(-np.inf))
+    weights[rows.place[:, None] == keys.place[None, :]] = 0
+    return weights
 
 
 def _score_rows(tile: Tile) -> NDArray[np.int64]:
