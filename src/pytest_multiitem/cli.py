@@ -17,6 +17,7 @@ from pytest_multiitem.comparison import commands as comparison
 from pytest_multiitem.comparison.compare_command import compare_files
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.evaluation import commands as evaluation
+from pytest_multiitem.power.command import power
 
 app = typer.Typer(
     name="multiitem",
@@ -143,7 +144,8 @@ for command in (
     load,
 ):
     app.command()(command)
-app.command(context_settings=_OPTIONS_OF_A_RUN)(comparison.ab)
+for command_of_a_run in (comparison.ab, power):
+    app.command(context_settings=_OPTIONS_OF_A_RUN)(command_of_a_run)
 
 
 class _FilesUnlessNamed(TyperGroup):

@@ -24,7 +24,7 @@ import numpy as np
 import uvicorn
 
 import pytest_multiitem
-from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.app import Service, Worker, create_app
 from pytest_multiitem.engine.backend import SerialBackend
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
@@ -321,9 +321,15 @@ def build_service(args: ServeArgs) -> Service:
 
     Raises UsageError, CheckpointError or EngineUnavailable.
     """
-    config = args.scorer_config()
+    args.scorer_config()  # flags that contradict each other end it before a model is loaded
     directory = resolve_model(args.model_path, args.download_dir)
     backend = load_backend(args.backend, directory, dtype=args.dtype, device=args.device)
+    return service_of(args, directory, backend, Worker())
+
+
+def service_of(args: ServeArgs, directory: Path, backend: SerialBackend, worker: Worker) -> Service:
+    """The service of a loaded model; several may share it, if they share its worker as well."""
+    config = args.scorer_config()
     return Service(
         scorer=Scorer(backend, config),
         tokenizer=load_tokenizer(directory),
@@ -332,6 +338,7 @@ def build_service(args: ServeArgs) -> Service:
         max_positions=min(backend.max_positions, config.max_positions or backend.max_positions),
         probe_ids=[i for i in range(min(3, backend.vocab_size)) if i != config.delimiter],
         info=_server_info(args, config, backend, directory),
+        worker=worker,
     )
 
 

@@ -26,6 +26,8 @@ class Fault:
     which servers of a build have it. ``strengths``: the measured ones, the first is the default; empty where a server
     has the fault or has it not. ``unit``: what a strength counts. ``circumstances``: settings of a run under which it
     shows (delimiter, server chunk size, request timeout), by name. ``timed``: it changes times, not scores.
+    ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
+    process that has it.
     """
 
     name: ClassVar[str]
@@ -36,6 +38,8 @@ class Fault:
     unit: ClassVar[str] = ""
     circumstances: ClassVar[dict[str, Any]] = {}
     timed: ClassVar[bool] = False
+    inconclusive_counts: ClassVar[bool] = False
+    own_process: ClassVar[bool] = False
 
     def __init__(self, strength: float | None = None) -> None:
         self.strength = self.strengths[0] if strength is None and self.strengths else strength
