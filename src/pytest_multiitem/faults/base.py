@@ -22,10 +22,11 @@ class AsgiApp(Protocol):
 class Fault:
     """One way to be wrong. The docstring of a subclass says what such a server does.
 
-    ``number``: the row of the list of faults (1 to 25; 0: beyond the list). ``seen``: where it happened. ``scope``: which
-    servers of a build have it. ``strengths``: the measured ones, the first is the default; empty where a
-    server has the fault or has it not. ``unit``: what a strength counts. ``circumstances``: settings of a run under
-    which it shows (delimiter, server chunk size, seconds of a request), by name. ``timed``: it changes times, not scores.
+    ``number``: the row of the list of faults (1 to 25; 0: beyond the list). ``seen``: where it happened.
+    ``scope``: which servers of a build have it. ``strengths``: the measured ones, the first is the default; empty
+    where a server has the fault or has it not. ``unit``: what a strength counts. ``circumstances``: settings of a run
+    under which it shows (delimiter, server chunk size, seconds of a request), by name. ``timed``: it changes times,
+    not scores.
     """
 
     name: ClassVar[str]
