@@ -57,6 +57,26 @@ def serve(context: typer.Context) -> None:
     raise typer.Exit(run(context.args))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    help="Put faults of the wire before any scoring server: --upstream URL --fault NAME (multiitem proxy --help).",
+)
+def proxy(context: typer.Context) -> None:
+    """A faulty server out of a good one; see `faults.proxy`."""
+    from pytest_multiitem.faults.proxy import proxy as run
+
+    raise typer.Exit(run(context.args))
+
+
+@app.command()
+def faults() -> None:
+    """List the faults that multiitem serve and multiitem proxy can have."""
+    from pytest_multiitem.faults.catalogue import catalogue
+    from pytest_multiitem.faults.listing import listing
+
+    print(listing(catalogue()), end="")
+
+
 @app.command()
 def checkpoint(
     directory: Annotated[Path, typer.Argument(help="Where to write; must not exist, or be empty.")],

@@ -21,6 +21,7 @@ import pytest
 from pytest_multiitem.collection import REPORT_ATTRIBUTE
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.gates.measurement import blank_record
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.gates.regression import NO_REGRESSION
 from pytest_multiitem.options import OPTIONS, Settings
@@ -238,7 +239,7 @@ class Session:
                     reason = test.reason or "the test ended without a verdict"
                 elif nodeid in self.plan.selected:
                     reason = "the run ended before this test"
-                record = blank_record(gate, nodeid, verdict, reason)
+                record = blank_record(gates()[gate], verdict, reason, nodeid)
             records.append(record)
         return records
 
@@ -322,14 +323,6 @@ class Session:
             tests=tests,
             summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
         )
-
-
-def blank_record(gate: str, nodeid: str, verdict: Verdict, reason: str) -> GateRecord:
-    """A record of a gate that measured nothing."""
-    known = gates()[gate]
-    return GateRecord(
-        gate=gate, verdict=verdict, reason=reason, relation=known.relation, limit=known.limit, nodeid=nodeid
-    )
 
 
 def reason_of(report: pytest.TestReport) -> str:

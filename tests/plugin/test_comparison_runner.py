@@ -18,10 +18,10 @@ from inner_project import FAKE, wait_until
 from rich.console import Console
 
 from pytest_multiitem.comparison import artefacts, runner, verdicts
-from pytest_multiitem.progress import Shown
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.options import resolve
+from pytest_multiitem.progress import Shown
 from pytest_multiitem.results.records import Verdict
 
 SMALL = {

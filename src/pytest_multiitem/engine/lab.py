@@ -16,15 +16,17 @@ import contextlib
 import io
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from pytest_multiitem.engine.app import Worker
 from pytest_multiitem.engine.backend import SerialBackend
@@ -32,12 +34,14 @@ from pytest_multiitem.engine.serve import (
     ServeArgs,
     add_arguments,
     application,
-    listen_and_serve,
     load_backend,
     resolve_model,
+    serve_until_stopped,
     service_of,
 )
 from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.faults.base import AsgiApp
+from pytest_multiitem.listening import bind, listen, until_signal
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +49,26 @@ _PROG = "pytest_multiitem.engine.lab"
 
 
 class Lab:
-    """The mounted servers, and the models that they share."""
+    """An ASGI application: the mounted servers, and the models that they share."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[str, Path, str, str], SerialBackend] = {}
         self.worker = Worker()
-        self.app = Starlette(
-            routes=[
-                Route("/health", self._health, methods=["GET"]),
-                Route("/mount", self._mount, methods=["POST"]),
-            ]
+        self._mounting = threading.Lock()
+        self._models: dict[tuple[str, Path, str, str], SerialBackend] = {}
+        self._servers: dict[str, AsgiApp] = {}
+        self._own = Starlette(
+            routes=[Route("/health", _health, methods=["GET"]), Route("/mount", self._mount, methods=["POST"])]
         )
-        self.app.router.redirect_slashes = False
 
-    async def _health(self, request: Request) -> Response:
-        return Response(b'{"status":"ok"}', media_type="application/json")
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """A mounted server sees its own paths only, as if it stood alone."""
+        _, _, path = scope["path"].partition("/")
+        name, slash, rest = path.partition("/")
+        app = self._servers.get(name)
+        if app is None:
+            await self._own(scope, receive, send)
+        else:
+            await app({**scope, "path": slash + rest, "raw_path": (slash + rest).encode()}, receive, send)
 
     async def _mount(self, request: Request) -> Response:
         try:
@@ -72,16 +81,21 @@ class Lab:
     def mount(self, argv: Sequence[str]) -> str:
         """Serve what a command line asks for; the path under which it is served. Raises MultiItemError."""
         args = _parse(argv)
-        args.scorer_config()
+        args.scorer_config()  # flags that contradict each other end it before a model is loaded
         directory = resolve_model(args.model_path, args.download_dir)
         key = (args.backend, directory, args.dtype, args.device)
-        if key not in self._models:
-            self._models[key] = load_backend(args.backend, directory, dtype=args.dtype, device=args.device)
-        service = service_of(args, directory, self._models[key], self.worker)
-        path = f"/{len(self.app.routes) - 1}"
-        self.app.router.routes.append(Mount(path, application(args, service)))
-        log.info("%s serves %s", path, " ".join(argv))
-        return path
+        with self._mounting:
+            if key not in self._models:
+                self._models[key] = load_backend(args.backend, directory, dtype=args.dtype, device=args.device)
+            service = service_of(args, directory, self._models[key], self.worker)
+            name = str(len(self._servers) + 1)
+            self._servers[name] = application(args, service)
+        log.info("/%s serves %s", name, " ".join(argv))
+        return f"/{name}"
+
+
+async def _health(request: Request) -> Response:
+    return Response(b'{"status":"ok"}', media_type="application/json")
 
 
 def _parse(argv: Sequence[str]) -> ServeArgs:
@@ -103,8 +117,21 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, default=0, help="0: any free one (default: %(default)s)")
     parser.add_argument("--log-level", default="info")
     args = parser.parse_args(argv)
+    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     lab = Lab()
-    return listen_and_serve(_PROG, args.host, args.port, args.log_level, lambda: (lab.app, lab.worker))
+
+    def run() -> int:
+        with bind(args.host, args.port) as listener:
+            listen(listener, args.host, args.port)
+            log.info("listening on http://%s:%d", *listener.getsockname()[:2])
+            serve_until_stopped(listener, lab, lab.worker, args.log_level)
+        return 0
+
+    try:
+        return until_signal(run)
+    except UsageError as error:
+        sys.stderr.write(f"{_PROG}: error: {error}\n")
+        return 2
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_multiitem.bench.curve import measure_curves
 from pytest_multiitem.faults.base import Fault, Part
@@ -19,7 +20,7 @@ from pytest_multiitem.gates import (
     speedup,
 )
 from pytest_multiitem.gates.base import Gate
-from pytest_multiitem.gates.measurement import Measurement
+from pytest_multiitem.gates.measurement import Measurement, max_abs
 from pytest_multiitem.power.builds import Build
 from pytest_multiitem.servers.target import Target
 
@@ -133,7 +134,7 @@ def _packed_vs_serial(build: Build, gate: Gate) -> Measurement:
 
 
 def _packed_sides(build: Build, gate: Gate) -> Measurement:
-    statistic = parity.mean_abs if gate is parity.CROSS_BACKEND_MEAN_ABS else parity.max_abs
+    statistic = parity.mean_abs if gate is parity.CROSS_BACKEND_MEAN_ABS else max_abs
     key = ("cross-backend", build.opposite.multi)
     memo = build.multi.memo
     if key not in memo:  # both gates judge one measurement
@@ -165,5 +166,5 @@ def _sides(build: Build, left: Target, right: Target) -> Measurement:
     return parity.measure(parity.compare(left, right, build.cases, **_common(build)))
 
 
-def _common(build: Build) -> dict[str, object]:
+def _common(build: Build) -> dict[str, Any]:
     return {"delimiter": build.settings.delimiter, "record": build.labs.record}

@@ -49,7 +49,7 @@ class Planned:
 
 
 def plan(settings: Settings) -> list[Planned]:
-    """Every build of the settings' faults and backends: the healthy ones, faults at their default strength, weaker ones.
+    """Every build of the settings' faults and backends: healthy ones, faults at their default strength, weaker ones.
 
     A healthy build stands beside every set of circumstances under which some fault is measured. What is expected of a
     strength that the user names is what is expected of a default.
@@ -171,7 +171,7 @@ class PowerRun:
             value=record.value,
             limit=record.limit,
             noise_floor=record.noise_floor,
-            traffic_floor=record.traffic_floor,
+            traffic_floor=None,
             leak_visibility=record.leak_visibility,
             mask_attested=record.mask_attested,
             seconds=record.seconds,
