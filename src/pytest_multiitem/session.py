@@ -43,6 +43,7 @@ from pytest_multiitem.state import PLAN
 if TYPE_CHECKING:
     from pytest_multiitem.baselines.timings import Timings
     from pytest_multiitem.comparison.runner import Outcome
+    from pytest_multiitem.power.runner import PowerRun
 
 
 @dataclass
@@ -73,6 +74,8 @@ class Session:
         self.problem: str | None = None
         #: The comparison of this run, once it is measured; a baseline is judged and saved with its matrices.
         self.comparison: Outcome | None = None
+        #: The kill matrix of this run, once its first build is asked for.
+        self.power: PowerRun | None = None
         #: Where the run's timings were saved as a baseline, or why they were not.
         self.saved: Path | None = None
         self.not_saved: str | None = None
@@ -115,6 +118,15 @@ class Session:
         """Stop the servers of the run's own tests; a test that asks for one starts it again."""
         if self._run is not None:
             self._run.release()
+
+    def power_run(self) -> PowerRun:
+        """The measurement of the gates' power, opened on first use: it has servers of its own."""
+        if self.power is None:
+            from pytest_multiitem.power.runner import PowerRun
+
+            self.release_servers()
+            self.power = PowerRun(self.settings, self.run_dir / "power", self.run_dir.name)
+        return self.power
 
     def heed_termination(self) -> None:
         """Let SIGTERM end the run as Ctrl-C does, so that a cancelled CI job keeps its results."""
@@ -208,6 +220,8 @@ class Session:
         try:
             if self._run is not None:
                 self._run.close()
+            if self.power is not None:
+                self.power.close(self._interrupted_by)
         finally:
             self.unmet = self._unmet_requirements()
             if self.unmet and exit_status in (0, 5):

@@ -13,6 +13,7 @@ from pytest_multiitem.gates import (
     equivalence,
     isolation,
     parity,
+    power,
     prefill_extend,
     regression,
     segment,
@@ -33,6 +34,8 @@ NOT_MEASURED = {
     comparison.COMPARISON_MEASURED.name: "it judges whether a comparison was carried out; measured by --compare only",
     comparison.OWN_REFERENCE_MAX_ABS.name: "delimiter_aligned_equiv_le_0p02 on the comparison's own workload",
     comparison.OWN_REFERENCE_MEAN_ABS.name: "delimiter_aligned_equiv_le_0p02 on the comparison's own workload",
+    power.HEALTHY_PASSES.name: "it judges the gates, by this matrix",
+    power.FAULT_IS_KILLED.name: "it judges the gates, by this matrix",
     regression.NO_REGRESSION.name: "it compares a run with an earlier one; measured by --baseline only",
 }
 

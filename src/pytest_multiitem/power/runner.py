@@ -77,6 +77,15 @@ def _distinct(mappings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def check_settings(settings: Settings) -> None:
+    """Raises UsageError for settings under which no fault can be planted."""
+    if settings.engine != EMBEDDED.name or settings.multi_url or settings.serial_url:
+        raise UsageError(
+            "faults are mutants of the embedded engine; leave --engine, --multi-url and --serial-url out. Before "
+            "another server, put the faults of the wire: multiitem proxy --upstream URL --fault NAME"
+        )
+
+
 class PowerRun:
     """One measurement of a kill matrix in a directory; its servers live as long as it is open.
 
@@ -84,11 +93,7 @@ class PowerRun:
     """
 
     def __init__(self, settings: Settings, directory: Path, run_id: str) -> None:
-        if settings.engine != EMBEDDED.name or settings.multi_url or settings.serial_url:
-            raise UsageError(
-                "faults are mutants of the embedded engine; leave --engine, --multi-url and --serial-url out. Before "
-                "another server, put the faults of the wire: multiitem proxy --upstream URL --fault NAME"
-            )
+        check_settings(settings)
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.settings = settings
@@ -122,11 +127,15 @@ class PowerRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close(None if kind is None else kind.__name__)
+
+    def close(self, interrupted_by: str | None) -> None:
+        """Stop the servers and write the matrix as it then is."""
         try:
             self._pool.close()
             store.merge_samples(self.directory)
         finally:
-            self.matrix.interrupted_by = None if kind is None else kind.__name__
+            self.matrix.interrupted_by = interrupted_by
             self._write()
 
     @property
@@ -228,3 +237,20 @@ def _described(kind: type[Fault]) -> FaultRecord:
 def remaining(run: PowerRun) -> Iterator[Planned]:
     """The planned builds whose backend is installed."""
     return (each for each in run.plan if each.backend not in run.matrix.missing)
+
+
+def matrix_of(records: Iterable[GateRecord]) -> KillMatrix:
+    """The kill matrix that a run's verdicts of `power` carry."""
+    builds = [msgspec.convert(build, BuildRecord) for record in records for build in record.details.get("builds", [])]
+    known = catalogue()
+    names = dict.fromkeys(build.fault for build in builds if build.fault in known)
+    matrix = KillMatrix(
+        run_id="",
+        started_at_utc="",
+        gates=[column.name for column in columns()],
+        not_measured=NOT_MEASURED,
+        faults=[_described(known[str(name)]) for name in names],
+        builds=builds,
+    )
+    summarise(matrix)
+    return matrix

@@ -132,26 +132,29 @@ def render(matrix: KillMatrix) -> str:
         "",
         *(f"- {line}" for line in summary_lines(matrix)),
     ]
-    tables = [
-        section(f"Kill matrix: {backend}", markdown_table(*kill_table(matrix, backend)), LEGEND)
-        for backend in matrix.killed
-    ]
+    return "\n\n".join(["\n".join(head), *sections(matrix)]) + "\n"
+
+
+def sections(matrix: KillMatrix) -> list[str]:
+    """The tables of a kill matrix as Markdown."""
     faults = [
         [f"F{f.number}" if f.number else "-", f.name, f.layer, f.about, f.seen, _strengths(f.strengths, f.unit)]
         for f in matrix.faults
     ]
-    parts = [
-        "\n".join(head),
-        *tables,
+    found = [
+        *(
+            section(f"Kill matrix: {backend}", markdown_table(*kill_table(matrix, backend)), LEGEND)
+            for backend in matrix.killed
+        ),
         section("What only one gate sees", markdown_table(*unique_table(matrix))),
         section("Sensitivity", markdown_table(*sensitivity_table(matrix))),
         section("Faults", markdown_table(["", "fault", "of", "what it does", "seen", "strengths"], faults)),
         section(
             "Gates that are not measured",
-            markdown_table(["gate", "why"], [[*pair] for pair in matrix.not_measured.items()]),
+            markdown_table(["gate", "why"], [[gate, why] for gate, why in matrix.not_measured.items()]),
         ),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return [part for part in found if part]
 
 
 def _strengths(strengths: Sequence[float], unit: str) -> str:
