@@ -126,6 +126,7 @@ class Session:
 
             self.release_servers()
             self.power = PowerRun(self.settings, self.run_dir / "power", self.run_dir.name)
+            self.power.begin()
         return self.power
 
     def heed_termination(self) -> None:

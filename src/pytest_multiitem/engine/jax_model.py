@@ -18,7 +18,7 @@ from pytest_multiitem.engine.checkpoint import cache_directory
 from pytest_multiitem.engine.config import ModelConfig, read_config
 from pytest_multiitem.engine.plan import Tile, TilePlan
 from pytest_multiitem.errors import EngineUnavailable
-from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
+from pytest_multiitem.scoring.layout import PREFIX
 from pytest_multiitem.scoring.readout import Readout
 
 try:
@@ -118,7 +118,8 @@ class JaxBackend:
             placed = [jax.device_put(block.placed, self._device) for block in blocks]
             masks = [[programs.dense_mask(plan.layout.semantics, r, c) for c in placed] for r in placed]
         else:
-            masks = [[_log_weights(plan.layout, r.placed, c.placed) for c in blocks] for r in blocks]
+            weights = plan.layout.log_weights()
+            masks = [[_log_weights(weights, r.placed, c.placed) for c in blocks] for r in blocks]
         rotary = self._rotary_for(*(block.positions for block in blocks))
         model = (self._config, self._weights)
         hidden = [programs.embed(*model, block.tokens) for block in blocks]
@@ -235,12 +236,13 @@ def _blocks(plan: TilePlan) -> list[_Block]:
     return blocks
 
 
-def _log_weights(layout: PackedLayout, rows: programs.Placed, keys: programs.Placed) -> NDArray[np.float32]:
-    """One block [R, C] of a biased mask, with padding as in `programs.dense_mask`."""
-    real = (rows.index >= 0)[:, None] & (keys.index >= 0)[None, :]
-    weights = np.where(real, layout.log_weights(rows.index, keys.index), np.float32(-np.inf))
-    weights[rows.place[:, None] == keys.place[None, :]] = 0
-    return weights
+def _log_weights(weights: NDArray[np.float32], rows: programs.Placed, keys: programs.Placed) -> NDArray[np.float32]:
+    """One block [R, C] of a biased mask [S, S], with padding as in `programs.dense_mask`."""
+    used = np.ix_(rows.index >= 0, keys.index >= 0)
+    block = np.full((len(rows.index), len(keys.index)), -np.inf, dtype=np.float32)
+    block[used] = weights[np.ix_(rows.index[rows.index >= 0], keys.index[keys.index >= 0])]
+    block[rows.place[:, None] == keys.place[None, :]] = 0
+    return block
 
 
 def _score_rows(tile: Tile) -> NDArray[np.int64]:

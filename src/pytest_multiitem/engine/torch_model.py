@@ -188,14 +188,16 @@ def _placed_mask(plan: TilePlan, sizes: Sequence[int]) -> NDArray[Any]:
         np.int32
     )
     used = index >= 0
-    biased = layout.bias is not None
-    part, hidden, seen = (layout.log_weights, -np.inf, 0.0) if biased else (layout.visible, False, True)
-    mask: NDArray[Any] = np.empty((len(index), len(index)), dtype=np.float32 if biased else np.bool_)
+    if layout.bias is not None:
+        weights = np.full((len(index), len(index)), -np.inf, dtype=np.float32)
+        weights[np.ix_(used, used)] = layout.log_weights()[np.ix_(index[used], index[used])]
+        np.fill_diagonal(weights, 0)
+        return weights
+    mask = np.empty((len(index), len(index)), dtype=np.bool_)
     for start in range(0, len(index), 1024):  # bounded temporaries; the mask itself is S×S by intent
         rows = slice(start, start + 1024)
-        real = used[rows, None] & used[None, :]
-        mask[rows] = np.where(real, part(index[rows], index), hidden)
-    np.fill_diagonal(mask, seen)
+        mask[rows] = layout.visible(index[rows], index) & used[rows, None] & used[None, :]
+    np.fill_diagonal(mask, True)
     return mask
 
 

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from pytest_multiitem.faults.base import ScorerFault
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout, Semantics
 
-Index = NDArray[np.integer]
 Weights = NDArray[np.float32]
 
 
 class AttentionFault(ScorerFault):
     """Packed sequences are computed under other attention weights."""
 
-    def weights(self, layout: PackedLayout, start: int, rows: Index, keys: Index) -> Weights:
-        """Logarithms of weights [R, C] in the place of ``layout.log_weights(rows, keys)``.
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """Logarithms of weights [S, S] in the place of ``layout.log_weights()``.
 
         ``start``: the number in the request of the first item of the sequence.
         """
@@ -42,10 +41,7 @@ class AttentionFault(ScorerFault):
             def _lay_out(self, query: Any, items: Any, start: int) -> PackedLayout:
                 layout = fault.alter(super()._lay_out(query, items, start))
 
-                def bias(rows: Index, keys: Index) -> Weights:
-                    return fault.weights(layout, start, rows, keys)
-
-                return replace(layout, bias=bias)
+                return replace(layout, bias=lambda: fault.weights(layout, start))
 
             def _compute(self, layout: PackedLayout, implementation: Any, read: Any) -> Any:
                 return super()._compute(layout, type(implementation).DENSE, read)
@@ -56,14 +52,14 @@ class AttentionFault(ScorerFault):
 class LeakFault(AttentionFault):
     """Items see tokens of others."""
 
-    def leaks(self, layout: PackedLayout, rows: Index, keys: Index) -> NDArray[np.bool_]:
-        """Which keys of other items a row sees [R, C], of those that stand before it."""
+    def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
+        """Which keys of other items a token sees [S, S], of those that stand before it."""
         raise NotImplementedError
 
-    def weights(self, layout: PackedLayout, start: int, rows: Index, keys: Index) -> Weights:
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
         """The healthy weights, and those of the leaked keys."""
-        healthy = layout.log_weights(rows, keys)
-        leaked = self.leaks(layout, rows, keys) & (keys[None, :] <= rows[:, None])
+        healthy = layout.log_weights()
+        leaked = np.tril(self.leaks(layout))
         share = np.float32(np.log(1.0 if self.strength is None else self.strength))
         return np.where(leaked & np.isneginf(healthy), share, healthy)
 
@@ -79,9 +75,9 @@ class Causal(LeakFault):
         """Positions count through the sequence, as an engine that knows of no items has them."""
         return replace(layout, positions=np.arange(layout.length, dtype=np.int32))
 
-    def leaks(self, layout: PackedLayout, rows: Index, keys: Index) -> NDArray[np.bool_]:
+    def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
         """Everything before."""
-        return np.ones((len(rows), len(keys)), dtype=np.bool_)
+        return np.ones((layout.length, layout.length), dtype=np.bool_)
 
 
 class LeakNext(LeakFault):
@@ -90,13 +86,13 @@ class LeakNext(LeakFault):
     name = "leak_next"
     number = 2
     seen = "an off-by-one segment boundary"
-    strengths = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    strengths = (1.0, 1e-2, 1e-4, 1e-6)
     unit = "of the attention weight"
 
-    def leaks(self, layout: PackedLayout, rows: Index, keys: Index) -> NDArray[np.bool_]:
+    def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
         """The item before."""
-        item = layout.item[rows][:, None]
-        leaked: NDArray[np.bool_] = (layout.item[keys][None, :] == item - 1) & (item > 0)
+        item = layout.item[:, None]
+        leaked: NDArray[np.bool_] = (layout.item[None, :] == item - 1) & (item > 0)
         return leaked
 
 
@@ -110,13 +106,13 @@ class LeakBoundary(LeakFault):
 
     LONGER_THAN = 17
 
-    def leaks(self, layout: PackedLayout, rows: Index, keys: Index) -> NDArray[np.bool_]:
+    def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
         """The single token before."""
         lengths = np.diff(np.append(layout.block_start, layout.length)) - 1
         open_ = np.zeros(layout.num_items + 1, dtype=np.bool_)  # one more, for PREFIX as the last entry
         open_[1:-1] = (lengths[1:] > self.LONGER_THAN) & (lengths[:-1] == 1)
-        item = layout.item[rows]
-        leaked: NDArray[np.bool_] = open_[item][:, None] & (layout.item[keys][None, :] == item[:, None] - 1)
+        item = layout.item
+        leaked: NDArray[np.bool_] = open_[item][:, None] & (item[None, :] == item[:, None] - 1)
         return leaked
 
 
@@ -125,9 +121,9 @@ class OtherSemantics(AttentionFault):
 
     semantics: Semantics
 
-    def weights(self, layout: PackedLayout, start: int, rows: Index, keys: Index) -> Weights:
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
         """Those of the other semantics."""
-        return replace(layout, semantics=self.semantics, bias=None).log_weights(rows, keys)
+        return replace(layout, semantics=self.semantics, bias=None).log_weights()
 
 
 class QueryOnlyPrefix(OtherSemantics):
@@ -156,11 +152,11 @@ class ChunkWithoutQuery(AttentionFault):
     seen = "follows from chunking; a boundary of one prefill reused for the next"
     circumstances: ClassVar[dict[str, Any]] = {"server_chunk_size": 8}
 
-    def weights(self, layout: PackedLayout, start: int, rows: Index, keys: Index) -> Weights:
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
         """The query's tokens are hidden from item 0 of a chunk that is not the first."""
-        healthy = layout.log_weights(rows, keys)
+        healthy = layout.log_weights()
         if start == 0:
             return healthy
-        of_query = (layout.item[keys] == PREFIX) & ~layout.is_delimiter[keys]
-        hidden = (layout.item[rows] == 0)[:, None] & of_query[None, :]
+        of_query = (layout.item == PREFIX) & ~layout.is_delimiter
+        hidden = (layout.item == 0)[:, None] & of_query[None, :]
         return np.where(hidden, np.float32(-np.inf), healthy)

@@ -35,11 +35,14 @@ _PROXY_STARTUP = 30.0
 
 
 class Labs:
-    """The lab processes of a run, one a backend, and the servers they hold. Started when first asked for."""
+    """The lab processes of a run, one a backend, and the servers they hold. Started when first asked for.
 
-    def __init__(self, directory: Path, pool: ServerPool, settings: Settings) -> None:
+    Not thread-safe: each thread has its own, called ``name``; they share the processes through ``pool``.
+    """
+
+    def __init__(self, directory: Path, pool: ServerPool, settings: Settings, name: str) -> None:
         self.settings = settings
-        self.record = SampleWriter(directory, "power")
+        self.record = SampleWriter(directory, name)
         self._pool = pool
         self._labs: dict[str, RunningServer] = {}
         self._healthy: dict[Any, Build] = {}

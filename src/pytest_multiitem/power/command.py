@@ -17,7 +17,7 @@ def power(context: typer.Context) -> None:
     Exit status 0: every healthy build passes and every fault is killed. 1: not so, or not complete. What is
     measured is on disk at once, and stays when the command is interrupted.
     """
-    from pytest_multiitem.power.runner import PowerRun, remaining
+    from pytest_multiitem.power.runner import PowerRun
     from pytest_multiitem.power.summary import verdict
     from pytest_multiitem.progress import Shown
     from pytest_multiitem.reports.power import power_lines, render, result
@@ -31,17 +31,14 @@ def power(context: typer.Context) -> None:
     run = PowerRun(settings, directory, run_id)
     interrupted = False
     with Shown() as shown:
-        planned = list(remaining(run))
-        shown.expect(len(planned))
+        shown.expect(len(run.plan))
         for backend, reason in run.matrix.missing.items():
             shown.say(f"NOT_RUN {backend}: {reason}")
         try:
             with run:
-                for each in planned:
-                    shown.doing(f"{each.label} ({each.backend})")
-                    record = run.measure(each)
+                for planned, record in run.as_measured():
                     by = ", ".join(record.killed_by)
-                    shown.say(f"{each.backend:<8} {each.label:<28} {result(record)}{': ' if by else ''}{by}")
+                    shown.say(f"{planned.backend:<8} {planned.label:<28} {result(record)}{': ' if by else ''}{by}")
                     shown.advance(1)
         except KeyboardInterrupt:
             interrupted = True

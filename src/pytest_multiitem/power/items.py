@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from pytest_multiitem.added import GateItem, suite
-from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.power import FAULT_IS_KILLED, HEALTHY_PASSES
 from pytest_multiitem.power.records import BuildRecord
@@ -26,11 +25,10 @@ def power_items(session: pytest.Session) -> list[GateItem]:
     """A test for every healthy build, and for every fault on every backend; weaker strengths go with their fault."""
     parent = suite(session, "multiitem-power")
     items = []
-    for planned in _grouped(plan(session.config.stash[SETTINGS])):
-        first = planned[0]
+    for first, *_ in _grouped(plan(session.config.stash[SETTINGS])):
         gate = HEALTHY_PASSES if first.fault is None else FAULT_IS_KILLED
         label = f"{first.backend}-{first.label}".replace(", ", "-").replace(" ", "-")
-        items.append(GateItem.make(parent, gate.name, _measure(session.config, gate, planned), label=label))
+        items.append(GateItem.make(parent, gate.name, _measure(session.config, gate, first), label=label))
     return items
 
 
@@ -43,14 +41,14 @@ def _grouped(planned: Sequence[Planned]) -> list[list[Planned]]:
     return found
 
 
-def _measure(config: pytest.Config, gate: Gate, planned: Sequence[Planned]) -> Callable[[GateCheck], object]:
+def _measure(config: pytest.Config, gate: Gate, first: Planned) -> Callable[[GateCheck], object]:
     def conclude(check: GateCheck) -> None:
         run = session_of(config).power_run()
-        try:
-            builds = [run.measure(each) for each in planned]
-        except EngineUnavailable as error:
-            check.not_run(str(error))
-            return
+        reason = run.matrix.missing.get(first.backend)
+        if reason is not None:
+            check.not_run(reason)
+        planned = next(g for g in _grouped(run.plan) if (g[0].backend, g[0].label) == (first.backend, first.label))
+        builds = [run.result(each) for each in planned]
         check.conclude(_record(gate, builds), evidence=[_line(build) for build in builds])
 
     return conclude

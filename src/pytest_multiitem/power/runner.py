@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +13,7 @@ from typing import Any, Self
 
 import msgspec
 
-from pytest_multiitem.errors import EngineUnavailable, UsageError
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.base import Fault, WireFault
 from pytest_multiitem.faults.catalogue import catalogue, fault
 from pytest_multiitem.gates.measurement import judged
@@ -30,7 +32,7 @@ from pytest_multiitem.servers.pool import ServerPool
 FILE = "kill_matrix.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Planned:
     """A build that is to be measured. ``expects``: a healthy build passes, a fault at its default strength is killed;
     nothing is expected of a weaker one."""
@@ -89,7 +91,8 @@ def check_settings(settings: Settings) -> None:
 class PowerRun:
     """One measurement of a kill matrix in a directory; its servers live as long as it is open.
 
-    Raises UsageError for settings that it cannot be measured with.
+    The builds of each backend are measured in a thread of their own, one after the other; what is timed is measured
+    while nothing else is. Raises UsageError for settings that it cannot be measured with.
     """
 
     def __init__(self, settings: Settings, directory: Path, run_id: str) -> None:
@@ -97,11 +100,20 @@ class PowerRun:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.settings = settings
-        self.plan = plan(settings)
         self._columns = columns()
         self._pool = ServerPool(directory, owner=True)
-        self._labs = Labs(directory, self._pool, settings)
-        involved = dict.fromkeys(type(each.fault) for each in self.plan if each.fault is not None)
+        self._labs = {backend: Labs(directory, self._pool, settings, backend) for backend in settings.backend}
+        self._writing = threading.Lock()
+        self._closed = threading.Event()
+        planned = plan(settings)
+        involved = dict.fromkeys(type(each.fault) for each in planned if each.fault is not None)
+        missing = {
+            backend: reason
+            for backend in settings.backend
+            if (reason := EMBEDDED.unavailable(Profile("serial", backend), settings)) is not None
+        }
+        self.plan = [each for each in planned if each.backend not in missing]
+        self._results: dict[int, Future[BuildRecord]] = {id(each): Future() for each in self.plan}
         self.matrix = KillMatrix(
             run_id=run_id,
             started_at_utc=store.utc_now(),
@@ -114,14 +126,11 @@ class PowerRun:
             gates=[column.name for column in self._columns],
             not_measured=NOT_MEASURED,
             faults=[_described(kind) for kind in involved],
+            missing=missing,
         )
-        self.matrix.missing = {
-            backend: reason
-            for backend in settings.backend
-            if (reason := EMBEDDED.unavailable(Profile("serial", backend), settings)) is not None
-        }
 
     def __enter__(self) -> Self:
+        self.begin()
         return self
 
     def __exit__(
@@ -129,8 +138,28 @@ class PowerRun:
     ) -> None:
         self.close(None if kind is None else kind.__name__)
 
+    @property
+    def path(self) -> Path:
+        """The file of the kill matrix."""
+        return self.directory / FILE
+
+    def begin(self) -> None:
+        """Measure all that is planned, in the background; every build is on disk as soon as it is measured."""
+        threading.Thread(target=self._measure_all, name="multiitem-power", daemon=True).start()
+
+    def as_measured(self) -> Iterator[tuple[Planned, BuildRecord]]:
+        """Every build as it is finished. Raises what went wrong with the measuring itself."""
+        planned = {id(self._results[id(each)]): each for each in self.plan}
+        for future in as_completed(self._results.values()):
+            yield planned[id(future)], future.result()
+
+    def result(self, planned: Planned) -> BuildRecord:
+        """A build of `plan`, once it is measured."""
+        return self._results[id(planned)].result()
+
     def close(self, interrupted_by: str | None) -> None:
         """Stop the servers and write the matrix as it then is."""
+        self._closed.set()
         try:
             self._pool.close()
             store.merge_samples(self.directory)
@@ -138,37 +167,50 @@ class PowerRun:
             self.matrix.interrupted_by = interrupted_by
             self._write()
 
-    @property
-    def path(self) -> Path:
-        """The file of the kill matrix."""
-        return self.directory / FILE
+    def _measure_all(self) -> None:
+        """Healthy builds, faults of scores on all backends side by side, then faults of time."""
+        healthy = [each for each in self.plan if each.fault is None]
+        timed = [each for each in self.plan if each.fault is not None and each.fault.timed]
+        others = [each for each in self.plan if each.fault is not None and not each.fault.timed]
+        self._measure_each(healthy)
+        with ThreadPoolExecutor(len(self._labs)) as threads:
+            for backend in self._labs:
+                threads.submit(self._measure_each, [each for each in others if each.backend == backend])
+        self._measure_each(timed)
 
-    def measure(self, planned: Planned) -> BuildRecord:
-        """Measure one build with every gate that it concerns, and write what there is so far.
+    def _measure_each(self, planned: Sequence[Planned]) -> None:
+        for each in planned:
+            if self._closed.is_set():
+                return
+            try:
+                record = self._measure(each)
+                with self._writing:
+                    if self._closed.is_set():  # its servers were taken away while it was measured
+                        return
+                    self.matrix.builds.append(record)
+                    self._write()
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the build gets it
+                self._results[id(each)].set_exception(error)
+            else:
+                self._results[id(each)].set_result(record)
 
-        Raises EngineUnavailable where the backend is not installed.
-        """
-        if planned.backend in self.matrix.missing:
-            raise EngineUnavailable(self.matrix.missing[planned.backend])
+    def _measure(self, planned: Planned) -> BuildRecord:
+        """Measure one build with every gate that it concerns."""
         start = time.perf_counter()
-        build = self._build(planned)
+        labs = self._labs[planned.backend]
+        if planned.fault is None:
+            build = labs.healthy(planned.backend, planned.circumstances)
+        else:
+            build = labs.build(planned.backend, planned.fault)
+        concerned = [column for column in self._columns if column.concerns(build.backend, build.fault)]
         try:
-            cells = [
-                self._cell(build, column) for column in self._columns if column.concerns(build.backend, build.fault)
-            ]
+            cells = [self._cell(build, column) for column in concerned]
         finally:
             if planned.fault is not None:
                 build.close()
         record = _judged(planned, cells)
         record.seconds = round(time.perf_counter() - start, 3)
-        self.matrix.builds.append(record)
-        self._write()
         return record
-
-    def _build(self, planned: Planned) -> Build:
-        if planned.fault is None:
-            return self._labs.healthy(planned.backend, planned.circumstances)
-        return self._labs.build(planned.backend, planned.fault)
 
     def _cell(self, build: Build, column: Column) -> Cell:
         record: GateRecord = judged(column.gate, lambda gate: column.measure(build, gate))
@@ -188,8 +230,7 @@ class PowerRun:
 
     def _write(self) -> None:
         matrix = self.matrix
-        there = [each for each in self.plan if each.backend not in matrix.missing]
-        matrix.complete = len(matrix.builds) == len(there)
+        matrix.complete = len(matrix.builds) == len(self.plan)
         matrix.finished_at_utc = store.utc_now()
         summarise(matrix)
         content = msgspec.json.format(msgspec.json.encode(matrix), indent=1)
@@ -232,11 +273,6 @@ def _described(kind: type[Fault]) -> FaultRecord:
         unit=kind.unit,
         circumstances=dict(kind.circumstances),
     )
-
-
-def remaining(run: PowerRun) -> Iterator[Planned]:
-    """The planned builds whose backend is installed."""
-    return (each for each in run.plan if each.backend not in run.matrix.missing)
 
 
 def matrix_of(records: Iterable[GateRecord]) -> KillMatrix:

@@ -53,12 +53,12 @@ def cell_text(cell: Cell | None) -> str:
 def kill_table(matrix: KillMatrix, backend: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of one backend: the healthy builds, then faults by their number, strongest first."""
     kinds = {fault.name: fault for fault in matrix.faults}
-    order = {name: i for i, name in enumerate(kinds)}
-    builds = sorted(
-        (build for build in matrix.builds if build.backend == backend),
-        key=lambda b: (-1, 0.0) if b.fault is None else (order[b.fault], kinds[b.fault].strengths.index(b.strength)
-                       if b.strength in kinds[b.fault].strengths else 0),
-    )  # fmt: skip
+    order = [kind.name for kind in sorted(matrix.faults, key=lambda kind: kind.number or len(matrix.faults) + 100)]
+
+    def place(build: BuildRecord) -> tuple[int, float]:
+        return (-1, 0.0) if build.fault is None else (order.index(build.fault), -(build.strength or 0.0))
+
+    builds = sorted((build for build in matrix.builds if build.backend == backend), key=place)
     rows = []
     for build in builds:
         of = "" if build.fault is None else f"F{kinds[build.fault].number}" if kinds[build.fault].number else "-"

@@ -19,9 +19,8 @@ from pytest_multiitem.scoring.semantics import Semantics as Semantics
 #: ``PackedLayout.item`` of the query and of the first delimiter.
 PREFIX = -1
 
-#: From the indices of R query tokens and of C keys to the logarithms of their attention weights' factors [R, C]:
-#: 0 where a key is seen, -inf where it is hidden.
-LogWeights = Callable[[NDArray[np.integer], NDArray[np.integer]], NDArray[np.float32]]
+#: The logarithms of the factors of all attention weights [S, S]: 0 where a key is seen, -inf where it is hidden.
+LogWeights = Callable[[], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +85,11 @@ class PackedLayout:
         )
         return allowed
 
-    def log_weights(self, rows: NDArray[np.integer], keys: NDArray[np.integer]) -> NDArray[np.float32]:
-        """The same part [R, C] as logarithms of weights: ``bias`` where there is one, else 0 or -inf by the mask."""
+    def log_weights(self) -> NDArray[np.float32]:
+        """The dense mask [S, S] as logarithms of weights: ``bias`` where there is one, else 0 or -inf by the mask."""
         if self.bias is not None:
-            return self.bias(rows, keys)
-        return np.where(self.visible(rows, keys), np.float32(0), np.float32(-np.inf))
+            return self.bias()
+        return np.where(self.mask(), np.float32(0), np.float32(-np.inf))
 
 
 def packed_length(query_length: int, item_lengths: Sequence[int]) -> int:
