@@ -218,9 +218,22 @@ async def _serve(listener: socket.socket, upstream: str, with_faults: Callable[[
             ws="none",
             server_header=False,  # those of the server behind are handed on
             date_header=False,
-            timeout_graceful_shutdown=_GRACE_S,
+            timeout_graceful_shutdown=2 * _GRACE_S,
         )
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await _Server(config).serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Hangs up on requests that do not end in time; cancelled, as uvicorn does it, each would get a 500."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`."""
+        asyncio.get_running_loop().call_later(_GRACE_S, self._hang_up)
+        await super().shutdown(sockets)
+
+    def _hang_up(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def _end_to_end(headers: Sequence[tuple[bytes, bytes]], *dropped: bytes) -> list[tuple[bytes, bytes]]:
