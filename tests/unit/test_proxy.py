@@ -28,9 +28,9 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import ScorerFault, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
-from pytest_multiitem.faults.listing import listing
 from pytest_multiitem.faults.proxy import Each, Forward, proxy, wire_faults
 from pytest_multiitem.listening import bind
+from pytest_multiitem.reports.faults import listing
 
 UPSTREAM = "http://upstream:1"
 
