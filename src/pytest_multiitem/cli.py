@@ -72,7 +72,7 @@ def proxy(context: typer.Context) -> None:
 def faults() -> None:
     """List the faults that multiitem serve and multiitem proxy can have."""
     from pytest_multiitem.faults.catalogue import catalogue
-    from pytest_multiitem.faults.listing import listing
+    from pytest_multiitem.reports.faults import listing
 
     print(listing(catalogue()), end="")
 

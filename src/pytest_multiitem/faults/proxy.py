@@ -21,6 +21,7 @@ from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import AsgiApp, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
+from pytest_multiitem.faults.wire import Answer
 from pytest_multiitem.listening import bind, listen, until_signal
 from pytest_multiitem.options import parse_url
 from pytest_multiitem.scoring.wire import WireError
@@ -44,8 +45,6 @@ _HOP_BY_HOP = frozenset(
 
 #: The path prefix, with ``--each``, of the server as it is.
 _HEALTHY = "healthy"
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Forward:
@@ -72,14 +71,12 @@ class Forward:
             waited: set[asyncio.Task[Any]] = {answer, gone}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
-                status, headers, content = answer.result()
-                await send({"type": "http.response.start", "status": status, "headers": headers})
-                await send({"type": "http.response.body", "body": content})
+                await answer.result().send(send)
         finally:
             gone.cancel()
             answer.cancel()
 
-    async def _answer(self, scope: Any, body: bytes) -> tuple[int, Headers, bytes]:
+    async def _answer(self, scope: Any, body: bytes) -> Answer:
         path = self._upstream.raw_path.rstrip(b"/") + scope["raw_path"].partition(b"?")[0]
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         headers = _end_to_end(scope["headers"], b"host", b"content-length")
@@ -94,13 +91,9 @@ class Forward:
                 await response.aclose()
         except httpx.HTTPError as error:
             address = self._upstream.copy_with(userinfo=b"")
-            refusal = WireError(
-                502, "bad_gateway", f"the server behind this proxy, {address}, gave no answer: {error!r}"
-            )
-            content = refusal.body()
-            length = (b"content-length", b"%d" % len(content))
-            return refusal.status, [(b"content-type", b"application/json"), length], content
-        return response.status_code, _end_to_end(response.headers.raw), content
+            what = f"the server behind this proxy, {address}, gave no answer: {error!r}"
+            return Answer.refusal(WireError(502, "bad_gateway", what))
+        return Answer(response.status_code, _end_to_end(response.headers.raw), content)
 
 
 class Each:
@@ -121,11 +114,7 @@ class Each:
         try:
             app = self._below(label)
         except UsageError as error:
-            refusal = WireError(404, "not_found", str(error))
-            body, headers = refusal.body(), [(b"content-type", b"application/json")]
-            headers.append((b"content-length", b"%d" % len(body)))
-            await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await Answer.refusal(WireError(404, "not_found", str(error))).send(send)
             return
         # One slash was added at the end, in case that the label is all there is.
         await app({**scope, "path": f"/{path}"[:-1] or "/", "raw_path": (b"/" + raw_path)[:-1] or b"/"}, receive, send)
@@ -229,12 +218,25 @@ async def _serve(listener: socket.socket, upstream: str, with_faults: Callable[[
             ws="none",
             server_header=False,  # those of the server behind are handed on
             date_header=False,
-            timeout_graceful_shutdown=_GRACE_S,
+            timeout_graceful_shutdown=2 * _GRACE_S,
         )
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await _Server(config).serve(sockets=[listener])
 
 
-def _end_to_end(headers: Sequence[tuple[bytes, bytes]], *dropped: bytes) -> Headers:
+class _Server(uvicorn.Server):
+    """Hangs up on requests that do not end in time; cancelled, as uvicorn does it, each would get a 500."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`."""
+        asyncio.get_running_loop().call_later(_GRACE_S, self._hang_up)
+        await super().shutdown(sockets)
+
+    def _hang_up(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def _end_to_end(headers: Sequence[tuple[bytes, bytes]], *dropped: bytes) -> list[tuple[bytes, bytes]]:
     """The headers that are handed on."""
     named = [value for name, value in headers if name.lower() == b"connection"]
     own = {name.strip().lower() for value in named for name in value.split(b",")}

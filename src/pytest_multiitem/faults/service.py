@@ -193,12 +193,12 @@ class HealthOnly(ScoringFault):
 
     def handler(self) -> Handler:
         """One answer to all."""
-        error = WireError(503, "engine_unavailable", "the server is up, but its engine does not answer")
-        body = error.body()
-        headers = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+        refusal = Answer.refusal(
+            WireError(503, "engine_unavailable", "the server is up, but its engine does not answer")
+        )
 
         async def handle(exchange: Exchange) -> Answer | None:
-            return Answer(error.status, headers, body)
+            return refusal
 
         return handle
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.client import SCORE_PATH
 from pytest_multiitem.faults.base import AsgiApp, WireFault
+from pytest_multiitem.scoring.wire import WireError
 
 JsonObject = dict[str, Any]
 Rows = NDArray[np.float64]
@@ -35,6 +36,17 @@ class Answer:
     status: int
     headers: Headers
     body: bytes
+
+    @classmethod
+    def refusal(cls, error: WireError) -> Answer:
+        """The answer that is an error."""
+        body = error.body()
+        return cls(error.status, _with_length([(b"content-type", b"application/json")], body), body)
+
+    async def send(self, send: Send) -> None:
+        """Send it whole."""
+        await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
+        await send({"type": "http.response.body", "body": self.body})
 
     def json(self) -> JsonObject | None:
         """The body of a status 200 that is a JSON object; None for any other answer."""
@@ -171,8 +183,7 @@ class _ScoringMiddleware:
             return
         answer = await self._handle(Exchange(self._app, scope, received, receive, request))
         if answer is not None:
-            await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
-            await send({"type": "http.response.body", "body": answer.body})
+            await answer.send(send)
 
 
 async def _whole(receive: Receive) -> list[Message]:
