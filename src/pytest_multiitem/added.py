@@ -87,6 +87,10 @@ def added_items(session: pytest.Session) -> list[GateItem]:
     """The tests that the run's options ask for: after all others, and in the order in which they stand here."""
     settings = session.config.stash[SETTINGS]
     items: list[GateItem] = []
+    if settings.power:
+        from pytest_multiitem.power.items import power_items
+
+        items += power_items(session)
     if settings.compare:
         from pytest_multiitem.comparison.items import comparison_items
 

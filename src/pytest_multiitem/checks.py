@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,16 +11,15 @@ import pytest
 
 from pytest_multiitem.client import PreparedRequest, ScoreFailure
 from pytest_multiitem.collection import requirement
-from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.base import Gate
-from pytest_multiitem.gates.measurement import Measurement, Recorder, record_of
+from pytest_multiitem.gates.measurement import Measurement, Recorder, blank_record, judged
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import BenchmarkRecord, GateRecord, Verdict
 from pytest_multiitem.run import Run
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.servers.target import Target
-from pytest_multiitem.session import Session, blank_record
+from pytest_multiitem.session import Session
 from pytest_multiitem.state import BENCHMARKS, RECORDS
 
 
@@ -58,15 +56,7 @@ class GateCheck:
         """
         if self.gate.timing:
             self.run.settle()
-        start = time.perf_counter()
-        try:
-            record = record_of(self.gate, measure(self.gate))
-        except EngineUnavailable as error:
-            return self.not_run(str(error))
-        except (ScoreFailure, ServerError) as error:
-            record = blank_record(self.gate.name, self._item.nodeid, Verdict.FAIL, str(error))
-        record.seconds = round(time.perf_counter() - start, 3)
-        return self.conclude(record)
+        return self.conclude(judged(self.gate, measure))
 
     def against_serial(self, measure: AgainstSerial, multi: Target, serial: Target) -> GateRecord:
         """`check` a measurement of a multi-item server against a serial one, on the run's requests."""
@@ -77,13 +67,13 @@ class GateCheck:
 
     def not_run(self, reason: str, **details: Any) -> GateRecord:
         """End the test: the gate cannot be measured here, for this reason."""
-        record = blank_record(self.gate.name, self._item.nodeid, Verdict.NOT_RUN, reason)
+        record = blank_record(self.gate, Verdict.NOT_RUN, reason)
         record.details = details
         return self.conclude(record)
 
     def fail(self, reason: str) -> GateRecord:
         """End the test: the gate fails without a measurement, for this reason."""
-        return self.conclude(blank_record(self.gate.name, self._item.nodeid, Verdict.FAIL, reason))
+        return self.conclude(blank_record(self.gate, Verdict.FAIL, reason))
 
     def conclude(self, record: GateRecord, *, evidence: Sequence[str] | None = None) -> GateRecord:
         """End the test by a verdict that is judged already.

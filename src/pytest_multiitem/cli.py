@@ -17,6 +17,7 @@ from pytest_multiitem.comparison import commands as comparison
 from pytest_multiitem.comparison.compare_command import compare_files
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.evaluation import commands as evaluation
+from pytest_multiitem.power.command import power
 
 app = typer.Typer(
     name="multiitem",
@@ -54,6 +55,26 @@ def serve(context: typer.Context) -> None:
     from pytest_multiitem.engine.serve import serve as run
 
     raise typer.Exit(run(context.args))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    help="Put faults of the wire before any scoring server: --upstream URL --fault NAME (multiitem proxy --help).",
+)
+def proxy(context: typer.Context) -> None:
+    """A faulty server out of a good one; see `faults.proxy`."""
+    from pytest_multiitem.faults.proxy import proxy as run
+
+    raise typer.Exit(run(context.args))
+
+
+@app.command()
+def faults() -> None:
+    """List the faults that multiitem serve and multiitem proxy can have."""
+    from pytest_multiitem.faults.catalogue import catalogue
+    from pytest_multiitem.reports.faults import listing
+
+    print(listing(catalogue()), end="")
 
 
 @app.command()
@@ -143,7 +164,8 @@ for command in (
     load,
 ):
     app.command()(command)
-app.command(context_settings=_OPTIONS_OF_A_RUN)(comparison.ab)
+for command_of_a_run in (comparison.ab, power):
+    app.command(context_settings=_OPTIONS_OF_A_RUN)(command_of_a_run)
 
 
 class _FilesUnlessNamed(TyperGroup):

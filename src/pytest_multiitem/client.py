@@ -86,8 +86,12 @@ class ScoreClient:
         self, url: str, *, timeout: float = 180.0, api_key: str | None = None, ca_file: Path | None = None
     ) -> None:
         self.url = url
-        self._given: dict[str, Any] = {"timeout": timeout, "api_key": api_key, "ca_file": ca_file}
-        self._http = httpx.Client(**http_settings(url, timeout=timeout, api_key=api_key, ca_file=ca_file))
+        self._arguments: dict[str, Any] = {"timeout": timeout, "api_key": api_key, "ca_file": ca_file}
+        self._http = httpx.Client(**http_settings(url, **self._arguments))
+
+    def another(self) -> Self:
+        """A further connection to the same server with the same credentials, for requests that run beside this one's."""
+        return type(self)(self.url, **self._arguments)
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +100,6 @@ class ScoreClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def another(self) -> ScoreClient:
-        """A client of the same server with a connection of its own, for requests at the same time."""
-        return ScoreClient(self.url, **self._given)
 
     def close(self) -> None:
         """Close the connection."""

@@ -208,8 +208,10 @@ def _settle(item: pytest.Item, report: pytest.TestReport, gate: str) -> None:
 
     A test that passes without a verdict has measured nothing, and fails; no failed test leaves a PASS.
     """
+    from pytest_multiitem.gates.measurement import blank_record
+    from pytest_multiitem.gates.registry import gates
     from pytest_multiitem.results.records import Verdict
-    from pytest_multiitem.session import blank_record, reason_of
+    from pytest_multiitem.session import reason_of
 
     records = item.stash.setdefault(RECORDS, [])
     if report.when == "call" and report.passed and not records:
@@ -219,7 +221,7 @@ def _settle(item: pytest.Item, report: pytest.TestReport, gate: str) -> None:
         return
     if not records:
         verdict = Verdict.NOT_RUN if report.skipped else Verdict.FAIL
-        records.append(blank_record(gate, item.nodeid, verdict, reason_of(report)))
+        records.append(blank_record(gates()[gate], verdict, reason_of(report), item.nodeid))
         by = requirement(item, gate)
         if report.skipped and not hasattr(report, "wasxfail") and by is not None:
             report.outcome = "failed"

@@ -88,8 +88,18 @@ def settings_of(config: pytest.Config) -> Settings:
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
             "run the benchmarks without -n"
         )
-    if settings.compare and _is_parallel(config):
-        raise pytest.UsageError("--compare measures time, and pytest-xdist runs other tests beside it; run without -n")
+    for option, wanted in (("--compare", settings.compare), ("--power", settings.power)):
+        if wanted and _is_parallel(config):
+            raise pytest.UsageError(
+                f"{option} measures time, and pytest-xdist runs other tests beside it; run without -n"
+            )
+    if settings.power:
+        from pytest_multiitem.power.runner import check_settings
+
+        try:
+            check_settings(settings)
+        except MultiItemError as error:
+            raise pytest.UsageError(str(error)) from None
     _settle_baselines(config, settings)
     if settings.models and _is_parallel(config):
         raise pytest.UsageError("--models starts the servers of one model after the other; run it without -n")
@@ -218,6 +228,13 @@ def summarise(reporter: pytest.TerminalReporter) -> None:
         for text in comparison_lines(session.comparison.comparison):
             reporter.write_line(text)
         reporter.write_line(f"comparison: {_shown(session.comparison.directory, config)}/")
+    if session.power is not None:
+        from pytest_multiitem.reports.power import power_lines
+
+        reporter.write_line("")
+        for text in power_lines(session.power.matrix):
+            reporter.write_line(text)
+        reporter.write_line(f"kill matrix: {_shown(session.power.path, config)}")
     name = session.settings.save_baseline
     if session.saved is not None:
         reporter.write_line(f"baseline {name} saved: {_shown(session.saved, config)}", green=True)

@@ -21,6 +21,7 @@ import pytest
 from pytest_multiitem.collection import REPORT_ATTRIBUTE
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.gates.measurement import blank_record
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.gates.regression import NO_REGRESSION
 from pytest_multiitem.options import OPTIONS, Settings
@@ -42,6 +43,7 @@ from pytest_multiitem.state import PLAN
 if TYPE_CHECKING:
     from pytest_multiitem.baselines.timings import Timings
     from pytest_multiitem.comparison.runner import Outcome
+    from pytest_multiitem.power.runner import PowerRun
 
 
 @dataclass
@@ -72,6 +74,8 @@ class Session:
         self.problem: str | None = None
         #: The comparison of this run, once it is measured; a baseline is judged and saved with its matrices.
         self.comparison: Outcome | None = None
+        #: The kill matrix of this run, once its first build is asked for.
+        self.power: PowerRun | None = None
         #: Where the run's timings were saved as a baseline, or why they were not.
         self.saved: Path | None = None
         self.not_saved: str | None = None
@@ -114,6 +118,16 @@ class Session:
         """Stop the servers of the run's own tests; a test that asks for one starts it again."""
         if self._run is not None:
             self._run.release()
+
+    def power_run(self) -> PowerRun:
+        """The measurement of the gates' power, opened on first use: it has servers of its own."""
+        if self.power is None:
+            from pytest_multiitem.power.runner import PowerRun
+
+            self.release_servers()
+            self.power = PowerRun(self.settings, self.run_dir / "power", self.run_dir.name)
+            self.power.begin()
+        return self.power
 
     def heed_termination(self) -> None:
         """Let SIGTERM end the run as Ctrl-C does, so that a cancelled CI job keeps its results."""
@@ -207,6 +221,8 @@ class Session:
         try:
             if self._run is not None:
                 self._run.close()
+            if self.power is not None:
+                self.power.close(self._interrupted_by)
         finally:
             self.unmet = self._unmet_requirements()
             if self.unmet and exit_status in (0, 5):
@@ -238,7 +254,7 @@ class Session:
                     reason = test.reason or "the test ended without a verdict"
                 elif nodeid in self.plan.selected:
                     reason = "the run ended before this test"
-                record = blank_record(gate, nodeid, verdict, reason)
+                record = blank_record(gates()[gate], verdict, reason, nodeid)
             records.append(record)
         return records
 
@@ -322,14 +338,6 @@ class Session:
             tests=tests,
             summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
         )
-
-
-def blank_record(gate: str, nodeid: str, verdict: Verdict, reason: str) -> GateRecord:
-    """A record of a gate that measured nothing."""
-    known = gates()[gate]
-    return GateRecord(
-        gate=gate, verdict=verdict, reason=reason, relation=known.relation, limit=known.limit, nodeid=nodeid
-    )
 
 
 def reason_of(report: pytest.TestReport) -> str:

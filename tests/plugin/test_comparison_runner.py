@@ -18,10 +18,10 @@ from inner_project import FAKE, wait_until
 from rich.console import Console
 
 from pytest_multiitem.comparison import artefacts, runner, verdicts
-from pytest_multiitem.comparison.progress import Shown
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.options import resolve
+from pytest_multiitem.progress import Shown
 from pytest_multiitem.results.records import Verdict
 
 SMALL = {
@@ -157,7 +157,7 @@ RUN = """
     from pathlib import Path
     from fake_engine import FakeEngine
     from pytest_multiitem.comparison import runner
-    from pytest_multiitem.comparison.progress import Shown
+    from pytest_multiitem.progress import Shown
     from pytest_multiitem.options import resolve
     settings = resolve({given!r}, {{}}, {{}})
     with Shown() as shown:

@@ -102,6 +102,7 @@ class FakeBackend:
 
     def dense(self, plan: TilePlan, labels, normalise):
         self._call("dense")
-        layout, mask = plan.layout, plan.layout.mask()
+        layout = plan.layout
+        mask = np.isfinite(layout.log_weights())
         rows = [_pairs(layout.token_ids[mask[index]], layout.positions[mask[index]]) for index in layout.score_index]
         return self._read(rows, labels, normalise)

@@ -21,7 +21,8 @@ class Reference:
                 self.tensors[name] = values.astype(np.float64)
 
     def hidden(self, tokens, positions, mask) -> np.ndarray:
-        """The final, normed hidden states [S, H] of tokens [S] at ``positions`` [S] under ``mask`` [S, S]."""
+        """The final, normed hidden states [S, H] of tokens [S] at ``positions`` [S] under ``mask`` [S, S]: boolean, or
+        factors of the attention weights."""
         x = self._weight("model.embed_tokens")[np.asarray(tokens)]
         for number in range(self.config["num_hidden_layers"]):
             at = f"model.layers.{number}."
@@ -57,8 +58,7 @@ class Reference:
         for head in range(heads):
             shared = head // (heads // kv_heads)
             scores = query[:, head] @ key[:, shared].T / np.sqrt(dim)
-            scores[~mask] = -np.inf
-            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True)) * mask
             weights /= weights.sum(axis=1, keepdims=True)
             outputs.append(weights @ value[:, shared])
         return np.concatenate(outputs, axis=1) @ self._weight(at + "o_proj").T

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_multiitem.client import FailureKind, ScoreClient, ScoreFailure, prepare, read_scores
-from pytest_multiitem.engine import serve
 from pytest_multiitem.engine.app import Service, create_app
 from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.listening import bind
 
 REQUEST = prepare([1, 2], [[3], [4, 5]], [7, 8])
 OK = {"scores": [[0.25, 0.75], [0.5, 0.5]]}
@@ -230,7 +230,7 @@ def served():
     service = Service(
         scorer=scorer, tokenizer=None, model="m", vocab_size=VOCAB, max_positions=4096, probe_ids=[0, 1], info={}
     )
-    listener = serve._bind("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     listener.listen()
     server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -16,7 +16,7 @@ from pytest_multiitem.options import OPTIONS
 
 if TYPE_CHECKING:
     from pytest_multiitem.bench.load import LoadReport, Progress
-    from pytest_multiitem.comparison.progress import Shown
+    from pytest_multiitem.progress import Shown
 
 Number = TypeVar("Number", int, float)
 _OPTIONS = {option.name: option for option in OPTIONS}
@@ -82,12 +82,12 @@ def load(
     from pytest_multiitem.bench.load import measure_load
     from pytest_multiitem.client import ScoreClient
     from pytest_multiitem.comparison import artefacts
-    from pytest_multiitem.comparison.progress import Shown
     from pytest_multiitem.comparison.records import Workload
     from pytest_multiitem.comparison.rows import chunked
     from pytest_multiitem.comparison.workload import generate
     from pytest_multiitem.evaluation.endpoint import base_url
     from pytest_multiitem.evaluation.records import check_writable
+    from pytest_multiitem.progress import Shown
     from pytest_multiitem.reports.blocks import terminal_table
     from pytest_multiitem.results.redaction import redacted
     from pytest_multiitem.results.store import write_atomically

@@ -28,9 +28,9 @@ def run(context: typer.Context) -> None:
     Exit status 0: every side was measured and the scores agree. 1: a side is missing, a row failed, or correctness
     is not shown. 2: it could not begin. An interrupted comparison goes on when the command is typed again.
     """
-    from pytest_multiitem.comparison.progress import Shown
     from pytest_multiitem.comparison.runner import compare
     from pytest_multiitem.comparison.verdicts import exit_status
+    from pytest_multiitem.progress import Shown
     from pytest_multiitem.reports.comparison import comparison_lines
     from pytest_multiitem.servers.engines import choose_engine
     from pytest_multiitem.servers.launch_command import settings_from

@@ -9,10 +9,10 @@ import pytest
 
 from pytest_multiitem.added import GateItem, suite
 from pytest_multiitem.comparison import verdicts
-from pytest_multiitem.comparison.progress import Shown
 from pytest_multiitem.comparison.runner import Outcome, compare
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.base import Gate
+from pytest_multiitem.progress import Shown
 from pytest_multiitem.registration import session_of
 from pytest_multiitem.session import Session
 from pytest_multiitem.state import SETTINGS

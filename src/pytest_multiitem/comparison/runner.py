@@ -17,7 +17,6 @@ from pytest_multiitem.bench.overhead import measure_overhead, null_server
 from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.comparison import artefacts, decide, ledger, offline, workload
 from pytest_multiitem.comparison.ledger import Ledger
-from pytest_multiitem.comparison.progress import Shown
 from pytest_multiitem.comparison.records import (
     Comparison,
     OwnReference,
@@ -33,6 +32,7 @@ from pytest_multiitem.comparison.speed import versus
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.gates.measurement import max_abs
 from pytest_multiitem.options import Settings
+from pytest_multiitem.progress import Shown
 from pytest_multiitem.results.store import write_atomically
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Engine

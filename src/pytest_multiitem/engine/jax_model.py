@@ -114,8 +114,12 @@ class JaxBackend:
         blocks there are, and of which shape, changes no bit of it.
         """
         blocks = _blocks(plan)
-        placed = [jax.device_put(block.placed, self._device) for block in blocks]
-        masks = [[programs.dense_mask(plan.layout.semantics, r, c) for c in placed] for r in placed]
+        if plan.layout.bias is None:
+            placed = [jax.device_put(block.placed, self._device) for block in blocks]
+            masks = [[programs.dense_mask(plan.layout.semantics, r, c) for c in placed] for r in placed]
+        else:
+            weights = plan.layout.log_weights()
+            masks = [[_log_weights(weights, r.placed, c.placed) for c in blocks] for r in blocks]
         rotary = self._rotary_for(*(block.positions for block in blocks))
         model = (self._config, self._weights)
         hidden = [programs.embed(*model, block.tokens) for block in blocks]
@@ -230,6 +234,15 @@ def _blocks(plan: TilePlan) -> list[_Block]:
         blocks.append(_Block(_padded(tokens, size), _padded(positions, size), placed))
         start += size
     return blocks
+
+
+def _log_weights(weights: NDArray[np.float32], rows: programs.Placed, keys: programs.Placed) -> NDArray[np.float32]:
+    """One block [R, C] of a biased mask [S, S], with padding as in `programs.dense_mask`."""
+    used = np.ix_(rows.index >= 0, keys.index >= 0)
+    block = np.full((len(rows.index), len(keys.index)), -np.inf, dtype=np.float32)
+    block[used] = weights[np.ix_(rows.index[rows.index >= 0], keys.index[keys.index >= 0])]
+    block[rows.place[:, None] == keys.place[None, :]] = 0
+    return block
 
 
 def _score_rows(tile: Tile) -> NDArray[np.int64]:

@@ -172,12 +172,16 @@ def dense_start(q: Any) -> Attention:
 
 @partial(jax.jit, donate_argnames=("state",))
 def dense_attend(q: Any, k: Any, v: Any, mask: Any, state: Attention) -> Attention:
-    """Add one key block to the running softmax of R rows.
+    """Add one key block to the running softmax of R rows. ``mask`` [R, C]: boolean, or logarithms of weights.
 
     A block that a row does not see leaves that row's state as it is, bit for bit: the maximum stays,
     so the rescaling is exp(0) = 1, and exact zeros are added.
     """
-    scores = jnp.where(mask, _scores(q, k), _HIDDEN)
+    scores = _scores(q, k)
+    if mask.dtype == jnp.bool_:
+        scores = jnp.where(mask, scores, _HIDDEN)
+    else:
+        scores = jnp.where(jnp.isneginf(mask), _HIDDEN, scores + mask)
     maximum = jnp.maximum(state.maximum, scores.max(-1))
     p = jnp.exp(scores - maximum[..., None])
     rescale = jnp.exp(state.maximum - maximum)

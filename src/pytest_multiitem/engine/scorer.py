@@ -273,7 +273,7 @@ class Scorer:
                     "--multi-item-scoring-chunk-size",
                     "items",
                 )
-            layouts.append(build_layout(query, items[chunk], self.config.delimiter, self.config.semantics))
+            layouts.append(self._lay_out(query, items[chunk], chunk.start))
             last = int(layouts[-1].positions.max())
             if last >= self._max_positions:
                 raise _too_long(
@@ -285,11 +285,15 @@ class Scorer:
         scores = [self._packed_sequence(layout, read) for layout in layouts]
         return ScoreResult(np.concatenate(scores), sum(layout.length for layout in layouts))
 
+    def _lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+        """The packed sequence of one chunk; ``start``: the number of its first item in the request."""
+        assert self.config.delimiter is not None
+        return build_layout(query, items, self.config.delimiter, self.config.semantics)
+
     def _packed_sequence(self, layout: PackedLayout, read: _Reading) -> Scores:
-        """The scores [N, K] of one packed sequence."""
-        implementation = self.config.implementation(layout.length)
-        compute = {MaskImpl.DENSE: self._dense, MaskImpl.SEGMENT: self._segment}[implementation]
-        scores = compute(place(layout), read)
+        """The scores [N, K] of one packed sequence, by the mask implementation that its length asks for."""
+        implementation = self._implementation(layout.length)
+        scores = self._compute(layout, implementation, read)
         ran, n = self._executed, layout.num_items
         ran.packed_sequences[implementation] += 1
         ran.packed_items[implementation] += n
@@ -298,6 +302,13 @@ class Scorer:
         ran.largest_packed_items = max(ran.largest_packed_items, n)
         ran.largest_packed_tokens = max(ran.largest_packed_tokens, layout.length)
         return scores
+
+    def _implementation(self, length: int) -> MaskImpl:
+        return self.config.implementation(length)
+
+    def _compute(self, layout: PackedLayout, implementation: MaskImpl, read: _Reading) -> Scores:
+        compute = {MaskImpl.DENSE: self._dense, MaskImpl.SEGMENT: self._segment}[implementation]
+        return compute(place(layout), read)
 
     def _dense(self, plan: TilePlan, read: _Reading) -> Scores:
         return read.scores(self._packing.dense(plan, read.labels, read.normalise))
@@ -334,12 +345,16 @@ class Scorer:
         ran["cache_hits"] += hit
         scores = []
         for batch in _batches(items, self.config.extend_batch_size):
-            layout = build_layout(query, items[batch], _UNSEEN_DELIMITER, Semantics.QUERY_PREFIX)
+            layout = self._lay_out_batch(query, items[batch], hit)
             scores.append(self._tiles(place(layout, self.config.extend_batch_size), prefix, read))
             ran["extend_batches"] += 1
             ran["items"] += layout.num_items
             self._executed.items_by_semantics[layout.semantics] += layout.num_items
         return ScoreResult(np.concatenate(scores), len(query) + sum(map(len, items)))
+
+    def _lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
+        """One batch behind its query, which was in the cache already or not."""
+        return build_layout(query, items, _UNSEEN_DELIMITER, Semantics.QUERY_PREFIX)
 
     def _prefill(self, query: Ids) -> Prefix:
         prefix = self._packing.prefix(np.asarray(query, dtype=np.int32), np.arange(len(query), dtype=np.int32))

@@ -6,31 +6,33 @@ Run as ``multiitem serve …`` or ``python -m pytest_multiitem.engine.serve …`
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import logging
 import os
 import platform
 import re
-import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import uvicorn
 
 import pytest_multiitem
-from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.app import Service, Worker, create_app
 from pytest_multiitem.engine.backend import SerialBackend
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
 from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, MultiItemError, UsageError
+from pytest_multiitem.listening import bind, listen, until_signal
 from pytest_multiitem.scoring.layout import Semantics
+
+if TYPE_CHECKING:  # a healthy server imports nothing of faults
+    from pytest_multiitem.faults.active import ActiveFaults
+    from pytest_multiitem.faults.base import AsgiApp
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class ServeArgs:
 
     ``model_path``: ``None`` = the built-in tiny checkpoint. ``context_length``: tokens, ``None`` =
     the model's. ``multi_item_semantics``: ``None`` = the mode's own. ``accepted_without_effect``:
-    the flags given that change nothing here, in their order.
+    the flags given that change nothing here, in their order. ``faults``: ``None`` = a healthy server.
     """
 
     backend: str
@@ -112,12 +114,14 @@ class ServeArgs:
     multi_item_extend_batch_size: int
     enable_scoring_cache: bool
     accepted_without_effect: tuple[str, ...] = ()
+    faults: ActiveFaults | None = None
 
     @classmethod
     def from_namespace(cls, namespace: argparse.Namespace) -> ServeArgs:
         """The arguments that a parser prepared by :func:`add_arguments` has read.
 
-        Raises UsageError where a flag of packed or prefill+extend scoring meets a backend without either.
+        Raises UsageError where a flag of packed or prefill+extend scoring meets a backend without either, and for
+        an unknown fault.
         """
         packing = tuple(dict.fromkeys(namespace.packing_flags))
         if packing and namespace.backend not in _PACKING_BACKENDS:
@@ -127,6 +131,7 @@ class ServeArgs:
                 + " or ".join(f"--backend {name}" for name in _PACKING_BACKENDS)
             )
         values = {f.name: getattr(namespace, f.name) for f in fields(cls)}
+        values["faults"] = _active_faults(values["faults"])
         ignored = tuple(values.pop("accepted_without_effect") or ())
         if values["enable_scoring_cache"] and not values["multi_item_enable_prefill_extend"]:
             ignored += ("--enable-scoring-cache",)
@@ -179,6 +184,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     server.add_argument("--port", type=int, default=30010, help="0: any free one (default: %(default)s)")
     server.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error", "critical"))
+
+    faulty = parser.add_argument_group("faults")
+    faulty.add_argument(
+        "--fault",
+        action="append",
+        dest="faults",
+        metavar="NAME[=STRENGTH]",
+        help="score wrongly, as a real engine did; may be given several times (multiitem faults lists them)",
+    )
 
     scoring = parser.add_argument_group("multi-item scoring")
     scoring.add_argument("--max-multi-item-count", type=int, default=_DEFAULTS.max_items, metavar="ITEMS")
@@ -246,6 +260,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ignored.add_argument(*names, action=_OnlyOne, type=int, metavar="1", **target)
 
 
+def _active_faults(texts: Sequence[str] | None) -> ActiveFaults | None:
+    if not texts:
+        return None
+    from pytest_multiitem.faults.active import ActiveFaults
+
+    return ActiveFaults.parse(texts)
+
+
 class _Packing(argparse.Action):
     """Keeps the value, true for a flag that takes none, and remembers that the flag was given."""
 
@@ -303,17 +325,10 @@ def serve(argv: Sequence[str]) -> int:
     except UsageError as error:
         return _refuse(error)
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # uvicorn takes the signals over while it runs, and raises them again when it is done.
-    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return _run(args)
+        return until_signal(lambda: _run(args))
     except MultiItemError as error:
         return _refuse(error)
-    except _Stopped:
-        return 0
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def build_service(args: ServeArgs) -> Service:
@@ -321,17 +336,25 @@ def build_service(args: ServeArgs) -> Service:
 
     Raises UsageError, CheckpointError or EngineUnavailable.
     """
-    config = args.scorer_config()
+    args.scorer_config()  # flags that contradict each other end it before a model is loaded
     directory = resolve_model(args.model_path, args.download_dir)
     backend = load_backend(args.backend, directory, dtype=args.dtype, device=args.device)
+    return service_of(args, directory, backend, Worker())
+
+
+def service_of(args: ServeArgs, directory: Path, backend: SerialBackend, worker: Worker) -> Service:
+    """The service of a loaded model; several may share it, if they share its worker as well."""
+    config = args.scorer_config()
+    scorer = args.faults.scorer(Scorer) if args.faults else Scorer
     return Service(
-        scorer=Scorer(backend, config),
+        scorer=scorer(backend, config),
         tokenizer=load_tokenizer(directory),
         model=args.served_model_name or args.model_path or directory.name,
         vocab_size=backend.vocab_size,
         max_positions=min(backend.max_positions, config.max_positions or backend.max_positions),
         probe_ids=[i for i in range(min(3, backend.vocab_size)) if i != config.delimiter],
         info=_server_info(args, config, backend, directory),
+        worker=worker,
     )
 
 
@@ -398,8 +421,11 @@ def _download(hub_id: str, download_dir: str | None) -> Path:
 
 def _server_info(args: ServeArgs, config: ScorerConfig, backend: SerialBackend, directory: Path) -> dict[str, Any]:
     """What ``/get_server_info`` says beside the counters: the arguments, then what they came to."""
+    arguments = asdict(replace(args, faults=None))
+    del arguments["faults"]
     return {
-        **asdict(args),
+        **arguments,
+        **({"faults": args.faults.labels} if args.faults else {}),
         "engine": "embedded",
         "version": pytest_multiitem.__version__,
         "backend": backend.name,
@@ -425,80 +451,46 @@ def _refuse(error: MultiItemError) -> int:
     return 2
 
 
-class _Stopped(BaseException):
-    """SIGTERM or SIGINT arrived; like KeyboardInterrupt, no `except Exception` may swallow it."""
-
-
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    raise _Stopped
-
-
 def _run(args: ServeArgs) -> int:
     config = args.scorer_config()
     if args.accepted_without_effect:
         log.info("accepted without effect: %s", " ".join(args.accepted_without_effect))
-    with _bind(args.host, args.port) as listener:
+    if args.faults:
+        log.warning("this server is faulty on purpose: %s", ", ".join(args.faults.labels))
+    with bind(args.host, args.port) as listener:
         service = build_service(args)
         host, port = listener.getsockname()[:2]
-        _listen(listener, args.host, port)
+        listen(listener, args.host, port)
         log.info("serving %s (%s) on http://%s:%d", service.model, config.mode.value, host, port)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(service),
-                log_config=None,
-                log_level=args.log_level,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=_GRACE_S,
-            )
-        )
-        try:
-            server.run(sockets=[listener])
-        finally:
-            if not service.worker.close(_ENGINE_GRACE_S):
-                log.warning("the engine's running call did not end; leaving it")
-                logging.shutdown()
-                os._exit(0)  # a thread inside a model cannot be stopped, and Python would wait for it
+        serve_until_stopped(listener, application(args, service), service.worker, args.log_level)
     return 0
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A socket bound to a loopback address, not yet listening: nobody connects before the model is loaded."""
-    name = "127.0.0.1" if host == "localhost" else host
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
-        raise UsageError(
-            f"--host is {host!r}; the embedded engine has no access control and listens on loopback only: "
-            "expected 127.0.0.1, ::1 or localhost. To reach it from elsewhere, tunnel to it."
+def application(args: ServeArgs, service: Service) -> AsgiApp:
+    """What answers requests: the service, behind the faults of the wire if there are any."""
+    app = create_app(service)
+    return args.faults.before(app) if args.faults else app
+
+
+def serve_until_stopped(listener: socket.socket, app: AsgiApp, worker: Worker, log_level: str) -> None:
+    """Serve on a listening socket until uvicorn is told to stop, and let the engine's running call end."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            log_level=log_level,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_GRACE_S,
         )
-    if not 0 <= port <= 65_535:
-        raise UsageError(f"--port is {port}; expected 0 (any free one) to 65535")
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    # asyncio switches Nagle's algorithm off only where the protocol is named; with it on, every answer
-    # after the first on a kept-alive connection waits 40 ms for the client's delayed acknowledgement.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _claim(lambda: listener.bind((name, port)), listener, host, port)
-    return listener
-
-
-def _listen(listener: socket.socket, host: str, port: int) -> None:
-    """Listen; where two servers were bound to the same port, the second one fails only here."""
-    _claim(listener.listen, listener, host, port)
-
-
-def _claim(step: Callable[[], None], listener: socket.socket, host: str, port: int) -> None:
+    )
     try:
-        step()
-    except OSError as error:
-        listener.close()
-        raise UsageError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; stop what uses the port, or choose "
-            "another with --port (0: any free one)"
-        ) from error
+        server.run(sockets=[listener])
+    finally:
+        if not worker.close(_ENGINE_GRACE_S):
+            log.warning("the engine's running call did not end; leaving it")
+            logging.shutdown()
+            os._exit(0)  # a thread inside a model cannot be stopped, and Python would wait for it
 
 
 if __name__ == "__main__":

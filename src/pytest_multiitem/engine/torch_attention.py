@@ -57,7 +57,8 @@ def segment(query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefi
 def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor) -> Tensor:
     """One block of rows against every block of keys, under the rows' part of the S×S mask.
 
-    ``keys``, ``values``: blocks [kv_heads, C_b, D]; ``mask`` [R, ΣC_b] boolean, true where visible.
+    ``keys``, ``values``: blocks [kv_heads, C_b, D]; ``mask`` [R, ΣC_b] boolean, true where visible, or logarithms of
+    weights.
     Every block is computed whole and then weighted by its share of the softmax: a block hidden from
     a row has log-sum-exp -inf and weight exp(-inf) = 0 there. It adds exact zeros and cannot change
     a bit of the result.
@@ -81,21 +82,24 @@ def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask:
 def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor]:
     """Attention [B, H, R, D] that also returns each row's log-sum-exp [B, H, R] in float32.
 
-    ``visible`` [R, C] boolean, or None where every key is visible. A row that sees no key gives 0
-    with log-sum-exp -inf.
+    ``visible`` [R, C]: boolean, or logarithms of weights (-inf: hidden); None where every key is visible. A row that
+    sees no key gives 0 with log-sum-exp -inf.
     """
-    blank = None if visible is None else ~visible.any(dim=-1)
+    bias = blank = None
+    if visible is not None:
+        is_boolean = visible.dtype == torch.bool
+        hidden = ~visible if is_boolean else torch.isneginf(visible)
+        weights = torch.zeros_like(visible, dtype=query.dtype) if is_boolean else visible.to(query.dtype)
+        bias = weights.masked_fill(hidden, -torch.inf)[None, None]
+        blank = hidden.all(dim=-1)
     if query.device.type == "cpu":
-        bias = None
-        if visible is not None:
-            bias = torch.zeros_like(visible, dtype=query.dtype).masked_fill_(~visible, -torch.inf)[None, None]
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, False, attn_mask=bias
         )
     else:
         logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
-        if visible is not None:
-            logits = logits.masked_fill(~visible, -torch.inf)
+        if bias is not None:
+            logits = logits + bias
         lse = torch.logsumexp(logits, dim=-1)
         out = torch.nan_to_num(torch.exp(logits - lse[..., None])) @ value.float()
     if blank is not None:

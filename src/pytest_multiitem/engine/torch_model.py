@@ -18,7 +18,6 @@ from pytest_multiitem.engine import torch_attention as attention
 from pytest_multiitem.engine.config import read_config
 from pytest_multiitem.engine.plan import Tile, TilePlan
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
-from pytest_multiitem.scoring.layout import PREFIX, visible
 from pytest_multiitem.scoring.readout import Readout
 
 
@@ -179,30 +178,25 @@ def _finish(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
-def _placed_mask(plan: TilePlan, sizes: Sequence[int]) -> NDArray[np.bool_]:
-    """The S×S mask in placed order (prefix, then tiles); padding sees itself and is seen by nobody."""
+def _placed_mask(plan: TilePlan, sizes: Sequence[int]) -> NDArray[Any]:
+    """The S×S mask in placed order (prefix, then tiles); padding sees itself and is seen by nobody.
+
+    Boolean, or logarithms of weights where the layout has a bias.
+    """
     layout = plan.layout
     index = np.concatenate([np.arange(sizes[0]), *(tile.packed_index.reshape(-1) for tile in plan.tiles)]).astype(
         np.int32
     )
     used = index >= 0
-    item = np.where(used, layout.item[index], PREFIX)
-    is_delimiter = layout.is_delimiter[index]
+    if layout.bias is not None:
+        weights = np.full((len(index), len(index)), -np.inf, dtype=np.float32)
+        weights[np.ix_(used, used)] = layout.log_weights()[np.ix_(index[used], index[used])]
+        np.fill_diagonal(weights, 0)
+        return weights
     mask = np.empty((len(index), len(index)), dtype=np.bool_)
     for start in range(0, len(index), 1024):  # bounded temporaries; the mask itself is S×S by intent
         rows = slice(start, start + 1024)
-        mask[rows] = (
-            visible(
-                layout.semantics,
-                query_index=index[rows, None],
-                query_item=item[rows, None],
-                key_index=index[None, :],
-                key_item=item[None, :],
-                key_is_delimiter=is_delimiter[None, :],
-            )
-            & used[rows, None]
-            & used[None, :]
-        )
+        mask[rows] = layout.visible(index[rows], index) & used[rows, None] & used[None, :]
     np.fill_diagonal(mask, True)
     return mask
 

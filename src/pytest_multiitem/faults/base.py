@@ -22,10 +22,12 @@ class AsgiApp(Protocol):
 class Fault:
     """One way to be wrong. The docstring of a subclass says what such a server does.
 
-    ``number``: the row of the list of faults (1 to 25; 0: beyond the list). ``seen``: where it happened. ``scope``: which
-    servers of a build have it. ``strengths``: the measured ones, the first is the default; empty where a
-    server has the fault or has it not. ``unit``: what a strength counts. ``circumstances``: settings of a run under
-    which it shows (delimiter, server chunk size, seconds of a request), by name. ``timed``: it changes times, not scores.
+    ``number``: the row of the list of faults (1 to 25; 0: beyond the list). ``seen``: where it happened. ``scope``:
+    which servers of a build have it. ``strengths``: the measured ones, the first is the default; empty where a server
+    has the fault or has it not. ``unit``: what a strength counts. ``circumstances``: settings of a run under which it
+    shows (delimiter, server chunk size, request timeout), by name. ``timed``: it changes times, not scores.
+    ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
+    process that has it.
     """
 
     name: ClassVar[str]
@@ -36,6 +38,8 @@ class Fault:
     unit: ClassVar[str] = ""
     circumstances: ClassVar[dict[str, Any]] = {}
     timed: ClassVar[bool] = False
+    inconclusive_counts: ClassVar[bool] = False
+    own_process: ClassVar[bool] = False
 
     def __init__(self, strength: float | None = None) -> None:
         self.strength = self.strengths[0] if strength is None and self.strengths else strength

@@ -19,7 +19,7 @@ def catalogue() -> Mapping[str, type[Fault]]:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     found: dict[str, type[Fault]] = {}
-    for kind in sorted(_below(Fault), key=lambda kind: (kind.number or 1000)):
+    for kind in sorted(_below(Fault), key=lambda kind: kind.number or 1000):
         if kind.name in found:
             raise ValueError(f"two faults are called {kind.name}")
         found[kind.name] = kind

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 
-from pytest_multiitem.client import Scores
+from pytest_multiitem.client import ScoreFailure, Scores
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.base import Evidence, Gate, judge_difference, judge_ratio
 from pytest_multiitem.gates.traffic import Recorder as Recorder
 from pytest_multiitem.gates.traffic import surrounded
@@ -17,6 +19,7 @@ from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.layout import Semantics
 from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.servers.target import Target
 
 _REPLAYS = 3
@@ -90,6 +93,26 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         items_per_sequence=None if attestation is None else attestation.items_per_sequence,
         details=measurement.details,
     )
+
+
+def blank_record(gate: Gate, verdict: Verdict, reason: str, nodeid: str = "") -> GateRecord:
+    """A record of a gate that measured nothing."""
+    return GateRecord(
+        gate=gate.name, verdict=verdict, reason=reason, relation=gate.relation, limit=gate.limit, nodeid=nodeid
+    )
+
+
+def judged(gate: Gate, measure: Callable[[Gate], Measurement]) -> GateRecord:
+    """Measure and judge. A request that fails, and a server that dies or does not start, is a FAIL of the gate."""
+    start = time.perf_counter()
+    try:
+        record = record_of(gate, measure(gate))
+    except EngineUnavailable as error:
+        record = blank_record(gate, Verdict.NOT_RUN, str(error))
+    except (ScoreFailure, ServerError) as error:
+        record = blank_record(gate, Verdict.FAIL, str(error))
+    record.seconds = round(time.perf_counter() - start, 3)
+    return record
 
 
 def max_abs(difference: Scores) -> float:

@@ -22,6 +22,7 @@ def render(matrix: Matrix) -> str:
         section("Semantics", markdown_table(*table.semantics(matrix))),
         section("Benchmarks", markdown_table(*table.benchmarks(matrix))),
         section("Against the baseline", markdown_table(*baseline(matrix.gates))),
+        _power(matrix),
         section("Beside published results", _published(matrix)),
         section("Evidence", _evidence(matrix.gates)),
         section("Servers", _servers(matrix)),
@@ -91,6 +92,16 @@ def _evidence(records: Sequence[GateRecord]) -> str:
         "server chunk", "items per sequence",
     ]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def _power(matrix: Matrix) -> str:
+    """The kill matrix, where the run measured one."""
+    if not any("builds" in record.details for record in matrix.gates):
+        return ""
+    from pytest_multiitem.power.runner import matrix_of
+    from pytest_multiitem.reports.power import sections
+
+    return section("Power of the gates", *sections(matrix_of(matrix.gates)))
 
 
 def _published(matrix: Matrix) -> str:

@@ -7,7 +7,7 @@ Engines, gates and drawings all take it from here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from pytest_multiitem.scoring.semantics import Semantics as Semantics
 #: ``PackedLayout.item`` of the query and of the first delimiter.
 PREFIX = -1
 
+#: The logarithms of the factors of all attention weights [S, S]: 0 where a key is seen, -inf where it is hidden.
+LogWeights = Callable[[], NDArray[np.float32]]
+
 
 @dataclass(frozen=True, eq=False)
 class PackedLayout:
@@ -27,7 +30,7 @@ class PackedLayout:
     ``token_ids``, ``positions``, ``item``, ``is_delimiter``: arrays of shape [S]. ``item`` is the
     0-based index of the block a token belongs to, :data:`PREFIX` for the query and the first
     delimiter; the delimiter that closes item i belongs to block i. ``score_index`` [N]: the index
-    whose logits score item i.
+    whose logits score item i. ``bias``: stands in for the mask rule of the semantics; None in every healthy layout.
     """
 
     semantics: Semantics
@@ -38,6 +41,7 @@ class PackedLayout:
     is_delimiter: NDArray[np.bool_]
     score_index: NDArray[np.int64]
     block_start: NDArray[np.int64]
+    bias: LogWeights | None = None
 
     @property
     def length(self) -> int:
@@ -67,14 +71,25 @@ class PackedLayout:
     def mask(self) -> NDArray[np.bool_]:
         """The dense mask [S, S]: entry (q, k) says whether token q attends to token k. O(S²) memory."""
         index = np.arange(self.length)
-        return visible(
+        return self.visible(index, index)
+
+    def visible(self, rows: NDArray[np.integer], keys: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """A part [R, C] of the dense mask, from the indices of its rows and of its keys."""
+        allowed: NDArray[np.bool_] = visible(
             self.semantics,
-            query_index=index[:, None],
-            query_item=self.item[:, None],
-            key_index=index[None, :],
-            key_item=self.item[None, :],
-            key_is_delimiter=self.is_delimiter[None, :],
+            query_index=rows[:, None],
+            query_item=self.item[rows][:, None],
+            key_index=keys[None, :],
+            key_item=self.item[keys][None, :],
+            key_is_delimiter=self.is_delimiter[keys][None, :],
         )
+        return allowed
+
+    def log_weights(self) -> NDArray[np.float32]:
+        """The dense mask [S, S] as logarithms of weights: ``bias`` where there is one, else 0 or -inf by the mask."""
+        if self.bias is not None:
+            return self.bias()
+        return np.where(self.mask(), np.float32(0), np.float32(-np.inf))
 
 
 def packed_length(query_length: int, item_lengths: Sequence[int]) -> int:

@@ -15,13 +15,13 @@ _PASSING = (404, 408, 425, 429)
 
 
 def scored_request(
-    labels: Sequence[int], *, api_key: str | None = None, ca_file: Path | None = None
+    labels: Sequence[int], *, api_key: str | None = None, ca_file: Path | None = None, timeout: float = _PROBE_TIMEOUT
 ) -> Callable[[str], None]:
     """A probe for `process.wait_ready`: raises while the server at the given URL is not ready, and NeverReady
     where its answer will not change."""
 
     def probe(url: str) -> None:
-        with ScoreClient(url, timeout=_PROBE_TIMEOUT, api_key=api_key, ca_file=ca_file) as client:
+        with ScoreClient(url, timeout=timeout, api_key=api_key, ca_file=ca_file) as client:
             health = client.get("/health")
             if health.status_code != 200:
                 raise ScoreFailure(FailureKind.HTTP_ERROR, f"{url}/health answers {health.status_code}")

@@ -1,0 +1,189 @@
+"""Faults of the answer's form: its order, its normalisation, and bodies that are no scores at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pytest_multiitem.faults.wire import (
+    Answer,
+    AnswerFault,
+    Exchange,
+    Handler,
+    JsonObject,
+    Rows,
+    ScoresFault,
+    ScoringFault,
+    encoded,
+    items_of,
+    matrix,
+    softmax_asked,
+)
+from pytest_multiitem.scoring.wire import internal_error
+
+
+class Permuted(ScoresFault):
+    """Scores come in the order of item length, shortest first, instead of the order of the items."""
+
+    name = "permuted"
+    number = 13
+    seen = "follows from the design"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """The rows, sorted by the lengths of their items; stable."""
+        lengths = [len(item) for item in items_of(request)]
+        return rows[np.argsort(lengths, kind="stable")] if len(lengths) == len(rows) else rows
+
+
+class DuplicatesMerged(ScoresFault):
+    """Items that are equal get one row of scores, so that the list is shorter than the items."""
+
+    name = "duplicates_merged"
+    number = 13
+    seen = "follows from the design"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """The rows of the first of each item."""
+        keys = [item if isinstance(item, str) else tuple(item) for item in items_of(request)]
+        if len(keys) != len(rows):
+            return rows
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        return rows[sorted(first.values())]
+
+
+class LabelsSwapped(ScoresFault):
+    """Each row has the scores of its labels in reverse order."""
+
+    name = "labels_swapped"
+    number = 14
+    seen = "follows from the design"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """The rows, reversed."""
+        return rows[:, ::-1]
+
+
+class SoftmaxOverItems(ScoringFault):
+    """With apply_softmax, probabilities are normalised over the items instead of over the labels."""
+
+    name = "softmax_over_items"
+    number = 14
+    seen = "follows from the design"
+
+    def handler(self) -> Handler:
+        """Ask for plain probabilities: their columns are what a softmax along the wrong axis normalises."""
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            if not softmax_asked(exchange.request):
+                return await exchange.answer()
+            answer = await exchange.answer({**exchange.request, "apply_softmax": False})
+            body = answer.json() if answer is not None else None
+            rows = None if body is None else matrix(body.get("scores"))
+            if answer is None or body is None or rows is None:
+                return answer
+            sums = rows.sum(axis=0)
+            rows = np.divide(rows, sums, out=np.full_like(rows, 1 / len(rows)), where=sums > 0)
+            return answer.with_body(encoded({**body, "scores": rows.tolist()}))
+
+        return handle
+
+
+class SoftmaxIgnored(ScoringFault):
+    """apply_softmax means its opposite: true gets plain probabilities, false gets the softmax."""
+
+    name = "softmax_ignored"
+    number = 14
+    seen = "follows from the design"
+
+    def handler(self) -> Handler:
+        """Ask for the other one."""
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            flag = exchange.request.get("apply_softmax")
+            if flag is not None and not isinstance(flag, bool):
+                return await exchange.answer()  # a wrong type is the server's to refuse
+            return await exchange.answer({**exchange.request, "apply_softmax": not flag})
+
+        return handle
+
+
+class NotANumber(AnswerFault):
+    """The first score of the last item is NaN, a literal that JSON has not."""
+
+    name = "nan"
+    number = 21
+    seen = "follows from the design"
+
+    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
+        """The body with NaN."""
+        return _with_last_score(body, float("nan"))
+
+
+class Infinity(AnswerFault):
+    """The first score of the last item is Infinity, a literal that JSON has not."""
+
+    name = "infinity"
+    number = 21
+    seen = "follows from the design"
+
+    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
+        """The body with Infinity."""
+        return _with_last_score(body, float("inf"))
+
+
+class ShortList(ScoresFault):
+    """The scores of the last item are missing."""
+
+    name = "short_list"
+    number = 21
+    seen = "follows from the design"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """All rows but the last."""
+        return rows[:-1]
+
+
+class WrongLabelCount(ScoresFault):
+    """Each item has one score too many: a zero behind those that were asked for."""
+
+    name = "wrong_label_count"
+    number = 21
+    seen = "follows from the design"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """The rows and a zero each: their sums stay, so that only the shape shows it."""
+        return np.pad(rows, ((0, 0), (0, 1)))
+
+
+class ErrorUnder200(AnswerFault):
+    """Each scoring request is answered with an error body under HTTP status 200."""
+
+    name = "error_under_200"
+    number = 21
+    seen = "follows from the design"
+
+    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
+        """The body of an internal error."""
+        return internal_error().body()
+
+
+class TruncatedJson(AnswerFault):
+    """The JSON of an answer ends in its middle, under a content length that agrees."""
+
+    name = "truncated_json"
+    number = 21
+    seen = "follows from the design"
+
+    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
+        """The first half."""
+        whole = encoded(body)
+        return whole[: len(whole) // 2]
+
+
+def _with_last_score(body: JsonObject, value: float) -> bytes | None:
+    scores: Any = body["scores"]
+    rows = matrix(scores)
+    if rows is None:
+        return None
+    return encoded({**body, "scores": [*scores[:-1], [value, *scores[-1][1:]]]})

@@ -1,0 +1,146 @@
+"""Faults of the packed layout: wrong positions, scores read at the wrong token. Both masks compute them natively."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pytest_multiitem.faults.base import ScorerFault
+from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
+
+
+class LayoutFault(ScorerFault):
+    """Packed sequences are laid out wrongly."""
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """The wrong layout."""
+        raise NotImplementedError
+
+    def scorer(self, base: Any) -> Any:
+        """A scorer that packs by the wrong layout."""
+        fault = self
+
+        class Mutant(base):
+            def _lay_out(self, query: Any, items: Any, start: int) -> PackedLayout:
+                return fault.alter(super()._lay_out(query, items, start))
+
+        return Mutant
+
+
+class PositionsNotReset(LayoutFault):
+    """Positions are not reset at delimiters: they grow through the sequence, by a share of the tokens before."""
+
+    name = "positions_not_reset"
+    number = 3
+    seen = "changed-length drift"
+    strengths = (1.0, 1e-1, 1e-2)
+    unit = "of the tokens before"
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """Every item is shifted by its share of the tokens between the first item and itself."""
+        shifts = (layout.block_start - layout.block_start[0]) * (self.strength or 1.0)
+        by_item = np.append(np.floor(shifts), 0).astype(np.int32)  # the last entry is that of PREFIX
+        return replace(layout, positions=layout.positions + by_item[layout.item])
+
+
+class PositionWrap(LayoutFault):
+    """Item positions are kept in too few bits and wrap, with HTTP 200."""
+
+    name = "position_wrap"
+    number = 7
+    seen = "sglang #26629: 16 bits, over 65,535 tokens (position_wrap=16 here)"
+    strengths = (7.0,)
+    unit = "bits"
+
+    @classmethod
+    def takes(cls, strength: float) -> bool:
+        """Whole bits."""
+        return strength in range(1, 31)
+
+    @classmethod
+    def expected(cls) -> str:
+        """Whole bits."""
+        return "a whole number of bits from 1 to 30; 7 wraps at 128 tokens, 16 at 65,536"
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """Only the positions of items; the query's are kept in full."""
+        wrapped = layout.positions & ((1 << int(self.strength or 16)) - 1)
+        return replace(layout, positions=np.where(layout.item == PREFIX, layout.positions, wrapped).astype(np.int32))
+
+
+class ScoreAtDelimiter(LayoutFault):
+    """The score is read one token late, at the delimiter that closes the item."""
+
+    name = "score_at_delimiter"
+    number = 5
+    seen = "sglang #10979, review"
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """An empty item is read where it always is."""
+        has_tokens = layout.score_index >= layout.block_start
+        return replace(layout, score_index=layout.score_index + has_tokens)
+
+
+class ScoreBeforeLast(LayoutFault):
+    """The score is read one token early, at the last but one token of the item."""
+
+    name = "score_before_last"
+    number = 5
+    seen = "sglang #10979, review"
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """An item of one token has none before."""
+        earlier = np.maximum(layout.score_index - 1, layout.block_start)
+        has_tokens = layout.score_index >= layout.block_start
+        return replace(layout, score_index=np.where(has_tokens, earlier, layout.score_index))
+
+
+class BatchFault(ScorerFault):
+    """Batches of prefill+extend are laid out wrongly."""
+
+    scope = frozenset({"extend"})
+
+    def alter(self, layout: PackedLayout, hit: bool) -> PackedLayout:
+        """The wrong layout; ``hit``: the query was in the cache."""
+        raise NotImplementedError
+
+    def scorer(self, base: Any) -> Any:
+        """A scorer that extends by the wrong layout."""
+        fault = self
+
+        class Mutant(base):
+            def _lay_out_batch(self, query: Any, items: Any, hit: bool) -> PackedLayout:
+                return fault.alter(super()._lay_out_batch(query, items, hit), hit)
+
+        return Mutant
+
+
+class IndicesAfterHit(BatchFault):
+    """After a prefix-cache hit the delimiter indices of the full sequence are used: scores are read too late."""
+
+    name = "indices_after_hit"
+    number = 8
+    seen = "sglang #26618"
+
+    def alter(self, layout: PackedLayout, hit: bool) -> PackedLayout:
+        """Indices that were not lowered by the cached tokens point beyond the item: its end is read."""
+        if not hit:
+            return layout
+        closing = np.append(layout.block_start[1:], layout.length) - 1
+        has_tokens = layout.score_index >= layout.block_start
+        late = np.minimum(layout.score_index + layout.query_length, closing)
+        return replace(layout, score_index=np.where(has_tokens, late, layout.score_index))
+
+
+class ExtendLate(BatchFault):
+    """Items extend a cached query one position late, in every run alike."""
+
+    name = "extend_late"
+    number = 0
+    seen = "an off-by-one between a cached prefix and the packed layout"
+
+    def alter(self, layout: PackedLayout, hit: bool) -> PackedLayout:
+        """Items restart at Q + 1 as if a delimiter stood before them."""
+        return replace(layout, positions=layout.positions + (layout.item != PREFIX))

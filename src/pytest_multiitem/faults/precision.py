@@ -1,0 +1,169 @@
+"""Faults of the scores' values: drift, rounding, noise, and values that have nothing to do with the request."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.faults.base import Part
+from pytest_multiitem.faults.wire import (
+    Answer,
+    Exchange,
+    Handler,
+    JsonObject,
+    Rows,
+    ScoresFault,
+    ScoringFault,
+    encoded,
+    items_of,
+    matrix,
+    softmax_asked,
+)
+
+_SEED = 20_260_101
+_EVERYWHERE: frozenset[Part] = frozenset({"multi", "other_mask", "extend", "serial"})
+
+
+class Drift(ScoresFault):
+    """The score of each item's first label is off by exactly the strength, towards 0.5, always in the same way."""
+
+    name = "drift"
+    number = 18
+    seen = "follows from the design; graded, to measure what the gates can see"
+    scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask"})
+    strengths = (1e-1, 1.5e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    unit = "score"
+
+    @classmethod
+    def takes(cls, strength: float) -> bool:
+        """Below 0.5 a score that moves towards 0.5 stays within 0 and 1."""
+        return 0 < strength < 0.5
+
+    @classmethod
+    def expected(cls) -> str:
+        """See `Fault.expected`."""
+        return f"a number above 0 and below 0.5, such as {', '.join(f'{each:g}' for each in cls.strengths)}"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """The moved rows."""
+        first = rows[:, 0]
+        strength = self.strength or 0.0
+        return _with_first(rows, np.where(first < 0.5, first + strength, first - strength), softmax_asked(request))
+
+
+class Rounded(ScoresFault):
+    """Scores have two decimal places."""
+
+    name = "rounded"
+    number = 18
+    seen = "follows from the design"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """The rounded rows."""
+        return np.round(rows, 2)
+
+
+class Bf16Softmax(ScoresFault):
+    """Scores are bfloat16: eight bits of precision, as of a softmax that is computed in it."""
+
+    name = "bf16_softmax"
+    number = 18
+    seen = "follows from the design"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """The rounded rows."""
+        return to_bfloat16(rows)
+
+
+class Constant(ScoresFault):
+    """Every item gets the same scores, whatever the request is."""
+
+    name = "constant"
+    number = 19
+    seen = "vLLM #21681"
+    scope: ClassVar[frozenset[Part]] = _EVERYWHERE
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """K, K-1, …, 1, as shares of their sum: no two labels alike, and a distribution in any case."""
+        shares = np.arange(rows.shape[1], 0, -1, dtype=np.float64)
+        return np.tile(shares / shares.sum(), (len(rows), 1))
+
+
+class Random(ScoresFault):
+    """Scores are a hash of query, item and label: never the same for two items, always for one, and without meaning."""
+
+    name = "random"
+    number = 19
+    seen = "vLLM #21681"
+    scope: ClassVar[frozenset[Part]] = _EVERYWHERE
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """[N, K] within 0 and 1; shares of 1 where the softmax was asked for, else of less."""
+        items, labels = items_of(request), request["label_token_ids"]
+        drawn = np.empty((len(items), len(labels)))
+        query = blake2b(msgspec.json.encode(request["query"]), digest_size=8)
+        for i, item in enumerate(items):
+            behind = query.copy()
+            behind.update(msgspec.json.encode(item))
+            for k, label in enumerate(labels):
+                last = behind.copy()
+                last.update(msgspec.json.encode(label))
+                drawn[i, k] = (int.from_bytes(last.digest(), "big") + 1) / (2**64 + 1)
+        return drawn / (drawn.sum(axis=1, keepdims=True) if softmax_asked(request) else len(labels))
+
+
+class Nondeterministic(ScoringFault):
+    """Scores move by noise up to the strength, another one for each request, the same request sent again included."""
+
+    name = "nondeterministic"
+    number = 25
+    seen = "sglang /v1/decisions: 0.07 across batch composition"
+    scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask", "extend"})
+    strengths = (0.07, 0.01, 1e-3)
+    unit = "score"
+    inconclusive_counts = True
+
+    def handler(self) -> Handler:
+        """Noise of a generator of its own: servers that are started alike err alike."""
+        noise = np.random.default_rng(_SEED)
+        strength = self.strength or 0.0
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            answer = await exchange.answer()
+            body = answer.json() if answer is not None else None
+            rows = None if body is None else matrix(body.get("scores"))
+            if answer is None or body is None or rows is None:
+                return answer
+            moved = np.clip(rows + noise.uniform(-strength, strength, rows.shape), 0, 1)
+            if softmax_asked(exchange.request):
+                moved = _with_first(rows, moved[:, 0], True)
+            return answer.with_body(encoded({**body, "scores": moved.tolist()}))
+
+        return handle
+
+
+def to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Finite values, rounded to bfloat16 by way of float32, each to nearest, ties to even."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    even = (bits >> np.uint32(16)) & np.uint32(1)
+    kept = (bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF_0000)
+    return kept.view(np.float32).astype(np.float64)
+
+
+def _with_first(rows: Rows, first: NDArray[np.float64], softmax: bool) -> Rows:
+    """``rows`` [N, K] with other first scores [N]; under a softmax the others share what that leaves of each row's
+    sum, in their old proportions. A softmax over one label has nothing to move."""
+    if softmax and rows.shape[1] == 1:
+        return rows
+    moved = rows.copy()
+    moved[:, 0] = first
+    if softmax:
+        others = rows[:, 1:].sum(axis=1, keepdims=True)
+        left = np.maximum(others + rows[:, :1] - moved[:, :1], 0)
+        equal = np.full((len(rows), rows.shape[1] - 1), 1 / (rows.shape[1] - 1))
+        moved[:, 1:] = left * np.divide(rows[:, 1:], others, out=equal, where=others > 0)
+    return moved

@@ -1,0 +1,240 @@
+"""Faults of the service: what other requests, long inputs, new shapes and time do to an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pytest_multiitem.faults.wire import Answer, Exchange, Handler, JsonObject, ScoringFault, items_of
+from pytest_multiitem.scoring.wire import WireError
+
+#: Of a request that is too long and cut by half each time, more than any length asks for.
+_MOST_CUTS = 64
+_TOO_LONG = re.compile(r"too long|maximum|at most \d+ .*tokens|context length|exceed", re.IGNORECASE)
+#: Refusals in the same words that no shorter input helps against.
+_NOT_ITS_LENGTH = re.compile(r"token_id_|too_many_items|vocab", re.IGNORECASE)
+
+#: The exit status of a process that the kernel killed for memory, as a shell tells it.
+_KILLED = 137
+
+
+class SharedBoundaries(ScoringFault):
+    """A request that comes while another one runs is split into items at the lengths of the other one's items.
+
+    A request that is alone is answered rightly; so is one whose items are texts.
+    """
+
+    name = "shared_boundaries"
+    number = 17
+    seen = "follows from the design"
+
+    def handler(self) -> Handler:
+        """Lengths of the requests in flight, in the order of their arrival."""
+        in_flight: dict[object, list[int]] = {}
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            items = items_of(exchange.request)
+            if not all(isinstance(item, list) for item in items):
+                return await exchange.answer()
+            other = next(iter(in_flight.values()), None)
+            ticket = object()
+            in_flight[ticket] = [len(item) for item in items]
+            try:
+                if other is None:
+                    return await exchange.answer()
+                return await exchange.answer({**exchange.request, "items": split_at(items, other)})
+            finally:
+                del in_flight[ticket]
+
+        return handle
+
+
+class Truncates(ScoringFault):
+    """Input that is too long is cut at its end until the server takes it, and answered with status 200."""
+
+    name = "truncates"
+    number = 20
+    seen = "vLLM #34539"
+
+    def handler(self) -> Handler:
+        """Cut the longest of query and items by half, and try again."""
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            refusal = answer = await exchange.answer()
+            request = exchange.request
+            for _ in range(_MOST_CUTS):
+                if answer is None or not is_too_long(answer):
+                    break
+                shorter = cut(request)
+                if shorter is None:
+                    break
+                request = shorter
+                answer = await exchange.answer(request)
+            return answer if answer is None or answer.status == 200 else refusal
+
+        return handle
+
+
+class Recompiles(ScoringFault):
+    """The first request of a shape after its warm-up takes the strength times as long, by 50 ms at least.
+
+    A shape is the length of the query and the sorted lengths of the items; its first request is the warm-up.
+    """
+
+    name = "recompiles"
+    number = 22
+    seen = "sgl-jax: 1.5 to 8 times"
+    strengths = (5.0, 2.0)
+    unit = "times as long"
+    timed = True
+    inconclusive_counts = True
+    _LEAST_S: ClassVar[float] = 0.05
+
+    @classmethod
+    def takes(cls, strength: float) -> bool:
+        """A factor that slows."""
+        return 1 < strength < float("inf")
+
+    @classmethod
+    def expected(cls) -> str:
+        """See `Fault.expected`."""
+        return f"a number above 1, such as {', '.join(f'{each:g}' for each in cls.strengths)}"
+
+    def handler(self) -> Handler:
+        """Count requests by shape."""
+        seen: Counter[Any] = Counter()
+        strength = self.strength or 1.0
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            items = items_of(exchange.request)
+            shape = (len(exchange.request["query"]), *sorted(map(len, items)))
+            seen[shape] += 1
+            slow = seen[shape] == 2
+            start = time.perf_counter()
+            answer = await exchange.answer()
+            if slow:
+                took = time.perf_counter() - start
+                await asyncio.sleep(max(self._LEAST_S, took * (strength - 1)))
+            return answer
+
+        return handle
+
+
+class Dies(ScoringFault):
+    """The process ends, as if killed, at the scoring request that follows those it has answered; the strength says
+    how many these are."""
+
+    name = "dies"
+    number = 23
+    seen = "sglang #9142"
+    strengths = (3.0,)
+    unit = "answered requests"
+    own_process = True
+
+    @classmethod
+    def takes(cls, strength: float) -> bool:
+        """A count."""
+        return strength >= 1 and strength.is_integer()
+
+    @classmethod
+    def expected(cls) -> str:
+        """See `Fault.expected`."""
+        return "a whole number of at least 1: the scoring requests that are answered before"
+
+    def handler(self) -> Handler:
+        """Count answers; no clean-up at the end, as a process that is killed has none."""
+        answered = 0
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            nonlocal answered
+            if answered >= (self.strength or 0.0):
+                os._exit(_KILLED)
+            answer = await exchange.answer()
+            answered += 1
+            return answer
+
+        return handle
+
+
+class Hangs(ScoringFault):
+    """The first scoring request is answered, no other one ever; /health still is."""
+
+    name = "hangs"
+    number = 23
+    seen = "sglang #9142"
+    circumstances: ClassVar[dict[str, Any]] = {"request_timeout": 1.0}
+
+    def handler(self) -> Handler:
+        """The first request is the one that finds the server ready."""
+        answered = False
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                return await exchange.answer()
+            await exchange.client_gone()
+            return None
+
+        return handle
+
+
+class HealthOnly(ScoringFault):
+    """/health answers 200, every scoring request 503, from the first one on: such a server never becomes ready."""
+
+    name = "health_only"
+    number = 23
+    seen = "sglang #9142"
+
+    def handler(self) -> Handler:
+        """One answer to all."""
+        refusal = Answer.refusal(
+            WireError(503, "engine_unavailable", "the server is up, but its engine does not answer")
+        )
+
+        async def handle(exchange: Exchange) -> Answer | None:
+            return refusal
+
+        return handle
+
+
+def split_at(items: Sequence[list[Any]], lengths: Sequence[int]) -> list[list[Any]]:
+    """The tokens of ``items`` in their order, split again at other lengths, recycled or cut so that as many items
+    come out.
+
+    The last item takes what is left, and each item gets a token as long as there is one for each.
+    """
+    tokens = [token for item in items for token in item]
+    split, start = [], 0
+    for index in range(len(items) - 1):
+        room = len(tokens) - start - (len(items) - 1 - index)
+        length = max(min(lengths[index % len(lengths)], room), min(1, max(room, 0)))
+        split.append(tokens[start : start + length])
+        start += length
+    return [*split, tokens[start:]]
+
+
+def is_too_long(answer: Answer) -> bool:
+    """Whether an answer refuses a request for its length, by its code or in words that servers have for it."""
+    if answer.status not in (400, 413, 422):
+        return False
+    text = answer.body.decode(errors="replace")
+    return "sequence_too_long" in text or bool(_TOO_LONG.search(text) and not _NOT_ITS_LENGTH.search(text))
+
+
+def cut(request: JsonObject) -> JsonObject | None:
+    """The request with the longest of its query and items cut by half; None where nothing is left."""
+    query, items = request["query"], items_of(request)
+    longest = max(len(query), *map(len, items))
+    if longest < 2:
+        return None
+
+    def short(content: Any) -> Any:
+        return content[: longest // 2] if len(content) == longest else content
+
+    return {**request, "query": short(query), "items": [short(item) for item in items]}

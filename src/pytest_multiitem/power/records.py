@@ -1,0 +1,87 @@
+"""The records of a kill matrix, as they stand in ``kill_matrix.json`` (schema ``kill_matrix_v1``).
+
+Adding an optional field keeps the version; removing or changing one raises it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from pytest_multiitem.results.records import SettingRecord, Verdict
+
+SCHEMA_VERSION: Final = "kill_matrix_v1"
+
+
+class FaultRecord(msgspec.Struct, kw_only=True):
+    """What a fault is. ``number``: its row in the list of faults, 0 beyond it. ``scope``: which servers of a build have
+    it. ``layer``: engine or wire."""
+
+    name: str
+    number: int
+    about: str
+    seen: str
+    layer: Literal["engine", "wire"]
+    scope: list[str]
+    strengths: list[float] = []
+    unit: str = ""
+    circumstances: dict[str, Any] = {}
+
+
+class Cell(msgspec.Struct, kw_only=True):
+    """What one gate said of one build. ``place``: which of several measurements of the same gate."""
+
+    gate: str
+    verdict: Verdict
+    reason: str
+    place: str | None = None
+    value: float | None = None
+    limit: float | None = None
+    noise_floor: float | None = None
+    traffic_floor: float | None = None
+    leak_visibility: float | None = None
+    mask_attested: str | None = None
+    seconds: float = 0.0
+
+
+class BuildRecord(msgspec.Struct, kw_only=True):
+    """One build: a fault at a strength on a backend, or a healthy one (``fault`` null). ``killed_by``: the gates that
+    saw the fault. ``as_expected``: a healthy build passed every gate, a fault at its default strength was killed;
+    null where nothing is expected (weaker strengths show how sensitive the gates are)."""
+
+    backend: str
+    label: str
+    fault: str | None = None
+    strength: float | None = None
+    circumstances: dict[str, Any] = {}
+    cells: list[Cell] = []
+    killed_by: list[str] = []
+    as_expected: bool | None = None
+    seconds: float = 0.0
+
+
+class KillMatrix(msgspec.Struct, kw_only=True):
+    """The whole measurement. ``gates``: the columns, in order, as ``GATE`` or ``GATE[PLACE]``. ``killed``: by backend,
+    numbers of the list of faults all of whose faults were killed, and how many numbers were measured. ``unique``: the
+    faults that only this gate saw. ``sensitivity``: by gate and fault, the smallest strength that it saw on every
+    backend measured. ``not_measured``: gates that are no column, with the reason."""
+
+    schema_version: Literal["kill_matrix_v1"] = SCHEMA_VERSION
+    run_id: str
+    started_at_utc: str
+    finished_at_utc: str | None = None
+    complete: bool = False
+    interrupted_by: str | None = None
+    machine: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    settings: list[SettingRecord] = []
+    gates: list[str] = []
+    not_measured: dict[str, str] = {}
+    faults: list[FaultRecord] = []
+    builds: list[BuildRecord] = []
+    killed: dict[str, list[int]] = {}
+    expected: list[int] = []
+    unique: dict[str, list[str]] = {}
+    sensitivity: dict[str, dict[str, float]] = {}
+    missing: dict[str, str] = {}

@@ -1,0 +1,292 @@
+"""Measuring a kill matrix: healthy builds first, then every fault, each build on disk as soon as it is measured."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.faults.base import Fault, WireFault
+from pytest_multiitem.faults.catalogue import catalogue, fault
+from pytest_multiitem.gates.measurement import judged
+from pytest_multiitem.options import OPTIONS, Settings
+from pytest_multiitem.power.builds import Build, Labs
+from pytest_multiitem.power.columns import NOT_MEASURED, Column, columns
+from pytest_multiitem.power.records import BuildRecord, Cell, FaultRecord, KillMatrix
+from pytest_multiitem.power.summary import summarise
+from pytest_multiitem.results import store
+from pytest_multiitem.results.machine import machine_info, package_versions
+from pytest_multiitem.results.records import GateRecord, SettingRecord, Verdict
+from pytest_multiitem.servers.embedded import ENGINE as EMBEDDED
+from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.servers.pool import ServerPool
+
+FILE = "kill_matrix.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A build that is to be measured. ``expects``: a healthy build passes, a fault at its default strength is killed;
+    nothing is expected of a weaker one."""
+
+    backend: str
+    fault: Fault | None = None
+    circumstances: Mapping[str, Any] = field(default_factory=dict)
+    expects: bool = True
+
+    @property
+    def label(self) -> str:
+        """The fault as a user types it, or "healthy" with its circumstances."""
+        if self.fault is not None:
+            return self.fault.label
+        return ", ".join(["healthy", *(f"{name.replace('_', ' ')} {v}" for name, v in self.circumstances.items())])
+
+
+def plan(settings: Settings) -> list[Planned]:
+    """Every build of the settings' faults and backends: healthy ones, faults at their default strength, weaker ones.
+
+    A healthy build stands beside every set of circumstances under which some fault is measured. What is expected of a
+    strength that the user names is what is expected of a default.
+    """
+    chosen = [fault(text) for text in settings.power_faults] or [kind() for kind in catalogue().values()]
+    weaker = []
+    if not settings.power_faults:
+        weaker = [kind(strength) for kind in catalogue().values() for strength in kind.strengths[1:]]
+    # Those of time are measured last and those that wait for an answer before them: the rest is quick.
+    circumstances = _distinct(
+        [{}, *(dict(f.circumstances) for f in chosen if not f.circumstances.get("request_timeout"))]
+    )
+    return [
+        *(Planned(backend, None, given) for given in circumstances for backend in settings.backend),
+        *(Planned(backend, f, f.circumstances) for f in chosen for backend in settings.backend),
+        *(Planned(backend, f, f.circumstances, expects=False) for f in weaker for backend in settings.backend),
+    ]
+
+
+def _distinct(mappings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for mapping in mappings:
+        if mapping not in found:
+            found.append(mapping)
+    return found
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises UsageError for settings under which no fault can be planted."""
+    if settings.engine != EMBEDDED.name or settings.multi_url or settings.serial_url:
+        raise UsageError(
+            "faults are mutants of the embedded engine; leave --engine, --multi-url and --serial-url out. Before "
+            "another server, put the faults of the wire: multiitem proxy --upstream URL --fault NAME"
+        )
+
+
+class PowerRun:
+    """One measurement of a kill matrix in a directory; its servers live as long as it is open.
+
+    The builds of each backend are measured in a thread of their own, one after the other; what is timed is measured
+    while nothing else is. Raises UsageError for settings that it cannot be measured with.
+    """
+
+    def __init__(self, settings: Settings, directory: Path, run_id: str) -> None:
+        check_settings(settings)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.settings = settings
+        self._columns = columns()
+        self._pool = ServerPool(directory, owner=True)
+        self._labs = {backend: Labs(directory, self._pool, settings, backend) for backend in settings.backend}
+        self._writing = threading.Lock()
+        self._closed = threading.Event()
+        planned = plan(settings)
+        involved = dict.fromkeys(type(each.fault) for each in planned if each.fault is not None)
+        missing = {
+            backend: reason
+            for backend in settings.backend
+            if (reason := EMBEDDED.unavailable(Profile("serial", backend), settings)) is not None
+        }
+        self.plan = [each for each in planned if each.backend not in missing]
+        self._results: dict[int, Future[BuildRecord]] = {id(each): Future() for each in self.plan}
+        self.matrix = KillMatrix(
+            run_id=run_id,
+            started_at_utc=store.utc_now(),
+            machine=machine_info(),
+            versions=package_versions(),
+            settings=[
+                SettingRecord(name=o.name, value=settings.shown(o.name), origin=settings.origins[o.name])
+                for o in OPTIONS
+            ],
+            gates=[column.name for column in self._columns],
+            not_measured=NOT_MEASURED,
+            faults=[_described(kind) for kind in involved],
+            missing=missing,
+        )
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(None if kind is None else kind.__name__)
+
+    @property
+    def path(self) -> Path:
+        """The file of the kill matrix."""
+        return self.directory / FILE
+
+    def begin(self) -> None:
+        """Measure all that is planned, in the background; every build is on disk as soon as it is measured."""
+        threading.Thread(target=self._measure_all, name="multiitem-power", daemon=True).start()
+
+    def as_measured(self) -> Iterator[tuple[Planned, BuildRecord]]:
+        """Every build as it is finished. Raises what went wrong with the measuring itself."""
+        planned = {id(self._results[id(each)]): each for each in self.plan}
+        for future in as_completed(self._results.values()):
+            yield planned[id(future)], future.result()
+
+    def result(self, planned: Planned) -> BuildRecord:
+        """A build of `plan`, once it is measured."""
+        return self._results[id(planned)].result()
+
+    def close(self, interrupted_by: str | None) -> None:
+        """Stop the servers and write the matrix as it then is."""
+        self._closed.set()
+        try:
+            self._pool.close()
+            store.merge_samples(self.directory)
+        finally:
+            self.matrix.interrupted_by = interrupted_by
+            self._write()
+
+    def _measure_all(self) -> None:
+        """Healthy builds, faults of scores on all backends side by side, then faults of time."""
+        healthy = [each for each in self.plan if each.fault is None]
+        timed = [each for each in self.plan if each.fault is not None and each.fault.timed]
+        others = [each for each in self.plan if each.fault is not None and not each.fault.timed]
+        self._measure_each(healthy)
+        with ThreadPoolExecutor(len(self._labs)) as threads:
+            for backend in self._labs:
+                threads.submit(self._measure_each, [each for each in others if each.backend == backend])
+        self._measure_each(timed)
+
+    def _measure_each(self, planned: Sequence[Planned]) -> None:
+        for each in planned:
+            if self._closed.is_set():
+                return
+            try:
+                record = self._measure(each)
+                with self._writing:
+                    if self._closed.is_set():  # its servers were taken away while it was measured
+                        return
+                    self.matrix.builds.append(record)
+                    self._write()
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the build gets it
+                self._results[id(each)].set_exception(error)
+            else:
+                self._results[id(each)].set_result(record)
+
+    def _measure(self, planned: Planned) -> BuildRecord:
+        """Measure one build with every gate that it concerns."""
+        start = time.perf_counter()
+        labs = self._labs[planned.backend]
+        if planned.fault is None:
+            build = labs.healthy(planned.backend, planned.circumstances)
+        else:
+            build = labs.build(planned.backend, planned.fault)
+        concerned = [column for column in self._columns if column.concerns(build.backend, build.fault)]
+        try:
+            cells = [self._cell(build, column) for column in concerned]
+        finally:
+            if planned.fault is not None:
+                build.close()
+        record = _judged(planned, cells)
+        record.seconds = round(time.perf_counter() - start, 3)
+        return record
+
+    def _cell(self, build: Build, column: Column) -> Cell:
+        record: GateRecord = judged(column.gate, lambda gate: column.measure(build, gate))
+        return Cell(
+            gate=record.gate,
+            place=column.place,
+            verdict=record.verdict,
+            reason=record.reason,
+            value=record.value,
+            limit=record.limit,
+            noise_floor=record.noise_floor,
+            traffic_floor=None,
+            leak_visibility=record.leak_visibility,
+            mask_attested=record.mask_attested,
+            seconds=record.seconds,
+        )
+
+    def _write(self) -> None:
+        matrix = self.matrix
+        matrix.complete = len(matrix.builds) == len(self.plan)
+        matrix.finished_at_utc = store.utc_now()
+        summarise(matrix)
+        content = msgspec.json.format(msgspec.json.encode(matrix), indent=1)
+        store.write_atomically(self.path, content + b"\n")
+
+
+def _judged(planned: Planned, cells: Sequence[Cell]) -> BuildRecord:
+    """A build with what its cells come to."""
+    kills = {Verdict.FAIL}
+    if planned.fault is not None and planned.fault.inconclusive_counts:
+        kills.add(Verdict.INCONCLUSIVE)
+    killed_by = list(dict.fromkeys(cell.gate for cell in cells if cell.verdict in kills))
+    expected: bool | None = None
+    if planned.fault is None:
+        passed = {cell.verdict for cell in cells} <= {Verdict.PASS, Verdict.NOT_RUN}
+        expected = passed and any(cell.verdict is Verdict.PASS for cell in cells)
+    elif planned.expects:
+        expected = bool(killed_by)
+    return BuildRecord(
+        backend=planned.backend,
+        label=planned.label,
+        fault=None if planned.fault is None else planned.fault.name,
+        strength=None if planned.fault is None else planned.fault.strength,
+        circumstances=dict(planned.circumstances),
+        cells=list(cells),
+        killed_by=killed_by,
+        as_expected=expected,
+    )
+
+
+def _described(kind: type[Fault]) -> FaultRecord:
+    return FaultRecord(
+        name=kind.name,
+        number=kind.number,
+        about=kind.about(),
+        seen=kind.seen,
+        layer="wire" if issubclass(kind, WireFault) else "engine",
+        scope=sorted(kind.scope),
+        strengths=list(kind.strengths),
+        unit=kind.unit,
+        circumstances=dict(kind.circumstances),
+    )
+
+
+def matrix_of(records: Iterable[GateRecord]) -> KillMatrix:
+    """The kill matrix that a run's verdicts of `power` carry."""
+    builds = [msgspec.convert(build, BuildRecord) for record in records for build in record.details.get("builds", [])]
+    known = catalogue()
+    names = dict.fromkeys(build.fault for build in builds if build.fault in known)
+    matrix = KillMatrix(
+        run_id="",
+        started_at_utc="",
+        gates=[column.name for column in columns()],
+        not_measured=NOT_MEASURED,
+        faults=[_described(known[str(name)]) for name in names],
+        builds=builds,
+    )
+    summarise(matrix)
+    return matrix

@@ -1,0 +1,169 @@
+"""The kill matrix for people: faults × gates with what each gate saw, unique kills, sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_multiitem.power.records import BuildRecord, Cell, KillMatrix
+from pytest_multiitem.reports.blocks import markdown_table, section, terminal_table
+from pytest_multiitem.reports.table import number
+from pytest_multiitem.results.records import Verdict
+
+#: What a gate is called at the head of a narrow column.
+_SHORT = {
+    "same_length_isolation_zero": "same",
+    "changed_length_isolation_zero": "changed",
+    "delimiter_aligned_equiv_le_0p02": "equiv",
+    "delimiter_aligned_equiv_le_0p02[extend]": "equiv ext",
+    "semantics_as_declared": "semantics",
+    "segment_vs_dense_le_1e_4": "seg/dense",
+    "prefill_extend_replay_le_1e_4": "replay",
+    "jax_serial_vs_torch_serial_le_0p02": "serial j/t",
+    "jax_multi_vs_torch_multi_semantic_le_0p02": "multi-sem",
+    "cross_backend_max_abs_le_0p02": "cross max",
+    "cross_backend_mean_abs_le_0p01": "cross mean",
+    "serial_vs_reference_le_0p02": "reference",
+    "speedup_n32_ge_3x": "speed-up",
+    "request_isolation_le_0p02": "requests",
+    "request_contract_holds": "contract",
+    "metamorphic_relations_hold": "relations",
+    "negative_control_fails": "control",
+}
+_MARK = {Verdict.PASS: "", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", Verdict.NOT_RUN: "n"}
+
+LEGEND = (
+    "✗ the gate fails and so sees the fault; ? it cannot decide; n it was not run; a bare number passes; "
+    "· no server that the gate judges has the fault, or (speed-up) the fault takes no time"
+)
+
+
+def short(column: str) -> str:
+    """A narrow name of a column."""
+    return _SHORT.get(column, column)
+
+
+def cell_text(cell: Cell | None) -> str:
+    """What a gate said, with the value it saw."""
+    if cell is None:
+        return "·"
+    value = "" if cell.value is None else number(cell.value)
+    return " ".join(part for part in (_MARK[cell.verdict], value) if part) or "ok"
+
+
+def kill_table(matrix: KillMatrix, backend: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of one backend: the healthy builds, then faults by their number, strongest first."""
+    kinds = {fault.name: fault for fault in matrix.faults}
+    order = [kind.name for kind in sorted(matrix.faults, key=lambda kind: kind.number or len(matrix.faults) + 100)]
+
+    def place(build: BuildRecord) -> tuple[int, float]:
+        return (-1, 0.0) if build.fault is None else (order.index(build.fault), -(build.strength or 0.0))
+
+    builds = sorted((build for build in matrix.builds if build.backend == backend), key=place)
+    rows = []
+    for build in builds:
+        of = "" if build.fault is None else f"F{kinds[build.fault].number}" if kinds[build.fault].number else "-"
+        cells = {_column(cell): cell for cell in build.cells}
+        rows.append([of, build.label, result(build), *(cell_text(cells.get(gate)) for gate in matrix.gates)])
+    return ["", "build", "", *map(short, matrix.gates)], rows
+
+
+def result(build: BuildRecord) -> str:
+    """What a build came to, in a word or two."""
+    if build.fault is None:
+        return "passes" if build.as_expected else "DOES NOT PASS"
+    if build.killed_by:
+        return f"killed by {len(build.killed_by)}"
+    return "not seen" if build.as_expected is None else "SURVIVES"
+
+
+def unique_table(matrix: KillMatrix) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the faults that only one gate sees."""
+    return ["gate", "faults that only it sees"], [
+        [gate, ", ".join(matrix.unique.get(gate, [])) or "-"] for gate in _gates(matrix)
+    ]
+
+
+def sensitivity_table(matrix: KillMatrix) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the smallest strength of each graded fault that a gate still sees."""
+    graded = [fault for fault in matrix.faults if len(fault.strengths) > 1]
+    measured = {build.fault for build in matrix.builds}
+    graded = [fault for fault in graded if fault.name in measured]
+    rows = [
+        [gate, *(f"{known[f.name]:g}" if f.name in known else "-" for f in graded)]
+        for gate in _gates(matrix)
+        if (known := matrix.sensitivity.get(gate))
+    ]
+    return ["smallest strength seen", *(fault.name for fault in graded)], rows
+
+
+def summary_lines(matrix: KillMatrix) -> list[str]:
+    """How many faults of the list are killed, a line a backend."""
+    lines = []
+    for backend, killed in matrix.killed.items():
+        healthy = [build for build in matrix.builds if build.fault is None and build.backend == backend]
+        fine = sum(bool(build.as_expected) for build in healthy)
+        lines.append(
+            f"{backend}: {len(killed)} of {len(matrix.expected)} faults killed; "
+            f"{fine} of {len(healthy)} healthy builds pass every gate"
+        )
+        alive = [n for n in matrix.expected if n not in killed]
+        if alive:
+            lines.append(f"{backend}: not killed: {', '.join(f'F{n}' for n in alive)}")
+    return lines
+
+
+def power_lines(matrix: KillMatrix) -> list[str]:
+    """The kill matrix for a terminal."""
+    lines: list[str] = []
+    for backend in matrix.killed:
+        lines += [f"{backend}:", *terminal_table(*kill_table(matrix, backend))]
+    lines += [LEGEND, ""]
+    lines += [*terminal_table(*unique_table(matrix)), *terminal_table(*sensitivity_table(matrix))]
+    return [*lines, *summary_lines(matrix)]
+
+
+def render(matrix: KillMatrix) -> str:
+    """The kill matrix as a Markdown page."""
+    state = "complete" if matrix.complete else f"incomplete ({matrix.interrupted_by or 'not all builds were measured'})"
+    head = [
+        "# Power of the gates",
+        "",
+        f"{matrix.started_at_utc} to {matrix.finished_at_utc} · {state}",
+        "",
+        *(f"- {line}" for line in summary_lines(matrix)),
+    ]
+    return "\n\n".join(["\n".join(head), *sections(matrix)]) + "\n"
+
+
+def sections(matrix: KillMatrix) -> list[str]:
+    """The tables of a kill matrix as Markdown."""
+    faults = [
+        [f"F{f.number}" if f.number else "-", f.name, f.layer, f.about, f.seen, _strengths(f.strengths, f.unit)]
+        for f in matrix.faults
+    ]
+    found = [
+        *(
+            section(f"Kill matrix: {backend}", markdown_table(*kill_table(matrix, backend)), LEGEND)
+            for backend in matrix.killed
+        ),
+        section("What only one gate sees", markdown_table(*unique_table(matrix))),
+        section("Sensitivity", markdown_table(*sensitivity_table(matrix))),
+        section("Faults", markdown_table(["", "fault", "of", "what it does", "seen", "strengths"], faults)),
+        section(
+            "Gates that are not measured",
+            markdown_table(["gate", "why"], [[gate, why] for gate, why in matrix.not_measured.items()]),
+        ),
+    ]
+    return [part for part in found if part]
+
+
+def _strengths(strengths: Sequence[float], unit: str) -> str:
+    return f"{', '.join(f'{s:g}' for s in strengths)} {unit}".strip() or "-"
+
+
+def _column(cell: Cell) -> str:
+    return cell.gate if cell.place is None else f"{cell.gate}[{cell.place}]"
+
+
+def _gates(matrix: KillMatrix) -> list[str]:
+    return list(dict.fromkeys(name.partition("[")[0] for name in matrix.gates))
