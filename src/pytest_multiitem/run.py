@@ -147,7 +147,7 @@ class Run:
         return self.target(Profile("serial", REFERENCE, model=target.profile.model))
 
     def serial_at_hand(self, target: Target) -> Target | None:
-        """The serial server of a server's backend and model, where the run has or plans it: none is started for this."""
+        """The serial server of a server's backend and model, where the run has or plans it; none starts for this."""
         profile = Profile("serial", target.profile.backend, model=target.profile.model)
         known = profile in self._planned or (profile, None) in self._targets
         if not (known or (profile.backend == ATTACHED and self.settings.serial_url is not None)):

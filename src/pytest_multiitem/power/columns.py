@@ -10,12 +10,15 @@ from pytest_multiitem.bench.curve import measure_curves
 from pytest_multiitem.faults.base import Fault, Part
 from pytest_multiitem.gates import (
     comparison,
+    contract,
     equivalence,
     isolation,
+    negative_control,
     parity,
     power,
     prefill_extend,
     regression,
+    request_isolation,
     segment,
     semantics,
     speedup,
@@ -34,6 +37,7 @@ NOT_MEASURED = {
     comparison.COMPARISON_MEASURED.name: "it judges whether a comparison was carried out; measured by --compare only",
     comparison.OWN_REFERENCE_MAX_ABS.name: "delimiter_aligned_equiv_le_0p02 on the comparison's own workload",
     comparison.OWN_REFERENCE_MEAN_ABS.name: "delimiter_aligned_equiv_le_0p02 on the comparison's own workload",
+    negative_control.NEGATIVE_CONTROL.name: "it judges the gates, on requests rather than on faults",
     power.HEALTHY_PASSES.name: "it judges the gates, by this matrix",
     power.FAULT_IS_KILLED.name: "it judges the gates, by this matrix",
     regression.NO_REGRESSION.name: "it compares a run with an earlier one; measured by --baseline only",
@@ -74,6 +78,8 @@ def columns() -> tuple[Column, ...]:
         Column(equivalence.EQUIVALENCE, _always("multi", "serial"), _equivalence),
         Column(equivalence.EQUIVALENCE, _always("extend", "serial"), _equivalence_of_extend, "extend"),
         Column(semantics.AS_DECLARED, _always("multi", "serial"), _semantics),
+        Column(request_isolation.REQUEST_ISOLATION, _always("multi"), _request_isolation),
+        Column(contract.CONTRACT, _always("multi", "serial"), _contract),
         Column(parity.SEGMENT_VS_DENSE, _always("multi", "other_mask"), _masks),
         Column(prefill_extend.PREFILL_EXTEND_REPLAY, _always("extend"), _replay),
         Column(parity.JAX_SERIAL_VS_TORCH_SERIAL, _always("serial"), _serial_sides),
@@ -116,6 +122,14 @@ def _equivalence_of_extend(build: Build, gate: Gate) -> Measurement:
 
 def _semantics(build: Build, gate: Gate) -> Measurement:
     return semantics.measure(build.multi, build.serial, build.cases, **_common(build))
+
+
+def _request_isolation(build: Build, gate: Gate) -> Measurement:
+    return request_isolation.measure(build.multi, build.cases, **_common(build))
+
+
+def _contract(build: Build, gate: Gate) -> Measurement:
+    return contract.measure(build.multi, build.serial, build.cases, **_common(build))
 
 
 def _masks(build: Build, gate: Gate) -> Measurement:

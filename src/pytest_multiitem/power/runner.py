@@ -222,7 +222,7 @@ class PowerRun:
             value=record.value,
             limit=record.limit,
             noise_floor=record.noise_floor,
-            traffic_floor=None,
+            traffic_floor=record.traffic_floor,
             leak_visibility=record.leak_visibility,
             mask_attested=record.mask_attested,
             seconds=record.seconds,
