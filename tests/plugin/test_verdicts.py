@@ -239,3 +239,30 @@ def test_a_backend_that_cannot_run_here_is_not_run(project: Project, monkeypatch
     aligned = [r for r in project.matrix["gates"] if "aligned" in r["nodeid"]]
     by_column = {r["nodeid"].partition("[")[2]: r["verdict"] for r in aligned}
     assert by_column == {"jax-dense]": "NOT_RUN", "pytorch-dense]": "PASS"}
+
+
+def test_leak_visibility_starts_no_server(project: Project) -> None:
+    """It is shown where the run has a serial server, and no server starts for it alone."""
+    project.write("test_it.py", REGRESSION)
+    for chosen, labels in (("segment_matches_dense", 2), ("segment_matches_dense or semantics", 3)):
+        result = project.run("--engine=fake", "--backend=pytorch", "--mask-impl=dense", "-k", chosen)
+        assert result.ret == 0
+        record = project.gate("segment_vs_dense_le_1e_4")
+        assert record["verdict"] == "PASS" and len(project.matrix["servers"]) == labels
+        assert (record["leak_visibility"] is None) == (labels == 2)
+
+
+def test_attached_servers_are_asked_for_what_they_say_they_withstand(
+    project: Project, server: Callable[..., str]
+) -> None:
+    project.write("test_it.py", REGRESSION)
+    urls = [f"--{role}-url={server(role)}" for role in ("multi", "serial")]
+    result = project.run(*urls, "-k", "surrounded or contract or without_isolation")
+    result.assert_outcomes(passed=3)
+    contract = project.gate("request_contract_holds")["details"]
+    assert set(contract["not_made"]) == {"an empty item", "the delimiter inside an item", "over-long input"}
+    assert project.gate("negative_control_fails")["backend"] == "attached"
+    assert project.gate("request_isolation_le_0p02")["leak_visibility"] > 0.02
+    alone = project.run(urls[0], "-k", "surrounded")
+    alone.assert_outcomes(passed=1)
+    assert project.gate("request_isolation_le_0p02")["leak_visibility"] is None

@@ -331,6 +331,22 @@ def test_a_server_that_cannot_be_reached_ends_the_measurement():
         check(server(failing_on(lambda items: len(items) == 1, GONE)))
 
 
+def test_noise_breaks_nothing():
+    """What differs no more than replays do decides nothing; a difference far above them still does."""
+    rng = np.random.default_rng(0)
+
+    def noisy(query, items, labels, softmax):
+        scores = healthy(query, items, labels, softmax)
+        return scores + 0.03 * rng.choice([-1, 1], (len(items), 1)) * softmax
+
+    record = check(server(noisy))
+    assert record.details["broken"] == {} and record.noise_floor > 0.02
+    assert record.verdict is Verdict.INCONCLUSIVE and record.reason.startswith("duplicates: ")
+    assert "replays of the same request are" in record.details["not_made"]["duplicates"]
+    swapped = check(server(lambda query, items, labels, softmax: noisy(query, items, sorted(labels), softmax)))
+    assert "labels in reverse order" in swapped.details["broken"]
+
+
 def test_low_precision_is_allowed_for():
     """Rounding of a bfloat16 server: within 0.02, and not within 1e-4."""
 

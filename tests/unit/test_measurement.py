@@ -56,6 +56,8 @@ def test_the_gates_of_the_contract():
         "request_isolation_le_0p02": ("<=", 0.02),
         "request_contract_holds": ("holds", None),
         "negative_control_fails": ("holds", None),
+        "healthy_build_passes": ("holds", None),
+        "fault_is_killed": ("holds", None),
         "semantics_as_declared": ("holds", None),
         "serial_vs_reference_le_0p02": ("<=", 0.02),
         "comparison_measured": ("holds", None),

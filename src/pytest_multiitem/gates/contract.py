@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from pytest_multiitem.client import FailureKind, ScoreFailure, Scores
-from pytest_multiitem.gates.base import Evidence, Gate
+from pytest_multiitem.gates.base import NOISE_FACTOR, Evidence, Gate
 from pytest_multiitem.gates.measurement import (
+    Baseline,
     Measurement,
     Recorder,
     baseline,
@@ -53,26 +54,34 @@ class _NotMade(Exception):
     """A check could not be made; the message says why."""
 
 
+class _Undecided(_NotMade):
+    """A check was made, and what was seen may be noise; the message says how much there is of both."""
+
+
 def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
     """Make every check that can be made here, those that may end a server last.
 
-    A check that does not hold makes the gate FAIL, with what was seen; where none could be made, nothing is decided.
+    A check that does not hold makes the gate FAIL, with what was seen; where none could be made, or what one saw may
+    be noise, nothing is decided.
     """
     first = cases[0]
     case = replace(first, items=tuple(item for item in first.items if item)[:_ITEMS])
     if not case.items:
         return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
     whole = baseline(multi, case, record)
-    probe = _Probe(multi, serial, case, whole.scores, delimiter)
+    probe = _Probe(multi, serial, case, whole, delimiter)
     held: dict[str, str] = {}
     not_made: dict[str, str] = {}
     broken: dict[str, str] = {}
+    doubt = None
     with multi.attest() as attestation:
         for name, check in _CHECKS.items():
             try:
                 held[name] = check(probe)
             except _NotMade as reason:
                 not_made[name] = str(reason)
+                if isinstance(reason, _Undecided):
+                    doubt = doubt or f"{name}: {reason}"
             except _Broken as reason:
                 broken[name] = str(reason)
             except ScoreFailure as failure:
@@ -101,25 +110,46 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         samples={"checks": len(held) + len(broken), "not_made": len(not_made)},
         details={"broken": broken, "held": held, "not_made": not_made},
         problem=problem,
-        doubt=None if held else f"no check could be made: {'; '.join(not_made.values())}",
+        doubt=doubt if held else f"no check could be made: {'; '.join(not_made.values())}",
         holds=f"{len(held)} of {len(_CHECKS)} checks hold{left_out}" if held else None,
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """What the checks share: both servers, a small case and its packed scores ``whole`` [N, K]."""
+    """What the checks share: both servers, a small case, and how it is scored packed."""
 
     multi: Target
     serial: Target
     case: Case
-    whole: Scores
+    base: Baseline
     delimiter: int
+
+    @property
+    def whole(self) -> Scores:
+        """The packed scores [N, K] of the case."""
+        return self.base.scores
+
+    @property
+    def dtype(self) -> str:
+        """The served precision, in one word."""
+        return str(self.multi.dtype).removeprefix("torch.")
 
     @property
     def same(self) -> float:
         """How far two scores of the same content from the same server may be apart."""
-        return _SAME.get(str(self.multi.dtype), _LIMIT)
+        return _SAME.get(self.dtype, _LIMIT)
+
+    def within(self, difference: float, limit: float, what: str) -> str:
+        """What was seen of a difference that is small enough. Raises _Broken where it is not, and _Undecided where
+        replays of the same request are as far apart."""
+        seen = f"{what}: {difference:.3g} apart, at most {limit:g}"
+        noise = max(self.base.floor, self.base.traffic_floor)
+        if noise > limit and difference <= NOISE_FACTOR * noise:
+            raise _Undecided(f"{seen}; replays of the same request are {noise:.3g} apart")
+        if not difference <= limit:
+            raise _Broken(seen)
+        return seen
 
     @property
     def query(self) -> Sequence[int]:
@@ -142,7 +172,7 @@ def _duplicates(probe: _Probe) -> str:
     order = [index % max(1, len(items) // 2) for index in range(max(2, len(items)))]
     scores = probe.packed([items[index] for index in order])
     apart = max(max_abs(scores[place] - scores[order.index(index)]) for place, index in enumerate(order))
-    return _within(apart, probe.same, f"{len(order) - len(set(order))} copies among {len(order)} items")
+    return probe.within(apart, probe.same, f"{len(order) - len(set(order))} copies among {len(order)} items")
 
 
 def _no_softmax(probe: _Probe) -> str:
@@ -158,10 +188,10 @@ def _no_softmax(probe: _Probe) -> str:
     expected = reference.sum(axis=1)
     if not (sums.all() and expected.all()):
         raise _NotMade("the labels' probabilities round to 0")
-    _within(max_abs(plain / sums[:, None] - probe.whole), probe.same, "normalised, against the softmax scores")
-    _within(max_abs(plain - reference), _LIMIT, "against the serial server's")
+    probe.within(max_abs(plain / sums[:, None] - probe.whole), probe.same, "normalised, against the softmax scores")
+    probe.within(max_abs(plain - reference), _LIMIT, "against the serial server's")
     ratio = float(np.exp(max_abs(np.log(sums / expected))))
-    most = _MASS.get(str(probe.multi.dtype), _LOOSE_MASS)
+    most = _MASS.get(probe.dtype, _LOOSE_MASS)
     if ratio > most:
         raise _Broken(
             f"the labels' probability is {ratio:.4g} times that of the serial server, or the reverse; at most {most:g}"
@@ -175,14 +205,14 @@ def _label_order(probe: _Probe) -> str:
     if max_abs(whole - whole[:, ::-1]) <= 2 * probe.same:
         raise _NotMade(f"{len(labels)} labels whose scores hardly differ: their order would not show")
     turned = probe.packed(probe.case.items, labels=labels[::-1])
-    return _within(max_abs(turned[:, ::-1] - whole), probe.same, "labels in reverse order")
+    return probe.within(max_abs(turned[:, ::-1] - whole), probe.same, "labels in reverse order")
 
 
 def _one_item(probe: _Probe) -> str:
     """The first and the last item, each in a request of its own."""
     items = probe.case.items
     apart = max(max_abs(probe.packed([items[at]])[0] - probe.whole[at]) for at in {0, len(items) - 1})
-    return _within(apart, _LIMIT, "one item alone, against the whole request")
+    return probe.within(apart, _LIMIT, "one item alone, against the whole request")
 
 
 def _empty_item(probe: _Probe) -> str:
@@ -192,8 +222,8 @@ def _empty_item(probe: _Probe) -> str:
             raise _NotMade("not sent: not every server takes an item without tokens")
     at = len(probe.case.items) // 2
     scores = probe.packed(probe.with_item(at, ()))
-    _within(_others(scores, probe.whole, at), _LIMIT, "the items beside it")
-    return _within(max_abs(scores[at] - probe.alone([()])[0]), _LIMIT, "against the serial score of no item")
+    probe.within(_others(scores, probe.whole, at), _LIMIT, "the items beside it")
+    return probe.within(max_abs(scores[at] - probe.alone([()])[0]), _LIMIT, "against the serial score of no item")
 
 
 def _delimiter_inside(probe: _Probe) -> str:
@@ -206,8 +236,8 @@ def _delimiter_inside(probe: _Probe) -> str:
     if isinstance(scores, str):
         return scores
     _may_be_sent(probe.serial)
-    _within(_others(scores, probe.whole, at), _LIMIT, "the items beside it")
-    return _within(
+    probe.within(_others(scores, probe.whole, at), _LIMIT, "the items beside it")
+    return probe.within(
         max_abs(scores[at] - probe.alone([split])[0]), _LIMIT, "against the serial score of the same content"
     )
 
@@ -225,7 +255,7 @@ def _too_long(probe: _Probe) -> str:
         again = probe.packed(probe.case.items)
     except (ScoreFailure, ServerDied) as failure:
         raise _Broken(f"after an item of {len(long)} tokens, the server scores nothing any more: {failure}") from None
-    _within(max_abs(again - probe.whole), _LIMIT, "the next request")
+    probe.within(max_abs(again - probe.whole), _LIMIT, "the next request")
     return f"{len(long)} tokens, limit {limit}: {refused}"
 
 
@@ -239,13 +269,6 @@ _CHECKS: Mapping[str, Callable[[_Probe], str]] = {
     "the delimiter inside an item": _delimiter_inside,
     "over-long input": _too_long,
 }
-
-
-def _within(difference: float, limit: float, what: str) -> str:
-    seen = f"{what}: {difference:.3g} apart, at most {limit:g}"
-    if not difference <= limit:
-        raise _Broken(seen)
-    return seen
 
 
 def _others(scores: Scores, whole: Scores, index: int) -> float:
