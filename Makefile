@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint engines clean
+.PHONY: demo test lint power engines clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -21,6 +21,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The gates on builds with every known fault: each must be seen. A small part of it is in `make test`.
+power: $(READY)
+	$(BIN)/multiitem power
 
 # A real server to test against: sglang on a CPU, in an environment of its own that `make clean` leaves alone.
 engines:

@@ -250,7 +250,8 @@ class Run:
             )
         else:
             profile = Profile(profile.role, ATTACHED)
-        scored_request(self.settings.labels, api_key=api_key, ca_file=ca_file)(url)
+        timeout = self.settings.request_timeout
+        scored_request(self.settings.labels, api_key=api_key, ca_file=ca_file, timeout=timeout)(url)
         known = self.settings.origins.get("engine", "default") != "default"
         return Target(
             profile,

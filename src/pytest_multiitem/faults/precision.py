@@ -35,7 +35,7 @@ class Drift(ScoresFault):
     number = 18
     seen = "follows from the design; graded, to measure what the gates can see"
     scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask"})
-    strengths = (1e-1, 1.5e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    strengths: ClassVar[tuple[float, ...]] = (1e-1, 1.5e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     unit = "score"
 
     @classmethod
@@ -53,6 +53,16 @@ class Drift(ScoresFault):
         first = rows[:, 0]
         strength = self.strength or 0.0
         return _with_first(rows, np.where(first < 0.5, first + strength, first - strength), softmax_asked(request))
+
+
+class ModelDrift(Drift):
+    """The model itself is computed wrongly, packed and serial alike: a build that agrees with itself."""
+
+    name = "model_drift"
+    number = 0
+    seen = "a wrong constant of the model (a norm's epsilon, a rotary base) is the same on every path"
+    scope: ClassVar[frozenset[Part]] = _EVERYWHERE
+    strengths = (1e-1,)
 
 
 class Rounded(ScoresFault):
