@@ -142,7 +142,9 @@ def _model_of(item: pytest.Item) -> str | None:
 
 def requirement(item: pytest.Item, gate: str) -> str | None:
     """The option for which NOT_RUN fails a gate's test; None where it does not."""
-    if gate in item.config.stash[SETTINGS].require:
+    from pytest_multiitem.gates.registry import required
+
+    if gate in required(item.config.stash[SETTINGS]):
         return "--require"
     return "the run's options" if isinstance(item, GateItem) and item.required else None
 

@@ -19,6 +19,8 @@ from pytest_multiitem.scoring.semantics import Semantics
 
 BACKENDS = ("pytorch", "jax")
 MASKS = ("dense", "segment", "auto", "flashinfer")
+#: What --require takes for all gates that a run's options ask for.
+EVERY_GATE = "all"
 VIEWS = ("portable", "best_native")
 #: The client chunk sizes of the comparison contract.
 CHUNK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
@@ -207,7 +209,8 @@ def _conditions(text: str) -> tuple[str, ...]:
 def _gate_names(text: str) -> tuple[str, ...]:
     from pytest_multiitem.gates.registry import gate_names
 
-    return _choice(gate_names(), many=True, everything=True)(text)
+    names: tuple[str, ...] = _choice((*gate_names(), EVERY_GATE), many=True)(text)
+    return (EVERY_GATE,) if EVERY_GATE in names else names
 
 
 def _fault_names(text: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from pytest_multiitem.collection import REPORT_ATTRIBUTE
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.measurement import blank_record
-from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.gates.registry import gates, required
 from pytest_multiitem.gates.regression import NO_REGRESSION
 from pytest_multiitem.options import OPTIONS, Settings
 from pytest_multiitem.results import store
@@ -214,7 +214,7 @@ class Session:
             if self.settings.save_baseline is not None:
                 self.not_saved = "no timing was measured"
             if self.settings.require and exit_status in (0, 5):
-                self.unmet = list(self.settings.require)
+                self.unmet = list(required(self.settings))
             return 1 if exit_status in (0, 5) and (self.unmet or self.not_saved) else exit_status
         if exit_status == pytest.ExitCode.USAGE_ERROR:  # nothing was run, and what to write may be the error
             return exit_status
@@ -234,7 +234,7 @@ class Session:
 
     def _unmet_requirements(self) -> list[str]:
         ran = {r.gate for r in self._all_records() if r.verdict is not Verdict.NOT_RUN}
-        wanted = dict.fromkeys(self.settings.require)
+        wanted = dict.fromkeys(required(self.settings))
         if self.settings.baseline is not None:  # to ask for the comparison is to require it
             wanted[NO_REGRESSION.name] = None
         return [name for name in wanted if name not in ran]

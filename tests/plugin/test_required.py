@@ -79,10 +79,12 @@ def test_a_worse_exit_code_stays(project: Project) -> None:
     assert project.run("--require=segment_lowers").ret == pytest.ExitCode.INTERRUPTED
 
 
-def test_all_means_every_gate(project: Project) -> None:
-    from pytest_multiitem.gates.registry import gate_names
+def test_all_means_every_gate_that_the_options_ask_for(project: Project) -> None:
+    from pytest_multiitem.gates.registry import gates
 
     project.write("test_it.py", VERDICTS)
     result = project.run("test_it.py::test_pass", "--require=all")
     missing = [line.rpartition(" ")[2] for line in result.outlines if line.startswith("required gate not run: ")]
-    assert missing == [name for name in gate_names() if name != "same_length_isolation_zero"]
+    others = [gate for name, gate in gates().items() if name != "same_length_isolation_zero"]
+    assert missing == [gate.name for gate in others if gate.asked_by is None]
+    assert {gate.asked_by for gate in others} == {None, "compare", "baseline", "power"}

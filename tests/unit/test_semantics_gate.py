@@ -68,6 +68,16 @@ def test_what_resembles_nothing_fails(scores):
     assert record.verdict is Verdict.FAIL and "of no other semantics either" in record.reason
 
 
+@pytest.mark.parametrize(("away", "expected"), [(0.019, Verdict.PASS), (0.021, Verdict.FAIL)])
+def test_nearest_is_not_near_enough_beyond_the_limit(away, expected):
+    def shifted(query, items, labels):
+        return packed(query, items, labels) + np.array([away, -away])
+
+    record = check(multi(shifted))
+    assert record.verdict is expected, record.reason
+    assert record.details["nearest"] == FIRST.value
+
+
 def test_a_model_on_which_all_semantics_look_alike_decides_nothing():
     def flat(query, items, labels):
         return np.full((len(items), 2), 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_multiitem.comparison.records import Check, ComparedView, Row, ScoreMatrix
@@ -10,6 +11,7 @@ from pytest_multiitem.comparison.runner import Outcome
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.comparison import COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS
 from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
+from pytest_multiitem.gates.registry import required
 from pytest_multiitem.options import Settings
 from pytest_multiitem.results.records import GateRecord, Verdict
 
@@ -46,12 +48,13 @@ def exit_status(outcome: Outcome, settings: Settings) -> tuple[int, list[str]]:
 
     A comparison of one side alone is not wrong for that: what it lacks is NOT_RUN, unless it was asked for.
     """
+    needed = required(replace(settings, compare=True))
     bad = {Verdict.FAIL} if settings.allow_inconclusive else {Verdict.FAIL, Verdict.INCONCLUSIVE}
     reasons = [
         f"{record.verdict.value} {gate.name} [{place}]: {record.reason}"
         for gate, place in planned(settings)
         if (record := verdict(outcome, settings, gate, place)).verdict in bad
-        or (record.verdict is Verdict.NOT_RUN and gate.name in settings.require)
+        or (record.verdict is Verdict.NOT_RUN and gate.name in needed)
     ]
     reasons += [f"not measured: {side}: {reason.splitlines()[0]}" for side, reason in outcome.not_run.items()]
     return int(bool(reasons)), reasons

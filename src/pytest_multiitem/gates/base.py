@@ -21,7 +21,8 @@ class Gate:
     """A release criterion. ``name`` is final: it appears in JSON, reports and CI.
 
     ``relation`` and ``limit``: when it holds. ``timing``: it measures time and needs the machine to
-    itself. ``evidence``: which fields of `Evidence` a PASS must rest on.
+    itself. ``evidence``: which fields of `Evidence` a PASS must rest on. ``asked_by``: the setting that asks for it; a
+    run without it does not measure the gate.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Gate:
     limit: float | None
     timing: bool = False
     evidence: frozenset[str] = frozenset()
+    asked_by: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ COMPARISON_MEASURED = Gate(
     "every row of every side was measured, on the path that was asked for",
     "holds",
     None,
+    asked_by="compare",
 )
 OWN_REFERENCE_MAX_ABS = Gate(
     "own_reference_max_abs_le_0p02",
@@ -18,6 +19,7 @@ OWN_REFERENCE_MAX_ABS = Gate(
     "<=",
     0.02,
     evidence=_EVIDENCE,
+    asked_by="compare",
 )
 OWN_REFERENCE_MEAN_ABS = Gate(
     "own_reference_mean_abs_le_0p01",
@@ -25,5 +27,6 @@ OWN_REFERENCE_MEAN_ABS = Gate(
     "<=",
     0.01,
     evidence=_EVIDENCE,
+    asked_by="compare",
 )
 GATES = (COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import pytest_multiitem.gates as package
 from pytest_multiitem.gates.base import Gate
+from pytest_multiitem.options import EVERY_GATE, Settings
 
 
 @cache
@@ -23,6 +24,13 @@ def gates() -> Mapping[str, Gate]:
                 raise ValueError(f"two gates are called {gate.name}")
             found[gate.name] = gate
     return MappingProxyType(found)
+
+
+def required(settings: Settings) -> tuple[str, ...]:
+    """The gates for which NOT_RUN fails a run; ``all`` are those that the run's options ask for."""
+    if settings.require != (EVERY_GATE,):
+        return settings.require
+    return tuple(name for name, gate in gates().items() if gate.asked_by is None or getattr(settings, gate.asked_by))
 
 
 def gate_names() -> tuple[str, ...]:

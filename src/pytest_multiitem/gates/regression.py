@@ -16,6 +16,7 @@ NO_REGRESSION = Gate(
     "holds",
     None,
     timing=True,
+    asked_by="baseline",
 )
 GATES = (NO_REGRESSION,)
 

@@ -58,7 +58,7 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
             f"the server declares {declared.value}, but its scores are those of {nearest}: {distances[nearest]:.3g} "
             f"away from it, {away:.3g} from {declared.value}"
         )
-    elif not clear and away > max(noise, EQUIVALENCE.limit or 0.0):
+    elif away > max(noise, EQUIVALENCE.limit or 0.0):
         problem = (
             f"the server declares {declared.value}, but its scores are {away:.3g} away from it, and those of no other "
             f"semantics either (nearest {nearest}, {distances[nearest]:.3g})"
