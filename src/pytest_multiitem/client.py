@@ -86,7 +86,12 @@ class ScoreClient:
         self, url: str, *, timeout: float = 180.0, api_key: str | None = None, ca_file: Path | None = None
     ) -> None:
         self.url = url
-        self._http = httpx.Client(**http_settings(url, timeout=timeout, api_key=api_key, ca_file=ca_file))
+        self._arguments: dict[str, Any] = {"timeout": timeout, "api_key": api_key, "ca_file": ca_file}
+        self._http = httpx.Client(**http_settings(url, **self._arguments))
+
+    def another(self) -> Self:
+        """A further connection to the same server with the same credentials, for requests that run beside this one's."""
+        return type(self)(self.url, **self._arguments)
 
     def __enter__(self) -> Self:
         return self
