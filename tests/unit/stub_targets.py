@@ -7,6 +7,7 @@ sees changes it altogether.
 import numpy as np
 from fake_backend import logit
 
+from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Profile
@@ -15,6 +16,8 @@ from pytest_multiitem.servers.target import Target
 DELIMITER = 999
 LABELS = (5, 6)
 POOL = tuple(range(10, 900))
+#: What a stub's probabilities over the vocabulary are taken over: all labels that a gate asks for, and two more.
+VOCABULARY = (*LABELS, 7, 8, 29_398, 29_399)
 
 
 def hashed(tokens, labels):
@@ -66,13 +69,26 @@ class StubClient:
         self._counts = {"dense": 0, "segment": 0, "serial": 0, "prefill+extend": 0}
         self._items = {"dense": 0, "segment": 0}
 
+    def another(self):
+        return self
+
+    def close(self):
+        pass
+
+    def get(self, path):
+        raise ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 404", 404)
+
     def score(self, query, items, labels, *, apply_softmax=True):
         self.requests.append((tuple(query), tuple(map(tuple, items)), tuple(labels)))
         if self.executed is not None:
             self._counts[self.executed] += 1
             if self.executed in self._items:
                 self._items[self.executed] += len(items)
-        return np.asarray(self._scores(query, items, labels), dtype=np.float64)
+        if apply_softmax:
+            return np.asarray(self._scores(query, items, labels), dtype=np.float64)
+        over = tuple(dict.fromkeys((*VOCABULARY, *labels)))
+        scores = np.asarray(self._scores(query, items, over), dtype=np.float64)
+        return scores[:, [over.index(label) for label in labels]]
 
     def server_info(self):
         if self.executed is None:

@@ -78,6 +78,17 @@ class Target:
                 told = None
         return self.assumed_vocab_size or (told if isinstance(told, int) else None)
 
+    @cached_property
+    def max_tokens(self) -> int | None:
+        """The longest request that the server says it takes, in tokens of the packed sequence; None where it does
+        not say."""
+        told = [self.info.get("max_multi_item_seq_len"), self.info.get("context_length")]
+        try:
+            told += [model.get("max_model_len") for model in self.client.get("/v1/models").json()["data"]]
+        except (ScoreFailure, ValueError, LookupError, TypeError, AttributeError):
+            pass  # an endpoint that not every server has
+        return min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
+
     @property
     def encode(self) -> Callable[[str], list[int]] | None:
         """Text to token ids by the served model's tokenizer.json; None where that does not lie on this machine."""
