@@ -17,6 +17,7 @@ from pytest_multiitem.comparison import commands as comparison
 from pytest_multiitem.comparison.compare_command import compare_files
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.evaluation import commands as evaluation
+from pytest_multiitem.properties.replay_command import replay
 
 app = typer.Typer(
     name="multiitem",
@@ -141,6 +142,7 @@ for command in (
     artefacts.workload,
     artefacts.validate,
     load,
+    replay,
 ):
     app.command()(command)
 app.command(context_settings=_OPTIONS_OF_A_RUN)(comparison.ab)

@@ -90,7 +90,7 @@ class ScoreClient:
         self._http = httpx.Client(**http_settings(url, **self._arguments))
 
     def another(self) -> Self:
-        """A further connection to the same server with the same credentials, for requests that run beside this one's."""
+        """A further connection to the same server, with the same credentials, for requests sent at the same time."""
         return type(self)(self.url, **self._arguments)
 
     def __enter__(self) -> Self:

@@ -147,9 +147,7 @@ def problem_of(violation: Violation) -> str:
 def _doubt(judge: Judge, spread: float | None) -> str | None:
     """Why nothing was decided although no relation was seen to be violated."""
     if judge.unstable:
-        return (
-            f"the same request gave other scores at another time, by {judge.unstable:.3g}: no relation can be blamed for it"
-        )
+        return f"a request gave other scores at another time, by {judge.unstable:.3g}: no relation can be blamed for it"
     if judge.dismissed or judge.floor:
         return (
             f"replaying the same request moves scores by {judge.floor:.3g}: a violation of a relation that allows no "

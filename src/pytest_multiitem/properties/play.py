@@ -16,7 +16,7 @@ _BESIDE_AT_MOST = 50
 
 
 class Sender(Protocol):
-    """A connection to a scoring server; `client.ScoreClient` is one, `servers.target.Target` another (by `score_ids`)."""
+    """A connection to a scoring server, such as `client.ScoreClient`."""
 
     def score(
         self,

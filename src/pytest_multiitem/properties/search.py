@@ -18,7 +18,7 @@ from pytest_multiitem.scoring.relations import Choices, Relation, Scenario, Spac
 T = TypeVar("T")
 
 
-class Violated(Exception):  # noqa: N818 - no error: it is what the search looks for
+class Violated(Exception):
     """A scenario does not hold."""
 
 

@@ -108,14 +108,18 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
         With ``normalise``, how far a row's sum is from what it may be counts as a difference too.
         """
-        left, right = (rows[list(side)] for rows, side in zip((base, variant), zip(*self.pairs, strict=True), strict=True))
+        left, right = (
+            rows[list(side)] for rows, side in zip((base, variant), zip(*self.pairs, strict=True), strict=True)
+        )
         beyond = np.zeros(len(left))
         if self.normalise:
             sums = right.sum(axis=1)
             beyond = np.maximum(np.maximum(sums - 1.0, np.abs(left.sum(axis=1) - 1.0)), 0.0)
             right = right / np.where(sums > 0, sums, 1.0)[:, None]
         if self.columns:
-            left, right = (side[:, list(c)] for side, c in zip((left, right), zip(*self.columns, strict=True), strict=True))
+            left, right = (
+                side[:, list(c)] for side, c in zip((left, right), zip(*self.columns, strict=True), strict=True)
+            )
         return np.maximum(np.abs(left - right).max(axis=1), beyond)
 
 
@@ -313,7 +317,8 @@ def lengthen(choose: Choices, space: Space) -> dict[str, Any]:
     """Items keep their scores when other items get longer."""
     base, marks = space.marked(choose, least=2, reserve=_GROWTH)
     touched = _marked(marks, range(len(marks)))
-    room, changed = space.room(base), {}
+    room = space.room(base)
+    changed: dict[int, TokenIds] = {}
     for index in touched[:room]:
         more = min(choose.number(1, _GROWTH), room - (len(touched) - len(changed) - 1))
         changed[index] = base.items[index] + space._sequence(choose, max(1, more))
@@ -484,5 +489,3 @@ def _order(choose: Choices, count: int) -> list[int]:
 def _turned(order: list[int]) -> list[int]:
     """The order, or another one where it is the one that things are in."""
     return order if order != sorted(order) else [1, 0, *order[2:]]
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -83,10 +83,8 @@ class Target:
         """The longest request that the server says it takes, in tokens of the packed sequence; None where it does
         not say."""
         told = [self.info.get("max_multi_item_seq_len"), self.info.get("context_length")]
-        try:
+        with suppress(ScoreFailure, ValueError, LookupError, TypeError, AttributeError):  # not every server has it
             told += [model.get("max_model_len") for model in self.client.get("/v1/models").json()["data"]]
-        except (ScoreFailure, ValueError, LookupError, TypeError, AttributeError):
-            pass  # an endpoint that not every server has
         return min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
 
     @property
