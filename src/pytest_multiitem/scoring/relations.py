@@ -46,7 +46,7 @@ MOST_ITEMS = 8
 #: Tokens by which an item grows, at most.
 _GROWTH = 24
 #: One request in so many is as long as the server takes, in its query or in one item.
-_EXTREME = 12
+_EXTREME = 20
 
 
 class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
