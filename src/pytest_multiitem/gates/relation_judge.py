@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ SHRINK_SECONDS = 60.0
 _PROBES = 3
 #: A server that is gone, or hangs: no further request, and nothing to shrink.
 _GONE = (FailureKind.TIMEOUT, FailureKind.CONNECTION)
+#: Scores lie between 0 and 1: noise above this explains whatever differs.
+_HALF_THE_RANGE = 0.5
 _LIMIT_WORDS = re.compile(r"too.?(long|many|large)|exceed|maximum|at most|context.?length|limit", re.IGNORECASE)
 
 
@@ -79,8 +82,17 @@ class Judge:
         return sum(seen.examples for seen in self.seen.values())
 
     def probe(self, request: ScoreBody) -> None:
-        """Learn the noise floor from replays of one request. Raises ScoreFailure."""
-        self._rows(request)  # a first request may fill caches
+        """Learn the noise floor from replays of one request, or of its first items where it is too long.
+
+        Raises ScoreFailure.
+        """
+        try:
+            self._rows(request)  # a first request may fill caches
+        except ScoreFailure as failure:
+            if not self._is_over_limit(failure) or len(request.items) == 1:
+                raise
+            self.probe(request.with_items(request.items[: len(request.items) // 2]))
+            return
         first, *others = [self._rows(request) for _ in range(_PROBES)]
         self.floor = max(max_abs(other - first) for other in others)
 
@@ -154,7 +166,10 @@ class Judge:
         once, last, settled = (self._rows(scenario.base) for _ in range(3))
         noise = max_abs(settled - last)
         self.floor = max(self.floor, noise)
-        threshold = max(limit, NOISE_FACTOR * self.floor)
+        noise_limit = NOISE_FACTOR * self.floor * scenario.magnified(variant)
+        if noise_limit > _HALF_THE_RANGE:
+            noise_limit = math.inf
+        threshold = max(limit, noise_limit)
         if scenario.relation == replay.__name__:
             answers = (base, variant)
         else:
@@ -165,7 +180,7 @@ class Judge:
         difference = self._differ(scenario, answers)
         if difference > threshold:
             return Violation(scenario, limit, difference, *answers, noise=noise)
-        if self._differ(scenario, (base, variant)) <= NOISE_FACTOR * self.floor:
+        if self._differ(scenario, (base, variant)) <= noise_limit:
             self.dismissed += 1
         else:
             self.unstable = max(self.unstable, self._differ(scenario, (base, variant)))

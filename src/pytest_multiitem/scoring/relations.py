@@ -33,19 +33,23 @@ LIMIT_PLACED_FLOAT32 = 1e-4
 #: The same for bfloat16, for everything narrower, and where the server does not say: the limit of equivalence.
 LIMIT_PLACED = 0.02
 
-#: Tokens of a query. Few of them, because an engine that compiles does so for every further length.
-QUERY_LENGTHS = (1, 7, 30, 60)
-#: Tokens of an item, weighted: around powers of two, where blocks, pages and tiles end, and anything up to 40.
-ITEM_LENGTHS = tuple(sorted([*range(1, 41), *[1] * 12, *[2] * 3, 3, 4, 8, 15, 16, 16, 17, 17, *[18] * 4, 24, 32, 33]))
+#: Tokens of a query. Few of them, and close together, because an engine that compiles does so for further lengths.
+QUERY_LENGTHS = (1, 7, 16, 30)
+#: Tokens of an item, weighted: 1, and around 16, where blocks, pages and tiles end; few above 23, for the same reason.
+ITEM_LENGTHS = tuple(
+    sorted([*range(1, 24), *[1] * 12, *[2] * 3, 15, 16, 16, 17, 17, *[18] * 5, 19, 20, 31, 32, 33, 40])
+)
 #: Steps through the pool from one token to the next; 0 repeats one token.
 STRIDES = (0, 1, 7, 101, 1009)
 #: What becomes of an item; half of them are left alone.
 MARKS = (0, 0, 0, 1, 2, 3)
 #: Items of a request, at most.
 MOST_ITEMS = 8
+#: Items of most requests, at most.
+_FEW_ITEMS = 4
 #: Tokens by which an item grows, at most.
 _GROWTH = 24
-#: One request in so many is as long as the server takes, in its query or in one item.
+#: One request in so many is as long as the server takes, in one item or, less often, in its query.
 _EXTREME = 20
 
 
@@ -122,6 +126,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             )
         return np.maximum(np.abs(left - right).max(axis=1), beyond)
 
+    def magnified(self, variant: Rows) -> float:
+        """By how much a change of the variant's scores is magnified before they are compared."""
+        sums = variant.sum(axis=1)
+        return float(1.0 / min(1.0, sums[sums > 0].min(initial=1.0))) if self.normalise else 1.0
+
 
 class Choices(Protocol):
     """Who decides what a drawn request looks like. The first option of each choice is the simplest."""
@@ -178,7 +187,8 @@ class Space:
         def one(choose: Choices) -> tuple[TokenIds, int]:
             return self._sequence(choose, choose.among(lengths)), choose.among(marks)
 
-        drawn = choose.several(one, least, max(least, min(most, (budget - len(query)) // 2)))
+        most = min(most, choose.among((_FEW_ITEMS, _FEW_ITEMS, most)), (budget - len(query)) // 2)
+        drawn = choose.several(one, least, max(least, most))
         items = [item for item, _ in drawn]
         if not any(items):
             items[0] = self.pool[:1]
@@ -186,10 +196,10 @@ class Space:
         for index, item in enumerate(items):  # what the items behind it need at least stays free
             items[index] = item[: left - 1 - 2 * (len(items) - index - 1)]
             left -= len(items[index]) + 1
-        extreme = choose.number(0, 2 * _EXTREME - 1)
-        if extreme == 2 * _EXTREME - 1:
+        extreme = choose.number(0, 4 * _EXTREME - 1) - 4 * _EXTREME
+        if extreme == -1:
             query = self.tokens(len(query) + left, self._place(query[0]), 7)
-        elif extreme == 2 * _EXTREME - 2:
+        elif extreme >= -4:
             index = choose.number(0, len(items) - 1)
             items[index] = self.tokens(len(items[index]) + left, len(items), 7)
         request = ScoreBody(query=query, items=tuple(items), label_token_ids=self.labels)
