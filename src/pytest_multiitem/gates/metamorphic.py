@@ -65,8 +65,11 @@ def measure(
                 own_seed = seed + relation_names().index(kind.name)
                 search(kind, space, judge.holds, examples=share[kind.name], seed=own_seed, shrink=shrink)
         if judge.ended is not None:
-            raise judge.ended
+            with multi.watch():  # a sender beside it may have met the server's end first
+                raise judge.ended
         violation = judge.violation
+        if violation is None and judge.unanswered is not None:
+            raise judge.unanswered
         reproduced = violation is not None and judge.again(violation)
     if violation is not None:
         keep(_counterexample(multi, violation, judge, seed=seed, reproduced=reproduced))
@@ -156,7 +159,7 @@ def _doubt(judge: Judge, spread: float | None) -> str | None:
     if 2 * judge.over_limit > judge.examples:
         return f"the server refused {judge.over_limit} of {judge.examples} requests as too long"
     if spread is None:
-        return "no request had two items or more: nothing could be compared"
+        return "no request had two different items: nothing could be compared"
     if not spread > MIN_SCORE_SPREAD:
         return f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation"
     return None

@@ -56,7 +56,8 @@ class Judge:
     ``violation``: the last one. ``ended``: what ended the search early; the caller raises it. ``floor``: the largest
     difference between replays. ``unstable``: the largest difference that did not come again. ``dismissed``:
     differences above the limit that noise explains. ``over_limit``: requests that the server says are too long.
-    ``bases``: softmax answers to base requests, up to the first violation.
+    ``unanswered``: why the probe was not. ``bases``: softmax answers to base requests whose items are not all the same,
+    up to the first violation.
     """
 
     def __init__(self, player: Player, dtype: str | None, record: Recorder) -> None:
@@ -66,6 +67,7 @@ class Judge:
         self.unstable = 0.0
         self.dismissed = 0
         self.over_limit = 0
+        self.unanswered: ScoreFailure | None = None
         self.seen: dict[str, Seen] = {}
         self.bases: list[Rows] = []
         self._player = player
@@ -84,16 +86,20 @@ class Judge:
     def probe(self, request: ScoreBody) -> None:
         """Learn the noise floor from replays of one request, or of its first items where it is too long.
 
-        Raises ScoreFailure.
+        Where it is not answered, the search is left to find a smaller request that is not. Raises ScoreFailure where
+        the server is gone.
         """
         try:
             self._rows(request)  # a first request may fill caches
+            first, *others = [self._rows(request) for _ in range(_PROBES)]
         except ScoreFailure as failure:
-            if not self._is_over_limit(failure) or len(request.items) == 1:
+            if failure.kind in _GONE:
                 raise
-            self.probe(request.with_items(request.items[: len(request.items) // 2]))
+            if self._is_over_limit(failure) and len(request.items) > 1:
+                self.probe(request.with_items(request.items[: len(request.items) // 2]))
+            else:
+                self.unanswered = failure
             return
-        first, *others = [self._rows(request) for _ in range(_PROBES)]
         self.floor = max(max_abs(other - first) for other in others)
 
     def holds(self, scenario: Scenario) -> bool:
@@ -142,7 +148,7 @@ class Judge:
             difference = max_abs(scenario.differences(base, variant))
             if searching:
                 seen.worst = max(seen.worst, difference)
-                if scenario.base.apply_softmax:
+                if scenario.base.apply_softmax and len(set(scenario.base.items)) > 1:
                     self.bases.append(base)
                 self._note(scenario, difference, limit, base, variant)
             if difference <= limit:

@@ -182,7 +182,7 @@ class Space:
     ) -> tuple[ScoreBody, list[int]]:
         budget = self.max_tokens - min(reserve, self.max_tokens // 4)
         query = self._sequence(choose, min(choose.among(QUERY_LENGTHS), max(1, budget - 3 * least)))
-        lengths = (*([0, 0, 0, 0] if self.empty_items else []), *ITEM_LENGTHS)
+        lengths = (*ITEM_LENGTHS, *([0] * 4 if self.empty_items else []))  # an empty item is not simpler, but special
 
         def one(choose: Choices) -> tuple[TokenIds, int]:
             return self._sequence(choose, choose.among(lengths)), choose.among(marks)

@@ -91,7 +91,7 @@ class Server:
                 sys.stdout.flush()
                 os._exit(9)
             time.sleep(float(self.faults.get("sleep") or 0))
-            result = self._scorer.score(request.query, request.items, request.label_token_ids, True)
+            result = self._scorer.score(request.query, request.items, request.label_token_ids, request.apply_softmax)
         return {"scores": self._spoil(result.scores.tolist(), request.items)}
 
     def _spoil(self, scores: list[list[float]], items: Any) -> list[list[float]]:
