@@ -16,7 +16,7 @@ def test_a_server_that_refuses_to_start_is_not_run_with_its_own_words(
     faults("multi:refuse")
     project.write("test_it.py", REGRESSION)
     result = project.run(*SMALL, "-k", "isolation")
-    result.assert_outcomes(skipped=2, deselected=6)
+    result.assert_outcomes(skipped=2, deselected=7)
     assert result.ret == 0
     record = project.gate("same_length_isolation_zero")
     assert record["verdict"] == "NOT_RUN" and "fake refused to start: no such mask on this device" in record["reason"]
@@ -48,7 +48,7 @@ def test_a_key_is_sent_and_written_nowhere(project: Project, server: Start, monk
 def test_models_run_one_after_the_other_in_one_table(project: Project) -> None:
     project.write("test_it.py", REGRESSION)
     result = project.run(*SMALL, "--models=org/one-1,/models/two/,org/known-broken-3,org/known-4", "-k", "isolation")
-    result.assert_outcomes(passed=6, skipped=2, deselected=24)
+    result.assert_outcomes(passed=6, skipped=2, deselected=28)
     verdicts = {r["nodeid"].partition("[")[2]: r["verdict"] for r in project.matrix["gates"] if "isol" in r["nodeid"]}
     assert verdicts == {
         "pytorch-dense-one-1]": "PASS",
@@ -77,7 +77,7 @@ def test_models_run_one_after_the_other_in_one_table(project: Project) -> None:
 def test_a_model_that_fails_unexpectedly_fails(project: Project) -> None:
     project.write("test_it.py", REGRESSION)
     result = project.run(*SMALL, "--models=org/broken,org/fine", "-k", "same_length")
-    result.assert_outcomes(errors=1, passed=1, deselected=14)
+    result.assert_outcomes(errors=1, passed=1, deselected=16)
     assert result.ret == 1
 
 

@@ -13,7 +13,7 @@ from pytest_multiitem.results import store
 def test_files_of_a_run(project: Project) -> None:
     project.write("test_it.py", REGRESSION)
     result = project.run(*SMALL, "-k", "isolation")
-    result.assert_outcomes(passed=2, deselected=6)
+    result.assert_outcomes(passed=2, deselected=7)
     run = project.runs[-1]
     latest = project.path / "multiitem-results/latest"
     assert latest.is_symlink() and latest.resolve() == run

@@ -172,7 +172,7 @@ def test_a_good_server_passes(project: Project, faults: Faults) -> None:
     faults("serial:sleep=0.004")
     project.write("test_it.py", REGRESSION)
     result = project.run(*SMALL, "-k", "not Segment", "--multiitem-items=32")
-    result.assert_outcomes(passed=5, deselected=4 - 1)
+    result.assert_outcomes(passed=6, deselected=4 - 1)
     for name in ("same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02"):
         record = project.gate(name)
         assert (record["verdict"], record["value"], record["noise_floor"]) == ("PASS", 0.0, 0.0)
@@ -223,7 +223,7 @@ def test_a_backend_that_cannot_run_here_is_not_run(project: Project, monkeypatch
     arguments = ("--engine=fake", "--mask-impl=dense", "-k", "delimiter_aligned")
     result = project.run(*arguments)
     assert result.ret == 0
-    result.assert_outcomes(passed=1, skipped=1, deselected=14)
+    result.assert_outcomes(passed=1, skipped=1, deselected=16)
     result.stdout.fnmatch_lines(["NOT_RUN delimiter_aligned_equiv_le_0p02*: its library is not installed"])
     aligned = [r for r in project.matrix["gates"] if "aligned" in r["nodeid"]]
     by_column = {r["nodeid"].partition("[")[2]: r["verdict"] for r in aligned}
