@@ -54,6 +54,7 @@ and compiled programs are kept (default: `pytest-multiitem` in `$XDG_CACHE_HOME`
 #: What a PASS of a gate without a limit rests on.
 _NEEDS = {
     "comparison_measured": "every side that was asked for",
+    "metamorphic_relations_hold": "noise floor 0, score spread",
     "negative_control_fails": "a FAIL of all three gates that it measures",
     "no_regression_vs_baseline": "a confidence interval of each ratio",
     "request_contract_holds": "one check that could be made, and none that is broken",

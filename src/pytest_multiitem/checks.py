@@ -49,14 +49,19 @@ class GateCheck:
         """This process's servers and cases."""
         return self._session.run
 
-    def check(self, measure: Callable[[Gate], Measurement]) -> GateRecord:
+    def check(
+        self, measure: Callable[[Gate], Measurement], *, explain: Callable[[], Sequence[str]] = tuple
+    ) -> GateRecord:
         """Measure, judge, and end the test by the verdict.
 
-        A request that fails is a FAIL of the gate; so is a server that dies while it is measured.
+        A request that fails is a FAIL of the gate; so is a server that dies while it is measured. ``explain``: lines
+        that a failure shows above the record's fields.
         """
         if self.gate.timing:
             self.run.settle()
-        return self.conclude(judged(self.gate, measure))
+        record = judged(self.gate, measure)
+        explained = list(explain())
+        return self.conclude(record, evidence=[*explained, *_evidence(record)] if explained else None)
 
     def against_serial(self, measure: AgainstSerial, multi: Target, serial: Target) -> GateRecord:
         """`check` a measurement of a multi-item server against a serial one, on the run's requests."""
@@ -87,7 +92,8 @@ class GateCheck:
                 record.details["now_passes"] = issue
         self._item.stash.setdefault(RECORDS, []).append(record)
         text = f"{record.verdict}: {record.gate}: {record.reason}"
-        shown = "\n".join([text, *(_evidence(record) if evidence is None else (f"  {line}" for line in evidence))])
+        lines = _evidence(record) if evidence is None else evidence
+        shown = "\n".join([text, *(f"  {line}" for line in lines)])
         if record.verdict is Verdict.FAIL:
             pytest.fail(shown, pytrace=False)
         if record.verdict is Verdict.INCONCLUSIVE:
@@ -186,4 +192,4 @@ def _evidence(record: GateRecord) -> list[str]:
         "server_chunk_size", "items_per_sequence", "details",
     )  # fmt: skip
     lines = [f"{name}: {fields[name]}" for name in shown if fields[name] not in (None, {})]
-    return [f"  {line if len(line) <= 400 else line[:400] + ' …'}" for line in lines]
+    return [line if len(line) <= 400 else line[:400] + " …" for line in lines]

@@ -18,6 +18,7 @@ from pytest_multiitem.comparison.compare_command import compare_files
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.evaluation import commands as evaluation
 from pytest_multiitem.power.command import power
+from pytest_multiitem.properties.replay_command import replay
 
 app = typer.Typer(
     name="multiitem",
@@ -162,6 +163,7 @@ for command in (
     artefacts.workload,
     artefacts.validate,
     load,
+    replay,
 ):
     app.command()(command)
 for command_of_a_run in (comparison.ab, power):

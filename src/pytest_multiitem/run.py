@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from pytest_multiitem.client import ScoreClient
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
-from pytest_multiitem.options import Settings
+from pytest_multiitem.options import OPTIONS, Settings
+from pytest_multiitem.results.counterexample import Counterexample, save
 from pytest_multiitem.results.machine import cpu_count
+from pytest_multiitem.results.records import SettingRecord
 from pytest_multiitem.results.redaction import redacted, redacted_command
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring import cases
@@ -187,6 +189,15 @@ class Run:
             labels=settings.labels,
             pool=_pool_of(vocab_size, (*settings.labels, settings.delimiter)),
         )
+
+    def keep_counterexample(self, found: Counterexample) -> Path:
+        """Save a counterexample in the run's directory, with the settings of the run."""
+        settings = self.settings
+        found.settings = [
+            SettingRecord(name=o.name, value=settings.shown(o.name), origin=settings.origins[o.name]) for o in OPTIONS
+        ]
+        several = len({profile for profile in self._planned if profile.role == "multi"}) > 1
+        return save(self.run_dir, found, label=found.server.label if several else None)
 
     def once(self, key: Any, measure: Callable[[], T]) -> T:
         """Measure something that several tests share once in this process."""

@@ -14,9 +14,11 @@ from inner_project import FAKE, Project
 #: pytester forgets what an inner run imports, and extension modules cannot be imported twice in a process.
 for _module in (
     "httpcore",
+    "hypothesis",
     "scipy.stats",
     "pytest_multiitem.bench.curve",
     "pytest_multiitem.checks",
+    "pytest_multiitem.properties.search",
     "pytest_multiitem.reports.markdown",
     "pytest_multiitem.reports.terminal",
     "pytest_multiitem.results.store",

@@ -18,7 +18,8 @@ import pytest
 FAKE = Path(__file__).with_name("fake")
 
 #: One small server of each role, and no more work than a verdict needs.
-SMALL = ("--engine=fake", "--backend=pytorch", "--mask-impl=dense", "--multiitem-startup-timeout=20")
+SMALL = ("--engine=fake", "--backend=pytorch", "--mask-impl=dense", "--multiitem-startup-timeout=20",
+         "--multiitem-property-examples=20")  # fmt: skip
 
 REGRESSION = "from pytest_multiitem.suites.regression.test_multi_item_regression import *"
 PARITY = "from pytest_multiitem.suites.parity.test_multi_item_parity import *"

@@ -172,9 +172,9 @@ def test_no_test_without_a_verdict_shows_as_a_pass(project: Project) -> None:
 def test_a_good_server_passes(project: Project, faults: Faults) -> None:
     faults("serial:sleep=0.004")
     project.write("test_it.py", REGRESSION)
-    chosen = "Isolation or Equivalence or Semantics or Contract or Control or Speedup"
+    chosen = "Isolation or Equivalence or Semantics or Contract or Control or Speedup or Properties"
     result = project.run(*SMALL, "-k", chosen, "--multiitem-items=32")
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=9)
     for name in ("same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02"):
         record = project.gate(name)
         assert (record["verdict"], record["value"], record["noise_floor"]) == ("PASS", 0.0, 0.0)

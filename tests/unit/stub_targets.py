@@ -9,6 +9,7 @@ from threading import Lock
 import numpy as np
 from fake_backend import logit
 
+from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Profile
@@ -16,9 +17,9 @@ from pytest_multiitem.servers.target import Target
 
 DELIMITER = 999
 LABELS = (5, 6)
-#: The probability that a stub gives to all labels together.
-LABEL_MASS = 1e-3
 POOL = tuple(range(10, 900))
+#: What a stub's probabilities over the vocabulary are taken over: all labels that a gate asks for, and two more.
+VOCABULARY = (*LABELS, 7, 8, 29_398, 29_399)
 
 
 def hashed(tokens, labels):
@@ -81,6 +82,12 @@ class StubClient:
     def __exit__(self, *error):
         pass
 
+    def close(self):
+        pass
+
+    def get(self, path):
+        raise ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 404", 404)
+
     def score(self, query, items, labels, *, apply_softmax=True):
         with self._one_at_a_time:
             self.requests.append((tuple(query), tuple(map(tuple, items)), tuple(labels)))
@@ -88,8 +95,11 @@ class StubClient:
                 self._counts[self.executed] += 1
                 if self.executed in self._items:
                     self._items[self.executed] += len(items)
-            scores = np.asarray(self._scores(query, items, labels), dtype=np.float64)
-            return scores if apply_softmax else scores * LABEL_MASS
+            if apply_softmax:
+                return np.asarray(self._scores(query, items, labels), dtype=np.float64)
+            over = tuple(dict.fromkeys((*VOCABULARY, *labels)))
+            scores = np.asarray(self._scores(query, items, over), dtype=np.float64)
+            return scores[:, [over.index(label) for label in labels]]
 
     def server_info(self):
         if self.executed is None:

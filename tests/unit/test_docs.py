@@ -15,7 +15,7 @@ import pytest_multiitem
 from pytest_multiitem.engine.scorer import Executed
 from pytest_multiitem.engine.serve import add_arguments
 from pytest_multiitem.gates.registry import gate_names
-from pytest_multiitem.results import records
+from pytest_multiitem.results import counterexample, records
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -55,7 +55,7 @@ def test_every_gate_is_explained(gate: str) -> None:
     "record",
     [
         records.Matrix, records.GateRecord, records.BenchmarkRecord, records.ServerRecord, records.SettingRecord,
-        records.TestRecord,
+        records.TestRecord, counterexample.Counterexample, counterexample.Server,
     ],
     ids=lambda record: record.__name__,
 )  # fmt: skip

@@ -26,6 +26,7 @@ from pytest_multiitem.gates import (
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement, max_abs
 from pytest_multiitem.power.builds import Build
+from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.target import Target
 
 #: Items per request of the cross-backend gates.
@@ -80,6 +81,8 @@ def columns() -> tuple[Column, ...]:
         Column(semantics.AS_DECLARED, _always("multi", "serial"), _semantics),
         Column(request_isolation.REQUEST_ISOLATION, _always("multi"), _request_isolation),
         Column(contract.CONTRACT, _always("multi", "serial"), _contract),
+        Column(metamorphic.RELATIONS_HOLD, _always("multi"), _relations),
+        Column(negative_control.NEGATIVE_CONTROL, _always("serial"), _control),
         Column(parity.SEGMENT_VS_DENSE, _always("multi", "other_mask"), _masks),
         Column(prefill_extend.PREFILL_EXTEND_REPLAY, _always("extend"), _replay),
         Column(parity.JAX_SERIAL_VS_TORCH_SERIAL, _always("serial"), _serial_sides),
@@ -130,6 +133,27 @@ def _request_isolation(build: Build, gate: Gate) -> Measurement:
 
 def _contract(build: Build, gate: Gate) -> Measurement:
     return contract.measure(build.multi, build.serial, build.cases, **_common(build))
+
+
+def _relations(build: Build, gate: Gate) -> Measurement:
+    settings = build.settings
+    return metamorphic.measure(
+        build.multi,
+        labels=settings.labels,
+        delimiter=settings.delimiter,
+        examples=settings.property_examples,
+        seed=settings.seed,
+        max_tokens=settings.property_max_tokens,
+        record=build.labs.record,
+        shrink=False,
+    )
+
+
+def _control(build: Build, gate: Gate) -> Measurement:
+    settings = build.settings
+    return negative_control.measure(
+        build.serial, Semantics(settings.semantics), build.cases, seed=settings.seed, **_common(build)
+    )
 
 
 def _masks(build: Build, gate: Gate) -> Measurement:

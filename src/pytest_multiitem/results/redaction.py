@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 REDACTED = "[redacted]"
 _SECRET = re.compile(r"(?:^|[_-])(?:api[_-]key|password|secret|hf[_-]token|auth[_-]token)$", re.IGNORECASE)
@@ -29,3 +30,9 @@ def redacted_command(command: Sequence[str]) -> list[str]:
         shown.append(REDACTED if hide else f"{flag}={REDACTED}" if secret and equals else word)
         hide = secret and not equals
     return shown
+
+
+def without_credentials(url: str) -> str:
+    """An address without the user and the password that may stand in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

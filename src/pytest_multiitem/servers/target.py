@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +77,15 @@ class Target:
             except (OSError, ValueError, AttributeError):
                 told = None
         return self.assumed_vocab_size or (told if isinstance(told, int) else None)
+
+    @cached_property
+    def max_tokens(self) -> int | None:
+        """The longest request that the server says it takes, in tokens of the packed sequence; None where it does
+        not say."""
+        told = [self.info.get("max_multi_item_seq_len"), self.info.get("context_length")]
+        with suppress(ScoreFailure, ValueError, LookupError, TypeError, AttributeError):  # not every server has it
+            told += [model.get("max_model_len") for model in self.client.get("/v1/models").json()["data"]]
+        return min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
 
     @property
     def encode(self) -> Callable[[str], list[int]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from pytest_multiitem.gates import (
     contract,
     equivalence,
     isolation,
+    metamorphic,
     negative_control,
     parity,
     prefill_extend,
@@ -23,6 +25,8 @@ from pytest_multiitem.gates import (
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
+from pytest_multiitem.reports.counterexample import failure_lines
+from pytest_multiitem.results.counterexample import Counterexample
 from pytest_multiitem.run import Run
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Profile
@@ -134,6 +138,34 @@ class TestMultiItemNegativeControl:
                 seed=settings.seed,
                 record=run.record,
             )
+        )
+
+
+@pytest.mark.regression
+class TestMultiItemProperties:
+    """No relation that must not change scores is violated, on requests that a search finds and makes small."""
+
+    @pytest.mark.multiitem_gate(metamorphic.RELATIONS_HOLD.name)
+    def test_metamorphic_relations(self, multiitem_gate: GateCheck, multi_item_server: Target) -> None:
+        run, explained = multiitem_gate.run, list[str]()
+        settings, attached = run.settings, not multi_item_server.owned
+        key = settings.api_key_env if attached and os.environ.get(settings.api_key_env) else None
+
+        def keep(found: Counterexample) -> None:
+            explained.extend(failure_lines(found, run.keep_counterexample(found), api_key_env=key))
+
+        multiitem_gate.check(
+            lambda gate: metamorphic.measure(
+                multi_item_server,
+                labels=settings.labels,
+                delimiter=settings.delimiter,
+                examples=settings.property_examples,
+                seed=settings.seed,
+                max_tokens=settings.property_max_tokens,
+                record=run.record,
+                keep=keep,
+            ),
+            explain=lambda: explained,
         )
 
 

@@ -1,0 +1,501 @@
+"""What must not change a score: metamorphic relations between requests, and how their answers are compared.
+
+A relation draws a request and a variant of it, and says which rows of the two answers must agree. Nothing
+needs to be known about the right scores, so it holds for every model, precision and declared semantics.
+
+Everything is drawn through `Choices`: who makes them, a search that can also make them smaller, is not known
+here. A token sequence is a length, a start and a stride over the pool, never token by token: few choices are
+drawn fast, and a counterexample stays short when it is shrunk.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.scoring.cases import TokenIds
+
+Rows = NDArray[np.float64]
+T = TypeVar("T")
+
+#: Where neither N nor any item's index changes, an engine has no reason to compute another item's score in another
+#: way: the limit is that of the isolation gates.
+LIMIT_EXACT = 0.0
+#: Where items get other places, neighbours or requests, sums run over operands of other shapes: float32 scores then
+#: differ by some 1e-6; the limit is the one between two masks (`segment_vs_dense_le_1e_4`).
+LIMIT_PLACED_FLOAT32 = 1e-4
+#: The same for bfloat16, for everything narrower, and where the server does not say: the limit of equivalence.
+LIMIT_PLACED = 0.02
+
+#: Tokens of a query. Few of them, and close together, because an engine that compiles does so for further lengths.
+QUERY_LENGTHS = (1, 7, 16, 30)
+#: Tokens of an item, weighted: 1, and around 16, where blocks, pages and tiles end; few above 23, for the same reason.
+ITEM_LENGTHS = tuple(
+    sorted([*range(1, 24), *[1] * 12, *[2] * 3, 15, 16, 16, 17, 17, *[18] * 5, 19, 20, 31, 32, 33, 40])
+)
+#: Steps through the pool from one token to the next; 0 repeats one token.
+STRIDES = (0, 1, 7, 101, 1009)
+#: What becomes of an item; half of them are left alone.
+MARKS = (0, 0, 0, 1, 2, 3)
+#: Items of a request, at most.
+MOST_ITEMS = 8
+#: Items of most requests, at most.
+_FEW_ITEMS = 4
+#: Tokens by which an item grows, at most.
+_GROWTH = 24
+#: One request in so many is as long as the server takes, in one item or, less often, in its query.
+_EXTREME = 20
+
+
+class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, in the words of the wire; N items, K labels."""
+
+    query: TokenIds
+    items: tuple[TokenIds, ...]
+    label_token_ids: tuple[int, ...]
+    apply_softmax: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """The length of the request when it is packed."""
+        return len(self.query) + sum(len(item) + 1 for item in self.items)
+
+    def with_items(self, items: Sequence[TokenIds]) -> ScoreBody:
+        """The same request with other items."""
+        return msgspec.structs.replace(self, items=tuple(items))
+
+    def __str__(self) -> str:
+        lengths = ", ".join(str(len(item)) for item in self.items)
+        softmax = "" if self.apply_softmax else ", apply_softmax false"
+        return f"{len(self.items)} item(s) of {lengths} tokens behind a query of {len(self.query)}{softmax}"
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """A request, its variant, and what of their answers must agree.
+
+    ``variant``: requests in their order; their rows are concatenated. ``pairs``: (row of the base, row of the
+    variant). ``columns``: (column of the base, column of the variant); empty: all, as they stand. ``before``: sent
+    before the variant, answers ignored. ``beside``: sent by others while the variant is. ``normalise``: rows of the
+    variant are probabilities over the vocabulary; divided by their sum they must be the base's softmax over the
+    labels, and their sum must not exceed 1. ``exact``: not even the last bit may differ.
+    """
+
+    relation: str
+    exact: bool
+    base: ScoreBody
+    variant: tuple[ScoreBody, ...]
+    pairs: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...] = ()
+    before: tuple[ScoreBody, ...] = ()
+    beside: tuple[ScoreBody, ...] = ()
+    normalise: bool = False
+
+    @property
+    def requests(self) -> tuple[ScoreBody, ...]:
+        """Every request that it sends."""
+        return (self.base, *self.before, *self.variant, *self.beside)
+
+    def limit(self, dtype: str | None) -> float:
+        """The largest difference that a server of this precision may show."""
+        if self.exact:
+            return LIMIT_EXACT
+        return LIMIT_PLACED_FLOAT32 if (dtype or "").removeprefix("torch.") == "float32" else LIMIT_PLACED
+
+    def differences(self, base: Rows, variant: Rows) -> Rows:
+        """How far each pair is apart, [pairs]: the largest absolute difference of its columns.
+
+        With ``normalise``, how far a row's sum is from what it may be counts as a difference too.
+        """
+        left, right = (
+            rows[list(side)] for rows, side in zip((base, variant), zip(*self.pairs, strict=True), strict=True)
+        )
+        beyond = np.zeros(len(left))
+        if self.normalise:
+            sums = right.sum(axis=1)
+            beyond = np.maximum(np.maximum(sums - 1.0, np.abs(left.sum(axis=1) - 1.0)), 0.0)
+            right = right / np.where(sums > 0, sums, 1.0)[:, None]
+        if self.columns:
+            left, right = (
+                side[:, list(c)] for side, c in zip((left, right), zip(*self.columns, strict=True), strict=True)
+            )
+        return np.maximum(np.abs(left - right).max(axis=1), beyond)
+
+    def magnified(self, variant: Rows) -> float:
+        """By how much a change of the variant's scores is magnified before they are compared."""
+        sums = variant.sum(axis=1)
+        return float(1.0 / min(1.0, sums[sums > 0].min(initial=1.0))) if self.normalise else 1.0
+
+
+class Choices(Protocol):
+    """Who decides what a drawn request looks like. The first option of each choice is the simplest."""
+
+    def number(self, least: int, most: int) -> int:
+        """A whole number, both ends included."""
+        ...
+
+    def among(self, options: Sequence[T]) -> T:
+        """One of them."""
+        ...
+
+    def several(self, one: Callable[[Choices], T], least: int, most: int) -> list[T]:
+        """A list of so many."""
+        ...
+
+
+@dataclass(frozen=True)
+class Space:
+    """What requests to a server are drawn from.
+
+    ``pool``: token ids of content, rising, neither labels nor the delimiter. ``labels``: K of them. ``spare_label``: a
+    further one; None where the vocabulary has none to spare. ``max_tokens``: of a packed request.
+    ``empty_items``: whether an item without tokens may be sent.
+    """
+
+    pool: TokenIds
+    labels: tuple[int, ...]
+    spare_label: int | None
+    max_tokens: int
+    empty_items: bool = False
+
+    def request(self, choose: Choices, *, least: int = 1, most: int = MOST_ITEMS, reserve: int = 0) -> ScoreBody:
+        """A request of ``least`` to ``most`` items, at least one of them with tokens; ``reserve`` tokens short of
+        what the server takes."""
+        return self._drawn(choose, (0,), least, most, reserve)[0]
+
+    def marked(
+        self, choose: Choices, *, least: int = 1, most: int = MOST_ITEMS, reserve: int = 0
+    ) -> tuple[ScoreBody, list[int]]:
+        """A request as above, and a mark for each item, which says what becomes of it.
+
+        A mark is drawn with its item: where a search leaves the item out, the others keep theirs.
+        """
+        return self._drawn(choose, MARKS, least, most, reserve)
+
+    def _drawn(
+        self, choose: Choices, marks: Sequence[int], least: int, most: int, reserve: int
+    ) -> tuple[ScoreBody, list[int]]:
+        budget = self.max_tokens - min(reserve, self.max_tokens // 4)
+        query = self._sequence(choose, min(choose.among(QUERY_LENGTHS), max(1, budget - 3 * least)))
+        lengths = (*ITEM_LENGTHS, *([0] * 4 if self.empty_items else []))  # an empty item is not simpler, but special
+
+        def one(choose: Choices) -> tuple[TokenIds, int]:
+            return self._sequence(choose, choose.among(lengths)), choose.among(marks)
+
+        most = min(most, choose.among((_FEW_ITEMS, _FEW_ITEMS, most)), (budget - len(query)) // 2)
+        drawn = choose.several(one, least, max(least, most))
+        items = [item for item, _ in drawn]
+        if not any(items):
+            items[0] = self.pool[:1]
+        left = budget - len(query)
+        for index, item in enumerate(items):  # what the items behind it need at least stays free
+            items[index] = item[: left - 1 - 2 * (len(items) - index - 1)]
+            left -= len(items[index]) + 1
+        extreme = choose.number(0, 4 * _EXTREME - 1) - 4 * _EXTREME
+        if extreme == -1:
+            query = self.tokens(len(query) + left, self._place(query[0]), 7)
+        elif extreme >= -4:
+            index = choose.number(0, len(items) - 1)
+            items[index] = self.tokens(len(items[index]) + left, len(items), 7)
+        request = ScoreBody(query=query, items=tuple(items), label_token_ids=self.labels)
+        return request, [mark for _, mark in drawn]
+
+    def item(self, choose: Choices, longest: int = ITEM_LENGTHS[-1]) -> TokenIds:
+        """An item of at least one token."""
+        return self._sequence(choose, min(choose.among(ITEM_LENGTHS), max(1, longest)))
+
+    def room(self, request: ScoreBody) -> int:
+        """Tokens that a request may still grow by."""
+        return self.max_tokens - request.tokens
+
+    def tokens(self, length: int, start: int, stride: int) -> TokenIds:
+        """A token sequence; its place in the pool wraps around."""
+        size = len(self.pool)
+        return tuple(self.pool[(start + step * stride) % size] for step in range(length))
+
+    def other(self, choose: Choices, item: TokenIds) -> TokenIds:
+        """As many tokens, each of them another one."""
+        size = len(self.pool)
+        shift = choose.number(1, size - 1)
+        first = self._place(item[0])
+        stride = (self._place(item[1]) - first) % size if len(item) > 1 else 0
+        return self.tokens(len(item), first + shift, stride)
+
+    def _place(self, token: int) -> int:
+        return bisect_left(self.pool, token)
+
+    def _sequence(self, choose: Choices, length: int) -> TokenIds:
+        return self.tokens(length, choose.number(0, len(self.pool) - 1), choose.among(STRIDES)) if length else ()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One thing that must not change scores.
+
+    ``states``: it, in one sentence. ``share``: how much of a budget it gets, in parts. ``needs``: whether a space has
+    such requests.
+    """
+
+    name: str
+    exact: bool
+    states: str
+    share: int
+    draw: Callable[[Choices, Space], dict[str, Any]]
+    needs: Callable[[Space], bool]
+
+    def scenario(self, choose: Choices, space: Space) -> Scenario:
+        """Requests under which it must hold."""
+        return Scenario(relation=self.name, exact=self.exact, **self.draw(choose, space))
+
+
+_FOUND: dict[str, Relation] = {}
+
+
+def _relation(
+    *, exact: bool, share: int = 1, needs: Callable[[Space], bool] = lambda space: True
+) -> Callable[[Callable[[Choices, Space], dict[str, Any]]], Callable[[Choices, Space], dict[str, Any]]]:
+    def register(draw: Callable[[Choices, Space], dict[str, Any]]) -> Callable[[Choices, Space], dict[str, Any]]:
+        states = " ".join((draw.__doc__ or "").split())
+        _FOUND[draw.__name__] = Relation(draw.__name__, exact, states, share, draw, needs)
+        return draw
+
+    return register
+
+
+def relations(space: Space) -> tuple[Relation, ...]:
+    """The relations that can be tried in a space, the simplest first."""
+    return tuple(relation for relation in _FOUND.values() if relation.needs(space))
+
+
+def budget(tried: Sequence[Relation], examples: int) -> dict[str, int]:
+    """How many of ``examples`` each relation gets, by its share; the first ones get what cannot be divided."""
+    parts = sum(relation.share for relation in tried)
+    given = {relation.name: examples * relation.share // parts for relation in tried}
+    for relation in tried:
+        if sum(given.values()) < examples:
+            given[relation.name] += 1
+    return given
+
+
+def relation(name: str) -> Relation | None:
+    """The relation of that name; None where there is none."""
+    return _FOUND.get(name)
+
+
+def relation_names() -> tuple[str, ...]:
+    """All of them."""
+    return tuple(_FOUND)
+
+
+def _marked(marks: Sequence[int], candidates: Sequence[int]) -> list[int]:
+    """The marked items among the candidates: one or more of them, but not all items that there are."""
+    chosen = [index for index in candidates if marks[index]] or [candidates[0]]
+    return chosen[:-1] if len(chosen) == len(marks) else chosen
+
+
+def _most_marked(marks: Sequence[int]) -> int:
+    """The first of the items with the highest mark."""
+    return max(range(len(marks)), key=lambda index: marks[index])
+
+
+def _changed(base: ScoreBody, changed: dict[int, TokenIds]) -> dict[str, Any]:
+    """Items replaced where they stand; every other one keeps its score."""
+    items = [changed.get(index, item) for index, item in enumerate(base.items)]
+    kept = tuple((index, index) for index in range(len(items)) if index not in changed)
+    return {"base": base, "variant": (base.with_items(items),), "pairs": kept}
+
+
+def _same(count: int) -> tuple[tuple[int, int], ...]:
+    return tuple((index, index) for index in range(count))
+
+
+@_relation(exact=True, share=3)
+def mutate(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items keep their scores when other items get other tokens, as many as before."""
+    base, marks = space.marked(choose, least=2)
+    touched = _marked(marks, [i for i, item in enumerate(base.items) if item])
+    return _changed(base, {index: space.other(choose, base.items[index]) for index in touched})
+
+
+@_relation(exact=True, share=2)
+def lengthen(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items keep their scores when other items get longer."""
+    base, marks = space.marked(choose, least=2, reserve=_GROWTH)
+    touched = _marked(marks, range(len(marks)))
+    room = space.room(base)
+    changed: dict[int, TokenIds] = {}
+    for index in touched[:room]:
+        more = min(choose.number(1, _GROWTH), room - (len(touched) - len(changed) - 1))
+        changed[index] = base.items[index] + space._sequence(choose, max(1, more))
+        room -= max(1, more)
+    return _changed(base, changed)
+
+
+@_relation(exact=True)
+def shorten(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items keep their scores when other items lose their last tokens."""
+    base, marks = space.marked(choose, least=2, reserve=1)
+    long = [i for i, item in enumerate(base.items) if len(item) > 1]
+    if not long:
+        base = base.with_items([base.items[0], space.tokens(2, 0, 1), *base.items[2:]])
+        long = [1]
+    touched = _marked(marks, long)
+    return _changed(base, {i: base.items[i][: choose.number(1, len(base.items[i]) - 1)] for i in touched})
+
+
+@_relation(exact=True, needs=lambda space: space.empty_items)
+def empty(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items keep their scores when other items lose all of their tokens."""
+    base, marks = space.marked(choose, least=2)
+    filled = [i for i, item in enumerate(base.items) if item]
+    return _changed(base, dict.fromkeys(_marked(marks, filled), ()))
+
+
+@_relation(exact=False)
+def insert(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items keep their scores when an item is put between them."""
+    base, marks = space.marked(choose, most=MOST_ITEMS - 1, reserve=ITEM_LENGTHS[-1] + 1)
+    count, at = len(marks), _most_marked(marks) + choose.number(0, 1)
+    new = space.item(choose, space.room(base) - 1)
+    items = (*base.items[:at], new, *base.items[at:])
+    return {
+        "base": base,
+        "variant": (base.with_items(items),),
+        "pairs": tuple((index, index + (index >= at)) for index in range(count)),
+    }
+
+
+@_relation(exact=False)
+def delete(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items keep their scores when an item is left out."""
+    base, marks = space.marked(choose, least=2)
+    at = _most_marked(marks)
+    return {
+        "base": base,
+        "variant": (base.with_items(base.items[:at] + base.items[at + 1 :]),),
+        "pairs": tuple((index, index - (index > at)) for index in range(len(base.items)) if index != at),
+    }
+
+
+@_relation(exact=False, share=2)
+def permute(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items take their scores along when their order changes."""
+    base, marks = space.marked(choose, least=2)
+    order = _turned(sorted(range(len(marks)), key=lambda index: marks[index]))
+    return {
+        "base": base,
+        "variant": (base.with_items([base.items[index] for index in order]),),
+        "pairs": tuple((index, place) for place, index in enumerate(order)),
+    }
+
+
+@_relation(exact=False)
+def duplicate(choose: Choices, space: Space) -> dict[str, Any]:
+    """A copy of an item scores like the item, and every other item keeps its score."""
+    base, marks = space.marked(choose, most=MOST_ITEMS - 1, reserve=ITEM_LENGTHS[-1] + 1)
+    count, original = len(marks), _most_marked(marks)
+    short = base.items[original][: max(1, space.room(base) - 1)]  # of one as long as the server takes there are no two
+    base = base.with_items([*base.items[:original], short, *base.items[original + 1 :]])
+    at = choose.number(0, count)
+    items = (*base.items[:at], base.items[original], *base.items[at:])
+    return {
+        "base": base,
+        "variant": (base.with_items(items),),
+        "pairs": (*((index, index + (index >= at)) for index in range(count)), (original, at)),
+    }
+
+
+@_relation(exact=False)
+def split(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items keep their scores when a request is sent as two."""
+    base, marks = space.marked(choose, least=2)
+    at = _most_marked(marks) or 1
+    parts = (base.with_items(base.items[:at]), base.with_items(base.items[at:]))
+    return {"base": base, "variant": parts, "pairs": _same(len(base.items))}
+
+
+@_relation(exact=False)
+def client_chunks(choose: Choices, space: Space) -> dict[str, Any]:
+    """Items keep their scores when the client sends fewer of them in each request."""
+    base = space.request(choose, least=2)
+    count = len(base.items)
+    size = choose.number(1, count - 1)
+    parts = tuple(base.with_items(base.items[at : at + size]) for at in range(0, count, size))
+    return {"base": base, "variant": parts, "pairs": _same(count)}
+
+
+@_relation(exact=True)
+def before(choose: Choices, space: Space) -> dict[str, Any]:
+    """A request keeps its scores when an unrelated one is sent before it."""
+    base = space.request(choose)
+    others = choose.several(lambda choose: space.request(choose, most=4), 1, 2)
+    return {"base": base, "variant": (base,), "pairs": _same(len(base.items)), "before": tuple(others)}
+
+
+@_relation(exact=True)
+def beside(choose: Choices, space: Space) -> dict[str, Any]:
+    """A request keeps its scores while unrelated ones are sent at the same time."""
+    base = space.request(choose)
+    others = choose.several(lambda choose: space.request(choose, most=4), 1, 2)
+    return {"base": base, "variant": (base,), "pairs": _same(len(base.items)), "beside": tuple(others)}
+
+
+@_relation(exact=False, needs=lambda space: len(space.labels) > 1)
+def label_order(choose: Choices, space: Space) -> dict[str, Any]:
+    """Labels take their scores along when their order changes."""
+    base = space.request(choose)
+    order = _order(choose, len(base.label_token_ids))
+    labels = tuple(base.label_token_ids[index] for index in order)
+    return {
+        "base": base,
+        "variant": (msgspec.structs.replace(base, label_token_ids=labels),),
+        "pairs": _same(len(base.items)),
+        "columns": tuple((index, place) for place, index in enumerate(order)),
+    }
+
+
+@_relation(exact=False)
+def softmax_off(choose: Choices, space: Space) -> dict[str, Any]:
+    """Probabilities over the vocabulary, divided by their sum over the labels, are the softmax over the labels."""
+    base = space.request(choose)
+    plain = msgspec.structs.replace(base, apply_softmax=False)
+    return {"base": base, "variant": (plain,), "pairs": _same(len(base.items)), "normalise": True}
+
+
+@_relation(exact=False, needs=lambda space: space.spare_label is not None and len(space.labels) > 1)
+def other_label(choose: Choices, space: Space) -> dict[str, Any]:
+    """A label's probability over the vocabulary does not depend on which other labels are asked for."""
+    base = msgspec.structs.replace(space.request(choose), apply_softmax=False)
+    at = choose.number(0, len(space.labels) - 1)
+    labels = (*space.labels[:at], space.spare_label, *space.labels[at + 1 :])
+    return {
+        "base": base,
+        "variant": (msgspec.structs.replace(base, label_token_ids=labels),),
+        "pairs": _same(len(base.items)),
+        "columns": tuple((column, column) for column in range(len(labels)) if column != at),
+    }
+
+
+@_relation(exact=True)
+def replay(choose: Choices, space: Space) -> dict[str, Any]:
+    """A request that is sent again gets the same scores."""
+    base = space.request(choose)
+    return {"base": base, "variant": (base,), "pairs": _same(len(base.items))}
+
+
+def _order(choose: Choices, count: int) -> list[int]:
+    """An order of ``count`` things that is not the one they are in."""
+    left, order = list(range(count)), []
+    while left:
+        order.append(left.pop(choose.number(0, len(left) - 1)))
+    return _turned(order)
+
+
+def _turned(order: list[int]) -> list[int]:
+    """The order, or another one where it is the one that things are in."""
+    return order if order != sorted(order) else [1, 0, *order[2:]]

@@ -1,0 +1,283 @@
+"""A counterexample: its file, what is printed of it, and its replay against healthy and faulty servers."""
+
+import json
+import shlex
+import threading
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+import pytest
+import uvicorn
+from fake_backend import VOCAB, FakeBackend
+
+from pytest_multiitem.client import ScoreClient
+from pytest_multiitem.engine import serve
+from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.scorer import Scorer, ScorerConfig, ScoreResult
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.gates.metamorphic import measure
+from pytest_multiitem.reports.counterexample import curl, failure_lines, request_text, sequence_text
+from pytest_multiitem.results.counterexample import Counterexample, read, save
+from pytest_multiitem.scoring.relations import ScoreBody
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.servers.target import Target
+
+DELIMITER = 999
+
+
+class Leaking(Scorer):
+    """An item of more than 17 tokens that comes after an item of one token depends on that one."""
+
+    def score(self, query, items, labels, apply_softmax, item_first=False):
+        result = super().score(query, items, labels, apply_softmax, item_first)
+        scores = result.scores.copy()
+        for i in range(1, len(items)):
+            if len(items[i - 1]) == 1 < 17 < len(items[i]):
+                scores[i] = np.roll(scores[i], 1) * (0.5 + items[i - 1][0] / 2000)
+        return ScoreResult(scores, result.prompt_tokens)
+
+
+class Stateful(Scorer):
+    """Scores depend on the query of the request before."""
+
+    _last = (0,)
+
+    def score(self, query, items, labels, apply_softmax, item_first=False):
+        result = super().score(query, items, labels, apply_softmax, item_first)
+        last, self._last = self._last, tuple(query)
+        return ScoreResult(result.scores * (0.5 + last[0] / 2000), result.prompt_tokens)
+
+
+class Refusing(Scorer):
+    """Fails on whatever it is asked."""
+
+    def score(self, *_, **__):
+        raise RuntimeError("no")
+
+
+@contextmanager
+def serving(kind=Scorer):
+    """The real application on a socket, over a model that is a hash; gives its URL."""
+    scorer = kind(FakeBackend(), ScorerConfig(delimiter=DELIMITER))
+    service = Service(
+        scorer=scorer, tokenizer=None, model="m", vocab_size=VOCAB, max_positions=4096, probe_ids=[0, 1],
+        info={"vocab_size": VOCAB, "dtype": "float32"},
+    )  # fmt: skip
+    listener = serve._bind("127.0.0.1", 0)
+    listener.listen()
+    server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+        service.worker.close(1)
+
+
+def found_on(url, *, examples=100):
+    found = []
+    with ScoreClient(url) as client:
+        target = Target(Profile("multi", "pytorch", "dense", 0, Semantics.PREFIX_FIRST_DELIM), "fake", client)
+        measure(
+            target, labels=(5, 6), delimiter=DELIMITER, examples=examples, seed=1, max_tokens=128,
+            record=lambda line: None, keep=found.append,
+        )  # fmt: skip
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    """A server with the leak, and the counterexample that was found on it."""
+    with serving(Leaking) as url:
+        yield url, found_on(url)
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    with serving() as url:
+        yield url
+
+
+@pytest.fixture
+def saved(faulty, tmp_path):
+    return save(tmp_path, faulty[1])
+
+
+# -- replay ----------------------------------------------------------------------------------
+
+
+def test_what_was_found_over_http_is_small(faulty):
+    url, found = faulty
+    assert len(found.scenario.base.items) <= 3 and found.reproduced
+    assert found.server.url == url and found.server.dtype == "float32"
+
+
+def test_a_replay_holds_on_a_healthy_server_and_is_violated_on_the_faulty_one(multiitem, saved, faulty, healthy):
+    url, found = faulty
+    code, out, err = multiitem("replay", saved, "--url", url)
+    assert (code, err) == (1, "") and out.splitlines()[-1].startswith("violated: difference 0.")
+    assert found.states in out and request_text(found.scenario.base) in out and "differs" in out
+    assert "replays of the base differ by 0\n" in out
+    code, out, err = multiitem("replay", saved, "--url", healthy)
+    assert (code, err) == (0, "") and out.splitlines()[-1].startswith("holds: difference 0, limit ")
+    assert "differs" not in out
+
+
+def test_a_state_is_replayed_with_what_comes_before(multiitem, tmp_path, healthy):
+    with serving(Stateful) as url:
+        found = found_on(url)
+        assert found.relation == "before" and found.reproduced
+        path = save(tmp_path, found)
+        assert multiitem("replay", path, "--url", f"{url}/v1/score")[0] == 1
+    code, out, _ = multiitem("replay", path, "--url", healthy)
+    assert code == 0 and "\nbefore: query " in out
+
+
+def test_requests_beside_are_sent_at_the_same_time(multiitem, tmp_path, faulty, healthy):
+    base = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
+    scenario = msgspec.structs.replace(
+        faulty[1].scenario, relation="beside", base=base, variant=(base,), pairs=((0, 0), (1, 1)), beside=(base, base)
+    )
+    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=scenario))
+    with ScoreClient(healthy) as client:
+        before = client.server_info()["executed"]["requests"]
+        code, out, _ = multiitem("replay", path, "--url", healthy)
+        assert code == 0 and out.count("at the same time: ") == 2
+        assert client.server_info()["executed"]["requests"] >= before + 4
+
+
+def test_a_server_that_does_not_answer_violates(multiitem, saved):
+    with serving(Refusing) as url:
+        code, out, err = multiitem("replay", saved, "--url", url)
+    assert (code, err) == (1, "") and "did not answer a valid request: http_error: HTTP 500" in out
+
+
+def test_the_api_key_comes_from_the_environment(multiitem, saved, healthy, monkeypatch):
+    monkeypatch.setenv("STAGING_KEY", "s3cret")
+    seen = []
+    init = ScoreClient.__init__
+    monkeypatch.setattr(ScoreClient, "__init__", lambda self, *a, **k: seen.append(k) or init(self, *a, **k))
+    code, out, err = multiitem("replay", saved, "--url", healthy, "--api-key-env", "STAGING_KEY", "--timeout", 7)
+    assert code == 0 and "s3cret" not in out + err
+    assert {(k["api_key"], k["timeout"]) for k in seen} == {("s3cret", 7.0)}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "No such file or directory; expected a multiitem_counterexample_v1 file"),
+        ("no json", "is no JSON"),
+        ("[]", "is of no schema; expected"),
+        ('{"schema_version": "multiitem_matrix_v1"}', "is a 'multiitem_matrix_v1' file; expected"),
+        ('{"schema_version": "multiitem_counterexample_v2"}', "is a 'multiitem_counterexample_v2' file"),
+        ('{"schema_version": "multiitem_counterexample_v1"}', "is no valid multiitem_counterexample_v1 file: "),
+    ],
+)
+def test_a_file_that_cannot_be_used(multiitem, tmp_path, content, problem):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_text(content)
+    code, out, err = multiitem("replay", path, "--url", "http://127.0.0.1:9")
+    assert (code, out) == (2, "") and problem in err and err.count("\n") == 1 and str(path) in err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pairs": [[0, 9]]}, {"pairs": [[-1, 0]]}, {"columns": [[0, 3]]}, {"variant": []}, {"pairs": []},
+     {"base": {"query": [], "items": [[1]], "label_token_ids": [5]}},
+     {"base": {"query": [1], "items": [[1], [2]], "label_token_ids": [5]}}],
+)  # fmt: skip
+def test_a_scenario_that_cannot_be_compared(saved, change):
+    content = json.loads(saved.read_bytes())
+    content["scenario"] |= change
+    saved.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="cannot be replayed: "):
+        read(saved)
+
+
+@pytest.mark.parametrize("words", [["--url", "nonsense"], ["--url", "ftp://x"]])
+def test_an_address_that_is_none(multiitem, saved, words):
+    code, _, err = multiitem("replay", saved, *words)
+    assert code == 2 and "is not valid" in err
+
+
+# -- the file --------------------------------------------------------------------------------
+
+
+def test_a_file_reads_as_it_was_saved(faulty, saved):
+    assert read(saved) == faulty[1] and isinstance(read(saved), Counterexample)
+    content = json.loads(saved.read_bytes())
+    assert content["schema_version"] == "multiitem_counterexample_v1"
+    assert content["scenario"]["base"].keys() == {"query", "items", "label_token_ids", "apply_softmax"}
+
+
+def test_no_file_is_overwritten(faulty, tmp_path):
+    names = [save(tmp_path, faulty[1], label=label).name for label in (None, None, "multi-item jax dense chunk 2")]
+    names.append(save(tmp_path, faulty[1], label="multi-item jax dense chunk 2").name)
+    assert names == [
+        "counterexample.json", "counterexample-2.json", "counterexample-multi-item-jax-dense-chunk-2.json",
+        "counterexample-multi-item-jax-dense-chunk-2-2.json",
+    ]  # fmt: skip
+
+
+# -- what is printed -------------------------------------------------------------------------
+
+
+def test_a_failure_says_how_to_see_it_again(faulty, tmp_path, monkeypatch):
+    url, found = faulty
+    monkeypatch.chdir(tmp_path)
+    lines = failure_lines(found, tmp_path / "run" / "counterexample.json")
+    assert f"counterexample: {found.relation}, example {found.examples} of seed 1" in lines
+    assert "saved: run/counterexample.json" in lines
+    assert f"replay: multiitem replay run/counterexample.json --url {url}" in lines
+    curls = [line for line in lines if ": curl " in line]
+    assert [line.partition(":")[0] for line in curls] == ["base", "variant"]
+    for line, request in zip(curls, (found.scenario.base, *found.scenario.variant), strict=True):
+        words = shlex.split(line.partition(": ")[2])
+        assert words[:3] == ["curl", "-sS", f"{url}/v1/score"] and "content-type: application/json" in words
+        body = json.loads(words[words.index("-d") + 1])
+        assert msgspec.convert({k: v for k, v in body.items() if k != "model"}, ScoreBody) == request
+
+
+def test_a_key_is_named_and_never_shown(faulty, tmp_path, monkeypatch):
+    monkeypatch.setenv("STAGING_KEY", "s3cret")
+    text = "\n".join(failure_lines(faulty[1], tmp_path / "c.json", api_key_env="STAGING_KEY"))
+    assert "s3cret" not in text and "--api-key-env STAGING_KEY" in text
+    assert '-H "authorization: Bearer $STAGING_KEY"' in text
+
+
+def test_what_did_not_show_again_is_said(faulty, tmp_path):
+    found = msgspec.structs.replace(faulty[1], reproduced=False)
+    assert "did not show again" in failure_lines(found, tmp_path / "c.json")[0]
+
+
+def test_a_refusal_is_quoted(faulty, tmp_path):
+    found = msgspec.structs.replace(faulty[1], difference=None, failure="HTTP 500: boom", base_rows=[], variant_rows=[])
+    assert "  HTTP 500: boom" in failure_lines(found, tmp_path / "c.json")
+
+
+def test_a_request_that_is_too_long_for_a_terminal_is_in_the_file():
+    body = ScoreBody(query=tuple(range(2000)), items=((1,),), label_token_ids=(5,))
+    assert curl(body, "http://x") == "a request of 2002 tokens; it is in the file"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [((), "[]"), ((7,) * 8, "[7, 7, 7, 7, 7, 7, 7, 7]"), ((7,) * 9, "[9 × 7]"),
+     (range(10, 90, 7), "[10, 17, … 87; 12 tokens]"),
+     ((1, 2, 4, 8, 16, 32, 64, 128, 256), "[1, 2, 4, 8, 16, 32, 64, 128, …; 9 tokens]")],
+)  # fmt: skip
+def test_a_sequence_in_a_few_words(tokens, text):
+    assert sequence_text(tuple(tokens)) == text
+
+
+def test_an_address_with_a_password_is_shown_without():
+    from pytest_multiitem.results.redaction import without_credentials
+
+    assert without_credentials("https://me:pw@host:8/x") == "https://host:8/x"
+    assert without_credentials("http://host") == "http://host"

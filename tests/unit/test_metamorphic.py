@@ -1,0 +1,263 @@
+"""The gate of the relations: a planted leak, verdicts, evidence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stub_targets import DELIMITER, LABELS, VOCABULARY, hashed, leaking, multi, packed
+
+from pytest_multiitem.client import FailureKind, ScoreFailure
+from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.metamorphic import RELATIONS_HOLD, measure, space_of
+from pytest_multiitem.options import resolve
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.servers.engines import Engine, Profile
+from pytest_multiitem.servers.errors import ServerDied
+from pytest_multiitem.servers.target import Target
+
+DEFAULT = resolve({}, {}, {})
+
+
+def check(target, *, examples=DEFAULT.property_examples, seed=DEFAULT.seed, max_tokens=256, record=None, **more):
+    found = []
+    measurement = measure(
+        target, labels=LABELS, delimiter=DELIMITER, examples=examples, seed=seed, max_tokens=max_tokens,
+        record=[].append if record is None else record.append, keep=found.append, **more,
+    )  # fmt: skip
+    return record_of(RELATIONS_HOLD, measurement), (found or [None])[0]
+
+
+def test_a_healthy_server_passes_with_its_evidence():
+    samples = []
+    record, found = check(multi(), record=samples)
+    assert record.verdict is Verdict.PASS, record.reason
+    assert found is None and record.value == 0.0 and record.noise_floor == 0.0 and record.score_spread > 0.1
+    assert record.samples["examples"] == 100 == len(samples) and record.samples["requests"] > 200
+    assert "100 examples" in record.reason and record.mask_attested == "dense"
+    relations = record.details["relations"]
+    assert sum(figure["examples"] for figure in relations.values()) == 100 and len(relations) == 15
+    assert samples[0].keys() == {"kind", "relation", "request", "difference", "limit", "base", "variant"}
+
+
+def planted(*, adjacent):
+    """Packed scoring in which an item of more than 17 tokens also sees items of one token before it."""
+
+    def scores(query, items, labels):
+        rows = []
+        for i, item in enumerate(items):
+            before = items[max(0, i - 1) : i] if adjacent else items[:i]
+            seen = [t for other in before if len(other) == 1 < 17 < len(item) for t in (*other, DELIMITER)]
+            rows.append(hashed([*query, DELIMITER, *seen, *item], labels))
+        return np.array(rows)
+
+    return scores
+
+
+@pytest.mark.parametrize("adjacent", [True, False], ids=["the item before", "any item before"])
+@pytest.mark.parametrize("seed", [DEFAULT.seed, *range(11)])
+def test_a_planted_leak_is_found_within_the_default_budget_and_shrunk(seed, adjacent):
+    record, found = check(multi(planted(adjacent=adjacent)), seed=seed, max_tokens=DEFAULT.property_max_tokens)
+    assert record.verdict is Verdict.FAIL
+    assert found.examples <= DEFAULT.property_examples and found.reproduced
+    items = found.scenario.base.items
+    assert len(items) <= 3 and {1, 18} <= {len(item) for item in (*items, *found.scenario.variant[0].items)}
+    assert found.difference > 0.1 > found.limit >= 0 == found.noise
+    assert found.relation in record.reason and "differ by" in record.reason
+    assert record.details["counterexample"]["relation"] == found.relation
+
+
+def test_a_counterexample_says_where_and_what():
+    _, found = check(multi(leaking(lambda i, j, n: j == i - 1)), seed=7)
+    assert (found.relation, found.seed, found.limit) == ("mutate", 7, 0.0)
+    server = found.server
+    assert (server.url, server.engine, server.model, server.dtype) == ("http://stub", "stub", "stub-model", "float32")
+    assert (server.label, server.semantics, server.mask_requested) == (
+        "multi-item stub dense", "prefix_first_delim", "dense",
+    )  # fmt: skip
+    base, variant = np.array(found.base_rows), np.array(found.variant_rows)
+    assert found.scenario.differences(base, variant).max() == found.difference
+
+
+def test_the_search_stops_at_the_first_violation():
+    record, _ = check(multi(leaking(lambda i, j, n: j == i - 1)), shrink=False)
+    assert list(record.details["relations"]) == ["mutate"] and record.samples["requests"] < 60
+
+
+@pytest.mark.parametrize("constant", [[0.5, 0.5, 0.5], [0.3, 0.6, 0.1]])
+def test_a_constant_answer_decides_nothing(constant):
+    def scores(query, items, labels):
+        return np.tile([*constant, *[0.0] * len(VOCABULARY)][: len(labels)], (len(items), 1))
+
+    record, _ = check(multi(scores))
+    assert record.verdict in (Verdict.INCONCLUSIVE, Verdict.FAIL)  # its probabilities do not fit its softmax
+
+
+def test_an_engine_that_does_not_read_its_items_decides_nothing():
+    def scores(query, items, labels):
+        return np.array([hashed(query, labels) for _ in items])
+
+    record, _ = check(multi(scores))
+    assert record.verdict is Verdict.INCONCLUSIVE and "hardly differ" in record.reason
+
+
+@pytest.mark.parametrize("noise", [1e-9, 0.05])
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_decides_nothing(noise, seed):
+    rng = np.random.default_rng(seed)
+
+    def scores(query, items, labels):
+        return packed(query, items, labels) + noise * rng.choice([-1, 1], (len(items), 1))
+
+    record, found = check(multi(scores), seed=seed)
+    assert record.verdict is Verdict.INCONCLUSIVE and found is None
+    assert "replaying the same request" in record.reason and record.noise_floor == pytest.approx(2 * noise)
+
+
+def test_a_leak_far_above_the_noise_still_fails():
+    rng = np.random.default_rng(0)
+
+    def scores(query, items, labels):
+        return planted(adjacent=True)(query, items, labels) + 1e-9 * rng.choice([-1, 1], (len(items), 1))
+
+    record, found = check(multi(scores))
+    assert record.verdict is Verdict.FAIL and found.difference > 3 * record.noise_floor > 0
+
+
+def test_a_state_that_outlives_its_request_fails():
+    last = []
+
+    def scores(query, items, labels):
+        seen = [*query, *last]
+        last[:] = query[:1]
+        return packed(seen, items, labels)
+
+    record, found = check(multi(scores))
+    assert record.verdict is Verdict.FAIL and found.relation == "before" and found.reproduced
+
+
+def test_scores_that_change_now_and_then_are_no_pass():
+    count = iter(range(10_000))
+
+    def scores(query, items, labels):
+        return packed(query, items, labels) + 0.1 * (next(count) == 50)
+
+    record, found = check(multi(scores))
+    assert record.verdict is Verdict.INCONCLUSIVE and found is None
+    assert "at another time, by 0.1" in record.reason
+
+
+def test_a_valid_request_that_is_refused_fails():
+    def scores(query, items, labels):
+        if any(len(item) == 17 for item in items):
+            raise ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 422: items of 17 tokens are not my thing", 422)
+        return packed(query, items, labels)
+
+    record, found = check(multi(scores), max_tokens=64)
+    assert record.verdict is Verdict.FAIL and "422" in record.reason and "was not answered" in record.reason
+    assert found.difference is None and "17" in found.failure and found.reproduced
+    assert 17 in [len(item) for request in found.scenario.requests for item in request.items]
+
+
+def refusing(limit, *, always="sequence too long: this server takes at most 100 tokens"):
+    def scores(query, items, labels):
+        if len(query) + sum(len(item) + 1 for item in items) > limit:
+            raise ScoreFailure(FailureKind.HTTP_ERROR, f"HTTP 400: {always}", 400)
+        return packed(query, items, labels)
+
+    return scores
+
+
+def test_a_request_over_an_untold_limit_is_no_violation():
+    record, found = check(multi(refusing(300)), max_tokens=1024)
+    assert record.verdict is Verdict.PASS and found is None and record.details["over_limit"] > 0
+
+
+def test_where_most_requests_are_over_the_limit_nothing_is_decided():
+    record, _ = check(multi(refusing(40)), max_tokens=1024)
+    assert record.verdict is Verdict.INCONCLUSIVE and "as too long" in record.reason
+
+
+def test_a_limit_is_one_only_above_what_was_answered():
+    def scores(query, items, labels):
+        if len(items) == 3:
+            raise ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 400: too many items", 400)
+        return packed(query, items, labels)
+
+    record, found = check(multi(scores))
+    assert record.verdict is Verdict.FAIL and found.failure is not None
+
+
+@pytest.mark.parametrize(
+    "error", [ScoreFailure(FailureKind.TIMEOUT, "late"), ScoreFailure(FailureKind.CONNECTION, "gone"),
+              ServerDied("multi", 9, "?", Path("log"), "")]
+)  # fmt: skip
+def test_a_server_that_is_gone_ends_the_measurement(error):
+    left = iter(range(30))
+
+    def scores(query, items, labels):
+        if next(left, None) is None:
+            raise error
+        return packed(query, items, labels)
+
+    with pytest.raises(type(error)):
+        check(multi(scores))
+
+
+@pytest.mark.parametrize("executed", ["segment", "serial", "prefill+extend"])
+def test_another_mask_than_the_requested_one_fails(executed):
+    record, _ = check(multi(mask="dense", executed=executed), examples=16)
+    assert record.verdict is Verdict.FAIL
+    assert record.reason == f"dense was requested, but the server executed {executed}"
+
+
+def test_an_empty_item_that_scores_its_left_neighbour_is_found():
+    def scores(query, items, labels):
+        return packed(query, [item or (items[i - 1] if i else ()) for i, item in enumerate(items)], labels)
+
+    target = multi(scores)
+    assert check(target)[0].verdict is Verdict.PASS  # nobody knows whether an empty item may be sent
+    target.adapter = type("Adapter", (Engine,), {"allows_empty_items": True})()
+    record, found = check(target)
+    assert record.verdict is Verdict.FAIL and () in found.scenario.base.items
+
+
+# -- the space -------------------------------------------------------------------------------
+
+
+def space(target, **more):
+    return space_of(target, **({"labels": (9454, 2753), "delimiter": 151_643, "max_tokens": 1024} | more))
+
+
+def test_content_holds_neither_labels_nor_the_delimiter():
+    found = space(multi())
+    assert {9454, 2753, 151_643, *found.labels, found.spare_label} & set(found.pool) == set()
+    assert found.labels[:2] == (9454, 2753) and len(found.labels) == 3 == len(set(found.labels))
+    assert found.spare_label not in found.labels and list(found.pool) == sorted(found.pool)
+
+
+@pytest.mark.parametrize(
+    ("info", "models", "longest"),
+    [({}, None, 1024), ({"context_length": 200}, None, 200), ({}, 300, 300),
+     ({"max_multi_item_seq_len": 131_072, "context_length": 40_960}, 40_960, 1024),
+     ({"max_multi_item_seq_len": 90, "context_length": None}, 500, 90), ({"context_length": "?"}, "none", 1024)],
+)  # fmt: skip
+def test_the_longest_request_is_what_the_server_takes(info, models, longest):
+    target = multi()
+    target.client.server_info = lambda: info
+    if models is not None:
+        answer = type("Answer", (), {"json": lambda self: {"data": [{"max_model_len": models}]}})()
+        target.client.get = lambda path: answer
+    assert space(target).max_tokens == longest
+
+
+def test_a_harmful_request_is_never_drawn():
+    class Fragile(Engine):
+        allows_empty_items = True
+
+        def hazard(self, profile, case):
+            return None if all(case.items) else "an empty item ends it"
+
+    target = multi()
+    target.adapter = Fragile()
+    assert not space(target).empty_items
+    assert space(Target(Profile("multi", "stub"), "stub", target.client, adapter=Engine())).empty_items is False
