@@ -1,7 +1,7 @@
 """Requests among others: what is sent around one, and what a server does that cannot keep them apart."""
 
 import time
-from threading import Barrier, Lock
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -77,28 +77,34 @@ def test_requests_of_the_traffic_have_boundaries_of_their_own():
 
 
 def test_one_comes_before_and_two_are_beside():
-    """All three of a round meet in the server, each over a connection of its own: else the barrier breaks."""
-    case, together, lines = make_case(5), Barrier(3), []
+    """The request waits in the server until both others have come while it was there, and it came while they were."""
+    case, lines = make_case(5), []
 
     class Meeting(StubClient):
-        connections = 0
+        connections, arrivals, beside_it = 0, [], set()
 
         def another(self):
             self.connections += 1
             return self
 
         def score(self, query, items, labels, **more):
-            if self.requests:
-                together.wait(timeout=5)
+            self.arrivals.append(query)
+            deadline = time.monotonic() + 5
+            while query == case.query and len(self.beside_it) < 2:
+                self.beside_it = set(self.arrivals[self.arrivals.index(case.query) :]) - {query}
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
             return StubClient.score(self, query, items, labels, **more)
 
     target = multi()
     target.client = Meeting(packed, "dense")
     scores = surrounded(target, case, lines.append, number=2)
     assert np.array_equal(scores, packed(case.query, case.items, case.labels))
-    assert target.client.connections == 2 and len(target.client.requests) == 4
-    asked = [query for query, _, _ in target.client.requests]
-    assert asked.count(case.query) == 1 and asked[0] != case.query and len(set(asked)) == 4
+    before, *arrivals = target.client.arrivals
+    assert target.client.connections == 2 and arrivals.count(case.query) == 1
+    first, second = target.client.beside_it
+    assert len({before, first, second, case.query}) == 4
+    assert {first, second} <= set(arrivals[: arrivals.index(case.query)])
     assert [(line["kind"], line["number"]) for line in lines] == [("surrounded", 2)]
 
 

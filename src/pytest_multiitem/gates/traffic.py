@@ -1,11 +1,11 @@
-"""A request among others: one just before it, and two beside it, all unrelated to it."""
+"""A request among others: one just before it, and two clients beside it, all unrelated to it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from threading import Barrier
+from threading import Event
 from typing import Any
 
 from pytest_multiitem.client import Scores
@@ -21,23 +21,32 @@ _BESIDE = 2
 def surrounded(target: Target, case: Case, record: Recorder, number: int = 0) -> Scores:
     """The scores [N, K] of a request in traffic; ``number``: which other requests are around it.
 
-    Those beside it are sent at the same moment, each over a connection of its own. Raises ScoreFailure where any of
-    them fails: a server has to answer them all.
+    Each client beside it has a connection of its own and sends its request again and again, from before this one is
+    sent until it is answered: so it both comes while others run and runs while others come. Raises ScoreFailure where
+    any request fails: a server has to answer them all.
     """
     before, *beside = (unrelated(case, number * (1 + _BESIDE) + place) for place in range(1 + _BESIDE))
-    together = Barrier(1 + _BESIDE)
+    answered = Event()
 
-    def send(server: Target, request: Case) -> Scores:
-        together.wait()
-        return server.score(request)
+    def keep_sending(server: Target, request: Case, started: Event) -> None:
+        try:
+            while not answered.is_set():
+                server.score(request)
+                started.set()
+        finally:
+            started.set()
 
     target.score(before)
     with ExitStack() as stack:
         servers = [stack.enter_context(target.another()) for _ in beside]
         pool = stack.enter_context(ThreadPoolExecutor(_BESIDE, thread_name_prefix="multiitem-traffic"))
-        stack.callback(together.abort)  # an interrupt leaves nobody waiting
-        others = [pool.submit(send, server, request) for server, request in zip(servers, beside, strict=True)]
-        scores = send(target, case)
+        stack.callback(answered.set)
+        started = [Event() for _ in beside]
+        others = [pool.submit(keep_sending, *each) for each in zip(servers, beside, started, strict=True)]
+        for each in started:
+            each.wait()
+        scores = target.score(case)
+        answered.set()
         for other in others:
             other.result()
     record(
