@@ -7,6 +7,7 @@ from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.options import resolve
 from pytest_multiitem.power import columns as power_columns
+from pytest_multiitem.power.builds import Build
 from pytest_multiitem.power.records import BuildRecord, Cell, FaultRecord, KillMatrix
 from pytest_multiitem.power.runner import check_settings, plan
 from pytest_multiitem.power.summary import summarise, verdict
@@ -67,14 +68,20 @@ def test_every_gate_is_a_column_or_says_why_not():
 
 def test_a_gate_is_measured_where_a_server_that_it_judges_has_the_fault():
     by_name = {column.name: column for column in power_columns.columns()}
-    causal, drift, late = (catalogue()[name]() for name in ("causal", "drift", "extend_late"))
-    assert by_name[SAME].concerns("jax", causal) and not by_name[f"{EQUIV}[extend]"].concerns("jax", causal)
-    assert by_name[f"{EQUIV}[extend]"].concerns("jax", late) and not by_name[EQUIV].concerns("jax", late)
-    assert by_name["jax_multi_vs_torch_multi_semantic_le_0p02"].concerns("jax", drift)
-    assert not by_name["jax_multi_vs_torch_multi_semantic_le_0p02"].concerns("pytorch", drift)
-    assert not by_name[SPEED].concerns("jax", causal)
-    assert by_name[SPEED].concerns("jax", catalogue()["serial_inside"]())
-    assert all(column.concerns("jax", None) for column in by_name.values())
+
+    def measured(backend, name=None, **circumstances):
+        made = Build(None, backend, None if name is None else catalogue()[name](), circumstances)
+        return {column for column, known in by_name.items() if known.concerns(made)}
+
+    assert measured("jax") == set(by_name), "a healthy build is measured by every gate"
+    causal, drift, late = (measured("jax", name) for name in ("causal", "drift", "extend_late"))
+    assert SAME in causal and f"{EQUIV}[extend]" not in causal and SPEED not in causal
+    assert f"{EQUIV}[extend]" in late and EQUIV not in late
+    multi_semantic = "jax_multi_vs_torch_multi_semantic_le_0p02"
+    assert multi_semantic in drift and multi_semantic not in measured("pytorch", "drift")
+    assert SPEED in measured("jax", "serial_inside")
+    chunked = measured("jax", server_chunk_size=8)
+    assert SAME in chunked and f"{EQUIV}[extend]" not in chunked and SPEED not in chunked
 
 
 # -- what it comes to --------------------------------------------------------------------------

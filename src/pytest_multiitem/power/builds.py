@@ -28,6 +28,8 @@ from pytest_multiitem.state import REFERENCE
 
 #: The mask of the packed server under test, and that of the one it is compared with.
 MASK, OTHER_MASK = "segment", "dense"
+#: The parts that pack items into sequences.
+PACKED: frozenset[Part] = frozenset({"multi", "other_mask"})
 #: Tokens of the longest sequence that a server of a build takes: a request beyond it is soon made and soon refused.
 CONTEXT_LENGTH = 4096
 #: Seconds until a faulty server's process answers its first look: it loads no model.
@@ -219,12 +221,18 @@ class Build:
         assert size is not None  # the embedded engine tells it
         return size
 
-    def _healthy_twin(self) -> Build:
-        return self if self.fault is None else self.labs.healthy(self.backend, self.circumstances)
+    def _healthy_twin(self, part: Part = "serial") -> Build:
+        """The healthy build whose server of a part is the one of this build where that has no fault.
+
+        Servers that pack nothing know of no server chunk size; nobody but a faulty server is waited for for less time.
+        """
+        known = {"delimiter", "server_chunk_size"} if part in PACKED else {"delimiter"}
+        return self.labs.healthy(self.backend, {n: v for n, v in self.circumstances.items() if n in known})
 
     def _part(self, part: Part) -> Target:
-        if self.fault is not None and not self.has_fault(part):
-            return self._healthy_twin()._part(part)
+        twin = self._healthy_twin(part)
+        if twin is not self and not self.has_fault(part):
+            return twin._part(part)
         if part not in self._parts:
             self._parts[part] = self.labs.target(_profiles(self)[part](), self.settings, self.fault)
         return self._parts[part]

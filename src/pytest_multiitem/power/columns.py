@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_multiitem.bench.curve import measure_curves
-from pytest_multiitem.faults.base import Fault, Part
+from pytest_multiitem.faults.base import Part
 from pytest_multiitem.gates import (
     comparison,
     contract,
@@ -26,10 +26,12 @@ from pytest_multiitem.gates import (
 )
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement, max_abs
-from pytest_multiitem.power.builds import Build
+from pytest_multiitem.power.builds import PACKED, Build
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.target import Target
 
+#: Requests that the search tries on a build: three of every relation.
+_EXAMPLES = 48
 #: Items per request of the cross-backend gates.
 _CLIENT_CHUNK = 8
 
@@ -59,16 +61,18 @@ class Column:
         """``GATE``, or ``GATE[PLACE]`` where a gate is measured at several places."""
         return self.gate.name if self.place is None else f"{self.gate.name}[{self.place}]"
 
-    def concerns(self, backend: str, fault: Fault | None) -> bool:
-        """Whether the verdict on a build can depend on a fault; of a healthy build, every gate counts.
+    def concerns(self, build: Build) -> bool:
+        """Whether the verdict on a build can depend on what is special about it: its fault, or, of a healthy build, its
+        circumstances. A healthy build without either is measured by every gate.
 
         Time is measured where a fault is about time: it needs the machine to itself, and far longer than scores.
         """
-        if fault is None:
+        fault = build.fault
+        if fault is None and not build.circumstances:
             return True
-        if self.gate.timing and not fault.timed:
+        if self.gate.timing and not (fault is not None and fault.timed):
             return False
-        return bool(self.judges(backend) & fault.scope)
+        return bool(self.judges(build.backend) & (PACKED if fault is None else fault.scope))
 
 
 def columns() -> tuple[Column, ...]:
@@ -141,7 +145,7 @@ def _relations(build: Build, gate: Gate) -> Measurement:
         build.multi,
         labels=settings.labels,
         delimiter=settings.delimiter,
-        examples=settings.property_examples,
+        examples=min(_EXAMPLES, settings.property_examples),
         seed=settings.seed,
         max_tokens=settings.property_max_tokens,
         record=build.labs.record,

@@ -202,7 +202,7 @@ class PowerRun:
             build = labs.healthy(planned.backend, planned.circumstances)
         else:
             build = labs.build(planned.backend, planned.fault)
-        concerned = [column for column in self._columns if column.concerns(build.backend, build.fault)]
+        concerned = [column for column in self._columns if column.concerns(build)]
         try:
             cells = [self._cell(build, column) for column in concerned]
         finally:
