@@ -52,6 +52,7 @@ def test_the_gates_of_the_contract():
         "cross_backend_mean_abs_le_0p01": ("<=", 0.01),
     }
     ours = {
+        "metamorphic_relations_hold": ("holds", None),
         "semantics_as_declared": ("holds", None),
         "serial_vs_reference_le_0p02": ("<=", 0.02),
         "comparison_measured": ("holds", None),
