@@ -252,6 +252,15 @@ def test_requests_of_one_client_share_a_connection(served):
         assert len(ports) == 1
 
 
+def test_another_connection_is_one_of_its_own(served):
+    with ScoreClient(served, timeout=7.0, api_key="K") as client, client.another() as other:
+        ports = {
+            each._post(REQUEST).extensions["network_stream"].get_extra_info("client_addr") for each in (client, other)
+        }
+        assert len(ports) == 2 and type(other) is ScoreClient and other.url == client.url
+        assert other._http.headers["authorization"] == "Bearer K" and other._http.timeout == client._http.timeout
+
+
 def test_no_answer_waits_for_a_delayed_acknowledgement(served):
     """Nagle's algorithm on the server's side costs 40 ms an answer from the second one on a connection."""
     with ScoreClient(served) as client:

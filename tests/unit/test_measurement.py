@@ -58,6 +58,7 @@ def test_the_gates_of_the_contract():
         "negative_control_fails": ("holds", None),
         "healthy_build_passes": ("holds", None),
         "fault_is_killed": ("holds", None),
+        "metamorphic_relations_hold": ("holds", None),
         "semantics_as_declared": ("holds", None),
         "serial_vs_reference_le_0p02": ("<=", 0.02),
         "comparison_measured": ("holds", None),

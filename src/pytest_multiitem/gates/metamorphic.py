@@ -149,13 +149,13 @@ def problem_of(violation: Violation) -> str:
 
 def _doubt(judge: Judge, spread: float | None) -> str | None:
     """Why nothing was decided although no relation was seen to be violated."""
-    if judge.unstable:
-        return f"a request gave other scores at another time, by {judge.unstable:.3g}: no relation can be blamed for it"
     if judge.dismissed or judge.floor:
         return (
             f"replaying the same request moves scores by {judge.floor:.3g}: a violation of a relation that allows no "
             "difference could not be told from noise"
         )
+    if judge.unstable:
+        return f"a request gave other scores at another time, by {judge.unstable:.3g}: no relation can be blamed for it"
     if 2 * judge.over_limit > judge.examples:
         return f"the server refused {judge.over_limit} of {judge.examples} requests as too long"
     if spread is None:

@@ -49,7 +49,7 @@ MOST_ITEMS = 8
 _FEW_ITEMS = 4
 #: Tokens by which an item grows, at most.
 _GROWTH = 24
-#: One request in so many is as long as the server takes, in one item or, less often, in its query.
+#: For each query of an extreme length there are so many of each ordinary one.
 _EXTREME = 20
 
 
@@ -181,29 +181,39 @@ class Space:
         self, choose: Choices, marks: Sequence[int], least: int, most: int, reserve: int
     ) -> tuple[ScoreBody, list[int]]:
         budget = self.max_tokens - min(reserve, self.max_tokens // 4)
-        query = self._sequence(choose, min(choose.among(QUERY_LENGTHS), max(1, budget - 3 * least)))
-        lengths = (*ITEM_LENGTHS, *([0] * 4 if self.empty_items else []))  # an empty item is not simpler, but special
+        wanted = choose.among((*QUERY_LENGTHS * _EXTREME, self.max_tokens))
+        long_query = wanted == self.max_tokens
+        query = self._sequence(choose, min(QUERY_LENGTHS[-1] if long_query else wanted, max(1, budget - 3 * least)))
+        # One length is all that is left, and an empty item is not simpler than others, but special.
+        lengths = (*ITEM_LENGTHS, self.max_tokens, *([0] * 4 if self.empty_items else []))
 
-        def one(choose: Choices) -> tuple[TokenIds, int]:
-            return self._sequence(choose, choose.among(lengths)), choose.among(marks)
+        def one(choose: Choices) -> tuple[int, int, int, int]:
+            return (
+                choose.among(lengths),
+                choose.number(0, len(self.pool) - 1),
+                choose.among(STRIDES),
+                choose.among(marks),
+            )
 
         most = min(most, choose.among((_FEW_ITEMS, _FEW_ITEMS, most)), (budget - len(query)) // 2)
         drawn = choose.several(one, least, max(least, most))
-        items = [item for item, _ in drawn]
-        if not any(items):
-            items[0] = self.pool[:1]
-        left = budget - len(query)
-        for index, item in enumerate(items):  # what the items behind it need at least stays free
-            items[index] = item[: left - 1 - 2 * (len(items) - index - 1)]
-            left -= len(items[index]) + 1
-        extreme = choose.number(0, 4 * _EXTREME - 1) - 4 * _EXTREME
-        if extreme == -1:
-            query = self.tokens(len(query) + left, self._place(query[0]), 7)
-        elif extreme >= -4:
-            index = choose.number(0, len(items) - 1)
-            items[index] = self.tokens(len(items[index]) + left, len(items), 7)
-        request = ScoreBody(query=query, items=tuple(items), label_token_ids=self.labels)
-        return request, [mark for _, mark in drawn]
+        left, taken = budget - len(query), []
+        for index, (length, *_) in enumerate(drawn):
+            behind = 2 * (len(drawn) - index - 1)  # what the items behind it need at least
+            taken.append(min(1 if length == self.max_tokens else length, left - 1 - behind))
+            left -= taken[-1] + 1
+        if not any(taken):
+            taken[0], left = 1, left - 1
+        long = [index for index, (length, *_) in enumerate(drawn) if length == self.max_tokens]
+        share = left // (len(long) + long_query) if long or long_query else 0
+        for index in long:
+            taken[index] += share
+        if long_query:
+            query = self.tokens(len(query) + share, self._place(query[0]), 7)
+        items = tuple(
+            self.tokens(length, start, stride) for length, (_, start, stride, _) in zip(taken, drawn, strict=True)
+        )
+        return ScoreBody(query=query, items=items, label_token_ids=self.labels), [mark for *_, mark in drawn]
 
     def item(self, choose: Choices, longest: int = ITEM_LENGTHS[-1]) -> TokenIds:
         """An item of at least one token."""
@@ -339,7 +349,7 @@ def lengthen(choose: Choices, space: Space) -> dict[str, Any]:
 @_relation(exact=True)
 def shorten(choose: Choices, space: Space) -> dict[str, Any]:
     """Items keep their scores when other items lose their last tokens."""
-    base, marks = space.marked(choose, least=2, reserve=1)
+    base, marks = space.marked(choose, least=2, reserve=2)
     long = [i for i, item in enumerate(base.items) if len(item) > 1]
     if not long:
         base = base.with_items([base.items[0], space.tokens(2, 0, 1), *base.items[2:]])
