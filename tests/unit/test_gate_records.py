@@ -362,6 +362,11 @@ def test_scores_that_resemble_nothing_fail_beyond_the_limit_of_equivalence(off, 
     assert record_of(semantics.AS_DECLARED, probed(multi(flat(off)), baseline(flat(0.0)))).verdict is verdict
 
 
+def test_a_probe_without_a_token_to_send_counts_nothing():
+    found = probed(multi(), baseline(), [make_case(lengths=[0, 0])])
+    assert (found.value, found.holds, found.samples) == (None, None, {"items": 0})
+
+
 # -- speed-up ----------------------------------------------------------------------------------
 
 
