@@ -182,12 +182,12 @@ def test_isolation_without_an_untouched_item_counts_nothing(cases):
 
 
 def test_the_same_seed_sends_the_same_mutations():
-    requests = []
+    answers = []
     for seed in (3, 3, 4):
-        target = multi()
-        isolated(target, baseline(), seed=seed)
-        requests.append(target.client.requests)
-    assert requests[0] == requests[1] != requests[2]
+        lines = []
+        isolated(multi(), baseline(), seed=seed, record=lines.append)
+        answers.append([line["scores"] for line in lines if line["kind"] == "isolation mutated"])
+    assert answers[0] == answers[1] != answers[2], "the mutated item's own score tells its tokens"
 
 
 def test_a_case_that_cannot_be_mutated_hides_no_leak_of_the_next():
