@@ -248,7 +248,7 @@ def test_the_exit_status_at_the_limit(project: Project, value: str, status: int)
 EMPTY = {"one item": "[[11, 12, 13]]", "the same items": "[[11, 12, 13], [11, 12, 13], [11, 12, 13]]"}
 
 
-@pytest.mark.parametrize("test", ["isolation", "delimiter_aligned"])
+@pytest.mark.parametrize("test", ["length_isolation", "delimiter_aligned"])
 @pytest.mark.parametrize("items", EMPTY)
 @pytest.mark.parametrize("allow", [False, True], ids=["inconclusive-fails", "--allow-inconclusive"])
 def test_requests_that_show_nothing_are_no_pass(project: Project, items: str, test: str, allow: bool) -> None:
