@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint power engines clean
+.PHONY: demo test lint mutation power engines clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -26,6 +26,11 @@ lint: $(READY)
 power: $(READY)
 	$(BIN)/multiitem power
 
+# Would the tests of the gates notice a wrong gate? Exit status 1 for a survivor that nobody has accepted.
+mutation: $(READY)
+	$(BIN)/python -m pip install -qq -c constraints.txt --group mutation
+	$(BIN)/python tools/mutation.py
+
 # A real server to test against: sglang on a CPU, in an environment of its own that `make clean` leaves alone.
 engines:
 	engines/sglang-cpu.sh
@@ -44,5 +49,5 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist multiitem-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist mutants multiitem-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -201,6 +201,11 @@ def test_a_good_server_passes(project: Project, faults: Faults) -> None:
         ("multi:lie", "same_length_isolation", "segment", "FAIL", r"segment was requested, but .* executed dense"),
         ("multi:nan", "delimiter_aligned", "dense", "FAIL", r"bad_json: .*NaN"),
         ("multi:short", "delimiter_aligned", "dense", "FAIL", r"expected 26 rows of 2 scores, got 25"),
+        ("multi:labels", "same_length_isolation", "dense", "FAIL", r"expected 26 rows of 2 scores"),
+        ("multi:error", "delimiter_aligned", "dense", "FAIL", r"HTTP 200 without scores: .*out of slots"),
+        ("multi:truncated", "same_length_isolation", "dense", "FAIL", r"bad_json: .*truncated"),
+        ("multi:permuted", "same_length_isolation", "dense", "FAIL", r"exceeds the limit 0"),
+        ("multi:permuted", "delimiter_aligned", "dense", "FAIL", r"exceeds the limit 0\.02"),
         ("serial:flat", "same_length_isolation", "dense", "INCONCLUSIVE", r"a leak would not show"),
         ("multi:flat", "same_length_isolation", "dense", "FAIL", r"does not read its items"),
         ("multi:noise", "same_length_isolation", "dense", "INCONCLUSIVE", r"replaying the same request"),
@@ -226,6 +231,44 @@ def test_a_misbehaving_server(
     assert re.search(reason, record["reason"])
     result.stdout.re_match_lines([rf".*{reason.split('[')[0]}"])
     assert not project.processes()
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [("0.02", 0), ("0.020000000000000004", 1), ("float('nan')", 1), ("float('inf')", 1), ("None", 1)],
+    ids=["the limit", "the next float", "nan", "inf", "nothing"],
+)
+def test_the_exit_status_at_the_limit(project: Project, value: str, status: int) -> None:
+    project.write("test_it.py", VERDICTS.replace("measured(0.01, floor=0.03)", f"measured({value})"))
+    assert project.run("test_it.py::test_inconclusive").ret == project.matrix["exit_status"] == status
+    assert (project.gate("delimiter_aligned_equiv_le_0p02")["verdict"] == "PASS") is (status == 0)
+
+
+#: Requests that show nothing: one item, and items that are all the same.
+EMPTY = {"one item": "[[11, 12, 13]]", "the same items": "[[11, 12, 13], [11, 12, 13], [11, 12, 13]]"}
+
+
+@pytest.mark.parametrize("test", ["length_isolation", "delimiter_aligned"])
+@pytest.mark.parametrize("items", EMPTY)
+@pytest.mark.parametrize("allow", [False, True], ids=["inconclusive-fails", "--allow-inconclusive"])
+def test_requests_that_show_nothing_are_no_pass(project: Project, items: str, test: str, allow: bool) -> None:
+    project.write("own.jsonl", f'{{"query": [7, 8, 9], "items": {EMPTY[items]}}}\n')
+    project.write("test_it.py", REGRESSION)
+    arguments = ["--workload=own.jsonl", "-k", test, *(["--allow-inconclusive"] if allow else [])]
+    result = project.run(*SMALL, *arguments)
+    assert result.ret == (0 if allow else 1)
+    ran = [r["verdict"] for r in project.matrix["gates"] if r["reason"] != "deselected on the command line"]
+    assert ran and set(ran) == {"INCONCLUSIVE"}
+
+
+def test_a_single_timed_run_is_no_pass(project: Project, faults: Faults) -> None:
+    faults("serial:sleep=0.004")
+    project.write("test_it.py", REGRESSION)
+    result = project.run(*SMALL, "-k", "speedup", "--multiitem-items=32", "--multiitem-bench-timed-runs=1")
+    assert result.ret == 1
+    record = project.gate("speedup_n32_ge_3x")
+    assert record["verdict"] == "INCONCLUSIVE" and record["samples"] == {"timed_runs": 1}
+    assert record["reason"].startswith("1 timed runs of each side")
 
 
 def test_a_backend_that_cannot_run_here_is_not_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,3 +85,15 @@ def test_a_model_on_which_all_semantics_look_alike_decides_nothing():
     measured = measure(multi(flat), baseline(flat), [CASE], delimiter=DELIMITER, record=lambda line: None)
     record = record_of(AS_DECLARED, measured)
     assert record.verdict is Verdict.INCONCLUSIVE and "hardly apart" in record.reason
+
+
+def test_a_first_request_without_tokens_is_passed_over():
+    """A server refuses a request without items; that says nothing about its semantics."""
+    target = multi()
+    empty = make_case(lengths=[0, 0], seed=5, name="empty")
+    record = record_of(
+        AS_DECLARED, measure(target, baseline(), [empty, CASE], delimiter=DELIMITER, record=lambda line: None)
+    )
+    assert record.verdict is Verdict.PASS, record.reason
+    asked = {query for query, _, _ in target.client.requests}
+    assert CASE.query in asked and empty.query not in asked

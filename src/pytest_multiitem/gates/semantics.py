@@ -37,13 +37,16 @@ _ITEMS = 6
 
 
 def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
-    """Score the first items of the first case packed, and every item serially as each semantics has it see its context.
+    """Score the first items with tokens of a case packed, and serially as each semantics has an item see its context.
 
     The declared semantics holds where it is nearest and the next one is clearly farther away; FAIL names
     the one that is nearer, or says that there is none.
     """
     declared = declared_semantics(multi)
-    case = replace(cases[0], items=tuple(item for item in cases[0].items if item)[:_ITEMS])
+    case = next((case for case in cases if any(case.items)), None)
+    if case is None:  # no request has an item with tokens, and one without any would be refused
+        return Measurement(target=multi, value=None, samples={"items": 0})
+    case = replace(case, items=tuple(item for item in case.items if item)[:_ITEMS])
     packed = baseline(multi, case, record)
     references = _references(serial, case, delimiter)
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}

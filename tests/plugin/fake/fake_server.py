@@ -36,6 +36,10 @@ FAULTS = {
     "flat": "all scores are the same",
     "nan": "the first score is NaN, as Python's json writes it",
     "short": "one row of scores is missing",
+    "permuted": "the rows of scores stand in the opposite order",
+    "labels": "one label's scores are missing",
+    "error": "the answer under status 200 is an error body",
+    "truncated": "the end of the answer is missing",
     "sleep": "seconds that each request takes longer",
     "refuse": "the server says that it refuses its arguments, and ends",
     "exit": "exit code with which the server ends instead of starting",
@@ -101,6 +105,16 @@ class Server:
             result = self._scorer.score(request.query, request.items, request.label_token_ids, request.apply_softmax)
         return {"scores": self._spoil(result.scores.tolist(), request.items)}
 
+    def answer(self, body: bytes) -> bytes:
+        """The body of an answer, which a fault may leave without scores."""
+        found = self.score(body)
+        if len(found["scores"]) <= 2:  # the request that asks whether the server is ready
+            return json.dumps(found).encode()
+        if "error" in self.faults:
+            found = {"error": {"message": "out of slots", "code": "internal_error"}}
+        encoded = json.dumps(found).encode()
+        return encoded[:-9] if "truncated" in self.faults else encoded
+
     def _spoil(self, scores: list[list[float]], items: Any) -> list[list[float]]:
         if "flat" in self.faults:
             return [[1 / len(row)] * len(row) for row in scores]
@@ -114,6 +128,10 @@ class Server:
             return scores
         if "nan" in self.faults:
             scores[0][0] = float("nan")
+        if "permuted" in self.faults:
+            scores = scores[::-1]
+        if "labels" in self.faults:
+            scores = [row[1:] for row in scores]
         return scores[1:] if "short" in self.faults else scores
 
 
@@ -147,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         if self._refused():
             return
         try:
-            self._answer(200, self.app.score(body))
+            self._send(200, self.app.answer(body))
         except WireError as error:
             self._send(error.status, error.body())
 
