@@ -44,12 +44,15 @@ def run_suites(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], s
 def test_serial_runs_for_real_and_packed_scoring_is_refused(
     tmp_path: Path, arguments: Callable[..., list[str]]
 ) -> None:
-    more = ("--reference=transformers", "-k", "isolation or aligned or declared or reference")
+    more = ("--reference=transformers", "-k", "isolation or aligned or declared or reference or relations")
     status, matrix, output = run_suites(tmp_path, REGRESSION, PARITY, *arguments(*more))
     gates = {(g["gate"], g["mask_requested"] or ""): g for g in matrix["gates"] if "deselected" not in g["reason"]}
     serial = gates.pop(("serial_vs_reference_le_0p02", ""))
     assert serial["verdict"] == "PASS" and serial["value"] <= 1e-4, output
     assert serial["engine"] == "sglang" and serial["mask_attested"] == "serial"
+    control = gates.pop(("negative_control_fails", ""))
+    assert control["verdict"] == "PASS" and control["value"] > 0.02, output
+    assert {said["verdict"] for said in control["details"]["gates"].values()} == {"FAIL"}
     refused = [gate for gate in gates.values() if "refused to start" in gate["reason"]]
     assert {gate["verdict"] for gate in gates.values()} == {"NOT_RUN"}, output
     assert len(refused) >= 4 and "requires flashinfer" in refused[0]["reason"], output
@@ -96,9 +99,16 @@ def test_attached_as_an_unknown_engine(sglang: RealEngine, tmp_path: Path) -> No
     """One address for both sides: a serial server is isolated, has the semantics query_prefix, and attests nothing."""
     url = sglang.serial().url
     urls = [f"--multi-url={url}", f"--serial-url={url}", "--multiitem-semantics=query_prefix"]
-    status, matrix, output = run_suites(tmp_path, REGRESSION, *urls, "-k", "isolation or aligned or declared")
+    status, matrix, output = run_suites(
+        tmp_path, REGRESSION, *urls, "-k", "isolation or aligned or declared or relations"
+    )
     found = {g["gate"]: g for g in matrix["gates"] if "deselected" not in g["reason"]}
-    assert {g["verdict"] for g in found.values()} == {"PASS"} and len(found) == 4, output
+    assert {g["verdict"] for g in found.values()} == {"PASS"}, output
+    assert set(found) == {
+        "same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02",
+        "semantics_as_declared", "request_isolation_le_0p02", "negative_control_fails", "metamorphic_relations_hold",
+    }  # fmt: skip
+    del found["negative_control_fails"]
     assert {g["mask_attested"] for g in found.values()} == {"unattested"} and status == 0
     assert sglang.serial().poll() is None, "an attached server was stopped"
 

@@ -236,6 +236,11 @@ def factors(name, query, items):
             assert open_, "the request must show the fault"
             extra = np.isin(block, open_)[:, None] & (block[None, :] == block[:, None] - 1)
             return (own | extra) * before.astype(float), positions
+        case "leak_page":
+            open_ = [i for i in range(1, len(items)) if len(items[i - 1]) == 17]
+            assert open_, "the request must show the fault"
+            extra = np.isin(block, open_)[:, None] & (block[None, :] == block[:, None] - 1)
+            return (own | extra) * before.astype(float), positions
         case "query_only_prefix":
             first = np.zeros(len(ids), bool)
             first[len(query)] = True
@@ -248,14 +253,14 @@ def factors(name, query, items):
 
 def request_of(seed):
     query, items = workload(seed)
-    items[4:6] = [tokens(np.random.default_rng(seed), n) for n in (1, 30)]
+    items[4:7] = [tokens(np.random.default_rng(seed), n) for n in (1, 30, 17)]
     return query, [item for item in items if item]
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "name",
-    ["causal", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "query_only_prefix",
+    ["causal", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "leak_page", "query_only_prefix",
      "all_delims_prefix"],
 )  # fmt: skip
 def test_attention_weights_are_those_of_the_fault(backend, reference, name, seed):

@@ -29,13 +29,17 @@ _EVERYWHERE: frozenset[Part] = frozenset({"multi", "other_mask", "extend", "seri
 
 
 class Drift(ScoresFault):
-    """The score of each item's first label is off by exactly the strength, towards 0.5, always in the same way."""
+    """Scores of a pair of labels are off by exactly the strength, towards 0.5, always in the same way.
+
+    With softmax or without, and in whichever order the labels stand: what a request says of itself agrees with what
+    another one says, so that only a reference shows the fault. Other numbers of labels are scored rightly.
+    """
 
     name = "drift"
     number = 18
     seen = "follows from the design; graded, to measure what the gates can see"
     scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask"})
-    strengths: ClassVar[tuple[float, ...]] = (1e-1, 1.5e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    strengths: ClassVar[tuple[float, ...]] = (1e-1, 1.5e-2, 1e-3, 1e-4, 1e-6)
     unit = "score"
 
     @classmethod
@@ -49,10 +53,16 @@ class Drift(ScoresFault):
         return f"a number above 0 and below 0.5, such as {', '.join(f'{each:g}' for each in cls.strengths)}"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """The moved rows."""
-        first = rows[:, 0]
-        strength = self.strength or 0.0
-        return _with_first(rows, np.where(first < 0.5, first + strength, first - strength), softmax_asked(request))
+        """The share of the lower label id moves; each row keeps its sum."""
+        labels, strength = request["label_token_ids"], self.strength or 0.0
+        if rows.shape[1] != 2:
+            return rows
+        total = rows.sum(axis=1)
+        low = int(labels[1] < labels[0])
+        share = rows[:, low] / total
+        moved = np.where(share < 0.5, share + strength, share - strength)
+        columns = (moved, 1 - moved) if low == 0 else (1 - moved, moved)
+        return np.stack(columns, axis=1) * total[:, None]
 
 
 class ModelDrift(Drift):
@@ -133,7 +143,7 @@ class Nondeterministic(ScoringFault):
     number = 25
     seen = "sglang /v1/decisions: 0.07 across batch composition"
     scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask", "extend"})
-    strengths = (0.07, 0.01, 1e-3)
+    strengths = (0.07, 1e-3)
     unit = "score"
     inconclusive_counts = True
 
@@ -150,7 +160,7 @@ class Nondeterministic(ScoringFault):
                 return answer
             moved = np.clip(rows + noise.uniform(-strength, strength, rows.shape), 0, 1)
             if softmax_asked(exchange.request):
-                moved = _with_first(rows, moved[:, 0], True)
+                moved = _with_first(rows, moved[:, 0])
             return answer.with_body(encoded({**body, "scores": moved.tolist()}))
 
         return handle
@@ -164,16 +174,15 @@ def to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return kept.view(np.float32).astype(np.float64)
 
 
-def _with_first(rows: Rows, first: NDArray[np.float64], softmax: bool) -> Rows:
-    """``rows`` [N, K] with other first scores [N]; under a softmax the others share what that leaves of each row's
+def _with_first(rows: Rows, first: NDArray[np.float64]) -> Rows:
+    """``rows`` [N, K] of a softmax with other first scores [N]; the other labels share what that leaves of each row's
     sum, in their old proportions. A softmax over one label has nothing to move."""
-    if softmax and rows.shape[1] == 1:
+    if rows.shape[1] == 1:
         return rows
     moved = rows.copy()
     moved[:, 0] = first
-    if softmax:
-        others = rows[:, 1:].sum(axis=1, keepdims=True)
-        left = np.maximum(others + rows[:, :1] - moved[:, :1], 0)
-        equal = np.full((len(rows), rows.shape[1] - 1), 1 / (rows.shape[1] - 1))
-        moved[:, 1:] = left * np.divide(rows[:, 1:], others, out=equal, where=others > 0)
+    others = rows[:, 1:].sum(axis=1, keepdims=True)
+    left = np.maximum(others + rows[:, :1] - moved[:, :1], 0)
+    equal = np.full((len(rows), rows.shape[1] - 1), 1 / (rows.shape[1] - 1))
+    moved[:, 1:] = left * np.divide(rows[:, 1:], others, out=equal, where=others > 0)
     return moved

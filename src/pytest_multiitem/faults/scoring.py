@@ -32,7 +32,7 @@ class StateLeaks(ScorerFault):
     name = "state_leaks"
     number = 9
     seen = "sglang #31969"
-    strengths = (0.5, 1e-2, 1e-4, 1e-6)
+    strengths = (0.5, 1e-3, 1e-6)
     unit = "of the score"
 
     def scorer(self, base: Any) -> Any:
@@ -55,7 +55,7 @@ class RequestsLeak(ScorerFault):
     name = "requests_leak"
     number = 9
     seen = "sglang #31969"
-    strengths = (0.5, 1e-1, 1e-2, 1e-4)
+    strengths = (0.5, 1e-1, 1e-2)
     unit = "of the score"
 
     def scorer(self, base: Any) -> Any:

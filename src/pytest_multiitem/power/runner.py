@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +88,17 @@ def check_settings(settings: Settings) -> None:
         )
 
 
+@dataclass
+class _Begun:
+    """A build whose scores are measured, in ``seconds``; ``timing``: the columns that are left."""
+
+    planned: Planned
+    build: Build
+    cells: list[Cell]
+    timing: list[Column]
+    seconds: float
+
+
 class PowerRun:
     """One measurement of a kill matrix in a directory; its servers live as long as it is open.
 
@@ -168,34 +179,36 @@ class PowerRun:
             self._write()
 
     def _measure_all(self) -> None:
-        """Healthy builds, faults of scores on all backends side by side, then faults of time."""
-        healthy = [each for each in self.plan if each.fault is None]
-        timed = [each for each in self.plan if each.fault is not None and each.fault.timed]
-        others = [each for each in self.plan if each.fault is not None and not each.fault.timed]
-        self._measure_each(healthy)
+        """Healthy builds with their times; scores of all others, on all backends side by side; then their times."""
+        first = [each for each in self.plan if each.fault is None and not each.circumstances]
+        rest = [each for each in self.plan if each not in first]
+        timed: list[_Begun] = []
+        self._each(first, lambda each: self._finish(self._scored(each)))
+
+        def scores(each: Planned) -> None:
+            begun = self._scored(each)
+            if begun.timing:
+                timed.append(begun)
+            else:
+                self._finish(begun)
+
         with ThreadPoolExecutor(len(self._labs)) as threads:
             for backend in self._labs:
-                threads.submit(self._measure_each, [each for each in others if each.backend == backend])
-        self._measure_each(timed)
+                threads.submit(self._each, [each for each in rest if each.backend == backend], scores)
+        begun_of = {id(begun.planned): begun for begun in timed}
+        self._each([begun.planned for begun in timed], lambda each: self._finish(begun_of[id(each)]))
 
-    def _measure_each(self, planned: Sequence[Planned]) -> None:
+    def _each(self, planned: Sequence[Planned], measure: Callable[[Planned], None]) -> None:
         for each in planned:
             if self._closed.is_set():
                 return
             try:
-                record = self._measure(each)
-                with self._writing:
-                    if self._closed.is_set():  # its servers were taken away while it was measured
-                        return
-                    self.matrix.builds.append(record)
-                    self._write()
+                measure(each)
             except BaseException as error:  # noqa: BLE001 - whoever waits for the build gets it
                 self._results[id(each)].set_exception(error)
-            else:
-                self._results[id(each)].set_result(record)
 
-    def _measure(self, planned: Planned) -> BuildRecord:
-        """Measure one build with every gate that it concerns."""
+    def _scored(self, planned: Planned) -> _Begun:
+        """Measure what needs no clock."""
         start = time.perf_counter()
         labs = self._labs[planned.backend]
         if planned.fault is None:
@@ -203,14 +216,24 @@ class PowerRun:
         else:
             build = labs.build(planned.backend, planned.fault)
         concerned = [column for column in self._columns if column.concerns(build)]
-        try:
-            cells = [self._cell(build, column) for column in concerned]
-        finally:
-            if planned.fault is not None:
-                build.close()
-        record = _judged(planned, cells)
-        record.seconds = round(time.perf_counter() - start, 3)
-        return record
+        cells = [self._cell(build, column) for column in concerned if not column.gate.timing]
+        timing = [column for column in concerned if column.gate.timing]
+        return _Begun(planned, build, cells, timing, time.perf_counter() - start)
+
+    def _finish(self, begun: _Begun) -> None:
+        """Measure what needs a clock, if anything does, and write the build down."""
+        start = time.perf_counter()
+        cells = [*begun.cells, *(self._cell(begun.build, column) for column in begun.timing)]
+        if begun.planned.fault is not None:
+            begun.build.close()
+        record = _judged(begun.planned, cells)
+        record.seconds = round(begun.seconds + time.perf_counter() - start, 3)
+        with self._writing:
+            if self._closed.is_set():  # its servers were taken away while it was measured
+                return
+            self.matrix.builds.append(record)
+            self._write()
+        self._results[id(begun.planned)].set_result(record)
 
     def _cell(self, build: Build, column: Column) -> Cell:
         record: GateRecord = judged(column.gate, lambda gate: column.measure(build, gate))
