@@ -32,6 +32,8 @@ MASK, OTHER_MASK = "segment", "dense"
 PACKED: frozenset[Part] = frozenset({"multi", "other_mask"})
 #: Tokens of the longest sequence that a server of a build takes: a request beyond it is soon made and soon refused.
 CONTEXT_LENGTH = 4096
+#: Items of the built-in requests: half of what the suites send, since there are more than a hundred builds.
+_MIXED_ITEMS, _EQUAL_ITEMS = 12, 16
 #: Seconds until a faulty server's process answers its first look: it loads no model.
 _PROXY_STARTUP = 30.0
 
@@ -188,7 +190,7 @@ class Build:
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
-        """The built-in requests, as the suites send them."""
+        """The built-in requests of the suites, with fewer items."""
         settings = self.settings
         return built_in_cases(
             seed=settings.seed,
@@ -196,6 +198,8 @@ class Build:
             delimiter=settings.delimiter,
             vocab_size=self._vocab_size,
             empty_item=EMBEDDED.allows_empty_items,
+            mixed_items=_MIXED_ITEMS,
+            equal_items=_EQUAL_ITEMS,
         )
 
     def equal_length_case(self, query_tokens: int, num_items: int) -> Case:

@@ -65,21 +65,28 @@ def token_pool(vocab_size: int, excluded: Sequence[int]) -> TokenIds:
 
 
 def built_in_cases(
-    *, seed: int, labels: Sequence[int], delimiter: int, vocab_size: int, empty_item: bool
+    *,
+    seed: int,
+    labels: Sequence[int],
+    delimiter: int,
+    vocab_size: int,
+    empty_item: bool,
+    mixed_items: int = 26,
+    equal_items: int = 32,
 ) -> tuple[Case, ...]:
-    """Two seeded cases: 26 items of 1 to 40 tokens (one of them empty where the engine allows it), and
-    32 items of equal length."""
+    """Two seeded cases: ``mixed_items`` of 1 to 40 tokens (one of them empty where the engine allows it), and
+    ``equal_items`` of 20."""
     pool = token_pool(vocab_size, [*labels, delimiter])
     rng = np.random.default_rng(seed)
 
     def draw(length: int) -> TokenIds:
         return tuple(pool[i] for i in rng.integers(0, len(pool), length).tolist())
 
-    lengths = [1, *rng.integers(1, 41, 24).tolist(), 40]
+    lengths = [1, *rng.integers(1, 41, mixed_items - 2).tolist(), 40]
     if empty_item:
         lengths[len(lengths) // 2 + 1] = 0
     mixed = Case("mixed lengths", draw(120), tuple(draw(n) for n in lengths), tuple(labels), pool)
-    equal = Case("equal lengths", draw(60), tuple(draw(20) for _ in range(32)), tuple(labels), pool)
+    equal = Case("equal lengths", draw(60), tuple(draw(20) for _ in range(equal_items)), tuple(labels), pool)
     return mixed, equal
 
 
