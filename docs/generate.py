@@ -1,14 +1,14 @@
 """Writes what the reference can take from the code: options, the table of gates, the files of a comparison.
 
-    python docs/generate.py
-
-A test asserts that the files are what this writes.
+python docs/generate.py                             # a test asserts that the files are what this writes
+python docs/generate.py --kill-matrix kill_matrix.json    # the measured part of explanation/power.md
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from pytest_multiitem.comparison import records
 from pytest_multiitem.comparison.artefacts import SCHEMAS
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.options import OPTIONS, Settings, resolve
+from pytest_multiitem.power.records import KillMatrix
+from pytest_multiitem.reports import power
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -155,12 +157,42 @@ def _inner(record: type[msgspec.Struct], seen: tuple[type, ...] = ()) -> list[ty
     return list(dict.fromkeys(found))
 
 
+def with_kill_matrix(page: str, matrix: KillMatrix) -> str:
+    """``page`` with what was measured between its marks renewed: the tables of a kill matrix, and what only one gate
+    sees in the table of what each gate is for."""
+    measured = re.sub(r"^## ", "### ", "\n\n".join(power.sections(matrix)), flags=re.MULTILINE)
+    facts = f"{matrix.machine['processor']}, {matrix.machine['cpus_usable']} cores; {matrix.started_at_utc} to "
+    facts += f"{matrix.finished_at_utc}; " + ", ".join(
+        f"{name} {matrix.versions[name]}" for name in ("pytest-multiitem", "torch", "jax") if name in matrix.versions
+    )
+    lines = [*(f"- {line}" for line in power.summary_lines(matrix)), f"- {facts}"]
+    page = re.sub(
+        r"(<!-- measured -->\n).*?(<!-- end -->)",
+        lambda marks: f"{marks[1]}\n{chr(10).join(lines)}\n\n{measured}\n\n{marks[2]}",
+        page,
+        flags=re.DOTALL,
+    )
+    rows = []
+    for line in page.split("\n"):
+        gate = re.match(r"\| `(\w+)` \| (.*) \| [^|]* \|$", line)
+        if gate is not None and gate[1] in {name.partition("[")[0] for name in matrix.gates}:
+            only = ", ".join(f"`{label}`" for label in matrix.unique.get(gate[1], [])) or "-"
+            line = f"| `{gate[1]}` | {gate[2]} | {only} |"
+        rows.append(line)
+    return "\n".join(rows)
+
+
 def _rows(rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
 def main() -> None:
-    """Write them all."""
+    """Write them all, or the page of a kill matrix."""
+    if sys.argv[1:2] == ["--kill-matrix"]:
+        path = Path(__file__).parent / "explanation" / "power.md"
+        matrix = msgspec.json.decode(Path(sys.argv[2]).read_bytes(), type=KillMatrix)
+        path.write_text(with_kill_matrix(path.read_text(encoding="utf-8"), matrix), encoding="utf-8")
+        return
     (REFERENCE / "comparison-files.md").write_text(comparison_page(), encoding="utf-8")
     (REFERENCE / "options.md").write_text(options_page(), encoding="utf-8")
     page = REFERENCE / "gates.md"

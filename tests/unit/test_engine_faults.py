@@ -236,8 +236,8 @@ def factors(name, query, items):
             assert open_, "the request must show the fault"
             extra = np.isin(block, open_)[:, None] & (block[None, :] == block[:, None] - 1)
             return (own | extra) * before.astype(float), positions
-        case "leak_page":
-            open_ = [i for i in range(1, len(items)) if len(items[i - 1]) == 17]
+        case "leak_length":
+            open_ = [i for i in range(1, len(items)) if len(items[i - 1]) == 18]
             assert open_, "the request must show the fault"
             extra = np.isin(block, open_)[:, None] & (block[None, :] == block[:, None] - 1)
             return (own | extra) * before.astype(float), positions
@@ -253,14 +253,14 @@ def factors(name, query, items):
 
 def request_of(seed):
     query, items = workload(seed)
-    items[4:7] = [tokens(np.random.default_rng(seed), n) for n in (1, 30, 17)]
+    items[4:7] = [tokens(np.random.default_rng(seed), n) for n in (1, 30, 18)]
     return query, [item for item in items if item]
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "name",
-    ["causal", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "leak_page", "query_only_prefix",
+    ["causal", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "leak_length", "query_only_prefix",
      "all_delims_prefix"],
 )  # fmt: skip
 def test_attention_weights_are_those_of_the_fault(backend, reference, name, seed):

@@ -127,18 +127,18 @@ class LeakBoundary(NeighbourLeak):
         return (before == 1) & (length > self.LONGER_THAN)
 
 
-class LeakPage(NeighbourLeak):
-    """An item of 17 tokens, one more than a page of 16, is seen by the item after it."""
+class LeakLength(NeighbourLeak):
+    """An item of exactly 18 tokens is seen by the item after it."""
 
-    name = "leak_page"
+    name = "leak_length"
     number = 0
-    seen = "planted: an off-by-one at the edge of a page, which the fixed requests happen not to meet"
+    seen = "planted: one length that none of the fixed requests has, nor their mutations"
 
-    PAGE = 16
+    LENGTH = 18
 
     def opens(self, before: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whatever comes after it."""
-        return before == self.PAGE + 1
+        return before == self.LENGTH
 
 
 class OtherSemantics(AttentionFault):
