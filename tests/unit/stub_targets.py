@@ -95,11 +95,11 @@ class StubClient:
                 self._counts[self.executed] += 1
                 if self.executed in self._items:
                     self._items[self.executed] += len(items)
-            if apply_softmax:
-                return np.asarray(self._scores(query, items, labels), dtype=np.float64)
-            over = tuple(dict.fromkeys((*VOCABULARY, *labels)))
-            scores = np.asarray(self._scores(query, items, over), dtype=np.float64)
-            return scores[:, [over.index(label) for label in labels]]
+        if apply_softmax:
+            return np.asarray(self._scores(query, items, labels), dtype=np.float64)
+        over = tuple(dict.fromkeys((*VOCABULARY, *labels)))
+        scores = np.asarray(self._scores(query, items, over), dtype=np.float64)
+        return scores[:, [over.index(label) for label in labels]]
 
     def server_info(self):
         if self.executed is None:

@@ -12,11 +12,11 @@ import uvicorn
 from fake_backend import VOCAB, FakeBackend
 
 from pytest_multiitem.client import ScoreClient
-from pytest_multiitem.engine import serve
 from pytest_multiitem.engine.app import Service, create_app
 from pytest_multiitem.engine.scorer import Scorer, ScorerConfig, ScoreResult
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.metamorphic import measure
+from pytest_multiitem.listening import bind
 from pytest_multiitem.reports.counterexample import curl, failure_lines, request_text, sequence_text
 from pytest_multiitem.results.counterexample import Counterexample, read, save
 from pytest_multiitem.scoring.relations import ScoreBody
@@ -65,7 +65,7 @@ def serving(kind=Scorer):
         scorer=scorer, tokenizer=None, model="m", vocab_size=VOCAB, max_positions=4096, probe_ids=[0, 1],
         info={"vocab_size": VOCAB, "dtype": "float32"},
     )  # fmt: skip
-    listener = serve._bind("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     listener.listen()
     server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

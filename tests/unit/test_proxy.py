@@ -511,7 +511,7 @@ def test_the_list_of_faults(multiitem):
     wire = sum(issubclass(kind, WireFault) for kind in catalogue().values())
     assert lines[-1] == f"{len(catalogue())} faults: {len(catalogue()) - wire} of the engine, {wire} of the wire"
     drift = next(line for line in lines if re.match(r"F18 +drift ", line))
-    assert " wire " in drift and "0.1, 0.015, 0.01" in drift and "towards 0.5" in drift and "graded" in drift
+    assert " wire " in drift and "0.1, 0.015, 0.001" in drift and "towards 0.5" in drift and "graded" in drift
 
 
 def test_the_proxy_is_a_command(multiitem):
