@@ -17,8 +17,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("jax")
 
-#: One fault of every kind: attention, position, readout, wire, attestation.
-SMALL = "causal,leak_next=0.01,score_at_delimiter,short_list,dense_instead_of_segment"
+#: One fault of attention, of the layout and of the wire.
+SMALL = "leak_next=0.01,score_at_delimiter,short_list"
 
 
 def command(*words: str) -> list[str]:
@@ -54,20 +54,18 @@ def test_the_small_set_is_killed_on_both_backends(tmp_path: Path) -> None:
                for b in made["builds"] if b["fault"] is None}  # fmt: skip
     assert healthy == {"pytorch": {"PASS"}, "jax": {"PASS"}}, done.stdout
     killed = {(b["backend"], b["label"]): set(b["killed_by"]) for b in made["builds"] if b["fault"]}
-    assert len(killed) == 10
+    assert len(killed) == 6
     for backend in ("pytorch", "jax"):
         isolation = {"same_length_isolation_zero", "changed_length_isolation_zero"}
-        assert isolation <= killed[backend, "causal"]
         assert isolation <= killed[backend, "leak_next=0.01"], "a leak of 1 % fails both isolation gates in float32"
         assert not isolation & killed[backend, "score_at_delimiter"]
         assert "delimiter_aligned_equiv_le_0p02" in killed[backend, "score_at_delimiter"]
-        assert isolation <= killed[backend, "short_list"] and isolation <= killed[backend, "dense_instead_of_segment"]
+        assert isolation <= killed[backend, "short_list"]
     assert f"{len(made['expected'])} of {len(made['expected'])} faults killed" in done.stdout
     assert (tmp_path / "multiitem-results/power").is_dir() and not servers_of(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_keeps_what_is_done(tmp_path: Path, number: signal.Signals) -> None:
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     with subprocess.Popen(
         command("power", "--multiitem-power-faults", "score_at_delimiter,score_before_last,permuted", "--backend=jax"),
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
@@ -75,7 +73,7 @@ def test_an_interruption_keeps_what_is_done(tmp_path: Path, number: signal.Signa
         assert process.stderr is not None and process.stdout is not None
         first = process.stderr.readline()
         assert "healthy" in first, first + process.stderr.read()
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted; what was measured is kept" in err
     made = the_matrix(tmp_path)

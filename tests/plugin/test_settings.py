@@ -56,7 +56,7 @@ def test_flags_and_numbers_come_from_everywhere(project: Project, monkeypatch: p
     assert settings["bench_warmup_runs"] == ("2", "environment MULTI_ITEM_BENCH_WARMUP_RUNS")
     assert settings["bench"] == ("True", "command line")
     assert settings["model"] == ("-", "default")
-    assert "same_length_isolation_zero" in settings["require"][0]
+    assert settings["require"] == ("all", "command line")
 
 
 @pytest.mark.parametrize(
