@@ -36,8 +36,18 @@ WORK = ROOT / "mutants"
 FIGURES = WORK / "figures.json"
 PACKAGE = "pytest_multiitem"
 
+#: The gates whose mutants count. Not those of the search and of traffic: their tests draw requests and run threads,
+#: seconds for each mutant.
+GATES = (
+    "base", "contract", "equivalence", "isolation", "measurement", "negative_control", "parity", "prefill_extend",
+    "request_isolation", "semantics", "speedup",
+)  # fmt: skip
 #: Mutants that count, as mutmut names them. Of the client it is what decides whether an answer holds scores.
-SCOPE = (f"{PACKAGE}.gates.*", f"{PACKAGE}.servers.attestation.*", f"{PACKAGE}.client.x_read_scores__*")
+SCOPE = (
+    *(f"{PACKAGE}.gates.{gate}.*" for gate in GATES),
+    f"{PACKAGE}.servers.attestation.*",
+    f"{PACKAGE}.client.x_read_scores__*",
+)
 #: How mutmut's statuses are told. A timeout is noticed by whoever waits for the tests.
 _NOTICED = frozenset({"killed", "timeout", "segfault"})
 _BEGIN, _END = "<!-- written by tools/mutation.py --page -->", "<!-- end -->"

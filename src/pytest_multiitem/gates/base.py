@@ -52,9 +52,14 @@ class Evidence:
     @property
     def floor(self) -> float | None:
         """The larger floor: a difference below it may be noise. Not finite where one of them is not."""
-        found = [floor for floor in (self.noise_floor, self.traffic_floor) if floor is not None]
-        wrong = (floor for floor in found if not math.isfinite(floor))
-        return next(wrong, max(found, default=None))
+        return larger_floor(self.noise_floor, self.traffic_floor)
+
+
+def larger_floor(*floors: float | None) -> float | None:
+    """The largest of the floors that were measured; one that is not finite comes before all others."""
+    found = [floor for floor in floors if floor is not None]
+    wrong = (floor for floor in found if not math.isfinite(floor))
+    return next(wrong, max(found, default=None))
 
 
 def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tuple[Verdict, str]:
