@@ -374,7 +374,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("power", False, "prove that the gates can fail: measure them on builds with every known fault", _flag,
            short=True, is_flag=True),
     Option("power_faults", (), "faults of --power: NAME or NAME=STRENGTH, …; default: all of them", _fault_names,
-           "NAME,…"),
+           "NAME,…", short=True),
     Option("property_examples", 100, "requests that the property-based isolation test tries", _integer(1), "N"),
     Option("property_max_tokens", 1024, "tokens of the longest request that it tries; less where the server takes less",
            _integer(16), "TOKENS"),

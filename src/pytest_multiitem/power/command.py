@@ -13,7 +13,7 @@ import typer
 def power(context: typer.Context) -> None:
     """Prove that the gates can fail: measure them on builds with every known fault, on both embedded backends.
 
-    Takes the options of a run: --backend pytorch, --multiitem-power-faults NAME[=STRENGTH],…, --results-dir DIR, …
+    Takes the options of a run: --backend pytorch, --power-faults NAME[=STRENGTH],…, --results-dir DIR, …
     Exit status 0: every healthy build passes and every fault is killed. 1: not so, or not complete. What is
     measured is on disk at once, and stays when the command is interrupted.
     """
