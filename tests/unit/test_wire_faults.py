@@ -234,7 +234,7 @@ def test_faults_compose_in_their_order():
         ("drift=0.5", "above 0 and below 0.5"),
         ("drift=nan", "'nan' is no strength"),
         ("nondeterministic=-1", "above 0 and at most 1"),
-        ("recompiles=1", "a number above 1, such as 5"),
+        ("recompiles=1", "a number above 1, such as 8"),
         ("recompiles=inf", "a number above 1"),
         ("dies=1.5", "a whole number of at least 1"),
         ("dies=0", "a whole number of at least 1"),

@@ -89,7 +89,7 @@ class Recompiles(ScoringFault):
     name = "recompiles"
     number = 22
     seen = "sgl-jax: 1.5 to 8 times"
-    strengths = (5.0,)
+    strengths = (8.0,)
     unit = "times as long"
     timed = True
     inconclusive_counts = True
