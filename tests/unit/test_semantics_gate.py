@@ -13,7 +13,7 @@ from stub_targets import (
     packed_query_prefix,
 )
 
-from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.measurement import leak_visibility, record_of, semantic_visibility
 from pytest_multiitem.gates.semantics import AS_DECLARED, measure
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
@@ -43,6 +43,9 @@ def test_a_server_that_has_what_it_declares_passes(scores, semantics):
     assert record.details["nearest"] == semantics.value and set(record.details["distances"]) == {FIRST, QUERY, "causal"}
     assert record.samples == {"items": 6} and record.mask_attested == "dense"
     assert "semantics" in {sample["kind"] for sample in samples}
+    alone = baseline()
+    assert record.leak_visibility == leak_visibility(alone, [CASE], semantics, DELIMITER, [].append)[0] > 0.02
+    assert record.semantic_visibility == semantic_visibility(alone, [CASE], DELIMITER, [].append) > 0.02
 
 
 @pytest.mark.parametrize(("scores", "declared", "had"), [(packed, QUERY, FIRST), (packed_query_prefix, FIRST, QUERY)])

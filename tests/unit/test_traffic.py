@@ -221,3 +221,31 @@ def test_a_leak_between_items_is_not_this_gates_business():
 
 def test_another_mask_than_the_requested_one_fails():
     assert check(multi(executed="segment")).reason == "dense was requested, but the server executed segment"
+
+
+@pytest.mark.parametrize("moved", ["seven", "four"])
+def test_the_worst_of_all_requests_and_rounds_counts(moved):
+    """Only one of the requests moves when others are beside it: whichever that is, the gate sees it."""
+    wanted = next(case for case in CASES if case.name == moved)
+
+    def seen(request, others):
+        return 0.1 * float(bool(others) and request == (wanted.query, wanted.items))
+
+    record = check(busy(seen))
+    assert record.verdict is Verdict.FAIL and record.value == pytest.approx(0.1)
+    worst = record.details["worst"][0]
+    assert worst["case"] == moved and worst["what"] == "among others" and worst["round"] >= 1
+    assert worst["max_abs_diff"] == record.value and set(worst) == {"case", "round", "what", "max_abs_diff"}
+    assert record.samples == {"cases": 2, "rounds": 4, "items": 11}, "the smallest request has three rounds"
+
+
+def test_the_smallest_request_is_that_of_the_fewest_tokens():
+    many_short = make_case(5, lengths=[1] * 5, name="many short")
+    few_long = make_case(2, lengths=[40, 40], name="few long")
+    rounds = []
+    measure(
+        multi(), [few_long, many_short], delimiter=DELIMITER,
+        record=lambda line: rounds.append((line["case"], line["number"])) if line["kind"] == "surrounded" else None,
+    )  # fmt: skip
+    assert [name for name, number in rounds if number] == ["few long"] + ["many short"] * 3
+    assert [number for name, number in rounds if name == "many short" and number] == [1, 2, 3]
