@@ -273,8 +273,9 @@ def test_leftovers_end_when_the_engine_exits_by_itself(pool: ServerPool, spec: A
 def test_a_dead_server_stays_dead_for_everyone_unless_restarted(pool: ServerPool, spec: Any) -> None:
     chosen = spec()
     server = pool.acquire(chosen, ready)
+    guard = guard_of(server)  # it may be gone as soon as the engine is
     psutil.Process(about(server.url)["pid"]).kill()
-    assert_gone([guard_of(server)], within=3)
+    assert_gone([guard], within=3)
     attached = ServerPool(pool.run_dir, owner=False)
     for anyone in (pool, attached):
         with pytest.raises(ServerDied, match="was killed by SIGKILL"):
