@@ -40,7 +40,7 @@ PACKAGE = "pytest_multiitem"
 #: seconds for each mutant.
 GATES = (
     "base", "contract", "equivalence", "isolation", "measurement", "negative_control", "parity", "prefill_extend",
-    "request_isolation", "semantics", "speedup",
+    "registry", "regression", "request_isolation", "semantics", "speedup",
 )  # fmt: skip
 #: Mutants that count, as mutmut names them. Of the client it is what decides whether an answer holds scores.
 SCOPE = (
