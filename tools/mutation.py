@@ -22,6 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -141,9 +142,11 @@ def main() -> int:
 
 def run_all(jobs: int) -> list[Mutant]:
     """Run every mutant from scratch; what survived."""
+    start = time.monotonic()
     shutil.rmtree(WORK, ignore_errors=True)
     run_mutmut(SCOPE, jobs)
-    return _survivors([*constant_mutants()])
+    constants = [*constant_mutants()]
+    return _survivors(constants, {"seconds": time.monotonic() - start, "jobs": jobs, "load": os.getloadavg()[2]})
 
 
 def run_again(jobs: int) -> list[Mutant]:
@@ -153,17 +156,18 @@ def run_again(jobs: int) -> list[Mutant]:
         run_mutmut(last["names"], jobs)
     noticed = [number for number in last["constants"] if number["noticed"]]
     left = {_mutant(number) for number in last["constants"] if not number["noticed"]}
-    return _survivors([*((_mutant(number), True) for number in noticed), *constant_mutants(only=left)])
+    return _survivors([*((_mutant(number), True) for number in noticed), *constant_mutants(only=left)], last["took"])
 
 
-def _survivors(constants: Sequence[tuple[Mutant, bool]]) -> list[Mutant]:
-    """Survivors of both kinds; the figures go into their file."""
+def _survivors(constants: Sequence[tuple[Mutant, bool]], took: Mapping[str, float]) -> list[Mutant]:
+    """Survivors of both kinds; the figures go into their file. ``took``: the time of a full run, and the load of the
+    machine over its last quarter of an hour."""
     statuses = {name: status for name, status in mutmut_statuses().items() if _in_scope(name)}
     if (problem := tells_nothing(statuses, [noticed for _, noticed in constants])) is not None:
         raise TellsNothing(problem)
     names = sorted(name for name, status in statuses.items() if status not in _NOTICED)
     numbers = [{**asdict(mutant), "noticed": noticed} for mutant, noticed in constants]
-    figures = {"names": names, "statuses": Counter(statuses.values()), "constants": numbers}
+    figures = {"names": names, "statuses": Counter(statuses.values()), "constants": numbers, "took": took}
     FIGURES.write_text(json.dumps(figures), encoding="utf-8")
     return [*mutmut_mutants(names), *(mutant for mutant, noticed in constants if not noticed)]
 
@@ -325,9 +329,12 @@ def figures_text() -> str:
     last = json.loads(FIGURES.read_bytes())
     statuses, numbers = Counter(last["statuses"]), Counter(number["noticed"] for number in last["constants"])
     killed = sum(count for status, count in statuses.items() if status in _NOTICED)
+    took = last["took"]
     return (
         f"{statuses.total():,} mutants in functions: {killed:,} killed, {statuses.total() - killed} survived; "
-        f"{numbers.total()} of numbers outside functions: {numbers[True]} killed, {numbers[False]} survived"
+        f"{numbers.total()} of numbers outside functions: {numbers[True]} killed, {numbers[False]} survived; "
+        f"{took['seconds'] / 60:.0f} minutes, mutants at a time: {took['jobs']}, load of the machine's "
+        f"{os.cpu_count()} cores: {took['load']:.1f}"
     )
 
 
