@@ -98,3 +98,26 @@ def test_two_items_are_too_few(lengths):
 def test_the_first_request_with_enough_items_is_used():
     small, large = make_case(2, name="small"), replace(CASE, name="large")
     assert check(cases=[small, large]).details["case"] == "large"
+
+
+def test_three_items_are_enough_and_what_was_used_is_told():
+    record = check(cases=[make_case(lengths=[3, 0, 4, 5], name="three")], semantics=QUERY)
+    assert record.verdict is Verdict.PASS and record.samples["items"] == 3
+    assert (record.details["case"], record.details["semantics"]) == ("three", QUERY.value)
+    assert record.reason == "without isolation all 3 gates FAIL, as they must"
+
+
+def test_a_gate_that_decides_nothing_leaves_the_control_undecided(monkeypatch):
+    """No PASS, so the suite is not wrong; but no FAIL either, so it shows nothing."""
+    seeing = equivalence.measure
+
+    def undecided(*arguments, **more):
+        found = seeing(*arguments, **more)
+        found.value = None
+        return found
+
+    monkeypatch.setattr(equivalence, "measure", undecided)
+    record = check()
+    said = "the gates would not see a leak on these requests: delimiter_aligned_equiv_le_0p02 says INCONCLUSIVE: "
+    assert (record.verdict, record.reason) == (Verdict.INCONCLUSIVE, f"{said}nothing was measured")
+    assert record.value == min(record.details["gates"][gate]["value"] for gate in GATES[:2])
