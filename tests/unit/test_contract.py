@@ -1,6 +1,7 @@
 """The request contract against servers in memory: each check, the fault that it catches, and when it is not made."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.servers.engines import Engine, Profile
+from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.servers.target import Target
 
 #: The probability that the servers here give to all labels together.
@@ -253,6 +255,19 @@ def test_a_server_that_lives_on_after_no_over_long_input_fails():
     assert len(record.details["held"]) == 6
 
 
+def test_what_is_broken_is_told_with_what_was_seen():
+    def said(answer):
+        (told,) = check(server(answer)).details["broken"].values()
+        return told
+
+    assert said(truncating) == f"an item of {LIMIT + 1} tokens was scored; the server's own limit is {LIMIT}"
+    died = ServerDied("the server", 1, "of itself", Path("server.log"), "")
+    assert said(failing_on(has_delimiter, died)) == f"it ended the server: {died}"
+    assert said(never_again(died)).startswith(
+        f"after an item of {LIMIT + 1} tokens, the server scores nothing any more: the server: expected a running"
+    )
+
+
 def test_a_fault_of_one_check_leaves_the_others_alone():
     for name in ("a wrong normaliser", "one item is another path", "an empty item scores its neighbour"):
         answer, check_name = FAULTS[name]
@@ -279,13 +294,16 @@ def test_an_attached_server_that_says_it_is_embedded_is_sent_all():
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        ({"limit": None}, "tells no limit"),
-        ({"limit": True}, "tells no limit"),
-        ({"limit": 200_001, "models": 300_000}, "the server's limit is 200001 tokens"),
+        ({"limit": None}, "not sent: the server tells no limit"),
+        ({"limit": True}, "not sent: the server tells no limit"),
+        (
+            {"limit": 200_001, "models": 300_000},
+            "not sent: the server's limit is 200001 tokens; at most 200000 are tried",
+        ),
     ],
 )
 def test_a_limit_that_nobody_tells_is_not_probed(told, reason):
-    assert reason in check(server(**told)).details["not_made"]["over-long input"]
+    assert check(server(**told)).details["not_made"]["over-long input"] == reason
 
 
 @pytest.mark.parametrize("told", [{"limit": None, "models": LIMIT}, {"limit": LIMIT, "models": 900}])
@@ -301,7 +319,8 @@ def test_a_server_that_lives_on_after_over_long_input_but_scores_otherwise_fails
         seen.extend(item for item in items if len(item) > LIMIT)
         return healthy(query[1:] if seen else query, items, labels, softmax)
 
-    assert set(check(server(answer)).details["broken"]) == {"over-long input"}
+    broken = check(server(answer)).details["broken"]
+    assert set(broken) == {"over-long input"} and broken["over-long input"].startswith("the next request: ")
 
 
 def test_labels_that_score_alike_are_not_compared():
@@ -533,7 +552,8 @@ def test_an_odd_item_and_those_beside_it_are_compared(name, own, other):
     record = check(server(answer))
     assert set(record.details["broken"]) == ({name} if max(own, other) > 0.02 else set())
     if own > 0.02:
-        assert "against the serial score of" in record.details["broken"][name]
+        what = {"an empty item": "no item", "the delimiter inside an item": "the same content"}[name]
+        assert record.details["broken"][name].startswith(f"against the serial score of {what}: ")
     elif other > 0.02:
         assert record.details["broken"][name].startswith("the items beside it: ")
 
