@@ -1,6 +1,7 @@
 """The request contract against servers in memory: each check, the fault that it catches, and when it is not made."""
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,7 @@ class ContractClient(StubClient):
         self.answer, self.limit, self.models, self.engine = answer, limit, models, engine
 
     def score(self, query, items, labels, *, apply_softmax=True):
+        assert type(apply_softmax) is bool
         self._scores = lambda *request: self.answer(*request, apply_softmax)
         scores = StubClient.score(self, query, items, labels)
         rows, columns = scores.shape
@@ -336,7 +338,8 @@ def test_probabilities_of_zero_are_not_compared():
     def tiny(query, items, labels, softmax):
         return healthy(query, items, labels, softmax) * (1.0 if softmax else 0.0)
 
-    assert "round to 0" in check(server(tiny)).details["not_made"]["probabilities without softmax"]
+    not_made = check(server(tiny)).details["not_made"]
+    assert not_made == {"probabilities without softmax": "the labels' probabilities round to 0"}
 
 
 def test_where_no_check_can_be_made_nothing_is_decided(monkeypatch):
@@ -466,6 +469,18 @@ def test_the_probability_of_all_labels_may_be_off_by_a_factor(dtype, most, more)
     assert (off_by(most - 0.001), off_by(most + 0.001)) == (False, True)
 
 
+def test_the_largest_factor_itself_is_allowed(monkeypatch):
+    probe = probe_of(server(lambda *request: healthy(*request) * (1.0 if request[3] else 1.01)))
+    plain = probe.packed(probe.case.items, apply_softmax=False).sum(axis=1)
+    expected = probe.alone(probe.case.items, apply_softmax=False).sum(axis=1)
+    ratio = float(np.exp(np.abs(np.log(plain / expected)).max()))
+    monkeypatch.setattr(contract, "_MASS", {"float32": ratio})
+    contract._no_softmax(probe)
+    monkeypatch.setattr(contract, "_MASS", {"float32": math.nextafter(ratio, 0)})
+    with pytest.raises(contract._Broken, match=r"the labels' probability is 1\.01 times"):
+        contract._no_softmax(probe)
+
+
 def sums_to(total):
     def answer(query, items, labels, softmax):
         scores = healthy(query, items, labels, softmax)
@@ -488,8 +503,37 @@ def test_probabilities_over_the_vocabulary_are_not_those_over_the_labels(total):
 
 def test_a_label_may_have_next_to_all_probability():
     """One row sums to 1 as far as a float tells, others do not: that is no softmax over the labels."""
-    with pytest.raises(contract._Broken, match="normalised, against the softmax scores"):
-        contract._no_softmax(sums_to((0.5, 1.0)))
+    for most in (1.0, 1 + 1e-6):
+        with pytest.raises(contract._Broken, match=r"^normalised, against the softmax scores: "):
+            contract._no_softmax(sums_to((0.5, most)))
+    with pytest.raises(contract._Broken, match="rows sum to"):
+        contract._no_softmax(sums_to((0.5, math.nextafter(1 + 1e-6, 2))))
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        (0.9, "against the serial server's: 0."),
+        (0.51, "the labels' probability is 1.02 times that of the serial server, or the reverse; at most 1.02"),
+        (0.5, None),
+    ],
+)
+def test_the_probability_of_labels_is_that_of_the_serial_server(served, words):
+    def answer(query, items, labels, softmax):
+        return healthy(query, items, labels, softmax) if softmax else packed(query, items, labels) * served
+
+    def half(query, items, labels, softmax):
+        return serial(query, items, labels) * (1.0 if softmax else 0.5)
+
+    if words is None:
+        said = contract._no_softmax(probe_of(server(answer), reference(half)))
+        assert re.fullmatch(r"rows sum to 0\.\d+ to 0\.\d+, within a factor 1 of the serial server's", said)
+        return
+    factor = 1.0 if served == 0.9 else 1.0001  # just beyond the largest factor
+    with pytest.raises(contract._Broken, match=f"^{re.escape(words)}"):
+        contract._no_softmax(
+            probe_of(server(lambda *request: answer(*request) * (1.0 if request[3] else factor)), reference(half))
+        )
 
 
 def test_a_negative_probability_is_none():
@@ -518,13 +562,15 @@ def test_the_first_and_the_last_item_are_scored_alone(place):
         off = len(items) == 1 and items[0] == [item for item in CASE.items if item][:6][place]
         return healthy(query, items, labels, softmax) + 0.03 * off
 
-    assert set(check(server(answer)).details["broken"]) == {"one item alone"}
+    broken = check(server(answer)).details["broken"]
+    assert set(broken) == {"one item alone"}
+    assert broken["one item alone"] == "one item alone, against the whole request: 0.03 apart, at most 0.02"
 
 
-@pytest.mark.parametrize(("by", "made"), [(2e-4, False), (2.1e-4, True)])
+@pytest.mark.parametrize(("by", "made"), [(2e-4, False), (math.nextafter(2e-4, 1), True)])
 def test_labels_must_differ_by_more_than_a_swap_could_hide(by, made):
     def answer(query, items, labels, softmax):
-        return np.tile([0.5 + by / 2 if label == min(labels) else 0.5 - by / 2 for label in labels], (len(items), 1))
+        return np.tile([by if label == min(labels) else 0.0 for label in labels], (len(items), 1))
 
     probe = probe_of(server(answer))
     if made:
@@ -678,3 +724,7 @@ def test_one_broken_check_fails_and_one_undecided_keeps_from_a_pass(outcomes, ve
 def test_a_server_that_answers_no_more_ends_the_checks(kind, monkeypatch):
     with pytest.raises(ScoreFailure, match="gone"):
         with_checks(monkeypatch, "fine", ScoreFailure(kind, "gone"), "fine")
+
+
+def test_more_labels_than_two_hold_every_check():
+    assert check(server(), cases=[make_case(5, labels=(5, 6, 7))]).reason == "7 of 7 checks hold"

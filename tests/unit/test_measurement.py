@@ -251,8 +251,8 @@ def test_a_compiled_first_run_decides_nothing():
     record = judged(warm, (2.3, *usual[1:]))
     assert record.verdict is Verdict.INCONCLUSIVE
     assert record.reason == (
-        "multi: the first timed run took 2.24 times the median of the others, and more than 2 times the slowest of them: "
-        "something was compiled inside the timed runs; raise --multiitem-bench-warmup-runs"
+        "multi: the first timed run took 2.24 times the median of the others, and more than 2 times the slowest of "
+        "them: something was compiled inside the timed runs; raise --multiitem-bench-warmup-runs"
     )
     assert "serial: the first timed run" in judged((21.0, *warm[1:]), usual).reason
     for first in (1.9, 2.2):  # the slowest, but within what a busy machine does
