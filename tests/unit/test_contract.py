@@ -678,7 +678,10 @@ def test_over_long_input_is_one_token_longer_than_the_limit_and_real():
 # -- what becomes of the checks ----------------------------------------------------------------
 
 
-def with_checks(monkeypatch, *outcomes):
+NOISY, NOT_MADE, BROKEN = contract._Undecided("noise"), contract._NotMade("not today"), contract._Broken("off")
+
+
+def with_checks(monkeypatch, *outcomes, samples=None):
     """The gate's record where its checks end so: a text, or an exception."""
 
     def ending(outcome):
@@ -691,10 +694,47 @@ def with_checks(monkeypatch, *outcomes):
         return made
 
     monkeypatch.setattr(contract, "_CHECKS", {f"check {n}": ending(outcome) for n, outcome in enumerate(outcomes, 1)})
-    return check(server())
+    return check(server(), samples=samples)
 
 
-NOISY, NOT_MADE, BROKEN = contract._Undecided("noise"), contract._NotMade("not today"), contract._Broken("off")
+def test_every_check_leaves_a_sample_and_what_it_executed(monkeypatch):
+    samples = []
+    record = with_checks(monkeypatch, "fine", NOT_MADE, BROKEN, samples=samples)
+    told = [sample for sample in samples if sample["kind"] == "contract"]
+    assert told == [
+        {"kind": "contract", "case": CASE.name, "check": "check 1", "outcome": "holds", "seen": "fine"},
+        {"kind": "contract", "case": CASE.name, "check": "check 2", "outcome": "not made", "seen": "not today"},
+        {"kind": "contract", "case": CASE.name, "check": "check 3", "outcome": "broken", "seen": "off"},
+    ]
+    assert record.details["broken"] == {"check 3": "off"} and record.score_spread > 0.1
+    assert record.items_per_sequence == 6.0, "the first six items with tokens, in the checks too"
+    assert (record.relation, record.value, record.backend) == ("holds", None, "stub")
+
+
+@pytest.mark.parametrize("outcome", ["fine", contract._Broken("off")])
+def test_what_a_check_executes_is_attested(outcome, monkeypatch):
+    """A server that falls back after the first request: whether its checks hold or not, it is told."""
+    target = server()
+
+    def fallen(probe):
+        target.client.executed = "segment"
+        probe.packed(probe.case.items)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(contract, "_CHECKS", {"a check": fallen})
+    record = check(target)
+    assert record.verdict is Verdict.FAIL and record.mask_attested == "dense+segment"
+
+
+def test_checks_that_were_not_made_attest_nothing(monkeypatch):
+    def nothing(probe):
+        raise NOT_MADE
+
+    monkeypatch.setattr(contract, "_CHECKS", {"a check": nothing})
+    record = check(server())
+    assert (record.verdict, record.mask_attested) == (Verdict.INCONCLUSIVE, "dense")
 
 
 @pytest.mark.parametrize(
