@@ -20,7 +20,7 @@ from stub_targets import (
 from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.gates import contract
 from pytest_multiitem.gates.contract import CONTRACT, measure
-from pytest_multiitem.gates.measurement import Baseline, record_of
+from pytest_multiitem.gates.measurement import Baseline, leak_visibility, record_of, semantic_visibility
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.attestation import Attestation
@@ -709,6 +709,14 @@ def test_every_check_leaves_a_sample_and_what_it_executed(monkeypatch):
     assert record.details["broken"] == {"check 3": "off"} and record.score_spread > 0.1
     assert record.items_per_sequence == 6.0, "the first six items with tokens, in the checks too"
     assert (record.relation, record.value, record.backend) == ("holds", None, "stub")
+
+
+def test_the_evidence_is_that_of_all_requests():
+    cases, other = [CASE, make_case(3, seed=2, name="second")], reference()
+    record = check(server(), cases=cases)
+    visible, _ = leak_visibility(other, cases, Semantics.PREFIX_FIRST_DELIM, DELIMITER, [].append)
+    assert record.leak_visibility == visible
+    assert record.semantic_visibility == semantic_visibility(other, cases, DELIMITER, [].append)
 
 
 @pytest.mark.parametrize("outcome", ["fine", contract._Broken("off")])
