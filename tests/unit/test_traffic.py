@@ -11,7 +11,7 @@ from stub_targets import DELIMITER, LABELS, POOL, StubClient, baseline, hashed, 
 
 from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.gates import isolation
-from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.measurement import leak_visibility, record_of
 from pytest_multiitem.gates.request_isolation import REQUEST_ISOLATION, measure
 from pytest_multiitem.gates.traffic import surrounded
 from pytest_multiitem.results.records import Verdict
@@ -253,3 +253,23 @@ def test_no_requests_attest_nothing():
     found = measure(multi(), (), delimiter=DELIMITER, record=[].append)
     assert found.value is None and found.evidence.noise_floor is None and found.attestation.mask == "unattested"
     assert found.samples == {"cases": 0, "rounds": 0, "items": 0}
+
+
+def test_what_runs_in_the_rounds_only_is_attested_as_well():
+    """A server that is asked for dense and falls back once all requests were replayed fails."""
+    target = multi()
+
+    def record(line):
+        if line["kind"] == "surrounded" and line["number"] == 0:
+            target.client.executed = "segment"
+
+    found = record_of(REQUEST_ISOLATION, measure(target, CASES[:1], delimiter=DELIMITER, record=record))
+    assert found.verdict is Verdict.FAIL and found.mask_attested == "dense+segment"
+
+
+def test_a_leak_is_as_visible_as_the_serial_server_says():
+    reference = baseline()
+    visible, _ = leak_visibility(reference, CASES, multi().profile.semantics, DELIMITER, [].append)
+    assert (
+        check(multi(), serial=reference).leak_visibility == check(multi(), serial=baseline()).leak_visibility == visible
+    )
