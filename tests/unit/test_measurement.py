@@ -325,3 +325,12 @@ def test_visibility_of_the_delimiter_is_measured_once_for_each_request_and_delim
     assert len(apart) == 4 and apart.max() == measured(cases[:1]) and lines[0]["kind"] == "semantic visibility"
     empty = Case("empty", (1, 2), ((), ()), (5, 6), POOL)
     assert measured([empty, cases[0]]) == measured(cases[:1]), "a request without tokens is passed over"
+
+
+def test_who_measured_it_has_the_words_of_a_gate_without_a_limit():
+    records = [
+        record_of(SEGMENT_LOWERS, Measurement(multi(), None, holds=words)) for words in ("it compiles", "", None)
+    ]
+    told = [(record.verdict, record.reason) for record in records]
+    assert told[:2] == [(Verdict.PASS, "it compiles"), (Verdict.PASS, "")]
+    assert told[2] == (Verdict.INCONCLUSIVE, "nothing was measured")
