@@ -22,6 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -36,10 +37,11 @@ WORK = ROOT / "mutants"
 FIGURES = WORK / "figures.json"
 PACKAGE = "pytest_multiitem"
 
-#: The gates whose mutants count; what is left out, and why, stands on the page.
+#: The gates whose mutants count. Not those of the search and of traffic: their tests draw requests and run threads,
+#: seconds for each mutant.
 GATES = (
-    "base", "equivalence", "isolation", "measurement", "parity", "prefill_extend", "request_isolation", "semantics",
-    "speedup",
+    "base", "contract", "equivalence", "isolation", "measurement", "negative_control", "parity", "prefill_extend",
+    "registry", "regression", "request_isolation", "semantics", "speedup",
 )  # fmt: skip
 #: Mutants that count, as mutmut names them. Of the client it is what decides whether an answer holds scores.
 SCOPE = (
@@ -140,9 +142,11 @@ def main() -> int:
 
 def run_all(jobs: int) -> list[Mutant]:
     """Run every mutant from scratch; what survived."""
+    start = time.monotonic()
     shutil.rmtree(WORK, ignore_errors=True)
     run_mutmut(SCOPE, jobs)
-    return _survivors([*constant_mutants()])
+    constants = [*constant_mutants()]
+    return _survivors(constants, {"seconds": time.monotonic() - start, "jobs": jobs, "load": os.getloadavg()[2]})
 
 
 def run_again(jobs: int) -> list[Mutant]:
@@ -152,17 +156,18 @@ def run_again(jobs: int) -> list[Mutant]:
         run_mutmut(last["names"], jobs)
     noticed = [number for number in last["constants"] if number["noticed"]]
     left = {_mutant(number) for number in last["constants"] if not number["noticed"]}
-    return _survivors([*((_mutant(number), True) for number in noticed), *constant_mutants(only=left)])
+    return _survivors([*((_mutant(number), True) for number in noticed), *constant_mutants(only=left)], last["took"])
 
 
-def _survivors(constants: Sequence[tuple[Mutant, bool]]) -> list[Mutant]:
-    """Survivors of both kinds; the figures go into their file."""
+def _survivors(constants: Sequence[tuple[Mutant, bool]], took: Mapping[str, float]) -> list[Mutant]:
+    """Survivors of both kinds; the figures go into their file. ``took``: the time of a full run, and the load of the
+    machine over its last quarter of an hour."""
     statuses = {name: status for name, status in mutmut_statuses().items() if _in_scope(name)}
     if (problem := tells_nothing(statuses, [noticed for _, noticed in constants])) is not None:
         raise TellsNothing(problem)
     names = sorted(name for name, status in statuses.items() if status not in _NOTICED)
     numbers = [{**asdict(mutant), "noticed": noticed} for mutant, noticed in constants]
-    figures = {"names": names, "statuses": Counter(statuses.values()), "constants": numbers}
+    figures = {"names": names, "statuses": Counter(statuses.values()), "constants": numbers, "took": took}
     FIGURES.write_text(json.dumps(figures), encoding="utf-8")
     return [*mutmut_mutants(names), *(mutant for mutant, noticed in constants if not noticed)]
 
@@ -253,12 +258,20 @@ def constant_mutants(only: Set[Mutant] | None = None) -> Iterator[tuple[Mutant, 
     tests = chosen["pytest_add_cli_args_test_selection"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(WORK / "src"), *sys.path[1:]])}
     environment["MUTANT_UNDER_TEST"] = ""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    latest: list[str] = []  # the file of tests that noticed the change before this one: it often notices this one too
 
-    def status() -> int:
-        return subprocess.run(command, cwd=WORK, env=environment, capture_output=True, check=False).returncode
+    def noticed() -> bool:
+        for files in (latest, tests) if latest else (tests,):
+            ran = subprocess.run(
+                [*command, *files], cwd=WORK, env=environment, capture_output=True, text=True, check=False
+            )
+            if ran.returncode != 0:
+                latest[:] = re.findall(r"^(?:FAILED|ERROR) (tests/\S+\.py)", ran.stdout, re.MULTILINE)[:1]
+                return True
+        return False
 
-    if status() != 0:
+    if noticed():
         raise TellsNothing("the tests fail without any mutant")
     for path in sorted(p for pattern in chosen["only_mutate"] for p in ROOT.glob(pattern) if p.name != "client.py"):
         source = path.read_text(encoding="utf-8")
@@ -270,7 +283,7 @@ def constant_mutants(only: Set[Mutant] | None = None) -> Iterator[tuple[Mutant, 
                     if only is not None and mutant not in only:
                         continue
                     copy.write_text(changed, encoding="utf-8")
-                    yield mutant, status() != 0
+                    yield mutant, noticed()
         finally:
             copy.write_text(kept, encoding="utf-8")
 
@@ -324,9 +337,12 @@ def figures_text() -> str:
     last = json.loads(FIGURES.read_bytes())
     statuses, numbers = Counter(last["statuses"]), Counter(number["noticed"] for number in last["constants"])
     killed = sum(count for status, count in statuses.items() if status in _NOTICED)
+    took = last["took"]
     return (
         f"{statuses.total():,} mutants in functions: {killed:,} killed, {statuses.total() - killed} survived; "
-        f"{numbers.total()} of numbers outside functions: {numbers[True]} killed, {numbers[False]} survived"
+        f"{numbers.total()} of numbers outside functions: {numbers[True]} killed, {numbers[False]} survived; "
+        f"{took['seconds'] / 60:.0f} minutes, mutants at a time: {took['jobs']}, load of the machine's "
+        f"{os.cpu_count()} cores: {took['load']:.1f}"
     )
 
 

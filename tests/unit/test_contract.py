@@ -1,5 +1,8 @@
 """The request contract against servers in memory: each check, the fault that it catches, and when it is not made."""
 
+import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +18,14 @@ from stub_targets import (
 )
 
 from pytest_multiitem.client import FailureKind, ScoreFailure
+from pytest_multiitem.gates import contract
 from pytest_multiitem.gates.contract import CONTRACT, measure
-from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.measurement import Baseline, leak_visibility, record_of, semantic_visibility
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.servers.engines import Engine, Profile
+from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.servers.target import Target
 
 #: The probability that the servers here give to all labels together.
@@ -49,6 +55,7 @@ class ContractClient(StubClient):
         self.answer, self.limit, self.models, self.engine = answer, limit, models, engine
 
     def score(self, query, items, labels, *, apply_softmax=True):
+        assert type(apply_softmax) is bool
         self._scores = lambda *request: self.answer(*request, apply_softmax)
         scores = StubClient.score(self, query, items, labels)
         rows, columns = scores.shape
@@ -193,12 +200,12 @@ def failing_on(condition, failure):
     return answer
 
 
-def never_again():
+def never_again(failure):
     dead = []
 
     def answer(query, items, labels, softmax):
         if dead:
-            raise GONE
+            raise failure
         dead.extend(item for item in items if len(item) > LIMIT)
         return healthy(query, items, labels, softmax)
 
@@ -232,18 +239,35 @@ FAULTS = {
     "over-long input is cut": (truncating, "over-long input"),
     "over-long input breaks it": (failing_on(is_long, INTERNAL), "over-long input"),
     "over-long input ends it": (failing_on(is_long, GONE), "over-long input"),
-    "over-long input is its last": (never_again, "over-long input"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_fails_by_the_name_of_its_check(fault):
     answer, name = FAULTS[fault]
-    answer = never_again() if answer is never_again else answer  # it remembers
     record = check(server(answer))
     assert record.verdict is Verdict.FAIL and name in record.details["broken"], record.reason
     assert record.reason.startswith(f"{next(iter(record.details['broken']))}: ")
     assert set(record.details["broken"]) | set(record.details["held"]) == CHECKS
+
+
+def test_a_server_that_lives_on_after_no_over_long_input_fails():
+    record = check(server(never_again(GONE)))
+    assert record.verdict is Verdict.FAIL and "scores nothing any more" in record.details["broken"]["over-long input"]
+    assert len(record.details["held"]) == 6
+
+
+def test_what_is_broken_is_told_with_what_was_seen():
+    def said(answer):
+        (told,) = check(server(answer)).details["broken"].values()
+        return told
+
+    assert said(truncating) == f"an item of {LIMIT + 1} tokens was scored; the server's own limit is {LIMIT}"
+    died = ServerDied("the server", 1, "of itself", Path("server.log"), "")
+    assert said(failing_on(has_delimiter, died)) == f"it ended the server: {died}"
+    assert said(never_again(died)).startswith(
+        f"after an item of {LIMIT + 1} tokens, the server scores nothing any more: the server: expected a running"
+    )
 
 
 def test_a_fault_of_one_check_leaves_the_others_alone():
@@ -272,13 +296,16 @@ def test_an_attached_server_that_says_it_is_embedded_is_sent_all():
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        ({"limit": None}, "tells no limit"),
-        ({"limit": True}, "tells no limit"),
-        ({"limit": 200_001, "models": 300_000}, "the server's limit is 200001 tokens"),
+        ({"limit": None}, "not sent: the server tells no limit"),
+        ({"limit": True}, "not sent: the server tells no limit"),
+        (
+            {"limit": 200_001, "models": 300_000},
+            "not sent: the server's limit is 200001 tokens; at most 200000 are tried",
+        ),
     ],
 )
 def test_a_limit_that_nobody_tells_is_not_probed(told, reason):
-    assert reason in check(server(**told)).details["not_made"]["over-long input"]
+    assert check(server(**told)).details["not_made"]["over-long input"] == reason
 
 
 @pytest.mark.parametrize("told", [{"limit": None, "models": LIMIT}, {"limit": LIMIT, "models": 900}])
@@ -294,7 +321,8 @@ def test_a_server_that_lives_on_after_over_long_input_but_scores_otherwise_fails
         seen.extend(item for item in items if len(item) > LIMIT)
         return healthy(query[1:] if seen else query, items, labels, softmax)
 
-    assert set(check(server(answer)).details["broken"]) == {"over-long input"}
+    broken = check(server(answer)).details["broken"]
+    assert set(broken) == {"over-long input"} and broken["over-long input"].startswith("the next request: ")
 
 
 def test_labels_that_score_alike_are_not_compared():
@@ -310,12 +338,11 @@ def test_probabilities_of_zero_are_not_compared():
     def tiny(query, items, labels, softmax):
         return healthy(query, items, labels, softmax) * (1.0 if softmax else 0.0)
 
-    assert "round to 0" in check(server(tiny)).details["not_made"]["probabilities without softmax"]
+    not_made = check(server(tiny)).details["not_made"]
+    assert not_made == {"probabilities without softmax": "the labels' probabilities round to 0"}
 
 
 def test_where_no_check_can_be_made_nothing_is_decided(monkeypatch):
-    from pytest_multiitem.gates import contract
-
     def nothing(probe):
         raise contract._NotMade("not today")
 
@@ -377,3 +404,375 @@ def test_a_leak_breaks_the_one_item_check():
         return leaking(lambda i, j, n: j < i)(query, items, labels) * (1.0 if softmax else LABEL_MASS)
 
     assert "one item alone" in check(server(answer)).details["broken"]
+
+
+# -- where exactly a check ends to hold --------------------------------------------------------
+
+
+def probe_of(target=None, other=None, *, case=CASE, floor=0.0, traffic=0.0):
+    target = server() if target is None else target
+    filled = tuple(item for item in case.items if item)[:6]
+    case = make_case(lengths=[1]) if not filled else type(case)(case.name, case.query, filled, case.labels, case.pool)
+    base = Baseline(target.score(case), floor, traffic, Attestation("dense"))
+    return contract._Probe(target, reference() if other is None else other, case, base, DELIMITER)
+
+
+def with_dtype(target, dtype):
+    info = target.client.server_info
+    target.client.server_info = lambda: {**info(), "dtype": dtype}
+    return target
+
+
+ABOVE = math.nextafter(0.02, 1)
+
+
+@pytest.mark.parametrize(
+    ("difference", "noise", "outcome"),
+    [
+        (0.02, 0.0, None),
+        (ABOVE, 0.0, contract._Broken),
+        (math.nan, 0.0, contract._Broken),
+        (ABOVE, 0.02, contract._Broken),
+        (0.0, 0.02, None),
+        (0.0, ABOVE, contract._Undecided),
+        (3 * 0.03, 0.03, contract._Undecided),
+        (math.nextafter(3 * 0.03, 1), 0.03, contract._Broken),
+    ],
+)
+@pytest.mark.parametrize("where", ["floor", "traffic"])
+def test_a_difference_is_held_against_its_limit_and_against_noise(difference, noise, outcome, where):
+    probe = probe_of(**{where: noise})
+    if outcome is None:
+        assert probe.within(difference, 0.02, "here") == f"here: {difference:.3g} apart, at most 0.02"
+    else:
+        with pytest.raises(outcome, match=r"^here: ") as raised:
+            probe.within(difference, 0.02, "here")
+        assert type(raised.value) is outcome
+
+
+@pytest.mark.parametrize(
+    ("dtype", "same"), [("float32", 1e-4), ("torch.float32", 1e-4), ("bfloat16", 0.02), ("torch.bfloat16", 0.02)]
+)
+def test_only_float32_is_held_to_rounding(dtype, same):
+    assert probe_of(with_dtype(server(), dtype)).same() == same
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1.02), ("bfloat16", 1.5)])
+@pytest.mark.parametrize("more", [True, False])
+def test_the_probability_of_all_labels_may_be_off_by_a_factor(dtype, most, more):
+    def off_by(factor):
+        def answer(query, items, labels, softmax):
+            return healthy(query, items, labels, softmax) * (1.0 if softmax else factor if more else 1 / factor)
+
+        return "probabilities without softmax" in check(with_dtype(server(answer), dtype)).details["broken"]
+
+    assert (off_by(most - 0.001), off_by(most + 0.001)) == (False, True)
+
+
+def test_the_largest_factor_itself_is_allowed(monkeypatch):
+    probe = probe_of(server(lambda *request: healthy(*request) * (1.0 if request[3] else 1.01)))
+    plain = probe.packed(probe.case.items, apply_softmax=False).sum(axis=1)
+    expected = probe.alone(probe.case.items, apply_softmax=False).sum(axis=1)
+    ratio = float(np.exp(np.abs(np.log(plain / expected)).max()))
+    monkeypatch.setattr(contract, "_MASS", {"float32": ratio})
+    contract._no_softmax(probe)
+    monkeypatch.setattr(contract, "_MASS", {"float32": math.nextafter(ratio, 0)})
+    with pytest.raises(contract._Broken, match=r"the labels' probability is 1\.01 times"):
+        contract._no_softmax(probe)
+
+
+def sums_to(total):
+    def answer(query, items, labels, softmax):
+        scores = healthy(query, items, labels, softmax)
+        return scores if softmax else scores / packed(query, items, labels).sum(axis=1, keepdims=True)
+
+    def scaled(query, items, labels, softmax):
+        scores = answer(query, items, labels, softmax)
+        if not softmax:
+            scores = np.tile(np.linspace(*total, len(items))[:, None], (1, scores.shape[1])) / 2
+        return scores
+
+    return probe_of(server(scaled), reference(scaled))
+
+
+@pytest.mark.parametrize("total", [(1.0, 1.0), (0.5, 1.01), (1.0, 1.01)])
+def test_probabilities_over_the_vocabulary_are_not_those_over_the_labels(total):
+    with pytest.raises(contract._Broken, match=f"rows sum to {total[0]:g} to {total[1]:g}; probabilities over"):
+        contract._no_softmax(sums_to(total))
+
+
+def test_a_label_may_have_next_to_all_probability():
+    """One row sums to 1 as far as a float tells, others do not: that is no softmax over the labels."""
+    for most in (1.0, 1 + 1e-6):
+        with pytest.raises(contract._Broken, match=r"^normalised, against the softmax scores: "):
+            contract._no_softmax(sums_to((0.5, most)))
+    with pytest.raises(contract._Broken, match="rows sum to"):
+        contract._no_softmax(sums_to((0.5, math.nextafter(1 + 1e-6, 2))))
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        (0.9, "against the serial server's: 0."),
+        (0.51, "the labels' probability is 1.02 times that of the serial server, or the reverse; at most 1.02"),
+        (0.5, None),
+    ],
+)
+def test_the_probability_of_labels_is_that_of_the_serial_server(served, words):
+    def answer(query, items, labels, softmax):
+        return healthy(query, items, labels, softmax) if softmax else packed(query, items, labels) * served
+
+    def half(query, items, labels, softmax):
+        return serial(query, items, labels) * (1.0 if softmax else 0.5)
+
+    if words is None:
+        said = contract._no_softmax(probe_of(server(answer), reference(half)))
+        assert re.fullmatch(r"rows sum to 0\.\d+ to 0\.\d+, within a factor 1 of the serial server's", said)
+        return
+    factor = 1.0 if served == 0.9 else 1.0001  # just beyond the largest factor
+    with pytest.raises(contract._Broken, match=f"^{re.escape(words)}"):
+        contract._no_softmax(
+            probe_of(server(lambda *request: answer(*request) * (1.0 if request[3] else factor)), reference(half))
+        )
+
+
+def test_a_negative_probability_is_none():
+    def answer(query, items, labels, softmax):
+        scores = healthy(query, items, labels, softmax)
+        return scores if softmax else scores - [[2 * scores[0, 0], *[0.0] * (scores.shape[1] - 1)]]
+
+    with pytest.raises(contract._Broken, match="probabilities over the vocabulary"):
+        contract._no_softmax(probe_of(server(answer)))
+
+
+@pytest.mark.parametrize(
+    ("count", "order"), [(1, [0, 0]), (2, [0, 0]), (3, [0, 0, 0]), (5, [0, 1, 0, 1, 0]), (6, [0, 1, 2, 0, 1, 2])]
+)
+def test_every_item_of_the_duplicates_is_there_twice(count, order):
+    probe = probe_of(case=make_case(count))
+    said = contract._duplicates(probe)
+    _, sent, _ = probe.multi.client.requests[-1]
+    assert list(sent) == [probe.case.items[at] for at in order]
+    assert said.startswith(f"{len(order) - len(set(order))} copies among {len(order)} items: 0 apart")
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_first_and_the_last_item_are_scored_alone(place):
+    def answer(query, items, labels, softmax):
+        off = len(items) == 1 and items[0] == [item for item in CASE.items if item][:6][place]
+        return healthy(query, items, labels, softmax) + 0.03 * off
+
+    broken = check(server(answer)).details["broken"]
+    assert set(broken) == {"one item alone"}
+    assert broken["one item alone"] == "one item alone, against the whole request: 0.03 apart, at most 0.02"
+
+
+@pytest.mark.parametrize(("by", "made"), [(2e-4, False), (math.nextafter(2e-4, 1), True)])
+def test_labels_must_differ_by_more_than_a_swap_could_hide(by, made):
+    def answer(query, items, labels, softmax):
+        return np.tile([by if label == min(labels) else 0.0 for label in labels], (len(items), 1))
+
+    probe = probe_of(server(answer))
+    if made:
+        assert contract._label_order(probe).startswith("labels in reverse order: 0 apart")
+    else:
+        with pytest.raises(contract._NotMade, match="2 labels whose scores hardly differ"):
+            contract._label_order(probe)
+
+
+BESIDE = {"an empty item": lambda item: not item, "the delimiter inside an item": lambda item: DELIMITER in item}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(("own", "other"), [(0.0, 0.03), (0.03, 0.0), (0.019, 0.019)])
+def test_an_odd_item_and_those_beside_it_are_compared(name, own, other):
+    """Only those beside it off, only itself off, and both within the limit."""
+
+    def answer(query, items, labels, softmax):
+        if any(len(item) > LIMIT for item in items):
+            raise refused()
+        odd = [BESIDE[name](item) for item in items]
+        shifts = np.where(odd, own, other if any(odd) else 0.0)[:, None]
+        return packed(query, items, labels) * (1.0 if softmax else LABEL_MASS) + shifts
+
+    record = check(server(answer))
+    assert set(record.details["broken"]) == ({name} if max(own, other) > 0.02 else set())
+    if own > 0.02:
+        what = {"an empty item": "no item", "the delimiter inside an item": "the same content"}[name]
+        assert record.details["broken"][name].startswith(f"against the serial score of {what}: ")
+    elif other > 0.02:
+        assert record.details["broken"][name].startswith("the items beside it: ")
+
+
+def test_odd_items_stand_in_the_middle_of_the_others():
+    target = server(
+        lambda query, items, labels, softmax: packed(query, items, labels) * (1.0 if softmax else LABEL_MASS)
+    )
+    probe = probe_of(target)
+    contract._empty_item(probe)
+    first, second, third, fourth, fifth, sixth = probe.case.items
+    assert target.client.requests[-1][1] == (first, second, third, (), fifth, sixth)
+    contract._delimiter_inside(probe)
+    half = len(fourth) // 2
+    split_item = (*fourth[:half], DELIMITER, *fourth[half:])
+    assert target.client.requests[-1][1] == (first, second, third, split_item, fifth, sixth)
+
+
+def test_an_empty_item_needs_both_servers_and_the_delimiter_too():
+    assert "an empty item" in check(server(), reference(adapter=Delicate)).details["not_made"]
+    takes_it = server(lambda q, items, labels, softmax: packed(q, items, labels) * (1.0 if softmax else LABEL_MASS))
+    found = check(takes_it, reference(adapter=Delicate)).details["not_made"]
+    assert found["the delimiter inside an item"] == "not sent: it may end a server of engine stub"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_refusal"), [(399, False), (400, True), (499, True), (500, False), (None, False)]
+)
+def test_only_a_4xx_is_a_refusal(status, is_refusal):
+    failure = ScoreFailure(FailureKind.HTTP_ERROR, "no", status)
+    record = check(server(failing_on(has_delimiter, failure)))
+    said = record.details["held" if is_refusal else "broken"]["the delimiter inside an item"]
+    assert said == (f"refused with status {status}" if is_refusal else f"not refused with a 4xx, but {failure}")
+
+
+@pytest.mark.parametrize(
+    ("info", "models", "limit"),
+    [(1, None, 1), (0, 60, 60), (-1, 60, 60), (60.0, 70, 70), (None, 200_000, 200_000), (200_000, None, 200_000)],
+)
+def test_a_limit_is_a_number_of_tokens(info, models, limit):
+    assert contract._told_limit(server(limit=info, models=models)) == limit
+
+
+def test_the_length_of_the_context_is_a_limit():
+    target = server(limit=60)
+    info = target.client.server_info
+    target.client.server_info = lambda: {**info(), "context_length": 40}
+    assert contract._told_limit(target) == 40
+
+
+@pytest.mark.parametrize("answer", [[], {}, {"data": None}, {"data": [7]}, {"data": [{"id": "no limit"}]}, ValueError])
+def test_a_list_of_models_that_tells_nothing_is_no_failure(answer):
+    def listed():
+        if answer is ValueError:
+            raise ValueError("no JSON")
+        return answer
+
+    target = server()
+    target.client.get = lambda path: SimpleNamespace(json=listed)
+    assert contract._told_limit(target) == LIMIT
+
+
+def test_over_long_input_is_one_token_longer_than_the_limit_and_real():
+    probe = probe_of()
+    contract._too_long(probe)
+    *_, (_, items, _), (_, again, _) = probe.multi.client.requests
+    assert items[:-1] == again == probe.case.items
+    assert items[-1] == tuple(probe.case.pool[at % len(probe.case.pool)] for at in range(LIMIT + 1))
+    short = type(CASE)("short", CASE.query, CASE.items, CASE.labels, ())
+    probe = probe_of(case=short)
+    contract._too_long(probe)
+    marks = probe.case.items[0]
+    assert probe.multi.client.requests[-2][1][-1] == tuple(marks[at % len(marks)] for at in range(LIMIT + 1))
+
+
+# -- what becomes of the checks ----------------------------------------------------------------
+
+
+NOISY, NOT_MADE, BROKEN = contract._Undecided("noise"), contract._NotMade("not today"), contract._Broken("off")
+
+
+def with_checks(monkeypatch, *outcomes, samples=None):
+    """The gate's record where its checks end so: a text, or an exception."""
+
+    def ending(outcome):
+        def made(probe):
+            probe.packed(probe.case.items)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        return made
+
+    monkeypatch.setattr(contract, "_CHECKS", {f"check {n}": ending(outcome) for n, outcome in enumerate(outcomes, 1)})
+    return check(server(), samples=samples)
+
+
+def test_every_check_leaves_a_sample_and_what_it_executed(monkeypatch):
+    samples = []
+    record = with_checks(monkeypatch, "fine", NOT_MADE, BROKEN, samples=samples)
+    told = [sample for sample in samples if sample["kind"] == "contract"]
+    assert told == [
+        {"kind": "contract", "case": CASE.name, "check": "check 1", "outcome": "holds", "seen": "fine"},
+        {"kind": "contract", "case": CASE.name, "check": "check 2", "outcome": "not made", "seen": "not today"},
+        {"kind": "contract", "case": CASE.name, "check": "check 3", "outcome": "broken", "seen": "off"},
+    ]
+    assert record.details["broken"] == {"check 3": "off"} and record.score_spread > 0.1
+    assert record.items_per_sequence == 6.0, "the first six items with tokens, in the checks too"
+    assert (record.relation, record.value, record.backend) == ("holds", None, "stub")
+
+
+def test_the_evidence_is_that_of_all_requests():
+    cases, other = [CASE, make_case(3, seed=2, name="second")], reference()
+    record = check(server(), cases=cases)
+    visible, _ = leak_visibility(other, cases, Semantics.PREFIX_FIRST_DELIM, DELIMITER, [].append)
+    assert record.leak_visibility == visible
+    assert record.semantic_visibility == semantic_visibility(other, cases, DELIMITER, [].append)
+
+
+@pytest.mark.parametrize("outcome", ["fine", contract._Broken("off")])
+def test_what_a_check_executes_is_attested(outcome, monkeypatch):
+    """A server that falls back after the first request: whether its checks hold or not, it is told."""
+    target = server()
+
+    def fallen(probe):
+        target.client.executed = "segment"
+        probe.packed(probe.case.items)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(contract, "_CHECKS", {"a check": fallen})
+    record = check(target)
+    assert record.verdict is Verdict.FAIL and record.mask_attested == "dense+segment"
+
+
+def test_checks_that_were_not_made_attest_nothing(monkeypatch):
+    def nothing(probe):
+        raise NOT_MADE
+
+    monkeypatch.setattr(contract, "_CHECKS", {"a check": nothing})
+    record = check(server())
+    assert (record.verdict, record.mask_attested) == (Verdict.INCONCLUSIVE, "dense")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict", "reason"),
+    [
+        (["fine", "fine"], Verdict.PASS, "2 of 2 checks hold"),
+        (["fine", NOT_MADE, NOT_MADE], Verdict.PASS, "1 of 3 checks hold; not made: check 2, check 3"),
+        (["fine", NOISY, contract._Undecided("more noise")], Verdict.INCONCLUSIVE, "check 2: noise"),
+        ([NOISY, NOT_MADE], Verdict.INCONCLUSIVE, "no check could be made: noise; not today"),
+        ([BROKEN, NOISY, "fine"], Verdict.FAIL, "check 1: off"),
+        (["fine", BROKEN, contract._Broken("too")], Verdict.FAIL, "check 2: off (and 1 more)"),
+        ([BROKEN, BROKEN, BROKEN], Verdict.FAIL, "check 1: off (and 2 more)"),
+        (["fine", ScoreFailure(FailureKind.BAD_RESPONSE, "no scores", 200)], Verdict.FAIL, "check 2: "),
+    ],
+)
+def test_one_broken_check_fails_and_one_undecided_keeps_from_a_pass(outcomes, verdict, reason, monkeypatch):
+    record = with_checks(monkeypatch, *outcomes)
+    assert record.verdict is verdict
+    assert record.reason == reason if not reason.endswith(": ") else "no scores" in record.reason
+    held = sum(outcome == "fine" for outcome in outcomes)
+    not_made = sum(isinstance(outcome, contract._NotMade) for outcome in outcomes)
+    assert record.samples == {"checks": len(outcomes) - not_made, "not_made": not_made}
+    assert [len(record.details[kind]) for kind in ("held", "not_made")] == [held, not_made]
+
+
+@pytest.mark.parametrize("kind", [FailureKind.CONNECTION, FailureKind.TIMEOUT])
+def test_a_server_that_answers_no_more_ends_the_checks(kind, monkeypatch):
+    with pytest.raises(ScoreFailure, match="gone"):
+        with_checks(monkeypatch, "fine", ScoreFailure(kind, "gone"), "fine")
+
+
+def test_more_labels_than_two_hold_every_check():
+    assert check(server(), cases=[make_case(5, labels=(5, 6, 7))]).reason == "7 of 7 checks hold"

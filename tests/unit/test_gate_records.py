@@ -13,9 +13,11 @@ from stub_targets import DELIMITER, baseline, extender, make_case, multi, packed
 
 from pytest_multiitem.bench.curve import CurvePoint
 from pytest_multiitem.client import FailureKind, ScoreFailure, prepare, read_scores
-from pytest_multiitem.gates import equivalence, isolation, parity, prefill_extend, semantics, speedup
+from pytest_multiitem.gates import equivalence, isolation, parity, power, prefill_extend, semantics, speedup
 from pytest_multiitem.gates.base import Evidence, judge_difference, judge_ratio
-from pytest_multiitem.gates.measurement import Measurement, leak_visibility, record_of
+from pytest_multiitem.gates.measurement import Measurement, leak_visibility, record_of, semantic_visibility
+from pytest_multiitem.gates.registry import gate_names, gates, required
+from pytest_multiitem.options import resolve
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.attestation import Attestation
@@ -386,3 +388,24 @@ def test_a_speed_up_carries_its_attestation_and_its_runs():
     record = record_of(speedup.SPEEDUP_N32, found)
     assert (record.verdict, record.mask_attested) == (Verdict.FAIL, "segment")
     assert speedup.measure(multi(), [], Attestation("dense")).samples == {"timed_runs": 0}
+
+
+def test_all_requires_what_the_options_ask_for_and_names_are_taken_as_they_are():
+    def settings(**given):
+        return resolve({f"multiitem_{name}": value for name, value in given.items()}, {}, {})
+
+    always = [name for name, gate in gates().items() if gate.asked_by is None]
+    assert list(required(settings(require="all"))) == always
+    assert set(required(settings(require="all", power=True))) - set(always) == {gate.name for gate in power.GATES}
+    assert required(settings(require="fault_is_killed")) == ("fault_is_killed",) and required(settings()) == ()
+    assert gate_names() == tuple(gates())
+
+
+def test_the_evidence_of_a_probe_is_that_of_all_requests():
+    target, reference = multi(), baseline()
+    found = probed(target, reference, CASES[1:])
+    visible, shifts = leak_visibility(reference, CASES[1:], Semantics.PREFIX_FIRST_DELIM, DELIMITER, ignore)
+    assert found.evidence.leak_visibility == visible == max(shifts)
+    assert found.evidence.semantic_visibility == semantic_visibility(reference, CASES[1:], DELIMITER, ignore) > 0.02
+    assert (found.evidence.noise_floor, found.evidence.traffic_floor) == (0.0, 0.0)
+    assert found.evidence.score_spread == np.ptp(packed(CASES[1].query, CASES[1].items, CASES[1].labels), axis=0).max()

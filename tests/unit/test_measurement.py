@@ -9,11 +9,15 @@ import pytest
 from stub_targets import DELIMITER, POOL, baseline, hashed, make_case, multi, packed
 
 from pytest_multiitem.bench.curve import CurvePoint
+from pytest_multiitem.client import FailureKind, ScoreFailure
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates import speedup
 from pytest_multiitem.gates.base import Evidence, Gate
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
 from pytest_multiitem.gates.measurement import (
     Measurement,
+    blank_record,
+    judged,
     leak_visibility,
     max_abs,
     record_of,
@@ -30,6 +34,7 @@ from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.servers.errors import ServerError
 
 STRONG = Evidence(0.0, 0.5, 0.5)
 
@@ -245,7 +250,10 @@ def test_a_compiled_first_run_decides_nothing():
 
     record = judged(warm, (2.3, *usual[1:]))
     assert record.verdict is Verdict.INCONCLUSIVE
-    assert "multi: the first timed run took 2.2" in record.reason and "compiled" in record.reason
+    assert record.reason == (
+        "multi: the first timed run took 2.24 times the median of the others, and more than 2 times the slowest of "
+        "them: something was compiled inside the timed runs; raise --multiitem-bench-warmup-runs"
+    )
     assert "serial: the first timed run" in judged((21.0, *warm[1:]), usual).reason
     for first in (1.9, 2.2):  # the slowest, but within what a busy machine does
         assert judged(warm, (first, *usual[1:])).verdict is Verdict.PASS
@@ -258,3 +266,71 @@ def test_what_several_blocks_attest_is_joined():
     joined = Attestation.joined(parts)
     assert joined.mask == "dense+segment" and joined.problem == "not dense" and joined.items_per_sequence == 1.5
     assert Attestation.joined([]) == Attestation() and Attestation().mask == "unattested"
+
+
+# -- what ends a measurement -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "reason"),
+    [
+        (EngineUnavailable("no accelerator"), Verdict.NOT_RUN, "no accelerator"),
+        (ServerError("it died"), Verdict.FAIL, "it died"),
+        (ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 500", 500), Verdict.FAIL, "http_error: HTTP 500"),
+    ],
+)
+def test_a_server_that_fails_fails_its_gate_and_one_that_cannot_run_was_not_measured(error, verdict, reason):
+    def measure(gate):
+        assert gate is EQUIVALENCE
+        raise error
+
+    record = judged(EQUIVALENCE, measure)
+    assert (record.gate, record.verdict, record.reason) == (EQUIVALENCE.name, verdict, str(error))
+    assert reason in record.reason and (record.relation, record.limit, record.value) == ("<=", 0.02, None)
+
+
+def test_a_mistake_in_the_measurement_is_no_verdict():
+    with pytest.raises(ZeroDivisionError):
+        judged(EQUIVALENCE, lambda gate: 1 // 0)
+
+
+def test_a_record_says_how_long_it_took(monkeypatch):
+    times = iter([10.0, 11.23456])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    record = judged(EQUIVALENCE, lambda gate: Measurement(multi(), 0.01, STRONG))
+    assert (record.verdict, record.seconds) == (Verdict.PASS, 1.235)
+
+
+def test_a_blank_record_names_its_gate_and_its_test():
+    record = blank_record(EQUIVALENCE, Verdict.NOT_RUN, "not today", "test_it.py::test")
+    told = (record.gate, record.verdict, record.reason, record.relation, record.limit, record.nodeid)
+    assert told == (EQUIVALENCE.name, Verdict.NOT_RUN, "not today", "<=", 0.02, "test_it.py::test")
+    assert blank_record(EQUIVALENCE, Verdict.NOT_RUN, "not today").nodeid == ""
+
+
+def test_visibility_of_the_delimiter_is_measured_once_for_each_request_and_delimiter():
+    reference, lines = baseline(), []
+    cases = [make_case(5, seed=seed, name=f"case {seed}") for seed in range(4)]
+
+    def measured(cases, delimiter=DELIMITER):
+        return semantic_visibility(reference, cases, delimiter, lines.append)
+
+    found = {measured(cases[:1]), measured(cases[1:2]), measured(cases[:1], DELIMITER - 1)}
+    assert len(found) == len(lines) == 3, "each has a value of its own"
+    lines.clear()
+    assert measured(cases) == max(measured(cases[at : at + 1]) for at in range(3))
+    assert [line["case"] for line in lines] == ["case 0", "case 1", "case 2", "case 2"], "three requests are enough"
+    assert {tuple(line) for line in lines} == {("kind", "case", "plain", "aligned")}
+    apart = np.abs(np.array(lines[0]["aligned"]) - np.array(lines[0]["plain"]))
+    assert len(apart) == 4 and apart.max() == measured(cases[:1]) and lines[0]["kind"] == "semantic visibility"
+    empty = Case("empty", (1, 2), ((), ()), (5, 6), POOL)
+    assert measured([empty, cases[0]]) == measured(cases[:1]), "a request without tokens is passed over"
+
+
+def test_who_measured_it_has_the_words_of_a_gate_without_a_limit():
+    records = [
+        record_of(SEGMENT_LOWERS, Measurement(multi(), None, holds=words)) for words in ("it compiles", "", None)
+    ]
+    told = [(record.verdict, record.reason) for record in records]
+    assert told[:2] == [(Verdict.PASS, "it compiles"), (Verdict.PASS, "")]
+    assert told[2] == (Verdict.INCONCLUSIVE, "nothing was measured")

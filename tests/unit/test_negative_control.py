@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, baseline, hashed, make_case, serial
+from stub_targets import DELIMITER, VOCABULARY, baseline, hashed, make_case, serial
 
 from pytest_multiitem.gates import equivalence, isolation
 from pytest_multiitem.gates.base import Evidence
-from pytest_multiitem.gates.measurement import record_of
-from pytest_multiitem.gates.negative_control import NEGATIVE_CONTROL, measure
+from pytest_multiitem.gates.measurement import Measurement, record_of
+from pytest_multiitem.gates.negative_control import NEGATIVE_CONTROL, Unisolated, measure
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics, unisolated
+from pytest_multiitem.servers.engines import Profile
 
 FIRST, QUERY = Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX
 CASE = make_case(lengths=[3, 0, 4, 5, 2, 6, 7, 3, 4, 5, 6])
@@ -98,3 +99,84 @@ def test_two_items_are_too_few(lengths):
 def test_the_first_request_with_enough_items_is_used():
     small, large = make_case(2, name="small"), replace(CASE, name="large")
     assert check(cases=[small, large]).details["case"] == "large"
+
+
+def test_three_items_are_enough_and_what_was_used_is_told():
+    record = check(cases=[make_case(lengths=[3, 0, 4, 5], name="three")], semantics=QUERY)
+    assert record.verdict is Verdict.PASS and record.samples["items"] == 3
+    assert (record.details["case"], record.details["semantics"]) == ("three", QUERY.value)
+    assert record.reason == "without isolation all 3 gates FAIL, as they must"
+
+
+def test_a_gate_that_decides_nothing_leaves_the_control_undecided(monkeypatch):
+    """No PASS, so the suite is not wrong; but no FAIL either, so it shows nothing."""
+    seeing = equivalence.measure
+
+    def undecided(*arguments, **more):
+        found = seeing(*arguments, **more)
+        found.value = None
+        return found
+
+    monkeypatch.setattr(equivalence, "measure", undecided)
+    record = check()
+    said = "the gates would not see a leak on these requests: delimiter_aligned_equiv_le_0p02 says INCONCLUSIVE: "
+    assert (record.verdict, record.reason) == (Verdict.INCONCLUSIVE, f"{said}nothing was measured")
+    assert record.value == min(record.details["gates"][gate]["value"] for gate in GATES[:2])
+
+
+@pytest.mark.parametrize("semantics", [FIRST, QUERY])
+def test_the_gates_measure_what_they_measure_on_a_real_server(semantics, monkeypatch):
+    """The same requests, delimiter and seed, and a server of the declared semantics that says it is causal."""
+    asked = []
+
+    def spied(module):
+        seeing = module.measure
+
+        def measure(*arguments, **more):
+            leaking = next(each for each in arguments if isinstance(each, Unisolated))
+            asked.append((module.__name__, leaking, more.pop("record") is record, more))
+            return seeing(*arguments, **more, record=record)
+
+        return measure
+
+    for module in (isolation, equivalence):
+        monkeypatch.setattr(module, "measure", spied(module))
+    target, record = baseline(), [].append
+    target = replace(target, profile=replace(target.profile, model="a model"))
+    measure(target, semantics, [CASE], delimiter=DELIMITER, seed=3, record=record)
+    names, leaking, recorded, more = zip(*asked, strict=True)
+    assert [name.rpartition(".")[2] for name in names] == ["isolation", "isolation", "equivalence"] and all(recorded)
+    assert more == ({"delimiter": DELIMITER, "seed": 3},) * 2 + ({"delimiter": DELIMITER},)
+    for each in leaking:
+        assert each.profile == Profile("multi", "stub", "causal", 0, semantics, "a model")
+        assert (each.engine, each.client, each.serial, each.delimiter) == ("stub", target.client, target, DELIMITER)
+        with each.attest() as attestation:
+            assert (attestation.mask, attestation.problem) == ("causal", None)
+
+
+def test_it_plays_a_server_without_softmax_and_over_another_connection_too():
+    target = baseline()
+    leaking = Unisolated(
+        Profile("multi", "stub", "causal", 0, FIRST), "stub", target.client, serial=target, delimiter=9
+    )
+    items = [(1, 2), (3,)]
+    plain = leaking.score_ids(CASE.query, items, CASE.labels, apply_softmax=False)
+    seen = [*CASE.query, 9, 1, 2, 9, 3]
+    assert np.array_equal(plain[1], hashed(seen, VOCABULARY)[:2])
+    assert np.array_equal(leaking.score_ids(CASE.query, items, CASE.labels)[1], hashed(seen, CASE.labels))
+    leaking.memo["kept"] = 1
+    with leaking.another() as other:
+        assert type(other) is Unisolated and other.memo == {} and other.serial is not target
+        assert np.array_equal(other.score_ids(CASE.query, items, CASE.labels)[1], hashed(seen, CASE.labels))
+
+
+def test_gates_that_measure_nothing_leave_the_control_without_a_value(monkeypatch):
+    def nothing(*arguments, **more):
+        return Measurement(next(each for each in arguments if isinstance(each, Unisolated)), None)
+
+    for module in (isolation, equivalence):
+        monkeypatch.setattr(module, "measure", nothing)
+    record = check()
+    assert (record.verdict, record.value) == (Verdict.INCONCLUSIVE, None)
+    said = "; ".join(f"{gate} says INCONCLUSIVE: nothing was measured" for gate in GATES)
+    assert record.reason == f"the gates would not see a leak on these requests: {said}"

@@ -11,7 +11,7 @@ from stub_targets import DELIMITER, LABELS, POOL, StubClient, baseline, hashed, 
 
 from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.gates import isolation
-from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.measurement import leak_visibility, record_of
 from pytest_multiitem.gates.request_isolation import REQUEST_ISOLATION, measure
 from pytest_multiitem.gates.traffic import surrounded
 from pytest_multiitem.results.records import Verdict
@@ -249,3 +249,55 @@ def test_the_smallest_request_is_that_of_the_fewest_tokens():
     )  # fmt: skip
     assert [name for name, number in rounds if number] == ["few long"] + ["many short"] * 3
     assert [number for name, number in rounds if name == "many short" and number] == [1, 2, 3]
+
+
+def test_the_smallest_request_is_among_others_three_times_and_every_other_once():
+    lines = []
+    target = multi()
+    small, large = make_case(lengths=[5, 5], name="small"), make_case(lengths=[5, 6], seed=2, name="large")
+    found = measure(target, [large, small, large], delimiter=DELIMITER, record=lines.append)
+    rounds = [(line["case"], line["number"]) for line in lines if line["kind"] == "surrounded" and line["number"]]
+    assert rounds == [("large", 1), ("small", 1), ("small", 2), ("small", 3), ("large", 1)]
+    assert found.samples == {"cases": 3, "rounds": 5, "items": 6}
+    assert found.attestation.items_per_sequence == 2.0, "only quiet replays of the requests count"
+
+
+def test_a_request_is_compared_with_its_second_quiet_replay():
+    """Four answers of every round, and what is told of them: among others, after them, quiet, and once more."""
+    case = make_case(lengths=[5, 5])
+    moves = [0.0] * 4 + [0.1, 0.25, 0.05, 0.07] + [0.0, 0.0, 0.0, 0.0] + [-0.3, 0.0, 0.0, 0.01]
+
+    def moving(query, items, labels):
+        return packed(query, items, labels) + (moves.pop(0) if query == case.query else 0.0)
+
+    found = measure(multi(moving), [case], delimiter=DELIMITER, record=[].append)
+    assert not moves and found.value == pytest.approx(0.3) and found.evidence.noise_floor == pytest.approx(0.02)
+    worst = [(each["case"], each["round"], each["what"]) for each in found.details["worst"]]
+    assert worst == [("case", 3, "among others"), ("case", 1, "after others"), ("case", 1, "among others")]
+    assert [each["max_abs_diff"] for each in found.details["worst"]] == pytest.approx([0.3, 0.2, 0.05])
+
+
+def test_no_requests_attest_nothing():
+    found = measure(multi(), (), delimiter=DELIMITER, record=[].append)
+    assert found.value is None and found.evidence.noise_floor is None and found.attestation.mask == "unattested"
+    assert found.samples == {"cases": 0, "rounds": 0, "items": 0}
+
+
+def test_what_runs_in_the_rounds_only_is_attested_as_well():
+    """A server that is asked for dense and falls back once all requests were replayed fails."""
+    target = multi()
+
+    def record(line):
+        if line["kind"] == "surrounded" and line["number"] == 0:
+            target.client.executed = "segment"
+
+    found = record_of(REQUEST_ISOLATION, measure(target, CASES[:1], delimiter=DELIMITER, record=record))
+    assert found.verdict is Verdict.FAIL and found.mask_attested == "dense+segment"
+
+
+def test_a_leak_is_as_visible_as_the_serial_server_says():
+    reference = baseline()
+    visible, _ = leak_visibility(reference, CASES, multi().profile.semantics, DELIMITER, [].append)
+    assert (
+        check(multi(), serial=reference).leak_visibility == check(multi(), serial=baseline()).leak_visibility == visible
+    )

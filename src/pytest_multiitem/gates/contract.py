@@ -130,15 +130,13 @@ class _Probe:
         """The packed scores [N, K] of the case."""
         return self.base.scores
 
-    @property
     def dtype(self) -> str:
         """The served precision, in one word."""
         return str(self.multi.dtype).removeprefix("torch.")
 
-    @property
     def same(self) -> float:
         """How far two scores of the same content from the same server may be apart."""
-        return _SAME.get(self.dtype, _LIMIT)
+        return _SAME.get(self.dtype(), _LIMIT)
 
     def within(self, difference: float, limit: float, what: str) -> str:
         """What was seen of a difference that is small enough. Raises _Broken where it is not, and _Undecided where
@@ -151,7 +149,6 @@ class _Probe:
             raise _Broken(seen)
         return seen
 
-    @property
     def query(self) -> Sequence[int]:
         """The query behind which the serial server gives the packed scores."""
         return declared_semantics(self.multi).serial_query(self.case.query, self.delimiter)
@@ -160,7 +157,7 @@ class _Probe:
         return self.multi.score_ids(self.case.query, items, more.pop("labels", self.case.labels), **more)
 
     def alone(self, items: Sequence[TokenIds], **more: Any) -> Scores:
-        return self.serial.score_ids(self.query, items, self.case.labels, **more)
+        return self.serial.score_ids(self.query(), items, self.case.labels, **more)
 
     def with_item(self, index: int, item: TokenIds) -> list[TokenIds]:
         return [*self.case.items[:index], item, *self.case.items[index + 1 :]]
@@ -172,7 +169,7 @@ def _duplicates(probe: _Probe) -> str:
     order = [index % max(1, len(items) // 2) for index in range(max(2, len(items)))]
     scores = probe.packed([items[index] for index in order])
     apart = max(max_abs(scores[place] - scores[order.index(index)]) for place, index in enumerate(order))
-    return probe.within(apart, probe.same, f"{len(order) - len(set(order))} copies among {len(order)} items")
+    return probe.within(apart, probe.same(), f"{len(order) - len(set(order))} copies among {len(order)} items")
 
 
 def _no_softmax(probe: _Probe) -> str:
@@ -188,10 +185,10 @@ def _no_softmax(probe: _Probe) -> str:
     expected = reference.sum(axis=1)
     if not (sums.all() and expected.all()):
         raise _NotMade("the labels' probabilities round to 0")
-    probe.within(max_abs(plain / sums[:, None] - probe.whole), probe.same, "normalised, against the softmax scores")
+    probe.within(max_abs(plain / sums[:, None] - probe.whole), probe.same(), "normalised, against the softmax scores")
     probe.within(max_abs(plain - reference), _LIMIT, "against the serial server's")
     ratio = float(np.exp(max_abs(np.log(sums / expected))))
-    most = _MASS.get(probe.dtype, _LOOSE_MASS)
+    most = _MASS.get(probe.dtype(), _LOOSE_MASS)
     if ratio > most:
         raise _Broken(
             f"the labels' probability is {ratio:.4g} times that of the serial server, or the reverse; at most {most:g}"
@@ -202,10 +199,10 @@ def _no_softmax(probe: _Probe) -> str:
 def _label_order(probe: _Probe) -> str:
     """A score stands in the column of its label."""
     labels, whole = probe.case.labels, probe.whole
-    if max_abs(whole - whole[:, ::-1]) <= 2 * probe.same:
+    if max_abs(whole - whole[:, ::-1]) <= 2 * probe.same():
         raise _NotMade(f"{len(labels)} labels whose scores hardly differ: their order would not show")
     turned = probe.packed(probe.case.items, labels=labels[::-1])
-    return probe.within(max_abs(turned[:, ::-1] - whole), probe.same, "labels in reverse order")
+    return probe.within(max_abs(turned[:, ::-1] - whole), probe.same(), "labels in reverse order")
 
 
 def _one_item(probe: _Probe) -> str:
