@@ -60,7 +60,7 @@ def plan(settings: Settings) -> list[Planned]:
     weaker = []
     if not settings.power_faults:
         weaker = [kind(strength) for kind in catalogue().values() for strength in kind.strengths[1:]]
-    # Those of time are measured last and those that wait for an answer before them: the rest is quick.
+    # A shorter wait is no circumstance of a healthy server's scores.
     circumstances = _distinct(
         [{}, *(dict(f.circumstances) for f in chosen if not f.circumstances.get("request_timeout"))]
     )
