@@ -44,6 +44,15 @@ def test_each_semantics_is_compared_with_its_own_reference(target):
     assert record.value == record.details["query_only_max_abs_diff"] == 0.0
 
 
+def test_the_serial_server_is_asked_with_the_delimiter_and_without():
+    """For the value, for how visible a leak would be, and for how far the semantics are apart; all tokens are ids."""
+    reference = baseline()
+    check(multi(), reference=reference)
+    queries = {query for query, _, _ in reference.client.requests}
+    assert queries > {query for case in CASES for query in (case.query, (*case.query, DELIMITER))}
+    assert all(isinstance(token, int) for query in queries for token in query)
+
+
 def test_another_semantics_than_the_declared_one_fails():
     assert check(multi(packed, semantics=Semantics.QUERY_PREFIX)).verdict is Verdict.FAIL
     assert check(multi(packed_query_prefix)).verdict is Verdict.FAIL

@@ -123,6 +123,28 @@ def test_client_chunks_cover_every_item_in_order(chunk):
     assert max(map(len, requests)) == min(chunk, 7)
 
 
+def test_every_chunk_is_attested():
+    """A server that computes the second request of a case otherwise is seen."""
+
+    def scores(query, items, labels):
+        if items[0] == CASES[0].items[3] and query == CASES[0].query:
+            left.client.executed = "segment"
+        return packed(query, items, labels)
+
+    left = multi(scores)
+    assert check(left, multi(), cases=CASES[:1]).verdict is Verdict.PASS
+    left = multi(scores)
+    record = check(left, multi(), chunk=3, cases=CASES[:1])
+    assert record.verdict is Verdict.FAIL
+    assert record.reason == "dense was requested, but the server executed dense+segment"
+
+
+def test_the_visibility_of_a_leak_is_measured_in_the_context_of_the_packed_side():
+    left, reference = multi(), baseline()
+    parity.compare(left, multi(mask="segment"), CASES, delimiter=DELIMITER, record=[].append, serial=reference)
+    assert {query for query, _, _ in reference.client.requests} == {(*case.query, DELIMITER) for case in CASES}
+
+
 @pytest.mark.parametrize("dense_runs", ["segment", "serial"])
 def test_dense_compared_with_dense_fails(dense_runs):
     record = check(multi(mask="segment", executed="dense"), multi(), gate=parity.SEGMENT_VS_DENSE)
