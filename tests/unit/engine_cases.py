@@ -28,17 +28,18 @@ def tokens(rng, count):
 
 def packed(backend, mask, query, items, semantics, normalise=True):
     """The readout [N] of one packed sequence holding every item (server chunk size 0)."""
-    plan = place(build_layout(query, items, DELIMITER, semantics))
+    layout = build_layout(query, items, DELIMITER, semantics)
     if mask == "dense":
-        return backend.dense(plan, LABELS, normalise)
+        return backend.dense(place(layout), LABELS, normalise)
+    plan = backend.plan(layout, len(items))
     prefix = backend.prefix(plan.prefix_tokens, plan.prefix_positions)
     logits = np.full((len(items), len(LABELS)), np.nan, dtype=np.float32)
     normaliser = np.full(len(items), np.nan, dtype=np.float32)
-    for tile in plan.reading_tiles():
-        read = backend.segment_tile(prefix, plan.visible_prefix, tile, LABELS, normalise)
-        logits[tile.item[tile.reads]] = read.label_logits[tile.reads]
+    reads = backend.segment(prefix, plan.visible_prefix, plan.blocks, LABELS, normalise)
+    for block, read in zip(plan.blocks, reads, strict=True):
+        logits[block.item[block.reads]] = read.label_logits[block.reads]
         if normalise:
-            normaliser[tile.item[tile.reads]] = read.log_normaliser[tile.reads]
+            normaliser[block.item[block.reads]] = read.log_normaliser[block.reads]
     for item in plan.empty_items:
         read = backend.prefix_readout(prefix, plan.empty_score_row, LABELS, normalise)
         logits[item] = read.label_logits[0]

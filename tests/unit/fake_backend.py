@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pytest_multiitem.engine.plan import Tile, TilePlan
+from pytest_multiitem.engine.plan import Block, Plan, place
 from pytest_multiitem.scoring.readout import Readout
 
 VOCAB = 1000
@@ -91,16 +91,23 @@ class FakeBackend:
         self._call("prefix_readout")
         return self._read([prefix[: row + 1]], labels, normalise)
 
-    def segment_tile(self, prefix: Seen, visible_prefix: int, tile: Tile, labels, normalise):
-        self._call("segment_tile")
+    def plan(self, layout, num_items):
+        return place(layout, num_items, scores_only=True)
+
+    def segment(self, prefix: Seen, visible_prefix: int, blocks, labels, normalise):
+        self._call("segment")
         assert len(prefix) >= visible_prefix
-        self.tile_shapes.append(tile.tokens.shape)
+        return [self._segment_block(prefix[:visible_prefix], block, labels, normalise) for block in blocks]
+
+    def _segment_block(self, prefix: Seen, block: Block, labels, normalise):
         rows = []
-        for tokens, positions, row in zip(tile.tokens, tile.positions, tile.score_row, strict=True):
-            rows.append(prefix[:visible_prefix] + _pairs(tokens[: row + 1], positions[: row + 1]))
+        for tile in block.tiles:
+            self.tile_shapes.append(tile.tokens.shape)
+            for tokens, positions, row in zip(tile.tokens, tile.positions, tile.score_row, strict=True):
+                rows.append(prefix + _pairs(tokens[: row + 1], positions[: row + 1]))
         return self._read(rows, labels, normalise)
 
-    def dense(self, plan: TilePlan, labels, normalise):
+    def dense(self, plan: Plan, labels, normalise):
         self._call("dense")
         layout = plan.layout
         mask = np.isfinite(layout.log_weights())

@@ -1,10 +1,12 @@
 """Placement in tiles: what one item's score is computed from never depends on another item."""
 
+import dataclasses
+
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_multiitem.engine.plan import place, slot_width, slots_per_tile
+from pytest_multiitem.engine.plan import pack, packed_width, place, slot_width, slots_per_tile
 from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.semantics import Semantics
 
@@ -14,13 +16,26 @@ few = settings(max_examples=40, deadline=None)
 SEMANTICS = st.sampled_from(list(Semantics))
 
 
-def planned(lengths, semantics=Semantics.PREFIX_FIRST_DELIM, num_items=None):
-    """A plan of items with these lengths; every token id is unique."""
+SIZES = (32, 64, 128)
+
+
+def laid_out(lengths, semantics=Semantics.PREFIX_FIRST_DELIM):
+    """A packed sequence of items with these lengths; every token id is unique."""
     start, items = 10, []
     for length in lengths:
         items.append(range(start, start + length))
         start += length
-    return place(build_layout([1, 2, 3], items, DELIMITER, semantics), num_items)
+    return build_layout([1, 2, 3], items, DELIMITER, semantics)
+
+
+def planned(lengths, semantics=Semantics.PREFIX_FIRST_DELIM, num_items=None):
+    return place(laid_out(lengths, semantics), num_items)
+
+
+def for_scores(lengths, semantics=Semantics.PREFIX_FIRST_DELIM):
+    """By both placements, what scores depend on."""
+    layout = laid_out(lengths, semantics)
+    return place(layout, scores_only=True), pack(layout, SIZES)
 
 
 def places(plan):
@@ -85,7 +100,6 @@ def test_every_score_is_read_exactly_once_at_its_own_place(lengths, semantics):
             read[item] = int(tile.packed_index[slot, tile.score_row[slot]])
     assert [read[i] for i in range(len(lengths))] == plan.layout.score_index.tolist()
     assert plan.visible_prefix == plan.layout.visible_prefix_length
-    assert all(tile.reads.any() for tile in plan.reading_tiles())
 
 
 @few
@@ -136,3 +150,94 @@ def test_an_empty_item_keeps_its_slot_unread():
     (tile,) = plan.tiles
     assert tile.item.tolist()[:3] == [0, 1, 2] and tile.reads.tolist()[:3] == [True, False, True]
     assert plan.empty_items == (1,) and plan.empty_score_row == 3
+
+
+# -- what scores depend on -------------------------------------------------------------------
+
+
+@few
+@given(lengths=LENGTHS, semantics=SEMANTICS)
+@example(lengths=[0, 0, 0], semantics=Semantics.PREFIX_FIRST_DELIM)
+@example(lengths=[128, 129, 1, 0], semantics=Semantics.QUERY_PREFIX)
+def test_only_items_tokens_are_placed_and_every_score_is_read_from_its_blocks_rows(lengths, semantics):
+    layout = laid_out(lengths, semantics)
+    tokens = [
+        index
+        for i, length in enumerate(lengths)
+        for index in range(layout.block(i).start, layout.block(i).start + length)
+    ]
+    for plan in for_scores(lengths, semantics):
+        index, read = [], {}
+        for block in plan.blocks:
+            rows = np.full(block.rows, -1)
+            start = 0
+            for tile in block.tiles:
+                rows[start : start + tile.packed_index.size] = tile.packed_index.reshape(-1)
+                start += tile.packed_index.size
+            index += rows[rows >= 0].tolist()
+            used = rows >= 0
+            assert (block.tokens == np.where(used, layout.token_ids[rows], 0)).all()
+            assert (block.positions == np.where(used, layout.positions[rows], 0)).all()
+            assert block.reads.any() and (block.item[block.reads] >= 0).all()
+            assert len(block.item) == len(block.reads) == len(block.score_rows)
+            for item, row in zip(block.item[block.reads], block.score_rows[block.reads], strict=True):
+                assert int(item) not in read
+                read[int(item)] = int(rows[row])
+        assert sorted(index) == tokens
+        read |= dict.fromkeys(plan.empty_items, plan.empty_score_row)
+        assert [read[i] for i in range(len(lengths))] == layout.score_index.tolist()
+
+
+@few
+@given(lengths=LENGTHS)
+@example(lengths=[128, 129, 1, 0])
+@example(lengths=[20] * 40)
+def test_packed_blocks_have_the_heights_asked_for_and_are_full_but_for_the_last(lengths):
+    plan = pack(laid_out(lengths), SIZES)
+    used = [sum(tile.tokens.size for tile in block.tiles) for block in plan.blocks]
+    for number, (block, rows) in enumerate(zip(plan.blocks, used, strict=True)):
+        widths = [tile.width for tile in block.tiles]
+        assert widths == sorted(set(widths)) and all((tile.item >= 0).all() for tile in block.tiles)
+        if rows > SIZES[-1]:
+            assert len(block.item) == 1 and rows <= block.rows < rows + SIZES[-1] and not block.rows % SIZES[-1]
+        elif number < len(used) - 1:
+            following = plan.blocks[number + 1].tiles[0].width
+            assert rows + following > SIZES[-1] and block.rows >= rows
+        else:
+            assert block.rows == min(size for size in SIZES if size >= rows)
+
+
+@few
+@given(length=st.integers(1, 5000))
+def test_packed_widths_hold_their_item_with_little_padding(length):
+    assert length <= packed_width(length) <= max(length + 3, 1.125 * length + 1)
+    assert packed_width(packed_width(length)) == packed_width(length)
+    assert packed_width(length + 1) >= packed_width(length)
+
+
+def test_items_of_a_multiple_of_four_tokens_need_no_padding_between_them():
+    (block,) = pack(laid_out([20] * 6), SIZES).blocks
+    assert block.rows == 128 and [(tile.slots, tile.width) for tile in block.tiles] == [(6, 20)]
+    assert (block.tiles[0].packed_index >= 0).all()
+
+
+@few
+@given(lengths=LENGTHS, other=st.integers(0, 1200), data=st.data())
+def test_a_place_of_what_scores_depend_on_survives_any_change_of_another_item(lengths, other, data):
+    changed = data.draw(st.integers(0, len(lengths) - 1))
+    before, after = (
+        places(place(laid_out(each), scores_only=True))
+        for each in (lengths, [*lengths[:changed], other, *lengths[changed + 1 :]])
+    )
+    for item in set(before) - {changed}:
+        assert before[item][1:] == after[item][1:]
+
+
+def test_a_score_that_is_read_elsewhere_in_its_block_is_placed_with_what_it_depends_on():
+    """A layout need not read at the last token; the closing delimiter is computed where it is read."""
+    layout = laid_out([5, 3])
+    layout = dataclasses.replace(layout, score_index=np.add(layout.score_index, [1, -1]))
+    for plan in (place(layout, scores_only=True), pack(layout, SIZES)):
+        placed = np.concatenate([tile.packed_index.reshape(-1) for tile in plan.tiles])
+        first, second = layout.block(0), layout.block(1)
+        assert sorted(placed[placed >= 0]) == [*range(first.start, first.stop), *range(second.start, second.start + 2)]

@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_multiitem.engine.plan import Tile, TilePlan
+from pytest_multiitem.engine.plan import Block, Plan
+from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.readout import Readout
 
 #: A computed prefix (per-layer keys and values, last hidden states), opaque to the scorer.
@@ -49,16 +50,23 @@ class Backend(SerialBackend, Protocol):
         """Read the logits at row ``row`` of a computed prefix. n = 1."""
         ...
 
-    def segment_tile(
-        self, prefix: Prefix, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
-    ) -> Readout:
-        """Run one tile against the first ``visible_prefix`` tokens of the prefix. n = G.
+    def plan(self, layout: PackedLayout, num_items: int) -> Plan:
+        """Where :meth:`segment` is to compute the items of a sequence (:mod:`engine.plan`).
+
+        ``num_items``: the N that sizes fixed tiles.
+        """
+        ...
+
+    def segment(
+        self, prefix: Prefix, visible_prefix: int, blocks: Sequence[Block], labels: Sequence[int], normalise: bool
+    ) -> list[Readout]:
+        """Run blocks against the first ``visible_prefix`` tokens of the prefix. n = each block's number of slots.
 
         Each slot attends to the visible prefix and causally to itself; no S×S object is formed.
         """
         ...
 
-    def dense(self, plan: TilePlan, labels: Sequence[int], normalise: bool) -> Readout:
+    def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
         """Run the whole packed sequence under its S×S mask. n = N, in item order.
 
         Every token attends to every key, hidden keys with weight exactly zero.

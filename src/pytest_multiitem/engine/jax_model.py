@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.engine.checkpoint import cache_directory
 from pytest_multiitem.engine.config import ModelConfig, read_config
-from pytest_multiitem.engine.plan import Tile, TilePlan
+from pytest_multiitem.engine.plan import Block, Plan, Tile, place
 from pytest_multiitem.errors import EngineUnavailable
-from pytest_multiitem.scoring.layout import PREFIX
+from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
 from pytest_multiitem.scoring.readout import Readout
 
 try:
@@ -91,10 +91,25 @@ class JaxBackend:
         hidden = programs.prefill_row(self._config, self._weights, prefix, np.int32(row))
         return self._read(hidden, [0], labels, normalise).collect()
 
-    def segment_tile(
+    def plan(self, layout: PackedLayout, num_items: int) -> Plan:
+        """Fixed slots in fixed tiles."""
+        return place(layout, num_items, scores_only=True)
+
+    def segment(
+        self,
+        prefix: programs.Prefill,
+        visible_prefix: int,
+        blocks: Sequence[Block],
+        labels: Sequence[int],
+        normalise: bool,
+    ) -> list[Readout]:
+        """Run blocks, of one tile each: each slot against the visible prefix and causally against itself."""
+        dispatched = [self._segment_tile(prefix, visible_prefix, block.tiles[0], labels, normalise) for block in blocks]
+        return [each.collect() for each in dispatched]
+
+    def _segment_tile(
         self, prefix: programs.Prefill, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
-    ) -> Readout:
-        """Run one tile: each slot against the visible prefix and causally against itself."""
+    ) -> _Dispatched:
         hidden = programs.segment(
             self._config,
             self._weights,
@@ -105,9 +120,9 @@ class JaxBackend:
             tile.tokens,
             tile.positions,
         )
-        return self._read(hidden, _score_rows(tile), labels, normalise).collect()
+        return self._read(hidden, _score_rows(tile), labels, normalise)
 
-    def dense(self, plan: TilePlan, labels: Sequence[int], normalise: bool) -> Readout:
+    def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
         """Run the whole packed sequence, in placed order, under its S×S mask, held as boolean blocks.
 
         A row meets every key block in placed order, its own the same way each time, so how many other
@@ -215,7 +230,7 @@ def _padded(values: NDArray[np.int32], size: int, fill: int = 0) -> NDArray[np.i
     return padded
 
 
-def _blocks(plan: TilePlan) -> list[_Block]:
+def _blocks(plan: Plan) -> list[_Block]:
     """The prefix in its bucket, then each tile's rows, with every row's identity for the mask."""
     prefix = (plan.prefix_tokens, plan.prefix_positions, np.arange(len(plan.prefix_tokens)))
     parts = [(prefix, programs.bucket(len(plan.prefix_tokens)))]
@@ -250,7 +265,7 @@ def _score_rows(tile: Tile) -> NDArray[np.int64]:
     return np.arange(tile.slots) * tile.width + tile.score_row
 
 
-def _in_item_order(plan: TilePlan, empty: Readout, tiles: Sequence[Readout]) -> Readout:
+def _in_item_order(plan: Plan, empty: Readout, tiles: Sequence[Readout]) -> Readout:
     """One readout [N] from the readouts [G] of the plan's tiles and the one row empty items share."""
     count = plan.layout.num_items
     logits = np.repeat(empty.label_logits, count, axis=0)

@@ -1,45 +1,56 @@
-"""Where each token of a packed sequence is computed: fixed slots in fixed tiles.
+"""Where each token of a packed sequence is computed.
 
 Floating-point sums depend on the shape and the placement of their operands. If one item's length
 could move another item's rows, or change the shape of a matrix they are computed in, the other
-item's score would change in its last bits, and an isolation of exactly 0.0 would be luck. So:
+item's score would change in its last bits, and an isolation of exactly 0.0 would be luck. There are
+two placements, and neither leaves it to luck:
 
-* the prefix (query and first delimiter) is computed alone; its shape depends on Q only;
-* an item's block is computed in a slot whose WIDTH depends on its own length only, at a PLACE
-  (tile number, slot number) that depends on its own index and width only;
-* a tile's shape depends on the slot width and on N only, and is computed whole, empty slots
-  included; tiles of different width never share a matrix;
-* whatever an item does not see contributes an exact zero, added in a separate term.
+* :func:`place`, fixed slots in fixed tiles, needs nothing but that a computation repeats itself. An
+  item's slot has a WIDTH that depends on its own length only, at a PLACE (tile number, slot number)
+  that depends on its own index and width only; a tile's shape depends on the slot width and on N
+  only, and is computed whole, empty slots included. The price is those empty slots.
+* :func:`pack`, slots side by side in blocks of a few fixed heights, has next to no empty rows. It is
+  for a backend whose arithmetic was seen to give a row the same bits in every row of every such block
+  (:attr:`engine.backend.Backend.block_rows`).
 
-Mutating, lengthening, shortening or emptying one item therefore changes no operand, shape or
-placement of any number that another item's score is computed from.
+In both the prefix (query and first delimiter) is computed alone, its shape depends on Q only, and
+whatever an item does not see contributes an exact zero, added in a separate term.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.scoring.layout import PackedLayout
 
-#: The narrowest slot, in tokens. Widths double from here, so that few shapes exist: every further
-#: width is another set of half-empty tiles and, in JAX, other programs to compile.
-_NARROWEST = 12
 #: Rows that a tile aims at: enough for an efficient matrix product, few enough to stay in cache.
 _TILE_ROWS = 384
+#: The narrowest slot of :func:`place`, in tokens. Widths double from here, so that few shapes exist: every
+#: further width is another set of half-empty tiles and, in JAX, other programs to compile.
+_NARROWEST = 12
+#: Slots of :func:`pack` are this many tokens wide, or multiples of it.
+_STEP = 4
 
 
 def slot_width(block_length: int) -> int:
-    """Tokens reserved for a block of ``block_length`` tokens; a function of that block alone."""
+    """Tokens that :func:`place` reserves for a block of ``block_length`` tokens; a function of that block alone."""
     if block_length > _TILE_ROWS:
         return -(-block_length // _TILE_ROWS) * _TILE_ROWS
     width = _NARROWEST
     while width < block_length:
         width *= 2
     return width
+
+
+def packed_width(block_length: int) -> int:
+    """Tokens that :func:`pack` reserves: an eighth more than ``block_length`` at most, or up to a multiple of 4."""
+    step = max(_STEP, (1 << max(0, block_length - 1).bit_length()) // 16)
+    return -(-block_length // step) * step
 
 
 def slots_per_tile(width: int, num_items: int) -> int:
@@ -56,7 +67,7 @@ def slots_per_tile(width: int, num_items: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """G slots of W tokens each, computed as one matrix of G·W rows.
+    """G slots of W tokens each, one after another.
 
     ``tokens``, ``positions`` [G, W]: padding is token 0 at position 0, after a block's own tokens,
     so causality alone hides it. ``packed_index`` [G, W]: index in the packed sequence, -1 for
@@ -84,8 +95,53 @@ class Tile:
 
 
 @dataclass(frozen=True, eq=False)
-class TilePlan:
-    """A packed sequence placed in tiles.
+class Block:
+    """What is computed as one matrix of ``rows`` rows: tiles one after another, then padding."""
+
+    tiles: tuple[Tile, ...]
+    rows: int
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int32]:
+        """[rows]; padding is token 0."""
+        return self._padded([tile.tokens for tile in self.tiles])
+
+    @cached_property
+    def positions(self) -> NDArray[np.int32]:
+        """[rows]; padding has position 0."""
+        return self._padded([tile.positions for tile in self.tiles])
+
+    @cached_property
+    def item(self) -> NDArray[np.int32]:
+        """Item index of each of the block's slots, -1 for an empty one."""
+        return np.concatenate([tile.item for tile in self.tiles])
+
+    @cached_property
+    def reads(self) -> NDArray[np.bool_]:
+        """Whether each slot's score is read here."""
+        return np.concatenate([tile.reads for tile in self.tiles])
+
+    @cached_property
+    def score_rows(self) -> NDArray[np.int64]:
+        """The row of each slot's score among the block's rows."""
+        starts = np.cumsum([0, *(tile.tokens.size for tile in self.tiles)])
+        return np.concatenate(
+            [
+                start + np.arange(tile.slots) * tile.width + tile.score_row
+                for start, tile in zip(starts, self.tiles, strict=False)
+            ]
+        )
+
+    def _padded(self, parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+        padded = np.zeros(self.rows, dtype=np.int32)
+        used = np.concatenate([part.reshape(-1) for part in parts])
+        padded[: len(used)] = used
+        return padded
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A packed sequence placed in blocks.
 
     ``prefix_tokens``, ``prefix_positions`` [Q + 1]. ``visible_prefix``: how many leading prefix
     tokens items see. ``empty_items``: items without tokens; they score prefix row
@@ -93,66 +149,118 @@ class TilePlan:
     """
 
     layout: PackedLayout
-    prefix_tokens: NDArray[np.int32]
-    prefix_positions: NDArray[np.int32]
-    visible_prefix: int
-    tiles: tuple[Tile, ...]
-    empty_items: tuple[int, ...]
-    empty_score_row: int
+    blocks: tuple[Block, ...]
 
-    def reading_tiles(self) -> Iterator[Tile]:
-        """The tiles that hold at least one score."""
-        return (tile for tile in self.tiles if tile.reads.any())
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The tiles of all blocks."""
+        return tuple(tile for block in self.blocks for tile in block.tiles)
+
+    @property
+    def prefix_tokens(self) -> NDArray[np.int32]:
+        """[Q + 1]: the query and the first delimiter."""
+        return self.layout.token_ids[: self.layout.prefix_length].astype(np.int32)
+
+    @property
+    def prefix_positions(self) -> NDArray[np.int32]:
+        """[Q + 1]."""
+        return self.layout.positions[: self.layout.prefix_length]
+
+    @property
+    def visible_prefix(self) -> int:
+        """How many leading prefix tokens items see."""
+        return self.layout.visible_prefix_length
+
+    @cached_property
+    def empty_items(self) -> tuple[int, ...]:
+        """Items without tokens."""
+        return tuple(np.flatnonzero(_block_lengths(self.layout) == 1).tolist())
+
+    @property
+    def empty_score_row(self) -> int:
+        """The row of the prefix that scores them: the state at an empty item's own leading delimiter."""
+        if self.layout.semantics.has_serial_reference:
+            return self.layout.visible_prefix_length - 1
+        return self.layout.query_length
 
 
-def place(layout: PackedLayout, num_items: int | None = None) -> TilePlan:
-    """Place a packed sequence in tiles; ``num_items`` sizes them (default: the N of the layout).
+def place(layout: PackedLayout, num_items: int | None = None, *, scores_only: bool = False) -> Plan:
+    """Fixed slots in fixed tiles, one tile a block, sized for ``num_items`` (default: the N of the layout).
 
     A batch that is not full is placed with the full batch's number, so that it computes the same shapes.
+    ``scores_only``: leave out what no score depends on: closing delimiters, empty items, tiles that hold nothing else.
     """
     num_items = layout.num_items if num_items is None else num_items
-    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (width, tile number) -> [(slot, item)]
-    lengths = np.diff(np.append(layout.block_start, layout.length))
+    lengths = _needed(layout) if scores_only else _block_lengths(layout)
+    groups: dict[tuple[int, int], dict[int, int]] = {}  # (width, tile number) -> {slot: item}
     for item, length in enumerate(lengths.tolist()):
-        width = slot_width(length)
-        number, slot = divmod(item, slots_per_tile(width, num_items))
-        groups.setdefault((width, number), []).append((slot, item))
-
-    tiles = []
+        if length:
+            width = slot_width(length)
+            number, slot = divmod(item, slots_per_tile(width, num_items))
+            groups.setdefault((width, number), {})[slot] = item
+    blocks = []
     for (width, _), members in sorted(groups.items()):
-        slots = slots_per_tile(width, num_items)
-        packed_index = np.full((slots, width), -1, dtype=np.int64)
-        items = np.full(slots, -1, dtype=np.int32)
-        score_row = np.zeros(slots, dtype=np.int32)
-        reads = np.zeros(slots, dtype=np.bool_)
-        for slot, item in members:
-            block = layout.block(item)
-            packed_index[slot, : block.stop - block.start] = np.arange(block.start, block.stop)
-            items[slot] = item
-            if block.stop - block.start > 1:
-                score_row[slot] = layout.score_index[item] - block.start
-                reads[slot] = True
-        used = packed_index >= 0
-        tiles.append(
-            Tile(
-                tokens=np.where(used, layout.token_ids[packed_index], 0).astype(np.int32),
-                positions=np.where(used, layout.positions[packed_index], 0).astype(np.int32),
-                packed_index=packed_index,
-                item=items,
-                score_row=score_row,
-                reads=reads,
-            )
-        )
-    prefix = slice(0, layout.prefix_length)
-    empty = np.flatnonzero(lengths == 1)
-    return TilePlan(
-        layout=layout,
-        prefix_tokens=layout.token_ids[prefix].astype(np.int32),
-        prefix_positions=layout.positions[prefix],
-        visible_prefix=layout.visible_prefix_length,
-        tiles=tuple(tiles),
-        empty_items=tuple(int(i) for i in empty),
-        empty_score_row=layout.visible_prefix_length - 1
-        if layout.semantics.has_serial_reference
-        else layout.query_length,
+        items = np.full(slots_per_tile(width, num_items), -1)
+        items[list(members)] = list(members.values())
+        blocks.append(Block((_tile(layout, items, lengths, width),), len(items) * width))
+    return Plan(layout, tuple(blocks))
+
+
+def pack(layout: PackedLayout, sizes: Sequence[int], at_once: int = 1) -> Plan:
+    """Slots side by side, ordered by width, in blocks of one of ``sizes`` rows (ascending); the last block may be of a
+    smaller one.
+
+    Holds what scores depend on only. ``at_once``: blocks that are computed at the same time; few rows are spread over
+    as many. An item wider than a block has one of its own, of a multiple of the size.
+    """
+    lengths = _needed(layout)
+    widths = np.where(lengths > 0, [packed_width(length) for length in lengths.tolist()], 0)
+    share = -(-int(widths.sum()) // at_once)
+    largest = next((size for size in sizes if size >= share), sizes[-1])
+    contents: list[list[int]] = []
+    free = 0
+    for item in np.argsort(widths, kind="stable").tolist():
+        if not lengths[item]:
+            continue
+        width = int(widths[item])
+        if width > free:
+            contents.append([])
+            free = max(largest, width)
+        contents[-1].append(item)
+        free -= width
+    blocks = []
+    for items in contents:
+        tiles = []
+        for width in sorted({int(widths[item]) for item in items}):
+            tiles.append(_tile(layout, np.array([i for i in items if widths[i] == width]), lengths, width))
+        used = sum(tile.tokens.size for tile in tiles)
+        rows = next((size for size in sizes if size >= used), -(-used // largest) * largest)
+        blocks.append(Block(tuple(tiles), rows))
+    return Plan(layout, tuple(blocks))
+
+
+def _tile(layout: PackedLayout, items: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> Tile:
+    """Slots of ``width`` tokens for ``items`` (-1: an empty slot), holding the first ``lengths`` tokens of each."""
+    offsets = np.arange(width)
+    used = (offsets < lengths[items][:, None]) & (items >= 0)[:, None]
+    packed_index = np.where(used, layout.block_start[items][:, None] + offsets, -1)
+    reads = (items >= 0) & (_block_lengths(layout)[items] > 1)
+    score_row = np.where(reads, layout.score_index[items] - layout.block_start[items], 0)
+    return Tile(
+        tokens=np.where(used, layout.token_ids[packed_index], 0).astype(np.int32),
+        positions=np.where(used, layout.positions[packed_index], 0).astype(np.int32),
+        packed_index=packed_index,
+        item=items.astype(np.int32),
+        score_row=score_row.astype(np.int32),
+        reads=reads,
     )
+
+
+def _block_lengths(layout: PackedLayout) -> NDArray[np.int64]:
+    """Tokens of each item's block [N], its closing delimiter included."""
+    return np.diff(np.append(layout.block_start, layout.length))
+
+
+def _needed(layout: PackedLayout) -> NDArray[np.int64]:
+    """How many leading tokens of each item's block its score depends on [N]; 0 for an empty item."""
+    return np.where(_block_lengths(layout) > 1, layout.score_index - layout.block_start + 1, 0)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.engine.backend import Backend, Prefix, SerialBackend
-from pytest_multiitem.engine.plan import TilePlan, place
+from pytest_multiitem.engine.plan import Plan, place
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.layout import PackedLayout, Semantics, build_layout, packed_length
 from pytest_multiitem.scoring.readout import Readout
@@ -307,22 +307,17 @@ class Scorer:
         return self.config.implementation(length)
 
     def _compute(self, layout: PackedLayout, implementation: MaskImpl, read: _Reading) -> Scores:
-        compute = {MaskImpl.DENSE: self._dense, MaskImpl.SEGMENT: self._segment}[implementation]
-        return compute(place(layout), read)
+        if implementation is MaskImpl.DENSE:
+            return read.scores(self._packing.dense(place(layout), read.labels, read.normalise))
+        plan = self._packing.plan(layout, layout.num_items)
+        return self._blocks(plan, self._packing.prefix(plan.prefix_tokens, plan.prefix_positions), read)
 
-    def _dense(self, plan: TilePlan, read: _Reading) -> Scores:
-        return read.scores(self._packing.dense(plan, read.labels, read.normalise))
-
-    def _segment(self, plan: TilePlan, read: _Reading) -> Scores:
-        prefix = self._packing.prefix(plan.prefix_tokens, plan.prefix_positions)
-        return self._tiles(plan, prefix, read)
-
-    def _tiles(self, plan: TilePlan, prefix: Prefix, read: _Reading) -> Scores:
-        """The scores [N, K] of a plan whose prefix is computed: tile by tile, then the empty items."""
+    def _blocks(self, plan: Plan, prefix: Prefix, read: _Reading) -> Scores:
+        """The scores [N, K] of a plan whose prefix is computed: its blocks, then the empty items."""
         scores = read.empty(plan.layout.num_items)
-        for tile in plan.reading_tiles():
-            readout = self._packing.segment_tile(prefix, plan.visible_prefix, tile, read.labels, read.normalise)
-            scores[tile.item[tile.reads]] = read.scores(readout)[tile.reads]
+        readouts = self._packing.segment(prefix, plan.visible_prefix, plan.blocks, read.labels, read.normalise)
+        for block, readout in zip(plan.blocks, readouts, strict=True):
+            scores[block.item[block.reads]] = read.scores(readout)[block.reads]
         if plan.empty_items:
             readout = self._packing.prefix_readout(prefix, plan.empty_score_row, read.labels, read.normalise)
             scores[list(plan.empty_items)] = read.scores(readout)[0]
@@ -334,9 +329,9 @@ class Scorer:
         """The query once (or from the cache), then batches of items against it.
 
         The prefix is the query alone, Q tokens, and items see all of it: a plan under `query_prefix`
-        says just that (``visible_prefix`` = Q, items restart at Q), so its tiles serve here too. Its
-        first delimiter is part of no tile and is never computed. A partial last batch uses the tiles
-        of a full one, so that the number of items changes no shape.
+        says just that (``visible_prefix`` = Q, items restart at Q), so its blocks serve here too. Its
+        first delimiter is part of no block and is never computed. Fixed tiles of a partial last batch
+        are those of a full one, so that the number of items changes no shape.
         """
         limit = min(self._max_positions, self.config.max_seq_len)
         self._check_each(query, items, limit, "query + item")
@@ -346,7 +341,8 @@ class Scorer:
         scores = []
         for batch in _batches(items, self.config.extend_batch_size):
             layout = self._lay_out_batch(query, items[batch], hit)
-            scores.append(self._tiles(place(layout, self.config.extend_batch_size), prefix, read))
+            plan = self._packing.plan(layout, self.config.extend_batch_size)
+            scores.append(self._blocks(plan, prefix, read))
             ran["extend_batches"] += 1
             ran["items"] += layout.num_items
             self._executed.items_by_semantics[layout.semantics] += layout.num_items

@@ -26,32 +26,51 @@ def everything(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return _rows(out[0])
 
 
-def segment(query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, slots: int) -> Tensor:
-    """Slots of a tile, each attending to the shared prefix and causally to itself.
+def segment(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    tiles: Sequence[tuple[int, int]],
+    wanted: Tensor | None = None,
+) -> Tensor:
+    """Rows of slots, each attending to the shared prefix and causally to its slot.
 
-    ``prefix_key``, ``prefix_value``: [kv_heads, P, D], the visible prefix, shared by all rows and
-    never copied. The two partial softmaxes are combined exactly by their log-sum-exp (Dao et al.,
-    FlashAttention, 2022, section 3.1), so nothing of size S×S is formed.
+    ``tiles``: (G, W) of the slots one after another; rows after them are padding, and see the prefix alone.
+    ``prefix_key``, ``prefix_value``: [kv_heads, P, D], the visible prefix, shared by all rows and never copied.
+    ``wanted`` [n]: the rows that are wanted, all by default. The two partial softmaxes are combined exactly by their
+    log-sum-exp (Dao et al., FlashAttention, 2022, section 3.1), so nothing of size S×S is formed.
     """
-    heads, rows, dim = query.shape
-    kv_heads = key.shape[0]
-    width = rows // slots
-    # Prefix part: the query heads of one key head are more rows against the same keys.
-    grouped = query.reshape(1, kv_heads, heads // kv_heads * rows, dim)
-    prefix_out, prefix_lse = _attend(grouped, prefix_key[None], prefix_value[None], None)
-    prefix_out = prefix_out.reshape(heads, slots, width, dim).transpose(0, 1)
-    prefix_lse = prefix_lse.reshape(heads, slots, width).transpose(0, 1)
+    own_key, own_value = _spread(key, query), _spread(value, query)
+    own_out = torch.zeros_like(query)
+    own_lse = query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
+    start = 0
+    for slots, width in tiles:
+        rows = slice(start, start + slots * width)
+        start = rows.stop
+        # Each slot is a problem of its own to this kernel, so how many there are changes none of them.
+        out, lse = _attend(*(_slots(x[:, rows], slots) for x in (query, own_key, own_value)), causal=True)
+        own_out[:, rows], own_lse[:, rows] = _unslotted(out), _unslotted(lse)
+    if wanted is not None:
+        query, own_out, own_lse = query[:, wanted], own_out[:, wanted], own_lse[:, wanted]
+    heads, rows_wanted, dim = query.shape
+    # The query heads of one key head are more rows against the same keys.
+    shared_out, shared_lse = _attend(query.reshape(1, key.shape[0], -1, dim), prefix_key[None], prefix_value[None])
+    shared_out = shared_out.reshape(heads, rows_wanted, dim)
+    # exp(b) / (exp(a) + exp(b)) is the logistic function of b - a, which neither overflows nor divides.
+    share = torch.sigmoid(own_lse - shared_lse.reshape(heads, rows_wanted))
+    return _rows(torch.lerp(shared_out.float(), own_out.float(), share[..., None]).to(query.dtype))
 
-    def by_slot(rows_: Tensor) -> Tensor:
-        return rows_.reshape(heads, slots, width, dim).transpose(0, 1)
 
-    past = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()
-    own_out, own_lse = _attend(by_slot(query), by_slot(_spread(key, query)), by_slot(_spread(value, query)), past)
-    top = torch.maximum(prefix_lse, own_lse)
-    prefix_weight = torch.exp(prefix_lse - top)[..., None]
-    own_weight = torch.exp(own_lse - top)[..., None]
-    out = (prefix_out.float() * prefix_weight + own_out.float() * own_weight) / (prefix_weight + own_weight)
-    return _rows(out.to(query.dtype).transpose(0, 1).reshape(heads, rows, dim))
+def _slots(x: Tensor, slots: int) -> Tensor:
+    """[heads, G · W, D] as [G, heads, W, D]."""
+    return x.unflatten(1, (slots, -1)).transpose(0, 1)
+
+
+def _unslotted(x: Tensor) -> Tensor:
+    """[G, heads, W, …] as [heads, G · W, …]."""
+    return x.transpose(0, 1).flatten(1, 2)
 
 
 def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -79,11 +98,13 @@ def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask:
     return _rows((result / total[..., None]).to(query.dtype))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor]:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None, *, causal: bool = False
+) -> tuple[Tensor, Tensor]:
     """Attention [B, H, R, D] that also returns each row's log-sum-exp [B, H, R] in float32.
 
-    ``visible`` [R, C]: boolean, or logarithms of weights (-inf: hidden); None where every key is visible. A row that
-    sees no key gives 0 with log-sum-exp -inf.
+    ``visible`` [R, C]: boolean, or logarithms of weights (-inf: hidden); None where every key is visible, or, with
+    ``causal``, keys up to the row's own (R = C). A row that sees no key gives 0 with log-sum-exp -inf.
     """
     bias = blank = None
     if visible is not None:
@@ -94,12 +115,14 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -
         blank = hidden.all(dim=-1)
     if query.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=bias
+            query, key, value, 0.0, causal, attn_mask=bias
         )
     else:
         logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
         if bias is not None:
             logits = logits + bias
+        if causal:
+            logits = logits.masked_fill(torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -torch.inf)
         lse = torch.logsumexp(logits, dim=-1)
         out = torch.nan_to_num(torch.exp(logits - lse[..., None])) @ value.float()
     if blank is not None:

@@ -1,24 +1,38 @@
-"""The PyTorch engine: transformers' Qwen3 modules, driven row block by row block with our attention."""
+"""The PyTorch engine: a Qwen3 checkpoint read with transformers, computed row block by row block."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, apply_rotary_pos_emb
+from torch.nn import functional
+from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 from pytest_multiitem.engine import torch_attention as attention
-from pytest_multiitem.engine.config import read_config
-from pytest_multiitem.engine.plan import Tile, TilePlan
+from pytest_multiitem.engine.config import ModelConfig, read_config
+from pytest_multiitem.engine.plan import Block, Plan, Tile, pack, place
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
+from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.readout import Readout
+
+#: Heights of the blocks that items are packed in: on a CPU the largest keeps a block's rows in its cache, on an
+#: accelerator it fills the machine.
+_CPU_ROWS = (32, 64, 128, 256, 512)
+_ACCELERATOR_ROWS = (128, 512, 2048, 8192)
+#: Prefix lengths that the rows of a block are compared at: within one block of the attention's keys, and beyond it.
+_PROBED_PREFIXES = (9, 700)
+_PROBED_WIDTH = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +46,22 @@ class TorchPrefix:
     queries: Tensor
 
 
+#: Rotary factors: cosine and sine, each [R, 1, D / 2].
+_Rotary = tuple[Tensor, Tensor]
+
+
+class _Layer(NamedTuple):
+    """A decoder layer's weights; projections of one input are one matrix [out, in]."""
+
+    input_norm: Tensor  # [H]
+    qkv: Tensor  # [(heads + 2 · kv_heads) · D, H]
+    qk_norm: Tensor  # [heads + kv_heads, D]
+    output: Tensor  # [H, heads · D]
+    post_norm: Tensor  # [H]
+    gate_up: Tensor  # [2 · I, H]
+    down: Tensor  # [H, I]
+
+
 class TorchBackend:
     """`engine.backend.Backend` on PyTorch; reads a Qwen3 checkpoint directory with transformers.
 
@@ -41,7 +71,7 @@ class TorchBackend:
     name = "pytorch"
 
     def __init__(self, directory: Path, *, dtype: str, device: str) -> None:
-        config = read_config(directory)
+        config = self._config = read_config(directory)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -49,22 +79,30 @@ class TorchBackend:
                 f"device {device!r} was asked for, but this PyTorch sees no CUDA device; use --device cpu"
             )
         try:
-            self._model: Any = Qwen3ForCausalLM.from_pretrained(
-                directory, dtype=getattr(torch, dtype), local_files_only=True, attn_implementation="sdpa"
-            )
+            model: Any = Qwen3ForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), local_files_only=True)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{directory} cannot be loaded: {error}") from error
-        self._model.eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
         try:
-            self._model.to(device)
+            model.to(device)
         except (RuntimeError, AssertionError) as error:
             raise EngineUnavailable(f"device {device!r} cannot be used by this PyTorch: {error}") from error
-        self._layers: list[Any] = list(self._model.model.layers)
+        self._embedding: Tensor = model.model.embed_tokens.weight
+        self._rotary: Any = model.model.rotary_emb
+        self._final_norm: Tensor = model.model.norm.weight
+        self._head: Tensor = model.lm_head.weight
+        self._layers = _layers(model, config)
         self.device = device
         self.dtype = dtype
         self.versions = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
         self.vocab_size = config.vocab_size
         self.max_positions = config.max_position_embeddings
+        on_cpu = torch.device(device).type == "cpu"
+        self._blocks_at_once = torch.get_num_threads() if on_cpu else 1
+        self._cores = (
+            ThreadPoolExecutor(self._blocks_at_once, "engine-core", torch.set_num_threads, (1,)) if on_cpu else None
+        )
+        self._block_rows = self._uniform_rows(_CPU_ROWS if on_cpu else _ACCELERATOR_ROWS)
 
     @torch.inference_mode()
     def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
@@ -78,11 +116,11 @@ class TorchBackend:
         hidden, rotary = self._embed(tokens, positions)
         keys, values = [], []
         for layer in self._layers:
-            query, key, value = _project(layer, hidden, rotary)
+            query, key, value = self._project(layer, hidden, rotary)
             keys.append(key)
             values.append(value)
             if layer is not self._layers[-1]:
-                hidden = _finish(layer, hidden, attention.causal(query, key, value))
+                hidden = self._finish(layer, hidden, attention.causal(query, key, value))
         return TorchPrefix(tuple(keys), tuple(values), hidden, query)
 
     @torch.inference_mode()
@@ -92,29 +130,76 @@ class TorchBackend:
         attended = attention.everything(
             prefix.queries[:, at], prefix.keys[-1][:, : row + 1], prefix.values[-1][:, : row + 1]
         )
-        return self._read(_finish(self._layers[-1], prefix.hidden[at], attended), labels, normalise)
+        return self._read(self._finish(self._layers[-1], prefix.hidden[at], attended), labels, normalise)
+
+    def plan(self, layout: PackedLayout, num_items: int) -> Plan:
+        """Side by side in blocks where every row of a block is computed alike, else in fixed tiles."""
+        if self._block_rows:
+            return pack(layout, self._block_rows, self._blocks_at_once)
+        return place(layout, num_items, scores_only=True)
+
+    def segment(
+        self, prefix: TorchPrefix, visible_prefix: int, blocks: Sequence[Block], labels: Sequence[int], normalise: bool
+    ) -> list[Readout]:
+        """Run blocks: each slot against the visible prefix and causally against itself.
+
+        On a CPU every core computes blocks by itself, whatever their number: no operation waits for another core,
+        and how many blocks there are changes no operation.
+        """
+        run = partial(self._segment_block, prefix, visible_prefix, labels, normalise)
+        return [*map(run, blocks)] if self._cores is None else [*self._cores.map(run, blocks)]
 
     @torch.inference_mode()
-    def segment_tile(
-        self, prefix: TorchPrefix, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
+    def _segment_block(
+        self, prefix: TorchPrefix, visible_prefix: int, labels: Sequence[int], normalise: bool, block: Block
     ) -> Readout:
-        """Run one tile: each slot against the visible prefix and causally against itself."""
-        hidden, rotary = self._embed(tile.tokens.reshape(-1), tile.positions.reshape(-1))
-        for layer, prefix_key, prefix_value in zip(self._layers, prefix.keys, prefix.values, strict=True):
-            query, key, value = _project(layer, hidden, rotary)
-            attended = attention.segment(
-                query,
-                key,
-                value,
-                prefix_key[:, :visible_prefix],
-                prefix_value[:, :visible_prefix],
-                tile.slots,
-            )
-            hidden = _finish(layer, hidden, attended)
-        return self._read(hidden[self._score_rows(tile)], labels, normalise)
+        """Run one block.
+
+        In the last layer only a slot's score row needs the prefix and what follows attention.
+        """
+        tiles = [(tile.slots, tile.width) for tile in block.tiles]
+        shared = [
+            (key[:, :visible_prefix], value[:, :visible_prefix])
+            for key, value in zip(prefix.keys, prefix.values, strict=True)
+        ]
+        hidden, rotary = self._embed(block.tokens, block.positions)
+        for layer, (prefix_key, prefix_value) in zip(self._layers[:-1], shared[:-1], strict=True):
+            query, key, value = self._project(layer, hidden, rotary)
+            attended = attention.segment(query, key, value, prefix_key, prefix_value, tiles)
+            hidden = self._finish(layer, hidden, attended)
+        slots = len(block.item)
+        height = next((size for size in self._block_rows if size >= slots), slots)
+        at = self._tensor(np.pad(block.score_rows, (0, height - slots)))
+        layer = self._layers[-1]
+        attended = attention.segment(*self._project(layer, hidden, rotary), *shared[-1], tiles, at)
+        return self._read(self._finish(layer, hidden[at], attended), labels, normalise).first(slots)
 
     @torch.inference_mode()
-    def dense(self, plan: TilePlan, labels: Sequence[int], normalise: bool) -> Readout:
+    def _uniform_rows(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """``sizes`` where this machine's arithmetic gives a row the same bits in every row of blocks of every one of
+        them, else none: what :func:`engine.plan.pack` rests on.
+
+        Measured, with equal slots and the weights of the first and the last layer (those between have their shapes),
+        because no library promises it.
+        """
+        probe = copy.copy(self)
+        probe._block_rows = tuple(sizes)
+        probe._layers = [self._layers[0], *self._layers[1:][-1:]]
+        labels = _probe_tokens(3, self.vocab_size).tolist()
+        for length in _PROBED_PREFIXES:
+            prefix = probe.prefix(_probe_tokens(length, self.vocab_size), np.arange(length, dtype=np.int32))
+            expected = None
+            for rows, slots in itertools.product(sizes, (1, 2, sizes[-1])):
+                block = _probe_block(min(slots, rows // _PROBED_WIDTH), rows, length, self.vocab_size)
+                (read,) = probe.segment(prefix, length, [block], labels, normalise=True)
+                found = np.column_stack([read.label_logits, np.asarray(read.log_normaliser)])
+                expected = found[0] if expected is None else expected
+                if not (found == expected).all():
+                    return ()
+        return tuple(sizes)
+
+    @torch.inference_mode()
+    def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
         """Run the whole packed sequence, in placed order, under its S×S mask."""
         tokens = [plan.prefix_tokens, *(tile.tokens.reshape(-1) for tile in plan.tiles)]
         positions = [plan.prefix_positions, *(tile.positions.reshape(-1) for tile in plan.tiles)]
@@ -123,11 +208,11 @@ class TorchBackend:
         embedded = [self._embed(t, p) for t, p in zip(tokens, positions, strict=True)]
         hidden = [rows for rows, _ in embedded]
         for layer in self._layers:
-            projected = [_project(layer, h, rotary) for h, (_, rotary) in zip(hidden, embedded, strict=True)]
+            projected = [self._project(layer, h, rotary) for h, (_, rotary) in zip(hidden, embedded, strict=True)]
             keys = [key for _, key, _ in projected]
             values = [value for _, _, value in projected]
             hidden = [
-                _finish(layer, h, attention.dense(query, keys, values, block_mask))
+                self._finish(layer, h, attention.dense(query, keys, values, block_mask))
                 for h, (query, _, _), block_mask in zip(hidden, projected, mask, strict=True)
             ]
         readouts = [self._read(hidden[0][plan.empty_score_row][None], labels, normalise)]
@@ -137,10 +222,12 @@ class TorchBackend:
             owners.append(np.where(tile.reads, tile.item, -1))
         return _in_item_order(plan, readouts, np.concatenate(owners))
 
-    def _embed(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> tuple[Tensor, Any]:
-        hidden = self._model.model.embed_tokens(self._tensor(tokens))
-        cos, sin = self._model.model.rotary_emb(hidden[None], self._tensor(positions)[None])
-        return hidden, (cos[0], sin[0])
+    def _embed(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> tuple[Tensor, _Rotary]:
+        """Embeddings [R, H], and the rotary factors of their positions, each [R, 1, D / 2]."""
+        hidden = functional.embedding(self._tensor(tokens), self._embedding)
+        factors = self._rotary(hidden[None], self._tensor(positions)[None])
+        cos, sin = (factor[0, :, None].chunk(2, dim=-1)[0] for factor in factors)
+        return hidden, (cos, sin)
 
     def _score_rows(self, tile: Tile) -> Tensor:
         return self._tensor(np.arange(tile.slots) * tile.width + tile.score_row)
@@ -150,35 +237,87 @@ class TorchBackend:
 
     def _read(self, hidden: Tensor, labels: Sequence[int], normalise: bool) -> Readout:
         """Read n rows of hidden states [n, H] at the labels, accumulating in float32."""
-        states = self._model.model.norm(hidden)
-        head = self._model.lm_head.weight
-        wanted = head[torch.tensor(list(labels), device=self.device)]
+        states = self._norm(hidden, self._final_norm)
+        wanted = self._head[torch.tensor(list(labels), device=self.device)]
         logits = (states.float() @ wanted.float().T).cpu().numpy()
         if not normalise:
             return Readout(logits)
-        total = torch.logsumexp((states @ head.T).float(), dim=-1)
+        total = torch.logsumexp((states @ self._head.T).float(), dim=-1)
         return Readout(logits, total.cpu().numpy())
 
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Root-mean-square norm of the last axis; rounded to the model's type before it is scaled, as in transformers'
+        Qwen3RMSNorm."""
+        return functional.rms_norm(x, x.shape[-1:], None, self._config.rms_norm_eps) * weight
 
-def _project(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [heads, R, D], keys and values [kv_heads, R, D] of hidden states [R, H]."""
-    block = layer.self_attn
-    states = layer.input_layernorm(hidden)
-    by_head = (states.shape[0], -1, block.head_dim)
-    query = block.q_norm(block.q_proj(states).view(by_head))
-    key = block.k_norm(block.k_proj(states).view(by_head))
-    query, key = apply_rotary_pos_emb(query, key, *rotary, unsqueeze_dim=1)
-    value = block.v_proj(states).view(by_head)
-    return query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+    def _project(self, layer: _Layer, hidden: Tensor, rotary: _Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [heads, R, D], keys and values [kv_heads, R, D] of hidden states [R, H]."""
+        heads, kv_heads = self._config.num_attention_heads, self._config.num_key_value_heads
+        joint = functional.linear(self._norm(hidden, layer.input_norm), layer.qkv)
+        rows = joint.unflatten(-1, (-1, self._config.head_dim))
+        both = _rotate(self._norm(rows[:, : heads + kv_heads], layer.qk_norm), rotary)
+        return both[:heads], both[heads:], rows[:, heads + kv_heads :].transpose(0, 1)
+
+    def _finish(self, layer: _Layer, hidden: Tensor, attended: Tensor) -> Tensor:
+        """The rest of a decoder layer after attention [R, heads · D]."""
+        hidden = hidden + functional.linear(attended, layer.output)
+        gate, up = functional.linear(self._norm(hidden, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
+        return hidden + functional.linear(functional.silu(gate) * up, layer.down)
 
 
-def _finish(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a decoder layer after attention."""
-    hidden = hidden + layer.self_attn.o_proj(attended)
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+def _probe_tokens(count: int, vocab_size: int) -> NDArray[np.int32]:
+    return (np.arange(1, count + 1, dtype=np.int64) * 7919 % vocab_size).astype(np.int32)
 
 
-def _placed_mask(plan: TilePlan, sizes: Sequence[int]) -> NDArray[Any]:
+def _probe_block(slots: int, rows: int, start: int, vocab_size: int) -> Block:
+    """A block of ``slots`` equal slots behind ``start`` tokens."""
+    width = _PROBED_WIDTH
+    shape = (slots, width)
+    tile = Tile(
+        tokens=np.broadcast_to(_probe_tokens(width, vocab_size), shape),
+        positions=np.broadcast_to(np.arange(start, start + width, dtype=np.int32), shape),
+        packed_index=np.arange(slots * width).reshape(shape),
+        item=np.arange(slots, dtype=np.int32),
+        score_row=np.full(slots, width - 1, dtype=np.int32),
+        reads=np.ones(slots, dtype=np.bool_),
+    )
+    return Block((tile,), rows)
+
+
+def _layers(model: Any, config: ModelConfig) -> list[_Layer]:
+    """The weights of every decoder layer, taken out of the transformers model."""
+    found = []
+    for layer in model.model.layers:
+        block, mlp = layer.self_attn, layer.mlp
+        found.append(
+            _Layer(
+                input_norm=layer.input_layernorm.weight,
+                qkv=torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]),
+                qk_norm=torch.cat(
+                    [
+                        block.q_norm.weight.expand(config.num_attention_heads, -1),
+                        block.k_norm.weight.expand(config.num_key_value_heads, -1),
+                    ]
+                ),
+                output=block.o_proj.weight,
+                post_norm=layer.post_attention_layernorm.weight,
+                gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+                down=mlp.down_proj.weight,
+            )
+        )
+        del block.q_proj, block.k_proj, block.v_proj, mlp.gate_proj, mlp.up_proj  # not held twice
+    return found
+
+
+def _rotate(x: Tensor, rotary: _Rotary) -> Tensor:
+    """Rotary positions on [R, heads, D], halves rotated against each other; gives [heads, R, D]."""
+    cos, sin = rotary
+    first, second = x.chunk(2, dim=-1)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return rotated.transpose(0, 1).contiguous()
+
+
+def _placed_mask(plan: Plan, sizes: Sequence[int]) -> NDArray[Any]:
     """The S×S mask in placed order (prefix, then tiles); padding sees itself and is seen by nobody.
 
     Boolean, or logarithms of weights where the layout has a bias.
@@ -201,7 +340,7 @@ def _placed_mask(plan: TilePlan, sizes: Sequence[int]) -> NDArray[Any]:
     return mask
 
 
-def _in_item_order(plan: TilePlan, readouts: Sequence[Readout], owners: NDArray[np.int64]) -> Readout:
+def _in_item_order(plan: Plan, readouts: Sequence[Readout], owners: NDArray[np.int64]) -> Readout:
     """Gather rows read tile by tile into item order; empty items take the first row."""
     source = np.zeros(plan.layout.num_items, dtype=np.int64)
     source[owners[owners >= 0]] = np.flatnonzero(owners >= 0)

@@ -19,6 +19,10 @@ class Readout:
     label_logits: NDArray[np.float32]
     log_normaliser: NDArray[np.float32] | None = None
 
+    def first(self, count: int) -> Readout:
+        """The first ``count`` positions."""
+        return Readout(self.label_logits[:count], None if self.log_normaliser is None else self.log_normaliser[:count])
+
     def scores(self, apply_softmax: bool) -> NDArray[np.float64]:
         """The scores [n, K]: softmax over the K labels, or each label's full-vocabulary probability.
 

@@ -1,0 +1,80 @@
+"""The PyTorch engine packs items side by side only where it saw that rows of a block are computed alike."""
+
+import copy
+
+import numpy as np
+import pytest
+from engine_cases import DELIMITER, SPEC, assert_close, packed, workload
+
+from pytest_multiitem.engine.checkpoint import write_checkpoint
+from pytest_multiitem.engine.serve import load_backend
+from pytest_multiitem.scoring.layout import Semantics, build_layout
+
+torch = pytest.importorskip("torch")
+functional = torch.nn.functional
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoint") / "small"
+    write_checkpoint(directory, SPEC)
+    return directory
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def backend(request, directory):
+    return load_backend("pytorch", directory, dtype=request.param, device="cpu")
+
+
+def layout_of(query, items):
+    return build_layout(query, items, DELIMITER, Semantics.QUERY_PREFIX)
+
+
+def test_items_share_blocks_of_the_heights_that_were_probed(backend):
+    query, items = workload(3)
+    plan = backend.plan(layout_of(query, items), len(items))
+    assert {block.rows for block in plan.blocks} <= {32, 64, 128, 256, 512}
+    assert len(plan.blocks) < len(items) / 2
+
+
+def test_neither_number_nor_order_nor_neighbours_change_a_bit(backend):
+    """More than isolation asks for: an item's scores are the same in any company."""
+    query, items = workload(8, count=40)
+    whole = packed(backend, "segment", query, items, Semantics.QUERY_PREFIX)
+    order = np.random.default_rng(1).permutation(40)
+    for chosen in (range(40)[::-1], order, order[:7], order[:1]):
+        some = packed(backend, "segment", query, [items[i] for i in chosen], Semantics.QUERY_PREFIX)
+        assert np.array_equal(some.label_logits, whole.label_logits[list(chosen)])
+        assert np.array_equal(some.log_normaliser, whole.log_normaliser[list(chosen)])
+
+
+def test_without_uniform_rows_items_have_fixed_slots_and_the_same_scores(backend):
+    query, items = workload(5)
+    fixed = copy.copy(backend)
+    fixed._block_rows = ()
+    plan = fixed.plan(layout_of(query, items), len(items))
+    assert all(len(block.tiles) == 1 and block.rows == block.tiles[0].tokens.size for block in plan.blocks)
+    reads = [packed(each, "segment", query, items, Semantics.QUERY_PREFIX) for each in (fixed, backend)]
+    if backend.dtype == "float32":
+        assert_close(*reads)
+    np.testing.assert_allclose(reads[0].scores(True), reads[1].scores(True), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("at", ["last row of tall blocks", "short blocks", "second slot"])
+def test_rows_that_are_computed_otherwise_are_noticed(directory, monkeypatch, at):
+    """A matrix product in which some rows differ in their last bit."""
+    honest = functional.linear
+
+    def uneven(x, weight):
+        out = honest(x, weight)
+        rows = {"last row of tall blocks": slice(511, None), "short blocks": slice(None), "second slot": slice(4, 8)}
+        if at != "short blocks" or len(x) == 32:
+            out[rows[at]] = torch.nextafter(out[rows[at]], torch.tensor(torch.inf))
+        return out
+
+    monkeypatch.setattr(functional, "linear", uneven)
+    backend = load_backend("pytorch", directory, dtype="float32", device="cpu")
+    query, items = workload(5)
+    plan = backend.plan(layout_of(query, items), len(items))
+    assert all(len(block.tiles) == 1 for block in plan.blocks) and len({b.tiles[0].width for b in plan.blocks}) > 1
+    assert {block.tiles[0].width for block in plan.blocks} <= {12, 24, 48}
