@@ -1,13 +1,29 @@
-"""The TPU kernel, interpreted on the CPU: against a dense float64 softmax and bitwise against itself."""
+"""The TPU kernel, interpreted on the CPU: against a dense float64 softmax, bitwise against itself, in the engine."""
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from engine_cases import (
+    DELIMITER,
+    MASKS,
+    PRODUCTION,
+    SPEC,
+    assert_close,
+    changes,
+    packed,
+    workload,
+)
+
+from pytest_multiitem.engine.checkpoint import write_checkpoint
+from pytest_multiitem.engine.plan import place
+from pytest_multiitem.scoring.layout import Semantics, build_layout
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 segment_kernel = pytest.importorskip("pytest_multiitem.engine.segment_kernel")
+jax_model = pytest.importorskip("pytest_multiitem.engine.jax_model")
 
 #: Operands of one shape share one compiled program, whatever the items' lengths and the visible prefix.
 SHAPE = {"kv_heads": 2, "group": 2, "dim": 32, "prefix": 700}
@@ -218,3 +234,76 @@ def lowered_for_tpu(function, *arguments, **static):
 def test_the_case_lowers_for_a_tpu(shape, dtype):
     case, arguments = segment_kernel.tpu_case(dtype=dtype, **shape)
     assert "tpu_custom_call" in lowered_for_tpu(jax.jit(case), *arguments)
+
+
+# -- in the engine -------------------------------------------------------------------------------
+
+
+def on_tpu(*arguments):
+    """What a backend on a TPU computes a tile's attention with, interpreted."""
+    return segment_kernel.slot_attention(*arguments, interpret=True)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoint") / "small"
+    write_checkpoint(directory, SPEC)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def backends(checkpoint):
+    backends = {dtype: jax_model.JaxBackend(checkpoint, dtype=dtype, device="cpu") for dtype in ("float32", "bfloat16")}
+    for backend in backends.values():
+        backend._segment_kernel = on_tpu
+    return backends
+
+
+@pytest.mark.parametrize("semantics", PRODUCTION)
+def test_the_engines_scores_by_the_kernel_equal_its_dense_scores(backends, semantics):
+    query, items = workload(41)
+    assert [] in items
+    by_mask = {mask: packed(backends["float32"], mask, query, items, semantics) for mask in MASKS}
+    assert_close(by_mask["segment"], by_mask["dense"])
+
+
+def test_bfloat16_scores_by_the_kernel_stay_near_float32(backends):
+    query, items = workload(41)
+    scores = [
+        packed(backend, "segment", query, items, Semantics.QUERY_PREFIX).scores(True) for backend in backends.values()
+    ]
+    difference = np.abs(scores[0] - scores[1])
+    assert 0 < difference.max() < 0.1 and difference.mean() < 0.02
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_item_changes_another_items_scores_by_one_bit(backends, dtype):
+    query, items = workload(42)
+    before = packed(backends[dtype], "segment", query, items, Semantics.PREFIX_FIRST_DELIM)
+    for index in (0, 13):
+        others = np.arange(len(items)) != index
+        for name, changed in changes(items, index, np.random.default_rng(index)).items():
+            after = packed(backends[dtype], "segment", query, changed, Semantics.PREFIX_FIRST_DELIM)
+            assert np.array_equal(after.label_logits[others], before.label_logits[others]), name
+            assert np.array_equal(after.log_normaliser[others], before.log_normaliser[others]), name
+            assert not np.array_equal(after.label_logits[index], before.label_logits[index]), name
+
+
+def test_the_kernel_is_a_tpus_alone(checkpoint):
+    kernel_for = jax_model._segment_kernel_for
+    assert kernel_for(SimpleNamespace(platform="tpu")) is segment_kernel.slot_attention
+    assert kernel_for(SimpleNamespace(platform="cuda")) is None
+    assert jax_model.JaxBackend(checkpoint, dtype="float32", device="cpu")._segment_kernel is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_engines_program_for_a_tpu_holds_the_kernel(backends, dtype):
+    query, items = workload(43)
+    plan = place(build_layout(query, items, DELIMITER, Semantics.QUERY_PREFIX))
+    backend, tile = backends[dtype], plan.tiles[0]
+    prefix = backend.prefix(plan.prefix_tokens, plan.prefix_positions)
+    model = (backend._config, backend._weights, backend._rotary)
+    arguments = (*model, prefix.keys, prefix.values, np.int32(plan.visible_prefix), tile.tokens, tile.positions)
+    for kernel in (None, segment_kernel.slot_attention):
+        text = lowered_for_tpu(jax_model.programs.segment, *arguments, kernel=kernel)
+        assert ("tpu_custom_call" in text) == (kernel is not None)
