@@ -92,7 +92,7 @@ def test_a_prefix_seen_in_part(visible):
         [127, 2, 126, 130],
         [1, 383, 1],
     ],
-    ids=["ragged", "one-token items", "one item", "whole tiles", "across tile edges", "an item of four own tiles"],
+    ids=["ragged", "one-token items", "one item", "whole tiles", "across tile edges", "an item of three own tiles"],
 )
 def test_items_of_any_length(lengths):
     assert_dense(operands(len(lengths), lengths, **SHAPE), 690)
@@ -227,6 +227,15 @@ def lowered_for_tpu(function, *arguments, **static):
     device = sharding.AbstractDevice("TPU v6 lite", 1, **platform)
     with sharding.use_abstract_mesh(sharding.AbstractMesh((1,), ("x",), abstract_device=device)):
         return function.trace(*arguments, **static).lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")])
+def test_no_product_rounds_its_operands(dtype, precision):
+    """A TPU would round float32 operands to bfloat16 unless told otherwise; a CPU shows no difference."""
+    case, arguments = segment_kernel.tpu_case(dtype=dtype, rows=24, prefix=7)
+    program = str(jax.make_jaxpr(case)(*arguments))
+    assert program.count("dot_general[") == 4
+    assert program.count(f"precision=(Precision.{precision}, Precision.{precision})") == 4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -37,15 +37,14 @@ _LANES = 128
 #: heads fold into the rows of one matrix without moving data.
 _SUBLANES = 16
 #: Rows of one matrix product (query tile × group) and keys of one prefix tile. One score tile is then
-#: 1 MiB in float32; with the few copies that the softmax needs this stays far below the 16 MiB that
-#: a v5e kernel may use.
+#: 1 MiB in float32; with the few copies that the softmax needs, the whole kernel compiles within 6 MiB.
 _PRODUCT_ROWS = 512
 _PREFIX_KEYS = 512
 #: Up to here rows are padded to a multiple of 128, beyond it of 256: a grid step has a fixed cost, and
 #: a wider own tile halves their number.
 _FEW_ROWS = 1024
 
-# The name before jax 0.7.
+# Older releases of jax have it under the second name.
 _CompilerParams = getattr(pltpu, "CompilerParams", None) or pltpu.TPUCompilerParams
 
 
@@ -254,8 +253,8 @@ def _kernel(
 
     @pl.when(step == 0)
     def _() -> None:
-        # From one number a lane to one number a row, as the score tile needs it. In HBM a column would
-        # occupy 512 bytes a row, a row vector a few.
+        # From one number a lane to one number a row, as the score tile needs it. Handed over as a column, each
+        # number would occupy a register's whole 128 lanes in HBM too.
         column = jnp.broadcast_to(segment_start[0], (_LANES, tiling.query)).T
         first_key[...] = jnp.broadcast_to(column, (q.shape[1], *column.shape)).reshape(first_key.shape)
         maximum[...] = jnp.full_like(maximum, _NOTHING_SEEN)
