@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +64,7 @@ class JaxBackend:
     def __init__(self, directory: Path, *, dtype: str, device: str) -> None:
         self._config: ModelConfig = read_config(directory)
         self._device = _find_device(device)
+        self._segment_kernel = _segment_kernel_for(self._device)
         keep_compiled_programs()
         self._weights = load_weights(directory, self._config, dtype, self._device)
         self.device: str = self._device.device_kind
@@ -119,6 +120,7 @@ class JaxBackend:
             np.int32(visible_prefix),
             tile.tokens,
             tile.positions,
+            kernel=self._segment_kernel,
         )
         return self._read(hidden, _score_rows(tile), labels, normalise)
 
@@ -221,6 +223,16 @@ def _find_device(name: str) -> Any:
             f"device {name!r} was asked for, but JAX {jax.__version__} has none here "
             f"({str(error).splitlines()[0]}); use --device cpu, or install JAX for that device"
         ) from error
+
+
+def _segment_kernel_for(device: Any) -> Callable[..., Any] | None:
+    """What computes segment attention on ``device``: our kernel on a TPU, else None, XLA's products."""
+    if device.platform != "tpu":
+        return None
+    # Imported here, so that an engine elsewhere runs where Pallas' TPU part is missing.
+    from pytest_multiitem.engine.segment_kernel import slot_attention
+
+    return slot_attention
 
 
 def _padded(values: NDArray[np.int32], size: int, fill: int = 0) -> NDArray[np.int32]:

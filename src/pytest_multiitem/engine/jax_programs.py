@@ -10,6 +10,7 @@ Queries are [kv_heads, group, R, D]; keys and values are [kv_heads, R, D].
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ def prefill_row(config: ModelConfig, weights: Weights, prefix: Prefill, row: Any
     return _finish(config, last, lax.dynamic_slice_in_dim(prefix.hidden, row, 1), attended)
 
 
-@partial(jax.jit, static_argnames=("config",))
+@partial(jax.jit, static_argnames=("config", "kernel"))
 def segment(
     config: ModelConfig,
     weights: Weights,
@@ -107,10 +108,12 @@ def segment(
     visible_prefix: Any,
     tokens: Any,
     positions: Any,
+    kernel: Callable[..., Any] | None = None,
 ) -> Any:
     """Hidden states [G · W, H] of one tile; slots share one matrix product against the prefix [P].
 
-    Each row: one softmax over the first ``visible_prefix`` prefix keys and its own slot so far.
+    Each row: one softmax over the first ``visible_prefix`` prefix keys and its own slot so far. ``kernel``: what
+    computes it instead of XLA's products, with the arguments of `engine.segment_kernel.slot_attention`.
     """
     slots, width = tokens.shape
     seen = jnp.arange(prefix_keys.shape[2]) < visible_prefix
@@ -120,6 +123,8 @@ def segment(
     def layer(x: Any, scanned: tuple[Layers, Any, Any]) -> tuple[Any, None]:
         p, shared_k, shared_v = scanned
         q, k, v = _project(config, p, rotary, x, flat_positions)
+        if kernel is not None:
+            return _finish(config, p, x, kernel(q, k, v, shared_k, shared_v, visible_prefix, width)), None
         kv_heads, group, rows, dim = q.shape
         per_slot = (kv_heads, group, slots, width)
         own_k, own_v = (own.reshape(kv_heads, slots, width, dim) for own in (k, v))
