@@ -31,8 +31,8 @@ def packed(backend, mask, query, items, semantics, normalise=True):
     layout = build_layout(query, items, DELIMITER, semantics)
     if mask == "dense":
         return backend.dense(place(layout), LABELS, normalise)
-    plan = backend.plan(layout, len(items))
-    prefix = backend.prefix(plan.prefix_tokens, plan.prefix_positions)
+    prefix = backend.prefix(*layout.prefix)
+    plan = backend.plan(prefix, layout, len(items))
     logits = np.full((len(items), len(LABELS)), np.nan, dtype=np.float32)
     normaliser = np.full(len(items), np.nan, dtype=np.float32)
     reads = backend.segment(prefix, plan.visible_prefix, plan.blocks, LABELS, normalise)

@@ -91,7 +91,7 @@ class FakeBackend:
         self._call("prefix_readout")
         return self._read([prefix[: row + 1]], labels, normalise)
 
-    def plan(self, layout, num_items):
+    def plan(self, prefix, layout, num_items):
         return place(layout, num_items, scores_only=True)
 
     def segment(self, prefix: Seen, visible_prefix: int, blocks, labels, normalise):

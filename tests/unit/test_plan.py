@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_multiitem.engine.plan import pack, packed_width, place, slot_width, slots_per_tile
+from pytest_multiitem.engine.plan import pack, packed_width, place, slot_width, slots_per_tile, stack, stacked_width
 from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.semantics import Semantics
 
@@ -33,9 +33,9 @@ def planned(lengths, semantics=Semantics.PREFIX_FIRST_DELIM, num_items=None):
 
 
 def for_scores(lengths, semantics=Semantics.PREFIX_FIRST_DELIM):
-    """By both placements, what scores depend on."""
+    """By every placement, what scores depend on."""
     layout = laid_out(lengths, semantics)
-    return place(layout, scores_only=True), pack(layout, SIZES)
+    return place(layout, scores_only=True), stack(layout, len(lengths)), pack(layout, SIZES)
 
 
 def places(plan):
@@ -55,8 +55,8 @@ def places(plan):
 def test_every_token_is_placed_once_with_its_own_position(lengths, semantics):
     plan = planned(lengths, semantics)
     layout, seen = plan.layout, []
-    assert plan.prefix_tokens.tolist() == layout.token_ids[:4].tolist()
-    assert plan.prefix_positions.tolist() == layout.positions[:4].tolist()
+    for found, expected in zip(layout.prefix, (layout.token_ids, layout.positions), strict=True):
+        assert found.tolist() == expected[:4].tolist()
     for tile in plan.tiles:
         used = tile.packed_index >= 0
         seen += tile.packed_index[used].tolist()
@@ -237,7 +237,21 @@ def test_a_score_that_is_read_elsewhere_in_its_block_is_placed_with_what_it_depe
     """A layout need not read at the last token; the closing delimiter is computed where it is read."""
     layout = laid_out([5, 3])
     layout = dataclasses.replace(layout, score_index=np.add(layout.score_index, [1, -1]))
-    for plan in (place(layout, scores_only=True), pack(layout, SIZES)):
+    for plan in (place(layout, scores_only=True), stack(layout, 2), pack(layout, SIZES)):
         placed = np.concatenate([tile.packed_index.reshape(-1) for tile in plan.tiles])
         first, second = layout.block(0), layout.block(1)
         assert sorted(placed[placed >= 0]) == [*range(first.start, first.stop), *range(second.start, second.start + 2)]
+
+
+@few
+@given(lengths=LENGTHS, num_items=st.integers(1, 80))
+@example(lengths=[20] * 40, num_items=40)
+def test_stacked_tiles_have_fixed_shapes_and_are_full_but_for_the_last_of_a_width(lengths, num_items):
+    tiles = stack(laid_out(lengths), num_items).tiles
+    for number, tile in enumerate(tiles):
+        assert tile.slots == slots_per_tile(tile.width, num_items)
+        filled = tile.item[tile.item >= 0]
+        assert (tile.item[: len(filled)] == filled).all() and (np.diff(filled) > 0).all()
+        assert {stacked_width(lengths[item]) for item in filled} == {tile.width}
+        if number + 1 < len(tiles) and tiles[number + 1].width == tile.width:
+            assert len(filled) == tile.slots and tiles[number + 1].item[0] > tile.item[-1]

@@ -310,9 +310,17 @@ def test_the_engines_program_for_a_tpu_holds_the_kernel(backends, dtype):
     query, items = workload(43)
     plan = place(build_layout(query, items, DELIMITER, Semantics.QUERY_PREFIX))
     backend, tile = backends[dtype], plan.tiles[0]
-    prefix = backend.prefix(plan.prefix_tokens, plan.prefix_positions)
+    prefix = backend.prefix(*plan.layout.prefix)
     model = (backend._config, backend._weights, backend._rotary)
-    arguments = (*model, prefix.keys, prefix.values, np.int32(plan.visible_prefix), tile.tokens, tile.positions)
+    arguments = (
+        *model,
+        prefix.keys,
+        prefix.values,
+        np.int32(plan.visible_prefix),
+        tile.tokens,
+        tile.positions,
+        tile.score_row,
+    )
     for kernel in (None, segment_kernel.slot_attention):
         text = lowered_for_tpu(jax_model.programs.segment, *arguments, kernel=kernel)
         assert ("tpu_custom_call" in text) == (kernel is not None)

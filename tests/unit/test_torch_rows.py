@@ -32,7 +32,7 @@ def layout_of(query, items):
 
 def test_items_share_blocks_of_the_heights_that_were_probed(backend):
     query, items = workload(3)
-    plan = backend.plan(layout_of(query, items), len(items))
+    plan = backend.plan(None, layout_of(query, items), len(items))
     assert {block.rows for block in plan.blocks} <= {32, 64, 128, 256, 512}
     assert len(plan.blocks) < len(items) / 2
 
@@ -52,7 +52,7 @@ def test_without_uniform_rows_items_have_fixed_slots_and_the_same_scores(backend
     query, items = workload(5)
     fixed = copy.copy(backend)
     fixed._block_rows = ()
-    plan = fixed.plan(layout_of(query, items), len(items))
+    plan = fixed.plan(None, layout_of(query, items), len(items))
     assert all(len(block.tiles) == 1 and block.rows == block.tiles[0].tokens.size for block in plan.blocks)
     reads = [packed(each, "segment", query, items, Semantics.QUERY_PREFIX) for each in (fixed, backend)]
     if backend.dtype == "float32":
@@ -75,6 +75,6 @@ def test_rows_that_are_computed_otherwise_are_noticed(directory, monkeypatch, at
     monkeypatch.setattr(functional, "linear", uneven)
     backend = load_backend("pytorch", directory, dtype="float32", device="cpu")
     query, items = workload(5)
-    plan = backend.plan(layout_of(query, items), len(items))
+    plan = backend.plan(None, layout_of(query, items), len(items))
     assert all(len(block.tiles) == 1 for block in plan.blocks) and len({b.tiles[0].width for b in plan.blocks}) > 1
     assert {block.tiles[0].width for block in plan.blocks} <= {12, 24, 48}

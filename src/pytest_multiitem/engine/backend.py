@@ -50,8 +50,8 @@ class Backend(SerialBackend, Protocol):
         """Read the logits at row ``row`` of a computed prefix. n = 1."""
         ...
 
-    def plan(self, layout: PackedLayout, num_items: int) -> Plan:
-        """Where :meth:`segment` is to compute the items of a sequence (:mod:`engine.plan`).
+    def plan(self, prefix: Prefix, layout: PackedLayout, num_items: int) -> Plan:
+        """Where :meth:`segment` is to compute the items of a sequence behind a prefix (:mod:`engine.plan`).
 
         ``num_items``: the N that sizes fixed tiles.
         """

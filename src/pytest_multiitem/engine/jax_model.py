@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.engine.checkpoint import cache_directory
 from pytest_multiitem.engine.config import ModelConfig, read_config
-from pytest_multiitem.engine.plan import Block, Plan, Tile, place
+from pytest_multiitem.engine.plan import Block, Plan, Tile, place, stack
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
 from pytest_multiitem.scoring.readout import Readout
@@ -73,6 +73,7 @@ class JaxBackend:
         self.vocab_size = self._config.vocab_size
         self.max_positions = self._config.max_position_embeddings
         self._rotary = self._rotary_tables(self.max_positions)
+        self._uniform: dict[tuple[int, int, int], bool] = {}
 
     def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
         """One plain causal forward pass; reads the last token."""
@@ -92,8 +93,11 @@ class JaxBackend:
         hidden = programs.prefill_row(self._config, self._weights, prefix, np.int32(row))
         return self._read(hidden, [0], labels, normalise).collect()
 
-    def plan(self, layout: PackedLayout, num_items: int) -> Plan:
-        """Fixed slots in fixed tiles."""
+    def plan(self, prefix: programs.Prefill, layout: PackedLayout, num_items: int) -> Plan:
+        """Tiles filled in order where a tile's slots are computed alike, else fixed slots."""
+        plan = stack(layout, num_items)
+        if all(self._is_uniform(tile.slots, tile.width, prefix.keys.shape[2]) for tile in plan.tiles):
+            return plan
         return place(layout, num_items, scores_only=True)
 
     def segment(
@@ -111,18 +115,50 @@ class JaxBackend:
     def _segment_tile(
         self, prefix: programs.Prefill, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
     ) -> _Dispatched:
-        hidden = programs.segment(
+        states = self._segment(prefix.keys, prefix.values, visible_prefix, tile.tokens, tile.positions, tile.score_row)
+        return self._read(states, np.arange(tile.slots), labels, normalise)
+
+    def _segment(
+        self,
+        prefix_keys: Any,
+        prefix_values: Any,
+        visible_prefix: int,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        score_row: NDArray[np.int32],
+    ) -> Any:
+        """`programs.segment` with this model's weights."""
+        return programs.segment(
             self._config,
             self._weights,
-            self._rotary_for(tile.positions),
-            prefix.keys,
-            prefix.values,
+            self._rotary_for(positions),
+            prefix_keys,
+            prefix_values,
             np.int32(visible_prefix),
-            tile.tokens,
-            tile.positions,
+            tokens,
+            positions,
+            score_row,
             kernel=self._segment_kernel,
         )
-        return self._read(hidden, _score_rows(tile), labels, normalise)
+
+    def _is_uniform(self, slots: int, width: int, prefix: int) -> bool:
+        """Whether equal slots give the same bits at every place of a tile [slots, width] behind a prefix bucket.
+
+        Measured when a shape is first used: what :func:`engine.plan.stack` rests on, and no library promises it.
+        """
+        if (known := self._uniform.get((slots, width, prefix))) is None:
+            config = self._config
+            size = (config.num_hidden_layers, config.num_key_value_heads, prefix, config.head_dim)
+            keys = np.sin(np.arange(np.prod(size), dtype=np.float32)).reshape(size)
+            shared = jax.device_put(keys.astype(self._weights.embedding.dtype), self._device)
+            tokens = np.arange(1, width + 1, dtype=np.int32) * 7919 % config.vocab_size
+            positions = np.arange(prefix, prefix + width, dtype=np.int32)
+            tokens, positions = (np.broadcast_to(row, (slots, width)) for row in (tokens, positions))
+            score_row = np.full(slots, width - 1, dtype=np.int32)
+            states = self._segment(shared, shared, prefix, tokens, positions, score_row)
+            found = np.asarray(states)
+            known = self._uniform[slots, width, prefix] = bool((found == found[:1]).all())
+        return known
 
     def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
         """Run the whole packed sequence, in placed order, under its S×S mask, held as boolean blocks.
@@ -244,8 +280,8 @@ def _padded(values: NDArray[np.int32], size: int, fill: int = 0) -> NDArray[np.i
 
 def _blocks(plan: Plan) -> list[_Block]:
     """The prefix in its bucket, then each tile's rows, with every row's identity for the mask."""
-    prefix = (plan.prefix_tokens, plan.prefix_positions, np.arange(len(plan.prefix_tokens)))
-    parts = [(prefix, programs.bucket(len(plan.prefix_tokens)))]
+    length = plan.layout.prefix_length
+    parts = [((*plan.layout.prefix, np.arange(length)), programs.bucket(length))]
     for tile in plan.tiles:
         flat = (tile.tokens.reshape(-1), tile.positions.reshape(-1), tile.packed_index.reshape(-1))
         parts.append((flat, programs.tile_bucket(tile.tokens.size)))

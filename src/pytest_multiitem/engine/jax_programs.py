@@ -108,39 +108,60 @@ def segment(
     visible_prefix: Any,
     tokens: Any,
     positions: Any,
+    score_row: Any,
     kernel: Callable[..., Any] | None = None,
 ) -> Any:
-    """Hidden states [G · W, H] of one tile; slots share one matrix product against the prefix [P].
+    """Hidden states [G, H] of the row ``score_row`` [G] of each slot of a tile [G, W].
 
-    Each row: one softmax over the first ``visible_prefix`` prefix keys and its own slot so far. ``kernel``: what
-    computes it instead of XLA's products, with the arguments of `engine.segment_kernel.slot_attention`.
+    Slots share one matrix product against the prefix [P]. Each row: one softmax over the first ``visible_prefix``
+    prefix keys and its own slot so far. In the last layer only a slot's score row needs more than its key and value.
+    ``kernel``: what computes attention instead of XLA's products, with the arguments of
+    `engine.segment_kernel.slot_attention`.
     """
     slots, width = tokens.shape
-    seen = jnp.arange(prefix_keys.shape[2]) < visible_prefix
-    causal = jnp.tril(jnp.ones((width, width), bool))
     flat_positions = positions.reshape(-1)
+    seen = jnp.arange(prefix_keys.shape[2]) < visible_prefix
+    past = jnp.tril(jnp.ones((width, width), bool))
 
     def layer(x: Any, scanned: tuple[Layers, Any, Any]) -> tuple[Any, None]:
         p, shared_k, shared_v = scanned
         q, k, v = _project(config, p, rotary, x, flat_positions)
         if kernel is not None:
-            return _finish(config, p, x, kernel(q, k, v, shared_k, shared_v, visible_prefix, width)), None
-        kv_heads, group, rows, dim = q.shape
-        per_slot = (kv_heads, group, slots, width)
-        own_k, own_v = (own.reshape(kv_heads, slots, width, dim) for own in (k, v))
-        own = _dot("kgswd,ksud->kgswu", q.reshape(*per_slot, dim), own_k) * dim**-0.5
-        own = jnp.where(causal, own, _HIDDEN).reshape(kv_heads, group, rows, width)
-        shared = jnp.where(seen, _scores(q, shared_k), _HIDDEN)
-        maximum = jnp.maximum(shared.max(-1), own.max(-1))
-        shared = jnp.exp(shared - maximum[..., None])
-        own = jnp.exp(own - maximum[..., None])
-        total = shared.sum(-1) + own.sum(-1)
-        from_slot = _dot("kgswu,ksud->kgswd", own.astype(v.dtype).reshape(*per_slot, width), own_v)
-        attended = (_weighted(shared, shared_v) + from_slot.reshape(q.shape)) / total[..., None]
+            attended = kernel(q, k, v, shared_k, shared_v, visible_prefix, width)
+        else:
+            attended = _segment_attention(
+                q, k, v, shared_k, shared_v, seen, jnp.broadcast_to(past, (slots, *past.shape))
+            )
         return _finish(config, p, x, attended), None
 
-    scanned = (weights.layers, prefix_keys, prefix_values)
-    return lax.scan(layer, weights.embedding[tokens.reshape(-1)], scanned)[0]
+    below, last = ((Layers(*(stack[part] for stack in weights.layers))) for part in (slice(-1), -1))
+    x, _ = lax.scan(layer, weights.embedding[tokens.reshape(-1)], (below, prefix_keys[:-1], prefix_values[:-1]))
+    q, k, v = _project(config, last, rotary, x, flat_positions)
+    at = jnp.arange(slots) * width + score_row
+    if kernel is not None:
+        attended = kernel(q, k, v, prefix_keys[-1], prefix_values[-1], visible_prefix, width)[:, :, at]
+    else:
+        own_seen = (jnp.arange(width) <= score_row[:, None])[:, None]
+        attended = _segment_attention(q[:, :, at], k, v, prefix_keys[-1], prefix_values[-1], seen, own_seen)
+    return _finish(config, last, x[at], attended)
+
+
+def _segment_attention(q: Any, k: Any, v: Any, shared_k: Any, shared_v: Any, seen: Any, own_seen: Any) -> Any:
+    """Attention [kv_heads, group, G · w, D] of w rows a slot to the prefix keys [P] that are ``seen`` and to those keys
+    of their slot that ``own_seen`` [G, w, W] says."""
+    kv_heads, group, rows, dim = q.shape
+    slots, wanted, width = own_seen.shape
+    per_slot = (kv_heads, group, slots, wanted)
+    own_k, own_v = (own.reshape(kv_heads, slots, width, dim) for own in (k, v))
+    own = _dot("kgswd,ksud->kgswu", q.reshape(*per_slot, dim), own_k) * dim**-0.5
+    own = jnp.where(own_seen, own, _HIDDEN).reshape(kv_heads, group, rows, width)
+    shared = jnp.where(seen, _scores(q, shared_k), _HIDDEN)
+    maximum = jnp.maximum(shared.max(-1), own.max(-1))
+    shared = jnp.exp(shared - maximum[..., None])
+    own = jnp.exp(own - maximum[..., None])
+    total = shared.sum(-1) + own.sum(-1)
+    from_slot = _dot("kgswu,ksud->kgswd", own.astype(v.dtype).reshape(*per_slot, width), own_v)
+    return (_weighted(shared, shared_v) + from_slot.reshape(q.shape)) / total[..., None]
 
 
 @partial(jax.jit, static_argnames=("config",))

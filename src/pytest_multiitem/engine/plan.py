@@ -3,17 +3,18 @@
 Floating-point sums depend on the shape and the placement of their operands. If one item's length
 could move another item's rows, or change the shape of a matrix they are computed in, the other
 item's score would change in its last bits, and an isolation of exactly 0.0 would be luck. There are
-two placements, and neither leaves it to luck:
+three placements, and none leaves it to luck:
 
 * :func:`place`, fixed slots in fixed tiles, needs nothing but that a computation repeats itself. An
   item's slot has a WIDTH that depends on its own length only, at a PLACE (tile number, slot number)
   that depends on its own index and width only; a tile's shape depends on the slot width and on N
   only, and is computed whole, empty slots included. The price is those empty slots.
+* :func:`stack` fills tiles of those shapes in item order, so that few slots are empty. It is for a
+  backend that was seen to give a slot the same bits at every place of a tile.
 * :func:`pack`, slots side by side in blocks of a few fixed heights, has next to no empty rows. It is
-  for a backend whose arithmetic was seen to give a row the same bits in every row of every such block
-  (:attr:`engine.backend.Backend.block_rows`).
+  for a backend that was seen to give a row the same bits in every row of every such block.
 
-In both the prefix (query and first delimiter) is computed alone, its shape depends on Q only, and
+In all the prefix (query and first delimiter) is computed alone, its shape depends on Q only, and
 whatever an item does not see contributes an exact zero, added in a separate term.
 """
 
@@ -33,6 +34,9 @@ _TILE_ROWS = 384
 #: The narrowest slot of :func:`place`, in tokens. Widths double from here, so that few shapes exist: every
 #: further width is another set of half-empty tiles and, in JAX, other programs to compile.
 _NARROWEST = 12
+#: Slots of :func:`stack` in tokens. Few, for each is a program to compile; items of 20 tokens, the usual workload,
+#: need no padding.
+_STACKED = (12, 20, 32, 48, 96, 192, _TILE_ROWS)
 #: Slots of :func:`pack` are this many tokens wide, or multiples of it.
 _STEP = 4
 
@@ -51,6 +55,11 @@ def packed_width(block_length: int) -> int:
     """Tokens that :func:`pack` reserves: an eighth more than ``block_length`` at most, or up to a multiple of 4."""
     step = max(_STEP, (1 << max(0, block_length - 1).bit_length()) // 16)
     return -(-block_length // step) * step
+
+
+def stacked_width(length: int) -> int:
+    """Tokens that :func:`stack` reserves for an item; a function of its ``length`` alone."""
+    return next((width for width in _STACKED if width >= length), -(-length // _TILE_ROWS) * _TILE_ROWS)
 
 
 def slots_per_tile(width: int, num_items: int) -> int:
@@ -141,12 +150,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A packed sequence placed in blocks.
-
-    ``prefix_tokens``, ``prefix_positions`` [Q + 1]. ``visible_prefix``: how many leading prefix
-    tokens items see. ``empty_items``: items without tokens; they score prefix row
-    ``empty_score_row``.
-    """
+    """A packed sequence whose items are placed in blocks; its prefix is computed by itself."""
 
     layout: PackedLayout
     blocks: tuple[Block, ...]
@@ -155,16 +159,6 @@ class Plan:
     def tiles(self) -> tuple[Tile, ...]:
         """The tiles of all blocks."""
         return tuple(tile for block in self.blocks for tile in block.tiles)
-
-    @property
-    def prefix_tokens(self) -> NDArray[np.int32]:
-        """[Q + 1]: the query and the first delimiter."""
-        return self.layout.token_ids[: self.layout.prefix_length].astype(np.int32)
-
-    @property
-    def prefix_positions(self) -> NDArray[np.int32]:
-        """[Q + 1]."""
-        return self.layout.positions[: self.layout.prefix_length]
 
     @property
     def visible_prefix(self) -> int:
@@ -203,6 +197,22 @@ def place(layout: PackedLayout, num_items: int | None = None, *, scores_only: bo
         items = np.full(slots_per_tile(width, num_items), -1)
         items[list(members)] = list(members.values())
         blocks.append(Block((_tile(layout, items, lengths, width),), len(items) * width))
+    return Plan(layout, tuple(blocks))
+
+
+def stack(layout: PackedLayout, num_items: int) -> Plan:
+    """Slots of one width in tiles, filled in item order, one tile a block; ``num_items`` sizes the tiles.
+
+    Holds what scores depend on only. The shapes are those of fixed tiles, without the tiles that would stand empty.
+    """
+    lengths = _needed(layout)
+    widths = np.array([stacked_width(length) for length in lengths.tolist()])
+    blocks = []
+    for width in sorted(set(widths[lengths > 0].tolist())):
+        items = np.flatnonzero((widths == width) & (lengths > 0))
+        slots = slots_per_tile(width, num_items)
+        filled = np.pad(items, (0, -len(items) % slots), constant_values=-1)
+        blocks += [Block((_tile(layout, part, lengths, width),), slots * width) for part in filled.reshape(-1, slots)]
     return Plan(layout, tuple(blocks))
 
 

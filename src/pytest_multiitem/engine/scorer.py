@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.engine.backend import Backend, Prefix, SerialBackend
-from pytest_multiitem.engine.plan import Plan, place
+from pytest_multiitem.engine.plan import place
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.layout import PackedLayout, Semantics, build_layout, packed_length
 from pytest_multiitem.scoring.readout import Readout
@@ -309,12 +309,12 @@ class Scorer:
     def _compute(self, layout: PackedLayout, implementation: MaskImpl, read: _Reading) -> Scores:
         if implementation is MaskImpl.DENSE:
             return read.scores(self._packing.dense(place(layout), read.labels, read.normalise))
-        plan = self._packing.plan(layout, layout.num_items)
-        return self._blocks(plan, self._packing.prefix(plan.prefix_tokens, plan.prefix_positions), read)
+        return self._segment(layout, self._packing.prefix(*layout.prefix), layout.num_items, read)
 
-    def _blocks(self, plan: Plan, prefix: Prefix, read: _Reading) -> Scores:
-        """The scores [N, K] of a plan whose prefix is computed: its blocks, then the empty items."""
-        scores = read.empty(plan.layout.num_items)
+    def _segment(self, layout: PackedLayout, prefix: Prefix, num_items: int, read: _Reading) -> Scores:
+        """The scores [N, K] of items behind a computed prefix, then of the empty ones; ``num_items`` sizes tiles."""
+        plan = self._packing.plan(prefix, layout, num_items)
+        scores = read.empty(layout.num_items)
         readouts = self._packing.segment(prefix, plan.visible_prefix, plan.blocks, read.labels, read.normalise)
         for block, readout in zip(plan.blocks, readouts, strict=True):
             scores[block.item[block.reads]] = read.scores(readout)[block.reads]
@@ -341,8 +341,7 @@ class Scorer:
         scores = []
         for batch in _batches(items, self.config.extend_batch_size):
             layout = self._lay_out_batch(query, items[batch], hit)
-            plan = self._packing.plan(layout, self.config.extend_batch_size)
-            scores.append(self._blocks(plan, prefix, read))
+            scores.append(self._segment(layout, prefix, self.config.extend_batch_size, read))
             ran["extend_batches"] += 1
             ran["items"] += layout.num_items
             self._executed.items_by_semantics[layout.semantics] += layout.num_items

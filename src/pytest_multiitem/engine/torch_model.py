@@ -132,7 +132,7 @@ class TorchBackend:
         )
         return self._read(self._finish(self._layers[-1], prefix.hidden[at], attended), labels, normalise)
 
-    def plan(self, layout: PackedLayout, num_items: int) -> Plan:
+    def plan(self, prefix: TorchPrefix, layout: PackedLayout, num_items: int) -> Plan:
         """Side by side in blocks where every row of a block is computed alike, else in fixed tiles."""
         if self._block_rows:
             return pack(layout, self._block_rows, self._blocks_at_once)
@@ -201,8 +201,9 @@ class TorchBackend:
     @torch.inference_mode()
     def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
         """Run the whole packed sequence, in placed order, under its S×S mask."""
-        tokens = [plan.prefix_tokens, *(tile.tokens.reshape(-1) for tile in plan.tiles)]
-        positions = [plan.prefix_positions, *(tile.positions.reshape(-1) for tile in plan.tiles)]
+        prefix_tokens, prefix_positions = plan.layout.prefix
+        tokens = [prefix_tokens, *(tile.tokens.reshape(-1) for tile in plan.tiles)]
+        positions = [prefix_positions, *(tile.positions.reshape(-1) for tile in plan.tiles)]
         sizes = [len(block) for block in tokens]
         mask = torch.from_numpy(_placed_mask(plan, sizes)).to(self.device).split(sizes)
         embedded = [self._embed(t, p) for t, p in zip(tokens, positions, strict=True)]

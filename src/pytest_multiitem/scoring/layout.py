@@ -54,6 +54,12 @@ class PackedLayout:
         return len(self.score_index)
 
     @property
+    def prefix(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Tokens and positions [Q + 1] of the query and the first delimiter."""
+        at = slice(self.prefix_length)
+        return self.token_ids[at].astype(np.int32), self.positions[at]
+
+    @property
     def prefix_length(self) -> int:
         """Tokens before item 1: the query and the first delimiter."""
         return self.query_length + 1

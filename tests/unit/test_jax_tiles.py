@@ -1,0 +1,50 @@
+"""The JAX engine fills tiles in order only where it saw that a tile's slots are computed alike."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from engine_cases import DELIMITER, SPEC, assert_close, packed, workload
+
+from pytest_multiitem.engine.checkpoint import write_checkpoint
+from pytest_multiitem.engine.serve import load_backend
+from pytest_multiitem.scoring.layout import Semantics, build_layout
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoint") / "small"
+    write_checkpoint(directory, SPEC)
+    return directory
+
+
+def planned(backend, query, items):
+    layout = build_layout(query, items, DELIMITER, Semantics.QUERY_PREFIX)
+    return backend.plan(backend.prefix(*layout.prefix), layout, len(items))
+
+
+def stacked(plan):
+    """Whether items stand in tiles by their order, and not by their number."""
+    return all(tile.item[0] >= 0 and (np.diff(np.flatnonzero(tile.item >= 0)) == 1).all() for tile in plan.tiles)
+
+
+def test_tiles_are_filled_in_order_here(directory):
+    backend = load_backend("jax", directory, dtype="float32", device="cpu")
+    assert stacked(planned(backend, *workload(3)))
+    assert backend._uniform and all(backend._uniform.values())
+
+
+def test_slots_that_are_computed_otherwise_are_noticed(directory, monkeypatch):
+    """A tile whose second slot differs in its last bit: items get fixed slots, and the same scores."""
+    query, items = workload(3)
+    honest, uneven = (load_backend("jax", directory, dtype="float32", device="cpu") for _ in range(2))
+    segment = uneven._segment
+
+    def second_slot_moved(*arguments):
+        states = segment(*arguments)
+        return states.at[1].set(jnp.nextafter(states[1], jnp.inf)) if len(states) > 1 else states
+
+    monkeypatch.setattr(uneven, "_segment", second_slot_moved)
+    plan = planned(uneven, query, items)
+    assert not stacked(plan) and not all(uneven._uniform.values())
+    monkeypatch.undo()
+    assert_close(*(packed(each, "segment", query, items, Semantics.QUERY_PREFIX) for each in (uneven, honest)))
