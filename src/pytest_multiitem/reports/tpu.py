@@ -13,15 +13,17 @@ from pytest_multiitem.tpu.records import Check, Report
 _HEADER = ["TPU kernel", "tier", "chip", "verdict", "seconds", "arguments", "output", "temporary"]
 
 
-def check_rows(checks: Iterable[Check]) -> list[list[str]]:
-    """A row a kernel, chip and tier: verdict, time, and device memory in MiB as the compiler's analysis says."""
+def _rows(kernel: str, checks: Iterable[Check]) -> list[list[str]]:
+    """A row a case, chip and tier: verdict, time, and device memory in MiB as the compiler's analysis says."""
     rows = []
     for check in checks:
+        if check.role == "control":
+            continue
         memory = check.memory
         sizes = [None] * 3 if memory is None else [memory.argument, memory.output, memory.temp]
         rows.append(
             [
-                check.name,
+                f"{kernel.rpartition(':')[2]} {check.name}",
                 check.tier,
                 check.chip,
                 check.verdict.value,
@@ -34,20 +36,16 @@ def check_rows(checks: Iterable[Check]) -> list[list[str]]:
 
 def checks_table(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     """Header and rows of every kernel that a run has put through the compile gate; controls are left out."""
-    rows = []
-    for record in matrix.gates:
-        for raw in record.details.get("tpu", {}).get("checks", []):
-            check = msgspec.convert(raw, Check)
-            rows += check_rows([check]) if check.role == "kernel" else []
-    return _HEADER, rows
+    found = [record.details["tpu"] for record in matrix.gates if "tpu" in record.details]
+    reports = [msgspec.convert(raw, Report) for raw in found]
+    return _HEADER, [row for report in reports for row in _rows(report.kernel, report.checks)]
 
 
 def report_lines(report: Report) -> list[str]:
     """A report for the terminal."""
-    kernels = [check for check in report.checks if check.role == "kernel"]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items()) or "JAX was not imported"
     lines = [f"{report.kernel} for {', '.join(report.chips)}; {versions}; {report.seconds:.1f} s", ""]
-    lines += terminal_table(_HEADER, check_rows(kernels))
+    lines += terminal_table(_HEADER, _rows(report.kernel, report.checks))
     lines.append(_controls([check for check in report.checks if check.role == "control"]))
     lines += [f"{tier.tier} {tier.verdict.value}: {tier.reason}" for tier in report.tiers]
     said = f": {report.reason}" if report.verdict is Verdict.PASS else ""  # else the lines above have said it

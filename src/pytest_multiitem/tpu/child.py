@@ -33,8 +33,8 @@ from pytest_multiitem.tpu.shapes import shown
 
 _PACKAGES = ("jax", "jaxlib", "libtpu")
 _NO_LIBTPU = (
-    "libtpu is not installed; install it with: pip install 'pytest-multiitem[tpu-aot]', or name the directory that it "
-    "is in: --libtpu DIR (MULTI_ITEM_TPU_LIBTPU)"
+    "libtpu is not installed (pip install 'pytest-multiitem[tpu-aot]'; MULTI_ITEM_TPU_LIBTPU=DIR names one that is "
+    "installed apart)"
 )
 
 

@@ -90,14 +90,13 @@ def overall(tiers: Sequence[TierVerdict]) -> tuple[Verdict, str]:
     """The verdict of the whole: the worst tier's. What the other tiers say stands in the reason as well."""
     if not tiers:
         return Verdict.INCONCLUSIVE, "nothing was checked"
-    ordered = sorted(tiers, key=lambda tier: _WORST.index(tier.verdict))
     parts = [
         tier.reason if tier.verdict is Verdict.PASS else f"{tier.tier} {tier.verdict.value}: {tier.reason}"
-        for tier in ordered
+        for tier in tiers
     ]
     if all(tier.tier != "compile" for tier in tiers):
         parts.append("compile was not asked for (tier lower)")
-    return ordered[0].verdict, "; ".join(parts)
+    return min((tier.verdict for tier in tiers), key=_WORST.index), "; ".join(parts)
 
 
 def _worst(checks: Sequence[Check]) -> tuple[Verdict, list[Check]]:
@@ -116,6 +115,8 @@ def _grouped(checks: Sequence[Check]) -> str:
     chips: dict[tuple[str, str], list[str]] = {}
     for check in checks:
         chips.setdefault((check.reason, check.name), []).append(check.chip)
+    if len(chips) == 1 and checks[0].verdict is Verdict.NOT_RUN:
+        return checks[0].reason
     several = len({check.name for check in checks}) > 1
     return "; ".join(
         f"{', '.join(names)}{f' ({name})' if several else ''}: {reason}" for (reason, name), names in chips.items()
@@ -157,7 +158,7 @@ def _seen(seen: Observed) -> tuple[Verdict, str, str | None]:
             return Verdict.NOT_RUN, f"environment: {text}", failure.trace
         return Verdict.FAIL, _where(failure, text), failure.trace or failure.message
     if seen.silent is not None:
-        why = f"no answer of the compiler within {seen.silent:g} s; give it more time with --timeout SECONDS"
+        why = f"no answer of the compiler within {seen.silent:g} s; give it more time: MULTI_ITEM_TPU_TIMEOUT=SECONDS"
         return Verdict.INCONCLUSIVE, why, seen.output
     if seen.returncode is not None:
         how = f"the compiler's process {exit_words(seen.returncode)}"
