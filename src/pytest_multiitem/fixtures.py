@@ -12,7 +12,7 @@ from pytest_multiitem.state import SESSION
 if TYPE_CHECKING:
     from pytest_multiitem.checks import BenchmarkRun, GateCheck
     from pytest_multiitem.run import Run
-    from pytest_multiitem.tpu.check import TpuCheck
+    from pytest_multiitem.tpu_check import TpuCheck
 
 multi_item_server = factories.multi_item_server()
 serial_server = factories.serial_server()
@@ -43,7 +43,7 @@ def multiitem_gate(request: pytest.FixtureRequest, multiitem_model: str | None) 
 @pytest.fixture
 def multiitem_tpu_check(request: pytest.FixtureRequest) -> TpuCheck:
     """The compile gate for a kernel of the project: ``multiitem_tpu_check("kernels:segment_case", {"rows": 512})``."""
-    from pytest_multiitem.tpu.check import TpuCheck
+    from pytest_multiitem.tpu_check import TpuCheck
 
     return TpuCheck(request.node, request.config.stash[SESSION])
 

@@ -72,6 +72,7 @@ def tpu_check(
     import msgspec
 
     from pytest_multiitem.errors import UsageError
+    from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.reports.tpu import report_lines
     from pytest_multiitem.results.store import write_atomically
     from pytest_multiitem.tpu.gate import Wanted, check_kernel
@@ -92,6 +93,8 @@ def tpu_check(
         libtpu=_value("--libtpu", "tpu_libtpu", libtpu),
         path=(str(Path.cwd()),),
     )
+    if json_file is not None:
+        check_writable(json_file)
     report = check_kernel(wanted)
     for line in report_lines(report):
         typer.echo(line)
