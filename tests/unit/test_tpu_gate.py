@@ -103,6 +103,15 @@ def test_trouble_with_jax_is_the_environments(monkeypatch, tmp_path: Path) -> No
     assert "environment: RuntimeError: this JAX is broken" in report.reason
 
 
+def test_a_jax_without_the_interface_is_the_environments(monkeypatch, tmp_path: Path) -> None:
+    """``sitecustomize`` is imported before anything else of the child."""
+    (tmp_path / "sitecustomize.py").write_text("import jax.sharding\ndel jax.sharding.AbstractDevice\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    report = check_kernel(wanted("fine"))
+    assert report.verdict is Verdict.NOT_RUN
+    assert "environment: ImportError: cannot import name 'AbstractDevice'" in report.reason
+
+
 def test_a_process_that_dies_before_any_kernel(monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax" / "__init__.py").write_text("import os; os.write(2, b'no such instruction'); os.abort()")

@@ -96,10 +96,10 @@ class _Chips:
 
     def lowering(self, name: str) -> AbstractContextManager[Any]:
         """The context in which JAX lowers for a chip that nothing but its name is known of."""
-        from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
-
         chip = self._chips[name]
         try:
+            from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
             further = {"platform": "tpu"} if "platform" in inspect.signature(AbstractDevice).parameters else {}
             device = AbstractDevice(chip["kind"], chip["cores"], **further)
             return use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device))
@@ -108,14 +108,14 @@ class _Chips:
 
     def compiling(self, name: str) -> tuple[AbstractContextManager[Any], Any]:
         """The context in which JAX compiles for a chip as libtpu describes it, and the sharding of arguments."""
-        import numpy as np
-        from jax.experimental import topologies
-        from jax.sharding import Mesh, SingleDeviceSharding, use_abstract_mesh
-
         chip = self._chips[name]
         if importlib.util.find_spec("libtpu") is None and not os.environ.get("TPU_LIBRARY_PATH"):
             raise _StageError("libtpu", ImportError(_NO_LIBTPU))
         try:
+            import numpy as np
+            from jax.experimental import topologies
+            from jax.sharding import Mesh, SingleDeviceSharding, use_abstract_mesh
+
             if name not in self._topologies:
                 bounds = {} if chip["bounds"] is None else {"chips_per_host_bounds": chip["bounds"]}
                 self._topologies[name] = topologies.get_topology_desc(chip["topology"], platform="tpu", **bounds)
