@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -68,6 +72,26 @@ def test_a_kernel_that_hangs_is_given_up_with_all_its_processes(tmp_path: Path) 
     report = check_kernel(wanted("hangs", {"pids": str(pids)}, timeout=5.0))
     assert report.verdict is Verdict.INCONCLUSIVE and "no answer of the compiler within 5 s" in report.reason
     assert not [pid for pid in map(int, pids.read_text().split()) if _runs(pid)]
+
+
+def test_nothing_is_left_of_a_check_whose_parent_is_killed(tmp_path: Path) -> None:
+    """As a CI system does it that cancels a job."""
+    pids = tmp_path / "pids"
+    words = f"from test_tpu_gate import *; check_kernel(wanted('hangs', {{'pids': {str(pids)!r}}}))"
+    parent = subprocess.Popen([sys.executable, "-c", words], cwd=HERE)
+    try:
+        _wait_until(lambda: pids.exists() and pids.read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+    _wait_until(lambda: not [pid for pid in map(int, pids.read_text().split()) if _runs(pid)])
+
+
+def _wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "condition not met in time"
+        time.sleep(0.05)
 
 
 def _runs(pid: int) -> bool:

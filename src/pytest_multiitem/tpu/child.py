@@ -1,6 +1,7 @@
 """The process in which JAX lowers and compiles: ``python -m pytest_multiitem.tpu.child FD``.
 
-Reads a job (JSON) from standard input and writes an event (JSON) a line to the file descriptor FD:
+Reads a job (JSON, a line) from standard input, which stays open as long as its parent lives, and writes an event
+(JSON) a line to the file descriptor FD:
 
 - ``{"usage": TEXT}``: the job cannot be done as asked; the last event;
 - ``{"failed": FAILURE}``: JAX or the module cannot be imported; the last event;
@@ -19,12 +20,15 @@ import inspect
 import json
 import os
 import pkgutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -56,7 +60,7 @@ def main() -> None:
     def emit(**event: Any) -> None:
         out.write(json.dumps(event) + "\n")
 
-    job = json.load(sys.stdin)
+    job = _job()
     sys.path[:] = [*dict.fromkeys([*job["path"], *sys.path])]
     try:
         try:
@@ -85,6 +89,29 @@ def main() -> None:
             result = {"failed": _failure(stopped)}
         emit(end=step["id"], seconds=round(time.perf_counter() - start, 3), **result)
     return None
+
+
+def _job() -> dict[str, Any]:
+    """The job; from then on this process and all that it has started end when the parent is gone."""
+    source = os.dup(0)
+    with Path(os.devnull).open("rb") as nothing:  # a kernel's module has no business with the parent's words
+        os.dup2(nothing.fileno(), 0)
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(source, 1 << 16)
+        if not part:
+            raise SystemExit("the parent is gone")
+        line += part
+    threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
+    job: dict[str, Any] = json.loads(line)
+    return job
+
+
+def _end_with_parent(source: int) -> None:
+    os.read(source, 1)  # nothing comes any more but the end
+    if os.getpgrp() == os.getpid():  # the group is this process's own
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
 
 
 class _Chips:

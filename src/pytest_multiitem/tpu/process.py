@@ -45,7 +45,7 @@ class Child:
     """One child process that does ``job``, see `tpu.child`.
 
     ``libtpu``: a directory in which libtpu is installed apart from this environment. A context manager: on leaving
-    it no process of the child's group is left.
+    it no process of the child's group is left; neither is one where this process is killed.
     """
 
     def __init__(self, job: dict[str, Any], libtpu: Path | None) -> None:
@@ -58,13 +58,11 @@ class Child:
         self._log = Path(self._logs.name) / "output"
         self._events, theirs = os.pipe()
         try:
-            with self._log.open("wb") as log, tempfile.TemporaryFile() as job:
-                job.write(json.dumps(self._job).encode())
-                job.seek(0)
+            with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "pytest_multiitem.tpu.child", str(theirs)],
                     env=_environment(self._logs.name, self._libtpu),
-                    stdin=job,
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
@@ -78,12 +76,19 @@ class Child:
             os.close(theirs)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._events, selectors.EVENT_READ)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died; `event` will tell
+            self._process.stdin.write(json.dumps(self._job).encode() + b"\n")
+            self._process.stdin.flush()  # and stays open: the child ends when it closes
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._kill()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._selector.close()
         os.close(self._events)
         self._logs.cleanup()
