@@ -222,6 +222,12 @@ def test_without_libtpu_lowering_is_no_pass() -> None:
     assert [(tier.tier, tier.verdict) for tier in tiers] == [("lower", Verdict.PASS), ("compile", Verdict.NOT_RUN)]
 
 
+def test_what_no_case_could_be_told_for_is_said_once() -> None:
+    made = [*steps(), Step("compile", "v6e", "rows=16", case=1)]
+    _, verdict, reason = whole(judge(zip(made, (*NO_LIBTPU, LIBTPU), strict=True)))
+    assert (verdict, reason) == (Verdict.NOT_RUN, "compile NOT_RUN: libtpu is not installed")
+
+
 def test_what_does_not_lower_is_a_fail_without_libtpu_too() -> None:
     made = [Step("lower", "v6e", "good", control="good"), Step("lower", "v6e", "rows=8")]
     broken = judge(zip(made, (FINE, refused("lower")), strict=True))

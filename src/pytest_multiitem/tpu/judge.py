@@ -115,7 +115,7 @@ def _grouped(checks: Sequence[Check]) -> str:
     chips: dict[tuple[str, str], list[str]] = {}
     for check in checks:
         chips.setdefault((check.reason, check.name), []).append(check.chip)
-    if len(chips) == 1 and checks[0].verdict is Verdict.NOT_RUN:
+    if len({check.reason for check in checks}) == 1 and checks[0].verdict is Verdict.NOT_RUN:
         return checks[0].reason
     several = len({check.name for check in checks}) > 1
     return "; ".join(
