@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint mutation power engines clean
+.PHONY: demo test lint mutation power tpu engines clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -25,6 +25,15 @@ lint: $(READY)
 # The gates on builds with every known fault: each must be seen. A small part of it is in `make test`.
 power: $(READY)
 	$(BIN)/multiitem power
+
+# Does the segment kernel compile for TPUs, and do broken ones not? Needs no TPU, but libtpu: 213 MB to download, 690 MB
+# on disk. It has a directory of its own, which `make clean` leaves alone: in the environment every JAX process loads it.
+tpu: $(READY)
+	test -d ".libtpu/libtpu-$$(sed -n 's/^libtpu==//p' constraints.txt).dist-info" || { rm -rf .libtpu && \
+	  $(BIN)/python -m pip install -qq --no-deps -c constraints.txt --target .libtpu libtpu; }
+	MULTI_ITEM_TPU_LIBTPU=.libtpu $(BIN)/multiitem tpu-check pytest_multiitem.engine.segment_kernel:tpu_case
+	MULTI_ITEM_TPU_LIBTPU=.libtpu $(BIN)/pytest tests/tpu -rs
+	MULTI_ITEM_TPU_LIBTPU=.libtpu $(BIN)/pytest -q tests/regression -k runs_on_tpu --backend jax --require segment_lowers
 
 # Would the tests of the gates notice a wrong gate? Exit status 1 for a survivor that nobody has accepted.
 mutation: $(READY)

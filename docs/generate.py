@@ -60,7 +60,7 @@ _NEEDS = {
     "negative_control_fails": "a FAIL of all three gates that it measures",
     "no_regression_vs_baseline": "a confidence interval of each ratio",
     "request_contract_holds": "one check that could be made, and none that is broken",
-    "segment_lowers": "an accelerator",
+    "segment_lowers": "an accelerator, or libtpu and control kernels that behave",
     "semantics_as_declared": "serial references that differ by semantics",
 }
 

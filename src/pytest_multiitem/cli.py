@@ -19,6 +19,7 @@ from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.evaluation import commands as evaluation
 from pytest_multiitem.power.command import power
 from pytest_multiitem.properties.replay_command import replay
+from pytest_multiitem.tpu.command import tpu_check
 
 app = typer.Typer(
     name="multiitem",
@@ -164,6 +165,7 @@ for command in (
     artefacts.validate,
     load,
     replay,
+    tpu_check,
 ):
     app.command()(command)
 for command_of_a_run in (comparison.ab, power):

@@ -12,6 +12,7 @@ from pytest_multiitem.state import SESSION
 if TYPE_CHECKING:
     from pytest_multiitem.checks import BenchmarkRun, GateCheck
     from pytest_multiitem.run import Run
+    from pytest_multiitem.tpu_check import TpuCheck
 
 multi_item_server = factories.multi_item_server()
 serial_server = factories.serial_server()
@@ -37,6 +38,14 @@ def multiitem_gate(request: pytest.FixtureRequest, multiitem_model: str | None) 
             'mark it with @pytest.mark.multiitem_gate("NAME")'
         )
     return GateCheck(name, request.node, request.config.stash[SESSION], model=multiitem_model)
+
+
+@pytest.fixture
+def multiitem_tpu_check(request: pytest.FixtureRequest) -> TpuCheck:
+    """The compile gate for a kernel of the project: ``multiitem_tpu_check("kernels:segment_case", {"rows": 512})``."""
+    from pytest_multiitem.tpu_check import TpuCheck
+
+    return TpuCheck(request.node, request.config.stash[SESSION])
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.tpu.chips import DEFAULT_CHIPS, parse_chip
+from pytest_multiitem.tpu.naming import parse_kernel
 
 BACKENDS = ("pytorch", "jax")
 MASKS = ("dense", "segment", "auto", "flashinfer")
@@ -204,6 +206,17 @@ def _conditions(text: str) -> tuple[str, ...]:
     for condition in conditions:
         parse(condition)
     return conditions
+
+
+def _chips(text: str) -> tuple[str, ...]:
+    return tuple(parse_chip(name) for name in _names(text))
+
+
+def _directory_of_libtpu(text: str) -> Path:
+    path = Path(text).expanduser().absolute()
+    if not (path / "libtpu").is_dir():
+        raise ValueError("expected a directory that holds libtpu, as made by: pip install --target DIR libtpu")
+    return path
 
 
 def _gate_names(text: str) -> tuple[str, ...]:
@@ -411,6 +424,15 @@ OPTIONS: tuple[Option, ...] = (
         _integers(1),
         "N,…",
     ),
+    Option("tpu_kernel", "pytest_multiitem.engine.segment_kernel:tpu_case",
+           "what segment_lowers compiles for TPUs: a function that returns (callable, abstract arguments)",
+           parse_kernel, "MODULE:FUNCTION"),
+    Option("tpu_chips", DEFAULT_CHIPS, "chips that kernels are compiled for", _chips, "NAME,…"),
+    Option("tpu_tier", "auto", "lower: JAX alone lowers kernels; compile: libtpu compiles them; auto: both",
+           _choice(("auto", "lower", "compile")), "lower|compile|auto"),
+    Option("tpu_timeout", 180.0, "seconds that one kernel may take for one chip", _seconds, "SECONDS"),
+    Option("tpu_libtpu", None, "directory in which libtpu is installed apart from the environment",
+           _directory_of_libtpu, "DIR"),
     Option("multi_port", None, "port of the multi-item server (default: the first free from 30010 on)",
            _integer(1, 65_535), "PORT"),
     Option("serial_port", None, "port of the (first) serial server; default: the first free one from 30011 on",
@@ -493,6 +515,11 @@ class Settings:
     extend_batch_size: int
     extend_max_running_requests: int
     extend_precompile_bs_paddings: tuple[int, ...]
+    tpu_kernel: str
+    tpu_chips: tuple[str, ...]
+    tpu_tier: str
+    tpu_timeout: float
+    tpu_libtpu: Path | None
     multi_port: int | None
     serial_port: int | None
     multi_url: str | None

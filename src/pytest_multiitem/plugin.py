@@ -16,6 +16,7 @@ from pytest_multiitem.fixtures import (  # noqa: F401 - pytest finds the fixture
     multiitem_bench,
     multiitem_gate,
     multiitem_run,
+    multiitem_tpu_check,
     prefill_extend_server,
     serial_server,
 )

@@ -8,6 +8,7 @@ from itertools import starmap
 from pytest_multiitem.reports import table
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import escape, markdown_table, section
+from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results.published import HARDWARE, PUBLISHED, Published
 from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
 
@@ -18,6 +19,7 @@ def render(matrix: Matrix) -> str:
         _head(matrix),
         _gates(matrix.gates),
         _unhappy(matrix),
+        section("Compiled for TPUs", markdown_table(*checks_table(matrix))),
         section("Speed-up", markdown_table(*table.curves(matrix))),
         section("Semantics", markdown_table(*table.semantics(matrix))),
         section("Benchmarks", markdown_table(*table.benchmarks(matrix))),

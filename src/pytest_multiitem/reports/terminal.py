@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_multiitem.reports import table
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results import store
 from pytest_multiitem.results.records import Matrix, Verdict
 
@@ -27,8 +28,8 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
     if matrix is not None:
         pivot = terminal_table(*table.pivot(matrix.gates))
         found += [(text, {}) for text in (*pivot[:-1], f"cells: {table.LEGEND}", "")] if pivot else []
-        for content in (table.others(matrix.gates), table.curves(matrix), table.benchmarks(matrix),
-                        baseline(matrix.gates)):  # fmt: skip
+        for content in (table.others(matrix.gates), checks_table(matrix), table.curves(matrix),
+                        table.benchmarks(matrix), baseline(matrix.gates)):  # fmt: skip
             found += [(text, {}) for text in terminal_table(*content)]
         if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
             found += [(text, {}) for text in terminal_table(*table.contract(matrix))]

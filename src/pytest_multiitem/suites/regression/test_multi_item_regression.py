@@ -9,6 +9,7 @@ import pytest
 
 from pytest_multiitem.bench.curve import Curves, measure_curves
 from pytest_multiitem.checks import GateCheck
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.factories import connect
 from pytest_multiitem.gates import (
     contract,
@@ -25,16 +26,27 @@ from pytest_multiitem.gates import (
 from pytest_multiitem.gates.base import Gate
 from pytest_multiitem.gates.measurement import Measurement
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
+from pytest_multiitem.gates.segment import judge as judge_segment
 from pytest_multiitem.reports.counterexample import failure_lines
+from pytest_multiitem.reports.tpu import report_lines
 from pytest_multiitem.results.counterexample import Counterexample
 from pytest_multiitem.run import Run
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.engines import Profile
 from pytest_multiitem.servers.target import Target, declared_semantics
 from pytest_multiitem.state import ATTACHED
+from pytest_multiitem.tpu.gate import check_kernel
+from pytest_multiitem.tpu_check import wanted
 
 #: Timed runs at an N that no gate judges.
 _CURVE_RUNS = 3
+#: What the embedded engine's TPU kernel is compiled for: its default, a layer of Qwen3-0.6B at the canonical workload,
+#: in both precisions, and the generated checkpoint, whose heads are narrower than a vector register.
+_TPU_CASES: tuple[dict[str, int | str], ...] = (
+    {},
+    {"dtype": "float32"},
+    {"heads": 4, "kv_heads": 2, "head_dim": 32, "rows": 512, "prefix": 256, "slot_width": 32, "dtype": "float32"},
+)
 
 
 @pytest.mark.regression
@@ -198,23 +210,25 @@ class TestMultiItemSegmentTPURegression:
 
     @pytest.mark.multiitem_gate(SEGMENT_LOWERS.name)
     def test_segment_mode_runs_on_tpu(self, multiitem_gate: GateCheck, multiitem_backend: str) -> None:
-        """Where the server's device is no accelerator, the segment path still has to run and to attest
+        """A real run where the server's device is an accelerator, and the compile gate on JAX's kernel: the record
+        says which of the two the verdict rests on. Without either, the segment path still has to run and to attest
         itself; the gate then stays NOT_RUN, because nothing was compiled for an accelerator."""
         segment = _multi(multiitem_gate, multiitem_backend, "segment")
-        case = multiitem_gate.run.cases(segment)[0]
+        run = multiitem_gate.run
+        case = run.cases(segment)[0]
         with segment.attest() as attestation:
             segment.score(case)
-        if attestation.problem is not None:
-            pytest.fail(f"FAIL: segment_lowers: {attestation.problem}", pytrace=False)
-        device = str(segment.info.get("device", "unknown"))
-        if device.startswith(("cuda", "tpu", "TPU")):
-            held = Measurement(segment, None, attestation=attestation, holds=f"compiled for {device} and answered")
-            multiitem_gate.check(lambda gate: held)
-        multiitem_gate.not_run(
-            f"no accelerator: the server runs on {device}; there the segment path answered "
-            f"(executed: {attestation.mask}), which says nothing about a TPU",
-            device=device,
-            executed=attestation.mask,
+        report = None
+        if _has_tpu_kernel(run, segment):
+            settings = run.settings
+            cases = _TPU_CASES if settings.origins["tpu_kernel"] == "default" else ()
+            asked = wanted(settings, settings.tpu_kernel, cases)
+            try:
+                report = run.once("compile gate", lambda: check_kernel(asked))
+            except UsageError as error:
+                multiitem_gate.fail(str(error))
+        multiitem_gate.conclude(
+            judge_segment(segment, attestation, report), evidence=None if report is None else report_lines(report)
         )
 
     @pytest.mark.multiitem_gate(parity.SEGMENT_VS_DENSE.name)
@@ -242,6 +256,14 @@ class TestMultiItemSegmentTPURegression:
         run = multiitem_gate.run
         case = run.timing_case(prefill_extend_server, prefill_extend.NUM_ITEMS)
         multiitem_gate.check(lambda gate: prefill_extend.measure(prefill_extend_server, case, record=run.record))
+
+
+def _has_tpu_kernel(run: Run, segment: Target) -> bool:
+    """Whether the settings' TPU kernel is what a server runs: the embedded JAX engine's by default."""
+    if segment.profile.backend == "pytorch":
+        return False
+    embedded = segment.owned and run.engine.name == "embedded"
+    return embedded or run.settings.origins["tpu_kernel"] != "default"
 
 
 def _curves(run: Run, multi: Target, serial: Target) -> Curves:

@@ -1,0 +1,60 @@
+"""What the TPU compile gate found, as rows of text and as lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.results.records import Matrix, Verdict
+from pytest_multiitem.tpu.records import Check, Report
+
+_HEADER = ["TPU kernel", "tier", "chip", "verdict", "seconds", "arguments", "output", "temporary"]
+
+
+def _rows(kernel: str, checks: Iterable[Check]) -> list[list[str]]:
+    """A row a case, chip and tier: verdict, time, and device memory in MiB as the compiler's analysis says."""
+    rows = []
+    for check in checks:
+        if check.role == "control":
+            continue
+        memory = check.memory
+        sizes = [None] * 3 if memory is None else [memory.argument, memory.output, memory.temp]
+        rows.append(
+            [
+                f"{kernel.rpartition(':')[2]} {check.name}",
+                check.tier,
+                check.chip,
+                check.verdict.value,
+                "-" if check.seconds is None else f"{check.seconds:.2f}",
+                *("-" if size is None else f"{size / 2**20:.2f} MiB" for size in sizes),
+            ]
+        )
+    return rows
+
+
+def checks_table(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of every kernel that a run has put through the compile gate; controls are left out."""
+    found = [record.details["tpu"] for record in matrix.gates if "tpu" in record.details]
+    reports = [msgspec.convert(raw, Report) for raw in found]
+    return _HEADER, [row for report in reports for row in _rows(report.kernel, report.checks)]
+
+
+def report_lines(report: Report) -> list[str]:
+    """A report for the terminal."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items()) or "JAX was not imported"
+    lines = [f"{report.kernel} for {', '.join(report.chips)}; {versions}; {report.seconds:.1f} s", ""]
+    lines += terminal_table(_HEADER, _rows(report.kernel, report.checks))
+    lines.append(_controls([check for check in report.checks if check.role == "control"]))
+    lines += [f"{tier.tier} {tier.verdict.value}: {tier.reason}" for tier in report.tiers]
+    said = f": {report.reason}" if report.verdict is Verdict.PASS else ""  # else the lines above have said it
+    return [*lines, f"{report.verdict.value}: {report.kernel}{said}"]
+
+
+def _controls(controls: Sequence[Check]) -> str:
+    """How many controls did what they have to, and what the first of those says that did not."""
+    counts = [(verdict, [c for c in controls if c.verdict is verdict]) for verdict in Verdict]
+    text = f"controls: {', '.join(f'{len(found)} {verdict.value}' for verdict, found in counts if found)}"
+    wrong = [c for c in controls if c.verdict not in (Verdict.PASS, Verdict.NOT_RUN)]
+    return text + "".join(f"; {c.name} ({c.tier}, {c.chip}): {c.reason}" for c in wrong[:1])

@@ -1,0 +1,43 @@
+"""The TPUs that kernels are compiled for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_multiitem.errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One kind of TPU.
+
+    ``kind``: what JAX calls the device, ``cores``: per device; both as `jax.experimental.topologies` tells them.
+    ``topology``: the smallest one that libtpu describes, with ``bounds`` (chips per host) where it needs them.
+    """
+
+    name: str
+    kind: str
+    cores: int
+    topology: str
+    bounds: tuple[int, int, int] | None = None
+
+
+_ONE = (1, 1, 1)
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", "TPU v4", 1, "v4:2x2x1"),
+        Chip("v5e", "TPU v5 lite", 1, "v5e:1x1", _ONE),
+        Chip("v5p", "TPU v5", 2, "v5p:1x1x1", _ONE),
+        Chip("v6e", "TPU v6 lite", 1, "v6e:1x1", _ONE),
+        Chip("tpu7x", "TPU7x", 1, "tpu7x:1x1x1", _ONE),
+    )
+}
+DEFAULT_CHIPS = ("v6e", "v5e", "v5p")
+
+
+def parse_chip(text: str) -> str:
+    """A chip's name. Raises ValueError saying what was expected."""
+    if text not in CHIPS:
+        raise ValueError(f"expected one of {', '.join(CHIPS)}{did_you_mean(text, CHIPS)}")
+    return text
