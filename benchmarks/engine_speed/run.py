@@ -150,8 +150,8 @@ class Run:
         timed_parts = [side for side in started.sides if _part(side) in plan.parts]
         if timed_parts:
             for shape in plan.shapes:
-                self.say(f"{shape.name}: warming up {len(timed_parts)} ways to score it")
                 here = [side for side in timed_parts if side.fits(shape)]
+                self.say(f"{shape.name}: warming up {len(here)} ways to score it")
                 timed = measure_shape(here, shape, requests, plan.effort, self.say)
                 self.results["shapes"].append(_entry(shape, timed, config))
                 for line in _summary(self.results["shapes"][-1]):

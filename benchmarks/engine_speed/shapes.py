@@ -52,12 +52,17 @@ class Requests:
 
     @cached_property
     def _pool(self) -> tuple[int, ...]:
-        return token_pool(self.vocab_size, [*(label for label in self.labels), DELIMITER])
+        return token_pool(self.vocab_size, [*self.labels, self.delimiter])
 
     @property
     def labels(self) -> tuple[int, ...]:
         """Two label ids inside the vocabulary."""
         return LABELS if self.vocab_size > max(LABELS) else (2, 3)
+
+    @property
+    def delimiter(self) -> int:
+        """The contract's, or the last token of a smaller vocabulary."""
+        return min(DELIMITER, self.vocab_size - 1)
 
     def case(self, shape: Shape, number: int) -> Case:
         """Request ``number`` of a shape; the same in every run of the benchmark."""

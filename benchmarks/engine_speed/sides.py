@@ -114,6 +114,7 @@ def own(
     device: str = "cpu",
     dtype: str = "float32",
     extend_batch: int = 32,
+    delimiter: int = DELIMITER,
 ) -> list[Wanted]:
     """The embedded engine's servers of a backend. Raises EngineUnavailable where its packages are missing."""
     engine = choose_engine("embedded")
@@ -121,7 +122,7 @@ def own(
         "multiitem_backend": backend,
         "multiitem_device": device,
         "multiitem_dtype": dtype,
-        "multiitem_delimiter": str(DELIMITER),
+        "multiitem_delimiter": str(delimiter),
         "multiitem_extend_batch_size": str(extend_batch),
         "multiitem_startup_timeout": str(_STARTUP),
         "multiitem_bench_log_level": "warning",
@@ -244,9 +245,14 @@ def sglang(python: Path, model: Path) -> list[Wanted]:
 
 
 @contextmanager
-def started(wanted: Sequence[Wanted], directory: Path, say: Callable[[str], None]) -> Iterator[Started]:
-    """Start servers, as many at a time as there are cores, and stop every one of them at the end, whatever ends it."""
-    ready = scored_request(LABELS, timeout=_STARTUP)
+def started(
+    wanted: Sequence[Wanted], directory: Path, say: Callable[[str], None], *, labels: Sequence[int] = LABELS
+) -> Iterator[Started]:
+    """Start servers, as many at a time as there are cores, and stop every one of them at the end, whatever ends it.
+
+    ``labels``: ids inside the served vocabulary, for the request that tells whether a server is ready.
+    """
+    ready = scored_request(labels, timeout=_STARTUP)
     with ExitStack() as stack:
         pool = stack.enter_context(ServerPool(directory, owner=True))
         starter = Starter(pool, ready, at_once=cpu_count())
