@@ -85,7 +85,9 @@ def agreement(timed: Sequence[Timed]) -> list[dict[str, Any]]:
             compare(by_key.get((backend, one)), by_key.get((backend, other)))
         compare(by_key.get((backend, "serial")), by_key.get(("transformers", "transformers_loop")))
     compare(by_key.get(("transformers", "transformers_padded")), by_key.get(("transformers", "transformers_loop")))
+    ours = len(found)
     for mode in by_key.values():
         if mode.side.backend == "sglang":
             compare(mode, by_key.get(("transformers", "transformers_loop")))
-    return found
+    # Of an engine's many modes, the one that is farthest away says enough.
+    return found[:ours] + sorted(found[ours:], key=lambda one: -one["max_abs_diff"])[:1]

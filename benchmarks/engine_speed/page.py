@@ -67,7 +67,7 @@ def shape_table(entry: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of one shape's sides."""
     header = [
         "backend", "path", "items/s", "95 % interval", "runs × items", "× own serial", "× own dense",
-        *(f"{backend} segment is" for backend in BACKENDS),
+        *(f"{backend} segment: times as fast" for backend in BACKENDS),
         "peak above idle, MiB", "idle, MiB", "GEMM share: needed", "nominal", "needed, of the better GEMM", "executed",
     ]  # fmt: skip
     rows = []

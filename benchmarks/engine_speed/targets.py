@@ -18,6 +18,8 @@ MATRIX_SHARE: Final = 0.45
 #: What "linear in N" means: the line explains all but a hundredth of the variance, and no point is far from it.
 LEAST_R2: Final = 0.99
 LARGEST_RESIDUAL: Final = 0.15
+#: As the gate segment_vs_dense_le_1e_4 has it: what is fast must be right.
+LARGEST_DIFFERENCE: Final = 1e-4
 
 Results = Mapping[str, Any]
 #: The measured value, its 95 % interval where it has one; or why there is none.
@@ -79,6 +81,13 @@ def judge(results: Results) -> list[dict[str, Any]]:
                 _isolation(results, backend),
                 lambda value: value == 0.0,
                 "{:.3g}",
+            ),
+            _target(
+                f"scores by every path agree: largest difference ≤ {LARGEST_DIFFERENCE:g}",
+                backend,
+                _agreement(results, backend),
+                lambda value: value <= LARGEST_DIFFERENCE,
+                "{:.2g}",
             ),
             _target(
                 f"time linear in N: R² ≥ {LEAST_R2:g}",
@@ -196,6 +205,12 @@ def _isolation(results: Results, backend: str) -> _Measured:
     hidden = any(one["scores_that_changed"] for one in found)
     largest = max(one["max_abs_change_of_others"] for one in found)
     return (float("nan") if hidden and largest == 0.0 else largest), None
+
+
+def _agreement(results: Results, backend: str) -> _Measured:
+    entries = results.get("shapes", ())
+    found = [one["max_abs_diff"] for entry in entries for one in entry["agreement"] if one["backend"] == backend]
+    return (max(found), None) if found else f"no two paths of {backend} were measured"
 
 
 def _fit(results: Results, backend: str, field: str) -> _Measured:

@@ -55,9 +55,10 @@ def results() -> dict[str, Any]:
         "shape": CANONICAL.name, "mutations": 9, "max_abs_change_of_others": 0.0, "scores_that_changed": 0,
         "touched_change": 0.1, "score_spread": 0.4, "executed": "segment", "problem": None,
     }  # fmt: skip
+    agreed = [{"backend": backend, "max_abs_diff": 1e-4} for backend in targets.BACKENDS]
     return {
         "missing": {},
-        "shapes": [{"shape": CANONICAL.name, "sides": found}],
+        "shapes": [{"shape": CANONICAL.name, "sides": found, "agreement": agreed}],
         "isolation": [{"backend": backend, **isolated} for backend in targets.BACKENDS],
         "growth_items": {"fits": dict.fromkeys(targets.BACKENDS, fit)},
     }
@@ -72,7 +73,7 @@ def missed(results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_limits_themselves_hold(results: dict[str, Any]) -> None:
-    assert set(verdicts(results).values()) == {targets.HOLDS} and len(verdicts(results)) == 16
+    assert set(verdicts(results).values()) == {targets.HOLDS} and len(verdicts(results)) == 18
     assert "25.0 × (95 %: 22.5 × to 27.5 ×)" in [one["shown"] for one in targets.judge(results)]
 
 
@@ -94,6 +95,7 @@ def below(value: float) -> float:
         (lambda r: the_side(r, "jax", "segment").update(share_needed=below(0.45)), "GEMM"),
         (lambda r: r["isolation"][1].update(max_abs_change_of_others=1e-300), "isolation"),
         (lambda r: r["isolation"][1].update(scores_that_changed=1), "isolation"),
+        (lambda r: r["shapes"][0]["agreement"][1].update(max_abs_diff=2e-4), "agree"),
         (lambda r: r["growth_items"]["fits"].update(jax={"r2": 0.98, "largest_relative_residual": 0.1}), "R²"),
         (lambda r: r["growth_items"]["fits"].update(jax={"r2": 1.0, "largest_relative_residual": 0.2}), "residual"),
     ],
@@ -113,7 +115,8 @@ def test_the_best_mode_of_sglang_counts(results: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "count", "reason"),
     [
-        (lambda r: r["shapes"].clear(), 10, "2000/500/20 was not measured"),
+        (lambda r: r["shapes"].clear(), 12, "measured"),
+        (lambda r: r["shapes"][0].update(shape="1/1/1"), 10, "2000/500/20 was not measured"),
         (lambda r: the_side(r, "jax", "dense").update(failure="no answer"), 2, "dense: no answer"),
         (lambda r: the_side(r, "jax", "segment").update(problem="ran dense"), 5, "ran dense"),
         (lambda r: the_side(r, "jax", "segment").update(peak_above_idle_bytes=None), 1, "does not tell"),
