@@ -85,6 +85,16 @@ class Run:
             "targets": [],
         }
         self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._measure_all(model, config)
+            self.results["complete"] = True
+        finally:  # an interrupted run leaves what it has measured, and says that it was interrupted
+            self._derive(config)
+            self._write(begin)
+        return self.results
+
+    def _measure_all(self, model: Path, config: ModelConfig) -> None:
+        """The rates before and after, and between them everything that needs servers."""
         backends = self._matrix_rates("before", self.plan.backends)
         with tempfile.TemporaryDirectory(prefix="engine-speed-") as scratch:
             wanted = self._wanted(backends, model, Path(scratch))
@@ -92,10 +102,6 @@ class Run:
                 self.results["missing"].update(started.missing)
                 self._measure(started, Requests(config.vocab_size), config)
         self._matrix_rates("after", backends)
-        self._derive(config)
-        self.results["complete"] = True
-        self._write(begin)
-        return self.results
 
     def _matrix_rates(self, when: str, backends: Sequence[str]) -> list[str]:
         """Measure the rate of every backend; those that can run."""
@@ -196,7 +202,7 @@ class Run:
         self.results["targets"] = judge(self.results)
 
     def _write(self, begin: float | None = None) -> None:
-        """The results so far; an interrupted run leaves what it has measured."""
+        """The results so far as JSON; with the moment at which the run began, as a page as well."""
         self.results["finished_at_utc"] = utc_now()
         if begin is not None:
             self.results["seconds"] = time.monotonic() - begin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,8 +20,11 @@ from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.attestation import Attestation
 
-#: A mode of a scanned engine is timed again where its first run was at most this many times as slow as the best.
-_CLOSE = 1.25
+#: So many modes of a scanned engine are timed again, the fastest of the first block, where that took at most so many
+#: times as long as the best.
+_AGAIN, _CLOSE = 2, 1.25
+#: A step that takes longer is told when it is done, in seconds.
+_WORTH_TELLING = 3.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,10 @@ def measure_shape(
     found = [Timed(side, shape, side.items(shape)) for side in sides]
     warm = requests.case(shape, 0)
     for timed in found:
+        begin = time.monotonic()
         _guarded(timed, partial(_warm_up, timed, warm))
+        if time.monotonic() - begin > _WORTH_TELLING:
+            say(f"{shape.name}: warm: {timed.side.backend}, {timed.side.about}")
     with ExitStack() as stack:
         for timed in found:
             if timed.failure is None:
@@ -114,6 +121,8 @@ def measure_shape(
             case = requests.case(shape, 1 + block)
             for timed in turns if block % 2 == 0 else reversed(turns):
                 _guarded(timed, partial(_run, timed, case, keep_scores=block == 0))
+                if timed.seconds and timed.seconds[-1] > _WORTH_TELLING:
+                    say(f"{shape.name}: block {block + 1}: {timed.side.backend}, {timed.side.about}")
             if block == 0:
                 planned = _plan(turns, effort)
                 estimate = sum((planned[t] - 1) * t.seconds[0] for t in turns if t.seconds)
@@ -146,12 +155,13 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 def _plan(turns: Sequence[Timed], effort: Effort) -> dict[Timed, int]:
     """How many blocks each side takes part in, from its time in the first."""
-    best = min((t.per_item[0] for t in turns if t.side.scanned and t.seconds), default=0.0)
+    modes = sorted((t for t in turns if t.side.scanned and t.seconds), key=lambda t: t.per_item[0])
+    again = [t for t in modes[:_AGAIN] if t.per_item[0] <= _CLOSE * modes[0].per_item[0]]
     planned = {}
     for timed in turns:
         if not timed.seconds:
             planned[timed] = 0
-        elif timed.side.scanned and timed.per_item[0] > _CLOSE * best:
+        elif timed.side.scanned and timed not in again:
             planned[timed] = 1
         else:
             planned[timed] = effort.runs(timed.seconds[0])
