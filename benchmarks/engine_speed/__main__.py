@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(PARTS), metavar="PART,…", help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="two small shapes, three runs, little growth")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="of a side and a shape, before only three runs are made (default: 6)"
+        "--seconds", type=float, metavar="S", help="of a side and a shape, before only three runs are made (default: 5)"
     )
     parser.add_argument(
         "--extend-batch-size", type=int, default=32, metavar="ITEMS", help="prefill+extend (default: %(default)s)"

@@ -27,8 +27,8 @@ _HOW = f"""\
   known", another item behind the same query was scored just before.
 - Runs are interleaved. Figures are medians, intervals are 95 % bootstrap intervals over blocks; fewer than three runs
   have none. Where every item costs a whole pass, {SERIAL_ITEMS} items are timed in each run, and the time is per item.
-- Of sglang's modes, each is run once, and the two fastest again. It scores serially on a CPU; "radix cache on" shares
-  the query between calls, and there all items of the request are timed.
+- sglang scores serially on a CPU. Where a run takes long, each of its modes is run once and the two fastest again.
+  "Radix cache on" shares the query between calls, and there all items of the request are timed.
 - transformers: float32, scaled_dot_product_attention, {PADDED_BATCH} sequences a batch where padded.
 - Memory: {memory.HOW}; summed over a server's processes. Ways to score on the same server share its peak.
 - Operations: a multiply-add counts as two. "Needed" leaves out what no score depends on (closing delimiters; in the

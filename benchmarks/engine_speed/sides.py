@@ -53,8 +53,8 @@ class Side:
 
     ``chunk``: items of a call, None: all. ``most_items``: items of a timed run, None: all of the request.
     ``knows_query``: the server has scored another item behind the same query just before the clock starts.
-    ``work``: which sequences are computed. ``scanned``: several modes of an engine are tried, and only the fastest
-    are timed again. ``warm_items``: items of the warm-up, None: as in a timed run.
+    ``work``: which sequences are computed. ``scanned``: several modes of an engine are tried, and of the slow ones
+    only the fastest are timed again. ``warm_items``: items of the warm-up, None: as in a timed run.
     """
 
     key: str
@@ -235,7 +235,7 @@ def sglang(python: Path, model: Path) -> list[Wanted]:
                     chunk,
                     None if tuned or chunk is None else max(chunk, SERIAL_ITEMS),
                     scanned=True,
-                    warm_items=2,
+                    warm_items=SERIAL_ITEMS,
                 )
                 for chunk in (*SGLANG_CHUNKS, None)
             ]

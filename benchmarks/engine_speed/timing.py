@@ -20,8 +20,8 @@ from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.servers.attestation import Attestation
 
-#: So many modes of a scanned engine are timed again, the fastest of the first block, where that took at most so many
-#: times as long as the best.
+#: Of the slow modes of a scanned engine, so many are timed again: the fastest of the first block, where that took at
+#: most so many times as long as the best.
 _AGAIN, _CLOSE = 2, 1.25
 #: A step that takes longer is told when it is done, in seconds.
 _WORTH_TELLING = 3.0
@@ -33,7 +33,7 @@ class Effort:
 
     least_runs: int = 3
     most_runs: int = 9
-    seconds: float = 6.0
+    seconds: float = 5.0
 
     def runs(self, first_seconds: float) -> int:
         """How many timed runs a side gets whose first one took so long."""
@@ -161,7 +161,7 @@ def _plan(turns: Sequence[Timed], effort: Effort) -> dict[Timed, int]:
     for timed in turns:
         if not timed.seconds:
             planned[timed] = 0
-        elif timed.side.scanned and timed not in again:
+        elif timed.side.scanned and timed not in again and effort.least_runs * timed.seconds[0] > effort.seconds:
             planned[timed] = 1
         else:
             planned[timed] = effort.runs(timed.seconds[0])
