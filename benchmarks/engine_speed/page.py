@@ -18,8 +18,8 @@ _HEAD = """\
 <!-- Written by docs/generate.py from engine-speed.json; do not edit by hand. Measure again with: make bench -->
 
 How fast the embedded engines score the same requests by each of their paths, beside what one would use instead:
-one-item calls, transformers' own model, and the real sglang server on the same processor. `make bench` measures it
-(`python -m benchmarks.engine_speed --help`), and exits with status 1 where a target is missed."""
+one-item calls, transformers' own model, and the real sglang server on the same processor. `make bench` measures it:
+`python -m benchmarks.engine_speed`, which ends with status 1 where a target is missed."""
 
 _HOW = f"""\
 - Every side scores the same requests over HTTP, each server a process of its own, one at work at a time. Times are
@@ -35,7 +35,8 @@ _HOW = f"""\
   last layer all but keys and values of rows that are not read), "nominal" sends every token through every layer; both
   count attention over visible keys only (`pytest_multiitem.bench.flops`). A share is operations over time over the
   GEMM rate: the best of repeated 2048³ products with the same backend in a process of its own, while nothing else ran,
-  before the servers started and after they had stopped. For transformers and sglang it is PyTorch's rate."""
+  before the servers started and after they had stopped. For transformers and sglang it is PyTorch's rate. No share is
+  given where a server keeps the query."""
 
 
 def page(results: Results) -> str:
