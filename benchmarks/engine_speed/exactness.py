@@ -63,7 +63,7 @@ _PAIRS = (
 def agreement(timed: Sequence[Timed]) -> list[dict[str, Any]]:
     """Largest score differences between sides that compute the same sequences, on a request that all of them scored."""
     by_key = {(t.side.backend, t.side.key): t for t in timed if t.scores is not None}
-    found = []
+    found: list[dict[str, Any]] = []
 
     def compare(first: Timed | None, second: Timed | None) -> None:
         if first is None or second is None or first.scores is None or second.scores is None:
