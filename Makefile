@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint mutation power tpu engines clean
+.PHONY: demo test lint mutation power tpu engines bench clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -44,6 +44,11 @@ mutation: $(READY)
 engines:
 	engines/sglang-cpu.sh
 	@echo "pytest --engine sglang --engine-python .engines/sglang-0.5.23/bin/python"
+
+# How fast the embedded engines are beside what one would use instead: about 12 minutes on two cores with nothing else
+# running. Exit status 1: a target is missed. With the real sglang where `make engines` has built its environment.
+bench: $(READY)
+	$(BIN)/python -m benchmarks.engine_speed
 
 # The suites run under pytest-xdist here, where timing gates are NOT_RUN: whether the code is right must not
 # depend on how busy the machine is. `make demo` and a plain `pytest` measure the speed-up as well.

@@ -2,6 +2,7 @@
 
 python docs/generate.py                             # a test asserts that the files are what this writes
 python docs/generate.py --kill-matrix kill_matrix.json    # the measured part of explanation/power.md
+python docs/generate.py --engine-speed engine-speed.json  # reference/engine-speed.md, and the JSON beside it
 """
 
 from __future__ import annotations
@@ -182,16 +183,32 @@ def with_kill_matrix(page: str, matrix: KillMatrix) -> str:
     return "\n".join(rows)
 
 
+def engine_speed_page(results: bytes) -> str:
+    """The whole of reference/engine-speed.md, from the JSON of ``make bench``."""
+    root = str(Path(__file__).resolve().parents[1])
+    if root not in sys.path:  # benchmarks/ is no part of the package
+        sys.path.append(root)
+    from benchmarks.engine_speed.page import page
+
+    return page(msgspec.json.decode(results))
+
+
 def _rows(rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
 def main() -> None:
-    """Write them all, or the page of a kill matrix."""
+    """Write them all, or the page of a kill matrix or of a benchmark of the engines."""
     if sys.argv[1:2] == ["--kill-matrix"]:
         path = Path(__file__).parent / "explanation" / "power.md"
         matrix = msgspec.json.decode(Path(sys.argv[2]).read_bytes(), type=KillMatrix)
         path.write_text(with_kill_matrix(path.read_text(encoding="utf-8"), matrix), encoding="utf-8")
+        return
+    if sys.argv[1:2] == ["--engine-speed"]:
+        results = Path(sys.argv[2]).read_bytes()
+        page_text = engine_speed_page(results)
+        (REFERENCE / "engine-speed.json").write_bytes(results)
+        (REFERENCE / "engine-speed.md").write_text(page_text, encoding="utf-8")
         return
     (REFERENCE / "comparison-files.md").write_text(comparison_page(), encoding="utf-8")
     (REFERENCE / "options.md").write_text(options_page(), encoding="utf-8")

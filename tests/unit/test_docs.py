@@ -46,6 +46,12 @@ def test_gates_are_what_the_code_has(generate: dict[str, Any]) -> None:
     assert generate["with_gates_table"](text) == text, REGENERATE
 
 
+def test_speed_of_the_engines_is_what_was_measured(generate: dict[str, Any]) -> None:
+    results = (DOCS / "reference/engine-speed.json").read_bytes()
+    again = "run: python docs/generate.py --engine-speed docs/reference/engine-speed.json"
+    assert page("reference/engine-speed.md") == generate["engine_speed_page"](results), again
+
+
 @pytest.mark.parametrize("gate", gate_names())
 def test_every_gate_is_explained(gate: str) -> None:
     assert f"### `{gate}`" in page("reference/gates.md")

@@ -1,0 +1,138 @@
+"""How many floating-point operations a request of multi-item scoring takes, from the model's sizes alone.
+
+A multiply-add is two operations. Counted are the matrix products of the projections, of the MLP and of the label
+logits (``matrix``), and the two products of attention (``attention``). Not counted, being a small share that no
+matrix rate describes: embedding look-up, norms, rotary positions, softmax, activation and residuals.
+
+Two counts of the same request:
+
+* nominal: every token that is laid out goes through every layer, and attends to what it may see;
+* ``needed``: what some score depends on. Closing delimiters are seen by no row that is read. In the last layer, rows
+  that are not read give their keys and values only: their queries, attention and MLP change no score.
+
+The share of a machine's matrix rate that a server reaches is ``needed`` operations over seconds over that rate: with
+``nominal`` as numerator, a server would look the better the more it computes in vain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_multiitem.engine.config import ModelConfig
+from pytest_multiitem.scoring.semantics import Semantics
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations: of products with weights, and of attention's two products."""
+
+    matrix: int
+    attention: int
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.matrix + self.attention
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.matrix + other.matrix, self.attention + other.attention)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a forward pass computes: ``rows`` tokens that see ``pairs`` keys altogether; of these tokens ``read`` are
+    read, and see ``read_pairs`` keys."""
+
+    rows: int
+    pairs: int
+    read: int
+    read_pairs: int
+
+    def __add__(self, other: _Rows) -> _Rows:
+        return _Rows(
+            self.rows + other.rows,
+            self.pairs + other.pairs,
+            self.read + other.read,
+            self.read_pairs + other.read_pairs,
+        )
+
+
+def packed(
+    config: ModelConfig,
+    query_tokens: int,
+    item_tokens: Sequence[int],
+    *,
+    labels: int,
+    semantics: Semantics = Semantics.PREFIX_FIRST_DELIM,
+    needed: bool = True,
+) -> Work:
+    """One packed sequence ``query d item_1 d … item_N d`` that reads ``labels`` logits an item.
+
+    ``item_tokens``: L_i of every item; an empty item reads the last token that every item sees. ``semantics``: one
+    with a serial reference. Raises ValueError for another.
+    """
+    if not semantics.has_serial_reference:
+        raise ValueError(f"the work of the ablation {semantics.value} is not counted; expected a production semantics")
+    seen = query_tokens + int(semantics.sees_first_delimiter)
+    if needed:
+        return _of(config, _behind_prefix(seen, item_tokens), labels, needed=True)
+    prefix = query_tokens + 1
+    blocks = [length + 1 for length in item_tokens]
+    rows = _Rows(
+        prefix + sum(blocks),
+        _triangle(prefix) + sum(length * seen + _triangle(length) for length in blocks),
+        len(blocks),
+        0,
+    )
+    return _of(config, rows, labels, needed=False)
+
+
+def extended(
+    config: ModelConfig, query_tokens: int, item_tokens: Sequence[int], *, labels: int, needed: bool = True
+) -> Work:
+    """Prefill+extend: the query once, then every item behind it; no delimiter is computed."""
+    return _of(config, _behind_prefix(query_tokens, item_tokens), labels, needed=needed)
+
+
+def serial(
+    config: ModelConfig, query_tokens: int, item_tokens: Sequence[int], *, labels: int, needed: bool = True
+) -> Work:
+    """N sequences ``query + item``, each computed whole."""
+    total = Work(0, 0)
+    for length in item_tokens:
+        tokens = query_tokens + length
+        total += _of(config, _Rows(tokens, _triangle(tokens), 1, tokens), labels, needed=needed)
+    return total
+
+
+def _behind_prefix(seen: int, item_tokens: Sequence[int]) -> _Rows:
+    """A causal prefix of ``seen`` tokens, and items that see all of it and themselves so far."""
+    full = [length for length in item_tokens if length]
+    rows = _Rows(seen, _triangle(seen), 0, 0)
+    for length in full:
+        rows += _Rows(length, length * seen + _triangle(length), 1, seen + length)
+    if len(full) < len(item_tokens):  # all empty items read the same row
+        rows += _Rows(0, 0, 1, seen)
+    return rows
+
+
+def _of(config: ModelConfig, rows: _Rows, labels: int, *, needed: bool) -> Work:
+    hidden, dim = config.hidden_size, config.head_dim
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    keys_values = 2 * hidden * 2 * kv_heads * dim
+    others = 2 * hidden * heads * dim * 2 + 3 * 2 * hidden * config.intermediate_size  # queries, output; MLP
+    pair = 2 * heads * dim * 2
+    below = config.num_hidden_layers - 1
+    last = (rows.read, rows.read_pairs) if needed else (rows.rows, rows.pairs)
+    return Work(
+        rows.rows * (below + 1) * keys_values
+        + (rows.rows * below + last[0]) * others
+        + rows.read * 2 * hidden * labels,
+        (rows.pairs * below + last[1]) * pair,
+    )
+
+
+def _triangle(tokens: int) -> int:
+    """Keys that the tokens of a causal sequence see altogether."""
+    return tokens * (tokens + 1) // 2
