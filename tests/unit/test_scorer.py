@@ -222,7 +222,7 @@ def test_a_query_that_begins_like_a_cached_one_is_no_hit():
 
 
 def test_the_cache_is_bounded_and_drops_the_least_recently_used():
-    cache = PrefixCache(2)
+    cache = PrefixCache(2, 100)
     computed = []
 
     def get(key):
@@ -233,6 +233,14 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used():
     assert len(cache) == 2
     assert get(1) == (1, True) and get(2) == (2, False)
     assert computed == [1, 2, 3, 2]
+
+
+def test_the_cache_is_bounded_by_tokens_too():
+    cache = PrefixCache(8, 10)
+    for tokens, left in (((1,) * 4, 1), ((2,) * 6, 2), ((3,), 2), ((4,) * 10, 1), ((5,) * 11, 0)):
+        assert cache.get(tokens, lambda: "computed") == ("computed", False)
+        assert len(cache) == left
+    assert cache.get((5,) * 11, lambda: "again") == ("again", False), "too long to keep, but served"
 
 
 def test_a_failed_prefill_leaves_nothing_in_the_cache():

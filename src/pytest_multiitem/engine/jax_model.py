@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -73,6 +74,7 @@ class JaxBackend:
         self.vocab_size = self._config.vocab_size
         self.max_positions = self._config.max_position_embeddings
         self._rotary = self._rotary_tables(self.max_positions)
+        self._cores = ThreadPoolExecutor(os.cpu_count() or 1, "engine-core") if self._device.platform == "cpu" else None
         self._uniform: dict[tuple[int, int, int], bool] = {}
 
     def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
@@ -108,9 +110,18 @@ class JaxBackend:
         labels: Sequence[int],
         normalise: bool,
     ) -> list[Readout]:
-        """Run blocks, of one tile each: each slot against the visible prefix and causally against itself."""
-        dispatched = [self._segment_tile(prefix, visible_prefix, block.tiles[0], labels, normalise) for block in blocks]
-        return [each.collect() for each in dispatched]
+        """Run blocks, of one tile each: each slot against the visible prefix and causally against itself.
+
+        On a CPU there are as many tiles under way as cores: while one waits for its cores to meet, another goes on. An
+        accelerator gets all of them at once and computes them in order.
+        """
+
+        def dispatch(block: Block) -> _Dispatched:
+            return self._segment_tile(prefix, visible_prefix, block.tiles[0], labels, normalise)
+
+        if self._cores is None:
+            return [each.collect() for each in [dispatch(block) for block in blocks]]
+        return [*self._cores.map(lambda block: dispatch(block).collect(), blocks)]
 
     def _segment_tile(
         self, prefix: programs.Prefill, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool

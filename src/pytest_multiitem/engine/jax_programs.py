@@ -27,7 +27,10 @@ from pytest_multiitem.scoring.layout import Semantics, visible
 _HIDDEN, _NOTHING_SEEN = -1e30, -1e20
 
 #: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
-_CAUSAL_ROWS = 512
+_CAUSAL_ROWS = 128
+#: Scores of rows against the prefix that are computed at a time: 4 MiB, which a core's cache and its neighbour's hold.
+_CACHED_SCORES = 1 << 20
+_FEWEST_ROWS = 32
 
 
 class Rotary(NamedTuple):
@@ -77,13 +80,14 @@ class Prefill(NamedTuple):
 def prefill(config: ModelConfig, weights: Weights, rotary: Rotary, tokens: Any, positions: Any) -> Prefill:
     """A causal pass over [P] tokens, up to the last layer's attention."""
 
-    def layer(x: Any, p: Layers) -> tuple[Any, Any]:
+    def layer(x: Any, number: Any) -> tuple[Any, Any]:
+        p = _layer(weights, number)
         q, k, v = _project(config, p, rotary, x, positions)
         return _finish(config, p, x, _causal(q, k, v)), (k, v)
 
-    below = Layers(*(stack[:-1] for stack in weights.layers))
-    x, (keys, values) = lax.scan(layer, weights.embedding[tokens], below)
-    q, k, v = _project(config, Layers(*(stack[-1] for stack in weights.layers)), rotary, x, positions)
+    last = config.num_hidden_layers - 1
+    x, (keys, values) = lax.scan(layer, weights.embedding[tokens], jnp.arange(last))
+    q, k, v = _project(config, _layer(weights, last), rotary, x, positions)
     return Prefill(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), x, q)
 
 
@@ -94,7 +98,7 @@ def prefill_row(config: ModelConfig, weights: Weights, prefix: Prefill, row: Any
     scores = jnp.where(jnp.arange(prefix.keys.shape[2]) <= row, _scores(q, prefix.keys[-1]), _HIDDEN)
     p = jnp.exp(scores - scores.max(-1, keepdims=True))
     attended = _weighted(p, prefix.values[-1]) / p.sum(-1, keepdims=True)
-    last = Layers(*(stack[-1] for stack in weights.layers))
+    last = _layer(weights, config.num_hidden_layers - 1)
     return _finish(config, last, lax.dynamic_slice_in_dim(prefix.hidden, row, 1), attended)
 
 
@@ -123,8 +127,8 @@ def segment(
     seen = jnp.arange(prefix_keys.shape[2]) < visible_prefix
     past = jnp.tril(jnp.ones((width, width), bool))
 
-    def layer(x: Any, scanned: tuple[Layers, Any, Any]) -> tuple[Any, None]:
-        p, shared_k, shared_v = scanned
+    def layer(x: Any, number: Any) -> tuple[Any, None]:
+        p, shared_k, shared_v = _layer(weights, number), prefix_keys[number], prefix_values[number]
         q, k, v = _project(config, p, rotary, x, flat_positions)
         if kernel is not None:
             attended = kernel(q, k, v, shared_k, shared_v, visible_prefix, width)
@@ -134,8 +138,9 @@ def segment(
             )
         return _finish(config, p, x, attended), None
 
-    below, last = ((Layers(*(stack[part] for stack in weights.layers))) for part in (slice(-1), -1))
-    x, _ = lax.scan(layer, weights.embedding[tokens.reshape(-1)], (below, prefix_keys[:-1], prefix_values[:-1]))
+    # By number, for the part of a stack that a scan goes through would be copied first.
+    x, _ = lax.scan(layer, weights.embedding[tokens.reshape(-1)], jnp.arange(config.num_hidden_layers - 1))
+    last = _layer(weights, config.num_hidden_layers - 1)
     q, k, v = _project(config, last, rotary, x, flat_positions)
     at = jnp.arange(slots) * width + score_row
     if kernel is not None:
@@ -148,20 +153,45 @@ def segment(
 
 def _segment_attention(q: Any, k: Any, v: Any, shared_k: Any, shared_v: Any, seen: Any, own_seen: Any) -> Any:
     """Attention [kv_heads, group, G · w, D] of w rows a slot to the prefix keys [P] that are ``seen`` and to those keys
-    of their slot that ``own_seen`` [G, w, W] says."""
+    of their slot that ``own_seen`` [G, w, W] says.
+
+    The two are combined by their running maxima and sums, as in FlashAttention (Dao et al., 2022, section 3.1).
+    """
     kv_heads, group, rows, dim = q.shape
     slots, wanted, width = own_seen.shape
     per_slot = (kv_heads, group, slots, wanted)
     own_k, own_v = (own.reshape(kv_heads, slots, width, dim) for own in (k, v))
     own = _dot("kgswd,ksud->kgswu", q.reshape(*per_slot, dim), own_k) * dim**-0.5
-    own = jnp.where(own_seen, own, _HIDDEN).reshape(kv_heads, group, rows, width)
-    shared = jnp.where(seen, _scores(q, shared_k), _HIDDEN)
-    maximum = jnp.maximum(shared.max(-1), own.max(-1))
-    shared = jnp.exp(shared - maximum[..., None])
-    own = jnp.exp(own - maximum[..., None])
-    total = shared.sum(-1) + own.sum(-1)
-    from_slot = _dot("kgswu,ksud->kgswd", own.astype(v.dtype).reshape(*per_slot, width), own_v)
-    return (_weighted(shared, shared_v) + from_slot.reshape(q.shape)) / total[..., None]
+    own = jnp.where(own_seen, own, _HIDDEN)
+    own_maximum = own.max(-1)
+    own = jnp.exp(own - own_maximum[..., None])
+    own_values = _dot("kgswu,ksud->kgswd", own.astype(v.dtype), own_v)
+    shared = _attend_in_parts(q.reshape(kv_heads, group * rows, dim), shared_k, shared_v, seen)
+    of_slots = Attention(*(part.reshape(*per_slot, *part.shape[2:]) for part in shared))
+    maximum = jnp.maximum(of_slots.maximum, own_maximum)
+    rescale, own_rescale = jnp.exp(of_slots.maximum - maximum), jnp.exp(own_maximum - maximum)
+    total = of_slots.total * rescale + own.sum(-1) * own_rescale
+    values = of_slots.values * rescale[..., None] + own_values * own_rescale[..., None]
+    return (values / total[..., None]).reshape(q.shape)
+
+
+def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any) -> Attention:
+    """Softmax sums of queries [kv_heads, n, D] over the keys [kv_heads, P, D] that are ``seen`` [P], a few rows after
+    the others, so that their scores stay in cache."""
+    kv_heads, count, dim = q.shape
+    rows = min(count, max(_FEWEST_ROWS, _CACHED_SCORES // (kv_heads * k.shape[1])))
+    parts = -(-count // rows)
+
+    def part(q: Any) -> Attention:
+        scores = jnp.where(seen, _dot("krd,kcd->krc", q, k), _HIDDEN)
+        maximum = scores.max(-1)
+        p = jnp.exp(scores - maximum[..., None])
+        return Attention(maximum, p.sum(-1), _dot("krc,kcd->krd", p.astype(v.dtype), v))
+
+    scaled = (q * dim**-0.5).astype(q.dtype)
+    padded = jnp.pad(scaled, ((0, 0), (0, parts * rows - count), (0, 0)))
+    found = lax.map(part, padded.reshape(kv_heads, parts, rows, dim).swapaxes(0, 1))
+    return Attention(*(x.swapaxes(0, 1).reshape(kv_heads, parts * rows, *x.shape[3:])[:, :count] for x in found))
 
 
 @partial(jax.jit, static_argnames=("config",))

@@ -55,8 +55,8 @@ class ScorerConfig:
     means no packing. ``chunk_size``: items per packed sequence, 0 = all. ``segment_threshold``:
     packed length in tokens from which `auto` chooses segment. ``max_seq_len``: tokens of one packed
     sequence, or of query + item under prefill+extend. ``max_positions``: positions below the
-    model's own limit, ``None`` = the model's. ``cache_entries``: prefixes kept, least recently used
-    dropped first.
+    model's own limit, ``None`` = the model's. ``cache_entries``, ``cache_tokens``: prefixes kept, and
+    tokens of all of them together; the least recently used are dropped first.
     """
 
     delimiter: int | None = None
@@ -71,6 +71,7 @@ class ScorerConfig:
     extend_batch_size: int = 32
     scoring_cache: bool = False
     cache_entries: int = 8
+    cache_tokens: int = 65_536
 
     def __post_init__(self) -> None:
         for name, lowest, flag in (
@@ -82,6 +83,7 @@ class ScorerConfig:
             ("max_positions", 1, "--context-length"),
             ("extend_batch_size", 1, "--multi-item-extend-batch-size"),
             ("cache_entries", 1, "no flag"),
+            ("cache_tokens", 0, "no flag"),
         ):
             value = getattr(self, name)
             if value is not None and value < lowest:
@@ -158,10 +160,12 @@ class Executed:
 
 
 class PrefixCache:
-    """Computed prefixes by their exact tokens; the least recently used is dropped beyond ``entries``."""
+    """Computed prefixes by their exact tokens; beyond ``entries`` prefixes, or ``tokens`` tokens of all together, the
+    least recently used are dropped. Every token of a prefix holds a key and a value of every layer."""
 
-    def __init__(self, entries: int) -> None:
+    def __init__(self, entries: int, tokens: int) -> None:
         self._entries = entries
+        self._tokens = tokens
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
 
     def __len__(self) -> int:
@@ -173,7 +177,7 @@ class PrefixCache:
             self._prefixes.move_to_end(tokens)
             return self._prefixes[tokens], True
         prefix = self._prefixes[tokens] = compute()
-        if len(self._prefixes) > self._entries:
+        while len(self._prefixes) > self._entries or sum(map(len, self._prefixes)) > self._tokens:
             self._prefixes.popitem(last=False)
         return prefix, False
 
@@ -203,7 +207,7 @@ class Scorer:
         self._packing = cast(Backend, backend)  # serial scoring, of which it need not be true, never uses it
         self.config = config
         self._max_positions = min(backend.max_positions, config.max_positions or backend.max_positions)
-        self._cache = PrefixCache(config.cache_entries)
+        self._cache = PrefixCache(config.cache_entries, config.cache_tokens)
         self._executed = Executed()
 
     def score(

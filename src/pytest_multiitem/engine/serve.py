@@ -386,6 +386,9 @@ def load_backend(name: str, directory: Path, *, dtype: str, device: str) -> Seri
         dtype = "float32"
     try:
         if name == "jax":
+            # JAX looks for every device that it has a library for, a TPU's included, wherever it is told of none.
+            if device == "cpu":
+                os.environ.setdefault("JAX_PLATFORMS", "cpu")
             from pytest_multiitem.engine.jax_model import JaxBackend
 
             return JaxBackend(directory, dtype=dtype, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,9 +100,7 @@ class TorchBackend:
         self.max_positions = config.max_position_embeddings
         on_cpu = torch.device(device).type == "cpu"
         self._blocks_at_once = torch.get_num_threads() if on_cpu else 1
-        self._cores = (
-            ThreadPoolExecutor(self._blocks_at_once, "engine-core", torch.set_num_threads, (1,)) if on_cpu else None
-        )
+        self._cores = _cores(self._blocks_at_once) if on_cpu else None
         self._block_rows = self._uniform_rows(_CPU_ROWS if on_cpu else _ACCELERATOR_ROWS)
 
     @torch.inference_mode()
@@ -264,6 +263,27 @@ class TorchBackend:
         hidden = hidden + functional.linear(attended, layer.output)
         gate, up = functional.linear(self._norm(hidden, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
         return hidden + functional.linear(functional.silu(gate) * up, layer.down)
+
+
+def _cores(count: int) -> ThreadPoolExecutor:
+    """As many threads, in each of which PyTorch computes alone; in all others it goes on to use ``count``.
+
+    ``torch.set_num_threads`` holds for the thread that calls it, and for every thread in which PyTorch has not computed
+    yet. So all of the pool's threads call it now, and then this one sets it back.
+    """
+    cores = ThreadPoolExecutor(count, "engine-core")
+    all_started = threading.Barrier(count)
+
+    def alone() -> int:
+        torch.set_num_threads(1)
+        all_started.wait()
+        return torch.get_num_threads()  # PyTorch takes the number over now
+
+    started = [cores.submit(alone) for _ in range(count)]
+    if any(each.result() != 1 for each in started):
+        raise EngineUnavailable("this PyTorch computes with several threads where it was told to use one")
+    torch.set_num_threads(count)
+    return cores
 
 
 def _probe_tokens(count: int, vocab_size: int) -> NDArray[np.int32]:
