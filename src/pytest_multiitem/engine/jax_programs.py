@@ -27,7 +27,7 @@ from pytest_multiitem.scoring.layout import Semantics, visible
 _HIDDEN, _NOTHING_SEEN = -1e30, -1e20
 
 #: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
-_CAUSAL_ROWS = 128
+_CAUSAL_ROWS = 512
 #: Scores of rows against the prefix that are computed at a time: 4 MiB, which a core's cache and its neighbour's hold.
 _CACHED_SCORES = 1 << 20
 _FEWEST_ROWS = 32
@@ -339,17 +339,30 @@ def _finish(config: ModelConfig, p: Layers, x: Any, attended: Any) -> Any:
 
 
 def _causal(q: Any, k: Any, v: Any) -> Any:
-    """Causal attention [kv_heads, group, R, D], block of rows by block of rows, keys up to its end only."""
-    length = q.shape[2]
+    """Causal attention [kv_heads, group, R, D], block of rows by block of rows, keys up to its end only.
+
+    Within a block a few rows after the others, by a loop: of products side by side XLA would keep all scores at once.
+    """
+    kv_heads, group, length, dim = q.shape
     step = length if length <= _CAUSAL_ROWS else min(_CAUSAL_ROWS, bucket_step(length))
     blocks = []
     for start in range(0, length, step):
         end = start + step
-        scores = _scores(q[:, :, start:end], k[:, :end])
-        seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None, :]
-        scores = jnp.where(seen, scores, _HIDDEN)
-        p = jnp.exp(scores - scores.max(-1, keepdims=True))
-        blocks.append(_weighted(p, v[:, :end]) / p.sum(-1, keepdims=True))
+        keys, values = k[:, :end], v[:, :end]
+        rows = step
+        while rows % 2 == 0 and rows > _FEWEST_ROWS and kv_heads * group * rows * end > _CACHED_SCORES:
+            rows //= 2
+
+        def part(scanned: tuple[Any, Any], keys: Any = keys, values: Any = values) -> Any:
+            q, at = scanned
+            seen = at[:, None] >= jnp.arange(keys.shape[1])[None, :]
+            scores = jnp.where(seen, _scores(q, keys), _HIDDEN)
+            p = jnp.exp(scores - scores.max(-1, keepdims=True))
+            return _weighted(p, values) / p.sum(-1, keepdims=True)
+
+        parts = q[:, :, start:end].reshape(kv_heads, group, step // rows, rows, dim)
+        found = lax.map(part, (jnp.moveaxis(parts, 2, 0), jnp.arange(start, end).reshape(-1, rows)))
+        blocks.append(jnp.moveaxis(found, 0, 2).reshape(kv_heads, group, step, dim))
     return jnp.concatenate(blocks, axis=2)
 
 
