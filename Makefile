@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint mutation power tpu engines bench clean
+.PHONY: demo test slow lint mutation power tpu engines bench clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -14,8 +14,12 @@ demo: $(READY)
 	$(BIN)/pytest -q
 
 test: $(READY) lint
-	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/plugin
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/unit tests/plugin
 	$(BIN)/pytest -n 2
+
+# The project's own tests that `make test` leaves out because they take long.
+slow: $(READY)
+	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/unit tests/plugin
 
 lint: $(READY)
 	$(BIN)/ruff check .

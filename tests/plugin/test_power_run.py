@@ -17,6 +17,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("jax")
 
+pytestmark = pytest.mark.slow
+
 #: One fault of attention, of the layout and of the wire.
 SMALL = "leak_next=0.01,score_at_delimiter,short_list"
 

@@ -13,7 +13,10 @@ KERNELS = Path(__file__).parents[1] / "tpu" / "segment_kernels.py"
 QUICK = ("--multiitem-tpu-tier=lower", "--multiitem-tpu-chips=v6e")
 WORKERS = pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["plain", "xdist"])
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs JAX")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs JAX"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture

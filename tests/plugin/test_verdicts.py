@@ -170,7 +170,8 @@ def test_no_test_without_a_verdict_shows_as_a_pass(project: Project) -> None:
 
 
 def test_a_good_server_passes(project: Project, faults: Faults) -> None:
-    faults("serial:sleep=0.004")
+    # Long enough that another process on the machine delays no run to twice its time.
+    faults("serial:sleep=0.008 multi:sleep=0.02")
     project.write("test_it.py", REGRESSION)
     chosen = "Isolation or Equivalence or Semantics or Contract or Control or Speedup or Properties"
     result = project.run(*SMALL, "-k", chosen, "--multiitem-items=32")

@@ -238,6 +238,7 @@ def test_bad_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixtu
     assert "engine_speed: error:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_measures_judges_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = ["--quick", "--shapes", "12/3/4", "--only", "segment,isolation,sglang", "--backend", "pytorch"]
     status = main([*wanted, "--sglang-python", str(tmp_path / "no"), "--output", str(tmp_path / "out")])
@@ -261,6 +262,7 @@ def test_a_run_measures_judges_and_writes(tmp_path: Path, capsys: pytest.Capture
     assert str(tmp_path) not in text + json.dumps(results) and "NOT_RUN sglang" in shown.out
 
 
+@pytest.mark.slow
 def test_the_accelerator_script_runs_on_a_processor(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/accelerator.py"), "--device=cpu", "--dtype=bfloat16", *TINY]
     command += ["--vocabulary=1000", "--shape=20/3/4", "--runs=2", "--matrix-size=64", "--paths=segment"]

@@ -25,6 +25,8 @@ jnp = jax.numpy
 segment_kernel = pytest.importorskip("pytest_multiitem.engine.segment_kernel")
 jax_model = pytest.importorskip("pytest_multiitem.engine.jax_model")
 
+pytestmark = pytest.mark.slow
+
 #: Operands of one shape share one compiled program, whatever the items' lengths and the visible prefix.
 SHAPE = {"kv_heads": 2, "group": 2, "dim": 32, "prefix": 700}
 ROWS, SLOT = 385, 24

@@ -18,6 +18,8 @@ from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.tpu import gate
 from pytest_multiitem.tpu.gate import Wanted, check_kernel
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 
