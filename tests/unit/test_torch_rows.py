@@ -1,6 +1,7 @@
 """The PyTorch engine packs items side by side only where it saw that rows of a block are computed alike."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -78,3 +79,10 @@ def test_rows_that_are_computed_otherwise_are_noticed(directory, monkeypatch, at
     plan = backend.plan(None, layout_of(query, items), len(items))
     assert all(len(block.tiles) == 1 for block in plan.blocks) and len({b.tiles[0].width for b in plan.blocks}) > 1
     assert {block.tiles[0].width for block in plan.blocks} <= {12, 24, 48}
+
+
+def test_cores_compute_alone_and_all_other_threads_use_all_of_them(backend):
+    """What one thread tells PyTorch holds for threads that come later, unless it is set back."""
+    assert {backend._cores.submit(torch.get_num_threads).result() for _ in range(8)} == {1}
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == backend._blocks_at_once
