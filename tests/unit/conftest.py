@@ -7,6 +7,18 @@ import pytest
 from pytest_multiitem import cli
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A small checkpoint of the sizes of `engine_cases.SPEC`; not to be changed."""
+    from engine_cases import SPEC
+
+    from pytest_multiitem.engine.checkpoint import write_checkpoint
+
+    directory = tmp_path_factory.mktemp("checkpoint") / "small"
+    write_checkpoint(directory, SPEC)
+    return directory
+
+
 @pytest.fixture
 def multiitem(monkeypatch, capsys):
     """Run ``multiitem`` with the given words; gives exit status, standard output and standard error."""

@@ -3,11 +3,10 @@ attention weights against an independent float64 reference, on both backends."""
 
 import numpy as np
 import pytest
-from engine_cases import DELIMITER, LABELS, SPEC, tokens, workload
+from engine_cases import DELIMITER, LABELS, tokens, workload
 from fake_backend import VOCAB, FakeBackend, logit
 from reference import Reference
 
-from pytest_multiitem.engine.checkpoint import write_checkpoint
 from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
 from pytest_multiitem.engine.serve import load_backend
 from pytest_multiitem.errors import UsageError
@@ -187,13 +186,6 @@ def test_items_extend_one_position_late_in_every_run():
 
 
 # -- attention ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(directory, SPEC)
-    return directory
 
 
 @pytest.fixture(scope="module", params=["pytorch", "jax"])

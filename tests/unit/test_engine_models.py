@@ -10,7 +10,6 @@ from engine_cases import (
     LABELS,
     MASKS,
     PRODUCTION,
-    SPEC,
     assert_close,
     changes,
     expected,
@@ -20,20 +19,13 @@ from engine_cases import (
 )
 from reference import Reference
 
-from pytest_multiitem.engine.checkpoint import tiny_checkpoint, write_checkpoint
+from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.engine.serve import load_backend
 from pytest_multiitem.scoring.layout import Semantics, build_layout
 from pytest_multiitem.scoring.readout import Readout
 
 ABLATIONS = [semantics for semantics in Semantics if not semantics.has_serial_reference]
 PACKAGES = {"pytorch": "torch", "jax": "jax"}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(directory, SPEC)
-    return directory
 
 
 @pytest.fixture(scope="module", params=PACKAGES)

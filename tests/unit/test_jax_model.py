@@ -5,11 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from engine_cases import LABELS, MASKS, SPEC, assert_close, expected, packed, tokens, workload
+from engine_cases import LABELS, MASKS, assert_close, expected, packed, tokens, workload
 from reference import Reference
 from safetensors.numpy import load_file, save_file
 
-from pytest_multiitem.engine.checkpoint import write_checkpoint
 from pytest_multiitem.engine.config import read_config
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
 from pytest_multiitem.scoring.layout import Semantics
@@ -18,13 +17,6 @@ pytest.importorskip("jax")
 
 from pytest_multiitem.engine import jax_programs
 from pytest_multiitem.engine.jax_model import JaxBackend
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(directory, SPEC)
-    return directory
 
 
 @pytest.fixture(scope="module")

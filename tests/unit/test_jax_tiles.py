@@ -2,19 +2,10 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from engine_cases import DELIMITER, SPEC, assert_close, packed, workload
+from engine_cases import DELIMITER, assert_close, packed, workload
 
-from pytest_multiitem.engine.checkpoint import write_checkpoint
 from pytest_multiitem.engine.serve import load_backend
 from pytest_multiitem.scoring.layout import Semantics, build_layout
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(directory, SPEC)
-    return directory
 
 
 def planned(backend, query, items):
@@ -27,16 +18,16 @@ def stacked(plan):
     return all(tile.item[0] >= 0 and (np.diff(np.flatnonzero(tile.item >= 0)) == 1).all() for tile in plan.tiles)
 
 
-def test_tiles_are_filled_in_order_here(directory):
-    backend = load_backend("jax", directory, dtype="float32", device="cpu")
+def test_tiles_are_filled_in_order_here(checkpoint):
+    backend = load_backend("jax", checkpoint, dtype="float32", device="cpu")
     assert stacked(planned(backend, *workload(3)))
     assert backend._uniform and all(backend._uniform.values())
 
 
-def test_slots_that_are_computed_otherwise_are_noticed(directory, monkeypatch):
+def test_slots_that_are_computed_otherwise_are_noticed(checkpoint, monkeypatch):
     """A tile whose second slot differs in its last bit: items get fixed slots, and the same scores."""
     query, items = workload(3)
-    honest, uneven = (load_backend("jax", directory, dtype="float32", device="cpu") for _ in range(2))
+    honest, uneven = (load_backend("jax", checkpoint, dtype="float32", device="cpu") for _ in range(2))
     segment = uneven._segment
 
     def second_slot_moved(*arguments):

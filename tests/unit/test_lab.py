@@ -5,7 +5,6 @@ import pytest
 import pytest_asyncio
 
 from pytest_multiitem.engine import lab as lab_module
-from pytest_multiitem.engine.checkpoint import write_checkpoint
 
 pytest.importorskip("torch")
 
@@ -14,12 +13,8 @@ PACKED = ["--multi-item-scoring-delimiter", "999", "--multi-item-scoring-chunk-s
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    from engine_cases import SPEC
-
-    directory = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(directory, SPEC)
-    return ["--model-path", str(directory)]
+def model(checkpoint):
+    return ["--model-path", str(checkpoint)]
 
 
 @pytest_asyncio.fixture

@@ -12,11 +12,11 @@ import time
 import httpx
 import numpy as np
 import pytest
-from engine_cases import LABELS, SPEC, assert_close, expected, tokens, workload
+from engine_cases import LABELS, assert_close, expected, tokens, workload
 from reference import Reference
 
 from pytest_multiitem.engine.app import create_app
-from pytest_multiitem.engine.checkpoint import tiny_checkpoint, write_checkpoint
+from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
 from pytest_multiitem.engine.serve import ServeArgs, add_arguments, build_service, load_backend
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, UsageError
@@ -66,13 +66,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(directory, SPEC)
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,12 @@ from engine_cases import (
     DELIMITER,
     MASKS,
     PRODUCTION,
-    SPEC,
     assert_close,
     changes,
     packed,
     workload,
 )
 
-from pytest_multiitem.engine.checkpoint import write_checkpoint
 from pytest_multiitem.engine.plan import place
 from pytest_multiitem.scoring.layout import Semantics, build_layout
 
@@ -253,13 +251,6 @@ def test_the_case_lowers_for_a_tpu(shape, dtype):
 def on_tpu(*arguments):
     """What a backend on a TPU computes a tile's attention with, interpreted."""
     return segment_kernel.slot_attention(*arguments, interpret=True)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(directory, SPEC)
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from engine_cases import DELIMITER, SPEC, assert_close, packed, workload
+from engine_cases import DELIMITER, assert_close, packed, workload
 
-from pytest_multiitem.engine.checkpoint import write_checkpoint
 from pytest_multiitem.engine.serve import load_backend
 from pytest_multiitem.scoring.layout import Semantics, build_layout
 
@@ -15,16 +14,9 @@ torch = pytest.importorskip("torch")
 functional = torch.nn.functional
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(directory, SPEC)
-    return directory
-
-
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def backend(request, directory):
-    return load_backend("pytorch", directory, dtype=request.param, device="cpu")
+def backend(request, checkpoint):
+    return load_backend("pytorch", checkpoint, dtype=request.param, device="cpu")
 
 
 def layout_of(query, items):
@@ -62,7 +54,7 @@ def test_without_uniform_rows_items_have_fixed_slots_and_the_same_scores(backend
 
 
 @pytest.mark.parametrize("at", ["last row of tall blocks", "short blocks", "second slot"])
-def test_rows_that_are_computed_otherwise_are_noticed(directory, monkeypatch, at):
+def test_rows_that_are_computed_otherwise_are_noticed(checkpoint, monkeypatch, at):
     """A matrix product in which some rows differ in their last bit."""
     honest = functional.linear
 
@@ -74,7 +66,7 @@ def test_rows_that_are_computed_otherwise_are_noticed(directory, monkeypatch, at
         return out
 
     monkeypatch.setattr(functional, "linear", uneven)
-    backend = load_backend("pytorch", directory, dtype="float32", device="cpu")
+    backend = load_backend("pytorch", checkpoint, dtype="float32", device="cpu")
     query, items = workload(5)
     plan = backend.plan(None, layout_of(query, items), len(items))
     assert all(len(block.tiles) == 1 for block in plan.blocks) and len({b.tiles[0].width for b in plan.blocks}) > 1

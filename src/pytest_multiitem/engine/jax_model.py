@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.engine.checkpoint import cache_directory
 from pytest_multiitem.engine.config import ModelConfig, read_config
-from pytest_multiitem.engine.plan import Block, Plan, Tile, place, stack
+from pytest_multiitem.engine.plan import Block, Plan, Tile, equal_slots, place, stack
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
 from pytest_multiitem.scoring.readout import Readout
@@ -98,7 +98,7 @@ class JaxBackend:
     def plan(self, prefix: programs.Prefill, layout: PackedLayout, num_items: int) -> Plan:
         """Tiles filled in order where a tile's slots are computed alike, else fixed slots."""
         plan = stack(layout, num_items)
-        if all(self._is_uniform(tile.slots, tile.width, prefix.keys.shape[2]) for tile in plan.tiles):
+        if all(self._is_uniform(prefix, tile.slots, tile.width) for tile in plan.tiles):
             return plan
         return place(layout, num_items, scores_only=True)
 
@@ -117,59 +117,39 @@ class JaxBackend:
         """
 
         def dispatch(block: Block) -> _Dispatched:
-            return self._segment_tile(prefix, visible_prefix, block.tiles[0], labels, normalise)
+            (tile,) = block.tiles
+            return self._read(self._segment(prefix, visible_prefix, tile), np.arange(tile.slots), labels, normalise)
 
         if self._cores is None:
             return [each.collect() for each in [dispatch(block) for block in blocks]]
         return [*self._cores.map(lambda block: dispatch(block).collect(), blocks)]
 
-    def _segment_tile(
-        self, prefix: programs.Prefill, visible_prefix: int, tile: Tile, labels: Sequence[int], normalise: bool
-    ) -> _Dispatched:
-        states = self._segment(prefix.keys, prefix.values, visible_prefix, tile.tokens, tile.positions, tile.score_row)
-        return self._read(states, np.arange(tile.slots), labels, normalise)
-
-    def _segment(
-        self,
-        prefix_keys: Any,
-        prefix_values: Any,
-        visible_prefix: int,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
-        score_row: NDArray[np.int32],
-    ) -> Any:
-        """`programs.segment` with this model's weights."""
+    def _segment(self, prefix: programs.Prefill, visible_prefix: int, tile: Tile) -> Any:
+        """`programs.segment` of a tile with this model's weights: states [G, H]."""
         return programs.segment(
             self._config,
             self._weights,
-            self._rotary_for(positions),
-            prefix_keys,
-            prefix_values,
+            self._rotary_for(tile.positions),
+            prefix.keys,
+            prefix.values,
             np.int32(visible_prefix),
-            tokens,
-            positions,
-            score_row,
+            tile.tokens,
+            tile.positions,
+            tile.score_row,
             kernel=self._segment_kernel,
         )
 
-    def _is_uniform(self, slots: int, width: int, prefix: int) -> bool:
-        """Whether equal slots give the same bits at every place of a tile [slots, width] behind a prefix bucket.
+    def _is_uniform(self, prefix: programs.Prefill, slots: int, width: int) -> bool:
+        """Whether equal slots give the same bits at every place of a tile [slots, width] behind a prefix of this shape.
 
         Measured when a shape is first used: what :func:`engine.plan.stack` rests on, and no library promises it.
         """
-        if (known := self._uniform.get((slots, width, prefix))) is None:
-            config = self._config
-            size = (config.num_hidden_layers, config.num_key_value_heads, prefix, config.head_dim)
-            keys = np.sin(np.arange(np.prod(size), dtype=np.float32)).reshape(size)
-            shared = jax.device_put(keys.astype(self._weights.embedding.dtype), self._device)
-            tokens = np.arange(1, width + 1, dtype=np.int32) * 7919 % config.vocab_size
-            positions = np.arange(prefix, prefix + width, dtype=np.int32)
-            tokens, positions = (np.broadcast_to(row, (slots, width)) for row in (tokens, positions))
-            score_row = np.full(slots, width - 1, dtype=np.int32)
-            states = self._segment(shared, shared, prefix, tokens, positions, score_row)
-            found = np.asarray(states)
-            known = self._uniform[slots, width, prefix] = bool((found == found[:1]).all())
-        return known
+        shape = (slots, width, prefix.keys.shape[2])
+        if shape not in self._uniform:
+            tile = equal_slots(slots, width, shape[2], self.vocab_size)
+            found = np.asarray(self._segment(prefix, shape[2], tile))
+            self._uniform[shape] = bool((found == found[:1]).all())
+        return self._uniform[shape]
 
     def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
         """Run the whole packed sequence, in placed order, under its S×S mask, held as boolean blocks.
@@ -200,7 +180,7 @@ class JaxBackend:
                 hidden[i] = programs.dense_finish(*model, layer, hidden[i], state)
         empty = self._read(hidden[0], [plan.empty_score_row], labels, normalise)
         read = [
-            self._read(rows, _score_rows(tile), labels, normalise)
+            self._read(rows, tile.score_rows, labels, normalise)
             for rows, tile in zip(hidden[1:], plan.tiles, strict=True)
         ]
         return _in_item_order(plan, empty.collect(), [each.collect() for each in read])
@@ -317,11 +297,6 @@ def _log_weights(weights: NDArray[np.float32], rows: programs.Placed, keys: prog
     block[used] = weights[np.ix_(rows.index[rows.index >= 0], keys.index[keys.index >= 0])]
     block[rows.place[:, None] == keys.place[None, :]] = 0
     return block
-
-
-def _score_rows(tile: Tile) -> NDArray[np.int64]:
-    """The row of each slot's score [G] among the tile's G · W rows."""
-    return np.arange(tile.slots) * tile.width + tile.score_row
 
 
 def _in_item_order(plan: Plan, empty: Readout, tiles: Sequence[Readout]) -> Readout:

@@ -102,6 +102,11 @@ class Tile:
         """W, in tokens."""
         return int(self.tokens.shape[1])
 
+    @property
+    def score_rows(self) -> NDArray[np.int64]:
+        """The row of each slot's score [G] among the tile's G · W rows."""
+        return np.arange(self.slots) * self.width + self.score_row
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -134,12 +139,7 @@ class Block:
     def score_rows(self) -> NDArray[np.int64]:
         """The row of each slot's score among the block's rows."""
         starts = np.cumsum([0, *(tile.tokens.size for tile in self.tiles)])
-        return np.concatenate(
-            [
-                start + np.arange(tile.slots) * tile.width + tile.score_row
-                for start, tile in zip(starts, self.tiles, strict=False)
-            ]
-        )
+        return np.concatenate([start + tile.score_rows for start, tile in zip(starts, self.tiles, strict=False)])
 
     def _padded(self, parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
         padded = np.zeros(self.rows, dtype=np.int32)
@@ -247,6 +247,25 @@ def pack(layout: PackedLayout, sizes: Sequence[int], at_once: int = 1) -> Plan:
         rows = next((size for size in sizes if size >= used), -(-used // largest) * largest)
         blocks.append(Block(tuple(tiles), rows))
     return Plan(layout, tuple(blocks))
+
+
+def equal_slots(slots: int, width: int, start: int, vocab_size: int) -> Tile:
+    """A tile of ``slots`` slots of the same ``width`` tokens behind ``start`` others, each read at its end: what shows
+    whether slots are computed alike."""
+    shape = (slots, width)
+    return Tile(
+        tokens=np.broadcast_to(arbitrary_tokens(width, vocab_size), shape),
+        positions=np.broadcast_to(np.arange(start, start + width, dtype=np.int32), shape),
+        packed_index=np.arange(slots * width).reshape(shape),
+        item=np.arange(slots, dtype=np.int32),
+        score_row=np.full(slots, width - 1, dtype=np.int32),
+        reads=np.ones(slots, dtype=np.bool_),
+    )
+
+
+def arbitrary_tokens(count: int, vocab_size: int) -> NDArray[np.int32]:
+    """``count`` token ids, the same every time, spread over a vocabulary."""
+    return (np.arange(1, count + 1, dtype=np.int64) * 7919 % vocab_size).astype(np.int32)
 
 
 def _tile(layout: PackedLayout, items: NDArray[np.int64], lengths: NDArray[np.int64], width: int) -> Tile:

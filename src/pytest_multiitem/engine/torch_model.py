@@ -22,7 +22,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 from pytest_multiitem.engine import torch_attention as attention
 from pytest_multiitem.engine.config import ModelConfig, read_config
-from pytest_multiitem.engine.plan import Block, Plan, Tile, pack, place
+from pytest_multiitem.engine.plan import Block, Plan, arbitrary_tokens, equal_slots, pack, place
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
 from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.readout import Readout
@@ -184,12 +184,13 @@ class TorchBackend:
         probe = copy.copy(self)
         probe._block_rows = tuple(sizes)
         probe._layers = [self._layers[0], *self._layers[1:][-1:]]
-        labels = _probe_tokens(3, self.vocab_size).tolist()
+        labels = arbitrary_tokens(3, self.vocab_size).tolist()
         for length in _PROBED_PREFIXES:
-            prefix = probe.prefix(_probe_tokens(length, self.vocab_size), np.arange(length, dtype=np.int32))
+            prefix = probe.prefix(arbitrary_tokens(length, self.vocab_size), np.arange(length, dtype=np.int32))
             expected = None
             for rows, slots in itertools.product(sizes, (1, 2, sizes[-1])):
-                block = _probe_block(min(slots, rows // _PROBED_WIDTH), rows, length, self.vocab_size)
+                slots = min(slots, rows // _PROBED_WIDTH)
+                block = Block((equal_slots(slots, _PROBED_WIDTH, length, self.vocab_size),), rows)
                 (read,) = probe.segment(prefix, length, [block], labels, normalise=True)
                 found = np.column_stack([read.label_logits, np.asarray(read.log_normaliser)])
                 expected = found[0] if expected is None else expected
@@ -218,7 +219,7 @@ class TorchBackend:
         readouts = [self._read(hidden[0][plan.empty_score_row][None], labels, normalise)]
         owners = [np.full(1, -1)]
         for tile, rows in zip(plan.tiles, hidden[1:], strict=True):
-            readouts.append(self._read(rows[self._score_rows(tile)], labels, normalise))
+            readouts.append(self._read(rows[self._tensor(tile.score_rows)], labels, normalise))
             owners.append(np.where(tile.reads, tile.item, -1))
         return _in_item_order(plan, readouts, np.concatenate(owners))
 
@@ -228,9 +229,6 @@ class TorchBackend:
         factors = self._rotary(hidden[None], self._tensor(positions)[None])
         cos, sin = (factor[0, :, None].chunk(2, dim=-1)[0] for factor in factors)
         return hidden, (cos, sin)
-
-    def _score_rows(self, tile: Tile) -> Tensor:
-        return self._tensor(np.arange(tile.slots) * tile.width + tile.score_row)
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
@@ -284,25 +282,6 @@ def _cores(count: int) -> ThreadPoolExecutor:
         raise EngineUnavailable("this PyTorch computes with several threads where it was told to use one")
     torch.set_num_threads(count)
     return cores
-
-
-def _probe_tokens(count: int, vocab_size: int) -> NDArray[np.int32]:
-    return (np.arange(1, count + 1, dtype=np.int64) * 7919 % vocab_size).astype(np.int32)
-
-
-def _probe_block(slots: int, rows: int, start: int, vocab_size: int) -> Block:
-    """A block of ``slots`` equal slots behind ``start`` tokens."""
-    width = _PROBED_WIDTH
-    shape = (slots, width)
-    tile = Tile(
-        tokens=np.broadcast_to(_probe_tokens(width, vocab_size), shape),
-        positions=np.broadcast_to(np.arange(start, start + width, dtype=np.int32), shape),
-        packed_index=np.arange(slots * width).reshape(shape),
-        item=np.arange(slots, dtype=np.int32),
-        score_row=np.full(slots, width - 1, dtype=np.int32),
-        reads=np.ones(slots, dtype=np.bool_),
-    )
-    return Block((tile,), rows)
 
 
 def _layers(model: Any, config: ModelConfig) -> list[_Layer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ def machine_info() -> dict[str, Any]:
     }
 
 
-def package_versions() -> dict[str, str]:
-    """The installed versions of the packages that a run's numbers depend on, read without importing them."""
+def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """The installed versions of packages, those that a run's numbers depend on by default, read without importing
+    them."""
     found = {}
-    for name in _PACKAGES:
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

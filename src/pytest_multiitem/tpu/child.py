@@ -27,12 +27,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.results.machine import package_versions
 from pytest_multiitem.tpu.shapes import shown
 
 _PACKAGES = ("jax", "jaxlib", "libtpu")
@@ -76,7 +76,7 @@ def main() -> None:
         return emit(failed=_failure(stopped))
     except UsageError as error:
         return emit(usage=str(error))
-    emit(versions=_versions())
+    emit(versions=package_versions(_PACKAGES))
     chips = _Chips(job["chips"])
     for step in job["steps"]:
         make = getattr(controls, step["control"]) if step["control"] else subject
@@ -296,16 +296,6 @@ def _failure(stopped: _StageError) -> dict[str, Any]:
         "owner": owner,
         "trace": "".join(traceback.format_exception(error)),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":
