@@ -19,11 +19,17 @@ def backend(request, checkpoint):
     return load_backend("pytorch", checkpoint, dtype=request.param, device="cpu")
 
 
+def needs_uniform_rows(backend):
+    if not backend._block_rows:
+        pytest.skip("this machine does not compute all rows alike: items have fixed slots here")
+
+
 def layout_of(query, items):
     return build_layout(query, items, DELIMITER, Semantics.QUERY_PREFIX)
 
 
 def test_items_share_blocks_of_the_heights_that_were_probed(backend):
+    needs_uniform_rows(backend)
     query, items = workload(3)
     plan = backend.plan(None, layout_of(query, items), len(items))
     assert {block.rows for block in plan.blocks} <= {32, 64, 128, 256, 512}
@@ -32,6 +38,7 @@ def test_items_share_blocks_of_the_heights_that_were_probed(backend):
 
 def test_neither_number_nor_order_nor_neighbours_change_a_bit(backend):
     """More than isolation asks for: an item's scores are the same in any company."""
+    needs_uniform_rows(backend)
     query, items = workload(8, count=40)
     whole = packed(backend, "segment", query, items, Semantics.QUERY_PREFIX)
     order = np.random.default_rng(1).permutation(40)
