@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from engine_cases import DELIMITER, assert_close, packed, workload
 
 from pytest_multiitem.engine.serve import load_backend

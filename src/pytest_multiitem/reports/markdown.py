@@ -19,7 +19,7 @@ def render(matrix: Matrix) -> str:
         _head(matrix),
         _gates(matrix.gates),
         _unhappy(matrix),
-        section("Compiled for TPUs", markdown_table(*checks_table(matrix))),
+        section("TPU compile gate", markdown_table(*checks_table(matrix))),
         section("Speed-up", markdown_table(*table.curves(matrix))),
         section("Semantics", markdown_table(*table.semantics(matrix))),
         section("Benchmarks", markdown_table(*table.benchmarks(matrix))),
