@@ -18,6 +18,7 @@ from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.tpu.chips import DEFAULT_CHIPS, parse_chip
 from pytest_multiitem.tpu.naming import parse_kernel
+from pytest_multiitem.tpu.tiers import DEFAULT_TIMEOUT, TIER_CHOICES
 
 BACKENDS = ("pytorch", "jax")
 MASKS = ("dense", "segment", "auto", "flashinfer")
@@ -429,8 +430,8 @@ OPTIONS: tuple[Option, ...] = (
            parse_kernel, "MODULE:FUNCTION"),
     Option("tpu_chips", DEFAULT_CHIPS, "chips that kernels are compiled for", _chips, "NAME,…"),
     Option("tpu_tier", "auto", "lower: JAX alone lowers kernels; compile: libtpu compiles them; auto: both",
-           _choice(("auto", "lower", "compile")), "lower|compile|auto"),
-    Option("tpu_timeout", 180.0, "seconds that one kernel may take for one chip", _seconds, "SECONDS"),
+           _choice(TIER_CHOICES), "lower|compile|auto"),
+    Option("tpu_timeout", DEFAULT_TIMEOUT, "seconds that one kernel may take for one chip", _seconds, "SECONDS"),
     Option("tpu_libtpu", None, "directory in which libtpu is installed apart from the environment",
            _directory_of_libtpu, "DIR"),
     Option("multi_port", None, "port of the multi-item server (default: the first free from 30010 on)",

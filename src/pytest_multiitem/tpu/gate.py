@@ -16,10 +16,10 @@ from pytest_multiitem.tpu.classify import Failure, shortened
 from pytest_multiitem.tpu.judge import Observed, Step, judge, overall, tier_verdicts
 from pytest_multiitem.tpu.naming import name_of
 from pytest_multiitem.tpu.process import Child, NoAnswer, exit_words, last_words
-from pytest_multiitem.tpu.records import TIER_CHOICES, TIERS, Report, Tier
+from pytest_multiitem.tpu.records import Report
 from pytest_multiitem.tpu.shapes import Case, shown
+from pytest_multiitem.tpu.tiers import DEFAULT_TIMEOUT, TIER_CHOICES, TIERS, Tier
 
-DEFAULT_TIMEOUT = 180.0
 #: Seconds in which JAX and the kernel's module are imported, where a kernel has less.
 _IMPORT_PATIENCE = 60.0
 
@@ -39,7 +39,7 @@ class Wanted:
     """What is to be checked.
 
     ``kernel``: ``MODULE:FUNCTION``; FUNCTION takes a case's arguments by name and returns (callable, abstract
-    arguments). ``tier``: one of `records.TIER_CHOICES`. ``timeout``: seconds that one kernel may take for one chip.
+    arguments). ``tier``: one of `tiers.TIER_CHOICES`. ``timeout``: seconds that one kernel may take for one chip.
     ``libtpu``: directory in which libtpu is installed apart from this environment; None: it is in it, or nowhere.
     ``path``: where modules are looked for before the environment's own places.
     """

@@ -12,7 +12,8 @@ import msgspec
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.tpu.classify import Failure, cause, shortened
 from pytest_multiitem.tpu.process import exit_words, last_words
-from pytest_multiitem.tpu.records import Check, Memory, Tier, TierVerdict
+from pytest_multiitem.tpu.records import Check, Memory, TierVerdict
+from pytest_multiitem.tpu.tiers import Tier
 
 _WORST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 _DONE = {"lower": "lowered", "compile": "compiled"}

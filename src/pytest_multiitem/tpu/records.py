@@ -7,13 +7,9 @@ from typing import Final, Literal
 import msgspec
 
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.tpu.tiers import Tier
 
 SCHEMA_VERSION: Final = "multiitem_tpu_check_v1"
-
-Tier = Literal["lower", "compile"]
-TIERS: tuple[Tier, ...] = ("lower", "compile")
-#: What ``--tier`` takes: one tier, or all that there are.
-TIER_CHOICES = ("auto", *TIERS)
 
 
 class Memory(msgspec.Struct, kw_only=True):
