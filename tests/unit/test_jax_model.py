@@ -37,7 +37,7 @@ def test_other_items_of_the_same_widths_compile_nothing(backend):
     programs = (jax_programs.segment, jax_programs.dense_attend, jax_programs.read)
 
     def compiled():
-        return [program._cache_size() for program in programs]
+        return [program.count for program in programs]
 
     for mask in MASKS:
         packed(backend, mask, query, items, Semantics.QUERY_PREFIX)

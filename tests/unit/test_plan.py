@@ -6,7 +6,16 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_multiitem.engine.plan import pack, packed_width, place, slot_width, slots_per_tile, stack, stacked_width
+from pytest_multiitem.engine.plan import (
+    pack,
+    packed_width,
+    place,
+    slot_width,
+    slots_per_tile,
+    stack,
+    stacked_slots,
+    stacked_width,
+)
 from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.semantics import Semantics
 
@@ -145,6 +154,16 @@ def test_tiles_hold_one_slot_at_least_and_never_more_than_needed(width, count):
     assert slots * width < 384 + width
 
 
+@few
+@given(length=st.integers(1, 600), count=st.integers(1, 600))
+def test_a_width_has_one_shape_of_stacked_tile_for_many_items_and_few_for_few(length, count):
+    width = stacked_width(length)
+    slots, most = stacked_slots(width, count), stacked_slots(width, 10**6)
+    assert 1 <= slots <= most and most * width <= max(384, width) < 2 * most * width
+    assert slots == most or count <= slots < max(2, 1.5 * count)
+    assert len({stacked_slots(width, n) for n in range(1, 2001)}) <= 10
+
+
 def test_an_empty_item_keeps_its_slot_unread():
     plan = planned([2, 0, 2])
     (tile,) = plan.tiles
@@ -249,7 +268,7 @@ def test_a_score_that_is_read_elsewhere_in_its_block_is_placed_with_what_it_depe
 def test_stacked_tiles_have_fixed_shapes_and_are_full_but_for_the_last_of_a_width(lengths, num_items):
     tiles = stack(laid_out(lengths), num_items).tiles
     for number, tile in enumerate(tiles):
-        assert tile.slots == slots_per_tile(tile.width, num_items)
+        assert tile.slots == stacked_slots(tile.width, num_items)
         filled = tile.item[tile.item >= 0]
         assert (tile.item[: len(filled)] == filled).all() and (np.diff(filled) > 0).all()
         assert {stacked_width(lengths[item]) for item in filled} == {tile.width}

@@ -92,8 +92,8 @@ class JaxBackend:
 
     def prefix_readout(self, prefix: programs.Prefill, row: int, labels: Sequence[int], normalise: bool) -> Readout:
         """Read the logits at row ``row`` of a computed prefix."""
-        hidden = programs.prefill_row(self._config, self._weights, prefix, np.int32(row))
-        return self._read(hidden, [0], labels, normalise).collect()
+        state = programs.prefill_row(self._config, self._weights, prefix, np.int32(row))
+        return self._read(state, 1, labels, normalise).collect()
 
     def plan(self, prefix: programs.Prefill, layout: PackedLayout, num_items: int) -> Plan:
         """Tiles filled in order where a tile's slots are computed alike, else fixed slots."""
@@ -118,14 +118,14 @@ class JaxBackend:
 
         def dispatch(block: Block) -> _Dispatched:
             (tile,) = block.tiles
-            return self._read(self._segment(prefix, visible_prefix, tile), np.arange(tile.slots), labels, normalise)
+            return self._read(self._segment(prefix, visible_prefix, tile), tile.slots, labels, normalise)
 
         if self._cores is None:
             return [each.collect() for each in [dispatch(block) for block in blocks]]
         return [*self._cores.map(lambda block: dispatch(block).collect(), blocks)]
 
     def _segment(self, prefix: programs.Prefill, visible_prefix: int, tile: Tile) -> Any:
-        """`programs.segment` of a tile with this model's weights: states [G, H]."""
+        """`programs.segment` of a tile with this model's weights: states [≥ G, H]."""
         return programs.segment(
             self._config,
             self._weights,
@@ -147,7 +147,7 @@ class JaxBackend:
         shape = (slots, width, prefix.keys.shape[2])
         if shape not in self._uniform:
             tile = equal_slots(slots, width, shape[2], self.vocab_size)
-            found = np.asarray(self._segment(prefix, shape[2], tile))
+            found = np.asarray(self._segment(prefix, shape[2], tile))[:slots]
             self._uniform[shape] = bool((found == found[:1]).all())
         return self._uniform[shape]
 
@@ -178,24 +178,20 @@ class JaxBackend:
                 for (_, k, v), mask in zip(projected, masks[i], strict=True):
                     state = programs.dense_attend(q, k, v, mask, state)
                 hidden[i] = programs.dense_finish(*model, layer, hidden[i], state)
-        empty = self._read(hidden[0], [plan.empty_score_row], labels, normalise)
-        read = [
-            self._read(rows, tile.score_rows, labels, normalise)
-            for rows, tile in zip(hidden[1:], plan.tiles, strict=True)
-        ]
-        return _in_item_order(plan, empty.collect(), [each.collect() for each in read])
 
-    def _read(
-        self, hidden: Any, rows: Sequence[int] | NDArray[Any], labels: Sequence[int], normalise: bool
-    ) -> _Dispatched:
-        """Dispatch the reading of n rows; the arrays stay on the device until they are collected.
+        def read(hidden: Any, rows: Sequence[int] | NDArray[Any]) -> _Dispatched:
+            at = _padded(np.asarray(rows, dtype=np.int32), programs.readable(len(rows)))
+            return self._read(programs.final_states(*model, hidden, at), len(rows), labels, normalise)
 
-        n is padded to a power of two: tiles of several shapes then share the readout's programs.
-        """
-        at = _padded(np.asarray(rows, dtype=np.int32), 1 << (len(rows) - 1).bit_length())
-        states = programs.final_states(self._config, self._weights, hidden, at)
+        empty = read(hidden[0], [plan.empty_score_row])
+        tiles = [read(rows, tile.score_rows) for rows, tile in zip(hidden[1:], plan.tiles, strict=True)]
+        return _in_item_order(plan, empty.collect(), [each.collect() for each in tiles])
+
+    def _read(self, states: Any, rows: int, labels: Sequence[int], normalise: bool) -> _Dispatched:
+        """Dispatch the reading of the first n ``rows`` of normed states; the arrays stay on the device until they are
+        collected."""
         read = programs.read(self._weights, states, np.asarray(labels, dtype=np.int32), normalise=normalise)
-        return _Dispatched(len(rows), *read)
+        return _Dispatched(rows, *read)
 
     def _rotary_for(self, *positions: NDArray[np.int32]) -> programs.Rotary:
         """The rotary tables, grown where a position lies beyond them (JAX would clamp silently)."""

@@ -11,7 +11,6 @@ Queries are [kv_heads, group, R, D]; keys and values are [kv_heads, R, D].
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pytest_multiitem.engine.config import ModelConfig
+from pytest_multiitem.engine.jax_program import program
 from pytest_multiitem.engine.jax_weights import Layers, Weights
 from pytest_multiitem.scoring.layout import Semantics, visible
 
@@ -28,8 +28,8 @@ _HIDDEN, _NOTHING_SEEN = -1e30, -1e20
 
 #: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
 _CAUSAL_ROWS = 512
-#: Scores of rows against the prefix that are computed at a time: 4 MiB, which a core's cache and its neighbour's hold.
-_CACHED_SCORES = 1 << 20
+#: Scores of rows against the prefix that are computed at a time: 2 MiB, as much as a core's cache holds.
+_CACHED_SCORES = 1 << 19
 _FEWEST_ROWS = 32
 
 
@@ -60,7 +60,7 @@ class Attention(NamedTuple):
     values: Any
 
 
-@partial(jax.jit, static_argnames=("config",))
+@program("config")
 def embed(config: ModelConfig, weights: Weights, tokens: Any) -> Any:
     """Token embeddings [R, H]."""
     return weights.embedding[tokens]
@@ -76,7 +76,7 @@ class Prefill(NamedTuple):
     queries: Any
 
 
-@partial(jax.jit, static_argnames=("config",))
+@program("config")
 def prefill(config: ModelConfig, weights: Weights, rotary: Rotary, tokens: Any, positions: Any) -> Prefill:
     """A causal pass over [P] tokens, up to the last layer's attention."""
 
@@ -91,18 +91,19 @@ def prefill(config: ModelConfig, weights: Weights, rotary: Rotary, tokens: Any, 
     return Prefill(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), x, q)
 
 
-@partial(jax.jit, static_argnames=("config",))
+@program("config")
 def prefill_row(config: ModelConfig, weights: Weights, prefix: Prefill, row: Any) -> Any:
-    """The hidden state [1, H] after the last layer, of one row of a prefix."""
+    """The final, normed state [1, H] of one row of a prefix."""
     q = lax.dynamic_slice_in_dim(prefix.queries, row, 1, axis=2)
     scores = jnp.where(jnp.arange(prefix.keys.shape[2]) <= row, _scores(q, prefix.keys[-1]), _HIDDEN)
     p = jnp.exp(scores - scores.max(-1, keepdims=True))
     attended = _weighted(p, prefix.values[-1]) / p.sum(-1, keepdims=True)
     last = _layer(weights, config.num_hidden_layers - 1)
-    return _finish(config, last, lax.dynamic_slice_in_dim(prefix.hidden, row, 1), attended)
+    hidden = _finish(config, last, lax.dynamic_slice_in_dim(prefix.hidden, row, 1), attended)
+    return _final(config, weights, hidden)
 
 
-@partial(jax.jit, static_argnames=("config", "kernel"))
+@program("config", "kernel")
 def segment(
     config: ModelConfig,
     weights: Weights,
@@ -115,7 +116,8 @@ def segment(
     score_row: Any,
     kernel: Callable[..., Any] | None = None,
 ) -> Any:
-    """Hidden states [G, H] of the row ``score_row`` [G] of each slot of a tile [G, W].
+    """The final, normed states of the row ``score_row`` [G] of each slot of a tile [G, W], and after them zeros, as
+    :func:`readable` wants them: [≥ G, H].
 
     Slots share one matrix product against the prefix [P]. Each row: one softmax over the first ``visible_prefix``
     prefix keys and its own slot so far. In the last layer only a slot's score row needs more than its key and value.
@@ -148,7 +150,8 @@ def segment(
     else:
         own_seen = (jnp.arange(width) <= score_row[:, None])[:, None]
         attended = _segment_attention(q[:, :, at], k, v, prefix_keys[-1], prefix_values[-1], seen, own_seen)
-    return _finish(config, last, x[at], attended)
+    states = _final(config, weights, _finish(config, last, x[at], attended))
+    return jnp.pad(states, ((0, readable(slots) - slots), (0, 0)))
 
 
 def _segment_attention(q: Any, k: Any, v: Any, shared_k: Any, shared_v: Any, seen: Any, own_seen: Any) -> Any:
@@ -194,7 +197,7 @@ def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any) -> Attention:
     return Attention(*(x.swapaxes(0, 1).reshape(kv_heads, parts * rows, *x.shape[3:])[:, :count] for x in found))
 
 
-@partial(jax.jit, static_argnames=("config",))
+@program("config")
 def dense_project(
     config: ModelConfig, weights: Weights, rotary: Rotary, layer: Any, x: Any, positions: Any
 ) -> tuple[Any, Any, Any]:
@@ -202,7 +205,7 @@ def dense_project(
     return _project(config, _layer(weights, layer), rotary, x, positions)
 
 
-@partial(jax.jit, static_argnames=("semantics",))
+@program("semantics")
 def dense_mask(semantics: Semantics, rows: Placed, columns: Placed) -> Any:
     """One block [R, C] of the S×S mask. Padding sees itself alone and is seen by nobody else."""
     allowed = visible(
@@ -217,7 +220,7 @@ def dense_mask(semantics: Semantics, rows: Placed, columns: Placed) -> Any:
     return (allowed & real) | (rows.place[:, None] == columns.place[None, :])
 
 
-@jax.jit
+@program()
 def dense_start(q: Any) -> Attention:
     """The running softmax of R rows before any key block."""
     rows = q.shape[:-1]
@@ -226,7 +229,7 @@ def dense_start(q: Any) -> Attention:
     )
 
 
-@partial(jax.jit, donate_argnames=("state",))
+@program(donated=("state",))
 def dense_attend(q: Any, k: Any, v: Any, mask: Any, state: Attention) -> Attention:
     """Add one key block to the running softmax of R rows. ``mask`` [R, C]: boolean, or logarithms of weights.
 
@@ -248,25 +251,36 @@ def dense_attend(q: Any, k: Any, v: Any, mask: Any, state: Attention) -> Attenti
     )
 
 
-@partial(jax.jit, static_argnames=("config",))
+@program("config")
 def dense_finish(config: ModelConfig, weights: Weights, layer: Any, x: Any, state: Attention) -> Any:
     """The rest of layer number ``layer`` after attention, for R rows."""
     return _finish(config, _layer(weights, layer), x, state.values / state.total[..., None])
 
 
-@partial(jax.jit, static_argnames=("config",))
+@program("config")
 def final_states(config: ModelConfig, weights: Weights, hidden: Any, rows: Any) -> Any:
-    """The final, normed states [n, H] at ``rows`` [n] of hidden states [R, H]."""
-    return _rms_norm(hidden[rows], weights.final_norm, config.rms_norm_eps)
+    """The final, normed states [n, H] at ``rows`` [n] of hidden states [R, H] after the last layer."""
+    return _final(config, weights, hidden[rows])
 
 
-@partial(jax.jit, static_argnames=("normalise",))
+@program("normalise")
 def read(weights: Weights, states: Any, labels: Any, normalise: bool) -> tuple[Any, Any]:
     """In float32: the label logits [n, K] of states [n, H]; if ``normalise``, log-sum-exp over the vocabulary [n]."""
     logits = _dot("nh,kh->nk", states, weights.head[labels])
     if not normalise:
         return logits, None
     return logits, jax.nn.logsumexp(_dot("nh,vh->nv", states, weights.head), axis=-1)
+
+
+def readable(rows: int) -> int:
+    """How many states are read at once for the sake of ``rows``: a power of two, so that tiles of several shapes share
+    the programs of :func:`read`."""
+    return 1 << (rows - 1).bit_length()
+
+
+def _final(config: ModelConfig, weights: Weights, hidden: Any) -> Any:
+    """The last normalisation of states [n, H]."""
+    return _rms_norm(hidden, weights.final_norm, config.rms_norm_eps)
 
 
 def _layer(weights: Weights, layer: Any) -> Layers:
@@ -341,15 +355,16 @@ def _finish(config: ModelConfig, p: Layers, x: Any, attended: Any) -> Any:
 def _causal(q: Any, k: Any, v: Any) -> Any:
     """Causal attention [kv_heads, group, R, D], block of rows by block of rows, keys up to its end only.
 
+    Few blocks, for each is compiled by itself.
     Within a block a few rows after the others, by a loop: of products side by side XLA would keep all scores at once.
     """
     kv_heads, group, length, dim = q.shape
-    step = length if length <= _CAUSAL_ROWS else min(_CAUSAL_ROWS, bucket_step(length))
+    step = length if length <= _CAUSAL_ROWS else min(_CAUSAL_ROWS, 2 * bucket_step(length))
     blocks = []
     for start in range(0, length, step):
-        end = start + step
+        end = min(start + step, length)
         keys, values = k[:, :end], v[:, :end]
-        rows = step
+        rows = end - start
         while rows % 2 == 0 and rows > _FEWEST_ROWS and kv_heads * group * rows * end > _CACHED_SCORES:
             rows //= 2
 
@@ -360,9 +375,9 @@ def _causal(q: Any, k: Any, v: Any) -> Any:
             p = jnp.exp(scores - scores.max(-1, keepdims=True))
             return _weighted(p, values) / p.sum(-1, keepdims=True)
 
-        parts = q[:, :, start:end].reshape(kv_heads, group, step // rows, rows, dim)
+        parts = q[:, :, start:end].reshape(kv_heads, group, -1, rows, dim)
         found = lax.map(part, (jnp.moveaxis(parts, 2, 0), jnp.arange(start, end).reshape(-1, rows)))
-        blocks.append(jnp.moveaxis(found, 0, 2).reshape(kv_heads, group, step, dim))
+        blocks.append(jnp.moveaxis(found, 0, 2).reshape(kv_heads, group, end - start, dim))
     return jnp.concatenate(blocks, axis=2)
 
 

@@ -9,8 +9,8 @@ three placements, and none leaves it to luck:
   item's slot has a WIDTH that depends on its own length only, at a PLACE (tile number, slot number)
   that depends on its own index and width only; a tile's shape depends on the slot width and on N
   only, and is computed whole, empty slots included. The price is those empty slots.
-* :func:`stack` fills tiles of those shapes in item order, so that few slots are empty. It is for a
-  backend that was seen to give a slot the same bits at every place of a tile.
+* :func:`stack` fills tiles of a width in item order, so that few slots are empty. It is for a backend
+  that was seen to give a slot the same bits at every place of a tile.
 * :func:`pack`, slots side by side in blocks of a few fixed heights, has next to no empty rows. It is
   for a backend that was seen to give a row the same bits in every row of every such block.
 
@@ -68,10 +68,27 @@ def slots_per_tile(width: int, num_items: int) -> int:
     N is rounded up to 1, 2, 3, 4, 6, 8, 12, 16, … so that few shapes exist; N equal items then fill
     their tiles almost evenly.
     """
-    power = 1 << max(0, num_items - 1).bit_length()
-    rounded = power * 3 // 4 if power >= 4 and num_items <= power * 3 // 4 else power
+    rounded = _rounded_up(num_items)
     tiles = max(1, -(-rounded * width // _TILE_ROWS))
     return -(-rounded // tiles)
+
+
+def stacked_slots(width: int, num_items: int) -> int:
+    """G of :func:`stack`, as in :func:`slots_per_tile`, but the same for every N that one tile does not hold: a width
+    then has a shape for many items and a few for few."""
+    return min(_rounded_up(num_items), _rounded_down(max(1, _TILE_ROWS // width)))
+
+
+def _rounded_up(count: int) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, … that is not below ``count``."""
+    power = 1 << max(0, count - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
+
+
+def _rounded_down(count: int) -> int:
+    """The greatest of 1, 2, 3, 4, 6, 8, 12, 16, … that is not above ``count``."""
+    power = 1 << count.bit_length() - 1
+    return power * 3 // 2 if power >= 2 and count >= power * 3 // 2 else power
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,14 +220,14 @@ def place(layout: PackedLayout, num_items: int | None = None, *, scores_only: bo
 def stack(layout: PackedLayout, num_items: int) -> Plan:
     """Slots of one width in tiles, filled in item order, one tile a block; ``num_items`` sizes the tiles.
 
-    Holds what scores depend on only. The shapes are those of fixed tiles, without the tiles that would stand empty.
+    Holds what scores depend on only.
     """
     lengths = _needed(layout)
     widths = np.array([stacked_width(length) for length in lengths.tolist()])
     blocks = []
     for width in sorted(set(widths[lengths > 0].tolist())):
         items = np.flatnonzero((widths == width) & (lengths > 0))
-        slots = slots_per_tile(width, num_items)
+        slots = stacked_slots(width, num_items)
         filled = np.pad(items, (0, -len(items) % slots), constant_values=-1)
         blocks += [Block((_tile(layout, part, lengths, width),), slots * width) for part in filled.reshape(-1, slots)]
     return Plan(layout, tuple(blocks))
