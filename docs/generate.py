@@ -2,7 +2,7 @@
 
 python docs/generate.py                             # a test asserts that the files are what this writes
 python docs/generate.py --kill-matrix kill_matrix.json    # the measured part of explanation/power.md
-python docs/generate.py --engine-speed engine-speed.json  # reference/engine-speed.md, and the JSON beside it
+python docs/generate.py --engine-speed engine-speed.json [OTHER…]  # reference/engine-speed.md, and the JSON beside it
 """
 
 from __future__ import annotations
@@ -183,14 +183,14 @@ def with_kill_matrix(page: str, matrix: KillMatrix) -> str:
     return "\n".join(rows)
 
 
-def engine_speed_page(results: bytes) -> str:
-    """The whole of reference/engine-speed.md, from the JSON of ``make bench``."""
+def engine_speed_page(results: bytes, *others: bytes) -> str:
+    """The whole of reference/engine-speed.md, from the JSON of ``make bench``, and of runs elsewhere or earlier."""
     root = str(Path(__file__).resolve().parents[1])
     if root not in sys.path:  # benchmarks/ is no part of the package
         sys.path.append(root)
     from benchmarks.engine_speed.page import page
 
-    return page(msgspec.json.decode(results))
+    return page(msgspec.json.decode(results), [msgspec.json.decode(other) for other in others])
 
 
 def _rows(rows: list[list[str]]) -> str:
@@ -205,9 +205,12 @@ def main() -> None:
         path.write_text(with_kill_matrix(path.read_text(encoding="utf-8"), matrix), encoding="utf-8")
         return
     if sys.argv[1:2] == ["--engine-speed"]:
-        results = Path(sys.argv[2]).read_bytes()
-        page_text = engine_speed_page(results)
-        (REFERENCE / "engine-speed.json").write_bytes(results)
+        runs = [Path(path).read_bytes() for path in sys.argv[2:]]
+        page_text = engine_speed_page(*runs)
+        for path in REFERENCE.glob("engine-speed*.json"):
+            path.unlink()
+        for number, results in enumerate(runs, start=1):
+            (REFERENCE / ("engine-speed.json" if number == 1 else f"engine-speed-{number}.json")).write_bytes(results)
         (REFERENCE / "engine-speed.md").write_text(page_text, encoding="utf-8")
         return
     (REFERENCE / "comparison-files.md").write_text(comparison_page(), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.engine_speed import memory
@@ -39,8 +39,8 @@ _HOW = f"""\
   given where a server keeps the query."""
 
 
-def page(results: Results) -> str:
-    """The whole page."""
+def page(results: Results, others: Sequence[Results] = ()) -> str:
+    """The whole page: of one run, and the targets of ``others``, on other machines or of other commits."""
     parts = [
         _HEAD,
         _incomplete(results),
@@ -51,6 +51,14 @@ def page(results: Results) -> str:
         section("Agreement of the scores", markdown_table(*_agreement(results))),
         section("How it was measured", _HOW),
         section("Machine and versions", _machine(results)),
+        *(
+            section(
+                f"Another run: {other['machine']['processor']}, commit {other['git']['commit']}",
+                markdown_table(*targets_table(other)),
+                _machine(other),
+            )
+            for other in others
+        ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
