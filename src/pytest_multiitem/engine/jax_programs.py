@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pytest_multiitem.engine.config import ModelConfig
-from pytest_multiitem.engine.jax_program import program
+from pytest_multiitem.engine.jax_ahead import program
 from pytest_multiitem.engine.jax_weights import Layers, Weights
 from pytest_multiitem.scoring.layout import Semantics, visible
 

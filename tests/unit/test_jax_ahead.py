@@ -10,7 +10,7 @@ import pytest
 
 jax = pytest.importorskip("jax", reason="jax is not installed")
 
-from pytest_multiitem.engine.jax_program import Program, program  # noqa: E402
+from pytest_multiitem.engine.jax_ahead import Program, program  # noqa: E402
 
 
 @pytest.fixture
