@@ -28,7 +28,7 @@ _HIDDEN, _NOTHING_SEEN = -1e30, -1e20
 
 #: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
 _CAUSAL_ROWS = 512
-#: Scores of rows against the prefix that are computed at a time: 2 MiB, as much as a core's cache holds.
+#: Scores of rows against the prefix that are computed at a time: 2 MiB, so that they stay in a core's cache.
 _CACHED_SCORES = 1 << 19
 _FEWEST_ROWS = 32
 
@@ -355,8 +355,8 @@ def _finish(config: ModelConfig, p: Layers, x: Any, attended: Any) -> Any:
 def _causal(q: Any, k: Any, v: Any) -> Any:
     """Causal attention [kv_heads, group, R, D], block of rows by block of rows, keys up to its end only.
 
-    Few blocks, for each is compiled by itself.
-    Within a block a few rows after the others, by a loop: of products side by side XLA would keep all scores at once.
+    Few blocks, for each is compiled by itself. Within a block a few rows after the others, by a loop: of products side
+    by side XLA would keep all scores at once.
     """
     kv_heads, group, length, dim = q.shape
     step = length if length <= _CAUSAL_ROWS else min(_CAUSAL_ROWS, 2 * bucket_step(length))
