@@ -111,21 +111,31 @@ def test_attached_as_an_unknown_engine(sglang: RealEngine, tmp_path: Path) -> No
     assert sglang.serial().poll() is None, "an attached server was stopped"
 
 
-def test_the_search_finds_the_last_bit_of_a_batch(sglang: RealEngine, tmp_path: Path) -> None:
-    """Serial items of one request run in one batch: the length of one moves another in its last bit, where the fixed
-    requests of the isolation gates show nothing. The request that it finds shows it again, by itself."""
+def test_the_search_says_what_a_batch_does_to_the_last_bit(sglang: RealEngine, tmp_path: Path) -> None:
+    """Serial items of one request run in one batch, beside those of other requests. Whether that moves a score in its
+    last bit is up to the processor's matrix library: the verdict and the replay follow what this machine does."""
     url = sglang.serial().url
     urls = [f"--multi-url={url}", f"--serial-url={url}", "--multiitem-semantics=query_prefix"]
     status, matrix, output = run_suites(tmp_path, REGRESSION, *urls, "-k", "relations")
     (gate,) = (g for g in matrix["gates"] if "deselected" not in g["reason"])
-    assert gate["verdict"] == "FAIL" and status == 1, output
-    assert 0 < gate["value"] < 1e-5, "rounding, and no leak"
+    exact = [seen for seen in gate["details"]["relations"].values() if seen["exact"]]
+    assert gate["value"] == max(seen["worst"] for seen in exact) < 1e-5, f"a leak, not rounding: {output}"
     path = tmp_path / "multiitem-results/latest/counterexample.json"
+    if gate["verdict"] == "PASS":
+        assert gate["value"] == 0.0 and status == 0 and not path.exists(), output
+        assert sum(seen["examples"] for seen in exact) >= 50, output
+        return
+    assert status == 1, output
+    if gate["verdict"] == "INCONCLUSIVE":
+        assert "no relation can be blamed" in gate["reason"] or "moves scores" in gate["reason"], output
+        return
     found = json.loads(path.read_bytes())
-    assert len(found["scenario"]["base"]["items"]) <= 3
+    assert gate["verdict"] == "FAIL" and gate["value"] > 0 and len(found["scenario"]["base"]["items"]) <= 3, output
     replay = [sys.executable, "-c", "from pytest_multiitem.cli import main; main()", "replay", str(path), "--url", url]
     done = subprocess.run(replay, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1 and "violated" in done.stdout, done.stdout + done.stderr
+    violated = done.returncode == 1 and "violated" in done.stdout
+    raced = found["relation"] == "beside"  # what happens at the same time need not happen again
+    assert violated or raced, done.stdout + done.stderr
 
 
 def test_attached_as_sglang_it_is_no_multi_item_server(sglang: RealEngine, tmp_path: Path) -> None:

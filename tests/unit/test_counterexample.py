@@ -1,6 +1,8 @@
 """A counterexample: its file, what is printed of it, and its replay against healthy and faulty servers."""
 
+import itertools
 import json
+import re
 import shlex
 import threading
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from pytest_multiitem.engine.scorer import Scorer, ScorerConfig, ScoreResult
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.metamorphic import measure
 from pytest_multiitem.listening import bind
+from pytest_multiitem.properties.play import RACE_ATTEMPTS, Player
 from pytest_multiitem.reports.counterexample import curl, failure_lines, request_text, sequence_text
 from pytest_multiitem.results.counterexample import Counterexample, read, save
 from pytest_multiitem.scoring.relations import ScoreBody
@@ -149,6 +152,56 @@ def test_requests_beside_are_sent_at_the_same_time(multiitem, tmp_path, faulty, 
         code, out, _ = multiitem("replay", path, "--url", healthy)
         assert code == 0 and out.count("at the same time: ") == 2
         assert client.server_info()["executed"]["requests"] >= before + 4
+
+
+class Racing(Scorer):
+    """Every seventh request gets other scores."""
+
+    _served = 0
+
+    def score(self, query, items, labels, apply_softmax, item_first=False):
+        result = super().score(query, items, labels, apply_softmax, item_first)
+        self._served += 1
+        return ScoreResult(result.scores * (0.5 if self._served % 7 == 0 else 1), result.prompt_tokens)
+
+
+def test_what_happens_at_the_same_time_is_tried_several_times(multiitem, tmp_path, faulty, healthy):
+    """Every second request is the variant's or a beside one: each of both meets a seventh request soon."""
+    base = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
+    scenario = msgspec.structs.replace(
+        faulty[1].scenario, relation="beside", base=base, variant=(base,), pairs=((0, 0), (1, 1)), beside=(base,)
+    )
+    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=scenario))
+    with serving(Racing) as url:
+        code, out, _ = multiitem("replay", path, "--url", url)
+    tried = int(re.search(rf"violated: difference 0\.\d+, limit 0, try (\d+) of at most {RACE_ATTEMPTS}$", out)[1])
+    assert code == 1 and tried > 1
+    code, out, _ = multiitem("replay", path, "--url", healthy)
+    assert code == 0 and out.endswith(f"holds: difference 0, limit 0, try {RACE_ATTEMPTS} of at most {RACE_ATTEMPTS}\n")
+
+
+@pytest.mark.parametrize(("beside", "differs_at", "played"), [(True, 7, 7), (True, 99, RACE_ATTEMPTS), (False, 7, 1)])
+def test_a_variant_is_played_again_only_where_others_are_beside_it(faulty, beside, differs_at, played):
+    base = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
+    other = ScoreBody(query=(9,), items=((2,),), label_token_ids=(5, 6))
+    scenario = msgspec.structs.replace(
+        faulty[1].scenario, relation="beside", base=base, variant=(base,), pairs=((0, 0), (1, 1)),
+        beside=(other,) if beside else (),
+    )  # fmt: skip
+    answers = itertools.count(1)
+    rows = np.full((2, 2), 0.5)
+
+    class Connection:
+        def score(self, *_, **__):
+            return rows
+
+        def close(self):
+            pass
+
+    with Player(lambda request: rows * (1 + (next(answers) == differs_at)), Connection) as player:
+        variant, attempts = player.differing(scenario, rows, 0.0)
+    assert attempts == played == next(answers) - 1
+    assert (variant == rows).all() != (attempts == differs_at)
 
 
 def test_a_server_that_does_not_answer_violates(multiitem, saved):

@@ -122,11 +122,15 @@ class Judge:
         return False
 
     def again(self, violation: Violation) -> bool:
-        """Whether a violation shows once more. Raises ScoreFailure where the server is gone."""
+        """Whether a violation shows once more; where others are sent at the same time, in several tries.
+
+        Raises ScoreFailure where the server is gone.
+        """
         scenario = violation.scenario
         try:
             self._rows(scenario.base)
-            base, variant = self._rows(scenario.base), self._player.variant(scenario)
+            base = self._rows(scenario.base)
+            variant, _ = self._player.differing(scenario, base, violation.limit)
         except ScoreFailure as failure:
             if failure.kind in _GONE:
                 raise

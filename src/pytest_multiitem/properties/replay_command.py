@@ -28,13 +28,15 @@ def replay(
 ) -> None:
     """Send the requests of a counterexample again and compare their scores.
 
+    Where others are sent at the same time, it is tried several times: what happens then need not happen twice.
+
     Exit status 0: the relation holds. 1: it is violated, or the server did not answer. 2: the file cannot be used.
     """
     from functools import partial
 
     from pytest_multiitem.client import ScoreClient, ScoreFailure
     from pytest_multiitem.evaluation.endpoint import base_url
-    from pytest_multiitem.properties.play import Player, send
+    from pytest_multiitem.properties.play import RACE_ATTEMPTS, Player, send
     from pytest_multiitem.reports.counterexample import comparison_lines, scenario_lines
     from pytest_multiitem.results.counterexample import read
 
@@ -46,7 +48,8 @@ def replay(
     with ScoreClient(address, timeout=timeout, api_key=api_key, ca_file=ca_file) as client:
         try:
             with Player(partial(send, client), client.another) as player:
-                base, variant = player.rows(scenario.base), player.variant(scenario)
+                base = player.rows(scenario.base)
+                variant, attempts = player.differing(scenario, base, found.limit)
                 difference = float(scenario.differences(base, variant).max())
                 holds = difference <= found.limit
                 replays = [] if holds else [player.rows(scenario.base) for _ in range(3)]
@@ -57,5 +60,6 @@ def replay(
         typer.echo(line)
     if replays:  # the last two follow an equal request, so that no state makes them differ
         typer.echo(f"replays of the base differ by {float(abs(replays[2] - replays[1]).max()):.3g}")
-    typer.echo(f"{'holds' if holds else 'violated'}: difference {difference:.6g}, limit {found.limit:g}")
+    tries = f", try {attempts} of at most {RACE_ATTEMPTS}" if scenario.beside else ""
+    typer.echo(f"{'holds' if holds else 'violated'}: difference {difference:.6g}, limit {found.limit:g}{tries}")
     raise typer.Exit(0 if holds else 1)
