@@ -5,18 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
-from engine_cases import LABELS, MASKS, assert_close, expected, packed, tokens, workload
+from engine_cases import DELIMITER, LABELS, MASKS, assert_close, expected, packed, tokens, workload
 from reference import Reference
 from safetensors.numpy import load_file, save_file
 
 from pytest_multiitem.engine.config import read_config
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
-from pytest_multiitem.scoring.layout import Semantics
+from pytest_multiitem.scoring.layout import Semantics, build_layout
 
 pytest.importorskip("jax")
 
 from pytest_multiitem.engine import jax_programs
 from pytest_multiitem.engine.jax_model import JaxBackend
+from pytest_multiitem.engine.jax_weights import score_bound
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,46 @@ def test_sequence_buckets_hold_their_length_and_are_few():
     assert buckets == sorted(buckets)
     assert all(size - length < max(32, length / 4) for length, size in enumerate(buckets, start=1))
     assert len(set(buckets)) <= 8 + 4 * 5
+
+
+# -- scores without their maximum taken off ----------------------------------------------------
+
+
+def test_no_score_exceeds_the_bound_and_some_reach_it(backend):
+    rng = np.random.default_rng(3)
+    dim, layers = 16, backend._weights.layers
+    q_norm, k_norm = rng.normal(size=(2, 3, dim)).astype(np.float32) * 2
+    bound = score_bound(layers._replace(q_norm=q_norm, k_norm=k_norm))
+    assert bound == pytest.approx(4 * (np.abs(q_norm).max(1) * np.abs(k_norm).max(1)).max())
+    layer = int(np.argmax(np.abs(q_norm).max(1) * np.abs(k_norm).max(1)))
+    rows = np.concatenate([rng.normal(size=(2000, dim)) * 10.0 ** rng.integers(-3, 4, (2000, 1)), np.eye(dim)])
+    rows = rows.astype(np.float32)
+    q, k = (np.asarray(jax_programs._rms_norm(rows, norm[layer], 1e-6), dtype=np.float64) for norm in (q_norm, k_norm))
+    longest = np.linalg.norm(q, axis=1).max() * np.linalg.norm(k, axis=1).max() / np.sqrt(dim)
+    assert 0.99 * bound < longest <= bound * (1 + 1e-6)
+
+
+def test_unshifted_scores_are_those_of_the_reference_up_to_the_largest_bound(checkpoint, weights):
+    """Scores just within the limit are computed without their maximum; of larger ones exp would overflow."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    norms = [name for name in tensors if name.endswith("k_norm.weight")]
+    query, items = workload(31, query_length=300)
+    layout = build_layout(query, items, DELIMITER, Semantics.QUERY_PREFIX)
+    for largest, shifted in ((0.999 * jax_programs.LARGEST_UNSHIFTED, False), (200.0, True)):
+        bound = score_bound(JaxBackend(checkpoint, dtype="float32", device="cpu")._weights.layers)
+        for name in norms:
+            tensors[name] = np.full_like(tensors[name], 1.5 * largest / bound)
+        directory = weights(tensors)
+        backend = JaxBackend(directory, dtype="float32", device="cpu")
+        assert backend._shifted == shifted
+        model = Reference(directory)
+        logits = model.logits(model.hidden(layout.token_ids, layout.positions, layout.mask())[layout.score_index])
+        assert_close(packed(backend, "segment", query, items, Semantics.QUERY_PREFIX), expected(logits))
+        shutil.rmtree(directory)
+    backend._shifted = False
+    with np.errstate(invalid="ignore"):
+        wrong = packed(backend, "segment", query, items, Semantics.QUERY_PREFIX)
+    assert not np.isfinite(wrong.label_logits).all(), "exp of these scores must overflow, or the test shows nothing"
 
 
 def test_positions_beyond_the_model_are_computed_not_clamped(checkpoint, tmp_path, reference):

@@ -315,5 +315,5 @@ def test_the_engines_program_for_a_tpu_holds_the_kernel(backends, dtype):
         tile.score_row,
     )
     for kernel in (None, segment_kernel.slot_attention):
-        text = lowered_for_tpu(jax_model.programs.segment.jitted(), *arguments, kernel=kernel)
+        text = lowered_for_tpu(jax_model.programs.segment.jitted(), *arguments, shifted=False, kernel=kernel)
         assert ("tpu_custom_call" in text) == (kernel is not None)

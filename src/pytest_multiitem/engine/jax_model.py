@@ -26,7 +26,7 @@ try:
     import jax
 
     from pytest_multiitem.engine import jax_programs as programs
-    from pytest_multiitem.engine.jax_weights import load_weights
+    from pytest_multiitem.engine.jax_weights import load_weights, score_bound
 except ImportError as error:
     raise EngineUnavailable(f"JAX cannot be imported ({error}); pip install 'pytest-multiitem[jax]'") from error
 
@@ -68,6 +68,7 @@ class JaxBackend:
         self._segment_kernel = _segment_kernel_for(self._device)
         keep_compiled_programs()
         self._weights = load_weights(directory, self._config, dtype, self._device)
+        self._shifted = not score_bound(self._weights.layers) <= programs.LARGEST_UNSHIFTED
         self.device: str = self._device.device_kind
         self.dtype = dtype
         self.versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
@@ -136,6 +137,7 @@ class JaxBackend:
             tile.tokens,
             tile.positions,
             tile.score_row,
+            shifted=self._shifted,
             kernel=self._segment_kernel,
         )
 

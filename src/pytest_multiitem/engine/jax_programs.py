@@ -26,6 +26,10 @@ from pytest_multiitem.scoring.layout import Semantics, visible
 #: but are finite, and apart, so that exp(hidden - maximum) is exactly 0 and never NaN.
 _HIDDEN, _NOTHING_SEEN = -1e30, -1e20
 
+#: Scores up to this need no maximum taken off before exp: with either sign that is a normal float32, and so is a sum of
+#: it over any number of keys.
+LARGEST_UNSHIFTED = 60.0
+
 #: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
 _CAUSAL_ROWS = 512
 #: Scores of rows against the prefix that are computed at a time: 2 MiB, so that they stay in a core's cache.
@@ -95,15 +99,14 @@ def prefill(config: ModelConfig, weights: Weights, rotary: Rotary, tokens: Any, 
 def prefill_row(config: ModelConfig, weights: Weights, prefix: Prefill, row: Any) -> Any:
     """The final, normed state [1, H] of one row of a prefix."""
     q = lax.dynamic_slice_in_dim(prefix.queries, row, 1, axis=2)
-    scores = jnp.where(jnp.arange(prefix.keys.shape[2]) <= row, _scores(q, prefix.keys[-1]), _HIDDEN)
-    p = jnp.exp(scores - scores.max(-1, keepdims=True))
+    p, _ = _exponentials(_scores(q, prefix.keys[-1]), jnp.arange(prefix.keys.shape[2]) <= row)
     attended = _weighted(p, prefix.values[-1]) / p.sum(-1, keepdims=True)
     last = _layer(weights, config.num_hidden_layers - 1)
     hidden = _finish(config, last, lax.dynamic_slice_in_dim(prefix.hidden, row, 1), attended)
     return _final(config, weights, hidden)
 
 
-@program("config", "kernel")
+@program("config", "shifted", "kernel")
 def segment(
     config: ModelConfig,
     weights: Weights,
@@ -114,6 +117,7 @@ def segment(
     tokens: Any,
     positions: Any,
     score_row: Any,
+    shifted: bool,
     kernel: Callable[..., Any] | None = None,
 ) -> Any:
     """The final, normed states of the row ``score_row`` [G] of each slot of a tile [G, W], and after them zeros, as
@@ -121,7 +125,8 @@ def segment(
 
     Slots share one matrix product against the prefix [P]. Each row: one softmax over the first ``visible_prefix``
     prefix keys and its own slot so far. In the last layer only a slot's score row needs more than its key and value.
-    ``kernel``: what computes attention instead of XLA's products, with the arguments of
+    ``shifted``: take a row's maximum off its scores against the prefix; needless where none exceeds
+    `LARGEST_UNSHIFTED`. ``kernel``: what computes attention instead of XLA's products, with the arguments of
     `engine.segment_kernel.slot_attention`.
     """
     slots, width = tokens.shape
@@ -136,7 +141,7 @@ def segment(
             attended = kernel(q, k, v, shared_k, shared_v, visible_prefix, width)
         else:
             attended = _segment_attention(
-                q, k, v, shared_k, shared_v, seen, jnp.broadcast_to(past, (slots, *past.shape))
+                q, k, v, shared_k, shared_v, seen, jnp.broadcast_to(past, (slots, *past.shape)), shifted
             )
         return _finish(config, p, x, attended), None
 
@@ -149,12 +154,14 @@ def segment(
         attended = kernel(q, k, v, prefix_keys[-1], prefix_values[-1], visible_prefix, width)[:, :, at]
     else:
         own_seen = (jnp.arange(width) <= score_row[:, None])[:, None]
-        attended = _segment_attention(q[:, :, at], k, v, prefix_keys[-1], prefix_values[-1], seen, own_seen)
+        attended = _segment_attention(q[:, :, at], k, v, prefix_keys[-1], prefix_values[-1], seen, own_seen, shifted)
     states = _final(config, weights, _finish(config, last, x[at], attended))
     return jnp.pad(states, ((0, readable(slots) - slots), (0, 0)))
 
 
-def _segment_attention(q: Any, k: Any, v: Any, shared_k: Any, shared_v: Any, seen: Any, own_seen: Any) -> Any:
+def _segment_attention(
+    q: Any, k: Any, v: Any, shared_k: Any, shared_v: Any, seen: Any, own_seen: Any, shifted: bool
+) -> Any:
     """Attention [kv_heads, group, G · w, D] of w rows a slot to the prefix keys [P] that are ``seen`` and to those keys
     of their slot that ``own_seen`` [G, w, W] says.
 
@@ -169,7 +176,7 @@ def _segment_attention(q: Any, k: Any, v: Any, shared_k: Any, shared_v: Any, see
     own_maximum = own.max(-1)
     own = jnp.exp(own - own_maximum[..., None])
     own_values = _dot("kgswu,ksud->kgswd", own.astype(v.dtype), own_v)
-    shared = _attend_in_parts(q.reshape(kv_heads, group * rows, dim), shared_k, shared_v, seen)
+    shared = _attend_in_parts(q.reshape(kv_heads, group * rows, dim), shared_k, shared_v, seen, shifted)
     of_slots = Attention(*(part.reshape(*per_slot, *part.shape[2:]) for part in shared))
     maximum = jnp.maximum(of_slots.maximum, own_maximum)
     rescale, own_rescale = jnp.exp(of_slots.maximum - maximum), jnp.exp(own_maximum - maximum)
@@ -178,7 +185,7 @@ def _segment_attention(q: Any, k: Any, v: Any, shared_k: Any, shared_v: Any, see
     return (values / total[..., None]).reshape(q.shape)
 
 
-def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any) -> Attention:
+def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any, shifted: bool) -> Attention:
     """Softmax sums of queries [kv_heads, n, D] over the keys [kv_heads, P, D] that are ``seen`` [P], a few rows after
     the others, so that their scores stay in cache."""
     kv_heads, count, dim = q.shape
@@ -186,15 +193,23 @@ def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any) -> Attention:
     parts = -(-count // rows)
 
     def part(q: Any) -> Attention:
-        scores = jnp.where(seen, _dot("krd,kcd->krc", q, k), _HIDDEN)
-        maximum = scores.max(-1)
-        p = jnp.exp(scores - maximum[..., None])
+        p, maximum = _exponentials(_dot("krd,kcd->krc", q, k), seen, shifted)
         return Attention(maximum, p.sum(-1), _dot("krc,kcd->krd", p.astype(v.dtype), v))
 
     scaled = (q * dim**-0.5).astype(q.dtype)
     padded = jnp.pad(scaled, ((0, 0), (0, parts * rows - count), (0, 0)))
     found = lax.map(part, padded.reshape(kv_heads, parts, rows, dim).swapaxes(0, 1))
     return Attention(*(x.swapaxes(0, 1).reshape(kv_heads, parts * rows, *x.shape[3:])[:, :count] for x in found))
+
+
+def _exponentials(scores: Any, seen: Any, shifted: bool = True) -> tuple[Any, Any]:
+    """exp of the scores [..., R, C], without their row's maximum where they are ``shifted``, and what was taken off
+    [..., R]. Exactly 0 where not ``seen``."""
+    scores = jnp.where(seen, scores, _HIDDEN)
+    if not shifted:
+        return jnp.exp(scores), jnp.zeros(scores.shape[:-1], scores.dtype)
+    maximum = scores.max(-1)
+    return jnp.exp(scores - maximum[..., None]), maximum
 
 
 @program("config")
@@ -370,13 +385,15 @@ def _causal(q: Any, k: Any, v: Any) -> Any:
 
         def part(scanned: tuple[Any, Any], keys: Any = keys, values: Any = values) -> Any:
             q, at = scanned
-            seen = at[:, None] >= jnp.arange(keys.shape[1])[None, :]
-            scores = jnp.where(seen, _scores(q, keys), _HIDDEN)
-            p = jnp.exp(scores - scores.max(-1, keepdims=True))
-            return _weighted(p, values) / p.sum(-1, keepdims=True)
+            seen = jnp.tile(at, group)[:, None] >= jnp.arange(keys.shape[1])
+            p, _ = _exponentials(_dot("krd,kcd->krc", q, keys) * dim**-0.5, seen)
+            return _dot("krc,kcd->krd", p.astype(values.dtype), values) / p.sum(-1, keepdims=True)
 
-        parts = q[:, :, start:end].reshape(kv_heads, group, -1, rows, dim)
-        found = lax.map(part, (jnp.moveaxis(parts, 2, 0), jnp.arange(start, end).reshape(-1, rows)))
+        # The query heads of one key head are more rows against the same keys, in one axis from here on.
+        parts = jnp.moveaxis(q[:, :, start:end].reshape(kv_heads, group, -1, rows, dim), 2, 0)
+        numbers = jnp.arange(start, end).reshape(-1, rows)
+        found = lax.map(part, (parts.reshape(-1, kv_heads, group * rows, dim), numbers))
+        found = found.reshape(-1, kv_heads, group, rows, dim)
         blocks.append(jnp.moveaxis(found, 0, 2).reshape(kv_heads, group, end - start, dim))
     return jnp.concatenate(blocks, axis=2)
 

@@ -96,6 +96,13 @@ def load_weights(directory: Path, config: ModelConfig, dtype: str, device: Any) 
         )
 
 
+def score_bound(layers: Layers) -> float:
+    """What no scaled attention score exceeds, whatever the tokens: queries and keys are normed, so that none is longer
+    than √D times its norm's largest weight, and rotation keeps their lengths."""
+    largest = [np.abs(np.asarray(norm, dtype=np.float64)).max(axis=-1) for norm in (layers.q_norm, layers.k_norm)]
+    return float(np.sqrt(layers.q_norm.shape[-1]) * np.max(largest[0] * largest[1]))
+
+
 @contextmanager
 def _tensors(directory: Path) -> Iterator[Any]:
     """A function (name, expected shape) → array over all safetensors files of a checkpoint."""
