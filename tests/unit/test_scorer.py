@@ -237,10 +237,11 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used():
 
 def test_the_cache_is_bounded_by_tokens_too():
     cache = PrefixCache(8, 10)
-    for tokens, left in (((1,) * 4, 1), ((2,) * 6, 2), ((3,), 2), ((4,) * 10, 1), ((5,) * 11, 0)):
+    for tokens, left in (((1,) * 4, 1), ((2,) * 6, 2), ((3,), 2), ((4,) * 10, 1), ((5,) * 11, 1)):
         assert cache.get(tokens, lambda: "computed") == ("computed", False)
         assert len(cache) == left
     assert cache.get((5,) * 11, lambda: "again") == ("again", False), "too long to keep, but served"
+    assert cache.get((4,) * 10, lambda: "again") == ("computed", True), "it drops nothing"
 
 
 def test_a_failed_prefill_leaves_nothing_in_the_cache():

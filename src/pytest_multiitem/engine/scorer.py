@@ -161,7 +161,8 @@ class Executed:
 
 class PrefixCache:
     """Computed prefixes by their exact tokens; beyond ``entries`` prefixes, or ``tokens`` tokens of all together, the
-    least recently used are dropped. Every token of a prefix holds a key and a value of every layer."""
+    least recently used are dropped; one that is longer by itself is not kept. Every token of a prefix holds a key and a
+    value of every layer."""
 
     def __init__(self, entries: int, tokens: int) -> None:
         self._entries = entries
@@ -176,7 +177,9 @@ class PrefixCache:
         if tokens in self._prefixes:
             self._prefixes.move_to_end(tokens)
             return self._prefixes[tokens], True
-        prefix = self._prefixes[tokens] = compute()
+        prefix = compute()
+        if len(tokens) <= self._tokens:
+            self._prefixes[tokens] = prefix
         while len(self._prefixes) > self._entries or sum(map(len, self._prefixes)) > self._tokens:
             self._prefixes.popitem(last=False)
         return prefix, False

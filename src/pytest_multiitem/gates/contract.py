@@ -142,7 +142,7 @@ class _Probe:
         """What was seen of a difference that is small enough. Raises _Broken where it is not, and _Undecided where
         replays of the same request are as far apart."""
         seen = f"{what}: {difference:.3g} apart, at most {limit:g}"
-        noise = max(self.base.floor, self.base.traffic_floor)
+        noise = self.base.noise
         if noise > limit and difference <= NOISE_FACTOR * noise:
             raise _Undecided(f"{seen}; replays of the same request are {noise:.3g} apart")
         if not difference <= limit:

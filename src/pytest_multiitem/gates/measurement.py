@@ -12,7 +12,7 @@ import numpy as np
 
 from pytest_multiitem.client import ScoreFailure, Scores
 from pytest_multiitem.errors import EngineUnavailable
-from pytest_multiitem.gates.base import Evidence, Gate, judge_difference, judge_ratio
+from pytest_multiitem.gates.base import Evidence, Gate, judge_difference, judge_ratio, larger_floor
 from pytest_multiitem.gates.traffic import Recorder as Recorder
 from pytest_multiitem.gates.traffic import surrounded
 from pytest_multiitem.results.records import GateRecord, Verdict
@@ -129,6 +129,13 @@ class Baseline:
     floor: float
     traffic_floor: float
     attestation: Attestation
+
+    @property
+    def noise(self) -> float:
+        """The larger floor; not finite where one of them is not."""
+        found = larger_floor(self.floor, self.traffic_floor)
+        assert found is not None
+        return found
 
 
 def baseline(target: Target, case: Case, record: Recorder) -> Baseline:

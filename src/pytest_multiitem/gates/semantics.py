@@ -52,7 +52,7 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
     record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
     nearest, following = sorted(distances, key=distances.__getitem__)[:2]
-    noise = NOISE_FACTOR * max(packed.floor, packed.traffic_floor)
+    noise = NOISE_FACTOR * packed.noise
     clear = distances[following] - distances[nearest] > max(noise, distances[nearest])
     away = distances[declared.value]
     problem = doubt = None
