@@ -14,26 +14,29 @@ from pytest_multiitem.gates import speedup
 class Clock:
     """A stub client's clock: every request takes ``seconds`` a sequence; the log is shared by all sides."""
 
-    def __init__(self, target, name, log, seconds, answers=None):
-        self.log, self.name, self.seconds, self.answers = log, name, seconds, answers
+    def __init__(self, target, name, log, seconds, answers=None, first=1.0):
+        self.log, self.name, self.seconds, self.answers, self.first = log, name, seconds, answers, first
         target.client.timed_send = self
 
     def __call__(self, request):
         items = json.loads(request.body)["items"]
         self.log.append((self.name, len(items)))
+        seconds, self.first = self.seconds * self.first, 1.0
         rows = [[0.5] * request.num_labels] * request.num_items
         answer = self.answers() if self.answers else httpx.Response(200, json={"scores": rows})
-        return self.seconds, answer
+        return seconds, answer
 
 
-def measured(*, warmup=1, timed=4, counts=(2, 4), lengths=None, masks=("dense",)):
+def measured(*, warmup=1, timed=4, counts=(2, 4), lengths=None, masks=("dense",), first=None):
+    """``first``: how many times as long the first timed request of a side takes, by its name."""
     log, asked = [], []
     serial = baseline()
-    Clock(serial, "serial", log, 3.0)
+    first = first or {}
+    Clock(serial, "serial", log, 3.0, first=first.get("serial", 1.0))
     multis = []
     for number, mask in enumerate(masks):
         target = multi(mask=mask)
-        Clock(target, mask, log, 2.0 + number)
+        Clock(target, mask, log, 2.0 + number, first=first.get(mask, 1.0))
         multis.append(target)
 
     def case_of(count):
@@ -105,6 +108,31 @@ def test_serial_time_is_the_sum_of_its_requests():
     ((point,), _) = curves[multis[0].profile]
     assert point.serial_sec == (12.0,) * 3 and point.multi_sec == (2.0,) * 3
     assert point.speedup == 6.0 and point.interval == (6.0, 6.0)
+
+
+def test_a_first_block_that_is_slow_on_every_side_is_set_aside():
+    """Serial: two requests of 3 s a block, the first one of all at 4 times that; both packed servers likewise."""
+    slow = {"serial": 4.0, "dense": 2.0, "segment": 3.0}
+    curves, log, _, multis = measured(counts=(2,), warmup=0, timed=3, masks=("dense", "segment"), first=slow)
+    for target, usual, first in zip(multis, (2.0, 3.0), (4.0, 9.0), strict=True):
+        (point,), _ = curves[target.profile]
+        assert point.set_aside_sec == (15.0, first)
+        assert point.serial_sec == (6.0,) * 3 and point.multi_sec == (usual,) * 3
+        assert point.as_dict()["set_aside_sec"] == (15.0, first)
+        assert point.doubts == [
+            f"the first block, 15 s serial and {first:.0f} s multi, was slow on every side: set aside"
+        ]
+    assert [name for name, _ in log].count("dense") == 4, "another block is timed in its place"
+
+
+@pytest.mark.parametrize("fast", ["serial", "dense", "segment"])
+def test_a_first_block_that_is_slow_on_some_sides_is_judged(fast):
+    """Something was compiled there: that is what the doubts are for."""
+    slow = {"serial": 4.0, "dense": 4.0, "segment": 4.0} | {fast: 1.0}
+    curves, _, _, multis = measured(counts=(2,), warmup=0, timed=3, masks=("dense", "segment"), first=slow)
+    points = [curves[target.profile][0][0] for target in multis]
+    assert {point.set_aside_sec for point in points} == {None} and {len(p.serial_sec) for p in points} == {3}
+    assert any("first timed run took" in doubt for point in points for doubt in point.doubts)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,15 @@ from pytest_multiitem.servers.target import Target
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Times in seconds at one N; entry i of both lists was measured in the same block."""
+    """Times in seconds at one N; entry i of both lists was measured in the same block.
+
+    ``set_aside_sec``: the two sides' times in a first block that was slow on every side, which is none of these.
+    """
 
     num_items: int
     serial_sec: tuple[float, ...]
     multi_sec: tuple[float, ...]
+    set_aside_sec: tuple[float, float] | None = None
 
     @property
     def speedup(self) -> float:
@@ -40,18 +44,23 @@ class CurvePoint:
             "multi": summary(self.multi_sec, self.num_items),
             "speedup_vs_serial_p50": self.speedup,
             "speedup_interval_95": self.interval,
+            "set_aside_sec": self.set_aside_sec,
             "doubts": self.doubts,
         }
 
     @property
     def doubts(self) -> list[str]:
         """Why the times are to be doubted: something was compiled in a timed run, or they scatter."""
-        return [
-            f"{side}: {reason}"
-            for side, seconds in (("serial", self.serial_sec), ("multi", self.multi_sec))
-            for reason in (recompilation(seconds), instability(seconds))
-            if reason is not None
-        ]
+        found = []
+        if self.set_aside_sec is not None:
+            serial, multi = self.set_aside_sec
+            found.append(
+                f"the first block, {serial:.3g} s serial and {multi:.3g} s multi, was slow on every side: set aside"
+            )
+        for side, seconds in (("serial", self.serial_sec), ("multi", self.multi_sec)):
+            reasons = (recompilation(seconds), instability(seconds))
+            found += [f"{side}: {reason}" for reason in reasons if reason is not None]
+        return found
 
 
 #: Per multi-item server: its curve, and what it attests to have executed for it.
@@ -76,7 +85,8 @@ def measure_curves(
     from block to block, so that drift of the machine hits all alike. Requests are encoded before
     the clock starts and answers are read after it stops. ``case_of`` and ``timed_runs`` give the
     request and the number of blocks for each N in ``counts``; ``further_runs`` is asked once for every
-    finished point, and the largest answer is measured in addition.
+    finished point, and the largest answer is measured in addition. A first block that was slow on every side was the
+    machine's doing, or came before all servers were warm: it is set aside, once, and another one timed in its place.
     """
     points: dict[Profile, list[CurvePoint]] = {multi.profile: [] for multi in multis}
     with ExitStack() as stack:
@@ -92,10 +102,14 @@ def measure_curves(
                 for multi in multis:
                     run_requests(multi, whole)
             _time_blocks(sides, timed_runs(count), times)
-            finished = _points(count, serial.profile, times)
+            aside = {}
+            if all(recompilation(seconds) is not None for seconds in times.values()):
+                aside = {profile: seconds.pop(0) for profile, seconds in times.items()}
+                _time_blocks(sides, 1, times)
+            finished = _points(count, serial.profile, times, aside)
             further = max((further_runs(point) for point in finished.values()), default=0)
             _time_blocks(sides, further, times)
-            for profile, point in _points(count, serial.profile, times).items():
+            for profile, point in _points(count, serial.profile, times, aside).items():
                 points[profile].append(point)
     return {profile: (curve, attestations[profile]) for profile, curve in points.items()}
 
@@ -107,10 +121,12 @@ def _time_blocks(sides: _Sides, blocks: int, times: _Times) -> None:
             times[target.profile].append(run_requests(target, requests))
 
 
-def _points(count: int, serial: Profile, times: _Times) -> dict[Profile, CurvePoint]:
-    """The point of every multi-item server at N = ``count``."""
+def _points(count: int, serial: Profile, times: _Times, aside: Mapping[Profile, float]) -> dict[Profile, CurvePoint]:
+    """The point of every multi-item server at N = ``count``; ``aside``: the seconds of a block set aside, if any."""
     return {
-        profile: CurvePoint(count, tuple(times[serial]), tuple(seconds))
+        profile: CurvePoint(
+            count, tuple(times[serial]), tuple(seconds), (aside[serial], aside[profile]) if aside else None
+        )
         for profile, seconds in times.items()
         if profile != serial
     }
