@@ -33,33 +33,69 @@ def segment(
     prefix_key: Tensor,
     prefix_value: Tensor,
     tiles: Sequence[tuple[int, int]],
-    wanted: Tensor | None = None,
 ) -> Tensor:
     """Rows of slots, each attending to the shared prefix and causally to its slot.
 
     ``tiles``: (G, W) of the slots one after another; rows after them are padding, and see the prefix alone.
     ``prefix_key``, ``prefix_value``: [kv_heads, P, D], the visible prefix, shared by all rows and never copied.
-    ``wanted`` [n]: the rows that are wanted, all by default. The two partial softmaxes are combined exactly by their
-    log-sum-exp (Dao et al., FlashAttention, 2022, section 3.1), so nothing of size S×S is formed.
     """
     own_key, own_value = _spread(key, query), _spread(value, query)
-    own_out = torch.zeros_like(query)
-    own_lse = query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
+    out, lse = _nothing(query)
     start = 0
     for slots, width in tiles:
         rows = slice(start, start + slots * width)
         start = rows.stop
         # Each slot is a problem of its own to this kernel, so how many there are changes none of them.
-        out, lse = _attend(*(_slots(x[:, rows], slots) for x in (query, own_key, own_value)), causal=True)
-        own_out[:, rows], own_lse[:, rows] = _unslotted(out), _unslotted(lse)
-    if wanted is not None:
-        query, own_out, own_lse = query[:, wanted], own_out[:, wanted], own_lse[:, wanted]
-    heads, rows_wanted, dim = query.shape
+        own = _attend(*(_slots(x[:, rows], slots) for x in (query, own_key, own_value)), causal=True)
+        out[:, rows], lse[:, rows] = map(_unslotted, own)
+    return _with_prefix(query, prefix_key, prefix_value, out, lse)
+
+
+def segment_last(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    tiles: Sequence[tuple[int, int]],
+    last: Tensor,
+) -> Tensor:
+    """As :func:`segment`, for one row a slot: ``query`` [heads, n, D] has those of the slots, then padding; ``last``
+    [n]: the row's place within its slot, which is the last key that it sees of it."""
+    heads, _, dim = query.shape
+    kv_heads = key.shape[0]
+    out, lse = _nothing(query)
+    start = first = 0
+    for slots, width in tiles:
+        rows, these = slice(start, start + slots * width), slice(first, first + slots)
+        start, first = rows.stop, these.stop
+        seen = torch.arange(width, device=query.device) <= last[these, None, None, None]
+        # The query heads of one key head are more rows against the same keys.
+        grouped = query[:, these].transpose(0, 1).reshape(slots, kv_heads, -1, dim)
+        own = _attend(grouped, _slots(key[:, rows], slots), _slots(value[:, rows], slots), seen)
+        out[:, these] = own[0].reshape(slots, heads, dim).transpose(0, 1)
+        lse[:, these] = own[1].reshape(slots, heads).T
+    return _with_prefix(query, prefix_key, prefix_value, out, lse)
+
+
+def _nothing(query: Tensor) -> tuple[Tensor, Tensor]:
+    """What rows [heads, R, D] have of no key at all: outputs, and log-sum-exps [heads, R] in float32."""
+    return torch.zeros_like(query), query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
+
+
+def _with_prefix(query: Tensor, prefix_key: Tensor, prefix_value: Tensor, own_out: Tensor, own_lse: Tensor) -> Tensor:
+    """Rows that attend to the prefix, combined with what they have of their own slots.
+
+    The two partial softmaxes are combined exactly by their log-sum-exp (Dao et al., FlashAttention, 2022, section 3.1),
+    so nothing of size S×S is formed.
+    """
+    heads, rows, dim = query.shape
     # The query heads of one key head are more rows against the same keys.
-    shared_out, shared_lse = _attend(query.reshape(1, key.shape[0], -1, dim), prefix_key[None], prefix_value[None])
-    shared_out = shared_out.reshape(heads, rows_wanted, dim)
+    grouped = query.reshape(1, prefix_key.shape[0], -1, dim)
+    shared_out, shared_lse = _attend(grouped, prefix_key[None], prefix_value[None])
     # exp(b) / (exp(a) + exp(b)) is the logistic function of b - a, which neither overflows nor divides.
-    share = torch.sigmoid(own_lse - shared_lse.reshape(heads, rows_wanted))
+    share = torch.sigmoid(own_lse - shared_lse.reshape(heads, rows))
+    shared_out = shared_out.reshape(heads, rows, dim)
     return _rows(torch.lerp(shared_out.float(), own_out.float(), share[..., None]).to(query.dtype))
 
 
@@ -103,15 +139,17 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     """Attention [B, H, R, D] that also returns each row's log-sum-exp [B, H, R] in float32.
 
-    ``visible`` [R, C]: boolean, or logarithms of weights (-inf: hidden); None where every key is visible, or, with
-    ``causal``, keys up to the row's own (R = C). A row that sees no key gives 0 with log-sum-exp -inf.
+    ``visible`` [R, C], or four axes that spread over [B, H, R, C]: boolean, or logarithms of weights (-inf: hidden);
+    None where every key is visible, or, with ``causal``, keys up to the row's own (R = C). A row that sees no key gives
+    0 with log-sum-exp -inf.
     """
     bias = blank = None
     if visible is not None:
         is_boolean = visible.dtype == torch.bool
         hidden = ~visible if is_boolean else torch.isneginf(visible)
         weights = torch.zeros_like(visible, dtype=query.dtype) if is_boolean else visible.to(query.dtype)
-        bias = weights.masked_fill(hidden, -torch.inf)[None, None]
+        bias = weights.masked_fill(hidden, -torch.inf)
+        bias = bias if bias.dim() == 4 else bias[None, None]
         blank = hidden.all(dim=-1)
     if query.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

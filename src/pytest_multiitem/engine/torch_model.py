@@ -168,10 +168,16 @@ class TorchBackend:
             hidden = self._finish(layer, hidden, attended)
         slots = len(block.item)
         height = next((size for size in self._block_rows if size >= slots), slots)
-        at = self._tensor(np.pad(block.score_rows, (0, height - slots)))
-        layer = self._layers[-1]
-        attended = attention.segment(*self._project(layer, hidden, rotary), *shared[-1], tiles, at)
-        return self._read(self._finish(layer, hidden[at], attended), labels, normalise).first(slots)
+        at, last = (
+            self._tensor(np.pad(rows, (0, height - slots)))
+            for rows in (block.score_rows, np.concatenate([tile.score_row for tile in block.tiles]))
+        )
+        layer, queries = self._layers[-1], self._config.num_attention_heads
+        keys = self._project(layer, hidden, rotary, slice(queries, None))
+        hidden, (cos, sin) = hidden[at], rotary
+        query = self._project(layer, hidden, (cos[at], sin[at]), slice(queries))[0]
+        attended = attention.segment_last(query, *keys[1:], *shared[-1], tiles, last)
+        return self._read(self._finish(layer, hidden, attended), labels, normalise).first(slots)
 
     @torch.inference_mode()
     def _uniform_rows(self, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -248,19 +254,27 @@ class TorchBackend:
         Qwen3RMSNorm."""
         return functional.rms_norm(x, x.shape[-1:], None, self._config.rms_norm_eps) * weight
 
-    def _project(self, layer: _Layer, hidden: Tensor, rotary: _Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [heads, R, D], keys and values [kv_heads, R, D] of hidden states [R, H]."""
-        heads, kv_heads = self._config.num_attention_heads, self._config.num_key_value_heads
-        joint = functional.linear(self._norm(hidden, layer.input_norm), layer.qkv)
-        rows = joint.unflatten(-1, (-1, self._config.head_dim))
-        both = _rotate(self._norm(rows[:, : heads + kv_heads], layer.qk_norm), rotary)
-        return both[:heads], both[heads:], rows[:, heads + kv_heads :].transpose(0, 1)
+    def _project(
+        self, layer: _Layer, hidden: Tensor, rotary: _Rotary, heads: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [heads, R, D], keys and values [kv_heads, R, D] of hidden states [R, H].
+
+        ``heads``: which of them, counted over queries, keys and values one after another; of the others there are none.
+        """
+        dim, queries, keys = self._config.head_dim, self._config.num_attention_heads, self._config.num_key_value_heads
+        first, end, _ = heads.indices(queries + 2 * keys)
+        joint = functional.linear(self._norm(hidden, layer.input_norm), layer.qkv[first * dim : end * dim])
+        rows = joint.unflatten(-1, (-1, dim))
+        normed = min(end, queries + keys) - first
+        both = _rotate(self._norm(rows[:, :normed], layer.qk_norm[first:end]), rotary)
+        split = max(0, min(end, queries) - first)
+        return both[:split], both[split:], rows[:, normed:].transpose(0, 1)
 
     def _finish(self, layer: _Layer, hidden: Tensor, attended: Tensor) -> Tensor:
         """The rest of a decoder layer after attention [R, heads · D]."""
         hidden = hidden + functional.linear(attended, layer.output)
         gate, up = functional.linear(self._norm(hidden, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
-        return hidden + functional.linear(functional.silu(gate) * up, layer.down)
+        return hidden + functional.linear(functional.silu(gate).mul_(up), layer.down)
 
 
 def _cores(count: int) -> ThreadPoolExecutor:
@@ -311,10 +325,13 @@ def _layers(model: Any, config: ModelConfig) -> list[_Layer]:
 
 def _rotate(x: Tensor, rotary: _Rotary) -> Tensor:
     """Rotary positions on [R, heads, D], halves rotated against each other; gives [heads, R, D]."""
-    cos, sin = rotary
-    first, second = x.chunk(2, dim=-1)
-    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return rotated.transpose(0, 1).contiguous()
+    cos, sin = (factor.transpose(0, 1) for factor in rotary)
+    first, second = x.transpose(0, 1).chunk(2, dim=-1)
+    rotated = x.new_empty(x.shape[1], x.shape[0], x.shape[2])
+    left, right = rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right).addcmul_(first, sin)
+    return rotated
 
 
 def _placed_mask(plan: Plan, sizes: Sequence[int]) -> NDArray[Any]:
