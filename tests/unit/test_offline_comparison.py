@@ -422,6 +422,17 @@ def test_best_native_is_preferred_and_portable_stands_in():
     assert {w.view for w in found.winners_by_backend.values()} == {"portable"}
 
 
+@pytest.mark.parametrize(("there", "better"), [(50.0, True), (99.9, False), (200.0, False)])
+def test_a_backend_that_is_faster_in_portable_weakens_best_native(there, better):
+    """`best_native` is the engine's recommended settings; whether they are the best is measured, not assumed."""
+    found = compared(*best_pair(a=there, b=80.0, view="portable", sizes=(1, 8)), *best_pair(a=100.0, b=80.0))
+    reasons = found.recommendation.reasons
+    told = [reason for reason in reasons if " times as fast in portable " in reason]
+    assert [reason.startswith("weakens: JAX is ") for reason in told] == [True] * better
+    assert ("supports: each backend ran with its own best settings (best_native)" in reasons) is not better
+    assert any("recommended ones are not" in step for step in found.recommendation.follow_ups) is better
+
+
 def test_no_configuration_may_win():
     found = compared(matrix("jax", [failed_row(64)]), matrix("pytorch"))
     assert found.status == "complete" and found.recommendation.winner is None

@@ -72,7 +72,7 @@ def recommend(
         _confirmed(mine, winner, other, rival),
         _same_to_itself([mine, other], [side for sides in by_view.values() for side in sides]),
         _stable(mine, winner, other, rival),
-        *_preferred(view, ordered),
+        *_preferred(view, ordered, by_view),
     ]
     failed = [condition for condition in conditions if not condition.holds]
     confidence: Literal["high", "medium", "low"] = (
@@ -199,11 +199,32 @@ def _stable(mine: Measured, winner: Winner, other: Measured, rival: Winner | Non
     )
 
 
-def _preferred(view: ComparedView, ordered: Sequence[ComparedView]) -> list[Condition]:
-    """Whether best_native's winner is recommended; nothing to say where that view was not measured."""
+def _preferred(
+    view: ComparedView, ordered: Sequence[ComparedView], by_view: Mapping[str, Sequence[Measured]]
+) -> list[Condition]:
+    """Whether best_native's winner is recommended, and each backend was at its best there; nothing to say where that
+    view was not measured."""
     native = next((v for v in ordered if v.view == "best_native"), None)
     if native is None:
         return []
-    if native is view:
-        return [Condition(True, "each backend ran with its own best settings (best_native)", "")]
-    return [Condition(False, f"best_native has no winner: {native.deferred}", _ROWS_FOLLOW_UP)]
+    if native is not view:
+        return [Condition(False, f"best_native has no winner: {native.deferred}", _ROWS_FOLLOW_UP)]
+    better = [
+        f"{spoken(side.backend)} is {pace.ratio:.3f} times as fast in {other.view} (client chunk size "
+        f"{there.client_chunk_size}) as in best_native ({here.client_chunk_size})"
+        for other in ordered
+        if other is not native
+        for side in by_view[other.view]
+        for here, there in [(native.winners_by_backend.get(side.backend), other.winners_by_backend.get(side.backend))]
+        if here is not None and there is not None
+        for own in by_view[native.view]
+        if own.backend == side.backend
+        for pace in [speed.versus(own.rows[here.client_chunk_size], side.rows[there.client_chunk_size])]
+        if pace.verdict == "b_faster"
+    ]
+    if better:
+        follow_up = (
+            "Compare with the settings of the view in which the backend is faster: its recommended ones are not."
+        )
+        return [Condition(False, "; ".join(better), follow_up)]
+    return [Condition(True, "each backend ran with its own best settings (best_native)", "")]
