@@ -141,12 +141,19 @@ def test_a_state_is_replayed_with_what_comes_before(multiitem, tmp_path, healthy
     assert code == 0 and "\nbefore: query " in out
 
 
-def test_requests_beside_are_sent_at_the_same_time(multiitem, tmp_path, faulty, healthy):
+def raced(found, *beside):
+    """A scenario with the query 1, alone or with others beside it."""
     base = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
-    scenario = msgspec.structs.replace(
-        faulty[1].scenario, relation="beside", base=base, variant=(base,), pairs=((0, 0), (1, 1)), beside=(base, base)
+    return msgspec.structs.replace(
+        found.scenario, relation="beside", base=base, variant=(base,), pairs=((0, 0), (1, 1)), beside=beside
     )
-    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=scenario))
+
+
+OTHER = ScoreBody(query=(9,), items=((2,),), label_token_ids=(5, 6))
+
+
+def test_requests_beside_are_sent_at_the_same_time(multiitem, tmp_path, faulty, healthy):
+    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=raced(faulty[1], OTHER, OTHER)))
     with ScoreClient(healthy) as client:
         before = client.server_info()["executed"]["requests"]
         code, out, _ = multiitem("replay", path, "--url", healthy)
@@ -155,39 +162,29 @@ def test_requests_beside_are_sent_at_the_same_time(multiitem, tmp_path, faulty, 
 
 
 class Racing(Scorer):
-    """Every seventh request gets other scores."""
+    """Of the requests with the query 1, the seventh gets other scores."""
 
     _served = 0
 
     def score(self, query, items, labels, apply_softmax, item_first=False):
         result = super().score(query, items, labels, apply_softmax, item_first)
-        self._served += 1
-        return ScoreResult(result.scores * (0.5 if self._served % 7 == 0 else 1), result.prompt_tokens)
+        self._served += list(query) == [1]
+        return ScoreResult(result.scores * (0.5 if self._served == 7 else 1), result.prompt_tokens)
 
 
 def test_what_happens_at_the_same_time_is_tried_several_times(multiitem, tmp_path, faulty, healthy):
-    """Every second request is the variant's or a beside one: each of both meets a seventh request soon."""
-    base = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
-    scenario = msgspec.structs.replace(
-        faulty[1].scenario, relation="beside", base=base, variant=(base,), pairs=((0, 0), (1, 1)), beside=(base,)
-    )
-    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=scenario))
+    """The base is the first request, so the sixth variant is the seventh."""
+    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=raced(faulty[1], OTHER)))
     with serving(Racing) as url:
         code, out, _ = multiitem("replay", path, "--url", url)
-    tried = int(re.search(rf"violated: difference 0\.\d+, limit 0, try (\d+) of at most {RACE_ATTEMPTS}$", out)[1])
-    assert code == 1 and tried > 1
+    assert code == 1 and re.search(rf"violated: difference 0\.\d+, limit 0, try 6 of at most {RACE_ATTEMPTS}$", out)
     code, out, _ = multiitem("replay", path, "--url", healthy)
     assert code == 0 and out.endswith(f"holds: difference 0, limit 0, try {RACE_ATTEMPTS} of at most {RACE_ATTEMPTS}\n")
 
 
 @pytest.mark.parametrize(("beside", "differs_at", "played"), [(True, 7, 7), (True, 99, RACE_ATTEMPTS), (False, 7, 1)])
 def test_a_variant_is_played_again_only_where_others_are_beside_it(faulty, beside, differs_at, played):
-    base = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
-    other = ScoreBody(query=(9,), items=((2,),), label_token_ids=(5, 6))
-    scenario = msgspec.structs.replace(
-        faulty[1].scenario, relation="beside", base=base, variant=(base,), pairs=((0, 0), (1, 1)),
-        beside=(other,) if beside else (),
-    )  # fmt: skip
+    scenario = raced(faulty[1], *[OTHER] * beside)
     answers = itertools.count(1)
     rows = np.full((2, 2), 0.5)
 

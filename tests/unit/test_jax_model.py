@@ -75,17 +75,15 @@ def test_no_score_exceeds_the_bound_and_some_reach_it(backend):
     assert 0.99 * bound < longest <= bound * (1 + 1e-6)
 
 
-def test_unshifted_scores_are_those_of_the_reference_up_to_the_largest_bound(checkpoint, weights):
+def test_unshifted_scores_are_those_of_the_reference_up_to_the_largest_bound(checkpoint, backend, weights):
     """Scores just within the limit are computed without their maximum; of larger ones exp would overflow."""
     tensors = load_file(checkpoint / "model.safetensors")
-    norms = [name for name in tensors if name.endswith("k_norm.weight")]
+    norms = {name: tensors[name] for name in tensors if name.endswith("k_norm.weight")}
+    bound = score_bound(backend._weights.layers)
     query, items = workload(31, query_length=300)
     layout = build_layout(query, items, DELIMITER, Semantics.QUERY_PREFIX)
     for largest, shifted in ((0.999 * jax_programs.LARGEST_UNSHIFTED, False), (200.0, True)):
-        bound = score_bound(JaxBackend(checkpoint, dtype="float32", device="cpu")._weights.layers)
-        for name in norms:
-            tensors[name] = np.full_like(tensors[name], 1.5 * largest / bound)
-        directory = weights(tensors)
+        directory = weights(tensors | {name: norm * np.float32(largest / bound) for name, norm in norms.items()})
         backend = JaxBackend(directory, dtype="float32", device="cpu")
         assert backend._shifted == shifted
         model = Reference(directory)

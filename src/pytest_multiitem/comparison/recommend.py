@@ -8,7 +8,7 @@ from typing import Literal
 
 from pytest_multiitem.comparison import decide, speed
 from pytest_multiitem.comparison.measured import Measured
-from pytest_multiitem.comparison.records import Check, ComparedView, Recommendation, Winner
+from pytest_multiitem.comparison.records import Check, ComparedView, Recommendation, Row, Winner
 from pytest_multiitem.results.records import Verdict
 
 #: With more conditions than this that do not hold, the confidence is low.
@@ -209,22 +209,27 @@ def _preferred(
         return []
     if native is not view:
         return [Condition(False, f"best_native has no winner: {native.deferred}", _ROWS_FOLLOW_UP)]
-    better = [
-        f"{spoken(side.backend)} is {pace.ratio:.3f} times as fast in {other.view} (client chunk size "
-        f"{there.client_chunk_size}) as in best_native ({here.client_chunk_size})"
-        for other in ordered
-        if other is not native
-        for side in by_view[other.view]
-        for here, there in [(native.winners_by_backend.get(side.backend), other.winners_by_backend.get(side.backend))]
-        if here is not None and there is not None
-        for own in by_view[native.view]
-        if own.backend == side.backend
-        for pace in [speed.versus(own.rows[here.client_chunk_size], side.rows[there.client_chunk_size])]
-        if pace.verdict == "b_faster"
-    ]
+    better = []
+    for other in ordered:
+        for backend, there in other.winners_by_backend.items():
+            here = native.winners_by_backend.get(backend)
+            if other is native or here is None:
+                continue
+            pace = speed.versus(_row(by_view, here), _row(by_view, there))
+            if pace.verdict == "b_faster":
+                better.append(
+                    f"{spoken(backend)} is {pace.ratio:.3f} times as fast in {other.view} (client chunk size "
+                    f"{there.client_chunk_size}) as in best_native ({here.client_chunk_size})"
+                )
     if better:
         follow_up = (
             "Compare with the settings of the view in which the backend is faster: its recommended ones are not."
         )
         return [Condition(False, "; ".join(better), follow_up)]
     return [Condition(True, "each backend ran with its own best settings (best_native)", "")]
+
+
+def _row(by_view: Mapping[str, Sequence[Measured]], won: Winner) -> Row:
+    """The row that won."""
+    side = next(side for side in by_view[won.view] if side.backend == won.backend)
+    return side.rows[won.client_chunk_size]
