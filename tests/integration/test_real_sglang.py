@@ -125,20 +125,20 @@ def test_the_search_says_what_a_batch_does_to_the_last_bit(sglang: RealEngine, t
     if gate["verdict"] == "PASS":
         assert gate["value"] == 0.0 and status == 0 and not path.exists(), output
         tried = {name for name, seen in gate["details"]["relations"].items() if seen["examples"]}
-        assert tried == {*relation_names()} - {"empty"}, (
-            output
-        )  # a server that says nothing of itself is sent no empty item
+        unsent = {"empty"}  # a server that does not say that it takes empty items is sent none
+        assert tried == {*relation_names()} - unsent, output
         return
     assert status == 1, output
     if gate["verdict"] == "INCONCLUSIVE":
         assert "no relation can be blamed" in gate["reason"] or "moves scores" in gate["reason"], output
         return
     found = json.loads(path.read_bytes())
-    assert gate["verdict"] == "FAIL" and gate["value"] > 0 and len(found["scenario"]["base"]["items"]) <= 3, output
+    raced = found["relation"] == "beside"  # what happens at the same time need not happen again, nor be made smaller
+    assert gate["verdict"] == "FAIL" and gate["value"] > 0, output
+    assert len(found["scenario"]["base"]["items"]) <= 3 or raced, output
     replay = [sys.executable, "-c", "from pytest_multiitem.cli import main; main()", "replay", str(path), "--url", url]
     done = subprocess.run(replay, capture_output=True, text=True, timeout=300, check=False)
     violated = done.returncode == 1 and "violated" in done.stdout
-    raced = found["relation"] == "beside"  # what happens at the same time need not happen again
     assert violated or raced, done.stdout + done.stderr
 
 
