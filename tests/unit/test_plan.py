@@ -159,7 +159,7 @@ def test_tiles_hold_one_slot_at_least_and_never_more_than_needed(width, count):
 def test_a_width_has_one_shape_of_stacked_tile_for_many_items_and_few_for_few(length, count):
     width = stacked_width(length)
     slots, most = stacked_slots(width, count), stacked_slots(width, 10**6)
-    assert 1 <= slots <= most and most * width <= max(384, width) < 2 * most * width
+    assert 1 <= slots <= most and most * width <= max(512, width) < 2 * most * width
     assert slots == most or count <= slots < max(2, 1.5 * count)
     assert len({stacked_slots(width, n) for n in range(1, 2001)}) <= 10
 

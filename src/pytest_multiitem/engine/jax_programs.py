@@ -32,8 +32,10 @@ LARGEST_UNSHIFTED = 60.0
 
 #: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
 _CAUSAL_ROWS = 512
-#: Scores of rows against the prefix that are computed at a time: 2 MiB, so that they stay in a core's cache.
+#: Scores of rows against a prefix that are computed at a time: 2 MiB, so that they stay in a core's cache; and to how
+#: many keys at most, so that they are of many rows, for which a product prepares the keys once.
 _CACHED_SCORES = 1 << 19
+_ATTENDED_KEYS = 256
 _FEWEST_ROWS = 32
 
 
@@ -99,7 +101,7 @@ def prefill(config: ModelConfig, weights: Weights, rotary: Rotary, tokens: Any, 
 def prefill_row(config: ModelConfig, weights: Weights, prefix: Prefill, row: Any) -> Any:
     """The final, normed state [1, H] of one row of a prefix."""
     q = lax.dynamic_slice_in_dim(prefix.queries, row, 1, axis=2)
-    p, _ = _exponentials(_scores(q, prefix.keys[-1]), jnp.arange(prefix.keys.shape[2]) <= row)
+    p = _exponentials(_scores(q, prefix.keys[-1]), jnp.arange(prefix.keys.shape[2]) <= row)
     attended = _weighted(p, prefix.values[-1]) / p.sum(-1, keepdims=True)
     last = _layer(weights, config.num_hidden_layers - 1)
     hidden = _finish(config, last, lax.dynamic_slice_in_dim(prefix.hidden, row, 1), attended)
@@ -186,30 +188,61 @@ def _segment_attention(
 
 
 def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any, shifted: bool) -> Attention:
-    """Softmax sums of queries [kv_heads, n, D] over the keys [kv_heads, P, D] that are ``seen`` [P], a few rows after
-    the others, so that their scores stay in cache."""
-    kv_heads, count, dim = q.shape
-    rows = min(count, max(_FEWEST_ROWS, _CACHED_SCORES // (kv_heads * k.shape[1])))
-    parts = -(-count // rows)
+    """Softmax sums of queries [kv_heads, n, D] over the keys [kv_heads, P, D] that are ``seen`` [P].
 
-    def part(q: Any) -> Attention:
-        p, maximum = _exponentials(_dot("krd,kcd->krc", q, k), seen, shifted)
-        return Attention(maximum, p.sum(-1), _dot("krc,kcd->krd", p.astype(v.dtype), v))
+    One head, a few rows and a few keys after the others, so that their scores stay in cache.
+    """
+    kv_heads, count, dim = q.shape
+    columns = _columns(k.shape[1])
+    parts = -(-count // max(_FEWEST_ROWS, _CACHED_SCORES // columns))
+    rows = -(-count // parts)
+    some_keys, some_values = (each.reshape(kv_heads, -1, columns, dim) for each in (k, v))
+    some_seen = seen.reshape(-1, columns)
+
+    def part(scanned: tuple[Any, Any]) -> Attention:
+        q, head = scanned
+
+        def block(before: Attention, number: Any) -> tuple[Attention, None]:
+            values = some_values[head, number]
+            scores = jnp.where(some_seen[number], _dot("rd,cd->rc", q, some_keys[head, number]), _HIDDEN)
+            return _attend(before, scores, lambda p: _dot("rc,cd->rd", p.astype(v.dtype), values), shifted), None
+
+        nothing = jnp.full(rows, _NOTHING_SEEN if shifted else 0.0, jnp.float32)
+        before = Attention(nothing, jnp.zeros(rows, jnp.float32), jnp.zeros((rows, dim), jnp.float32))
+        return lax.scan(block, before, jnp.arange(len(some_seen)))[0]
 
     scaled = (q * dim**-0.5).astype(q.dtype)
-    padded = jnp.pad(scaled, ((0, 0), (0, parts * rows - count), (0, 0)))
-    found = lax.map(part, padded.reshape(kv_heads, parts, rows, dim).swapaxes(0, 1))
-    return Attention(*(x.swapaxes(0, 1).reshape(kv_heads, parts * rows, *x.shape[3:])[:, :count] for x in found))
+    padded = jnp.pad(scaled, ((0, 0), (0, parts * rows - count), (0, 0))).reshape(kv_heads * parts, rows, dim)
+    found = lax.map(part, (padded, jnp.repeat(jnp.arange(kv_heads), parts)))
+    return Attention(*(x.reshape(kv_heads, parts * rows, *x.shape[2:])[:, :count] for x in found))
 
 
-def _exponentials(scores: Any, seen: Any, shifted: bool = True) -> tuple[Any, Any]:
-    """exp of the scores [..., R, C], without their row's maximum where they are ``shifted``, and what was taken off
-    [..., R]. Exactly 0 where not ``seen``."""
-    scores = jnp.where(seen, scores, _HIDDEN)
+def _columns(keys: int) -> int:
+    """How many of a prefix's keys [P] are attended to at a time: an even part of them."""
+    parts = -(-keys // _ATTENDED_KEYS)
+    while keys % parts:
+        parts += 1
+    return keys // parts
+
+
+def _attend(before: Attention, scores: Any, weighted: Callable[[Any], Any], shifted: bool = True) -> Attention:
+    """A running softmax after keys with these ``scores`` [..., R, C]; ``weighted``: their values under weights like it.
+
+    ``shifted``: by the running maximum; else that stays as it is.
+    """
     if not shifted:
-        return jnp.exp(scores), jnp.zeros(scores.shape[:-1], scores.dtype)
-    maximum = scores.max(-1)
-    return jnp.exp(scores - maximum[..., None]), maximum
+        p = jnp.exp(scores)
+        return Attention(before.maximum, before.total + p.sum(-1), before.values + weighted(p))
+    maximum = jnp.maximum(before.maximum, scores.max(-1))
+    p = jnp.exp(scores - maximum[..., None])
+    rescale = jnp.exp(before.maximum - maximum)
+    return Attention(maximum, before.total * rescale + p.sum(-1), before.values * rescale[..., None] + weighted(p))
+
+
+def _exponentials(scores: Any, seen: Any) -> Any:
+    """exp of the scores [..., R, C] less their row's maximum; exactly 0 where not ``seen``."""
+    scores = jnp.where(seen, scores, _HIDDEN)
+    return jnp.exp(scores - scores.max(-1, keepdims=True))
 
 
 @program("config")
@@ -256,14 +289,7 @@ def dense_attend(q: Any, k: Any, v: Any, mask: Any, state: Attention) -> Attenti
         scores = jnp.where(mask, scores, _HIDDEN)
     else:
         scores = jnp.where(jnp.isneginf(mask), _HIDDEN, scores + mask)
-    maximum = jnp.maximum(state.maximum, scores.max(-1))
-    p = jnp.exp(scores - maximum[..., None])
-    rescale = jnp.exp(state.maximum - maximum)
-    return Attention(
-        maximum,
-        state.total * rescale + p.sum(-1),
-        state.values * rescale[..., None] + _weighted(p, v),
-    )
+    return _attend(state, scores, lambda p: _weighted(p, v))
 
 
 @program("config")
@@ -386,7 +412,7 @@ def _causal(q: Any, k: Any, v: Any) -> Any:
         def part(scanned: tuple[Any, Any], keys: Any = keys, values: Any = values) -> Any:
             q, at = scanned
             seen = jnp.tile(at, group)[:, None] >= jnp.arange(keys.shape[1])
-            p, _ = _exponentials(_dot("krd,kcd->krc", q, keys) * dim**-0.5, seen)
+            p = _exponentials(_dot("krd,kcd->krc", q, keys) * dim**-0.5, seen)
             return _dot("krc,kcd->krd", p.astype(values.dtype), values) / p.sum(-1, keepdims=True)
 
         # The query heads of one key head are more rows against the same keys, in one axis from here on.

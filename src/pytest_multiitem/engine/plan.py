@@ -36,7 +36,10 @@ _TILE_ROWS = 384
 _NARROWEST = 12
 #: Slots of :func:`stack` in tokens. Few, for each is a program to compile; items of 20 tokens, the usual workload,
 #: need no padding.
-_STACKED = (12, 20, 32, 48, 96, 192, _TILE_ROWS)
+_STACKED = (12, 20, 32, 48, 96, 192, 384)
+#: Rows that a tile of :func:`stack` holds at most, unless one slot does: more of them share what is read once for a
+#: tile, such as a prefix's keys, but the last tile of every width has more empty slots.
+_STACKED_ROWS = 512
 #: Slots of :func:`pack` are this many tokens wide, or multiples of it.
 _STEP = 4
 
@@ -59,7 +62,7 @@ def packed_width(block_length: int) -> int:
 
 def stacked_width(length: int) -> int:
     """Tokens that :func:`stack` reserves for an item; a function of its ``length`` alone."""
-    return next((width for width in _STACKED if width >= length), -(-length // _TILE_ROWS) * _TILE_ROWS)
+    return next((width for width in _STACKED if width >= length), -(-length // _STACKED[-1]) * _STACKED[-1])
 
 
 def slots_per_tile(width: int, num_items: int) -> int:
@@ -76,7 +79,7 @@ def slots_per_tile(width: int, num_items: int) -> int:
 def stacked_slots(width: int, num_items: int) -> int:
     """G of :func:`stack`, as in :func:`slots_per_tile`, but the same for every N that one tile does not hold: a width
     then has a shape for many items and a few for few."""
-    return min(_rounded_up(num_items), _rounded_down(max(1, _TILE_ROWS // width)))
+    return min(_rounded_up(num_items), _rounded_down(max(1, _STACKED_ROWS // width)))
 
 
 def _rounded_up(count: int) -> int:
