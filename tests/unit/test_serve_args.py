@@ -55,7 +55,7 @@ def test_a_launch_line_of_sgl_jax_carries_over():
     config = args.scorer_config()
     assert (config.delimiter, config.chunk_size, config.mask_impl) == (151643, 2, "segment")
     assert (config.segment_threshold, config.max_seq_len, config.max_items) == (100, 500, 64)
-    assert config.max_positions == 1024
+    assert config.max_positions == 1024 and args.skip_server_warmup
     assert "--chunked-prefill-size" in args.accepted_without_effect
     assert "--precompile-token-paddings" in args.accepted_without_effect
     assert "--tp-size" in args.accepted_without_effect
@@ -194,6 +194,22 @@ def test_the_server_info(argv, mode, semantics, monkeypatch, tmp_path):
     assert 0 not in service.probe_ids if "0" in argv else 0 in service.probe_ids
     labels, probe = service.probe_ids, service.probe_ids[:1]
     assert service.scorer.score(probe, [probe], labels, True).scores.shape == (1, len(labels))
+
+
+@pytest.mark.parametrize(
+    ("argv", "calls"),
+    [
+        ([], {"serial"}),
+        (["--multi-item-scoring-delimiter", "0"], {"dense"}),
+        (["--fault", "causal", "--multi-item-scoring-delimiter", "0"], {"dense"}),
+        (["--skip-server-warmup"], set()),
+    ],
+)
+def test_a_warm_up_runs_the_model_and_counts_nothing(argv, calls, monkeypatch, tmp_path):
+    backend = FakeBackend()
+    monkeypatch.setattr(serve_module, "load_backend", lambda *args, **kwargs: backend)
+    service = build_service(parse("--model-path", str(tmp_path), *argv))
+    assert set(backend.calls) == calls and service.scorer.executed()["requests"] == 0
 
 
 def test_the_vocabulary_bounds_the_delimiter(monkeypatch, tmp_path):

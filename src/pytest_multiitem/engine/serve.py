@@ -75,7 +75,6 @@ _WITHOUT_EFFECT: dict[str, Any] = {
     "--precompile-bs-paddings": "+",
     "--precompile-token-paddings": "+",
     "--random-seed": None,
-    "--skip-server-warmup": 0,
     "--trust-remote-code": 0,
     "--watchdog-timeout": None,
 }
@@ -113,6 +112,7 @@ class ServeArgs:
     multi_item_enable_prefill_extend: bool
     multi_item_extend_batch_size: int
     enable_scoring_cache: bool
+    skip_server_warmup: bool
     accepted_without_effect: tuple[str, ...] = ()
     faults: ActiveFaults | None = None
 
@@ -184,6 +184,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     server.add_argument("--port", type=int, default=30010, help="0: any free one (default: %(default)s)")
     server.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error", "critical"))
+    server.add_argument("--skip-server-warmup", action="store_true", help="listen without having scored one item first")
 
     faulty = parser.add_argument_group("faults")
     faulty.add_argument(
@@ -336,10 +337,16 @@ def build_service(args: ServeArgs) -> Service:
 
     Raises UsageError, CheckpointError or EngineUnavailable.
     """
-    args.scorer_config()  # flags that contradict each other end it before a model is loaded
+    config = args.scorer_config()  # flags that contradict each other end it before a model is loaded
     directory = resolve_model(args.model_path, args.download_dir)
     backend = load_backend(args.backend, directory, dtype=args.dtype, device=args.device)
-    return service_of(args, directory, backend, Worker())
+    service = service_of(args, directory, backend, Worker())
+    if not args.skip_server_warmup:
+        # What is loaded, compiled and allocated once is not left to the first request. By a scorer of its own: neither
+        # a counter nor a fault sees it.
+        probe = service.probe_ids[:1]
+        Scorer(backend, config).score(probe, [probe], probe, False)
+    return service
 
 
 def service_of(args: ServeArgs, directory: Path, backend: SerialBackend, worker: Worker) -> Service:
