@@ -203,6 +203,7 @@ def test_the_server_info(argv, mode, semantics, monkeypatch, tmp_path):
         (["--multi-item-scoring-delimiter", "0"], {"dense"}),
         (["--fault", "causal", "--multi-item-scoring-delimiter", "0"], {"dense"}),
         (["--skip-server-warmup"], set()),
+        (["--context-length", "1"], set()),
     ],
 )
 def test_a_warm_up_runs_the_model_and_counts_nothing(argv, calls, monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ import re
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.listening import bind, listen, until_signal
 from pytest_multiitem.scoring.layout import Semantics
+from pytest_multiitem.scoring.wire import WireError
 
 if TYPE_CHECKING:  # a healthy server imports nothing of faults
     from pytest_multiitem.faults.active import ActiveFaults
@@ -342,11 +344,14 @@ def build_service(args: ServeArgs) -> Service:
     backend = load_backend(args.backend, directory, dtype=args.dtype, device=args.device)
     service = service_of(args, directory, backend, Worker())
     if not args.skip_server_warmup:
-        # What is loaded, compiled and allocated once is not left to the first request. By a scorer of its own: neither
-        # a counter nor a fault sees it.
-        probe = service.probe_ids[:1]
-        Scorer(backend, config).score(probe, [probe], probe, False)
+        _warm_up(Scorer(backend, config), service.probe_ids[:1])  # a scorer that neither counts here nor has a fault
     return service
+
+
+def _warm_up(scorer: Scorer, probe: Sequence[int]) -> None:
+    """Load, compile and allocate once what would be left to the first request, by one item of one token."""
+    with suppress(WireError):  # a limit that even this exceeds is for requests to meet
+        scorer.score(probe, [probe], probe, False)
 
 
 def service_of(args: ServeArgs, directory: Path, backend: SerialBackend, worker: Worker) -> Service:
