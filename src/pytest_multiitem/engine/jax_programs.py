@@ -32,11 +32,13 @@ LARGEST_UNSHIFTED = 60.0
 
 #: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
 _CAUSAL_ROWS = 512
-#: Scores of rows against a prefix that are computed at a time: 2 MiB, so that they stay in a core's cache; and to how
-#: many keys at most, so that they are of many rows, for which a product prepares the keys once.
+#: Scores that are computed at a time: 2 MiB, so that they stay in a core's cache.
 _CACHED_SCORES = 1 << 19
-_ATTENDED_KEYS = 256
+#: Rows of a causal block that are computed at a time, at least.
 _FEWEST_ROWS = 32
+#: Keys of a prefix that a tile attends to at a time, at most: few, so that as many rows as possible share the work of
+#: preparing them for a product.
+_ATTENDED_KEYS = 256
 
 
 class Rotary(NamedTuple):
@@ -194,7 +196,7 @@ def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any, shifted: bool) -> Attent
     """
     kv_heads, count, dim = q.shape
     columns = _columns(k.shape[1])
-    parts = -(-count // max(_FEWEST_ROWS, _CACHED_SCORES // columns))
+    parts = -(-count // (_CACHED_SCORES // columns))
     rows = -(-count // parts)
     some_keys, some_values = (each.reshape(kv_heads, -1, columns, dim) for each in (k, v))
     some_seen = seen.reshape(-1, columns)
@@ -207,9 +209,7 @@ def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any, shifted: bool) -> Attent
             scores = jnp.where(some_seen[number], _dot("rd,cd->rc", q, some_keys[head, number]), _HIDDEN)
             return _attend(before, scores, lambda p: _dot("rc,cd->rd", p.astype(v.dtype), values), shifted), None
 
-        nothing = jnp.full(rows, _NOTHING_SEEN if shifted else 0.0, jnp.float32)
-        before = Attention(nothing, jnp.zeros(rows, jnp.float32), jnp.zeros((rows, dim), jnp.float32))
-        return lax.scan(block, before, jnp.arange(len(some_seen)))[0]
+        return lax.scan(block, _before_any(q, shifted), jnp.arange(len(some_seen)))[0]
 
     scaled = (q * dim**-0.5).astype(q.dtype)
     padded = jnp.pad(scaled, ((0, 0), (0, parts * rows - count), (0, 0))).reshape(kv_heads * parts, rows, dim)
@@ -223,6 +223,13 @@ def _columns(keys: int) -> int:
     while keys % parts:
         parts += 1
     return keys // parts
+
+
+def _before_any(q: Any, shifted: bool = True) -> Attention:
+    """The running softmax of queries [..., R, D] before any key; see :func:`_attend`."""
+    rows = q.shape[:-1]
+    maximum = jnp.full(rows, _NOTHING_SEEN if shifted else 0.0, jnp.float32)
+    return Attention(maximum, jnp.zeros(rows, jnp.float32), jnp.zeros(q.shape, jnp.float32))
 
 
 def _attend(before: Attention, scores: Any, weighted: Callable[[Any], Any], shifted: bool = True) -> Attention:
@@ -271,10 +278,7 @@ def dense_mask(semantics: Semantics, rows: Placed, columns: Placed) -> Any:
 @program()
 def dense_start(q: Any) -> Attention:
     """The running softmax of R rows before any key block."""
-    rows = q.shape[:-1]
-    return Attention(
-        jnp.full(rows, _NOTHING_SEEN, jnp.float32), jnp.zeros(rows, jnp.float32), jnp.zeros(q.shape, jnp.float32)
-    )
+    return _before_any(q)
 
 
 @program(donated=("state",))
