@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
 	$(BIN)/pytest -q tests/regression -k "isolation or equivalence" --mask-impl segment \
-	  --workload src/pytest_multiitem/data/search_sample.jsonl
+	  --workload pytest_multiitem/data/search_sample.jsonl
 	@echo "== the built-in cases =="
 	$(BIN)/pytest -q
 

@@ -11,9 +11,9 @@ import sys
 from typing import Any
 
 from pytest_multiitem.bench.overhead import measure_overhead, null_server
-from pytest_multiitem.client import prepare
 from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.scoring.cases import equal_length_case, token_pool
+from pytest_multiitem.transport.client import prepare
 
 LIMIT_MS = 2.0
 LABELS = (9454, 2753)

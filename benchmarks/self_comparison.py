@@ -13,14 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pytest_multiitem.adapters.base import choose_engine
 from pytest_multiitem.comparison import workload
-from pytest_multiitem.comparison.rows import new_session, row_of, sample
-from pytest_multiitem.comparison.sides import Connected, sides_of
-from pytest_multiitem.comparison.speed import versus
-from pytest_multiitem.options import resolve
+from pytest_multiitem.comparison.decision.speed import versus
+from pytest_multiitem.comparison.measuring.rows import new_session, row_of, sample
+from pytest_multiitem.comparison.measuring.sides import Connected, sides_of
 from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.results.machine import machine_info
-from pytest_multiitem.servers.engines import choose_engine
+from pytest_multiitem.settings.resolve import resolve
 
 
 def main() -> int:

@@ -16,18 +16,20 @@ from typing import Any
 import msgspec
 
 from pytest_multiitem.comparison import records
-from pytest_multiitem.comparison.artefacts import SCHEMAS
+from pytest_multiitem.comparison.files import SCHEMAS
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.options import OPTIONS, Settings, resolve
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports import power
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.settings.table import OPTIONS
 
 REFERENCE = Path(__file__).parent / "reference"
 
 _HEAD = """\
 # Options
 
-<!-- Written by docs/generate.py from pytest_multiitem.options; do not edit by hand. -->
+<!-- Written by docs/generate.py from pytest_multiitem.settings.table; do not edit by hand. -->
 
 Every setting has four names. The first that is given wins:
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-PACKAGE = Path(__file__).resolve().parent.parent / "src" / "pytest_multiitem"
+PACKAGE = Path(__file__).resolve().parent.parent / "pytest_multiitem"
 SAMPLE = PACKAGE / "data" / "search_sample.jsonl"
 TARGET = PACKAGE / "engine" / "data"
 

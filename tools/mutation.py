@@ -40,14 +40,14 @@ PACKAGE = "pytest_multiitem"
 #: The gates whose mutants count. Not those of the search and of traffic: their tests draw requests and run threads,
 #: seconds for each mutant.
 GATES = (
-    "base", "contract", "equivalence", "isolation", "measurement", "negative_control", "parity", "prefill_extend",
-    "registry", "regression", "request_isolation", "semantics", "speedup",
+    "equivalence", "evidence", "gate", "isolation", "judge", "negative_control", "parity", "prefill_extend", "record",
+    "registry", "regression", "request_contract", "request_isolation", "semantics", "speedup",
 )  # fmt: skip
 #: Mutants that count, as mutmut names them. Of the client it is what decides whether an answer holds scores.
 SCOPE = (
     *(f"{PACKAGE}.gates.{gate}.*" for gate in GATES),
-    f"{PACKAGE}.servers.attestation.*",
-    f"{PACKAGE}.client.x_read_scores__*",
+    f"{PACKAGE}.adapters.attestation.*",
+    f"{PACKAGE}.transport.client.x_read_scores__*",
 )
 #: How mutmut's statuses are told. A timeout is noticed by whoever waits for the tests.
 _NOTICED = frozenset({"killed", "timeout", "segfault"})
@@ -223,7 +223,7 @@ def mutmut_mutants(names: Iterable[str]) -> Iterator[Mutant]:
     from mutmut.mutation.diff_apply import get_diff_for_mutant
 
     for name in names:
-        path = Path("src", *name.partition(".x")[0].split(".")).with_suffix(".py")
+        path = Path(*name.partition(".x")[0].split(".")).with_suffix(".py")
         yield mutant_of(name, get_diff_for_mutant(name, path=path))
 
 
@@ -256,7 +256,7 @@ def constant_mutants(only: Set[Mutant] | None = None) -> Iterator[tuple[Mutant, 
         return
     chosen = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
     tests = chosen["pytest_add_cli_args_test_selection"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(WORK / "src"), *sys.path[1:]])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(WORK), *sys.path[1:]])}
     environment["MUTANT_UNDER_TEST"] = ""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     latest: list[str] = []  # the file of tests that noticed the change before this one: it often notices this one too
@@ -312,7 +312,7 @@ def changes(path: Path, source: str, number: ast.Constant) -> Iterator[tuple[Mut
     at = number.lineno - 1
     for other in others:
         line = f"{lines[at][: number.col_offset]}{other:.6g}{lines[at][number.end_col_offset :]}"
-        module = ".".join(path.relative_to(ROOT / "src" / PACKAGE).with_suffix("").parts)
+        module = ".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts)
         place = _statement(source, number)
         yield (
             Mutant(f"{module}: {place}", (lines[at].strip(),), (line.strip(),)),

@@ -11,8 +11,8 @@ from benchmarks.engine_speed.shapes import Requests, Shape
 from benchmarks.engine_speed.sides import Side
 from benchmarks.engine_speed.timing import Effort, median_interval
 from pytest_multiitem.bench.statistics import p50
-from pytest_multiitem.client import prepare, read_scores
 from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.transport.client import prepare, read_scores
 
 
 def measure_growth(

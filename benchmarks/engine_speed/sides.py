@@ -11,17 +11,18 @@ from typing import Literal
 
 from benchmarks.engine_speed import memory
 from benchmarks.engine_speed.shapes import DELIMITER, LABELS, Shape
-from pytest_multiitem.client import PreparedRequest, ScoreClient, prepare
+from pytest_multiitem.adapters.base import Engine, Profile, choose_engine
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError
-from pytest_multiitem.options import Settings, resolve
 from pytest_multiitem.results.machine import cpu_count
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers import LaunchSpec, RunningServer, ServerPool
-from pytest_multiitem.servers.engines import Engine, Profile, choose_engine
-from pytest_multiitem.servers.ready import scored_request
 from pytest_multiitem.servers.starter import Starter
-from pytest_multiitem.servers.target import Target
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import PreparedRequest, ScoreClient, prepare
 
 PathName = Literal["segment", "dense", "extend", "serial"]
 OWN_PATHS: tuple[PathName, ...] = ("segment", "dense", "extend", "serial")

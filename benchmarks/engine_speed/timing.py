@@ -14,11 +14,11 @@ import numpy as np
 from benchmarks.engine_speed import memory
 from benchmarks.engine_speed.shapes import Requests, Shape
 from benchmarks.engine_speed.sides import Side
+from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench.statistics import p50, ratio_interval
-from pytest_multiitem.client import Scores, prepare, read_scores
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.transport.client import Scores, prepare, read_scores
 
 #: Of the slow modes of a scanned engine, so many are timed again: the fastest of the first block, where that took at
 #: most so many times as long as the best.

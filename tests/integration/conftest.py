@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from real_engine import STARTUP, RealEngine
 
+from pytest_multiitem.adapters.base import choose_engine
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
-from pytest_multiitem.options import resolve
 from pytest_multiitem.servers import ServerPool
-from pytest_multiitem.servers.engines import choose_engine
+from pytest_multiitem.settings.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_multiitem.options import Settings
+from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.servers import RunningServer, ServerPool
-from pytest_multiitem.servers.engines import Profile, Role, choose_engine
 from pytest_multiitem.servers.process import LaunchSpec
-from pytest_multiitem.servers.ready import scored_request
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets.ready import scored_request
 
 #: Seconds until a server on two busy cores has scored its first request.
 STARTUP = 400

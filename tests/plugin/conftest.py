@@ -17,12 +17,12 @@ for _module in (
     "hypothesis",
     "scipy.stats",
     "pytest_multiitem.bench.curve",
-    "pytest_multiitem.checks",
+    "pytest_multiitem.session.gate_check",
     "pytest_multiitem.properties.search",
-    "pytest_multiitem.reports.markdown",
-    "pytest_multiitem.reports.terminal",
+    "pytest_multiitem.reports.run",
+    "pytest_multiitem.reports.summary",
     "pytest_multiitem.results.store",
-    "pytest_multiitem.session",
+    "pytest_multiitem.session.session",
 ):
     importlib.import_module(_module)
 

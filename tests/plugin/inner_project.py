@@ -29,9 +29,9 @@ BENCH = "from pytest_multiitem.suites.bench.test_bench_multi_item_score import *
 VERDICTS = """
     import types
     import pytest
-    from pytest_multiitem.gates.base import Evidence
-    from pytest_multiitem.gates.measurement import Measurement
-    from pytest_multiitem.servers.engines import Profile
+    from pytest_multiitem.gates.gate import Evidence
+    from pytest_multiitem.gates.record import Measurement
+    from pytest_multiitem.adapters.base import Profile
 
     TARGET = types.SimpleNamespace(
         engine="fake", model="hash-model", dtype="float32", profile=Profile("multi", "pytorch", "dense", 0)

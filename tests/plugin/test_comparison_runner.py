@@ -17,12 +17,15 @@ import pytest
 from inner_project import FAKE, wait_until
 from rich.console import Console
 
-from pytest_multiitem.comparison import artefacts, runner, verdicts
+from pytest_multiitem.comparison import files as artefacts
+from pytest_multiitem.comparison import verdicts
+from pytest_multiitem.comparison.measuring import runner
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.options import resolve
 from pytest_multiitem.progress import Shown
+from pytest_multiitem.reports.comparison import publish
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.settings.resolve import resolve
 
 SMALL = {
     "engine": "fake",
@@ -53,7 +56,7 @@ def measured(base, **given):
 
     settings, told = settings_of(**given), io.StringIO()
     with Shown(Console(file=told, width=200)) as shown:
-        outcome = runner.compare(settings, FakeEngine(), base, shown)
+        outcome = runner.compare(settings, FakeEngine(), base, shown, publish)
     found = {
         f"{g.name}[{place}]": verdicts.verdict(outcome, settings, g, place) for g, place in verdicts.planned(settings)
     }
@@ -156,12 +159,13 @@ RUN = """
     sys.path[:0] = [{fake!r}]
     from pathlib import Path
     from fake_engine import FakeEngine
-    from pytest_multiitem.comparison import runner
+    from pytest_multiitem.comparison.measuring import runner
     from pytest_multiitem.progress import Shown
-    from pytest_multiitem.options import resolve
+    from pytest_multiitem.reports.comparison import publish
+    from pytest_multiitem.settings.resolve import resolve
     settings = resolve({given!r}, {{}}, {{}})
     with Shown() as shown:
-        runner.compare(settings, FakeEngine(), Path.cwd(), shown)
+        runner.compare(settings, FakeEngine(), Path.cwd(), shown, publish)
 """
 
 

@@ -16,7 +16,7 @@ def test_a_second_server_is_one_line(project: Project) -> None:
         "conftest.py",
         """
         from fake_engine import pytest_multiitem_engines
-        from pytest_multiitem import factories
+        from pytest_multiitem.fixtures import factories
 
         segment_server = factories.multi_item_server(mask_impl="segment", server_chunk_size=2)
         jax_serial_server = factories.serial_server(backend="jax")
@@ -50,7 +50,7 @@ def test_a_factory_with_an_address_attaches_and_never_stops(project: Project, se
     project.write(
         "conftest.py",
         f"""
-        from pytest_multiitem import factories
+        from pytest_multiitem.fixtures import factories
         staging = factories.multi_item_server(url="{address}")
         """,
     )
@@ -108,7 +108,7 @@ def test_a_server_asked_for_at_run_time(project: Project) -> None:
         "test_it.py",
         """
         def test_it(multiitem_run, request):
-            from pytest_multiitem.servers.engines import Profile
+            from pytest_multiitem.adapters.base import Profile
             assert multiitem_run.target(Profile("serial", "pytorch")).score_ids([1], [[2]], [3, 4]).shape == (1, 2)
         """,
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.settings.chips import CHIPS, DEFAULT_CHIPS
 from pytest_multiitem.tpu import gate
-from pytest_multiitem.tpu.chips import CHIPS, DEFAULT_CHIPS
 from pytest_multiitem.tpu.gate import Wanted, check_kernel
 from pytest_multiitem.tpu.records import Report
 

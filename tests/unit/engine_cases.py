@@ -4,8 +4,9 @@ import numpy as np
 
 from pytest_multiitem.engine.checkpoint import CheckpointSpec
 from pytest_multiitem.engine.plan import place
-from pytest_multiitem.scoring.layout import Semantics, build_layout
+from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.readout import Readout
+from pytest_multiitem.scoring.semantics import Semantics
 
 SPEC = CheckpointSpec(64, 160, 2, 4, 2, 16, 1000, seed=7)
 DELIMITER, LABELS = 999, (17, 403, 8)

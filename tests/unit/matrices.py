@@ -2,14 +2,7 @@
 
 import numpy as np
 
-from pytest_multiitem.comparison.records import (
-    OwnReference,
-    Row,
-    RunRecord,
-    ScoreMatrix,
-    SelfComparison,
-    WorkloadRef,
-)
+from pytest_multiitem.comparison.records import OwnReference, Row, RunRecord, ScoreMatrix, SelfComparison, WorkloadRef
 
 ITEMS = 40
 

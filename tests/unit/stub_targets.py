@@ -9,11 +9,11 @@ from threading import Lock
 import numpy as np
 from fake_backend import logit
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
+from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers.engines import Profile
-from pytest_multiitem.servers.target import Target
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 DELIMITER = 999
 LABELS = (5, 6)
@@ -60,7 +60,7 @@ def leaking(leaks):
 
 
 class StubClient:
-    """`client.ScoreClient` without HTTP. ``executed``: the counter that a request raises, a mask, "serial" or
+    """`transport.client.ScoreClient` without HTTP. ``executed``: the counter that a request raises, a mask, "serial" or
     "prefill+extend"; None: a server that attests nothing."""
 
     def __init__(self, scores, executed):

@@ -2,9 +2,9 @@
 
 import pytest
 
+from pytest_multiitem.adapters.attestation import Attestation, contradictions
+from pytest_multiitem.adapters.base import Engine, Profile, choose_engine
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.servers.attestation import Attestation, contradictions
-from pytest_multiitem.servers.engines import Engine, Profile, choose_engine
 
 SGLANG, SGL_JAX = choose_engine("sglang"), choose_engine("sgl-jax")
 MULTI = Profile("multi", "pytorch", "flashinfer", 0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_multiitem.comparison.agreement import agreement
+from pytest_multiitem.comparison.decision.agreement import agreement
 
 
 def firsts(*scores):

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from stub_targets import multi, packed
 
-from pytest_multiitem.comparison import arms
+from pytest_multiitem.comparison.measuring import arms
 from pytest_multiitem.errors import UsageError
 
 MASKS = (["MULTI_ITEM_MASK_IMPL=dense"], ["MULTI_ITEM_MASK_IMPL=segment"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_multiitem.servers.attestation import Attestation, Executed, contradictions
+from pytest_multiitem.adapters.attestation import Attestation, Executed, contradictions
 
 
 def counters(dense=0, segment=0, items=None, extended=0, serial=0):

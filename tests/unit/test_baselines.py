@@ -12,21 +12,22 @@ from sample_matrix import benchmark, gate_record, matrix
 from scipy.stats import binom
 from typer.testing import CliRunner
 
-from pytest_multiitem.baselines import commands, store
-from pytest_multiitem.baselines.conditions import parse
-from pytest_multiitem.baselines.judging import judge
+from pytest_multiitem.baselines import store
+from pytest_multiitem.baselines.judging import judge, record_of
 from pytest_multiitem.baselines.records import Baseline, Cell
 from pytest_multiitem.baselines.saving import refusal
 from pytest_multiitem.baselines.timings import Timings, timings, timings_of
 from pytest_multiitem.bench.statistics import ratio_interval
-from pytest_multiitem.comparison import artefacts
+from pytest_multiitem.commands import baseline as commands
+from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.records import MatrixSummary, Row, RunRecord, ScoreMatrix, WorkloadRef
 from pytest_multiitem.errors import MultiItemError, UsageError
-from pytest_multiitem.gates.regression import record_of
-from pytest_multiitem.reports import markdown, terminal
+from pytest_multiitem.reports import run as markdown
+from pytest_multiitem.reports import summary as terminal
 from pytest_multiitem.results import records
 from pytest_multiitem.results.records import SettingRecord, Verdict
 from pytest_multiitem.results.store import write_matrix
+from pytest_multiitem.settings.conditions import parse
 
 MACHINE = {"architecture": "x86_64", "processor": "CPU 1", "cpus_usable": 2, "memory_gib": 8.0, "device": "cpu"}
 SHA = "0" * 64

@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_multiitem.engine.tokenizer import TextTokenizer
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.cases import (
-    Case,
-    built_in_cases,
-    equal_length_case,
-    mutations,
-    read_workload,
-    token_pool,
-)
+from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case, mutations, read_workload, token_pool
 
 LABELS, DELIMITER, VOCAB = (9454, 2753), 151_643, 151_936
 KINDS = ("same_length", "longer", "shorter")

@@ -8,7 +8,7 @@ import pytest
 from sample_matrix import gate_record, matrix, not_run
 
 from pytest_multiitem import __version__
-from pytest_multiitem.reports import markdown
+from pytest_multiitem.reports import run as markdown
 from pytest_multiitem.results import store
 
 SIZES = {

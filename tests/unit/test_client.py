@@ -17,11 +17,11 @@ from fake_backend import VOCAB, FakeBackend
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_multiitem.client import FailureKind, ScoreClient, ScoreFailure, prepare, read_scores
 from pytest_multiitem.engine.app import Service, create_app
 from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.listening import bind
+from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, prepare, read_scores
+from pytest_multiitem.transport.listening import bind
 
 REQUEST = prepare([1, 2], [[3], [4, 5]], [7, 8])
 OK = {"scores": [[0.25, 0.75], [0.5, 0.5]]}

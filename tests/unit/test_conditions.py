@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_multiitem.baselines.conditions import parse
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.options import resolve
+from pytest_multiitem.settings.conditions import parse
+from pytest_multiitem.settings.resolve import resolve
 
 
 @pytest.mark.parametrize(

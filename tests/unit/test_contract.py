@@ -17,16 +17,17 @@ from stub_targets import (
     serial,
 )
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
-from pytest_multiitem.gates import contract
-from pytest_multiitem.gates.contract import CONTRACT, measure
-from pytest_multiitem.gates.measurement import Baseline, leak_visibility, record_of, semantic_visibility
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.adapters.base import Engine, Profile
+from pytest_multiitem.gates import request_contract as contract
+from pytest_multiitem.gates.evidence import Baseline, leak_visibility, semantic_visibility
+from pytest_multiitem.gates.record import record_of
+from pytest_multiitem.gates.request_contract import CONTRACT, measure
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers.attestation import Attestation
-from pytest_multiitem.servers.engines import Engine, Profile
 from pytest_multiitem.servers.errors import ServerDied
-from pytest_multiitem.servers.target import Target
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 #: The probability that the servers here give to all labels together.
 LABEL_MASS = 1e-3

@@ -7,8 +7,8 @@ import pytest
 from stub_targets import baseline, make_case, multi
 
 from pytest_multiitem.bench.curve import CurvePoint, measure_curves
-from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.gates import speedup
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 
 class Clock:

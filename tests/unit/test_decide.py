@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import failed_row, matrix, row
 
-from pytest_multiitem.comparison import decide
-from pytest_multiitem.comparison.decide import Candidate
+from pytest_multiitem.comparison.decision import decide
+from pytest_multiitem.comparison.decision.decide import Candidate
 from pytest_multiitem.comparison.records import Row, RunRecord
 
 

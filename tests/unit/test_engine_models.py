@@ -21,8 +21,9 @@ from reference import Reference
 
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.engine.serve import load_backend
-from pytest_multiitem.scoring.layout import Semantics, build_layout
+from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.readout import Readout
+from pytest_multiitem.scoring.semantics import Semantics
 
 ABLATIONS = [semantics for semantics in Semantics if not semantics.has_serial_reference]
 PACKAGES = {"pytorch": "torch", "jax": "jax"}

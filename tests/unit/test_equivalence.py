@@ -15,11 +15,11 @@ from stub_targets import (
     serial,
 )
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.gates.equivalence import EQUIVALENCE, measure
-from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))
 

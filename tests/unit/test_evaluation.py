@@ -16,9 +16,9 @@ import pytest
 from stub_targets import DELIMITER, LABELS, hashed, leaking, packed, packed_query_prefix, serial
 
 from pytest_multiitem.bench.statistics import ratio_interval
-from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.evaluation import check as judging
-from pytest_multiitem.evaluation.deadline import deadline
+from pytest_multiitem.targets.deadline import deadline
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 SMALL = (
     "--labels", "5,6", "--delimiter", str(DELIMITER), "--vocab-size", "900", "--query-tokens", "8",

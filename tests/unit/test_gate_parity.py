@@ -7,7 +7,7 @@ import pytest
 from stub_targets import DELIMITER, baseline, hashed, leaking, make_case, multi, packed, serial
 
 from pytest_multiitem.gates import parity
-from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.results.records import Verdict
 
 CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from stub_targets import DELIMITER, baseline, extender, make_case, multi, packed, packed_query_prefix
 
+from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench.curve import CurvePoint
-from pytest_multiitem.client import FailureKind, ScoreFailure, prepare, read_scores
 from pytest_multiitem.gates import equivalence, isolation, parity, power, prefill_extend, semantics, speedup
-from pytest_multiitem.gates.base import Evidence, judge_difference, judge_ratio
-from pytest_multiitem.gates.measurement import Measurement, leak_visibility, record_of, semantic_visibility
+from pytest_multiitem.gates.evidence import leak_visibility, semantic_visibility
+from pytest_multiitem.gates.gate import Evidence
+from pytest_multiitem.gates.judge import judge_difference, judge_ratio
+from pytest_multiitem.gates.record import Measurement, record_of
 from pytest_multiitem.gates.registry import gate_names, gates, required
-from pytest_multiitem.options import resolve
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers.attestation import Attestation
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, prepare, read_scores
 
 CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))
 STRONG = Evidence(noise_floor=0.0, leak_visibility=0.5, score_spread=0.5)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_multiitem.adapters.installed import inspect
 from pytest_multiitem.errors import EngineUnavailable
-from pytest_multiitem.servers.installed import inspect
 
 
 def fake_engine(site: Path, *, fields: str = "") -> None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from stub_targets import DELIMITER, POOL, baseline, hashed, leaking, make_case, multi, packed, serial
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.gates.isolation import CHANGED_LENGTH, SAME_LENGTH, measure
-from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 GATES = (SAME_LENGTH, CHANGED_LENGTH)
 CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from pytest_multiitem.engine.config import read_config
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
-from pytest_multiitem.scoring.layout import Semantics, build_layout
+from pytest_multiitem.scoring.layout import build_layout
+from pytest_multiitem.scoring.semantics import Semantics
 
 pytest.importorskip("jax")
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_multiitem.gates.base import Evidence, Gate, judge_difference, judge_ratio
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
+from pytest_multiitem.gates.gate import Evidence, Gate
 from pytest_multiitem.gates.isolation import SAME_LENGTH
+from pytest_multiitem.gates.judge import judge_difference, judge_ratio
 from pytest_multiitem.gates.prefill_extend import PREFILL_EXTEND_REPLAY
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.gates.speedup import SPEEDUP_N32

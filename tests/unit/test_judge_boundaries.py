@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from stub_targets import DELIMITER, baseline, extender, make_case, multi, packed
 
-from pytest_multiitem import client as client_module
 from pytest_multiitem.bench.curve import measure_curves
-from pytest_multiitem.checks import GateCheck
-from pytest_multiitem.client import ScoreClient
 from pytest_multiitem.gates import equivalence, isolation, parity, prefill_extend, semantics, speedup
-from pytest_multiitem.gates.base import MIN_PAIRED_BLOCKS, Evidence
-from pytest_multiitem.gates.measurement import Measurement, record_of
+from pytest_multiitem.gates.gate import Evidence
+from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS
+from pytest_multiitem.gates.record import Measurement, record_of
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.state import RECORDS
+from pytest_multiitem.session.gate_check import GateCheck
+from pytest_multiitem.session.keys import RECORDS
+from pytest_multiitem.transport import client as client_module
+from pytest_multiitem.transport.client import ScoreClient
 
 #: Everything was measured, nothing was noisy, and a violation would have been seen.
 STRONG = Evidence(**{each.name: 0.0 if "floor" in each.name else 0.9 for each in dataclasses.fields(Evidence)})

@@ -3,13 +3,13 @@
 import pytest
 from stub_targets import multi
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.errors import EngineUnavailable, UsageError
-from pytest_multiitem.gates.base import Evidence
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
-from pytest_multiitem.gates.measurement import Measurement, blank_record, judged
+from pytest_multiitem.gates.gate import Evidence
+from pytest_multiitem.gates.record import Measurement, blank_record, judged
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.servers.errors import ServerError
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 
 def raising(error):

@@ -5,10 +5,11 @@ import json
 import filelock
 import pytest
 
-from pytest_multiitem.comparison import artefacts, ledger
+from pytest_multiitem.comparison import files as artefacts
+from pytest_multiitem.comparison.measuring import ledger
 from pytest_multiitem.comparison.records import Row, ScoreMatrix
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.options import resolve
+from pytest_multiitem.settings.resolve import resolve
 
 
 def settings_of(**given):

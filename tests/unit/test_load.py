@@ -18,11 +18,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from typer.testing import CliRunner
 
-from pytest_multiitem.bench import generator, load, load_command
+from pytest_multiitem.bench import generator, load
 from pytest_multiitem.bench.generator import Sent, poisson_schedule
 from pytest_multiitem.bench.load import Level, LoadRecord, closed_saturation, level_of, measure_load, open_saturation
-from pytest_multiitem.client import prepare
+from pytest_multiitem.commands import load as load_command
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.transport.client import prepare
 
 TWO = prepare([1, 2], [[3], [4, 5]], [7, 8])
 THREE = prepare([1, 2], [[3], [4, 5], [6]], [7, 8])

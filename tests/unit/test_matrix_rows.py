@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from stub_targets import LABELS, make_case, multi, packed
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
+from pytest_multiitem.comparison.measuring.rows import Sampled, chunked, row_of, sample
 from pytest_multiitem.comparison.records import RunRecord, WorkloadRequest
-from pytest_multiitem.comparison.rows import Sampled, chunked, row_of, sample
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 
 def request_of(count=7, **shape):

@@ -8,33 +8,22 @@ import numpy as np
 import pytest
 from stub_targets import DELIMITER, POOL, baseline, hashed, make_case, multi, packed
 
+from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench.curve import CurvePoint
-from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates import speedup
-from pytest_multiitem.gates.base import Evidence, Gate
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
-from pytest_multiitem.gates.measurement import (
-    Measurement,
-    blank_record,
-    judged,
-    leak_visibility,
-    max_abs,
-    record_of,
-    replay_floor,
-    score_spread,
-    semantic_visibility,
-)
-from pytest_multiitem.gates.measurement import (
-    baseline as measured_baseline,
-)
+from pytest_multiitem.gates.evidence import baseline as measured_baseline
+from pytest_multiitem.gates.evidence import leak_visibility, max_abs, replay_floor, score_spread, semantic_visibility
+from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.record import Measurement, blank_record, judged, record_of
 from pytest_multiitem.gates.registry import gate_names, gates
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.servers.errors import ServerError
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 STRONG = Evidence(0.0, 0.5, 0.5)
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from stub_targets import DELIMITER, LABELS, VOCABULARY, hashed, leaking, multi, packed
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
-from pytest_multiitem.gates.measurement import record_of
+from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.gates.metamorphic import RELATIONS_HOLD, measure, space_of
-from pytest_multiitem.options import resolve
+from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.servers.engines import Engine, Profile
 from pytest_multiitem.servers.errors import ServerDied
-from pytest_multiitem.servers.target import Target
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 DEFAULT = resolve({}, {}, {})
 

@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 driver = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "mutation.py")))
 Mutant = driver.Mutant
 
-FEWER = Mutant("gates.base.judge", ("if blocks < 5:",), ("if blocks <= 5:",))
+FEWER = Mutant("gates.judge.judge", ("if blocks < 5:",), ("if blocks <= 5:",))
 TEXT = """
 # a comment
 = it cannot be told apart
-gates.base.judge
+gates.judge.judge
   - if blocks < 5:
   + if blocks <= 5:
 
@@ -41,7 +41,7 @@ def test_a_reason_holds_until_the_next_one():
 
 
 def test_a_mutant_without_a_reason_is_not_accepted():
-    with pytest.raises(ValueError, match=r"no reason stands before gates\.base\.judge"):
+    with pytest.raises(ValueError, match=r"no reason stands before gates\.judge\.judge"):
         driver.accepted("\n".join(FEWER.lines()))
 
 
@@ -52,9 +52,9 @@ def test_what_is_printed_can_be_accepted():
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        ("pytest_multiitem.gates.base.x_judge__mutmut_7", "gates.base.judge"),
+        ("pytest_multiitem.gates.judge.x_judge__mutmut_7", "gates.judge.judge"),
         ("pytest_multiitem.gates.isolation.x__saturated__mutmut_12", "gates.isolation._saturated"),
-        ("pytest_multiitem.servers.attestation.xǁExecutedǁsince__mutmut_4", "servers.attestation.Executed.since"),
+        ("pytest_multiitem.adapters.attestation.xǁExecutedǁsince__mutmut_4", "adapters.attestation.Executed.since"),
     ],
 )
 def test_a_mutant_is_named_by_its_function_and_its_lines(name, function):
@@ -77,8 +77,8 @@ ALL = tuple(pattern.replace("*", "x_function__mutmut_1") for pattern in driver.S
     [
         (ALL, "killed", [True, False], None),
         ((), "killed", [True], "there is no mutant"),
-        (ALL[:-1], "killed", [True], r"there is no mutant pytest_multiitem\.client\.x_read_scores__\*"),
-        (ALL[1:], "killed", [True], r"there is no mutant pytest_multiitem\.gates\.base\.\*"),
+        (ALL[:-1], "killed", [True], r"there is no mutant pytest_multiitem\.transport\.client\.x_read_scores__\*"),
+        (ALL[1:], "killed", [True], r"there is no mutant pytest_multiitem\.gates\.equivalence\.\*"),
         (ALL, "not checked", [True], f"{len(ALL)} mutants were not run"),
         (ALL, "survived", [True], "no mutant was killed"),
         (ALL, "no tests", [True], "no mutant was killed"),
@@ -93,7 +93,7 @@ def test_a_run_of_no_mutants_tells_nothing(names, status, numbers, said):
 
 def test_every_module_of_gates_is_mutated_or_left_out_by_name():
     chosen = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]["only_mutate"]
-    gates = ROOT / "src" / "pytest_multiitem" / "gates"
+    gates = ROOT / "pytest_multiitem" / "gates"
     mutated = {Path(name).stem for name in chosen if "/gates/" in name}
     assert set(driver.GATES) <= mutated, "what counts is mutated"
     numberless = {"__init__", "power", "segment"}
@@ -107,7 +107,7 @@ def test_every_module_of_gates_is_mutated_or_left_out_by_name():
 def test_only_a_survivor_that_is_not_accepted_fails(survivors, status, capsys):
     assert driver.report(survivors, {FEWER: "why"}, "3 mutants") == status
     told = capsys.readouterr().out
-    assert ("accepted, but noticed or gone: gates.base.judge" in told) is (FEWER not in survivors)
+    assert ("accepted, but noticed or gone: gates.judge.judge" in told) is (FEWER not in survivors)
     assert ("f\n- a\n" in told) is (status == 1)
 
 
@@ -131,20 +131,20 @@ class Record:
 
 
 def test_numbers_outside_functions_are_made_larger_and_smaller():
-    path = ROOT / "src" / "pytest_multiitem" / "gates" / "base.py"
+    path = ROOT / "pytest_multiitem" / "gates" / "judge.py"
     found = [
         (mutant.function, mutant.added[0], changed)
         for number in driver.numbers_outside_functions(SOURCE)
         for mutant, changed in driver.changes(path, SOURCE, number)
     ]
     assert [entry[:2] for entry in found] == [
-        ("gates.base: LIMIT", "LIMIT = 0.03"),
-        ("gates.base: LIMIT", "LIMIT = 0.01"),
-        ("gates.base: ZERO", "ZERO = 1e-09"),
-        ("gates.base: GATE", "limit=6,"),
-        ("gates.base: GATE", "limit=4,"),
-        ("gates.base: Record", "runs: int = 4"),
-        ("gates.base: Record", "runs: int = 2"),
+        ("gates.judge: LIMIT", "LIMIT = 0.03"),
+        ("gates.judge: LIMIT", "LIMIT = 0.01"),
+        ("gates.judge: ZERO", "ZERO = 1e-09"),
+        ("gates.judge: GATE", "limit=6,"),
+        ("gates.judge: GATE", "limit=4,"),
+        ("gates.judge: Record", "runs: int = 4"),
+        ("gates.judge: Record", "runs: int = 2"),
     ]
     assert found[0][2] == SOURCE.replace("0.02", "0.03")
 

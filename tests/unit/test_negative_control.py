@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from stub_targets import DELIMITER, VOCABULARY, baseline, hashed, make_case, serial
 
+from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.gates import equivalence, isolation
-from pytest_multiitem.gates.base import Evidence
-from pytest_multiitem.gates.measurement import Measurement, record_of
+from pytest_multiitem.gates.gate import Evidence
 from pytest_multiitem.gates.negative_control import NEGATIVE_CONTROL, Unisolated, measure
+from pytest_multiitem.gates.record import Measurement, record_of
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics, unisolated
-from pytest_multiitem.servers.engines import Profile
 
 FIRST, QUERY = Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX
 CASE = make_case(lengths=[3, 0, 4, 5, 2, 6, 7, 3, 4, 5, 6])

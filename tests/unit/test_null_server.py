@@ -17,8 +17,8 @@ import pytest
 
 from pytest_multiitem.bench.null_server import NullProtocol, canned_answers
 from pytest_multiitem.bench.overhead import null_server
-from pytest_multiitem.client import ScoreClient, prepare
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.transport.client import ScoreClient, prepare
 
 ITEMS = [[3], [4, 5], [6]]
 REQUEST = prepare([1, 2], ITEMS, [7, 8])

@@ -22,13 +22,15 @@ from matrices import (
 from typer.testing import CliRunner
 
 from pytest_multiitem.bench.statistics import ratio_interval
-from pytest_multiitem.comparison import artefacts, offline, speed
-from pytest_multiitem.comparison.compare_command import compare_files
+from pytest_multiitem.commands.compare_files import compare_files
+from pytest_multiitem.comparison import files as artefacts
+from pytest_multiitem.comparison.decision import compare as offline
+from pytest_multiitem.comparison.decision import speed
 from pytest_multiitem.comparison.records import Comparison, OwnReference, RunRecord, ScoreMatrix, WorkloadRef
-from pytest_multiitem.comparison.validate import examine
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.reports.comparison import comparison_lines, comparison_markdown, final_report
+from pytest_multiitem.reports.comparison import FILES, comparison_lines, comparison_markdown, final_report, write
 from pytest_multiitem.results.published import PUBLISHED_THROUGHPUT
+from pytest_multiitem.validation.validate import examine
 
 MAX_ABS, MEAN_ABS = "cross_backend_max_abs_le_0p02", "cross_backend_mean_abs_le_0p01"
 
@@ -759,7 +761,7 @@ def test_best_native_is_asked_for_where_only_portable_was_measured():
 
 def test_a_comparison_survives_its_file(tmp_path):
     found = compared(*best_pair(view="portable"), *best_pair())
-    offline.write(tmp_path / "new", found, [])
+    write(tmp_path / "new", found, [])
     read = artefacts.read(tmp_path / "new" / "comparison.json", Comparison).record
     assert read == found
     assert (tmp_path / "new" / "comparison.md").read_text() == comparison_markdown(found)
@@ -779,7 +781,7 @@ def test_a_comparison_survives_its_file(tmp_path):
     ],
 )
 def test_what_is_written_is_valid(sides, tmp_path):
-    offline.write(tmp_path, compared(*sides()), [])
+    write(tmp_path, compared(*sides()), [])
     assert examine(tmp_path / "comparison.json").problems == []
 
 
@@ -1000,7 +1002,7 @@ def compare(tmp_path, monkeypatch):
 def test_the_command_writes_what_it_found(compare, tmp_path):
     result = compare(*best_pair(), options=["--output-dir", "out"])
     assert result.exit_code == 0, result.output
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(offline.FILES)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
     assert "Confidence: high." in result.output and "wrote out/comparison.json" in result.output
     record = artefacts.read(tmp_path / "out" / "comparison.json", Comparison).record
     assert [side.path for side in record.sides] == ["0-jax.json", "1-pytorch.json"]

@@ -5,10 +5,13 @@ from itertools import combinations
 
 import pytest
 
+from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.embedded import EmbeddedEngine
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.options import OPTIONS, Option, Settings, resolve
-from pytest_multiitem.servers.embedded import EmbeddedEngine
-from pytest_multiitem.servers.engines import Profile
+from pytest_multiitem.settings.option import Option
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.settings.table import OPTIONS
 
 BY_NAME = {option.name: option for option in OPTIONS}
 DEFAULTS = resolve({}, {}, {})

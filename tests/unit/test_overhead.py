@@ -11,7 +11,7 @@ import pytest
 
 from pytest_multiitem.bench import overhead
 from pytest_multiitem.bench.overhead import BLOCK, measure_overhead, null_server
-from pytest_multiitem.client import FailureKind, ScoreClient, ScoreFailure, prepare
+from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, prepare
 
 REQUEST = prepare([1, 2], [[3], [4, 5]], [7, 8])
 ANSWER = b'{"scores": [[0.25, 0.75], [0.5, 0.5]]}'

@@ -5,7 +5,6 @@ import pytest
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.options import resolve
 from pytest_multiitem.power import columns as power_columns
 from pytest_multiitem.power.builds import Build
 from pytest_multiitem.power.records import BuildRecord, Cell, FaultRecord, KillMatrix
@@ -13,6 +12,7 @@ from pytest_multiitem.power.runner import check_settings, plan
 from pytest_multiitem.power.summary import summarise, verdict
 from pytest_multiitem.reports.power import kill_table, power_lines, render, summary_lines
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.settings.resolve import resolve
 
 EQUIV, SAME, SPEED = "delimiter_aligned_equiv_le_0p02", "same_length_isolation_zero", "speedup_n32_ge_3x"
 

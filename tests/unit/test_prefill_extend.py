@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from stub_targets import extender, make_case, packed_query_prefix
 
-from pytest_multiitem.gates.measurement import record_of
 from pytest_multiitem.gates.prefill_extend import NUM_ITEMS, PREFILL_EXTEND_REPLAY, measure
+from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.results.records import Verdict
 
 CASE = make_case(NUM_ITEMS)

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
+from pytest_multiitem.adapters import launched
+from pytest_multiitem.adapters.arguments import settings_from
+from pytest_multiitem.adapters.base import Profile, choose_engine, shipped_engines
+from pytest_multiitem.adapters.installed import Installed
+from pytest_multiitem.adapters.profiles import arguments, launch_profile, read_profiles, with_profile_defaults
+from pytest_multiitem.commands import launch as launch_command
 from pytest_multiitem.errors import EngineUnavailable, UsageError
-from pytest_multiitem.options import resolve
-from pytest_multiitem.servers import launch_command, launched
-from pytest_multiitem.servers.engines import Profile, choose_engine, shipped_engines
-from pytest_multiitem.servers.installed import Installed
-from pytest_multiitem.servers.profiles import arguments, launch_profile, read_profiles, with_profile_defaults
+from pytest_multiitem.settings.resolve import resolve
 
 SGLANG, SGL_JAX = choose_engine("sglang"), choose_engine("sgl-jax")
 COMMON = {
@@ -202,13 +204,13 @@ def test_launch_prints_the_line_that_a_run_would_use(installed):
     python = installed("0.5.23", "enable-mis")
     words = ["--engine-python", python, "--model=/models/m", "--device", "cuda"]
     words[3:] = ["--multiitem-device", "cuda"]
-    settings = launch_command.settings_from(words, "sglang-multi-frozen")
+    settings = settings_from(words, "sglang-multi-frozen")
     line = launch_command.shell_line(launch_command.spec_of("sglang-multi-frozen", settings))
     assert line.endswith("--enable-mis") and "--port 30020 " in line and "--attention-backend flashinfer" in line
     with pytest.raises(UsageError, match="'--modle' is no option of a run"):
-        launch_command.settings_from(["--modle", "x"], None)
+        settings_from(["--modle", "x"], None)
     with pytest.raises(UsageError, match="--model needs a value"):
-        launch_command.settings_from(["--model"], None)
+        settings_from(["--model"], None)
 
 
 def test_a_launch_becomes_the_server(tmp_path):
@@ -217,7 +219,7 @@ def test_a_launch_becomes_the_server(tmp_path):
     server.write_text("#!/bin/sh\necho $$ $MARK\nexec sleep 30\n")
     server.chmod(0o755)
     code = (
-        "from pytest_multiitem.servers.launch_command import run\n"
+        "from pytest_multiitem.commands.launch import run\n"
         "from pytest_multiitem.servers.process import LaunchSpec\n"
         f"run(LaunchSpec('it', ({str(server)!r},), {{'MARK': 'm'}}))"
     )

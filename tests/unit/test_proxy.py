@@ -19,7 +19,6 @@ import uvicorn
 from fake_backend import FakeBackend
 from test_app import REQUEST, make_service
 
-from pytest_multiitem.client import FailureKind, ScoreClient, ScoreFailure
 from pytest_multiitem.engine import serve as serve_module
 from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.scorer import Scorer
@@ -29,8 +28,9 @@ from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import ScorerFault, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.faults.proxy import Each, Forward, proxy, wire_faults
-from pytest_multiitem.listening import bind
 from pytest_multiitem.reports.faults import listing
+from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure
+from pytest_multiitem.transport.listening import bind
 
 UPSTREAM = "http://upstream:1"
 

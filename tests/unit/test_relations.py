@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from stub_targets import LABELS, POOL, StubClient, hashed, packed
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
 from pytest_multiitem.gates.relation_judge import Judge
 from pytest_multiitem.properties.play import Player, send
 from pytest_multiitem.properties.search import search
@@ -24,6 +23,7 @@ from pytest_multiitem.scoring.relations import (
     relation_names,
     relations,
 )
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 SPACE = Space(POOL, (*LABELS, 29_399), 29_398, 1024, empty_items=True)
 every_relation = pytest.mark.parametrize("name", relation_names())

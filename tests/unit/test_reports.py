@@ -6,7 +6,9 @@ import pytest
 from sample_matrix import benchmark, gate_record, matrix, not_run
 
 from pytest_multiitem.gates.registry import gate_names
-from pytest_multiitem.reports import markdown, table, terminal
+from pytest_multiitem.reports import run as markdown
+from pytest_multiitem.reports import summary as terminal
+from pytest_multiitem.reports import table
 from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import ServerRecord, SettingRecord, Verdict
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pytest_multiitem.engine.plan import slots_per_tile
 from pytest_multiitem.engine.scorer import MaskImpl, Mode, PrefixCache, Scorer, ScorerConfig
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.layout import Semantics, packed_length
+from pytest_multiitem.scoring.layout import packed_length
+from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.wire import WireError
 
 DELIMITER = 999

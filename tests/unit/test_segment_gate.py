@@ -6,12 +6,12 @@ import msgspec
 import pytest
 from sample_matrix import matrix
 
+from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS, judge, judge_kernel
-from pytest_multiitem.reports import markdown
-from pytest_multiitem.reports.terminal import lines
+from pytest_multiitem.reports import run as markdown
+from pytest_multiitem.reports.summary import lines
 from pytest_multiitem.reports.tpu import checks_table, report_lines
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.servers.attestation import Attestation
 from pytest_multiitem.tpu.records import Check, Memory, Report, TierVerdict
 
 
@@ -21,7 +21,7 @@ class Server:
     engine = model = dtype = "x"
 
     def __init__(self, device):
-        from pytest_multiitem.servers.engines import Profile
+        from pytest_multiitem.adapters.base import Profile
 
         self.info = {"device": device}
         self.profile = Profile("multi", "jax", "segment", 0)

@@ -16,7 +16,8 @@ from engine_cases import (
 )
 
 from pytest_multiitem.engine.plan import place
-from pytest_multiitem.scoring.layout import Semantics, build_layout
+from pytest_multiitem.scoring.layout import build_layout
+from pytest_multiitem.scoring.semantics import Semantics
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy

@@ -13,7 +13,8 @@ from stub_targets import (
     packed_query_prefix,
 )
 
-from pytest_multiitem.gates.measurement import leak_visibility, record_of, semantic_visibility
+from pytest_multiitem.gates.evidence import leak_visibility, semantic_visibility
+from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.gates.semantics import AS_DECLARED, measure
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pytest_multiitem.comparison.sides import missing, serial_of, sides_of
+from pytest_multiitem.adapters.base import choose_engine
+from pytest_multiitem.comparison.measuring.sides import missing, serial_of, sides_of
 from pytest_multiitem.errors import EngineUnavailable, UsageError
-from pytest_multiitem.options import resolve
-from pytest_multiitem.servers.engines import choose_engine
+from pytest_multiitem.settings.resolve import resolve
 
 
 def sides(engine="embedded", **given):

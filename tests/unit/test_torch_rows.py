@@ -8,7 +8,8 @@ import pytest
 from engine_cases import DELIMITER, assert_close, packed, workload
 
 from pytest_multiitem.engine.serve import load_backend
-from pytest_multiitem.scoring.layout import Semantics, build_layout
+from pytest_multiitem.scoring.layout import build_layout
+from pytest_multiitem.scoring.semantics import Semantics
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

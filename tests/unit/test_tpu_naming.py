@@ -7,9 +7,9 @@ import functools
 import pytest
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.options import resolve
-from pytest_multiitem.tpu.chips import CHIPS, DEFAULT_CHIPS, parse_chip
-from pytest_multiitem.tpu.naming import name_of, parse_kernel
+from pytest_multiitem.settings.chips import CHIPS, DEFAULT_CHIPS, parse_chip
+from pytest_multiitem.settings.kernels import name_of, parse_kernel
+from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.tpu.shapes import parse_shape, shown
 
 

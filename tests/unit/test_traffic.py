@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stub_targets import DELIMITER, LABELS, POOL, StubClient, baseline, hashed, leaking, make_case, multi, packed
 
-from pytest_multiitem.client import FailureKind, ScoreFailure
+from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.gates import isolation
-from pytest_multiitem.gates.measurement import leak_visibility, record_of
+from pytest_multiitem.gates.evidence import leak_visibility
+from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.gates.request_isolation import REQUEST_ISOLATION, measure
 from pytest_multiitem.gates.traffic import surrounded
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case, unrelated
-from pytest_multiitem.servers.engines import Profile
-from pytest_multiitem.servers.target import Target
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))
 TOKENS = st.lists(st.sampled_from(POOL), max_size=60).map(tuple)

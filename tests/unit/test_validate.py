@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from sample_matrix import gate_record, matrix
 
 from pytest_multiitem import cli
-from pytest_multiitem.comparison import artefact_commands, decide, offline
+from pytest_multiitem.commands import artefacts as artefact_commands
+from pytest_multiitem.comparison.decision import compare as offline
+from pytest_multiitem.comparison.decision import decide
 from pytest_multiitem.comparison.records import Comparison, ScoreMatrix
-from pytest_multiitem.comparison.validate import examine, problems
 from pytest_multiitem.comparison.workload import generate, head, request_sha256
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.validation.validate import examine, problems
 
 ITEMS = 6
 #: Client chunk size → the shortest run in milliseconds; 1 is beyond the guardrail of 3.

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pytest_multiitem import cli
-from pytest_multiitem.client import ScoreClient
-from pytest_multiitem.comparison import artefact_commands
+from pytest_multiitem.commands import artefacts as artefact_commands
 from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRequest
 from pytest_multiitem.comparison.workload import cases_of, degenerate, discrimination, generate, head, request_sha256
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.options import OPTIONS
 from pytest_multiitem.scoring.cases import CANONICAL_WORKLOAD, Case, read_workload, token_pool
 from pytest_multiitem.scoring.tokens import content_tokens
+from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.transport.client import ScoreClient
 
 SHAPE = {"query_tokens": 30, "num_items": 6, "item_tokens": 4}
 SHIPPED = Path(str(resources.files("pytest_multiitem.engine") / "data" / "tokenizer.json"))

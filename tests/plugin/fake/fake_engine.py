@@ -11,16 +11,16 @@ import os
 import sys
 from pathlib import Path
 
-from pytest_multiitem.options import Settings
-from pytest_multiitem.servers.engines import Engine, Profile
+from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.servers.process import LaunchSpec
+from pytest_multiitem.settings.settings import Settings
 
 SERVER = Path(__file__).with_name("fake_server.py")
 _FIRST_PORT = 41_000
 
 
 class FakeEngine(Engine):
-    """`servers.engines.Engine`."""
+    """`adapters.base.Engine`."""
 
     name = "fake"
     allows_empty_items = True

@@ -1,0 +1,151 @@
+"""What an engine adapter provides, and all adapters by name; an adapter is one module beside this one."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.vocabulary import BACKENDS
+from pytest_multiitem.servers.process import LaunchSpec
+from pytest_multiitem.settings.settings import Settings
+
+Role = Literal["multi", "serial", "extend"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A server that a test asks for.
+
+    ``role``: packed multi-item scoring, the serial baseline, or prefill+extend. ``mask_impl`` and
+    ``chunk_size`` (items per packed sequence, 0 = all): of the multi role only. ``semantics``: what
+    the server is declared to compute; None for the serial role. ``model``: one of a model matrix.
+    ``tuned``: a serial baseline with everything on that multi-item scoring switches off.
+    """
+
+    role: Role
+    backend: str
+    mask_impl: str | None = None
+    chunk_size: int | None = None
+    semantics: Semantics | None = None
+    model: str | None = None
+    tuned: bool = False
+
+    @property
+    def label(self) -> str:
+        """For people: which server this is."""
+        words = {"multi": "multi-item", "serial": "serial", "extend": "prefill+extend"}[self.role]
+        chunk = "" if not self.chunk_size else f" chunk {self.chunk_size}"
+        mask = "" if self.mask_impl is None else f" {self.mask_impl}"
+        tuned = "tuned " if self.tuned else ""
+        model = "" if self.model is None else f" {model_name(self.model)}"
+        return f"{tuned}{words} {self.backend}{mask}{chunk}{model}"
+
+
+def model_name(model: str) -> str:
+    """What a model is called in tables: the last part of its path or hub id."""
+    return model.rstrip("/").rpartition("/")[2]
+
+
+class Engine:
+    """How one kind of server is started, what it can do, and what is known of it. Subclass it.
+
+    ``backends`` and ``masks``: what it can run; the settings must choose from them.
+    ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
+    that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
+    """
+
+    name: str = ""
+    backends: tuple[str, ...] = BACKENDS
+    masks: tuple[str, ...] = ("dense", "segment", "auto")
+    allows_empty_items: bool = False
+    withstands_bad_requests: bool = False
+
+    def fit(self, settings: Settings) -> Settings:
+        """The settings of a run with this engine: its backends and masks where the user chose none.
+
+        Raises UsageError for a backend or a mask that was chosen and that it does not have.
+        """
+        own = {"backend": self.backends, "mask_impl": self.masks}
+        origins = dict(settings.origins)
+        changed: dict[str, Any] = {}
+        for name, possible in own.items():
+            chosen = getattr(settings, name)
+            wrong = [word for word in chosen if word not in possible]
+            if wrong and origins.get(name, "default") != "default":
+                raise UsageError(
+                    f"{name} {', '.join(wrong)} ({origins[name]}): engine {self.name} has {' and '.join(possible)} only"
+                )
+            if wrong:
+                changed[name] = tuple(word for word in chosen if word in possible) or possible
+                origins[name] = f"engine {self.name}"
+        return replace(settings, **changed, origins=origins) if changed else settings
+
+    def unavailable(self, profile: Profile, settings: Settings) -> str | None:
+        """Why such a server cannot run here, and what to do about it; None where it can."""
+        return None
+
+    def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
+        """The command that starts such a server. Raises EngineUnavailable."""
+        raise NotImplementedError(f"engine {self.name!r} only attaches; give --multi-url and --serial-url")
+
+    def asked(self, profile: Profile, settings: Settings) -> Mapping[str, Any]:
+        """The arguments of a launch, by the names under which the server tells them."""
+        return {}
+
+    def has_tuned_serial(self, settings: Settings) -> bool:
+        """Whether there is a serial baseline with everything on that multi-item scoring switches off."""
+        return False
+
+    def refusal(self, log: str) -> str | None:
+        """Why the engine itself refused to start, from the end of its log; None for any other death."""
+        return None
+
+    def attest(self, profile: Profile, info: Mapping[str, Any], log: Path | None) -> Attestation:
+        """What a server without ``executed`` counters runs, from its ``/get_server_info`` and its log."""
+        return Attestation()
+
+    def hazard(self, profile: Profile, case: Case) -> str | None:
+        """Why a request is known to harm such a server, and so must not be sent; None where it may be."""
+        return None
+
+    def known_issue(self, model: str) -> str | None:
+        """Why a model is known to fail on this engine; None where nothing is known."""
+        return None
+
+    def packages(self, settings: Settings) -> Mapping[str, str]:
+        """Versions in the engine's own environment; empty where it is this interpreter's."""
+        return {}
+
+
+@cache
+def shipped_engines() -> Mapping[str, Engine]:
+    """Every adapter that ships (a module here that defines ``ENGINE``) by name."""
+    import pytest_multiitem.adapters as package
+
+    found: dict[str, Engine] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        engine = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "ENGINE", None)
+        if isinstance(engine, Engine):
+            found[engine.name] = engine
+    return MappingProxyType(found)
+
+
+def choose_engine(name: str, further: Iterable[Engine] = ()) -> Engine:
+    """The adapter called ``name``, shipped or added by the project.
+
+    Raises UsageError listing those that exist.
+    """
+    known = {**shipped_engines(), **{engine.name: engine for engine in further}}
+    if name not in known:
+        raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    return known[name]

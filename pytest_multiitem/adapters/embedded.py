@@ -1,0 +1,42 @@
+"""The adapter of the embedded engine: this package's own server, run by this interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.launched import LaunchedEngine
+from pytest_multiitem.settings.settings import Settings
+
+_PACKAGES = {
+    "pytorch": ("torch", ("torch", "transformers")),
+    "jax": ("jax", ("jax", "jaxlib")),
+    "transformers": ("torch", ("torch", "transformers")),
+}
+
+
+class EmbeddedEngine(LaunchedEngine):
+    """`adapters.base.Engine` of ``multiitem serve``."""
+
+    name = "embedded"
+    allows_empty_items = True
+    withstands_bad_requests = True
+
+    def unavailable(self, profile: Profile, settings: Settings) -> str | None:
+        """A backend needs its packages in this interpreter."""
+        extra, packages = _PACKAGES[profile.backend]
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if not missing:
+            return None
+        return (
+            f"{' and '.join(missing)} not installed in {sys.executable}; "
+            f"install with: pip install 'pytest-multiitem[{extra}]'"
+        )
+
+    def program(self, profile: Profile, settings: Settings) -> list[str]:
+        """This package's server; the backend ``transformers`` is the serial reference."""
+        return [sys.executable, "-m", "pytest_multiitem.engine.serve", "--backend", profile.backend]
+
+
+ENGINE = EmbeddedEngine()

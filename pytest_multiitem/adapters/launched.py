@@ -1,0 +1,207 @@
+"""Engines that are started by a launch profile: the profile and the run's settings become a command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from pytest_multiitem.adapters.base import Engine, Profile
+from pytest_multiitem.adapters.installed import Installed, inspect
+from pytest_multiitem.adapters.profiles import (
+    Flags,
+    LaunchProfile,
+    arguments,
+    filled,
+    launch_profile,
+    profile_name,
+    read_profiles,
+    with_profile_defaults,
+)
+from pytest_multiitem.errors import EngineUnavailable, UsageError
+from pytest_multiitem.scoring.vocabulary import BACKENDS
+from pytest_multiitem.servers.process import LaunchSpec
+from pytest_multiitem.settings.settings import Settings
+
+
+class LaunchedEngine(Engine):
+    """An engine whose servers are started from launch profiles."""
+
+    #: Environment variables of every server of this engine.
+    environment: Mapping[str, str] = {}
+
+    def fit(self, settings: Settings) -> Settings:
+        """The profiles in use have a say as well."""
+        return super().fit(with_profile_defaults(settings, self.name))
+
+    def program(self, profile: Profile, settings: Settings) -> list[str]:
+        """The command before the profile's flags: interpreter and module."""
+        raise NotImplementedError
+
+    def chosen_flags(self, launch: LaunchProfile, settings: Settings) -> Flags:
+        """The alternative of a profile that the installed version can express. Raises EngineUnavailable."""
+        return launch.alternatives()[0]
+
+    def unavailable(self, profile: Profile, settings: Settings) -> str | None:
+        """An engine need not have every role."""
+        name = profile_name(settings, self.name, profile.role)
+        if name not in read_profiles(settings.profiles):
+            return f"engine {self.name} has no launch profile for {profile.role} servers ({name})"
+        return None
+
+    def asked(self, profile: Profile, settings: Settings) -> Mapping[str, Any]:
+        """The flags that the launch gives, with the run's values filled in."""
+        flags = self.chosen_flags(self.launch_profile(profile, settings), settings)
+        return {name.replace("-", "_"): value for name, value in filled(flags, _values(profile, settings)).items()}
+
+    def has_tuned_serial(self, settings: Settings) -> bool:
+        """Where there is a launch profile for it."""
+        return self._tuned in read_profiles(settings.profiles)
+
+    @property
+    def _tuned(self) -> str:
+        return f"{self.name}-serial-tuned"
+
+    def launch_profile(self, profile: Profile, settings: Settings) -> LaunchProfile:
+        """The launch profile that the settings choose for a role."""
+        name = self._tuned if profile.tuned else profile_name(settings, self.name, profile.role)
+        return launch_profile(name, device=settings.device, own=settings.profiles)
+
+    def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
+        """The launch profile's command with the run's values filled in."""
+        launch = self.launch_profile(profile, settings)
+        flags = self.chosen_flags(launch, settings)
+        command = [*self.program(profile, settings), "--host", "127.0.0.1", "--port", "{port}"]
+        command += arguments(flags, _values(profile, settings))
+        ports = {} if profile.tuned else {"multi": settings.multi_port, "serial": settings.serial_port}
+        wanted = ports.get(profile.role)
+        return LaunchSpec(
+            label=profile.label,
+            command=tuple(command),
+            env={**launch.env, **self.environment},
+            preferred_port=_port(profile, settings, wanted or launch.port),
+            strict_port=wanted is not None,
+            startup_timeout=settings.startup_timeout,
+        )
+
+
+class InstalledEngine(LaunchedEngine):
+    """An engine that lives in an environment of its own and runs from that environment's interpreter.
+
+    ``module``: what is launched; ``package``, ``sources``, ``distribution`` and ``surroundings``: see
+    `adapters.installed.inspect`.
+    """
+
+    module: str
+    package: str
+    sources: str
+    distribution: str
+    surroundings: tuple[str, ...]
+    # Neither the directory of the run nor this interpreter's path may shadow the engine's modules.
+    environment: Mapping[str, str] = {"PYTHONSAFEPATH": "1", "PYTHONPATH": ""}
+
+    def fit(self, settings: Settings) -> Settings:
+        """The device is what the machine has, unless the user says otherwise.
+
+        Raises UsageError where servers are to be started and it is not said from which environment, or with
+        which model.
+        """
+        if not (settings.multi_url or settings.serial_url):
+            if settings.engine_python is None:
+                raise UsageError(
+                    f"engine {self.name} runs from its own environment; name that environment's python: "
+                    "--engine-python PATH"
+                )
+            if not (settings.model or settings.models):
+                raise UsageError(f"engine {self.name} has no model of its own; name one: --model DIR")
+        if settings.origins.get("device", "default") == "default":
+            origins = {**settings.origins, "device": "detected"}
+            settings = replace(settings, device=detected_device(), origins=origins)
+        return super().fit(settings)
+
+    def installed(self, settings: Settings) -> Installed:
+        """The engine in the interpreter that the settings name. Raises EngineUnavailable."""
+        return inspect(str(settings.engine_python), self.package, self.sources, self.distribution, self.surroundings)
+
+    def unavailable(self, profile: Profile, settings: Settings) -> str | None:
+        """Why not: no environment, or a version that cannot express the profile."""
+        reason = super().unavailable(profile, settings)
+        if reason is not None:
+            return reason
+        try:
+            self.chosen_flags(self.launch_profile(profile, settings), settings)
+        except EngineUnavailable as error:
+            return str(error)
+        return None
+
+    def program(self, profile: Profile, settings: Settings) -> list[str]:
+        """The engine's own launcher, run by its own interpreter."""
+        return [str(settings.engine_python), "-m", self.module]
+
+    def chosen_flags(self, launch: LaunchProfile, settings: Settings) -> Flags:
+        """The first alternative whose flags the installed version knows."""
+        installed = self.installed(settings)
+        lacking = []
+        for flags in launch.alternatives():
+            missing = installed.lacking(flags)
+            if not missing:
+                return flags
+            lacking.append(" ".join(f"--{name}" for name in missing))
+        raise EngineUnavailable(
+            f"{self.distribution} {installed.version} in {installed.python} cannot express the launch profile "
+            f"{launch.name}: it does not know {', nor '.join(lacking)}"
+        )
+
+    def packages(self, settings: Settings) -> Mapping[str, str]:
+        """What is installed around the engine; nothing is known of an attached one."""
+        if settings.engine_python is None:
+            return {}
+        try:
+            return dict(self.installed(settings).packages)
+        except EngineUnavailable:
+            return {}
+
+
+@cache
+def detected_device() -> str:
+    """The accelerator of this machine, by its device files: "cuda", "tpu", or else "cpu"."""
+    if os.path.exists("/dev/nvidiactl"):  # noqa: PTH110 - a device node
+        return "cuda"
+    if os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0"):  # noqa: PTH110
+        return "tpu"
+    return "cpu"
+
+
+def _values(profile: Profile, settings: Settings) -> dict[str, Any]:
+    """What ``{name}`` stands for in a launch profile."""
+    return {
+        "model": profile.model or settings.model,
+        "dtype": settings.dtype,
+        "device": settings.device,
+        "log_level": settings.bench_log_level,
+        "download_dir": settings.bench_download_dir,
+        "delimiter": settings.delimiter,
+        "chunk_size": profile.chunk_size or 0,
+        "mask_impl": profile.mask_impl,
+        "segment_threshold": settings.segment_threshold,
+        "semantics": profile.semantics,
+        "extend_batch_size": settings.extend_batch_size,
+        "extend_max_running_requests": settings.extend_max_running_requests,
+        "extend_precompile_bs_paddings": settings.extend_precompile_bs_paddings,
+    }
+
+
+def _port(profile: Profile, settings: Settings, first: int) -> int:
+    """Each server of a role its own port: the first from ``first``, further ones in steps of 10."""
+    combinations = [
+        (backend, mask, chunk)
+        for backend in BACKENDS
+        for mask in (settings.mask_impl if profile.role == "multi" else (None,))
+        for chunk in (settings.server_chunk_size if profile.role == "multi" else (None,))
+    ]
+    wanted = (profile.backend, profile.mask_impl, profile.chunk_size)
+    in_use = [c for c in combinations if c[0] in settings.backend]
+    index = in_use.index(wanted) if wanted in in_use else len(in_use)
+    return first + 10 * index

@@ -1,0 +1,88 @@
+"""The adapter of sgl-jax (JAX, TPU): packed mode where the version has it, prefill+extend, serial.
+
+Packed mode masks items in the `fa` attention backend only. On a CPU the engine replaces `fa` by its native
+backend with no more than a warning in the log, goes on telling `fa`, and is plain causal attention. Versions
+with and without packed mode have the same number: only the flags tell them apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.launched import InstalledEngine
+from pytest_multiitem.scoring.cases import Case
+
+_FALLBACK = re.compile(r"^.*attention.*falling back to native.*$", re.IGNORECASE | re.MULTILINE)
+_REFUSAL = re.compile(r"AssertionError: (.*)")
+_LOG_START = 2**20  # bytes; the fallback is announced at the start
+
+
+class SglJaxEngine(InstalledEngine):
+    """`adapters.base.Engine` of sgl-jax."""
+
+    name = "sgl-jax"
+    backends = ("jax",)
+    module = "sgl_jax.launch_server"
+    package = "sgl_jax"
+    sources = "srt/server_args.py"
+    distribution = "sglang-jax"
+    surroundings = ("jax", "jaxlib", "libtpu", "flax", "transformers", "numpy")
+
+    def refusal(self, log: str) -> str | None:
+        """What the server says when it refuses its own arguments."""
+        found = _REFUSAL.search(log)
+        return None if found is None else found[1].strip()
+
+    def known_issue(self, model: str) -> str | None:
+        """Two models fail on their first request: the fused KV layout does not fit their heads."""
+        if re.search(r"Qwen2\.5-(1\.5B|3B)-Instruct", model):
+            return "sgl-jax fails on the first request: reshape((2, -1, 8, 128)) does not fit the fused KV layout"
+        return None
+
+    def hazard(self, profile: Profile, case: Case) -> str | None:
+        """An empty item ends a server in prefill+extend mode."""
+        if profile.role == "extend" and not all(case.items):
+            return "an empty item ends an sgl-jax server in prefill+extend mode"
+        return None
+
+    def attest(self, profile: Profile, info: Mapping[str, Any], log: Path | None) -> Attestation:
+        """The mode from the server's arguments; packed mode counts only on an attention backend that masks."""
+        if not info:
+            return Attestation()
+        packs = info.get("multi_item_scoring_delimiter") is not None
+        extends = bool(info.get("multi_item_enable_prefill_extend"))
+        mode = "prefill+extend" if extends else "multi-item" if packs else "serial"
+        wanted = {"multi": "multi-item", "extend": "prefill+extend", "serial": "serial"}[profile.role]
+        if mode != wanted:
+            return Attestation(mode, problem=f"{wanted} was requested, but the server runs {mode}")
+        if profile.role != "multi":
+            return Attestation(mode)
+        told, backend = str(info.get("multi_item_mask_impl")), str(info.get("attention_backend"))
+        fallback = _fallback(log)
+        if backend != "fa" or fallback or info.get("device") == "cpu":
+            why = fallback or f"attention backend {backend} on {info.get('device')}"
+            return Attestation(
+                "causal (native)",
+                problem=f"{told} was requested, but the native attention backend has no item mask ({why})",
+            )
+        if profile.mask_impl not in (told, None):
+            return Attestation(told, problem=f"{profile.mask_impl} was requested, but the server is set to {told}")
+        return Attestation(told)
+
+
+def _fallback(log: Path | None) -> str | None:
+    """The line of the log that tells of the fallback to the native backend."""
+    if log is None:
+        return None
+    with log.open("rb") as file:
+        text = file.read(_LOG_START).decode("utf-8", errors="replace")
+    found = _FALLBACK.search(text)
+    return None if found is None else found[0].strip()
+
+
+ENGINE = SglJaxEngine()

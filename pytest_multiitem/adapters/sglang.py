@@ -1,0 +1,78 @@
+"""The adapter of sglang (PyTorch), in both generations of its multi-item flags.
+
+Up to 0.5.10.post1 the delimiter is a flag and nothing checks the attention backend: with anything but
+FlashInfer the server answers 200 with plain causal scores, in which items leak into each other. From 0.5.11
+on `--enable-mis` insists on FlashInfer, and the server refuses to start without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_multiitem.adapters.attestation import UNATTESTED, Attestation
+from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.launched import InstalledEngine
+from pytest_multiitem.scoring.cases import Case
+
+_FLASHINFER = "flashinfer"
+_REFUSALS = (
+    re.compile(r"AssertionError: (Multi-item scoring requires .*)"),
+    re.compile(r"(?:AssertionError|Exception): (.*(?:multi-item|enable-mis|flashinfer).*)", re.IGNORECASE),
+)
+
+
+class SglangEngine(InstalledEngine):
+    """`adapters.base.Engine` of sglang."""
+
+    name = "sglang"
+    backends = ("pytorch",)
+    masks = (_FLASHINFER,)
+    module = "sglang.launch_server"
+    package = "sglang"
+    sources = "srt/server_args.py srt/arg_groups/**/*.py"
+    distribution = "sglang"
+    surroundings = ("torch", "transformers", "flashinfer-python", "sgl-kernel", "triton", "numpy")
+
+    def refusal(self, log: str) -> str | None:
+        """What the server says when it refuses its own arguments."""
+        for pattern in _REFUSALS:
+            if found := pattern.search(log):
+                return found[1].strip()
+        return None
+
+    def hazard(self, profile: Profile, case: Case) -> str | None:
+        """An empty query with an empty item ends the server's scheduler, and with it the server."""
+        if not case.query and not all(case.items):
+            return "an empty query with an empty item ends an sglang server"
+        return None
+
+    def attest(self, profile: Profile, info: Mapping[str, Any], log: Path | None) -> Attestation:
+        """Whether multi-item scoring is on, and on the one attention backend that isolates items."""
+        if not info:
+            return Attestation()
+        packs = bool(info.get("enable_mis")) or info.get("multi_item_scoring_delimiter") is not None
+        if profile.role != "multi":
+            said = Attestation("multi-item" if packs else "serial")
+            if packs and profile.role == "serial":
+                said.problem = "serial scoring was requested, but the server runs with multi-item scoring on"
+            return said
+        if not packs:
+            return Attestation("serial", problem="multi-item scoring was requested, but the server runs without it")
+        backend = info.get("prefill_attention_backend") or info.get("attention_backend")
+        if backend is None:
+            return Attestation(UNATTESTED)
+        if backend != _FLASHINFER:
+            return Attestation(
+                f"causal ({backend})",
+                problem=(
+                    f"multi-item scoring runs on the attention backend {backend}, which has no item mask: scores "
+                    "are those of plain causal attention; only flashinfer isolates items"
+                ),
+            )
+        return Attestation(_FLASHINFER)
+
+
+ENGINE = SglangEngine()

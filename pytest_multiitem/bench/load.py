@@ -1,0 +1,391 @@
+"""Load: a server under requests that overlap, at several concurrencies (closed loop) and arrival rates (open loop).
+
+In the closed loop, each of c senders waits for its answer before it sends again, so a slow server is asked less. In the
+open loop, requests come at random moments that are drawn ahead, as from many users who know nothing of each other.
+Latency counts from the moment a request was due: a stall is felt by every request that came during it, also where the
+generator itself was late (Gil Tene, How NOT to Measure Latency, 2013: coordinated omission).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import httpx
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.bench.generator import Generator, Sent, poisson_schedule
+from pytest_multiitem.bench.statistics import percentiles
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.store import utc_now
+from pytest_multiitem.transport.client import SCORE_PATH, PreparedRequest, ScoreFailure, http_settings, read_scores
+
+LOAD_SCHEMA: Final = "score_load_v1"
+#: The kind of a request that was never sent, because too many had no answer yet.
+OVERLOAD: Final = "overload"
+#: Told which level is measured, and for how many seconds already.
+Progress = Callable[[str, float], None]
+
+#: Requests without an answer that the open loop has at most; each holds a connection, and so a file descriptor.
+MAX_OUTSTANDING: Final = 512
+#: No request waits in the client for a connection. After 5 s uvicorn closes an idle one, perhaps just as a request
+#: is sent on it: ours are closed before.
+_LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=4.0)
+_TICK: Final = 0.5  # seconds between two reports of progress
+#: A server keeps up while it answers at this share of the rate at which requests come.
+_KEEPS_UP: Final = 0.95
+#: Latency rises where the median of a level's last third is this many times that of its first third.
+_RISES: Final = 1.5
+#: More senders that gain less than this in items/s while latency grows only stand in a queue.
+_GAIN: Final = 0.05
+#: Fewer arrivals show no trend.
+_TREND_SAMPLES: Final = 9
+#: A generator that computes for this share of the time, or is as late as this (the larger of milliseconds and of a
+#: share of the mean latency) at the median, is slower than the server that it should measure.
+_BUSY: Final = 0.8
+_LATE_MS, _LATE_SHARE = 10.0, 0.5
+#: HTTP statuses by which a server sheds load.
+_SHED: Final = (429, 503)
+
+
+class LoadRecord(msgspec.Struct, kw_only=True):
+    """One request; times in seconds from the level's start.
+
+    ``due_sec``: when it was to be sent. ``started_sec``: when it was, null where the generator refused to.
+    ``finished_sec``: its last byte or its failure, null where it was not waited for. ``latency_ms``: from when it
+    was due to its last byte, where it succeeded. ``failure_kind``: a `transport.client.FailureKind`, or "overload".
+    """
+
+    state: Literal["successful", "errored", "incomplete"]
+    items: int
+    due_sec: float
+    started_sec: float | None = None
+    finished_sec: float | None = None
+    latency_ms: float | None = None
+    failure_kind: str | None = None
+    failure_message: str | None = None
+    http_status: int | None = None
+
+
+class Level(msgspec.Struct, kw_only=True):
+    """One concurrency (``mode`` closed) or one arrival rate (open), held for ``duration_sec``.
+
+    ``offered_rate``: requests a second on average. ``elapsed_sec``: until the last answer; what is per second is
+    per second of these. ``latency_ms`` (percentiles) and ``mean_latency_ms``: of the successful requests.
+    ``goodput_items_per_sec``: items of requests that succeeded within the objective. ``share_within_objective``: of
+    all requests. ``lateness_ms_p50``, ``lateness_ms_max``: the generator's own, from when a request was due until it
+    was sent. ``generator_busy``: the share of the time that it computed. ``saturated``: null where it cannot be told;
+    ``saturation``: why, in each case. ``ended_early``: why requests were issued for less than ``duration_sec``.
+    """
+
+    mode: Literal["closed", "open"]
+    duration_sec: float
+    elapsed_sec: float
+    requests: int
+    successful: int
+    errored: int
+    incomplete: int
+    items_per_sec: float
+    goodput_items_per_sec: float
+    latency_ms: dict[str, Any]
+    concurrency: int | None = None
+    offered_rate: float | None = None
+    errors_by_kind: dict[str, int] = {}
+    mean_latency_ms: float | None = None
+    share_within_objective: float | None = None
+    lateness_ms_p50: float | None = None
+    lateness_ms_max: float | None = None
+    generator_busy: float | None = None
+    saturated: bool | None = None
+    saturation: str | None = None
+    ended_early: str | None = None
+    records: list[LoadRecord] = []
+
+    @property
+    def label(self) -> str:
+        """For people: which level this is."""
+        return f"concurrency {self.concurrency}" if self.mode == "closed" else f"{self.offered_rate:g} requests/s"
+
+
+class LoadReport(msgspec.Struct, kw_only=True):
+    """All levels of one server.
+
+    ``items_per_request``: sizes of the requests that were sent in turn. ``saturation_concurrency`` and
+    ``saturation_rate``: the lowest that saturate the server, null where none did. ``server_info``: what the server
+    says of itself, where it was asked.
+    """
+
+    schema_version: Literal["score_load_v1"] = LOAD_SCHEMA
+    url: str
+    seed: int
+    duration_sec: float
+    timeout_sec: float
+    latency_objective_ms: float
+    items_per_request: list[int]
+    levels: list[Level]
+    max_goodput_items_per_sec: float
+    saturation_concurrency: int | None = None
+    saturation_rate: float | None = None
+    generated_at_utc: str | None = None
+    server_info: Any = None
+
+
+def measure_load(
+    url: str,
+    requests: Sequence[PreparedRequest],
+    *,
+    concurrency: Sequence[int] = (),
+    rates: Sequence[float] = (),
+    duration: float = 10.0,
+    objective_ms: float = 500.0,
+    seed: int = 20_260_101,
+    timeout: float = 180.0,
+    drain: float | None = None,
+    max_outstanding: int = MAX_OUTSTANDING,
+    api_key: str | None = None,
+    ca_file: Path | None = None,
+    progress: Progress = lambda what, seconds: None,
+) -> LoadReport:
+    """A level for each concurrency, then one for each rate (requests a second), in ascending order.
+
+    ``requests`` are sent in turn, and may take ``timeout`` seconds each. A level issues them for ``duration`` seconds
+    and then waits for those under way; with ``drain`` so many seconds at most, and what is left is incomplete.
+    Before each level, untimed requests warm the server up and wait for what the level before has left in its queue.
+    Raises UsageError for what cannot be asked for; a server that fails, or is gone, is in the report.
+    """
+    _check(requests, concurrency, rates, duration=duration, objective_ms=objective_ms, timeout=timeout)
+    settings = http_settings(url, timeout=timeout, api_key=api_key, ca_file=ca_file)
+    patience = math.inf if drain is None else drain
+
+    async def run() -> list[Level]:
+        levels: list[Level] = []
+        async with httpx.AsyncClient(**settings, limits=_LIMITS) as http:
+
+            async def begin(what: str) -> Generator:
+                progress(what, 0.0)
+                await _warm_up(http, requests, timeout)
+                return Generator(http, requests, timeout=timeout)
+
+            for senders in sorted(set(concurrency)):
+                what = f"concurrency {senders}"
+                generator = await begin(what)
+                await _shown(generator.closed(senders, duration, patience), generator, what, progress)
+                level = level_of(generator, duration=duration, objective_ms=objective_ms, concurrency=senders)
+                best = max(levels, key=lambda lower: lower.items_per_sec, default=None)
+                level.saturated, level.saturation = closed_saturation(level, best)
+                levels.append(level)
+            for rate in sorted(set(rates)):
+                what = f"{rate:g} requests/s"
+                moments = poisson_schedule(rate, duration, seed)
+                generator = await begin(what)
+                await _shown(generator.open(moments, duration, patience, max_outstanding), generator, what, progress)
+                level = level_of(generator, duration=duration, objective_ms=objective_ms, offered_rate=rate)
+                level.saturated, level.saturation = open_saturation(level)
+                levels.append(level)
+        return levels
+
+    levels = asyncio.run(run())
+    saturated = [level for level in levels if level.saturated]
+    return LoadReport(
+        url=str(httpx.URL(url).copy_with(userinfo=b"")),
+        seed=seed,
+        duration_sec=duration,
+        timeout_sec=timeout,
+        latency_objective_ms=objective_ms,
+        items_per_request=[request.num_items for request in requests],
+        levels=levels,
+        max_goodput_items_per_sec=max(level.goodput_items_per_sec for level in levels),
+        saturation_concurrency=next((level.concurrency for level in saturated if level.mode == "closed"), None),
+        saturation_rate=next((level.offered_rate for level in saturated if level.mode == "open"), None),
+        generated_at_utc=utc_now(),
+    )
+
+
+def _check(
+    requests: Sequence[PreparedRequest], concurrency: Sequence[int], rates: Sequence[float], **above_0: float
+) -> None:
+    if not requests or not (concurrency or rates):
+        raise UsageError("a load measurement needs a request, and a concurrency or a rate")
+    for what, values in {"concurrency": concurrency, "rate": rates, **{k: [v] for k, v in above_0.items()}}.items():
+        for value in values:
+            if not 0 < value < math.inf:
+                raise UsageError(f"{what} {value:g} is not valid: expected a number above 0")
+
+
+async def _warm_up(http: httpx.AsyncClient, requests: Sequence[PreparedRequest], timeout: float) -> None:
+    """Send one request of each size. The level will show what is wrong with a server that does not answer."""
+    for request in {request.num_items: request for request in requests}.values():
+        with suppress(httpx.HTTPError, TimeoutError):
+            async with asyncio.timeout(timeout):
+                await http.post(SCORE_PATH, content=request.body)
+
+
+async def _shown(work: Coroutine[Any, Any, None], generator: Generator, what: str, progress: Progress) -> None:
+    """Do a level's work, and tell of it from time to time."""
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            progress(what, generator.now())
+
+    telling = asyncio.create_task(tell())
+    try:
+        await work
+    finally:
+        telling.cancel()
+
+
+def level_of(
+    generator: Generator,
+    *,
+    duration: float,
+    objective_ms: float,
+    concurrency: int | None = None,
+    offered_rate: float | None = None,
+) -> Level:
+    """A level from what was sent; every answer is checked here, where no clock runs."""
+    elapsed, busy = generator.now(), generator.busy()
+    records = [_record(sent) for sent in generator.sent]
+    good = [record for record in records if record.state == "successful"]
+    latencies = [record.latency_ms for record in good if record.latency_ms is not None]
+    within = [record for record in good if record.latency_ms is not None and record.latency_ms <= objective_ms]
+    late = [1000 * (record.started_sec - record.due_sec) for record in records if record.started_sec is not None]
+    return Level(
+        mode="open" if concurrency is None else "closed",
+        concurrency=concurrency,
+        offered_rate=offered_rate,
+        duration_sec=duration,
+        elapsed_sec=elapsed,
+        requests=len(records),
+        successful=len(good),
+        errored=sum(record.state == "errored" for record in records),
+        incomplete=sum(record.state == "incomplete" for record in records),
+        errors_by_kind=dict(Counter(record.failure_kind for record in records if record.failure_kind is not None)),
+        latency_ms=percentiles(latencies),
+        mean_latency_ms=float(np.mean(latencies)) if latencies else None,
+        items_per_sec=sum(record.items for record in good) / elapsed,
+        goodput_items_per_sec=sum(record.items for record in within) / elapsed,
+        share_within_objective=len(within) / len(records) if records else None,
+        lateness_ms_p50=float(np.median(late)) if late else None,
+        lateness_ms_max=max(late, default=None),
+        generator_busy=busy,
+        ended_early=generator.ended_early,
+        records=records,
+    )
+
+
+def _record(sent: Sent) -> LoadRecord:
+    record = LoadRecord(
+        state="errored",
+        items=sent.request.num_items,
+        due_sec=sent.due,
+        started_sec=sent.started,
+        finished_sec=sent.finished,
+    )
+    failure = sent.failure
+    if sent.response is not None:
+        try:
+            read_scores(sent.response, sent.request)
+        except ScoreFailure as error:
+            failure = error
+        else:
+            assert sent.finished is not None
+            record.state = "successful"
+            record.latency_ms = 1000 * (sent.finished - sent.due)
+            return record
+    if failure is not None:
+        record.failure_kind, record.failure_message = failure.kind.value, str(failure)
+        record.http_status = failure.status
+    elif sent.refused:
+        record.failure_kind = OVERLOAD
+        record.failure_message = "not sent: too many requests had no answer yet"
+    else:
+        record.state = "incomplete"
+    return record
+
+
+def _own_limit(level: Level) -> str | None:
+    """Why a level shows the generator's limits and not the server's; None where it does not."""
+    if level.generator_busy is not None and level.generator_busy > _BUSY:
+        return f"the generator itself computed {level.generator_busy:.0%} of the time: its limit, not the server's"
+    allowed = max(_LATE_MS, _LATE_SHARE * (level.mean_latency_ms or 0.0))
+    if level.lateness_ms_p50 is not None and level.lateness_ms_p50 > allowed:
+        return (
+            f"the generator itself was {level.lateness_ms_p50:.0f} ms late at the median: its limit, not the server's"
+        )
+    return None
+
+
+def closed_saturation(level: Level, best: Level | None) -> tuple[bool | None, str]:
+    """Whether more senders than at the ``best`` of the smaller concurrencies only stand in a queue, and why."""
+    if best is None:
+        return None, "there is no smaller concurrency to compare with"
+    if level.mean_latency_ms is None or best.mean_latency_ms is None:
+        return None, "no request succeeded here or at a smaller concurrency"
+    if limit := _own_limit(level):
+        return None, limit
+    gain = level.items_per_sec / best.items_per_sec - 1
+    slower = level.mean_latency_ms / best.mean_latency_ms
+    told = f"{gain:+.0%} items/s over concurrency {best.concurrency}, at {slower:.2f} times its mean latency"
+    return gain < _GAIN and slower > 1, told
+
+
+def open_saturation(level: Level) -> tuple[bool | None, str]:
+    """Whether requests came faster than the server answers them, and why.
+
+    It did not keep up where it answered at less than 95 % of the rate at which they came. The two rates are those of
+    the same requests, one over the time from the first to the last arrival, the other over the time from the first
+    to the last end: so the last answers, which are under way when the level ends, do not count against it. Nor did it
+    where latency rose, and more requests were left at the end than at any time in the first third.
+    """
+    records = level.records
+    if level.ended_early is not None or not level.successful:
+        return None, level.ended_early or "no request succeeded"
+    if limit := _own_limit(level):
+        return None, limit
+    if len(records) < _TREND_SAMPLES:
+        return None, f"{len(records)} requests are too few; {_TREND_SAMPLES} are needed"
+    due = np.array([record.due_sec for record in records])
+    ends = np.array([_end(record, level.elapsed_sec) for record in records])
+    answered = sum(map(_answered, records))
+    share = answered / len(records) * min(1.0, float(np.ptp(due) / np.ptp(ends)))
+    if share < _KEEPS_UP:
+        return True, f"it answered at {share:.0%} of the rate at which requests came"
+    third = len(records) // 3
+    first, last = _median_latency(records[:third]), _median_latency(records[-third:])
+    early = max(_under_way(due, ends, moment) for moment in due[:third])
+    left = _under_way(due, ends, level.duration_sec)
+    if first is not None and last is not None and last > _RISES * first and left > early:
+        return True, f"the median latency rose {last / first:.1f}-fold, and {left} requests were left at the end"
+    return False, f"it answered at {share:.0%} of the rate at which requests came"
+
+
+def _end(record: LoadRecord, elapsed: float) -> float:
+    """When a request was over: one that was refused at once, one that was given up with the level."""
+    if record.finished_sec is not None:
+        return record.finished_sec
+    return record.due_sec if record.started_sec is None else elapsed
+
+
+def _answered(record: LoadRecord) -> bool:
+    """Whether the server dealt with a request, be it with an error; not where it shed the load."""
+    if record.state == "errored":
+        return record.http_status is not None and record.http_status not in _SHED
+    return record.state == "successful"
+
+
+def _median_latency(records: Sequence[LoadRecord]) -> float | None:
+    latencies = [record.latency_ms for record in records if record.latency_ms is not None]
+    return float(np.median(latencies)) if latencies else None
+
+
+def _under_way(due: NDArray[np.float64], ends: NDArray[np.float64], moment: float) -> int:
+    """How many requests were due by a moment and had not ended."""
+    return int(np.sum((due <= moment) & (ends > moment)))

@@ -1,0 +1,1 @@
+"""The commands of ``multiitem``, one a file."""

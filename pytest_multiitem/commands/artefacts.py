@@ -1,0 +1,178 @@
+"""The commands that write the canonical workload and validate artefacts; `cli` registers them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.settings.table import OPTIONS
+
+if TYPE_CHECKING:
+    from pytest_multiitem.comparison.records import Workload
+    from pytest_multiitem.transport.client import ScoreClient
+
+_OPTIONS = {option.name: option for option in OPTIONS}
+_DEFAULT = {option.name: option.default for option in OPTIONS}
+
+
+def _value(flag: str, setting: str, text: str) -> Any:
+    """What was given, read as the setting of a run is read. Raises UsageError."""
+    try:
+        return _OPTIONS[setting].parse(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text!r} is not valid: {error}") from None
+
+
+def workload(
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the workload is written.")] = Path(
+        "canonical_workload.json"
+    ),
+    model: Annotated[str, typer.Option(metavar="NAME", help="Model that it is for; recorded.")] = "Qwen/Qwen3-0.6B",
+    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = _DEFAULT["bench_query_tokens"],
+    items: Annotated[int, typer.Option(min=1, help="Items of a request.")] = _DEFAULT["bench_items"],
+    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = _DEFAULT["item_tokens"],
+    requests: Annotated[int, typer.Option(min=1, help="Requests, all of this shape.")] = 1,
+    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(
+        map(str, _DEFAULT["labels"])
+    ),
+    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id.")] = _DEFAULT["delimiter"],
+    apply_softmax: Annotated[
+        bool, typer.Option("--apply-softmax/--no-apply-softmax", help="Ask for scores that are probabilities.")
+    ] = True,
+    item_first: Annotated[bool, typer.Option("--item-first", help="Ask for the item before the query.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the content.")] = _DEFAULT["seed"],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Draw ordinary tokens of this tokenizer: directory, tokenizer.json, hub id."),
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(min=2, help="Token ids to draw from (default: the tokenizer's, else 30000).")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Score it on this running server, and record the scores' spread.")
+    ] = None,
+    timeout: Annotated[str, typer.Option(metavar="SECONDS", help="Time one request may take.")] = str(
+        _DEFAULT["request_timeout"]
+    ),
+    api_key_env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
+    ] = _DEFAULT["api_key_env"],
+    ca_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+) -> None:
+    """Write the canonical workload: from the same options, the same requests on every machine.
+
+    Exit status 1: it is written, but cannot tell items apart, or the server at --url gave no scores.
+    """
+    from pytest_multiitem.comparison import files as artefacts
+    from pytest_multiitem.comparison import workload as canonical
+    from pytest_multiitem.targets.endpoint import base_url
+    from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
+
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists; name another file with --output, or overwrite it with --force")
+    client = None
+    if url is not None:
+        client = ScoreClient(
+            base_url(url),
+            timeout=_value("--timeout", "request_timeout", timeout),
+            api_key=os.environ.get(api_key_env) or None,
+            ca_file=None if ca_file is None else _value("--ca-file", "ca_file", ca_file),
+        )
+    made = canonical.generate(
+        model=model,
+        query_tokens=query_tokens,
+        num_items=items,
+        item_tokens=item_tokens,
+        labels=_value("--labels", "labels", labels),
+        delimiter=delimiter,
+        apply_softmax=apply_softmax,
+        item_first=item_first,
+        seed=seed,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        num_requests=requests,
+    )
+    doubts = canonical.degenerate(made)
+    if client is not None:
+        try:
+            with client:
+                doubts += _measure_spread(made, client)
+        except ScoreFailure as failure:
+            doubts.append(f"{client.url} gave no scores: {' '.join(str(failure).split())}")
+    artefacts.write(output, made)
+    typer.echo(f"wrote {output}: {requests} request{'s' * (requests > 1)} of {query_tokens}/{items}/{item_tokens}")
+    for name, digest in made.checksums.items():
+        typer.echo(f"{name}: sha256 {digest}")
+    for figure, value in made.discrimination.items():
+        typer.echo(f"{figure}: {value:.6g}" if isinstance(value, float) else f"{figure}: {value}")
+    for doubt in doubts:
+        typer.echo(f"multiitem: {doubt}", err=True)
+    raise typer.Exit(1 if doubts else 0)
+
+
+def _measure_spread(workload: Workload, client: ScoreClient) -> list[str]:
+    """Score every request once and record the spread; what is wrong with it. Raises ScoreFailure."""
+    import msgspec
+
+    from pytest_multiitem.gates.evidence import score_spread
+    from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD
+    from pytest_multiitem.transport.client import PreparedRequest
+
+    info = client.server_info() or {}
+    scores = []
+    for request in workload.requests:
+        body = {
+            "model": "default",
+            "query": request.query_token_ids,
+            "items": request.items_token_ids,
+            "label_token_ids": request.label_token_ids,
+            "apply_softmax": True,  # the least spread is one of probabilities, as all gates are
+            "item_first": request.item_first,
+        }
+        shape = len(request.items_token_ids), len(request.label_token_ids)
+        scores.append(client.send(PreparedRequest(msgspec.json.encode(body), *shape)))
+    spread = score_spread(scores)
+    workload.discrimination |= {
+        "score_spread": spread,
+        "scored_by_url": client.url,
+        "scored_by_model": info.get("model_path") or info.get("served_model_name"),
+    }
+    if spread is None or spread > MIN_SCORE_SPREAD:
+        return []
+    return [
+        f"scores hardly differ between items (range {spread:.3g}, expected above {MIN_SCORE_SPREAD:g}): on this model, "
+        "the workload cannot show a leak"
+    ]
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Workloads, matrices, comparisons, runs.")],
+) -> None:
+    """Validate artefacts: their schema, and whether what they say of themselves is so.
+
+    Exit status 0: all are valid. 1: one has a problem. 2: one cannot be read, or is of no known schema.
+    """
+    from pytest_multiitem.validation.validate import examine
+
+    status = 0
+    for file in files:
+        try:
+            found = examine(file)
+        except UsageError as error:
+            typer.echo(f"multiitem: {error}", err=True)
+            status = 2
+            continue
+        for problem in found.problems:
+            typer.echo(f"{file}: {problem}")
+        if found.problems:
+            status = max(status, 1)
+        else:
+            typer.echo(f"{file}: valid {found.schema}{found.summary and f', {found.summary}'}")
+    raise typer.Exit(status)

@@ -1,0 +1,121 @@
+"""``multiitem baseline …``: saved baselines without pytest; `cli` registers these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.settings.table import OPTIONS
+
+if TYPE_CHECKING:
+    from pytest_multiitem.comparison.records import ScoreMatrix
+    from pytest_multiitem.results.records import Matrix
+
+_RESULTS_DIR = next(option.default for option in OPTIONS if option.name == "results_dir")
+_FAIL_IF = next(option for option in OPTIONS if option.name == "fail_if")
+
+_Name = Annotated[str, typer.Argument(help="A baseline's name.")]
+_NameOrFile = Annotated[str, typer.Argument(help="A baseline's name, or its file.")]
+_Sources = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN_OR_MATRIX…", help="A run's or a comparison's directory, or the matrix files of one."),
+]
+_ResultsDir = Annotated[Path, typer.Option(metavar="DIR", help="Where baselines are kept, in baselines/.")]
+
+
+def baseline_save(name: _Name, sources: _Sources, results_dir: _ResultsDir = _RESULTS_DIR) -> None:
+    """Save the timings of a finished run, or of a comparison, under a new name.
+
+    Exit status 1 where the run failed, is incomplete or timed nothing: such a run does not become a baseline.
+    """
+    from pytest_multiitem.baselines import saving, store
+    from pytest_multiitem.baselines.timings import timings_of
+
+    run, matrices = _read(sources)
+    timings = timings_of(run, matrices)
+    refusal = saving.refusal(run, matrices, timings)
+    if refusal is not None:
+        typer.echo(f"multiitem: baseline {name} NOT saved: {refusal}", err=True)
+        raise typer.Exit(1)
+    path = store.write(results_dir, store.baseline_of(name, timings), replace=False)
+    typer.echo(f"saved {len(timings.cells)} timings: {path}")
+
+
+def baseline_check(
+    name: _NameOrFile,
+    sources: _Sources,
+    fail_if: Annotated[
+        str, typer.Option(metavar=_FAIL_IF.metavar, help="What a regression is, e.g. 'p95 > 15%, p50 > 10%'.")
+    ] = ", ".join(_FAIL_IF.default),
+    allow_inconclusive: Annotated[
+        bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")
+    ] = False,
+    results_dir: _ResultsDir = _RESULTS_DIR,
+) -> None:
+    """Judge the timings of a finished run, or of a comparison, against a baseline.
+
+    Exit status 0: no regression. 1: a regression, a timing that is missing or of something else, or INCONCLUSIVE.
+    2: a file cannot be used.
+    """
+    from pytest_multiitem.baselines import store
+    from pytest_multiitem.baselines.judging import judge, record_of
+    from pytest_multiitem.baselines.timings import timings_of
+    from pytest_multiitem.reports.baseline import baseline as table
+    from pytest_multiitem.reports.blocks import terminal_table
+    from pytest_multiitem.results.records import Verdict
+    from pytest_multiitem.settings import conditions
+
+    try:
+        wanted = [conditions.parse(text) for text in _FAIL_IF.parse(fail_if)]
+    except ValueError as error:
+        raise UsageError(f"--fail-if {fail_if!r} is not valid: {error}") from None
+    path = store.find(name, results_dir, Path.cwd())
+    judgement = judge(store.read(path), timings_of(*_read(sources)), wanted, name=path.stem)
+    for line in (*terminal_table(*table([record_of(judgement)])), *judgement.lines()):
+        typer.echo(line)
+    typer.echo(f"{judgement.verdict.value}: {judgement.reason}")
+    passing = {Verdict.PASS, Verdict.INCONCLUSIVE} if allow_inconclusive else {Verdict.PASS}
+    raise typer.Exit(0 if judgement.verdict in passing else 1)
+
+
+def baseline_list(results_dir: _ResultsDir = _RESULTS_DIR) -> None:
+    """List the saved baselines. Exit status 2 where one of them cannot be read."""
+    from pytest_multiitem.baselines import store
+
+    known = store.names(results_dir)
+    for name in known:
+        saved = store.read(store.find(name, results_dir, Path.cwd()))
+        typer.echo(f"{name}: {len(saved.cells)} timings, saved {saved.saved_at_utc}, run {saved.run_id or '-'}")
+    if not known:
+        typer.echo(f"no baseline in {results_dir / store.DIRECTORY}")
+
+
+def _read(sources: list[Path]) -> tuple[Matrix | None, list[ScoreMatrix]]:
+    """The run and the comparison's matrices that the words name. Raises UsageError."""
+    from pytest_multiitem.comparison import files as artefacts
+    from pytest_multiitem.comparison.records import MATRIX_SCHEMA, ScoreMatrix
+    from pytest_multiitem.results.records import SCHEMA_VERSION
+    from pytest_multiitem.results.store import read_matrix
+
+    runs, matrices = [], []
+    for source in sources:
+        found = 0
+        for path in sorted(source.glob("*.json")) if source.is_dir() else [source]:
+            schema = artefacts.load_json(path).get("schema_version")
+            if schema == SCHEMA_VERSION:
+                runs.append(read_matrix(path))
+            elif schema == MATRIX_SCHEMA:
+                matrices.append(artefacts.read(path, ScoreMatrix).record)
+            else:
+                continue
+            found += 1
+        if not found:
+            raise UsageError(
+                f"{source} holds no timings: expected {SCHEMA_VERSION} or {MATRIX_SCHEMA} files, or their directory"
+            )
+    if len(runs) > 1:
+        raise UsageError(f"{len(runs)} runs are given; a baseline is of one run (comparison matrices may be several)")
+    return (runs[0] if runs else None), matrices

@@ -1,0 +1,65 @@
+"""``multiitem replay``; `cli` registers it. What sends requests is imported by the command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pytest_multiitem.settings.table import OPTIONS
+
+_DEFAULT = {option.name: option.default for option in OPTIONS}
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The counterexample.json of a run.")],
+    url: Annotated[str, typer.Option(help="Address of the running server.")],
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Time one request may take.")] = _DEFAULT[
+        "request_timeout"
+    ],
+    api_key_env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
+    ] = _DEFAULT["api_key_env"],
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
+    ] = None,
+) -> None:
+    """Send the requests of a counterexample again and compare their scores.
+
+    Where others are sent at the same time, it is tried several times: what happens then need not happen twice.
+
+    Exit status 0: the relation holds. 1: it is violated, or the server did not answer. 2: the file cannot be used.
+    """
+    from functools import partial
+
+    from pytest_multiitem.properties.play import RACE_ATTEMPTS, Player, send
+    from pytest_multiitem.reports.counterexample import comparison_lines, scenario_lines
+    from pytest_multiitem.results.counterexample import read
+    from pytest_multiitem.targets.endpoint import base_url
+    from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
+
+    found = read(file)
+    scenario, address, api_key = found.scenario, base_url(url), os.environ.get(api_key_env) or None
+    typer.echo(f"{found.relation}: {found.states}")
+    for line in scenario_lines(scenario):
+        typer.echo(line)
+    with ScoreClient(address, timeout=timeout, api_key=api_key, ca_file=ca_file) as client:
+        try:
+            with Player(partial(send, client), client.another) as player:
+                base = player.rows(scenario.base)
+                variant, attempts = player.differing(scenario, base, found.limit)
+                difference = float(scenario.differences(base, variant).max())
+                holds = difference <= found.limit
+                replays = [] if holds else [player.rows(scenario.base) for _ in range(3)]
+        except ScoreFailure as failure:
+            typer.echo(f"violated: {address} did not answer a valid request: {failure}")
+            raise typer.Exit(1) from None
+    for line in comparison_lines(scenario, base, variant, found.limit):
+        typer.echo(line)
+    if replays:  # the last two follow an equal request, so that no state makes them differ
+        typer.echo(f"replays of the base differ by {float(abs(replays[2] - replays[1]).max()):.3g}")
+    tries = f", try {attempts} of at most {RACE_ATTEMPTS}" if scenario.beside else ""
+    typer.echo(f"{'holds' if holds else 'violated'}: difference {difference:.6g}, limit {found.limit:g}{tries}")
+    raise typer.Exit(0 if holds else 1)

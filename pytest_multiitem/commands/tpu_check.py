@@ -1,0 +1,106 @@
+"""``multiitem tpu-check``; `cli` registers it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pytest_multiitem.settings.table import OPTIONS
+
+_OPTIONS = {option.name: option for option in OPTIONS}
+#: Exit status of each verdict. A kernel that nobody could judge is not one that passed.
+EXIT_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "NOT_RUN": 3}
+
+
+def _value(flag: str, setting: str, text: str | None) -> Any:
+    """What was given, else the environment variable's, read as the setting of a run is read. Raises UsageError."""
+    import os
+
+    from pytest_multiitem.errors import UsageError
+
+    option = _OPTIONS[setting]
+    where = flag
+    if text is None:
+        text, where = os.environ.get(option.variable) or None, f"environment variable {option.variable}:"
+    if text is None:
+        return option.default
+    try:
+        return option.parse(text)
+    except ValueError as error:
+        raise UsageError(f"{where} {text!r} is not valid: {error}") from None
+
+
+def tpu_check(
+    kernel: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FUNCTION",
+            help="A function that returns (callable, abstract arguments). MODULE is imported from the current "
+            "directory or the environment.",
+        ),
+    ],
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE,…", help="Arguments of FUNCTION for one case; again for a further case."),
+    ] = None,
+    chip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Chip to check for; again for a further one (default: v6e, v5e, v5p)."),
+    ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(metavar="lower|compile|auto", help="lower: JAX alone. compile: needs libtpu. auto: both."),
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="SECONDS", help="Time that one kernel may take for one chip (default: 180).")
+    ] = None,
+    libtpu: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Directory in which libtpu is installed apart (pip install --target DIR)."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all of it here, with full messages.")
+    ] = None,
+) -> None:
+    """Lower and compile a Pallas kernel for TPUs, on a machine that has none.
+
+    Exit status 0: every case lowers and compiles for every chip. 1: one does not. 2: it could not begin. 3: it could
+    not be told: NOT_RUN (libtpu is missing, for example) or INCONCLUSIVE.
+    """
+    import msgspec
+
+    from pytest_multiitem.errors import UsageError
+    from pytest_multiitem.evaluation.records import check_writable
+    from pytest_multiitem.reports.tpu import report_lines
+    from pytest_multiitem.results.store import write_atomically
+    from pytest_multiitem.tpu.gate import Wanted, check_kernel
+    from pytest_multiitem.tpu.shapes import parse_shape
+
+    cases = []
+    for text in shape or []:
+        try:
+            cases.append(parse_shape(text))
+        except ValueError as error:
+            raise UsageError(f"--shape {text!r} is not valid: {error}") from None
+    wanted = Wanted(
+        kernel=kernel,
+        cases=tuple(cases) or ({},),
+        chips=_value("--chip", "tpu_chips", ",".join(chip) if chip else None),
+        tier=_value("--tier", "tpu_tier", tier),
+        timeout=_value("--timeout", "tpu_timeout", timeout),
+        libtpu=_value("--libtpu", "tpu_libtpu", libtpu),
+        path=(str(Path.cwd()),),
+    )
+    if json_file is not None:
+        check_writable(json_file)
+    report = check_kernel(wanted)
+    for line in report_lines(report):
+        typer.echo(line)
+    if json_file is not None:
+        try:
+            write_atomically(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        except OSError as error:
+            raise UsageError(f"cannot write {json_file}: {error.strerror}") from None
+    raise typer.Exit(EXIT_STATUS[report.verdict.value])

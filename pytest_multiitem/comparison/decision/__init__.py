@@ -1,0 +1,1 @@
+"""What follows from the measured matrices: who wins, and whether the scores agree."""

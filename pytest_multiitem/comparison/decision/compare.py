@@ -1,0 +1,302 @@
+"""The comparison of matrices that were measured, here or elsewhere: from records to one decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from pytest_multiitem.comparison.decision import correctness, decide, speed
+from pytest_multiitem.comparison.decision.measured import Measured, measured
+from pytest_multiitem.comparison.decision.notes import IDENTITY, different_semantics, identity, notes_on
+from pytest_multiitem.comparison.decision.recommend import in_order, recommend, spoken
+from pytest_multiitem.comparison.records import (
+    VIEWS,
+    ComparedRow,
+    ComparedView,
+    Comparison,
+    Row,
+    ScoreMatrix,
+    Side,
+    SideRow,
+    Winner,
+)
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.store import utc_now
+from pytest_multiitem.scoring.vocabulary import BACKENDS
+
+
+def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str | None = None) -> Comparison:
+    """Compare matrices: one or two backends, each once a view; the deltas are of the backend named first.
+
+    ``blocker``: why a side is missing, where one is. Raises UsageError for a side that comes twice, more than two
+    backends, and matrices of different workloads.
+    """
+    sides = [measured(path, matrix) for path, matrix in matrices]
+    backends = list(dict.fromkeys(side.backend for side in sides))
+    _check(sides, backends)
+    missing = _missing(sides, backends)
+    said = blocker or "; ".join(dict.fromkeys(s.matrix.blocker for s in sides if s.matrix.blocker)) or None
+    deferred = None
+    if missing:
+        deferred = "; ".join(missing) + (f"; blocker: {said}" if said else "")
+    by_view = {view: [s for b in backends for s in sides if (s.backend, s.view) == (b, view)] for view in _views(sides)}
+    views = [_view(name, in_view, deferred) for name, in_view in by_view.items()]
+    winners: dict[str, Winner] = {}
+    for view in in_order(views):
+        winners = {**view.winners_by_backend, **winners}
+    recommendation = recommend(views, by_view, deferred)
+    if deferred is None:
+        summary = f"{recommendation.text} Confidence: {recommendation.confidence}."
+    else:
+        head = f"{_partial(backends)}: {deferred}. Winners across backends are deferred."
+        summary = " ".join([head, *map(_own_best, winners.values())])
+    notes = notes_on(sides, [(compared, by_view[compared.view]) for compared in views])
+    if blocker and not missing:
+        notes.append(f"a blocker was named ({blocker}), but no side is missing")
+    return Comparison(
+        schema_version="cross_backend_comparison_v1",
+        generated_at_utc=utc_now(),
+        status="partial" if missing else "complete",
+        blocker=(said or "; ".join(missing)) if missing else None,
+        workload_ref=next((m.workload_ref for _, m in matrices if m.workload_ref.sha256), matrices[0][1].workload_ref),
+        workload=next((m.workload for _, m in matrices if m.workload is not None), None),
+        sides=[_side(side) for side in sides],
+        views=views,
+        winners_by_backend=winners,
+        recommendation=recommendation,
+        summary=summary,
+        notes=notes,
+    )
+
+
+def exit_status(comparison: Comparison, *, allow_inconclusive: bool = False) -> int:
+    """0 for a complete comparison whose correctness checks all PASS, at least one; INCONCLUSIVE may be allowed."""
+    checks = [check for view in comparison.views for row in view.rows for check in row.checks]
+    checks += [check for side in comparison.sides for check in side.own_reference_checks]
+    good = {Verdict.PASS.value} | ({Verdict.INCONCLUSIVE.value} if allow_inconclusive else set())
+    return int(comparison.status != "complete" or not checks or any(check.verdict not in good for check in checks))
+
+
+# -- what is compared with what ----------------------------------------------------------------
+
+
+def _check(sides: Sequence[Measured], backends: Sequence[str]) -> None:
+    if not sides:
+        raise UsageError("there is nothing to compare: expected at least one matrix")
+    if len(backends) > 2:
+        shown = ", ".join(backends)
+        raise UsageError(f"matrices of {len(backends)} backends ({shown}); expected two at most, compare them in pairs")
+    for a, b in combinations(sides, 2):
+        if (a.backend, a.view) == (b.backend, b.view):
+            raise UsageError(f"{a.named} and {b.named} are the same side in the same view; give one matrix of each")
+        name, ours, theirs = _workload_difference(a, b)
+        if ours != theirs:
+            raise UsageError(
+                f"{a.named} and {b.named} measured different workloads ({name} {ours} and {theirs}); only matrices of "
+                "one workload can be compared"
+            )
+
+
+def _workload_difference(a: Measured, b: Measured) -> tuple[str, Any, Any]:
+    """In what the workloads of two matrices differ, and both values; equal values where they do not."""
+    ours, theirs = a.matrix.workload_ref, b.matrix.workload_ref
+    if ours.sha256 is not None and theirs.sha256 is not None:
+        return "sha256", ours.sha256, theirs.sha256
+    for name in IDENTITY:
+        values = [identity(side.matrix, name) for side in (a, b)]
+        if None not in values and values[0] != values[1]:
+            return name, *values
+    return "", None, None
+
+
+def _views(sides: Sequence[Measured]) -> list[str]:
+    known: tuple[str, ...] = VIEWS
+    found = list(dict.fromkeys(side.view for side in sides))
+    return sorted(found, key=lambda view: known.index(view) if view in known else len(known))
+
+
+def _missing(sides: Sequence[Measured], backends: Sequence[str]) -> list[str]:
+    """What a complete comparison would have and this one has not."""
+    found = []
+    if len(backends) == 1:
+        other = next((name for name in BACKENDS if name not in backends), None) if backends[0] in BACKENDS else None
+        found.append(f"there is no matrix of {other or 'a second backend'}")
+    else:
+        there = {(side.backend, side.view) for side in sides}
+        found += [
+            f"there is no {view} matrix of {backend}"
+            for view in _views(sides)
+            for backend in backends
+            if (backend, view) not in there
+        ]
+    for side in sides:
+        if side.matrix.complete is False or (side.matrix.complete is None and side.matrix.blocker):
+            found.append(f"the matrix of {side.label} is not complete")
+        elif not side.rows:
+            found.append(f"the matrix of {side.label} holds no row")
+    return found
+
+
+# -- one view ----------------------------------------------------------------------------------
+
+
+def _view(view: str, sides: Sequence[Measured], deferred: str | None) -> ComparedView:
+    """``sides``: one or two, in the order of the deltas."""
+    if len(sides) == 1:
+        sizes = list(sides[0].rows)
+    else:
+        a, b = (side.rows.keys() for side in sides)
+        # Best native is about each side's best size, whatever the other's; portable about the same contract.
+        sizes = sorted(a | b if view == "best_native" else a & b)
+    rows = [_row(size, sides) for size in sizes]
+    wrong = [row.client_chunk_size for row in rows if row.correct is False]
+    own = {side.backend: decide.choose(side.candidates(but=wrong)) for side in sides}
+    may_win = {(backend, row.client_chunk_size) for row in rows for backend, s in row.sides.items() if s.eligible}
+    eligible = [c for side in sides for c in side.candidates() if (side.backend, c.chunk_size) in may_win]
+    chosen = None if deferred else decide.choose(eligible)
+    return ComparedView(
+        view=view,
+        backends=[side.backend for side in sides],
+        rows=rows,
+        guardrail_p95_ms=decide.guardrail(eligible),
+        winner=None if chosen is None else chosen.what.winner(chosen.chunk_size),
+        winners_by_backend={
+            backend: best.what.winner(best.chunk_size) for backend, best in own.items() if best is not None
+        },
+        deferred=deferred or (None if chosen else _nobody(rows)),
+    )
+
+
+def _nobody(rows: Sequence[ComparedRow]) -> str:
+    """Why nothing wins in a view."""
+    if not rows:
+        return "no client chunk size was measured on both sides"
+    reasons = dict.fromkeys(f"{b}: {side.why_not}" for row in rows for b, side in row.sides.items() if side.why_not)
+    shown = list(reasons)[:4]
+    return "no row may win (" + "; ".join(shown) + ("; …)" if len(reasons) > len(shown) else ")")
+
+
+def _row(size: int, sides: Sequence[Measured]) -> ComparedRow:
+    """One client chunk size."""
+    here = [side for side in sides if size in side.rows]
+    row = ComparedRow(client_chunk_size=size, sides={})
+    if len(sides) == 2:
+        _judge(row, sides)
+    for side in here:
+        row.sides[side.backend] = _side_row(side, size, row, across=len(sides) == 2)
+    if len(here) == 2:
+        a, b = (side.rows[size] for side in here)
+        found = speed.versus(a, b)
+        row.speed_ratio, row.speed_ratio_interval_95 = found.ratio, found.interval
+        row.speed_verdict, row.paired = found.verdict, found.paired
+        row.p95_delta_percent = _delta_percent(a, b, lambda r: r.p95_total_e2e_ms)
+        row.throughput_delta_percent = _delta_percent(a, b, lambda r: r.throughput_items_sec)
+    return row
+
+
+def _judge(row: ComparedRow, sides: Sequence[Measured]) -> None:
+    """Fill in the agreement of both sides, the checks and their verdict."""
+    sizes = [_scored_size(side, row.client_chunk_size) for side in sides]
+    pairs = [(side, size) for side, size in zip(sides, sizes, strict=True) if size is not None]
+    without = [side.backend for side, size in zip(sides, sizes, strict=True) if size is None]
+    if without:
+        row.checks = correctness.cross_backend_checks(None, f"there are no scores of {' and '.join(without)}")
+        return
+    rows = [side.rows[size] for side, size in pairs]
+    items, labels = _declared(sides)
+    row.agreement = correctness.between(rows[0], rows[1], items=items, labels=labels)
+    if different_semantics(*(side.matrix for side in sides)):
+        row.checks = [check for side, size in pairs for check in side.own_checks(size)]
+    else:
+        row.checks = correctness.cross_backend_checks(row.agreement, "there are no scores to compare")
+    for side, size in pairs:
+        if size != row.client_chunk_size:
+            for check in row.checks:
+                check.reason += f" (against {side.backend} at client chunk size {size})"
+    row.correct = correctness.correct(row.checks)
+
+
+def _scored_size(side: Measured, size: int) -> int | None:
+    """The row whose scores stand for a side. An item's score does not depend on how many are sent with it, so in
+    best_native a side that has none at this size, or not this size at all, lends those of its best row."""
+    scored = {of: row for of, row in side.rows.items() if row.reference_scores}
+    if size in scored or side.view != "best_native":
+        return size if size in scored else None
+    best = decide.choose(side.candidates(but=side.rows.keys() - scored.keys()))
+    return None if best is None else best.chunk_size
+
+
+def _declared(sides: Sequence[Measured]) -> tuple[int | None, list[int] | None]:
+    """How many items and which labels the workload has, where a matrix says so."""
+    items, labels = None, None
+    for side in sides:
+        counted, named = identity(side.matrix, "num_items"), identity(side.matrix, "label_token_ids")
+        items = counted if isinstance(counted, int) else items
+        labels = named if isinstance(named, list) else labels
+    return items, labels
+
+
+def _side_row(side: Measured, size: int, compared: ComparedRow, *, across: bool) -> SideRow:
+    row = side.rows[size]
+    why = side.why_not(size)
+    if why is None and across and compared.correct is not True:
+        wanted = Verdict.INCONCLUSIVE if compared.correct is None else Verdict.FAIL
+        reason = next(check.reason for check in compared.checks if check.verdict == wanted)
+        why = f"{'correctness is not decided' if compared.correct is None else 'correctness fails'}: {reason}"
+    return SideRow(
+        p50_ms=row.p50_total_e2e_ms,
+        p95_ms=row.p95_total_e2e_ms,
+        p95_interpolated=decide.p95_interpolated(row),
+        throughput_items_sec=row.throughput_items_sec,
+        success_rate=decide.success_rate(row),
+        usd_per_run=row.usd_per_run,
+        items_per_usd=row.items_per_usd,
+        confirmed=size in side.confirmed,
+        eligible=why is None,
+        why_not=why,
+    )
+
+
+def _delta_percent(a: Row, b: Row, value_of: Callable[[Row], float | None]) -> float | None:
+    """A relative to B."""
+    ratio = speed.ratio_of(value_of(a), value_of(b))
+    return None if ratio is None else 100 * (ratio - 1)
+
+
+# -- words -------------------------------------------------------------------------------------
+
+
+def _side(side: Measured) -> Side:
+    matrix = side.matrix
+    found, checks = side.worst_own()
+    return Side(
+        backend=side.backend,
+        view=side.view,
+        path=None if side.path is None else str(side.path),
+        engine=matrix.engine,
+        model=matrix.model,
+        dtype=matrix.dtype,
+        semantics=matrix.semantics,
+        mask_requested=matrix.mask_requested,
+        hardware=matrix.hardware,
+        server_config=matrix.server_config,
+        workload_sha256=matrix.workload_ref.sha256,
+        own_reference_checks=checks,
+        own_reference_agreement=found,
+        complete=matrix.complete,
+        blocker=matrix.blocker,
+    )
+
+
+def _partial(backends: Sequence[str]) -> str:
+    return f"{spoken(backends[0])}-only partial" if len(backends) == 1 else "Partial"
+
+
+def _own_best(winner: Winner) -> str:
+    return (
+        f"{spoken(winner.backend)}'s own best is client chunk size {winner.client_chunk_size} in {winner.view}, "
+        f"{winner.throughput_items_sec:,.1f} items/s."
+    )

@@ -1,0 +1,96 @@
+"""Whether two sides score alike: each pair of rows, and each side against its own reference, judged by the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_multiitem.comparison.decision.agreement import agreement
+from pytest_multiitem.comparison.records import Agreement, Check, OwnReference, Row, ScoreMatrix
+from pytest_multiitem.gates.comparison import OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS
+from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.judge import judge_difference
+from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
+from pytest_multiitem.results.records import Verdict
+
+#: A gate on the largest score difference, and one on the mean.
+CROSS_BACKEND = (CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS)
+#: The same limits for a side on its own: against items scored alone in the context that its semantics gives them.
+OWN_REFERENCE = (OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS)
+
+
+def between(a: Row, b: Row, *, items: int | None = None, labels: Sequence[int] | None = None) -> Agreement | None:
+    """The agreement of two rows' scores; None where one has none.
+
+    ``items`` and ``labels``: what the workload has, where it is known; other counts are a ``problem``.
+    """
+    if not a.reference_scores or not b.reference_scores:
+        return None
+    floor = _larger(a.noise_floor, b.noise_floor)
+    for row in (a, b):
+        found = len(row.reference_scores or ())
+        if items is not None and found != items:
+            return Agreement(noise_floor=floor, problem=f"scores of {found} items; the workload has {items}")
+    return agreement(a.reference_scores, b.reference_scores, noise_floor=floor, labels=labels)
+
+
+def cross_backend_checks(found: Agreement | None, missing: str) -> list[Check]:
+    """Both cross-backend gates on an agreement; ``missing`` says why there is none."""
+    return _judge(CROSS_BACKEND, found, missing)
+
+
+def own_reference_agreement(row: Row, reference: OwnReference) -> Agreement | None:
+    """The agreement of a row with its side's own reference, on the items that it holds; None where there is nothing
+    to compare."""
+    if not row.reference_scores or not reference.scores or not reference.item_indices:
+        return None
+    floor = _larger(row.noise_floor, reference.noise_floor)
+    outside = [i for i in reference.item_indices if not 0 <= i < len(row.reference_scores)]
+    if outside:
+        problem = f"item {outside[0]} of the reference is none of the {len(row.reference_scores)} scored items"
+        return Agreement(noise_floor=floor, problem=problem)
+    chosen = [row.reference_scores[i] for i in reference.item_indices]
+    return agreement(chosen, reference.scores, noise_floor=floor, indices=reference.item_indices)
+
+
+def own_reference_checks(matrix: ScoreMatrix, found: Agreement | None) -> list[Check]:
+    """Both limits on a side's agreement with its own reference; INCONCLUSIVE with the reason where there is none."""
+    reference, missing = matrix.own_reference, "no scores at this client chunk size"
+    if reference is None or not reference.scores:
+        why = None if reference is None else reference.reason
+        missing = f"its own serial reference was not measured{f': {why}' if why else ''}"
+    elif None not in (reference.semantics, matrix.semantics) and reference.semantics != matrix.semantics:
+        missing = f"it declares {matrix.semantics}, and its reference is of {reference.semantics}"
+        found = None
+    return _judge(OWN_REFERENCE, found, missing, f"{matrix.backend}: ")
+
+
+def correct(checks: Sequence[Check]) -> bool | None:
+    """Whether all checks pass: False where one FAILs, None where it could not be decided."""
+    verdicts = {check.verdict for check in checks}
+    if Verdict.FAIL in verdicts:
+        return False
+    return True if verdicts == {Verdict.PASS} else None
+
+
+def _judge(gates: Sequence[Gate], found: Agreement | None, missing: str, prefix: str = "") -> list[Check]:
+    checks = []
+    for gate, statistic in zip(gates, ("max_abs_diff", "mean_abs_diff"), strict=True):
+        value = None
+        if found is None:
+            verdict, reason = Verdict.INCONCLUSIVE, missing
+        elif found.max_abs_diff is None:
+            verdict, reason = Verdict.FAIL, found.problem or "there is no score difference"
+        else:
+            value = getattr(found, statistic)
+            verdict, reason = judge_difference(gate, value, Evidence(found.noise_floor, None, found.score_spread))
+        checks.append(
+            Check(gate=gate.name, verdict=verdict.value, reason=prefix + reason, value=value, limit=gate.limit)
+        )
+    return checks
+
+
+def _larger(a: float | None, b: float | None) -> float | None:
+    """The larger noise floor; None where one was not measured."""
+    return None if a is None or b is None else float(np.maximum(a, b))

@@ -1,0 +1,130 @@
+"""A matrix as the comparison uses it: one row a chunk size, each with what keeps it from winning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pytest_multiitem.comparison.decision import correctness, decide
+from pytest_multiitem.comparison.decision.decide import Candidate
+from pytest_multiitem.comparison.records import Agreement, Check, Row, ScoreMatrix, Winner
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.records import Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One side in one view. ``rows``: by client chunk size, the confirmed one where there is one.
+
+    ``own``: each row's agreement with the side's own reference.
+    """
+
+    matrix: ScoreMatrix
+    path: Path | None
+    rows: Mapping[int, Row]
+    confirmed: frozenset[int]
+    own: Mapping[int, Agreement | None]
+
+    @property
+    def backend(self) -> str:
+        return self.matrix.backend
+
+    @property
+    def view(self) -> str:
+        return self.matrix.evaluation_view
+
+    @property
+    def label(self) -> str:
+        """For people: which side and view this is."""
+        return f"{self.backend} {self.view}"
+
+    @property
+    def named(self) -> str:
+        """For messages: the file, or which side it is where there is none."""
+        return self.label if self.path is None else f"{self.path} ({self.label})"
+
+    def own_checks(self, size: int) -> list[Check]:
+        """A row against the side's own reference."""
+        return correctness.own_reference_checks(self.matrix, self.own[size])
+
+    def worst_own(self) -> tuple[Agreement | None, list[Check]]:
+        """The row that is farthest from the own reference; nothing where that was not measured."""
+        measured = {size: found for size, found in self.own.items() if found is not None}
+        if not measured:
+            return None, []
+        size = max(measured, key=lambda s: float("inf") if (m := measured[s].max_abs_diff) is None else m)
+        return measured[size], self.own_checks(size)
+
+    def why_not(self, size: int) -> str | None:
+        """What keeps a row from winning even on its own side; None where nothing does."""
+        problem = self._problem(size)
+        if problem is None and size not in self.confirmed and any(self._problem(s) is None for s in self.confirmed):
+            return "it was swept only, and the confirmed rows decide"
+        return problem
+
+    def _problem(self, size: int) -> str | None:
+        problem = decide.why_not(self.rows[size])
+        if problem is not None or self.own[size] is None:
+            return problem
+        failed = [check.reason for check in self.own_checks(size) if check.verdict == Verdict.FAIL]
+        return f"it differs from its own reference: {failed[0].removeprefix(f'{self.backend}: ')}" if failed else None
+
+    def candidates(self, but: Iterable[int] = ()) -> list[Candidate[Measured]]:
+        """The rows that may win on their own side, without the chunk sizes in ``but``."""
+        excluded = set(but)
+        found = [decide.candidate_of(row, self) for size, row in self.rows.items() if self.why_not(size) is None]
+        return [c for c in found if c is not None and c.chunk_size not in excluded]
+
+    def winner(self, size: int) -> Winner:
+        """A row as a winner."""
+        row, matrix = self.rows[size], self.matrix
+        attested = row.mask_attested if row.mask_attested not in (None, "unattested") else None
+        assert row.throughput_items_sec is not None  # it could not have won
+        return Winner(
+            backend=self.backend,
+            view=self.view,
+            client_chunk_size=size,
+            throughput_items_sec=row.throughput_items_sec,
+            p50_ms=row.p50_total_e2e_ms,
+            p95_ms=row.p95_total_e2e_ms,
+            engine=matrix.engine,
+            mask=attested or matrix.mask_requested,
+            items_per_usd=row.items_per_usd,
+        )
+
+
+def measured(path: Path | None, matrix: ScoreMatrix) -> Measured:
+    """A matrix, ready to be compared. Raises UsageError where it holds a chunk size twice."""
+    swept, confirmed = _by_size(path, matrix, matrix.results), _by_size(path, matrix, matrix.confirm_results)
+    rows = dict(sorted({**swept, **{size: _whole(row, swept.get(size)) for size, row in confirmed.items()}}.items()))
+    reference = matrix.own_reference
+    own = {
+        size: None if reference is None else correctness.own_reference_agreement(row, reference)
+        for size, row in rows.items()
+    }
+    return Measured(matrix, path, rows, frozenset(confirmed), own)
+
+
+def _by_size(path: Path | None, matrix: ScoreMatrix, rows: Iterable[Row]) -> dict[int, Row]:
+    rows = list(rows)
+    twice = [size for size, count in Counter(row.client_chunk_size for row in rows).items() if count > 1]
+    if twice:
+        where = path or f"the matrix of {matrix.backend} {matrix.evaluation_view}"
+        raise UsageError(f"{where} holds client chunk size {twice[0]} more than once; expected one row a size")
+    return {row.client_chunk_size: row for row in rows}
+
+
+def _whole(confirmed: Row, swept: Row | None) -> Row:
+    """A confirmed row; where it was written without scores, with those of its sweep."""
+    if confirmed.reference_scores or swept is None or not swept.reference_scores:
+        return confirmed
+    return msgspec.structs.replace(
+        confirmed,
+        reference_scores=swept.reference_scores,
+        noise_floor=swept.noise_floor,
+        score_spread=swept.score_spread,
+    )

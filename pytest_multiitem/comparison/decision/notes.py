@@ -1,0 +1,101 @@
+"""What a reader of a comparison's numbers should know about how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import Any
+
+from pytest_multiitem.comparison.decision import speed
+from pytest_multiitem.comparison.decision.measured import Measured
+from pytest_multiitem.comparison.records import ComparedView, ScoreMatrix
+
+#: What tells workloads apart where a file has no checksum.
+IDENTITY = ("request_id", "label_token_ids", "num_items", "query_tokens", "item_tokens")
+
+
+def identity(matrix: ScoreMatrix, name: str) -> Any:
+    """What a matrix says of its workload, by one of the names in :data:`IDENTITY`; None where it says nothing."""
+    known = matrix.workload if isinstance(matrix.workload, dict) else {}
+    if name == "request_id":
+        return matrix.workload_ref.request_id or known.get(name)
+    return known.get(name)
+
+
+def different_semantics(a: ScoreMatrix, b: ScoreMatrix) -> bool:
+    """Whether both sides declare what they compute, and it is not the same."""
+    return None not in (a.semantics, b.semantics) and a.semantics != b.semantics
+
+
+def notes_on(sides: Sequence[Measured], views: Iterable[tuple[ComparedView, Sequence[Measured]]]) -> list[str]:
+    """The notes on all sides, on each view with its sides, and those that the matrices bring along."""
+    notes = _differences(sides)
+    unknown = [f"{a.named} and {b.named}" for a, b in combinations(sides, 2) if not _identified(a.matrix, b.matrix)]
+    if unknown:
+        notes.append(f"nothing in the files says that these measured the same workload: {', '.join(unknown)}")
+    for view, in_view in views:
+        if len(in_view) == 2:
+            notes += _on_pair(*in_view)
+            notes += _on_speed(view, *in_view)
+    for side in sides:
+        reference = side.matrix.own_reference
+        if reference is not None and not reference.scores and reference.reason:
+            notes.append(f"{side.label}: it has no serial reference of its own ({reference.reason})")
+        notes += [f"{side.label}: {note}" for note in side.matrix.notes]
+    return list(dict.fromkeys(notes))
+
+
+def _differences(sides: Sequence[Measured]) -> list[str]:
+    notes = []
+    for name, words in (("hardware", "on different hardware"), ("model", "with different models"),
+                        ("dtype", "in different precisions")):  # fmt: skip
+        known = [value for side in sides if (value := getattr(side.matrix, name)) is not None]
+        distinct = dict.fromkeys(map(str, known))
+        if len(distinct) > 1:
+            shown = "" if name == "hardware" else f": {', '.join(distinct)}"
+            notes.append(f"the sides were measured {words}{shown}")
+    return notes
+
+
+def _identified(a: ScoreMatrix, b: ScoreMatrix) -> bool:
+    """Whether something says that two matrices are of one workload (that they differ is an error elsewhere)."""
+    if a.workload_ref.sha256 is not None and b.workload_ref.sha256 is not None:
+        return True
+    return any(None not in (identity(a, name), identity(b, name)) for name in IDENTITY)
+
+
+def _on_pair(a: Measured, b: Measured) -> list[str]:
+    notes, view = [], a.view
+    for side, other in ((a, b), (b, a)):
+        alone = sorted(side.rows.keys() - other.rows.keys())
+        if alone:
+            notes.append(f"{view}: client chunk size {_listed(alone)} was measured on {side.backend} only")
+        if side.matrix.semantics is None:
+            notes.append(
+                f"{view}: {side.backend} does not declare its semantics; it is compared as if it were the same"
+            )
+    if different_semantics(a.matrix, b.matrix):
+        notes.append(
+            f"{view}: {a.backend} declares {a.matrix.semantics} and {b.backend} {b.matrix.semantics}; each is judged "
+            "by its own reference, and the difference of their scores is the semantic gap, not an error"
+        )
+    return notes
+
+
+def _on_speed(view: ComparedView, a: Measured, b: Measured) -> list[str]:
+    """Which chunk sizes were not compared in speed, and which were timed apart."""
+    reasons: dict[str, list[int]] = {}
+    for row in view.rows:
+        size = row.client_chunk_size
+        if len(row.sides) < 2:
+            continue
+        if row.speed_verdict == "not_compared":
+            why = speed.versus(a.rows[size], b.rows[size]).why or "there is no interval"
+            reasons.setdefault(f"speed is not compared: {why}", []).append(size)
+        elif not row.paired:
+            reasons.setdefault("timed apart, not in interleaved blocks of one run", []).append(size)
+    return [f"{view.view}, client chunk size {_listed(sizes)}: {reason}" for reason, sizes in reasons.items()]
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes))

@@ -1,0 +1,235 @@
+"""The recommendation, with a confidence that follows from verdicts and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_multiitem.comparison.decision import decide, speed
+from pytest_multiitem.comparison.decision.measured import Measured
+from pytest_multiitem.comparison.records import Check, ComparedView, Recommendation, Row, Winner
+from pytest_multiitem.results.records import Verdict
+
+#: With more conditions than this that do not hold, the confidence is low.
+_MEDIUM = 2
+_SPOKEN = {"jax": "JAX", "pytorch": "PyTorch"}
+_PREFERRED = ("best_native", "portable")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that a high confidence rests on. ``follow_up``: what to do where it does not hold."""
+
+    holds: bool
+    reason: str
+    follow_up: str
+
+
+def spoken(backend: str) -> str:
+    """A backend's name as people write it."""
+    return _SPOKEN.get(backend, backend)
+
+
+def in_order(views: Iterable[ComparedView]) -> list[ComparedView]:
+    """The views as a recommendation prefers them: best_native, portable, others."""
+    return sorted(views, key=lambda v: _PREFERRED.index(v.view) if v.view in _PREFERRED else len(_PREFERRED))
+
+
+def recommend(
+    views: Sequence[ComparedView], by_view: Mapping[str, Sequence[Measured]], deferred: str | None
+) -> Recommendation:
+    """What to deploy: best_native's winner, else portable's, else nothing.
+
+    The confidence is "low" where the winner is not shown to be faster than the other backend's best row: the 95 %
+    interval of the ratio of their medians must exclude 1. Where it does: "high" if every other condition holds,
+    "medium" if one or two do not, "low" if more do not. It is "none" without a recommendation.
+    """
+    if deferred is not None:
+        return Recommendation(
+            text=f"There is no recommendation yet: {deferred}.",
+            confidence="none",
+            reasons=[deferred],
+            follow_ups=["Measure what is missing, and compare again."],
+        )
+    ordered = in_order(views)
+    view = next((view for view in ordered if view.winner is not None), None)
+    if view is None or view.winner is None:
+        return Recommendation(
+            text="There is no recommendation: no configuration may win.",
+            confidence="none",
+            reasons=[f"{v.view}: {v.deferred}" for v in ordered],
+            follow_ups=[_CHECKS_FOLLOW_UP] if _bad(_all_checks(views, by_view)) else [_ROWS_FOLLOW_UP],
+        )
+    winner = view.winner
+    mine = next(side for side in by_view[view.view] if side.backend == winner.backend)
+    other = next(side for side in by_view[view.view] if side.backend != winner.backend)
+    rival = view.winners_by_backend.get(other.backend)
+    faster, pace, told = _faster(mine, winner, other, rival)
+    conditions = [
+        _checks(_all_checks(views, by_view)),
+        _paired(pace),
+        _confirmed(mine, winner, other, rival),
+        _same_to_itself([mine, other], [side for sides in by_view.values() for side in sides]),
+        _stable(mine, winner, other, rival),
+        *_preferred(view, ordered, by_view),
+    ]
+    failed = [condition for condition in conditions if not condition.holds]
+    confidence: Literal["high", "medium", "low"] = (
+        "low" if not faster.holds or len(failed) > _MEDIUM else "medium" if failed else "high"
+    )
+    follow_ups = [c.follow_up for c in (faster, *conditions) if not c.holds]
+    if all(v.view != "best_native" for v in views):
+        follow_ups.append("Compare best_native too: each backend with the settings it runs best with.")
+    return Recommendation(
+        text=f"{_described(mine, winner)}; {told}.",
+        confidence=confidence,
+        reasons=[f"{'supports' if c.holds else 'weakens'}: {c.reason}" for c in (faster, *conditions)],
+        winner=winner,
+        follow_ups=list(dict.fromkeys(follow_ups)),
+    )
+
+
+def _described(mine: Measured, winner: Winner) -> str:
+    what = ", ".join([*filter(None, [winner.engine]), *([f"mask {winner.mask}"] if winner.mask else [])])
+    mark = " (interpolated)" if decide.p95_interpolated(mine.rows[winner.client_chunk_size]) else ""
+    p95 = "" if winner.p95_ms is None else f", p95 {winner.p95_ms:,.1f} ms{mark}"
+    return (
+        f"{spoken(winner.backend)}{f' ({what})' if what else ''} at client chunk size "
+        f"{winner.client_chunk_size} in {winner.view}: {winner.throughput_items_sec:,.1f} items/s{p95}"
+    )
+
+
+def _faster(
+    mine: Measured, winner: Winner, other: Measured, rival: Winner | None
+) -> tuple[Condition, speed.Speed | None, str]:
+    """Whether the winner is shown to be faster than the other backend's best row; the ratio; both in words."""
+    more_runs = "Time more runs of both backends' best rows: which one is faster is not decided."
+    if rival is None:
+        reason = f"{spoken(other.backend)} has no row that may win, so there is none to be faster than"
+        follow_up = f"Find out why no row of {spoken(other.backend)} is eligible, and measure it again."
+        return Condition(False, reason, follow_up), None, f"{spoken(other.backend)} has no row that may win"
+    pace = speed.versus(other.rows[rival.client_chunk_size], mine.rows[winner.client_chunk_size])
+    best = f"{spoken(rival.backend)}'s best row (client chunk size {rival.client_chunk_size})"
+    if pace.ratio is None or pace.interval is None:
+        told = f"its speed was not compared with {best}: {pace.why}"
+        return Condition(False, told, more_runs), pace, told
+    low, high = pace.interval
+    told = f"{pace.ratio:.3f} times as fast as {best}, 95 % interval {low:.3f} to {high:.3f}"
+    if pace.verdict == "b_faster":
+        return Condition(True, told, ""), pace, told
+    if pace.verdict == "a_faster":
+        told = f"by its median it is slower ({told}), and it wins by the guardrail alone"
+        return Condition(False, told, "Find out what makes the faster row's p95 high."), pace, told
+    told = f"no difference to {best} is shown: ratio of medians {pace.ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+    return Condition(False, told, more_runs), pace, told
+
+
+_CHECKS_FOLLOW_UP = "Find out why not every correctness check is a PASS: the report lists each with its reason."
+_ROWS_FOLLOW_UP = "Find out why no row is eligible: the report lists each with its reason."
+
+
+def _all_checks(views: Iterable[ComparedView], by_view: Mapping[str, Sequence[Measured]]) -> list[Check]:
+    between = [check for view in views for row in view.rows for check in row.checks]
+    return between + [check for sides in by_view.values() for side in sides for check in side.worst_own()[1]]
+
+
+def _bad(checks: Iterable[Check]) -> list[Check]:
+    return [check for check in checks if check.verdict != Verdict.PASS]
+
+
+def _checks(checks: Sequence[Check]) -> Condition:
+    bad = _bad(checks)
+    reason = f"{len(checks) - len(bad)} of {len(checks)} correctness checks are a PASS"
+    return Condition(not bad, reason, _CHECKS_FOLLOW_UP)
+
+
+def _paired(pace: speed.Speed | None) -> Condition:
+    holds = pace is not None and pace.paired is True
+    runs = "" if pace is None else f", {pace.runs[1]} runs against {pace.runs[0]}"
+    reason = f"both best rows were {'' if holds else 'not '}measured in interleaved blocks{runs}"
+    return Condition(holds, reason, "Measure both backends' best rows in interleaved blocks of one run.")
+
+
+def _confirmed(mine: Measured, winner: Winner, other: Measured, rival: Winner | None) -> Condition:
+    compared = [(mine, winner), *([(other, rival)] if rival is not None else [])]
+    swept = [
+        f"{spoken(won.backend)} at {won.client_chunk_size}"
+        for side, won in compared
+        if won.client_chunk_size not in side.confirmed
+    ]
+    reason = f"swept and not confirmed: {', '.join(swept)}" if swept else "both best rows were confirmed"
+    return Condition(not swept, reason, f"Measure again what was swept only: {', '.join(swept)}.")
+
+
+def _same_to_itself(compared: Sequence[Measured], everything: Sequence[Measured]) -> Condition:
+    """Every machine that was compared shows no difference between a server and itself (A/A)."""
+    intervals: list[tuple[float, float]] = []
+    without = []
+    for side in compared:
+        machine = [s.matrix.self_comparison for s in everything if s.matrix.hardware == side.matrix.hardware]
+        own = [aa.ratio_interval_95 for aa in machine if aa is not None and aa.ratio_interval_95 is not None]
+        intervals += own
+        if not own:
+            without.append(spoken(side.backend))
+    shown = ", ".join(dict.fromkeys(f"{low:.3f} to {high:.3f}" for low, high in intervals))
+    if not all(low <= 1 <= high for low, high in intervals):
+        reason = f"a server compared with itself shows a difference (95 % interval of the ratio {shown})"
+        return Condition(False, reason, "Quieten the machine until a server compared with itself shows no difference.")
+    if without:
+        reason = f"no server was compared with itself on the machine of {' and '.join(without)}"
+        return Condition(False, reason, "Compare a server with itself (A/A) on every machine.")
+    return Condition(
+        True, f"a server compared with itself shows no difference (95 % interval of the ratio {shown})", ""
+    )
+
+
+def _stable(mine: Measured, winner: Winner, other: Measured, rival: Winner | None) -> Condition:
+    compared = [(mine, winner), *([(other, rival)] if rival is not None else [])]
+    flags = [
+        f"{spoken(won.backend)} at {won.client_chunk_size}: {flag}"
+        for side, won in compared
+        for row in [side.rows[won.client_chunk_size]]
+        for flag in (row.unstable, row.recompilation)
+        if flag
+    ]
+    reason = "; ".join(flags) or "both best rows ran steadily, with nothing compiled in the timed runs"
+    return Condition(
+        not flags, reason, "Measure the unsteady rows again, with more warm-up runs and on a quiet machine."
+    )
+
+
+def _preferred(
+    view: ComparedView, ordered: Sequence[ComparedView], by_view: Mapping[str, Sequence[Measured]]
+) -> list[Condition]:
+    """Whether best_native's winner is recommended, and each backend was at its best there; nothing to say where that
+    view was not measured."""
+    native = next((v for v in ordered if v.view == "best_native"), None)
+    if native is None:
+        return []
+    if native is not view:
+        return [Condition(False, f"best_native has no winner: {native.deferred}", _ROWS_FOLLOW_UP)]
+    better = []
+    for other in ordered:
+        for backend, there in other.winners_by_backend.items():
+            here = native.winners_by_backend.get(backend)
+            if other is native or here is None:
+                continue
+            pace = speed.versus(_row(by_view, here), _row(by_view, there))
+            if pace.verdict == "b_faster":
+                better.append(
+                    f"{spoken(backend)} is {pace.ratio:.3f} times as fast in {other.view} (client chunk size "
+                    f"{there.client_chunk_size}) as in best_native ({here.client_chunk_size})"
+                )
+    if better:
+        follow_up = (
+            "Compare with the settings of the view in which the backend is faster: its recommended ones are not."
+        )
+        return [Condition(False, "; ".join(better), follow_up)]
+    return [Condition(True, "each backend ran with its own best settings (best_native)", "")]
+
+
+def _row(by_view: Mapping[str, Sequence[Measured]], won: Winner) -> Row:
+    """The row that won."""
+    side = next(side for side in by_view[won.view] if side.backend == won.backend)
+    return side.rows[won.client_chunk_size]

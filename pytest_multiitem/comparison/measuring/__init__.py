@@ -1,0 +1,1 @@
+"""What a comparison measures, side by side."""

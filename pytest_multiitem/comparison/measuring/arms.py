@@ -1,0 +1,202 @@
+"""An A/B pair by environment variables: both arms' servers up together, measured in interleaved blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pytest_multiitem.adapters.arguments import settings_from
+from pytest_multiitem.adapters.base import Profile, choose_engine
+from pytest_multiitem.comparison import workload
+from pytest_multiitem.comparison.decision.agreement import agreement
+from pytest_multiitem.comparison.decision.speed import Speed, versus
+from pytest_multiitem.comparison.measuring.rows import new_session, row_of, sample
+from pytest_multiitem.comparison.measuring.sides import Connected, Side
+from pytest_multiitem.comparison.records import Agreement, Row
+from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.settings.table import OPTIONS
+
+Mode = Literal["packed", "prefill_extend", "serial"]
+_ROLES: Mapping[Mode, Literal["multi", "extend", "serial"]] = {
+    "packed": "multi",
+    "prefill_extend": "extend",
+    "serial": "serial",
+}
+_VARIABLES = {option.variable: option for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: the variables that make it, and its server."""
+
+    name: str
+    variables: Mapping[str, str]
+    side: Side
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What was measured; ``speed``: A against B."""
+
+    arms: tuple[Arm, Arm]
+    rows: tuple[Row, Row]
+    speed: Speed
+    agreement: Agreement | None
+
+    @property
+    def verdict(self) -> str:
+        """Which arm is faster, as far as the interval shows it."""
+        words = {"a_faster": "A is faster", "b_faster": "B is faster", "no_difference_shown": "no difference shown"}
+        return words.get(self.speed.verdict, f"not compared: {self.speed.why}")
+
+
+def arms_of(a: Sequence[str], b: Sequence[str], arguments: Sequence[str], mode: Mode) -> tuple[Arm, Arm]:
+    """The two arms of ``NAME=VALUE`` words and of the options that both share.
+
+    Raises UsageError for a variable that no setting has, for a setting that leaves open what an arm is, and for
+    arms that are the same.
+    """
+    first, second = (_arm(name, words, arguments, mode) for name, words in (("A", a), ("B", b)))
+    same = (first.side.settings, first.side.profile) == (second.side.settings, second.side.profile)
+    if same or _shown(first) == _shown(second):
+        raise UsageError(
+            "both arms have the same settings; give each its own variable, such as --a MULTI_ITEM_MASK_IMPL=dense --b "
+            "MULTI_ITEM_MASK_IMPL=segment (an option on the command line wins over a variable)"
+        )
+    return first, second
+
+
+def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
+    """Start both servers and time the benchmark's request on them, ABBA.
+
+    Raises EngineUnavailable, ServerError, or UsageError where the servers cannot be up together.
+    """
+    settings = arms[0].side.settings
+    shapes = {(s.bench_query_tokens, s.bench_items, s.item_tokens) for s in (arm.side.settings for arm in arms)}
+    if len(shapes) > 1:
+        raise UsageError("the arms have different shapes of requests; an A/B pair is of the same request")
+    if any(arm.side.settings.device != "cpu" for arm in arms):
+        raise UsageError(
+            "an accelerator holds one server at a time, so its arms cannot be interleaved; run the benchmark for each"
+        )
+    request = workload.of_run(settings).requests[0]
+    with ExitStack() as stack:
+        connected = [Connected(arm.side, directory / arm.name) for arm in arms]
+        for each in connected:
+            stack.callback(each.close)
+        samples = sample(
+            [(each.open(), settings.bench_items) for each in connected],
+            request,
+            warmup_runs=settings.bench_warmup_runs,
+            timed_runs=_runs(settings),
+        )
+    session = new_session()
+    rows = tuple(
+        row_of(sampled, chunk_size=settings.bench_items, num_items=settings.bench_items, session=session)
+        for sampled in samples
+    )
+    scores = [np.array(row.reference_scores) for row in rows if row.reference_scores is not None]
+    return Pair(
+        arms,
+        (rows[0], rows[1]),
+        versus(rows[0], rows[1]),
+        agreement(*scores, labels=settings.labels) if len(scores) == 2 else None,
+    )
+
+
+def table(pair: Pair) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: an arm a row."""
+    header = ["arm", "settings", "backend", "executed", "runs", "p50 ms", "items/s"]
+    found = []
+    for arm, row in zip(pair.arms, pair.rows, strict=True):
+        timed = "-" if row.p50_total_e2e_ms is None else f"{row.p50_total_e2e_ms:.1f}"
+        rate = "-" if row.throughput_items_sec is None else f"{row.throughput_items_sec:.1f}"
+        runs = f"{row.successful_runs} of {row.timed_runs}"
+        found.append([arm.name, _shown(arm), arm.side.backend, row.mask_attested or "-", runs, timed, rate])
+    return header, found
+
+
+def lines(pair: Pair) -> list[str]:
+    """What the table comes to: the ratio with its interval, how far the scores are apart, and what went wrong."""
+    found = []
+    speed = pair.speed
+    if speed.ratio is not None:
+        interval = "" if speed.interval is None else " (95 % interval {:.3g} to {:.3g})".format(*speed.interval)
+        found.append(f"A / B, p50: {speed.ratio:.3g}{interval}: {pair.verdict}")
+    if pair.agreement is not None and pair.agreement.max_abs_diff is not None:
+        found.append(f"scores differ by at most {pair.agreement.max_abs_diff:.2g}")
+    return found
+
+
+def problems(pair: Pair) -> list[str]:
+    """What keeps the pair from being one: failed runs, and paths that did not run as asked."""
+    found = []
+    for arm, row in zip(pair.arms, pair.rows, strict=True):
+        if row.attestation_problem:
+            found.append(f"arm {arm.name}: {row.attestation_problem}")
+        if row.status != "ok":
+            message = next((r.failure_message for r in row.run_records if r.failure_message), "")
+            found.append(f"arm {arm.name}: {row.status}: {message}")
+    return found
+
+
+def _arm(name: str, words: Sequence[str], arguments: Sequence[str], mode: Mode) -> Arm:
+    variables: dict[str, str] = {}
+    for word in words:
+        variable, equals, value = word.partition("=")
+        if not equals or variable not in _VARIABLES:
+            hint = did_you_mean(variable, _VARIABLES)
+            raise UsageError(f"arm {name}: {word!r} is no NAME=VALUE of a setting's environment variable{hint}")
+        variables[variable] = value
+    settings = settings_from(arguments, None, {**os.environ, **variables})
+    engine = choose_engine(settings.engine)
+    settings = engine.fit(settings)
+    for setting, needed in (("backend", True), ("mask_impl", mode == "packed")):
+        if needed and len(getattr(settings, setting)) > 1:
+            option = next(option for option in OPTIONS if option.name == setting)
+            raise UsageError(
+                f"arm {name} has {setting} {settings.shown(setting)}; name one: {option.short_flag}, or "
+                f"{option.variable} in the arm"
+            )
+    role = _ROLES[mode]
+    packed = role == "multi"
+    profile = Profile(
+        role,
+        settings.backend[0],
+        settings.mask_impl[0] if packed else None,
+        settings.server_chunk_size[0] if packed else None,
+        {"multi": Semantics(settings.semantics), "extend": Semantics.QUERY_PREFIX, "serial": None}[role],
+    )
+    return Arm(name, variables, Side(settings.backend[0], (name,), settings, engine, profile))
+
+
+def _runs(settings: Settings) -> int:
+    """As many runs as were asked for; else enough for a verdict, which the benchmark's default is not."""
+    asked = settings.origins["bench_timed_runs"] != "default"
+    return settings.bench_timed_runs if asked else settings.confirm_runs
+
+
+def _shown(arm: Arm) -> str:
+    return " ".join(f"{name}={value}" for name, value in arm.variables.items()) or "-"
+
+
+def as_dict(pair: Pair) -> dict[str, Any]:
+    """The pair for a file."""
+    import msgspec
+
+    return {
+        "arms": {arm.name: dict(arm.variables) for arm in pair.arms},
+        "rows": {arm.name: msgspec.to_builtins(row) for arm, row in zip(pair.arms, pair.rows, strict=True)},
+        "ratio_p50": pair.speed.ratio,
+        "ratio_interval_95": pair.speed.interval,
+        "verdict": pair.verdict,
+        "agreement": msgspec.to_builtins(pair.agreement),
+    }

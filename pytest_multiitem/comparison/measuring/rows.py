@@ -1,0 +1,166 @@
+"""One row of a chunk-size matrix: every server sends all items in requests of one client chunk size, interleaved."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.bench import statistics
+from pytest_multiitem.comparison.records import Row, RunRecord, WorkloadRequest
+from pytest_multiitem.gates.evidence import max_abs, score_spread
+from pytest_multiitem.results.store import utc_now
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, Scores, prepare, read_scores
+
+#: Runs in a row that time out before a row is given up: each one takes the whole time-out.
+_TIMEOUTS = 2
+
+
+@dataclass
+class Sampled:
+    """What one server gave for one row; ``scores`` [N, K] of every successful run."""
+
+    warmup_ms: list[float] = field(default_factory=list)
+    runs: list[RunRecord] = field(default_factory=list)
+    scores: list[Scores] = field(default_factory=list)
+    attestation: Attestation | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the server only times out."""
+        last = [run.failure_reason for run in self.runs[-_TIMEOUTS:]]
+        return last == [FailureKind.TIMEOUT.value] * _TIMEOUTS
+
+
+def chunked(request: WorkloadRequest, size: int) -> tuple[list[PreparedRequest], list[PreparedRequest]]:
+    """A request's items in encoded requests of at most ``size`` items each; and one of every shape among them."""
+    shapes: dict[tuple[int, ...], PreparedRequest] = {}
+    requests = []
+    for at in range(0, len(request.items_token_ids), size):
+        items = request.items_token_ids[at : at + size]
+        requests.append(encoded(request, request.query_token_ids, items))
+        shapes.setdefault(tuple(map(len, items)), requests[-1])
+    return requests, list(shapes.values())
+
+
+def encoded(request: WorkloadRequest, query: Sequence[int], items: Sequence[Sequence[int]]) -> PreparedRequest:
+    """Items of a request behind a query, asked as the request asks."""
+    return prepare(
+        query, items, request.label_token_ids, apply_softmax=request.apply_softmax, item_first=request.item_first
+    )
+
+
+def sample(
+    sides: Sequence[tuple[Target, int]], request: WorkloadRequest, *, warmup_runs: int, timed_runs: int
+) -> list[Sampled]:
+    """Time a row on several servers, each at its client chunk size.
+
+    ABBA: the order turns round from block to block, so that drift hits all alike. Requests are encoded before the
+    clock starts, and answers are read after it has stopped. A warm-up sends one request of every shape. Failures are
+    recorded, never raised.
+    """
+    found = [Sampled() for _ in sides]
+    turns = []
+    with ExitStack() as stack:
+        for (target, chunk_size), sampled in zip(sides, found, strict=True):
+            requests, shapes = chunked(request, chunk_size)
+            for _ in range(warmup_runs):
+                sampled.warmup_ms += _warm_up(target, shapes)
+            sampled.attestation = stack.enter_context(target.attest())
+            turns.append((target, requests, sampled))
+        for block in range(timed_runs):
+            for target, requests, sampled in reversed(turns) if block % 2 else turns:
+                if not sampled.given_up:
+                    _run(target, requests, sampled, block)
+    return found
+
+
+def row_of(
+    sampled: Sampled, *, chunk_size: int, num_items: int, session: str, cost_per_hour: float | None = None
+) -> Row:
+    """The row that a server's samples make; runs that were given up are not counted as timed."""
+    good = [run for run in sampled.runs if run.status == "ok"]
+    total = [run.total_e2e_ms for run in good if run.total_e2e_ms is not None]
+    calls = [call for run in good for call in run.chunk_call_ms]
+    row = Row(
+        client_chunk_size=chunk_size,
+        status="failed" if not good else "ok" if len(good) == len(sampled.runs) else "partial_failure",
+        num_chunks=-(-num_items // chunk_size),
+        timed_runs=len(sampled.runs),
+        successful_runs=len(good),
+        success_rate=len(good) / len(sampled.runs) if sampled.runs else None,
+        failure_reason_counts=dict(Counter(run.failure_reason for run in sampled.runs if run.failure_reason)),
+        run_records=sampled.runs,
+        session=session,
+        warmup_ms=sampled.warmup_ms,
+        measured_at_utc=utc_now(),
+    )
+    if sampled.attestation is not None:
+        row.mask_attested = sampled.attestation.mask
+        row.attestation_problem = sampled.attestation.problem if good else None
+    if not total:
+        return row
+    mean = float(np.mean(total))
+    row.p50_total_e2e_ms, row.p95_total_e2e_ms = statistics.p50(total), statistics.p95(total)
+    row.mean_total_e2e_ms = mean
+    row.mean_chunk_call_ms, row.p95_chunk_call_ms = float(np.mean(calls)), statistics.p95(calls)
+    row.throughput_items_sec = 1000 * num_items / row.p50_total_e2e_ms
+    row.first_run_penalty_ratio = statistics.first_run_penalty(total)
+    row.percentiles = {
+        "total_e2e_ms": statistics.percentiles(total),
+        "chunk_call_ms": statistics.percentiles(calls),
+    }
+    row.p95_interpolated = len(total) < statistics.P95_SAMPLES
+    row.unstable = statistics.instability(total)
+    row.recompilation = statistics.recompilation(total, [run.chunk_call_ms for run in good])
+    if cost_per_hour is not None:
+        row.usd_per_run = cost_per_hour * mean / 3_600_000
+        row.items_per_usd = num_items / row.usd_per_run
+    first = sampled.scores[0]
+    row.reference_scores = first.tolist()
+    row.score_spread = score_spread([first])
+    if len(sampled.scores) > 1:
+        row.noise_floor = max(max_abs(scores - first) for scores in sampled.scores[1:])
+    return row
+
+
+def new_session() -> str:
+    """A name for blocks that are measured together."""
+    return uuid.uuid4().hex[:12]
+
+
+def _warm_up(target: Target, requests: Sequence[PreparedRequest]) -> Iterator[float]:
+    """Send the requests; gives milliseconds."""
+    for request in requests:
+        try:
+            seconds, _ = target.client.timed_send(request)
+        except ScoreFailure:
+            return  # the timed runs will say it
+        yield 1000 * seconds
+
+
+def _run(target: Target, requests: Sequence[PreparedRequest], sampled: Sampled, block: int) -> None:
+    record = RunRecord(status="failed", run_index=len(sampled.runs), block=block)
+    sampled.runs.append(record)
+    answers: list[httpx.Response] = []
+    try:
+        for request in requests:
+            seconds, answer = target.client.timed_send(request)
+            record.chunk_call_ms.append(1000 * seconds)
+            answers.append(answer)
+            if answer.status_code != 200:
+                break  # a run that has failed is not sent to its end
+        record.total_e2e_ms = sum(record.chunk_call_ms)  # what the harness does between calls is not the server's
+        sampled.scores.append(
+            np.concatenate([read_scores(a, r) for a, r in zip(answers, requests[: len(answers)], strict=True)])
+        )
+        record.status = "ok"
+    except ScoreFailure as failure:
+        record.failure_reason, record.failure_message = failure.kind.value, str(failure)[:500]

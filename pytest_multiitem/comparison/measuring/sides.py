@@ -1,0 +1,226 @@
+"""Who is compared: for every backend and view one server, started from a launch profile or attached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_multiitem.adapters.base import Engine, Profile
+from pytest_multiitem.adapters.profiles import read_profiles
+from pytest_multiitem.errors import EngineUnavailable, UsageError
+from pytest_multiitem.results.machine import machine_info, package_versions
+from pytest_multiitem.results.redaction import redacted, redacted_command
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets import endpoint
+from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.run import Run
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import ScoreClient
+
+#: Launch profiles of a view, by backend; ``{engine}-multi`` where an engine has no such profile.
+_PROFILES = {
+    ("jax", "portable"): "{engine}-portable",
+    ("jax", "best_native"): "{engine}-best-native",
+    ("pytorch", "portable"): "{engine}-multi-frozen",
+    ("pytorch", "best_native"): "{engine}-multi-frozen",
+}
+
+
+@dataclass
+class Side:
+    """One server of the comparison, and the views that it stands in: a frozen one stands in both.
+
+    ``settings``: the run's, with the view's launch profile laid over them. ``url``: of a server that already runs.
+    """
+
+    backend: str
+    views: tuple[str, ...]
+    settings: Settings
+    engine: Engine
+    profile: Profile
+    url: str | None = None
+
+    @property
+    def label(self) -> str:
+        """For people: which side this is."""
+        return f"{self.backend} {'+'.join(self.views)}"
+
+    def executes(self, size: int) -> tuple[object, ...] | None:
+        """What a request of ``size`` items makes the server compute, as far as that is known before: sides with equal
+        answers are told apart by their server chunk size alone, and it splits no such request on either.
+
+        None where it is not known: of a server that already runs, and of a request that is split.
+        """
+        chunk = self.profile.chunk_size
+        if self.url is not None or (chunk and size > chunk):
+            return None
+        whole = replace(self, profile=replace(self.profile, chunk_size=0))
+        return (self.backend, _launch(whole), size)
+
+    @property
+    def cost_per_hour(self) -> float | None:
+        """US dollars an hour; None where nobody said."""
+        prices = dict(self.settings.cost_per_hour)
+        return prices.get(self.backend, prices.get(""))
+
+
+def sides_of(settings: Settings, engine: Engine) -> list[Side]:
+    """The sides that the settings ask for; one that would be the same server in two views stands once.
+
+    Raises UsageError for settings that no side can have.
+    """
+    _check(settings)
+    addresses = dict(settings.compare_urls)
+    found: list[Side] = []
+    for view in settings.views:
+        for backend in settings.backend:
+            url = addresses.get(f"{backend}@{view}", addresses.get(backend))
+            if url is None and (addresses or backend not in engine.backends):
+                continue
+            side = _side(settings, engine, backend, view, url)
+            same = next((s for s in found if (s.profile, s.url, s.backend) == (side.profile, url, backend)), None)
+            if same is not None and (url is not None or _launch(same) == _launch(side)):
+                same.views += side.views
+            else:
+                found.append(side)
+    return found
+
+
+def missing(settings: Settings, sides: Sequence[Side]) -> dict[str, str]:
+    """Backends that were asked for and that no side stands for, with the reason."""
+    there = {side.backend for side in sides}
+    return {
+        backend: f"no server of {backend} was given to --multiitem-compare-urls"
+        if settings.compare_urls
+        else f"engine {settings.engine} has no {backend}"
+        for backend in settings.backend
+        if backend not in there
+    }
+
+
+class Connected:
+    """A side's server while it is measured. Raises EngineUnavailable, ServerError or ScoreFailure when made."""
+
+    def __init__(self, side: Side, directory: Path) -> None:
+        self.side = side
+        self._run: Run | None = None
+        if side.url is None:
+            self._run = Run(side.settings, directory, engine=side.engine, owner=True, process="main")
+            self._run.plan([side.profile])
+
+    def open(self) -> Target:
+        """The server, ready."""
+        self.target = self._attach() if self._run is None else self._run.target(self.side.profile)
+        return self.target
+
+    def revive(self, *, unresponsive: bool) -> None:
+        """Start a server again that the comparison owns and that has ended, or that is ``unresponsive``."""
+        server = self.target.server
+        if self._run is not None and server is not None and (unresponsive or server.poll() is not None):
+            self.target = self._run.revive(self.target)
+
+    def close(self) -> None:
+        """Close the connection, and stop the server if the comparison started it."""
+        if self._run is not None:
+            self._run.close()
+        elif hasattr(self, "target"):
+            self.target.client.close()
+
+    def _attach(self) -> Target:
+        side, url = self.side, self.side.url
+        assert url is not None
+        settings = side.settings
+        api_key = os.environ.get(settings.api_key_env) or None
+        scored_request(settings.labels, api_key=api_key, ca_file=settings.ca_file)(url)
+        client = ScoreClient(url, timeout=settings.request_timeout, api_key=api_key, ca_file=settings.ca_file)
+        known = settings.origins.get("engine", "default") != "default"
+        said = endpoint.Said(
+            backend=side.backend,
+            semantics=settings.semantics if settings.origins.get("semantics", "default") != "default" else None,
+            engine=side.engine if known else None,
+            vocab_size=settings.vocab_size,
+        )
+        mode: Literal["multi", "serial"] = "serial" if side.profile.role == "serial" else "multi"
+        return endpoint.connect(mode, client, said, settings.delimiter)
+
+
+def serial_of(side: Side) -> Side:
+    """The serial baseline of a side, on the same backend. Raises EngineUnavailable where none can be had."""
+    if side.url is not None:
+        if side.settings.serial_url is None:
+            raise EngineUnavailable("the server is attached, and no serial one of it is: --serial-url")
+        return replace(side, url=side.settings.serial_url, profile=Profile("serial", side.backend))
+    return replace(side, profile=Profile("serial", side.backend), views=("serial",))
+
+
+def described(connected: Connected) -> dict[str, Any]:
+    """What a matrix says of its side: machine, server, versions. No key or password is in it."""
+    side, target = connected.side, connected.target
+    config: dict[str, Any] = {
+        "engine": target.engine,
+        "url": target.url,
+        "started_by_this_run": target.owned,
+        "server_chunk_size": target.profile.chunk_size,
+        "info": redacted({k: v for k, v in target.info.items() if k != "executed"}) or None,
+    }
+    if target.owned:
+        config["command"] = redacted_command(_launch(side))
+        config["launch_profile"] = side.settings.multi_profile
+    versions = {**package_versions(), **(target.adapter.packages(side.settings) if target.adapter else {})}
+    return {
+        "hardware": {**machine_info(), "device": target.info.get("device", side.settings.device)},
+        "server_config": config,
+        "engine": target.engine,
+        "model": target.model,
+        "dtype": target.dtype,
+        "semantics": None if target.profile.semantics is None else target.profile.semantics.value,
+        "mask_requested": target.profile.mask_impl,
+        "versions": versions,
+    }
+
+
+def _check(settings: Settings) -> None:
+    for name, words in (("mask_impl", "mask implementation"), ("server_chunk_size", "server chunk size")):
+        origin = settings.origins.get(name, "default")
+        if len(getattr(settings, name)) > 1 and not origin.startswith(("default", "profile ", "engine ")):
+            raise UsageError(
+                f"{name}={settings.shown(name)} ({origin}): a side of the comparison runs one {words}; give one, or "
+                "none to take the view's own"
+            )
+    if settings.models:
+        raise UsageError("--models: the comparison is of one model; give --model, and compare one after the other")
+    if settings.multi_url is not None:
+        raise UsageError(
+            "--multi-url does not say which side the server is; name it: --multiitem-compare-urls "
+            f"{settings.backend[0]}={settings.multi_url}"
+        )
+    unknown = {side.partition("@")[0] for side, _ in settings.compare_urls} - set(settings.backend)
+    if unknown:
+        raise UsageError(f"--multiitem-compare-urls names {', '.join(sorted(unknown))}, which --backend leaves out")
+
+
+def _side(settings: Settings, engine: Engine, backend: str, view: str, url: str | None) -> Side:
+    if settings.multi_profile is None:
+        name = _PROFILES[backend, view].format(engine=engine.name)
+        if url is None and name in read_profiles(settings.profiles):
+            settings = replace(settings, multi_profile=name)
+    # What is fitted to one backend's servers alone starts at the profile's own port.
+    settings = engine.fit(replace(settings, backend=(backend,), multi_url=url))
+    attached = url is not None
+    profile = Profile(
+        "multi",
+        backend,
+        None if attached else settings.mask_impl[0],
+        None if attached else settings.server_chunk_size[0],
+        Semantics(settings.semantics),
+    )
+    return Side(backend, (view,), settings, engine, profile, url)
+
+
+def _launch(side: Side) -> tuple[str, ...]:
+    """The command of a side's server."""
+    return side.engine.launch(side.profile, side.settings).command

@@ -1,0 +1,356 @@
+"""The artefacts of a comparison, as they stand in their JSON files.
+
+Fields without a default are those that no tool can leave out; everything else may be missing in files of older or
+foreign tools. Unknown fields are kept by `artefacts`. Adding an optional field keeps a schema's version. Times
+are in milliseconds, money in US dollars, scores are softmax probabilities [N][K].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+WORKLOAD_SCHEMA: Final = "canonical_score_workload_v1"
+MATRIX_SCHEMA: Final = "score_matrix_v1"
+COMPARISON_SCHEMA: Final = "cross_backend_comparison_v1"
+
+#: Scores [N][K] of one request.
+Scores = list[list[float]]
+View = Literal["portable", "best_native"]
+VIEWS: Final[tuple[View, ...]] = ("portable", "best_native")
+
+
+class WorkloadRequest(msgspec.Struct, kw_only=True):
+    """One request as token ids."""
+
+    request_id: str
+    query_token_ids: list[int]
+    items_token_ids: list[list[int]]
+    label_token_ids: list[int]
+    apply_softmax: bool = True
+    item_first: bool = False
+
+
+class Workload(msgspec.Struct, kw_only=True):
+    """The canonical workload. ``checksums``: request id → sha256 (`workload.request_sha256`).
+
+    Further: ``seed``; ``discrimination``: what tells the items apart (`workload.discrimination`).
+    """
+
+    schema_version: Literal["canonical_score_workload_v1"]
+    requests: list[WorkloadRequest]
+    generated_at_utc: str | None = None
+    model: str | None = None
+    query_tokens: int | None = None
+    num_items: int | None = None
+    item_tokens: int | None = None
+    delimiter_token_id: int | None = None
+    label_token_ids: list[int] | None = None
+    tokenizer: Any = None
+    checksums: dict[str, str] = {}
+    seed: int | None = None
+    discrimination: dict[str, Any] = {}
+
+
+class RunRecord(msgspec.Struct, kw_only=True):
+    """One run over all items: ⌈N / chunk size⌉ requests, one after the other; ``total_e2e_ms`` is their sum.
+
+    ``block``: the number of the interleaved block it was measured in. A failed run has a ``failure_reason`` (a
+    `transport.client.FailureKind`) and the calls up to the failure.
+    """
+
+    status: Literal["ok", "failed"]
+    total_e2e_ms: float | None = None
+    chunk_call_ms: list[float] = []
+    run_index: int | None = None
+    block: int | None = None
+    failure_reason: str | None = None
+    failure_message: str | None = None
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """One client chunk size.
+
+    ``…_total_e2e_ms``: a whole run. ``…_chunk_call_ms``: one request. ``throughput_items_sec``: N over the median
+    run. ``first_run_penalty_ratio``: the first timed run over the median of the others. ``reference_scores``: the
+    scores of the first successful run, all items.
+
+    Further: ``percentiles``: of runs and of calls, null where the samples do not support them, with the reasons.
+    ``p95_interpolated``: fewer than 90 runs. ``session``: rows of one session were measured in interleaved
+    blocks. ``noise_floor``: largest score difference between the row's runs. ``score_spread``: range of the
+    scores over the items. ``mask_attested`` and ``attestation_problem``: what the server says it executed.
+    ``unstable`` and ``recompilation``: why the times are to be doubted, null where they are not.
+    ``warmup_ms``: of every request sent before the timed runs. ``measured_at_utc``.
+    """
+
+    client_chunk_size: int
+    status: Literal["ok", "partial_failure", "failed"]
+    num_chunks: int | None = None
+    timed_runs: int | None = None
+    successful_runs: int | None = None
+    success_rate: float | None = None
+    p50_total_e2e_ms: float | None = None
+    p95_total_e2e_ms: float | None = None
+    mean_total_e2e_ms: float | None = None
+    mean_chunk_call_ms: float | None = None
+    p95_chunk_call_ms: float | None = None
+    throughput_items_sec: float | None = None
+    first_run_penalty_ratio: float | None = None
+    failure_reason_counts: dict[str, int] = {}
+    usd_per_run: float | None = None
+    items_per_usd: float | None = None
+    reference_scores: Scores | None = None
+    run_records: list[RunRecord] = []
+    percentiles: dict[str, Any] = {}
+    p95_interpolated: bool | None = None
+    session: str | None = None
+    noise_floor: float | None = None
+    score_spread: float | None = None
+    mask_attested: str | None = None
+    attestation_problem: str | None = None
+    unstable: str | None = None
+    recompilation: str | None = None
+    warmup_ms: list[float] = []
+    measured_at_utc: str | None = None
+
+
+class WorkloadRef(msgspec.Struct, kw_only=True):
+    """Which request was measured; ``sha256`` is its checksum."""
+
+    path: str | None = None
+    sha256: str | None = None
+    request_id: str | None = None
+
+
+class OwnReference(msgspec.Struct, kw_only=True):
+    """Some items scored alone by a serial server, in the context that the side's declared semantics gives them.
+
+    ``item_indices``: which items. ``scores``: theirs, serial. Where it could not be measured: ``reason``.
+    """
+
+    semantics: str | None = None
+    source: str | None = None
+    item_indices: list[int] = []
+    scores: Scores = []
+    noise_floor: float | None = None
+    reason: str | None = None
+
+
+class SelfComparison(msgspec.Struct, kw_only=True):
+    """A/A: one server measured as if it were two, in interleaved blocks. A ratio interval that excludes 1 says
+    that this machine shows differences where there are none."""
+
+    client_chunk_size: int
+    first_ms: list[float]
+    second_ms: list[float]
+    ratio_p50: float | None = None
+    ratio_interval_95: tuple[float, float] | None = None
+
+
+class MatrixSummary(msgspec.Struct, kw_only=True):
+    """Which chunk size a matrix recommends for its own side."""
+
+    guardrail_ratio: float | None = None
+    sweep_recommendation: int | None = None
+    confirm_chunk_sizes: list[int] = []
+    confirm_recommendation: int | None = None
+    final_recommendation: int | None = None
+
+
+class ScoreMatrix(msgspec.Struct, kw_only=True):
+    """One side in one view: every client chunk size, swept, and the best ones confirmed.
+
+    ``workload``: the workload's head, without its requests. Further: ``engine``, ``semantics`` (declared),
+    ``mask_requested``, ``cost_per_hour_usd``, ``own_reference``, ``self_comparison``, ``harness`` (the harness's own
+    time, see `bench.overhead`), ``load`` (see `bench.load`), ``complete`` (false while rows are missing),
+    ``blocker`` (why they are).
+    """
+
+    schema_version: Literal["score_matrix_v1"]
+    backend: str
+    evaluation_view: str
+    results: list[Row]
+    generated_at_utc: str | None = None
+    hardware: Any = None
+    server_config: Any = None
+    workload_ref: WorkloadRef = msgspec.field(default_factory=WorkloadRef)
+    workload: Any = None
+    confirm_results: list[Row] = []
+    summary: MatrixSummary = msgspec.field(default_factory=MatrixSummary)
+    notes: list[str] = []
+    engine: str | None = None
+    model: str | None = None
+    dtype: str | None = None
+    semantics: str | None = None
+    mask_requested: str | None = None
+    cost_per_hour_usd: float | None = None
+    own_reference: OwnReference | None = None
+    self_comparison: SelfComparison | None = None
+    harness: dict[str, Any] | None = None
+    load: dict[str, Any] | None = None
+    versions: dict[str, str] = {}
+    complete: bool | None = None
+    blocker: str | None = None
+
+
+class Agreement(msgspec.Struct, kw_only=True):
+    """The scores of two sides on the same items (see `agreement.agreement`).
+
+    ``log_odds``: of the first label against the others. ``kendall_tau``, ``top_k_overlap``, ``ndcg_at_10``: what
+    a user of the ranking feels; the first label's score ranks. ``worst_items``: index and both sides' scores.
+    """
+
+    max_abs_diff: float | None = None
+    mean_abs_diff: float | None = None
+    max_log_odds_diff: float | None = None
+    mean_log_odds_diff: float | None = None
+    kendall_tau: float | None = None
+    top_k_overlap: dict[str, float] = {}
+    ndcg_at_10: float | None = None
+    ndcg_at_10_reverse: float | None = None
+    noise_floor: float | None = None
+    score_spread: float | None = None
+    worst_items: list[dict[str, Any]] = []
+    problem: str | None = None
+
+
+class Check(msgspec.Struct, kw_only=True):
+    """One gate's verdict on one pair of rows, or on one side against its own reference."""
+
+    gate: str
+    verdict: str
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+
+
+class Side(msgspec.Struct, kw_only=True):
+    """One matrix that was compared."""
+
+    backend: str
+    view: str
+    path: str | None = None
+    engine: str | None = None
+    model: str | None = None
+    dtype: str | None = None
+    semantics: str | None = None
+    mask_requested: str | None = None
+    hardware: Any = None
+    server_config: Any = None
+    workload_sha256: str | None = None
+    own_reference_checks: list[Check] = []
+    own_reference_agreement: Agreement | None = None
+    complete: bool | None = None
+    blocker: str | None = None
+
+
+class SideRow(msgspec.Struct, kw_only=True):
+    """One side at one chunk size, as the comparison uses it: the confirmed row where there is one.
+
+    ``eligible``: whether it may win; ``why_not``: what keeps it from that.
+    """
+
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p95_interpolated: bool | None = None
+    throughput_items_sec: float | None = None
+    success_rate: float | None = None
+    usd_per_run: float | None = None
+    items_per_usd: float | None = None
+    confirmed: bool = False
+    eligible: bool = False
+    why_not: str | None = None
+
+
+class ComparedRow(msgspec.Struct, kw_only=True):
+    """One client chunk size of one view, side by side. ``sides``: by backend.
+
+    With A the first backend and B the second: ``speed_ratio`` is A's median run over B's (above 1: B is faster),
+    ``p95_delta_percent`` and ``throughput_delta_percent`` are A relative to B. ``speed_verdict``: "a_faster",
+    "b_faster", "no_difference_shown" or "not_compared". ``paired``: measured in interleaved blocks of one run.
+    ``correct``: null where it could not be decided.
+    """
+
+    client_chunk_size: int
+    sides: dict[str, SideRow]
+    agreement: Agreement | None = None
+    checks: list[Check] = []
+    correct: bool | None = None
+    speed_ratio: float | None = None
+    speed_ratio_interval_95: tuple[float, float] | None = None
+    speed_verdict: str = "not_compared"
+    paired: bool | None = None
+    p95_delta_percent: float | None = None
+    throughput_delta_percent: float | None = None
+
+
+class Winner(msgspec.Struct, kw_only=True):
+    """A configuration that won, with what it won by."""
+
+    backend: str
+    view: str
+    client_chunk_size: int
+    throughput_items_sec: float
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    engine: str | None = None
+    mask: str | None = None
+    items_per_usd: float | None = None
+
+
+class ComparedView(msgspec.Struct, kw_only=True):
+    """One view: ``backends`` [A, B] in the order of the deltas; winners by the guardrail rule."""
+
+    view: str
+    backends: list[str]
+    rows: list[ComparedRow]
+    guardrail_p95_ms: float | None = None
+    winner: Winner | None = None
+    winners_by_backend: dict[str, Winner] = {}
+    deferred: str | None = None
+
+
+class Recommendation(msgspec.Struct, kw_only=True):
+    """What to deploy. ``confidence``: "high", "medium", "low" or "none"; ``reasons``: what it rests on."""
+
+    text: str
+    confidence: Literal["high", "medium", "low", "none"]
+    reasons: list[str] = []
+    winner: Winner | None = None
+    follow_ups: list[str] = []
+
+
+class Comparison(msgspec.Struct, kw_only=True):
+    """All sides, all views, one recommendation.
+
+    ``status``: "complete", or "partial" where a side is missing or unfinished, with the ``blocker``; winners across
+    backends are deferred then.
+    """
+
+    schema_version: Literal["cross_backend_comparison_v1"]
+    generated_at_utc: str | None = None
+    status: Literal["complete", "partial"] | None = None
+    blocker: str | None = None
+    workload_ref: WorkloadRef = msgspec.field(default_factory=WorkloadRef)
+    workload: Any = None
+    sides: list[Side] = []
+    views: list[ComparedView] = []
+    winners_by_backend: dict[str, Winner] = {}
+    recommendation: Recommendation | None = None
+    summary: str | None = None
+    notes: list[str] = []
+
+
+@dataclass
+class Outcome:
+    """A finished comparison. ``failures``: sides whose server did not start or died for good, with the reason;
+    ``not_run``: sides that were asked for and cannot be here, with the reason."""
+
+    directory: Path
+    matrices: list[tuple[Path, ScoreMatrix]]
+    comparison: Comparison
+    failures: dict[str, str] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)

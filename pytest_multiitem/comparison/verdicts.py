@@ -1,0 +1,188 @@
+"""The verdicts on a measured comparison: one a gate and view, for pytest, and the exit status of the command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pytest_multiitem.comparison.records import Check, ComparedView, Outcome, Row, ScoreMatrix
+from pytest_multiitem.gates.comparison import COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS
+from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
+from pytest_multiitem.gates.registry import required
+from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.settings.settings import Settings
+
+CROSS_BACKEND = (CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS)
+OWN_REFERENCE = (OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS)
+
+#: What a verdict is for: a view, or a backend and a view.
+Place = str
+_WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+
+
+def planned(settings: Settings) -> list[tuple[Gate, Place]]:
+    """Every verdict that a comparison of these settings gives, before anything is measured."""
+    sides = [f"{backend}-{view}" for view in settings.views for backend in settings.backend]
+    return [
+        *((COMPARISON_MEASURED, view) for view in settings.views),
+        *((gate, view) for gate in CROSS_BACKEND for view in settings.views),
+        *((gate, side) for gate in OWN_REFERENCE for side in sides),
+    ]
+
+
+def verdict(outcome: Outcome, settings: Settings, gate: Gate, place: Place) -> GateRecord:
+    """The verdict of one of :func:`planned`."""
+    if gate is COMPARISON_MEASURED:
+        return _measured(outcome, settings, place)
+    if gate in CROSS_BACKEND:
+        return _across(outcome, gate, place)
+    backend, _, view = place.partition("-")
+    return _own(outcome, gate, backend, view)
+
+
+def exit_status(outcome: Outcome, settings: Settings) -> tuple[int, list[str]]:
+    """0 where all was measured that was asked for, and every verdict on it is PASS; else 1, with the reasons.
+
+    A comparison of one side alone is not wrong for that: what it lacks is NOT_RUN, unless it was asked for.
+    """
+    needed = required(replace(settings, compare=True))
+    bad = {Verdict.FAIL} if settings.allow_inconclusive else {Verdict.FAIL, Verdict.INCONCLUSIVE}
+    reasons = [
+        f"{record.verdict.value} {gate.name} [{place}]: {record.reason}"
+        for gate, place in planned(settings)
+        if (record := verdict(outcome, settings, gate, place)).verdict in bad
+        or (record.verdict is Verdict.NOT_RUN and gate.name in needed)
+    ]
+    reasons += [f"not measured: {side}: {reason.splitlines()[0]}" for side, reason in outcome.not_run.items()]
+    return int(bool(reasons)), reasons
+
+
+def _measured(outcome: Outcome, settings: Settings, view: str) -> GateRecord:
+    matrices = {m.backend: m for _, m in outcome.matrices if m.evaluation_view == view}
+    wrong = [f"{side}: {reason}" for side, reason in outcome.failures.items()]
+    absent = [f"{side}: {reason}" for side, reason in outcome.not_run.items()]
+    rows = 0
+    for backend, matrix in matrices.items():
+        for phase, found in (("", matrix.results), ("confirming ", matrix.confirm_results)):
+            rows += len(found)
+            wrong += [f"{backend}, {phase}chunk size {r.client_chunk_size}: {p}" for r in found for p in _wrong(r)]
+        if matrix.complete is not True and not wrong:
+            wrong.append(f"{backend}: rows are missing")
+    lacking = [b for b in settings.backend if b not in matrices]
+    if wrong:
+        verdict, reason = Verdict.FAIL, "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if wrong[3:] else "")
+    elif absent or lacking or not matrices:
+        verdict = Verdict.NOT_RUN
+        reason = "; ".join(absent) or f"no server of {' and '.join(lacking)}"
+    else:
+        verdict, reason = Verdict.PASS, f"{rows} rows of {' and '.join(matrices)}, every run successful"
+    return _record(COMPARISON_MEASURED, verdict, reason, matrices.values(), samples={"rows": rows})
+
+
+def _wrong(row: Row) -> list[str]:
+    """What went wrong in a row."""
+    failures = ", ".join(f"{count} {kind}" for kind, count in row.failure_reason_counts.items())
+    found = [f"{row.status} ({failures})"] if row.status != "ok" else []
+    return found + ([row.attestation_problem] if row.attestation_problem else [])
+
+
+def _across(outcome: Outcome, gate: Gate, view: str) -> GateRecord:
+    matrices = [m for _, m in outcome.matrices if m.evaluation_view == view]
+    compared = next((v for v in outcome.comparison.views if v.view == view), None)
+    rows = [] if compared is None else compared.rows
+    checks = [(row.client_chunk_size, check) for row in rows for check in row.checks if check.gate == gate.name]
+    if not checks:
+        return _record(gate, Verdict.NOT_RUN, _why_not_across(outcome, compared, matrices), matrices)
+    agreements = [row.agreement for row in rows if row.agreement is not None]
+    return _judged(
+        gate,
+        [(f"client chunk size {size}", check) for size, check in checks],
+        matrices,
+        floors=[a.noise_floor for a in agreements],
+        spreads=[a.score_spread for a in agreements],
+    )
+
+
+def _why_not_across(outcome: Outcome, view: ComparedView | None, matrices: Sequence[ScoreMatrix]) -> str:
+    declared = {m.semantics for m in matrices}
+    if len(matrices) > 1 and len(declared) > 1:
+        return "the sides declare different semantics; each is gated against its own serial reference"
+    if view is not None and view.deferred:
+        return view.deferred
+    return outcome.comparison.blocker or "no client chunk size was measured on both sides"
+
+
+def _own(outcome: Outcome, gate: Gate, backend: str, view: str) -> GateRecord:
+    matrix = next((m for _, m in outcome.matrices if (m.backend, m.evaluation_view) == (backend, view)), None)
+    side = next((s for s in outcome.comparison.sides if (s.backend, s.view) == (backend, view)), None)
+    checks = [] if side is None else [c for c in side.own_reference_checks if c.gate == gate.name]
+    if matrix is None or side is None or not checks:
+        reason = "the side was not measured"
+        if matrix is not None:
+            known = matrix.own_reference
+            reason = (known.reason if known is not None else None) or "its own serial reference was not measured"
+        return _record(gate, Verdict.NOT_RUN, reason, [matrix] if matrix is not None else [])
+    found = side.own_reference_agreement
+    return _judged(
+        gate,
+        [(f"{backend} {view}", check) for check in checks],
+        [matrix],
+        floors=[None if found is None else found.noise_floor],
+        spreads=[None if found is None else found.score_spread],
+    )
+
+
+def _judged(
+    gate: Gate,
+    checks: Sequence[tuple[str, Check]],
+    matrices: Sequence[ScoreMatrix],
+    *,
+    floors: Sequence[float | None],
+    spreads: Sequence[float | None],
+) -> GateRecord:
+    """The worst of several checks of one gate, with the largest value."""
+    worst = min(checks, key=lambda entry: _WORST_FIRST.index(Verdict(entry[1].verdict)))
+    values = [check.value for _, check in checks if check.value is not None]
+    found = _record(
+        gate,
+        Verdict(worst[1].verdict),
+        worst[1].reason if worst[1].verdict == Verdict.PASS else f"{worst[0]}: {worst[1].reason}",
+        matrices,
+        samples={"chunk_sizes": len(checks)},
+        details={where: {"value": check.value, "verdict": check.verdict} for where, check in checks},
+    )
+    found.value = max(values, default=None)
+    found.noise_floor = max((f for f in floors if f is not None), default=None)
+    found.score_spread = min((s for s in spreads if s is not None), default=None)
+    if found.verdict is Verdict.PASS and found.value is not None:
+        found.reason = f"{found.value:.6g} is within the limit {gate.limit:g}"
+    return found
+
+
+def _record(gate: Gate, verdict: Verdict, reason: str, matrices: Iterable[ScoreMatrix], **fields: Any) -> GateRecord:
+    matrices = list(matrices)
+
+    def joined(name: str) -> str | None:
+        known = dict.fromkeys(str(v) for m in matrices if (v := getattr(m, name)) is not None)
+        return " vs ".join(known) or None
+
+    masks = dict.fromkeys(
+        r.mask_attested for m in matrices for r in (*m.results, *m.confirm_results) if r.mask_attested
+    )
+    return GateRecord(
+        gate=gate.name,
+        verdict=verdict,
+        reason=reason,
+        relation=gate.relation,
+        limit=gate.limit,
+        engine=joined("engine"),
+        backend=joined("backend"),
+        model=joined("model"),
+        dtype=joined("dtype"),
+        semantics=joined("semantics"),
+        mask_requested=joined("mask_requested"),
+        mask_attested=" vs ".join(masks) or None,
+        **fields,
+    )

@@ -1,0 +1,196 @@
+"""The canonical workload: the same requests on every machine, and whether they can tell items apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRequest
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.store import utc_now
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, TokenIds, token_pool
+from pytest_multiitem.scoring.tokens import content_tokens
+from pytest_multiitem.settings.settings import Settings
+
+
+def generate(
+    *,
+    model: str = "Qwen/Qwen3-0.6B",
+    query_tokens: int = 2000,
+    num_items: int = 500,
+    item_tokens: int = 20,
+    labels: Sequence[int] = (9454, 2753),
+    delimiter: int = 151_643,
+    apply_softmax: bool = True,
+    item_first: bool = False,
+    seed: int = 20_260_101,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    num_requests: int = 1,
+) -> Workload:
+    """A workload whose requests follow from the options alone; neither the delimiter nor a label stands in content.
+
+    ``tokenizer``: a directory with a tokenizer.json, such a file, or a hub id; content is drawn from its ordinary
+    tokens. Without one, content is drawn from the ids of a vocabulary of ``vocab_size`` (default: 30000, which
+    every known model exceeds). The first request is the same whatever ``num_requests``.
+
+    Raises UsageError for options that exclude each other or leave too little to draw from.
+    """
+    _check_counts(query_tokens=query_tokens, num_items=num_items, item_tokens=item_tokens, num_requests=num_requests)
+    _check_special(labels, delimiter, vocab_size)
+    excluded = (*labels, delimiter)
+    if tokenizer is None:
+        drawn_from = vocab_size or ASSUMED_VOCABULARY
+        pool = token_pool(drawn_from, excluded)
+    else:
+        content = content_tokens(tokenizer, excluded, vocab_size=vocab_size)
+        pool, drawn_from = content.ids, vocab_size or content.vocab_size
+        _check_special(labels, delimiter, drawn_from)
+    draw = _drawer(seed, pool)
+    requests = [
+        WorkloadRequest(
+            request_id=f"canonical-{number}",
+            query_token_ids=draw(query_tokens),
+            items_token_ids=[draw(item_tokens) for _ in range(num_items)],
+            label_token_ids=list(labels),
+            apply_softmax=apply_softmax,
+            item_first=item_first,
+        )
+        for number in range(num_requests)
+    ]
+    workload = Workload(
+        schema_version=WORKLOAD_SCHEMA,
+        generated_at_utc=utc_now(),
+        model=model,
+        query_tokens=query_tokens,
+        num_items=num_items,
+        item_tokens=item_tokens,
+        delimiter_token_id=delimiter,
+        label_token_ids=list(labels),
+        tokenizer={"source": tokenizer, "vocab_size": drawn_from, "content_ids": len(pool)},
+        requests=requests,
+        checksums={r.request_id: request_sha256(msgspec.to_builtins(r)) for r in requests},
+        seed=seed,
+    )
+    workload.discrimination = discrimination(workload)
+    return workload
+
+
+def of_run(settings: Settings) -> Workload:
+    """The workload that a run's settings describe: the shape of its benchmarks. Raises as `generate` does."""
+    return generate(
+        model=settings.model or "the embedded engine's tiny checkpoint",
+        query_tokens=settings.bench_query_tokens,
+        num_items=settings.bench_items,
+        item_tokens=settings.item_tokens,
+        labels=settings.labels,
+        delimiter=settings.delimiter,
+        seed=settings.seed,
+        vocab_size=settings.vocab_size,
+    )
+
+
+def request_sha256(raw_request: dict[str, Any]) -> str:
+    """The checksum of a request as it stands in its file, with all fields: SHA-256 of its canonical JSON.
+
+    Canonical: keys sorted, no spaces, characters beyond ASCII escaped.
+    """
+    canonical = json.dumps(raw_request, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def discrimination(workload: Workload) -> dict[str, Any]:
+    """What tells the items of a request apart, counted; of several requests, the least of each figure.
+
+    ``distinct_items``, ``distinct_item_share`` (of all items), ``distinct_query_tokens`` and
+    ``distinct_item_tokens`` (over all items).
+    """
+    figures = [_figures(request) for request in workload.requests]
+    return {name: min(of[name] for of in figures) for name in (figures[0] if figures else ())}
+
+
+def degenerate(workload: Workload) -> list[str]:
+    """Why scores of a request cannot differ enough between items for a leak to show; empty where they can."""
+    reasons = []
+    for request in workload.requests:
+        name, count, found = request.request_id, len(request.items_token_ids), _figures(request)
+        if found["distinct_query_tokens"] == 1 and len(request.query_token_ids) > 1:
+            reasons.append(f"request {name}: the query is one token, repeated {len(request.query_token_ids)} times")
+        if count == 1:
+            reasons.append(f"request {name}: one item; there is nothing to tell it apart from")
+        elif count and found["distinct_item_share"] < 0.5:
+            reasons.append(f"request {name}: {found['distinct_items']} of {count} items are distinct; expected half")
+        if request.apply_softmax and len(request.label_token_ids) == 1:
+            reasons.append(f"request {name}: softmax over one label makes every score 1")
+        if count and found["distinct_item_tokens"] <= 2:
+            reasons.append(f"request {name}: all items are built of {found['distinct_item_tokens']} distinct tokens")
+    return reasons
+
+
+def cases_of(workload: Workload) -> tuple[Case, ...]:
+    """Its requests for gates and runners; mutations draw from the content of all requests."""
+    pool = tuple(sorted({i for r in workload.requests for ids in (r.query_token_ids, *r.items_token_ids) for i in ids}))
+    return tuple(
+        Case(
+            request.request_id,
+            tuple(request.query_token_ids),
+            tuple(tuple(item) for item in request.items_token_ids),
+            tuple(request.label_token_ids),
+            pool,
+        )
+        for request in workload.requests
+    )
+
+
+def head(workload: Workload) -> dict[str, Any]:
+    """Everything but the requests, and whether they ask for softmax, by which scores are judged."""
+    content: dict[str, Any] = msgspec.to_builtins(workload)
+    del content["requests"]
+    return {**content, "apply_softmax": all(request.apply_softmax for request in workload.requests)}
+
+
+def _figures(request: WorkloadRequest) -> dict[str, Any]:
+    items = request.items_token_ids
+    distinct = len({tuple(item) for item in items})
+    return {
+        "distinct_items": distinct,
+        "distinct_item_share": distinct / len(items) if items else 0.0,
+        "distinct_query_tokens": len(set(request.query_token_ids)),
+        "distinct_item_tokens": len({token for item in items for token in item}),
+    }
+
+
+def _drawer(seed: int, pool: TokenIds) -> Callable[[int], list[int]]:
+    # Of all generators at hand, only random.Random(seed).random() is promised to give the same sequence in every
+    # version of its library; NumPy's generators and Random.choice are not.
+    uniform = random.Random(seed).random
+    return lambda length: [pool[int(uniform() * len(pool))] for _ in range(length)]
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise UsageError(f"{name} is {count}; expected at least 1")
+
+
+def _check_special(labels: Sequence[int], delimiter: int, vocab_size: int | None) -> None:
+    """Labels and delimiter are different ids of the vocabulary, where that is known. Raises UsageError."""
+    if not labels:
+        raise UsageError("there is no label; expected at least one token id: --labels ID,…")
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"labels {', '.join(map(str, labels))}: one stands twice; expected different token ids")
+    if delimiter in labels:
+        raise UsageError(f"{delimiter} is both a label and the delimiter; choose another --labels or --delimiter")
+    for name, flag, token in (*(("label", "--labels", i) for i in labels), ("delimiter", "--delimiter", delimiter)):
+        if token < 0:
+            raise UsageError(f"{name} {token} is no token id; expected 0 or more; choose another {flag}")
+        if vocab_size is not None and token >= vocab_size:
+            raise UsageError(
+                f"{name} {token} is outside the vocabulary of {vocab_size} tokens; expected 0 to {vocab_size - 1}; "
+                f"choose another {flag} or --vocab-size"
+            )

@@ -1,0 +1,121 @@
+"""Judging the five release gates from combined results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from msgspec import UNSET
+
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.evaluation.records import Combined, GateEvidence
+from pytest_multiitem.gates.equivalence import EQUIVALENCE
+from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.isolation import CHANGED_LENGTH, SAME_LENGTH
+from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS, judge_difference, judge_ratio
+from pytest_multiitem.gates.parity import JAX_SERIAL_VS_TORCH_SERIAL
+from pytest_multiitem.gates.speedup import GATED_ITEMS, SPEEDUP_N32
+from pytest_multiitem.results.records import GateRecord, Verdict
+
+RELEASE_GATES = (SAME_LENGTH, CHANGED_LENGTH, EQUIVALENCE, SPEEDUP_N32, JAX_SERIAL_VS_TORCH_SERIAL)
+
+_PARITY = "max_abs_diff_jax_serial_vs_torch_serial"
+#: A file without it may be another tool's.
+_NO_EVIDENCE = GateEvidence(doubt="the file holds no evidence for this; combine the evaluations with this tool")
+
+#: A field's path and what stands there: a number, None for ``null``, UNSET where it is missing.
+_Value = tuple[str, object]
+
+
+def judge(combined: Combined) -> list[GateRecord]:
+    """The verdict on every release gate.
+
+    Raises UsageError where the content holds none of the fields of combined results.
+    """
+    sections = ("isolation", "equivalence", "equivalence_query_plus_delimiter", "performance", _PARITY)
+    if all(getattr(combined, name) is UNSET for name in sections):
+        raise UsageError(f"these are no combined results: there is none of {', '.join(sections)}")
+    return [_record(gate, combined) for gate in RELEASE_GATES]
+
+
+def exit_status(records: Sequence[GateRecord], *, allow_inconclusive: bool, required: Sequence[str]) -> int:
+    """0 where every measured gate passes (INCONCLUSIVE may be allowed), no required one is NOT_RUN, and at least one
+    was measured; else 1."""
+    bad = {Verdict.FAIL} if allow_inconclusive else {Verdict.FAIL, Verdict.INCONCLUSIVE}
+    if any(r.verdict in bad or (r.verdict is Verdict.NOT_RUN and r.gate in required) for r in records):
+        return 1
+    return int(all(r.verdict is Verdict.NOT_RUN for r in records))
+
+
+def _record(gate: Gate, combined: Combined) -> GateRecord:
+    path, value = _value_of(gate, combined)
+    found = combined.evidence.get(gate.name, _NO_EVIDENCE)
+    measured = float(value) if isinstance(value, int | float) else None
+    evidence = Evidence(found.noise_floor, found.leak_visibility, found.score_spread)
+    verdict, reason = _verdict(gate, path, value, found, combined)
+    reason = " ".join(reason.split())  # a server's own words may span lines
+    return GateRecord(
+        gate=gate.name,
+        verdict=verdict,
+        reason=reason,
+        relation=gate.relation,
+        value=measured,
+        limit=gate.limit,
+        noise_floor=evidence.noise_floor,
+        leak_visibility=evidence.leak_visibility,
+        score_spread=evidence.score_spread,
+    )
+
+
+def _verdict(gate: Gate, path: str, value: object, found: GateEvidence, combined: Combined) -> tuple[Verdict, str]:
+    if found.problem is not None:
+        return Verdict.FAIL, found.problem
+    if found.not_run is not None:
+        return Verdict.NOT_RUN, found.not_run
+    if value is UNSET and gate is JAX_SERIAL_VS_TORCH_SERIAL:
+        return Verdict.NOT_RUN, f"{path} is missing: no torch reference was combined"
+    if value is UNSET and gate is SPEEDUP_N32 and combined.performance is not UNSET:
+        return Verdict.NOT_RUN, f"{path} is missing: N = {GATED_ITEMS} was not timed on both sides"
+    if not isinstance(value, int | float):
+        return Verdict.FAIL, f"{path} is {'missing' if value is UNSET else 'null'}; expected a number"
+    if gate.relation == ">=":
+        verdict, reason = _judge_speedup(gate, float(value), combined)
+    else:
+        evidence = Evidence(found.noise_floor, found.leak_visibility, found.score_spread)
+        verdict, reason = judge_difference(gate, float(value), evidence)
+    if verdict is Verdict.PASS and found.doubt is not None:
+        return Verdict.INCONCLUSIVE, found.doubt
+    return verdict, reason
+
+
+def _judge_speedup(gate: Gate, value: float, combined: Combined) -> tuple[Verdict, str]:
+    assert combined.performance is not UNSET  # the value came from there
+    point = combined.performance[str(GATED_ITEMS)]
+    if not math.isfinite(value):
+        return judge_ratio(gate, value, None, blocks=1)
+    if point.multi_latencies_sec is UNSET or point.serial_latencies_sec is UNSET:
+        return Verdict.INCONCLUSIVE, "the latencies of both sides are not recorded"
+    blocks = min(len(point.multi_latencies_sec), len(point.serial_latencies_sec))
+    if point.speedup_interval_95 is None and blocks >= MIN_PAIRED_BLOCKS:
+        return Verdict.INCONCLUSIVE, "speedup_interval_95 is missing; combine the evaluations with this tool"
+    return judge_ratio(gate, value, point.speedup_interval_95, blocks)
+
+
+def _value_of(gate: Gate, combined: Combined) -> _Value:
+    """Where a gate's value stands, and what stands there."""
+    if gate is JAX_SERIAL_VS_TORCH_SERIAL:
+        return _PARITY, getattr(combined, _PARITY)
+    if gate is SPEEDUP_N32:
+        point = UNSET if combined.performance is UNSET else combined.performance.get(str(GATED_ITEMS), UNSET)
+        path = f'performance."{GATED_ITEMS}".speedup_vs_serial_p50'
+        return path, UNSET if point is UNSET else point.speedup_vs_serial_p50
+    section, field = {
+        SAME_LENGTH.name: ("isolation", "same_length_mutation_max_abs_diff"),
+        CHANGED_LENGTH.name: ("isolation", "changed_length_mutation_max_abs_diff"),
+        EQUIVALENCE.name: (
+            "equivalence" if combined.semantics == "query_prefix" else "equivalence_query_plus_delimiter",
+            "max_abs_diff",
+        ),
+    }[gate.name]
+    holder = getattr(combined, section)
+    return f"{section}.{field}", UNSET if holder is UNSET else getattr(holder, field)

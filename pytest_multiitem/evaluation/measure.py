@@ -1,0 +1,200 @@
+"""Measuring one endpoint, step by step; what was measured before a failure is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pytest_multiitem.bench.curve import one_of_each_shape, run_requests, summary
+from pytest_multiitem.evaluation.records import (
+    Alignment,
+    Attested,
+    Evaluation,
+    Failure,
+    FurtherCase,
+    Isolation,
+    LeakVisibility,
+    Mutation,
+    TimedRequest,
+    Timing,
+)
+from pytest_multiitem.evaluation.requests import Requests
+from pytest_multiitem.gates import evidence as measurement
+from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.scoring import cases as scoring_cases
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import ScoreFailure, Scores, prepare
+
+#: The stages by name, as a failure gives them.
+SCORES, MUTATIONS, ALIGNMENT = "scores", "mutations", "query plus delimiter"
+VISIBILITY, TIMING = "leak visibility", "timing"
+
+#: The mutations behind each field that holds the worst of them.
+KINDS = {"same_length_mutation": ("same_length",), "changed_length_mutation": ("longer", "shorter")}
+
+
+def measure(
+    target: Target,
+    requests: Requests,
+    into: Evaluation,
+    *,
+    seed: int,
+    counts: Sequence[int],
+    warmup_runs: int,
+    timed_runs: int,
+    say: Callable[[str], None],
+) -> None:
+    """Measure everything of ``into.mode`` and enter it ``into`` an evaluation as it comes.
+
+    A request that fails ends the evaluation; ``into.failure`` says where and how, as it does on Ctrl-C. ``say`` is
+    told every stage.
+    """
+    serial = into.mode == "serial"
+    into.isolation, *further = [_blank(case) for case in requests.cases]
+    into.further_cases = [FurtherCase(isolation=isolation) for isolation in further]
+    into.timed_request = TimedRequest(
+        query_ids=list(requests.timed.query), item_ids=[list(item) for item in requests.timed.items]
+    )
+    owners: list[Evaluation | FurtherCase] = [into, *into.further_cases]
+    pairs = list(zip(requests.cases, owners, strict=True))
+    stage = SCORES
+    into.complete = False
+    try:
+        with _attested(target, into, "scores"):
+            say(f"{SCORES}: {len(requests.cases)} requests, {sum(len(c.items) for c in requests.cases)} items")
+            for case, owner in pairs:
+                measurement.replayed(target, case, _keep_scores(owner.isolation))
+            stage = MUTATIONS
+            say(stage)
+            for case, owner in pairs:
+                _mutate(target, case, owner.isolation, seed)
+            if serial:
+                stage = ALIGNMENT
+                say(stage)
+                for case, owner in pairs:
+                    _align(target, case, owner, into.delimiter)
+                stage = VISIBILITY
+                say(stage)
+                _see_leaks(target, requests.cases, into)
+        stage = TIMING
+        with _attested(target, into, "timing"):
+            for count in counts:
+                say(f"{TIMING}: {count} items")
+                case = replace(requests.timed, items=requests.timed.items[:count])
+                _time(target, case, into, warmup_runs=warmup_runs, timed_runs=timed_runs)
+        into.complete = True
+    except ScoreFailure as failure:
+        message = str(failure).removeprefix(f"{failure.kind.value}: ")
+        into.failure = Failure(stage=stage, kind=failure.kind.value, message=message, status=failure.status)
+    except KeyboardInterrupt:
+        into.failure = Failure(stage=stage, kind="interrupted", message="stopped by the user")
+        raise
+
+
+def _blank(case: Case) -> Isolation:
+    return Isolation(
+        query_ids=list(case.query),
+        item_ids=[list(item) for item in case.items],
+        name=case.name,
+        labels=list(case.labels),
+    )
+
+
+@contextmanager
+def _attested(target: Target, into: Evaluation, what: str) -> Iterator[None]:
+    with target.attest() as attestation:
+        yield
+    into.attestation[what] = Attested(
+        mask=attestation.mask,
+        packed_sequences=attestation.packed_sequences,
+        packed_items=attestation.packed_items,
+        problem=attestation.problem,
+    )
+
+
+def _keep_scores(isolation: Isolation) -> Recorder:
+    """Takes down the first answer as the scores, and those after it as replays."""
+
+    def keep(line: dict[str, Any]) -> None:
+        if isolation.base_scores is None:
+            isolation.base_scores = line["scores"]
+        else:
+            isolation.replays = [*(isolation.replays or ()), line["scores"]]
+
+    return keep
+
+
+def _mutate(target: Target, case: Case, isolation: Isolation, seed: int) -> None:
+    """Mutate the first, a middle and the last item. A request of one item has no untouched one."""
+    isolation.mutations = []
+    if len(case.items) < 2:
+        return
+    base = np.array(isolation.base_scores)
+    for name, kinds in KINDS.items():
+        for mutation in scoring_cases.mutations(case, kinds, seed=seed):
+            found = _mutation(mutation, base, target.score(mutation.case))
+            isolation.mutations.append(found)
+            worst = getattr(isolation, name)
+            if worst is None or found.max_abs_diff_unchanged > worst.max_abs_diff_unchanged:
+                setattr(isolation, name, found)
+
+
+def _mutation(mutation: scoring_cases.Mutation, base: Scores, scores: Scores) -> Mutation:
+    others = np.delete(np.abs(scores - base).max(axis=1), mutation.index)
+    return Mutation(
+        mutated_index=mutation.index,
+        mutated_item_ids=list(mutation.case.items[mutation.index]),
+        scores=scores.tolist(),
+        unchanged_item_abs_diffs=others.tolist(),
+        max_abs_diff_unchanged=float(others.max()),
+        mean_abs_diff_unchanged=float(others.mean()),
+        mutation=mutation.kind,
+    )
+
+
+def _align(target: Target, case: Case, owner: Evaluation | FurtherCase, delimiter: int) -> None:
+    aligned = replace(case, query=(*case.query, delimiter))
+
+    def keep(line: dict[str, Any]) -> None:
+        if owner.semantic_alignment is None:
+            owner.semantic_alignment = Alignment(
+                query_plus_delimiter_ids=list(aligned.query), base_scores_query_plus_delimiter=line["scores"]
+            )
+        else:
+            known = owner.semantic_alignment
+            known.replays = [*(known.replays or ()), line["scores"]]
+
+    measurement.replayed(target, aligned, keep)
+
+
+def _see_leaks(target: Target, cases: Sequence[Case], into: Evaluation) -> None:
+    """For both production semantics: which one the multi-item side has is not known here."""
+    into.leak_visibility = {}
+    for semantics in Semantics:
+        if not semantics.has_serial_reference:
+            continue
+        lines: list[dict[str, Any]] = []
+        _, shifts = measurement.leak_visibility(target, cases, semantics, into.delimiter, lines.append)
+        into.leak_visibility[semantics.value] = LeakVisibility(shifts=shifts, scores=[line["scores"] for line in lines])
+
+
+def _time(target: Target, case: Case, into: Evaluation, *, warmup_runs: int, timed_runs: int) -> None:
+    """Time N items: one packed request, or N one-item requests. Encoded before the clock starts; answers are
+    read after it stops."""
+    if into.mode == "serial":
+        timed = [prepare(case.query, [item], case.labels) for item in case.items]
+        warm = one_of_each_shape(case)
+    else:
+        timed = warm = [prepare(case.query, case.items, case.labels)]
+    for _ in range(warmup_runs):
+        run_requests(target, warm)
+    seconds: list[float] = []
+    for _ in range(timed_runs):
+        seconds.append(run_requests(target, timed))
+        into.performance[str(len(case.items))] = Timing(**summary(seconds, len(case.items)))

@@ -1,0 +1,188 @@
+"""Faults of the attention mask: what a token sees that it should not, or does not see that it should.
+
+Both mask implementations are mutated alike: a faulty sequence is computed by the dense path under a biased mask, which
+is as exact as the healthy one (`engine.plan`), so that what a gate sees is the fault and not its rounding. Whatever the
+strength, a leaked key has that share of its attention weight: exp(logit) · strength.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.faults.base import ScorerFault
+from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
+from pytest_multiitem.scoring.semantics import Semantics
+
+Weights = NDArray[np.float32]
+
+
+class AttentionFault(ScorerFault):
+    """Packed sequences are computed under other attention weights."""
+
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """Logarithms of weights [S, S] in the place of ``layout.log_weights()``.
+
+        ``start``: the number in the request of the first item of the sequence.
+        """
+        raise NotImplementedError
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """Whatever else than the mask is wrong."""
+        return layout
+
+    def scorer(self, base: Any) -> Any:
+        """A scorer whose packed layouts are biased, and which computes them by the path that honours a bias."""
+        fault = self
+
+        class Mutant(base):
+            def _lay_out(self, query: Any, items: Any, start: int) -> PackedLayout:
+                layout = fault.alter(super()._lay_out(query, items, start))
+
+                return replace(layout, bias=lambda: fault.weights(layout, start))
+
+            def _compute(self, layout: PackedLayout, implementation: Any, read: Any) -> Any:
+                return super()._compute(layout, type(implementation).DENSE, read)
+
+        return Mutant
+
+
+class LeakFault(AttentionFault):
+    """Items see tokens of others."""
+
+    def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
+        """Which keys of other items a token sees [S, S], of those that stand before it."""
+        raise NotImplementedError
+
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """The healthy weights, and those of the leaked keys."""
+        healthy = layout.log_weights()
+        leaked = np.tril(self.leaks(layout))
+        share = np.float32(np.log(1.0 if self.strength is None else self.strength))
+        return np.where(leaked & np.isneginf(healthy), share, healthy)
+
+
+class Causal(LeakFault):
+    """Isolation is ignored: plain causal attention over the whole packed sequence, answered with HTTP 200."""
+
+    name = "causal"
+    number = 1
+    seen = "sglang with an attention backend other than FlashInfer; flashinfer #3434"
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """Positions count through the sequence, as an engine that knows of no items has them."""
+        return replace(layout, positions=np.arange(layout.length, dtype=np.int32))
+
+    def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
+        """Everything before."""
+        return np.ones((layout.length, layout.length), dtype=np.bool_)
+
+
+class LeakNext(LeakFault):
+    """One item leaks into the next one only: its tokens keep a share of their attention weight there."""
+
+    name = "leak_next"
+    number = 2
+    seen = "an off-by-one segment boundary"
+    strengths = (1.0, 1e-2, 1e-4, 1e-6)
+    unit = "of the attention weight"
+
+    def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
+        """The item before."""
+        item = layout.item[:, None]
+        leaked: NDArray[np.bool_] = (layout.item[None, :] == item - 1) & (item > 0)
+        return leaked
+
+
+class NeighbourLeak(LeakFault):
+    """Some items see the item before them: which ones is a matter of both lengths."""
+
+    def opens(self, before: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether an item of ``length`` tokens [N - 1] sees the one of ``before`` tokens [N - 1] in front of it."""
+        raise NotImplementedError
+
+    def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
+        """The item before, where it is open."""
+        lengths = np.diff(np.append(layout.block_start, layout.length)) - 1
+        open_ = np.zeros(layout.num_items + 1, dtype=np.bool_)  # one more, for PREFIX as the last entry
+        open_[1:-1] = self.opens(lengths[:-1], lengths[1:])
+        leaked: NDArray[np.bool_] = open_[layout.item][:, None] & (layout.item[None, :] == layout.item[:, None] - 1)
+        return leaked
+
+
+class LeakBoundary(NeighbourLeak):
+    """An item of more than 17 tokens sees the item before it where that one has a single token: an off-by-one that
+    no fixed request need show."""
+
+    name = "leak_boundary"
+    number = 0
+    seen = "planted: what the property-based search is for"
+
+    LONGER_THAN = 17
+
+    def opens(self, before: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """A single token, before more than 17."""
+        return (before == 1) & (length > self.LONGER_THAN)
+
+
+class LeakLength(NeighbourLeak):
+    """An item of exactly 18 tokens is seen by the item after it."""
+
+    name = "leak_length"
+    number = 0
+    seen = "planted: one length that none of the fixed requests has, nor their mutations"
+
+    LENGTH = 18
+
+    def opens(self, before: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whatever comes after it."""
+        return before == self.LENGTH
+
+
+class OtherSemantics(AttentionFault):
+    """Packed sequences are computed under another mask than the declared one."""
+
+    semantics: Semantics
+
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """Those of the other semantics."""
+        return replace(layout, semantics=self.semantics, bias=None).log_weights()
+
+
+class QueryOnlyPrefix(OtherSemantics):
+    """The mask hides the first delimiter: positions as declared, context `query` instead of `query + d`."""
+
+    name = "query_only_prefix"
+    number = 4
+    seen = "ablation: isolation 0, equivalence 0.4579"
+    semantics = Semantics.QUERY_ONLY_PREFIX
+
+
+class AllDelimsPrefix(OtherSemantics):
+    """The mask lets items see every earlier delimiter, and through them the items before."""
+
+    name = "all_delims_prefix"
+    number = 4
+    seen = "ablation: equivalence 0.0833"
+    semantics = Semantics.ALL_DELIMS_PREFIX
+
+
+class ChunkWithoutQuery(AttentionFault):
+    """The first item of every further chunk is scored without the query: it sees the delimiter and itself."""
+
+    name = "chunk_without_query"
+    number = 16
+    seen = "follows from chunking; a boundary of one prefill reused for the next"
+    circumstances: ClassVar[dict[str, Any]] = {"server_chunk_size": 8}
+
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """The query's tokens are hidden from item 0 of a chunk that is not the first."""
+        healthy = layout.log_weights()
+        if start == 0:
+            return healthy
+        of_query = (layout.item == PREFIX) & ~layout.is_delimiter
+        hidden = (layout.item == 0)[:, None] & of_query[None, :]
+        return np.where(hidden, np.float32(-np.inf), healthy)

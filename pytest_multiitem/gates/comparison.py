@@ -1,0 +1,32 @@
+"""The gates of the cross-backend comparison beside those of parity; who measures it says whether they hold."""
+
+from __future__ import annotations
+
+from pytest_multiitem.gates.gate import Gate
+
+_EVIDENCE = frozenset({"noise_floor", "score_spread"})
+
+COMPARISON_MEASURED = Gate(
+    "comparison_measured",
+    "every row of every side was measured, on the path that was asked for",
+    "holds",
+    None,
+    asked_by="compare",
+)
+OWN_REFERENCE_MAX_ABS = Gate(
+    "own_reference_max_abs_le_0p02",
+    "max abs score difference between a side of the comparison and its own serial reference",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+    asked_by="compare",
+)
+OWN_REFERENCE_MEAN_ABS = Gate(
+    "own_reference_mean_abs_le_0p01",
+    "mean abs score difference between a side of the comparison and its own serial reference",
+    "<=",
+    0.01,
+    evidence=_EVIDENCE,
+    asked_by="compare",
+)
+GATES = (COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS)

@@ -1,0 +1,106 @@
+"""Isolation: mutating one item must not change any other item's score, not even in the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.gates.evidence import baseline, floors, leak_visibility, max_abs, score_spread
+from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.record import Measurement
+from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.scoring.cases import Case, mutations
+from pytest_multiitem.targets.target import Target, declared_semantics
+
+_EVIDENCE = frozenset({"noise_floor", "leak_visibility", "score_spread"})
+
+SAME_LENGTH = Gate(
+    "same_length_isolation_zero",
+    "max abs score change of untouched items when one item is mutated, same length",
+    "==",
+    0.0,
+    evidence=_EVIDENCE,
+)
+CHANGED_LENGTH = Gate(
+    "changed_length_isolation_zero",
+    "max abs score change of untouched items when one item changes its length",
+    "==",
+    0.0,
+    evidence=_EVIDENCE,
+)
+GATES = (SAME_LENGTH, CHANGED_LENGTH)
+
+_KINDS = {SAME_LENGTH.name: ("same_length",), CHANGED_LENGTH.name: ("longer", "shorter")}
+_SATURATED = 1e-6
+
+
+def measure(
+    gate: Gate,
+    multi: Target,
+    serial: Target,
+    cases: Sequence[Case],
+    *,
+    delimiter: int,
+    seed: int,
+    record: Recorder,
+) -> Measurement:
+    """Mutate the first, a middle and the last item of every case and compare all other items.
+
+    An engine whose mutated item keeps its own score does not read its items, and fails.
+    """
+    usable = [case for case in cases if len(case.items) > 1]
+    if not usable:  # no item is untouched where there is only one
+        return Measurement(target=multi, value=None, samples={"cases": 0, "mutations": 0, "items": 0})
+    worst: list[dict[str, Any]] = []
+    own_changes = []
+    unchanged = [baseline(multi, case, record) for case in usable]
+    bases = [base.scores for base in unchanged]
+    attestations = [base.attestation for base in unchanged]
+    for case, base in zip(usable, bases, strict=True):
+        mutated = mutations(case, _KINDS[gate.name], seed=seed)
+        if not mutated:
+            continue
+        with multi.attest() as attestation:
+            answers = [multi.score(mutation.case) for mutation in mutated]
+        attestations.append(attestation)
+        for mutation, scores in zip(mutated, answers, strict=True):
+            changes = np.abs(scores - base).max(axis=1)
+            own_changes.append(float(changes[mutation.index]))
+            others = np.delete(changes, mutation.index)
+            entry = {
+                "case": case.name,
+                "mutation": mutation.kind,
+                "mutated_index": mutation.index,
+                "max_abs_diff_unchanged": float(others.max()),
+                "mean_abs_diff_unchanged": float(others.mean()),
+                "changed_items": int((others != 0).sum()),
+                "own_change": own_changes[-1],
+            }
+            record({"kind": "isolation mutated", **entry, "scores": scores.tolist()})
+            worst.append(entry)
+    visibility, shifts = leak_visibility(serial, usable, declared_semantics(multi), delimiter, record)
+    problem = None
+    if own_changes and max(own_changes) == 0.0 and not _saturated(bases):
+        problem = "the mutated item keeps its own score: the engine does not read its items"
+    worst.sort(key=lambda entry: -entry["max_abs_diff_unchanged"])
+    return Measurement(
+        target=multi,
+        value=max((entry["max_abs_diff_unchanged"] for entry in worst), default=None),
+        evidence=Evidence(**floors(unchanged), leak_visibility=visibility, score_spread=score_spread(bases)),
+        attestation=Attestation.joined(attestations),
+        samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(b) for b in bases)},
+        details={
+            "worst": worst[:6],
+            "mutated_item_change_max": max(own_changes, default=None),
+            "leak_visibility_median": float(np.median(shifts)) if shifts else None,
+        },
+        problem=problem,
+    )
+
+
+def _saturated(bases: Sequence[np.ndarray[Any, Any]]) -> bool:
+    """Whether every score lies so close to 0 or 1 that a real change could round away."""
+    return all(max_abs(np.minimum(base, 1 - base)) < _SATURATED for base in bases)

@@ -1,0 +1,199 @@
+"""Property-based isolation: relations that must not change scores, on requests found by a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pytest_multiitem.gates.evidence import score_spread
+from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD
+from pytest_multiitem.gates.record import Measurement
+from pytest_multiitem.gates.relation_judge import Judge, Violation
+from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.properties.play import Player, send
+from pytest_multiitem.results.counterexample import Counterexample, Server
+from pytest_multiitem.results.redaction import without_credentials
+from pytest_multiitem.results.store import utc_now
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, token_pool
+from pytest_multiitem.scoring.relations import ScoreBody, Space, budget, relation, relation_names, relations
+from pytest_multiitem.targets.target import Target
+
+RELATIONS_HOLD = Gate(
+    "metamorphic_relations_hold",
+    "scores agree under every relation that must not change them, on requests found by a search",
+    "holds",
+    None,
+)
+GATES = (RELATIONS_HOLD,)
+
+#: Labels of a request: with three of them, an order is more than a swap.
+_LABELS = 3
+#: Item lengths of the request whose replays are the noise floor.
+_PROBE_LENGTHS = (1, 20, 3, 17, 2, 18, 9, 33)
+
+
+def measure(
+    multi: Target,
+    *,
+    labels: Sequence[int],
+    delimiter: int,
+    examples: int,
+    seed: int,
+    max_tokens: int,
+    record: Recorder,
+    shrink: bool = True,
+    keep: Callable[[Counterexample], object] = lambda found: None,
+) -> Measurement:
+    """Try ``examples`` requests, the relations in turn; the first that does not hold is made as small as it can be.
+
+    ``max_tokens``: of a packed request; less where the server takes less. ``keep`` is given the counterexample.
+    The value is the largest difference over the relations that allow none.
+    """
+    from pytest_multiitem.properties.search import search  # Hypothesis: no other gate needs it
+
+    space = space_of(multi, labels=labels, delimiter=delimiter, max_tokens=max_tokens)
+    tried = relations(space)
+
+    def score(request: ScoreBody) -> Any:
+        with multi.watch():
+            return send(multi.client, request)
+
+    with multi.attest() as attestation, Player(score, multi.client.another) as player:
+        judge = Judge(player, multi.dtype, record)
+        judge.probe(_probe(space))
+        share = budget(tried, examples)
+        for kind in tried:
+            if share[kind.name] and judge.violation is None and judge.ended is None:
+                own_seed = seed + relation_names().index(kind.name)
+                search(kind, space, judge.holds, examples=share[kind.name], seed=own_seed, shrink=shrink)
+        if judge.ended is not None:
+            with multi.watch():  # a sender beside it may have met the server's end first
+                raise judge.ended
+        violation = judge.violation
+        if violation is None and judge.unanswered is not None:
+            raise judge.unanswered
+        reproduced = violation is not None and judge.again(violation)
+    if violation is not None:
+        keep(_counterexample(multi, violation, judge, seed=seed, reproduced=reproduced))
+    return _measurement(multi, judge, violation, spread=score_spread(judge.bases), requests=player.played,
+                        attestation=attestation)  # fmt: skip
+
+
+def space_of(multi: Target, *, labels: Sequence[int], delimiter: int, max_tokens: int) -> Space:
+    """What requests to a server are drawn from; ids that harm it are none of them."""
+    pool = token_pool(multi.vocab_size or ASSUMED_VOCABULARY, [*labels, delimiter])
+    own = tuple(dict.fromkeys(labels))
+    further = max(0, _LABELS - len(own)) + 1
+    spare: int | None = None
+    if len(pool) > 2 * further:
+        pool, more = pool[:-further], pool[-further:]
+        own, spare = (*own, *more[1:]), more[0]
+    longest = min(max_tokens, multi.max_tokens or max_tokens)
+    sample = Case("an empty item", pool[:1], (pool[:1], ()), own, pool)
+    adapter = multi.adapter
+    empty_items = adapter is not None and adapter.allows_empty_items and adapter.hazard(multi.profile, sample) is None
+    return Space(pool, own, spare, longest, empty_items)
+
+
+def _probe(space: Space) -> ScoreBody:
+    budget = max(1, (space.max_tokens - 7) // len(_PROBE_LENGTHS) - 1)
+    items = [space.tokens(min(length, budget), 11 * length, 7) for length in _PROBE_LENGTHS]
+    items = items[: max(1, (space.max_tokens - 7) // 2)]
+    return ScoreBody(query=space.tokens(7, 5, 101), items=tuple(items), label_token_ids=space.labels)
+
+
+def _measurement(
+    multi: Target, judge: Judge, violation: Violation | None, *, spread: float | None, requests: int, attestation: Any
+) -> Measurement:
+    worst = {True: 0.0, False: 0.0}
+    figures = {}
+    for name, seen in judge.seen.items():
+        known = relation(name)
+        assert known is not None
+        worst[known.exact] = max(worst[known.exact], seen.worst)
+        figures[name] = {"examples": seen.examples, "worst": seen.worst, "exact": known.exact}
+    details: dict[str, Any] = {
+        "relations": figures,
+        "over_limit": judge.over_limit,
+        "dismissed_as_noise": judge.dismissed,
+        "not_reproduced": judge.unstable,
+    }
+    if violation is not None:
+        details["counterexample"] = {
+            "relation": violation.scenario.relation,
+            "base": str(violation.scenario.base),
+            "difference": violation.difference,
+            "limit": violation.limit,
+        }
+    return Measurement(
+        target=multi,
+        value=worst[True],
+        evidence=Evidence(noise_floor=judge.floor, score_spread=spread),
+        attestation=attestation,
+        samples={"examples": judge.examples, "requests": requests},
+        details=details,
+        problem=None if violation is None else problem_of(violation),
+        doubt=_doubt(judge, spread),
+        holds=f"no relation is violated in {judge.examples} examples; scores differ by {worst[True]:.3g} at most where "
+        f"items keep their places, by {worst[False]:.3g} where they do not",
+    )
+
+
+def problem_of(violation: Violation) -> str:
+    """A violation in one sentence."""
+    scenario, difference = violation.scenario, violation.difference
+    if difference is None:
+        return f"{scenario.relation}: {violation.failure}"
+    known = relation(scenario.relation)
+    states = scenario.relation if known is None else f"{scenario.relation}: {known.states.rstrip('.')}"
+    return f"{states}; but scores of {scenario.base} differ by {difference:.3g}, the limit is {violation.limit:g}"
+
+
+def _doubt(judge: Judge, spread: float | None) -> str | None:
+    """Why nothing was decided although no relation was seen to be violated."""
+    if judge.dismissed or judge.floor:
+        return (
+            f"replaying the same request moves scores by {judge.floor:.3g}: a violation of a relation that allows no "
+            "difference could not be told from noise"
+        )
+    if judge.unstable:
+        return f"a request gave other scores at another time, by {judge.unstable:.3g}: no relation can be blamed for it"
+    if 2 * judge.over_limit > judge.examples:
+        return f"the server refused {judge.over_limit} of {judge.examples} requests as too long"
+    if spread is None:
+        return "no request had two different items: nothing could be compared"
+    if not spread > MIN_SCORE_SPREAD:
+        return f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation"
+    return None
+
+
+def _counterexample(
+    multi: Target, violation: Violation, judge: Judge, *, seed: int, reproduced: bool
+) -> Counterexample:
+    scenario, profile = violation.scenario, multi.profile
+    known = relation(scenario.relation)
+    return Counterexample(
+        created_at_utc=utc_now(),
+        relation=scenario.relation,
+        states="" if known is None else known.states,
+        scenario=scenario,
+        limit=violation.limit,
+        difference=violation.difference,
+        failure=violation.failure,
+        base_rows=[] if violation.base is None else violation.base.tolist(),
+        variant_rows=[] if violation.variant is None else violation.variant.tolist(),
+        noise=violation.noise,
+        reproduced=reproduced,
+        seed=seed,
+        examples=judge.examples,
+        server=Server(
+            url=without_credentials(multi.url),
+            label=profile.label,
+            engine=multi.engine,
+            model=multi.model,
+            dtype=multi.dtype,
+            semantics=None if profile.semantics is None else profile.semantics.value,
+            mask_requested=profile.mask_impl,
+        ),
+    )

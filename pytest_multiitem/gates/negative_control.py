@@ -1,0 +1,108 @@
+"""The negative control: the same requests, scored by the serial server as if nothing isolated items, must fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.gates import equivalence, isolation
+from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.gates.record import Measurement, record_of
+from pytest_multiitem.gates.semantics import CAUSAL
+from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.semantics import Semantics, unisolated
+from pytest_multiitem.targets.target import Target, declared_semantics
+from pytest_multiitem.transport.client import Scores
+
+NEGATIVE_CONTROL = Gate(
+    "negative_control_fails",
+    "whether isolation and equivalence FAIL on the same requests where every item sees all items before it",
+    "holds",
+    None,
+)
+GATES = (NEGATIVE_CONTROL,)
+
+_ITEMS = 8
+_LEAST_ITEMS = 3
+
+
+@dataclass(eq=False, kw_only=True)
+class Unisolated(Target):
+    """A packed server without any isolation, played by a serial one: item i is scored behind items 1 to i - 1."""
+
+    serial: Target
+    delimiter: int
+
+    def score_ids(
+        self,
+        query: Sequence[int],
+        items: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        *,
+        apply_softmax: bool = True,
+    ) -> Scores:
+        """The serial scores [N, K] of each item behind all items before it. Raises as `Target.score_ids`."""
+        seen = declared_semantics(self).serial_query(query, self.delimiter)
+        joined = unisolated(items, self.delimiter)
+        return self.serial.score_ids(seen, joined, labels, apply_softmax=apply_softmax)
+
+    @contextmanager
+    def another(self) -> Iterator[Target]:
+        """The same over another connection to the serial server."""
+        with self.serial.another() as serial:
+            yield replace(self, serial=serial, client=serial.client, memo={})
+
+    @contextmanager
+    def attest(self) -> Iterator[Attestation]:
+        """It executes what it says."""
+        yield Attestation(CAUSAL)
+
+
+def measure(
+    serial: Target, semantics: Semantics, cases: Sequence[Case], *, delimiter: int, seed: int, record: Recorder
+) -> Measurement:
+    """Measure isolation and equivalence on a server that has neither; the control holds where all three gates FAIL.
+
+    Of the first case with three items or more, at most eight are used. The value is the smallest of the three
+    differences: how far the weakest gate was above its limit of 0 or 0.02.
+    """
+    case = next(filter(None, map(_leaking, cases)), None)
+    if case is None:
+        return Measurement(serial, None, doubt=f"no request has {_LEAST_ITEMS} items with tokens: nobody could leak")
+    profile = Profile("multi", serial.profile.backend, CAUSAL, 0, semantics, serial.profile.model)
+    leaking = Unisolated(profile, serial.engine, serial.client, serial=serial, delimiter=delimiter)
+    measured = [
+        (gate, isolation.measure(gate, leaking, serial, [case], delimiter=delimiter, seed=seed, record=record))
+        for gate in isolation.GATES
+    ]
+    compared = equivalence.measure(leaking, serial, [case], delimiter=delimiter, record=record)
+    measured.append((equivalence.EQUIVALENCE, compared))
+    found = [record_of(gate, each) for gate, each in measured]
+    unseen = [f"{each.gate} says {each.verdict}: {each.reason}" for each in found if each.verdict is not Verdict.FAIL]
+    passed = any(each.verdict is Verdict.PASS for each in found)
+    message = f"the gates would not see a leak on these requests: {'; '.join(unseen)}"
+    return Measurement(
+        target=serial,
+        value=min((each.value for each in found if each.value is not None), default=None),
+        evidence=compared.evidence,
+        samples={"items": len(case.items), "gates": len(found)},
+        details={
+            "case": case.name,
+            "semantics": semantics.value,
+            "gates": {each.gate: {"verdict": each.verdict.value, "value": each.value} for each in found},
+        },
+        problem=message if passed else None,
+        doubt=message if unseen else None,
+        holds=f"without isolation all {len(found)} gates FAIL, as they must",
+    )
+
+
+def _leaking(case: Case) -> Case | None:
+    """A few items of a case; None where it has too few for a leak to have somewhere to go."""
+    items = tuple(item for item in case.items if item)[:_ITEMS]
+    return replace(case, items=items) if len(items) >= _LEAST_ITEMS else None

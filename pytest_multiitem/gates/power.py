@@ -1,0 +1,21 @@
+"""The gates of the gates: what `power` plants, and whether it is seen."""
+
+from __future__ import annotations
+
+from pytest_multiitem.gates.gate import Gate
+
+HEALTHY_PASSES = Gate(
+    "healthy_build_passes",
+    "a healthy build of the embedded engine passes every gate, under every circumstance that a fault is measured under",
+    "holds",
+    None,
+    asked_by="power",
+)
+FAULT_IS_KILLED = Gate(
+    "fault_is_killed",
+    "some gate fails on a build of the embedded engine with a planted fault",
+    "holds",
+    None,
+    asked_by="power",
+)
+GATES = (HEALTHY_PASSES, FAULT_IS_KILLED)

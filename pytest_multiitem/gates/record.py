@@ -1,0 +1,105 @@
+"""A measurement, and the record that it becomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.judge import judge_difference, judge_ratio
+from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.servers.errors import ServerError
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import ScoreFailure
+
+
+@dataclass
+class Measurement:
+    """What a gate measured.
+
+    ``problem``: something that makes the gate FAIL whatever the value. ``doubt``: something that
+    keeps it from a PASS. ``holds``: of a gate without a limit, the reason why it holds.
+    """
+
+    target: Target
+    value: float | None
+    evidence: Evidence = field(default_factory=Evidence)
+    attestation: Attestation | None = None
+    interval: tuple[float, float] | None = None
+    samples: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+    doubt: str | None = None
+    holds: str | None = None
+    backend: str | None = None
+
+
+def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
+    """Judge a measurement. A mask that was requested but not executed is a FAIL, not a warning."""
+    if gate.relation == ">=":
+        verdict, reason = judge_ratio(
+            gate, measurement.value, measurement.interval, measurement.samples.get("timed_runs", 0)
+        )
+    elif gate.limit is None:  # whoever measured it says whether it holds
+        verdict, reason = Verdict.PASS, measurement.holds or ""
+        if measurement.holds is None:
+            verdict, reason = Verdict.INCONCLUSIVE, measurement.doubt or "nothing was measured"
+    else:
+        verdict, reason = judge_difference(gate, measurement.value, measurement.evidence)
+    if verdict is Verdict.PASS and measurement.doubt is not None:
+        verdict, reason = Verdict.INCONCLUSIVE, measurement.doubt
+    attestation = measurement.attestation
+    for problem in (measurement.problem, None if attestation is None else attestation.problem):
+        if problem is not None:  # what was measured may say so as well
+            verdict, reason = Verdict.FAIL, f"{problem}; {reason}" if verdict is Verdict.FAIL else problem
+    target, profile = measurement.target, measurement.target.profile
+    value = measurement.value
+    return GateRecord(
+        gate=gate.name,
+        verdict=verdict,
+        reason=reason,
+        relation=gate.relation,
+        value=None if value is None else float(value),
+        limit=gate.limit,
+        interval=measurement.interval,
+        noise_floor=measurement.evidence.noise_floor,
+        leak_visibility=measurement.evidence.leak_visibility,
+        score_spread=measurement.evidence.score_spread,
+        traffic_floor=measurement.evidence.traffic_floor,
+        semantic_visibility=measurement.evidence.semantic_visibility,
+        samples=measurement.samples,
+        engine=target.engine,
+        backend=measurement.backend or profile.backend,
+        model=target.model,
+        dtype=target.dtype,
+        semantics=None if profile.semantics is None else profile.semantics.value,
+        mask_requested=profile.mask_impl,
+        mask_attested=None if attestation is None else attestation.mask,
+        server_chunk_size=profile.chunk_size,
+        items_per_sequence=None if attestation is None else attestation.items_per_sequence,
+        details=measurement.details,
+    )
+
+
+def blank_record(gate: Gate, verdict: Verdict, reason: str, nodeid: str = "") -> GateRecord:
+    """A record of a gate that measured nothing."""
+    return GateRecord(
+        gate=gate.name, verdict=verdict, reason=reason, relation=gate.relation, limit=gate.limit, nodeid=nodeid
+    )
+
+
+def judged(gate: Gate, measure: Callable[[Gate], Measurement]) -> GateRecord:
+    """Measure and judge. A request that fails, and a server that dies or does not start, is a FAIL of the gate."""
+    start = time.perf_counter()
+    try:
+        record = record_of(gate, measure(gate))
+    except EngineUnavailable as error:
+        record = blank_record(gate, Verdict.NOT_RUN, str(error))
+    except (ScoreFailure, ServerError) as error:
+        record = blank_record(gate, Verdict.FAIL, str(error))
+    record.seconds = round(time.perf_counter() - start, 3)
+    return record

@@ -1,0 +1,15 @@
+"""A run's timings against those of a saved baseline."""
+
+from __future__ import annotations
+
+from pytest_multiitem.gates.gate import Gate
+
+NO_REGRESSION = Gate(
+    "no_regression_vs_baseline",
+    "every timing of a saved baseline against the same one of this run: there, comparable, and not slower than allowed",
+    "holds",
+    None,
+    timing=True,
+    asked_by="baseline",
+)
+GATES = (NO_REGRESSION,)

@@ -1,0 +1,310 @@
+"""The contract of a request: what is asked for is what is answered, and what cannot be scored is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.gates.evidence import (
+    Baseline,
+    baseline,
+    floors,
+    leak_visibility,
+    max_abs,
+    score_spread,
+    semantic_visibility,
+)
+from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.judge import NOISE_FACTOR
+from pytest_multiitem.gates.record import Measurement
+from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.scoring.cases import Case, TokenIds
+from pytest_multiitem.servers.errors import ServerDied
+from pytest_multiitem.targets.target import Target, declared_semantics
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores
+
+CONTRACT = Gate(
+    "request_contract_holds",
+    "whether what is asked for is what is answered (duplicates, labels, softmax, one item, an empty item), and what "
+    "cannot be scored is refused (too long, the delimiter inside an item)",
+    "holds",
+    None,
+)
+GATES = (CONTRACT,)
+
+_ITEMS = 6
+#: Scores of the same content elsewhere; from the same server, in float32, only rounding differs.
+_LIMIT = 0.02
+_SAME = {"float32": 1e-4}
+#: How many times the probability that all labels have together may be that of the serial server's, or the reverse.
+_MASS = {"float32": 1.02}
+_LOOSE_MASS = 1.5
+#: Of tokens: a limit above this is not probed; the request alone would be megabytes.
+_LONGEST = 200_000
+
+
+class _Broken(Exception):
+    """A check was made and does not hold; the message says what was seen."""
+
+
+class _NotMade(Exception):
+    """A check could not be made; the message says why."""
+
+
+class _Undecided(_NotMade):
+    """A check was made, and what was seen may be noise; the message says how much there is of both."""
+
+
+def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
+    """Make every check that can be made here, those that may end a server last.
+
+    A check that does not hold makes the gate FAIL, with what was seen; where none could be made, or what one saw may
+    be noise, nothing is decided.
+    """
+    first = cases[0]
+    case = replace(first, items=tuple(item for item in first.items if item)[:_ITEMS])
+    if not case.items:
+        return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
+    whole = baseline(multi, case, record)
+    probe = _Probe(multi, serial, case, whole, delimiter)
+    held: dict[str, str] = {}
+    not_made: dict[str, str] = {}
+    broken: dict[str, str] = {}
+    doubt = None
+    with multi.attest() as attestation:
+        for name, check in _CHECKS.items():
+            try:
+                held[name] = check(probe)
+            except _NotMade as reason:
+                not_made[name] = str(reason)
+                if isinstance(reason, _Undecided):
+                    doubt = doubt or f"{name}: {reason}"
+            except _Broken as reason:
+                broken[name] = str(reason)
+            except ScoreFailure as failure:
+                if failure.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT):
+                    raise
+                broken[name] = str(failure)
+            outcome = "holds" if name in held else "not made" if name in not_made else "broken"
+            seen = {**held, **not_made, **broken}[name]
+            record({"kind": "contract", "case": case.name, "check": name, "outcome": outcome, "seen": seen})
+    problem = None
+    if broken:
+        name = next(iter(broken))
+        problem = f"{name}: {broken[name]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else "")
+    left_out = f"; not made: {', '.join(not_made)}" if not_made else ""
+    visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), delimiter, record)
+    return Measurement(
+        target=multi,
+        value=None,
+        evidence=Evidence(
+            **floors([whole]),
+            leak_visibility=visibility,
+            score_spread=score_spread([whole.scores]),
+            semantic_visibility=semantic_visibility(serial, cases, delimiter, record),
+        ),
+        attestation=Attestation.joined([whole.attestation, *([attestation] if held or broken else [])]),
+        samples={"checks": len(held) + len(broken), "not_made": len(not_made)},
+        details={"broken": broken, "held": held, "not_made": not_made},
+        problem=problem,
+        doubt=doubt if held else f"no check could be made: {'; '.join(not_made.values())}",
+        holds=f"{len(held)} of {len(_CHECKS)} checks hold{left_out}" if held else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """What the checks share: both servers, a small case, and how it is scored packed."""
+
+    multi: Target
+    serial: Target
+    case: Case
+    base: Baseline
+    delimiter: int
+
+    @property
+    def whole(self) -> Scores:
+        """The packed scores [N, K] of the case."""
+        return self.base.scores
+
+    def dtype(self) -> str:
+        """The served precision, in one word."""
+        return str(self.multi.dtype).removeprefix("torch.")
+
+    def same(self) -> float:
+        """How far two scores of the same content from the same server may be apart."""
+        return _SAME.get(self.dtype(), _LIMIT)
+
+    def within(self, difference: float, limit: float, what: str) -> str:
+        """What was seen of a difference that is small enough. Raises _Broken where it is not, and _Undecided where
+        replays of the same request are as far apart."""
+        seen = f"{what}: {difference:.3g} apart, at most {limit:g}"
+        noise = self.base.noise
+        if noise > limit and difference <= NOISE_FACTOR * noise:
+            raise _Undecided(f"{seen}; replays of the same request are {noise:.3g} apart")
+        if not difference <= limit:
+            raise _Broken(seen)
+        return seen
+
+    def query(self) -> Sequence[int]:
+        """The query behind which the serial server gives the packed scores."""
+        return declared_semantics(self.multi).serial_query(self.case.query, self.delimiter)
+
+    def packed(self, items: Sequence[TokenIds], **more: Any) -> Scores:
+        return self.multi.score_ids(self.case.query, items, more.pop("labels", self.case.labels), **more)
+
+    def alone(self, items: Sequence[TokenIds], **more: Any) -> Scores:
+        return self.serial.score_ids(self.query(), items, self.case.labels, **more)
+
+    def with_item(self, index: int, item: TokenIds) -> list[TokenIds]:
+        return [*self.case.items[:index], item, *self.case.items[index + 1 :]]
+
+
+def _duplicates(probe: _Probe) -> str:
+    """Copies of an item, in several places, score alike."""
+    items = probe.case.items
+    order = [index % max(1, len(items) // 2) for index in range(max(2, len(items)))]
+    scores = probe.packed([items[index] for index in order])
+    apart = max(max_abs(scores[place] - scores[order.index(index)]) for place, index in enumerate(order))
+    return probe.within(apart, probe.same(), f"{len(order) - len(set(order))} copies among {len(order)} items")
+
+
+def _no_softmax(probe: _Probe) -> str:
+    """Without softmax a score is the label's probability over the whole vocabulary: the labels' sum is below 1, and
+    their share of it is the softmax score."""
+    plain = probe.packed(probe.case.items, apply_softmax=False)
+    sums = plain.sum(axis=1)
+    if (plain < 0).any() or sums.max() > 1 + 1e-6 or sums.min() >= 1:
+        raise _Broken(
+            f"rows sum to {sums.min():.6g} to {sums.max():.6g}; probabilities over the vocabulary sum to less"
+        )
+    reference = probe.alone(probe.case.items, apply_softmax=False)
+    expected = reference.sum(axis=1)
+    if not (sums.all() and expected.all()):
+        raise _NotMade("the labels' probabilities round to 0")
+    probe.within(max_abs(plain / sums[:, None] - probe.whole), probe.same(), "normalised, against the softmax scores")
+    probe.within(max_abs(plain - reference), _LIMIT, "against the serial server's")
+    ratio = float(np.exp(max_abs(np.log(sums / expected))))
+    most = _MASS.get(probe.dtype(), _LOOSE_MASS)
+    if ratio > most:
+        raise _Broken(
+            f"the labels' probability is {ratio:.4g} times that of the serial server, or the reverse; at most {most:g}"
+        )
+    return f"rows sum to {sums.min():.3g} to {sums.max():.3g}, within a factor {ratio:.4g} of the serial server's"
+
+
+def _label_order(probe: _Probe) -> str:
+    """A score stands in the column of its label."""
+    labels, whole = probe.case.labels, probe.whole
+    if max_abs(whole - whole[:, ::-1]) <= 2 * probe.same():
+        raise _NotMade(f"{len(labels)} labels whose scores hardly differ: their order would not show")
+    turned = probe.packed(probe.case.items, labels=labels[::-1])
+    return probe.within(max_abs(turned[:, ::-1] - whole), probe.same(), "labels in reverse order")
+
+
+def _one_item(probe: _Probe) -> str:
+    """The first and the last item, each in a request of its own."""
+    items = probe.case.items
+    apart = max(max_abs(probe.packed([items[at]])[0] - probe.whole[at]) for at in {0, len(items) - 1})
+    return probe.within(apart, _LIMIT, "one item alone, against the whole request")
+
+
+def _empty_item(probe: _Probe) -> str:
+    """An item without tokens scores the state at its own leading delimiter, whatever stands beside it."""
+    for target in (probe.multi, probe.serial):
+        if not (_is_embedded(target) or (target.adapter is not None and target.adapter.allows_empty_items)):
+            raise _NotMade("not sent: not every server takes an item without tokens")
+    at = len(probe.case.items) // 2
+    scores = probe.packed(probe.with_item(at, ()))
+    probe.within(_others(scores, probe.whole, at), _LIMIT, "the items beside it")
+    return probe.within(max_abs(scores[at] - probe.alone([()])[0]), _LIMIT, "against the serial score of no item")
+
+
+def _delimiter_inside(probe: _Probe) -> str:
+    """The delimiter inside an item is refused, or content like any other."""
+    _may_be_sent(probe.multi)
+    at = len(probe.case.items) // 2
+    item = probe.case.items[at]
+    split = (*item[: len(item) // 2], probe.delimiter, *item[len(item) // 2 :])
+    scores = _scored_or_refused(probe, probe.with_item(at, split))
+    if isinstance(scores, str):
+        return scores
+    _may_be_sent(probe.serial)
+    probe.within(_others(scores, probe.whole, at), _LIMIT, "the items beside it")
+    return probe.within(
+        max_abs(scores[at] - probe.alone([split])[0]), _LIMIT, "against the serial score of the same content"
+    )
+
+
+def _too_long(probe: _Probe) -> str:
+    """An item longer than the server's own limit is refused, and the server lives on."""
+    _may_be_sent(probe.multi)
+    limit = _told_limit(probe.multi)
+    marks = probe.case.pool or probe.case.items[0]
+    long = tuple(marks[place % len(marks)] for place in range(limit + 1))
+    refused = _scored_or_refused(probe, [*probe.case.items, long])
+    if not isinstance(refused, str):
+        raise _Broken(f"an item of {len(long)} tokens was scored; the server's own limit is {limit}")
+    try:
+        again = probe.packed(probe.case.items)
+    except (ScoreFailure, ServerDied) as failure:
+        raise _Broken(f"after an item of {len(long)} tokens, the server scores nothing any more: {failure}") from None
+    probe.within(max_abs(again - probe.whole), _LIMIT, "the next request")
+    return f"{len(long)} tokens, limit {limit}: {refused}"
+
+
+#: In the order in which they are made.
+_CHECKS: Mapping[str, Callable[[_Probe], str]] = {
+    "duplicates": _duplicates,
+    "probabilities without softmax": _no_softmax,
+    "labels in reverse order": _label_order,
+    "one item alone": _one_item,
+    "an empty item": _empty_item,
+    "the delimiter inside an item": _delimiter_inside,
+    "over-long input": _too_long,
+}
+
+
+def _others(scores: Scores, whole: Scores, index: int) -> float:
+    return max_abs(np.delete(scores - whole, index, axis=0))
+
+
+def _scored_or_refused(probe: _Probe, items: Sequence[TokenIds]) -> Scores | str:
+    """The packed scores [N, K], or in which words they were refused. Any other end of a request is no refusal."""
+    try:
+        return probe.packed(items)
+    except ScoreFailure as failure:
+        if failure.status is not None and 400 <= failure.status < 500:
+            return f"refused with status {failure.status}"
+        raise _Broken(f"not refused with a 4xx, but {failure}") from None
+    except ServerDied as death:
+        raise _Broken(f"it ended the server: {death}") from None
+
+
+def _may_be_sent(target: Target) -> None:
+    if not (_is_embedded(target) or (target.adapter is not None and target.adapter.withstands_bad_requests)):
+        raise _NotMade(f"not sent: it may end a server of engine {target.engine}")
+
+
+def _is_embedded(target: Target) -> bool:
+    return target.info.get("engine") == "embedded"
+
+
+def _told_limit(target: Target) -> int:
+    """The smallest limit on a request's tokens that the server tells. Raises _NotMade where it tells none."""
+    told: list[object] = [target.info.get(name) for name in ("max_multi_item_seq_len", "context_length")]
+    try:
+        models = target.client.get("/v1/models").json()
+        told += [model.get("max_model_len") for model in models["data"]]
+    except (ScoreFailure, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    limits = [limit for limit in told if type(limit) is int and limit > 0]
+    if not limits:
+        raise _NotMade("not sent: the server tells no limit")
+    if min(limits) > _LONGEST:
+        raise _NotMade(f"not sent: the server's limit is {min(limits)} tokens; at most {_LONGEST} are tried")
+    return min(limits)

@@ -1,0 +1,69 @@
+"""Isolation of requests: what comes before a request, or runs beside it, must not change its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.gates.evidence import baseline, leak_visibility, max_abs, replay, score_spread
+from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.record import Measurement
+from pytest_multiitem.gates.traffic import Recorder, surrounded
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.targets.target import Target, declared_semantics
+
+REQUEST_ISOLATION = Gate(
+    "request_isolation_le_0p02",
+    "max abs score change of a request when others come just before it and run beside it",
+    "<=",
+    0.02,
+    evidence=frozenset({"noise_floor", "score_spread"}),
+)
+GATES = (REQUEST_ISOLATION,)
+
+#: Rounds of the smallest request, each among others; every other request has one.
+_ROUNDS = 3
+
+
+def measure(
+    multi: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder, serial: Target | None = None
+) -> Measurement:
+    """Score every case among others, right after them, and then twice more, when it has come after itself alone.
+
+    The first two must be what the third is; the fourth says how far noise alone moves scores. What went before the
+    very first answer is not known, so that one is no reference here. ``serial``: a serial server of the model, where
+    there is one: it says how visible a leak would be.
+    """
+    alone = [baseline(multi, case, record) for case in cases]
+    smallest = min(cases, key=_tokens, default=None)
+    changes: list[dict[str, Any]] = []
+    floors: list[float] = []
+    with multi.attest() as attestation:
+        for case in cases:
+            for number in range(1, 1 + (_ROUNDS if case is smallest else 1)):
+                among = surrounded(multi, case, record, number)
+                after, quiet, again = (replay(multi, case, record) for _ in range(3))
+                floors.append(max_abs(again - quiet))
+                changes += [
+                    {"case": case.name, "round": number, "what": what, "max_abs_diff": max_abs(scores - quiet)}
+                    for what, scores in (("among others", among), ("after others", after))
+                ]
+    attestation.packed_sequences = attestation.packed_items = 0  # the others are smaller than what is measured
+    visibility = None
+    if serial is not None:
+        visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), delimiter, record)
+    rounds = len(floors)
+    changes.sort(key=lambda change: -change["max_abs_diff"])
+    return Measurement(
+        target=multi,
+        value=changes[0]["max_abs_diff"] if changes else None,
+        evidence=Evidence(max(floors, default=None), visibility, score_spread([base.scores for base in alone])),
+        attestation=Attestation.joined([*(base.attestation for base in alone), *([attestation] if rounds else [])]),
+        samples={"cases": len(cases), "rounds": rounds, "items": sum(len(base.scores) for base in alone)},
+        details={"worst": changes[:3]},
+    )
+
+
+def _tokens(case: Case) -> int:
+    return len(case.query) + sum(map(len, case.items))

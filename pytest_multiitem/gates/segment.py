@@ -1,0 +1,91 @@
+"""The segment path on the target accelerator: it must compile there and answer.
+
+Two kinds of evidence. A real run: the server's device is an accelerator, and the segment path answered there. The
+compile gate (`pytest_multiitem.tpu`): the kernel lowers and compiles for TPUs on a machine that has none.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.gates.record import Measurement, blank_record, record_of
+from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.tpu.records import Report
+
+SEGMENT_LOWERS = Gate(
+    "segment_lowers",
+    "the segment path compiles for the target accelerator and answers",
+    "holds",
+    None,
+)
+GATES = (SEGMENT_LOWERS,)
+
+_ACCELERATORS = ("cuda", "tpu", "TPU")
+
+
+def judge(target: Target, attestation: Attestation, report: Report | None) -> GateRecord:
+    """The verdict on a segment server that has answered; ``report``: of the compile gate, None where it has no kernel
+    of this server.
+
+    A kernel that does not compile is a FAIL, wherever the server runs. Else a real run on an accelerator is a PASS;
+    without one the compile gate decides, and it alone passes only where the kernel was compiled, or lowering alone was
+    asked for. ``details.evidence`` names what the verdict rests on.
+    """
+    device = str(target.info.get("device", "unknown"))
+    ran = device.startswith(_ACCELERATORS)
+    answered = f"on {device} the segment path answered (executed: {attestation.mask})"
+    if ran:
+        holds = f"real run: {answered}{_beside(report)}"
+        record = record_of(SEGMENT_LOWERS, Measurement(target, None, attestation=attestation, holds=holds))
+    elif report is None:
+        record = _undecided(target, attestation)
+        record.verdict = Verdict.NOT_RUN
+        record.reason = (
+            f"no accelerator: the server runs on {device}; there the segment path answered "
+            f"(executed: {attestation.mask}), which says nothing about a TPU"
+        )
+    else:
+        record = _undecided(target, attestation)
+        record.verdict = report.verdict
+        record.reason = f"compile gate, no real run: {report.reason}; {answered}"
+    if attestation.problem is not None:
+        record.verdict, record.reason = Verdict.FAIL, attestation.problem
+    elif report is not None and report.verdict is Verdict.FAIL:
+        record.verdict = Verdict.FAIL
+        record.reason = f"compile gate: {report.reason}; {answered}"
+    kinds = (("real run", ran), ("compile gate", report is not None and report.verdict is not Verdict.NOT_RUN))
+    record.details = {
+        "device": device,
+        "executed": attestation.mask,
+        "evidence": [kind for kind, is_there in kinds if is_there],
+        **_details(report),
+    }
+    return record
+
+
+def judge_kernel(gate: Gate, report: Report) -> GateRecord:
+    """The verdict of the compile gate alone, on a kernel that no server runs."""
+    record = blank_record(gate, report.verdict, f"compile gate, no real run: {report.reason}")
+    record.details = {"evidence": ["compile gate"] if report.verdict is not Verdict.NOT_RUN else [], **_details(report)}
+    record.seconds = report.seconds
+    return record
+
+
+def _undecided(target: Target, attestation: Attestation) -> GateRecord:
+    """A record of what answered, without a verdict yet."""
+    return record_of(SEGMENT_LOWERS, Measurement(target, None, attestation=attestation))
+
+
+def _beside(report: Report | None) -> str:
+    """What the compile gate says beside a real run."""
+    if report is None:
+        return ""
+    said = "" if report.verdict is Verdict.PASS else f" {report.verdict.value}"
+    return f"; compile gate{said}: {report.reason}"
+
+
+def _details(report: Report | None) -> dict[str, object]:
+    return {} if report is None else {"tpu": msgspec.to_builtins(report)}

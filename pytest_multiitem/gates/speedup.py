@@ -1,0 +1,66 @@
+"""Speed-up: one multi-item request against N one-item requests to the serial server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.bench.curve import CurvePoint
+from pytest_multiitem.bench.statistics import recompilation
+from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.gates.record import Measurement
+from pytest_multiitem.targets.target import Target
+
+SPEEDUP_N32 = Gate(
+    "speedup_n32_ge_3x",
+    "serial p50 / multi p50 at N = 32 (serial = N one-item calls)",
+    ">=",
+    3.0,
+    timing=True,
+)
+GATES = (SPEEDUP_N32,)
+GATED_ITEMS = 32
+#: A first timed run this many times as long as the slowest of the others did more than they did.
+_COMPILED_RATIO = 2.0
+
+
+def further_runs(point: CurvePoint, timed_runs: int) -> int:
+    """Once more, twice as many blocks, where the interval at the gated N straddles the limit."""
+    limit, interval = SPEEDUP_N32.limit, point.interval
+    if point.num_items != GATED_ITEMS or interval is None or limit is None:
+        return 0
+    return 2 * timed_runs if interval[0] < limit <= interval[1] else 0
+
+
+def measure(multi: Target, curve: list[CurvePoint], attestation: Attestation) -> Measurement:
+    """The gated point of a performance curve, with the whole curve as its details."""
+    point = next((p for p in curve if p.num_items == GATED_ITEMS), None)
+    return Measurement(
+        target=multi,
+        value=None if point is None else point.speedup,
+        interval=None if point is None else point.interval,
+        attestation=attestation,
+        samples={"timed_runs": 0 if point is None else len(point.serial_sec)},
+        details={"performance": performance(curve)},
+        doubt=None if point is None else compiled(point),
+    )
+
+
+def compiled(point: CurvePoint) -> str | None:
+    """Why the times of a point are not those of a warm server; None where nothing says so.
+
+    Stricter than the doubts that a curve shows: a first run that is merely the slowest may be the machine's doing.
+    """
+    for side, seconds in (("serial", point.serial_sec), ("multi", point.multi_sec)):
+        reason = recompilation(seconds)
+        if reason is not None and seconds[0] > _COMPILED_RATIO * max(seconds[1:]):
+            return (
+                f"{side}: {reason}, and more than {_COMPILED_RATIO:g} times the slowest of them: something was "
+                "compiled inside the timed runs; raise --multiitem-bench-warmup-runs"
+            )
+    return None
+
+
+def performance(curve: list[CurvePoint]) -> dict[str, Any]:
+    """A curve for the results, by N."""
+    return {str(point.num_items): point.as_dict() for point in curve}

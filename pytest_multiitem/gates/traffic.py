@@ -1,0 +1,61 @@
+"""A request among others: one just before it, and two clients beside it, all unrelated to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from threading import Event
+from typing import Any
+
+from pytest_multiitem.scoring.cases import Case, unrelated
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import Scores
+
+#: Called with one JSON-ready line per raw sample.
+Recorder = Callable[[dict[str, Any]], None]
+
+_BESIDE = 2
+
+
+def surrounded(target: Target, case: Case, record: Recorder, number: int = 0) -> Scores:
+    """The scores [N, K] of a request in traffic; ``number``: which other requests are around it.
+
+    Each client beside it has a connection of its own and sends its request again and again, from before this one is
+    sent until it is answered: so it both comes while others run and runs while others come. Raises ScoreFailure where
+    any request fails: a server has to answer them all.
+    """
+    before, *beside = (unrelated(case, number * (1 + _BESIDE) + place) for place in range(1 + _BESIDE))
+    answered = Event()
+
+    def keep_sending(server: Target, request: Case, started: Event) -> None:
+        try:
+            while not answered.is_set():
+                server.score(request)
+                started.set()
+        finally:
+            started.set()
+
+    target.score(before)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(target.another()) for _ in beside]
+        pool = stack.enter_context(ThreadPoolExecutor(_BESIDE, thread_name_prefix="multiitem-traffic"))
+        stack.callback(answered.set)
+        started = [Event() for _ in beside]
+        others = [pool.submit(keep_sending, *each) for each in zip(servers, beside, started, strict=True)]
+        for each in started:
+            each.wait()
+        scores = target.score(case)
+        answered.set()
+        for other in others:
+            other.result()
+    record(
+        {
+            "kind": "surrounded",
+            "server": target.profile.label,
+            "case": case.name,
+            "number": number,
+            "scores": scores.tolist(),
+        }
+    )
+    return scores

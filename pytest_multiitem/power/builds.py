@@ -1,0 +1,253 @@
+"""A build under test: the servers that the gates ask for, some of them faulty, in one lab process a backend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.faults.base import Fault, Part
+from pytest_multiitem.results.store import SampleWriter
+from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.vocabulary import BACKENDS, REFERENCE
+from pytest_multiitem.servers.pool import ServerPool
+from pytest_multiitem.servers.process import LaunchSpec, RunningServer
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import ScoreClient
+
+#: The mask of the packed server under test, and that of the one it is compared with.
+MASK, OTHER_MASK = "segment", "dense"
+#: The parts that pack items into sequences.
+PACKED: frozenset[Part] = frozenset({"multi", "other_mask"})
+#: Tokens of the longest sequence that a server of a build takes: a request beyond it is soon made and soon refused.
+CONTEXT_LENGTH = 4096
+#: Items of the built-in requests: half of what the suites send, since there are more than a hundred builds.
+_MIXED_ITEMS, _EQUAL_ITEMS = 12, 16
+#: Seconds until a faulty server's process answers its first look: it loads no model.
+_PROXY_STARTUP = 30.0
+
+
+class Labs:
+    """The lab processes of a run, one a backend, and the servers they hold. Started when first asked for.
+
+    Not thread-safe: each thread has its own, called ``name``; they share the processes through ``pool``.
+    """
+
+    def __init__(self, directory: Path, pool: ServerPool, settings: Settings, name: str) -> None:
+        self.settings = settings
+        self.record = SampleWriter(directory, name)
+        self._pool = pool
+        self._labs: dict[str, RunningServer] = {}
+        self._healthy: dict[Any, Build] = {}
+
+    def healthy(self, backend: str, circumstances: Mapping[str, Any]) -> Build:
+        """The healthy build of a backend under some circumstances; the same one at every asking."""
+        key = (backend, tuple(sorted(circumstances.items())))
+        if key not in self._healthy:
+            self._healthy[key] = Build(self, backend, None, circumstances)
+        return self._healthy[key]
+
+    def build(self, backend: str, fault: Fault) -> Build:
+        """A new build with a fault."""
+        return Build(self, backend, fault, fault.circumstances)
+
+    def target(self, profile: Profile, settings: Settings, fault: Fault | None) -> Target:
+        """A server of a profile, with or without a fault.
+
+        Raises EngineUnavailable where the backend is not installed, ScoreFailure and ServerError where it is not
+        ready: health, then one real scored request.
+        """
+        reason = EMBEDDED.unavailable(profile, settings)
+        if reason is not None:
+            raise EngineUnavailable(reason)
+        own_process = fault is not None and fault.own_process
+        command = [part.replace("{port}", "0") for part in EMBEDDED.launch(profile, settings).command[3:]]
+        command += ["--context-length", str(CONTEXT_LENGTH)]
+        if fault is not None and not own_process:
+            command += ["--fault", fault.label]
+        # The reference is transformers' own model, which is torch as well.
+        lab = self._lab("pytorch" if profile.backend == REFERENCE else profile.backend)
+        url = lab.url + self._mount(lab, command)
+        server = lab
+        if fault is not None and own_process:
+            server = self._proxy(url, fault, profile)
+            url = server.url
+        scored_request(settings.labels, timeout=settings.request_timeout)(url)
+        return Target(
+            profile,
+            EMBEDDED.name,
+            ScoreClient(url, timeout=settings.request_timeout),
+            server,
+            adapter=EMBEDDED,
+            asked=EMBEDDED.asked(profile, settings),
+        )
+
+    def _lab(self, backend: str) -> RunningServer:
+        if backend not in self._labs:
+            spec = LaunchSpec(
+                label=f"lab {backend}",
+                command=(sys.executable, "-m", "pytest_multiitem.engine.lab", "--port", "{port}"),
+                preferred_port=30_100,
+                startup_timeout=self.settings.startup_timeout,
+            )
+            self._labs[backend] = self._pool.acquire(spec, _healthy)
+        return self._labs[backend]
+
+    def _mount(self, lab: RunningServer, command: list[str]) -> str:
+        answer = httpx.post(
+            f"{lab.url}/mount", json={"argv": command}, timeout=self.settings.startup_timeout, trust_env=False
+        )
+        if answer.status_code != 200:
+            raise EngineUnavailable(answer.text)
+        path: str = answer.json()["path"]
+        return path
+
+    def _proxy(self, upstream: str, fault: Fault, profile: Profile) -> RunningServer:
+        """A process of its own for a fault that ends it."""
+        module = "pytest_multiitem.faults.proxy"
+        spec = LaunchSpec(
+            label=f"{profile.label} {fault.label}",
+            command=(sys.executable, "-m", module, "--upstream", upstream, "--fault", fault.label, "--port", "{port}"),
+            preferred_port=30_120,
+            startup_timeout=_PROXY_STARTUP,
+        )
+        return self._pool.acquire(spec, _healthy, restart=True)
+
+
+def _healthy(url: str) -> None:
+    httpx.get(f"{url}/health", timeout=5, trust_env=False).raise_for_status()
+
+
+@dataclass(eq=False)
+class Build:
+    """The servers of one build of a backend. ``circumstances``: settings that differ from the run's, by name."""
+
+    labs: Labs
+    backend: str
+    fault: Fault | None
+    circumstances: Mapping[str, Any]
+    _parts: dict[Part, Target] = field(default_factory=dict)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The run's settings under the circumstances of this build."""
+        changed = dict(self.circumstances)
+        if "server_chunk_size" in changed:
+            changed["server_chunk_size"] = (changed["server_chunk_size"],)
+        return replace(self.labs.settings, **changed)
+
+    @property
+    def multi(self) -> Target:
+        """The packed server under test."""
+        return self._part("multi")
+
+    @property
+    def other_mask(self) -> Target:
+        """The packed server of the other mask."""
+        return self._part("other_mask")
+
+    @property
+    def extend(self) -> Target:
+        """The server in prefill+extend mode."""
+        return self._part("extend")
+
+    @property
+    def serial(self) -> Target:
+        """The serial baseline."""
+        return self._part("serial")
+
+    @property
+    def reference(self) -> Target:
+        """Transformers' own model, always healthy."""
+        return self._healthy_twin()._reference
+
+    @cached_property
+    def _reference(self) -> Target:
+        return self.labs.target(Profile("serial", REFERENCE), self.settings, None)
+
+    @property
+    def opposite(self) -> Build:
+        """The healthy build of the other backend."""
+        other = next(name for name in BACKENDS if name != self.backend)
+        if other not in self.settings.backend:
+            raise EngineUnavailable(f"it compares both backends; the settings choose {self.backend} only")
+        return self.labs.healthy(other, self.circumstances)
+
+    def has_fault(self, part: Part) -> bool:
+        """Whether a server of this build has the fault."""
+        return self.fault is not None and part in self.fault.scope
+
+    @cached_property
+    def cases(self) -> tuple[Case, ...]:
+        """The built-in requests of the suites, with fewer items."""
+        settings = self.settings
+        return built_in_cases(
+            seed=settings.seed,
+            labels=settings.labels,
+            delimiter=settings.delimiter,
+            vocab_size=self._vocab_size,
+            empty_item=EMBEDDED.allows_empty_items,
+            mixed_items=_MIXED_ITEMS,
+            equal_items=_EQUAL_ITEMS,
+        )
+
+    def equal_length_case(self, query_tokens: int, num_items: int) -> Case:
+        """A seeded request of a shape."""
+        return equal_length_case(
+            seed=self.settings.seed,
+            query_tokens=query_tokens,
+            num_items=num_items,
+            item_tokens=self.settings.item_tokens,
+            labels=self.settings.labels,
+            pool=self.cases[0].pool,
+        )
+
+    def close(self) -> None:
+        """Close this build's connections; the servers go with their process."""
+        for target in self._parts.values():
+            target.client.close()
+        self._parts.clear()
+
+    @property
+    def _vocab_size(self) -> int:
+        size = self._healthy_twin().serial.vocab_size
+        assert size is not None  # the embedded engine tells it
+        return size
+
+    def _healthy_twin(self, part: Part = "serial") -> Build:
+        """The healthy build whose server of a part is the one of this build where that has no fault.
+
+        Servers that pack nothing know of no server chunk size; nobody but a faulty server is waited for for less time.
+        """
+        known = {"delimiter", "server_chunk_size"} if part in PACKED else {"delimiter"}
+        return self.labs.healthy(self.backend, {n: v for n, v in self.circumstances.items() if n in known})
+
+    def _part(self, part: Part) -> Target:
+        twin = self._healthy_twin(part)
+        if twin is not self and not self.has_fault(part):
+            return twin._part(part)
+        if part not in self._parts:
+            self._parts[part] = self.labs.target(_profiles(self)[part](), self.settings, self.fault)
+        return self._parts[part]
+
+
+def _profiles(build: Build) -> Mapping[Part, Callable[[], Profile]]:
+    settings = build.settings
+    chunk, semantics = settings.server_chunk_size[0], Semantics(settings.semantics)
+    return {
+        "multi": lambda: Profile("multi", build.backend, MASK, chunk, semantics),
+        "other_mask": lambda: Profile("multi", build.backend, OTHER_MASK, chunk, semantics),
+        "extend": lambda: Profile("extend", build.backend, semantics=Semantics.QUERY_PREFIX),
+        "serial": lambda: Profile("serial", build.backend),
+    }

@@ -1,0 +1,285 @@
+"""Measuring a kill matrix: healthy builds first, then every fault, each build on disk as soon as it is measured."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.faults.base import Fault
+from pytest_multiitem.faults.catalogue import catalogue, fault
+from pytest_multiitem.gates.record import judged
+from pytest_multiitem.power.builds import Build, Labs
+from pytest_multiitem.power.columns import NOT_MEASURED, Column, columns
+from pytest_multiitem.power.records import BuildRecord, Cell, KillMatrix
+from pytest_multiitem.power.summary import _described, summarise
+from pytest_multiitem.results import store
+from pytest_multiitem.results.machine import machine_info, package_versions
+from pytest_multiitem.results.records import GateRecord, SettingRecord, Verdict
+from pytest_multiitem.servers.pool import ServerPool
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.settings.table import OPTIONS
+
+FILE = "kill_matrix.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A build that is to be measured. ``expects``: a healthy build passes, a fault at its default strength is killed;
+    nothing is expected of a weaker one."""
+
+    backend: str
+    fault: Fault | None = None
+    circumstances: Mapping[str, Any] = field(default_factory=dict)
+    expects: bool = True
+
+    @property
+    def label(self) -> str:
+        """The fault as a user types it, or "healthy" with its circumstances."""
+        if self.fault is not None:
+            return self.fault.label
+        return ", ".join(["healthy", *(f"{name.replace('_', ' ')} {v}" for name, v in self.circumstances.items())])
+
+
+def plan(settings: Settings) -> list[Planned]:
+    """Every build of the settings' faults and backends: healthy ones, faults at their default strength, weaker ones.
+
+    A healthy build stands beside every set of circumstances under which some fault is measured. What is expected of a
+    strength that the user names is what is expected of a default.
+    """
+    chosen = [fault(text) for text in settings.power_faults] or [kind() for kind in catalogue().values()]
+    weaker = []
+    if not settings.power_faults:
+        weaker = [kind(strength) for kind in catalogue().values() for strength in kind.strengths[1:]]
+    # A shorter wait is no circumstance of a healthy server's scores.
+    circumstances = _distinct(
+        [{}, *(dict(f.circumstances) for f in chosen if not f.circumstances.get("request_timeout"))]
+    )
+    return [
+        *(Planned(backend, None, given) for given in circumstances for backend in settings.backend),
+        *(Planned(backend, f, f.circumstances) for f in chosen for backend in settings.backend),
+        *(Planned(backend, f, f.circumstances, expects=False) for f in weaker for backend in settings.backend),
+    ]
+
+
+def _distinct(mappings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for mapping in mappings:
+        if mapping not in found:
+            found.append(mapping)
+    return found
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises UsageError for settings under which no fault can be planted."""
+    if settings.engine != EMBEDDED.name or settings.multi_url or settings.serial_url:
+        raise UsageError(
+            "faults are mutants of the embedded engine; leave --engine, --multi-url and --serial-url out. Before "
+            "another server, put the faults of the wire: multiitem proxy --upstream URL --fault NAME"
+        )
+
+
+@dataclass
+class _Begun:
+    """A build whose scores are measured, in ``seconds``; ``timing``: the columns that are left."""
+
+    planned: Planned
+    build: Build
+    cells: list[Cell]
+    timing: list[Column]
+    seconds: float
+
+
+class PowerRun:
+    """One measurement of a kill matrix in a directory; its servers live as long as it is open.
+
+    The builds of each backend are measured in a thread of their own, one after the other; what is timed is measured
+    while nothing else is. Raises UsageError for settings that it cannot be measured with.
+    """
+
+    def __init__(self, settings: Settings, directory: Path, run_id: str) -> None:
+        check_settings(settings)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.settings = settings
+        self._columns = columns()
+        self._pool = ServerPool(directory, owner=True)
+        self._labs = {backend: Labs(directory, self._pool, settings, backend) for backend in settings.backend}
+        self._writing = threading.Lock()
+        self._closed = threading.Event()
+        planned = plan(settings)
+        involved = dict.fromkeys(type(each.fault) for each in planned if each.fault is not None)
+        missing = {
+            backend: reason
+            for backend in settings.backend
+            if (reason := EMBEDDED.unavailable(Profile("serial", backend), settings)) is not None
+        }
+        self.plan = [each for each in planned if each.backend not in missing]
+        self._results: dict[int, Future[BuildRecord]] = {id(each): Future() for each in self.plan}
+        self.matrix = KillMatrix(
+            run_id=run_id,
+            started_at_utc=store.utc_now(),
+            machine=machine_info(),
+            versions=package_versions(),
+            settings=[
+                SettingRecord(name=o.name, value=settings.shown(o.name), origin=settings.origins[o.name])
+                for o in OPTIONS
+            ],
+            gates=[column.name for column in self._columns],
+            not_measured=NOT_MEASURED,
+            faults=[_described(kind) for kind in involved],
+            missing=missing,
+        )
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(None if kind is None else kind.__name__)
+
+    @property
+    def path(self) -> Path:
+        """The file of the kill matrix."""
+        return self.directory / FILE
+
+    def begin(self) -> None:
+        """Measure all that is planned, in the background; every build is on disk as soon as it is measured."""
+        threading.Thread(target=self._measure_all, name="multiitem-power", daemon=True).start()
+
+    def as_measured(self) -> Iterator[tuple[Planned, BuildRecord]]:
+        """Every build as it is finished. Raises what went wrong with the measuring itself."""
+        planned = {id(self._results[id(each)]): each for each in self.plan}
+        for future in as_completed(self._results.values()):
+            yield planned[id(future)], future.result()
+
+    def result(self, planned: Planned) -> BuildRecord:
+        """A build of `plan`, once it is measured."""
+        return self._results[id(planned)].result()
+
+    def close(self, interrupted_by: str | None) -> None:
+        """Stop the servers and write the matrix as it then is."""
+        self._closed.set()
+        try:
+            self._pool.close()
+            store.merge_samples(self.directory)
+        finally:
+            self.matrix.interrupted_by = interrupted_by
+            self._write()
+
+    def _measure_all(self) -> None:
+        """Healthy builds with their times; scores of all others, on all backends side by side; then their times."""
+        first = [each for each in self.plan if each.fault is None and not each.circumstances]
+        rest = [each for each in self.plan if each not in first]
+        timed: list[_Begun] = []
+        self._each(first, lambda each: self._finish(self._scored(each)))
+
+        def scores(each: Planned) -> None:
+            begun = self._scored(each)
+            if begun.timing:
+                timed.append(begun)
+            else:
+                self._finish(begun)
+
+        with ThreadPoolExecutor(len(self._labs)) as threads:
+            for backend in self._labs:
+                threads.submit(self._each, [each for each in rest if each.backend == backend], scores)
+        begun_of = {id(begun.planned): begun for begun in timed}
+        self._each([begun.planned for begun in timed], lambda each: self._finish(begun_of[id(each)]))
+
+    def _each(self, planned: Sequence[Planned], measure: Callable[[Planned], None]) -> None:
+        for each in planned:
+            if self._closed.is_set():
+                return
+            try:
+                measure(each)
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the build gets it
+                self._results[id(each)].set_exception(error)
+
+    def _scored(self, planned: Planned) -> _Begun:
+        """Measure what needs no clock."""
+        start = time.perf_counter()
+        labs = self._labs[planned.backend]
+        if planned.fault is None:
+            build = labs.healthy(planned.backend, planned.circumstances)
+        else:
+            build = labs.build(planned.backend, planned.fault)
+        concerned = [column for column in self._columns if column.concerns(build)]
+        cells = [self._cell(build, column) for column in concerned if not column.gate.timing]
+        timing = [column for column in concerned if column.gate.timing]
+        return _Begun(planned, build, cells, timing, time.perf_counter() - start)
+
+    def _finish(self, begun: _Begun) -> None:
+        """Measure what needs a clock, if anything does, and write the build down."""
+        start = time.perf_counter()
+        cells = [*begun.cells, *(self._cell(begun.build, column) for column in begun.timing)]
+        if begun.planned.fault is not None:
+            begun.build.close()
+        record = _judged(begun.planned, cells)
+        record.seconds = round(begun.seconds + time.perf_counter() - start, 3)
+        with self._writing:
+            if self._closed.is_set():  # its servers were taken away while it was measured
+                return
+            self.matrix.builds.append(record)
+            self._write()
+        self._results[id(begun.planned)].set_result(record)
+
+    def _cell(self, build: Build, column: Column) -> Cell:
+        record: GateRecord = judged(column.gate, lambda gate: column.measure(build, gate))
+        return Cell(
+            gate=record.gate,
+            place=column.place,
+            verdict=record.verdict,
+            reason=record.reason,
+            value=record.value,
+            limit=record.limit,
+            noise_floor=record.noise_floor,
+            traffic_floor=record.traffic_floor,
+            leak_visibility=record.leak_visibility,
+            mask_attested=record.mask_attested,
+            seconds=record.seconds,
+        )
+
+    def _write(self) -> None:
+        matrix = self.matrix
+        matrix.complete = len(matrix.builds) == len(self.plan)
+        matrix.finished_at_utc = store.utc_now()
+        summarise(matrix)
+        content = msgspec.json.format(msgspec.json.encode(matrix), indent=1)
+        store.write_atomically(self.path, content + b"\n")
+
+
+def _judged(planned: Planned, cells: Sequence[Cell]) -> BuildRecord:
+    """A build with what its cells come to."""
+    kills = {Verdict.FAIL}
+    if planned.fault is not None and planned.fault.inconclusive_counts:
+        kills.add(Verdict.INCONCLUSIVE)
+    killed_by = list(dict.fromkeys(cell.gate for cell in cells if cell.verdict in kills))
+    expected: bool | None = None
+    if planned.fault is None:
+        passed = {cell.verdict for cell in cells} <= {Verdict.PASS, Verdict.NOT_RUN}
+        expected = passed and any(cell.verdict is Verdict.PASS for cell in cells)
+    elif planned.expects:
+        expected = bool(killed_by)
+    return BuildRecord(
+        backend=planned.backend,
+        label=planned.label,
+        fault=None if planned.fault is None else planned.fault.name,
+        strength=None if planned.fault is None else planned.fault.strength,
+        circumstances=dict(planned.circumstances),
+        cells=list(cells),
+        killed_by=killed_by,
+        as_expected=expected,
+    )

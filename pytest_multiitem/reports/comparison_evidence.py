@@ -1,0 +1,307 @@
+"""The sections of a final report that the matrices themselves give: stability, load, cost, machines."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from pytest_multiitem.comparison.decision.recommend import spoken
+from pytest_multiitem.comparison.records import Comparison, Row, ScoreMatrix, Side
+from pytest_multiitem.reports.blocks import escape, markdown_table
+from pytest_multiitem.reports.comparison_tables import dollars, interval, plain
+from pytest_multiitem.transport.client import FailureKind
+
+_FIRST = (FailureKind.TIMEOUT.value, FailureKind.OOM.value)
+
+
+def stability(matrices: Sequence[ScoreMatrix]) -> list[str]:
+    """What failed, by backend and client chunk size; what makes times doubtful; A/A."""
+    servers = _servers(matrices)
+    measured = [(side, phase, row) for side, m in servers for phase, rows in _phases(m) for row in rows]
+    return [_failures(measured), _doubts(measured), _self_comparisons(servers)]
+
+
+def _servers(matrices: Sequence[ScoreMatrix]) -> list[tuple[str, ScoreMatrix]]:
+    """The matrices by name; one that was measured once and stands in several views comes once."""
+    found: list[tuple[str, ScoreMatrix]] = []
+    for matrix in matrices:
+        for at, (name, known) in enumerate(found):
+            if _same_rows(matrix, known):
+                found[at] = (f"{name}, {matrix.evaluation_view}", known)
+                break
+        else:
+            found.append((_side(matrix), matrix))
+    return found
+
+
+def _same_rows(a: ScoreMatrix, b: ScoreMatrix) -> bool:
+    rows = [*a.results, *a.confirm_results]
+    measured = any(row.session is not None for row in rows)
+    return a.backend == b.backend and measured and rows == [*b.results, *b.confirm_results]
+
+
+def _phases(matrix: ScoreMatrix) -> Iterable[tuple[str, list[Row]]]:
+    return (("sweep", matrix.results), ("confirmation", matrix.confirm_results))
+
+
+def _failures(measured: Sequence[tuple[str, str, Row]]) -> str:
+    kinds = dict.fromkeys([*_FIRST, *(kind for _, _, row in measured for kind in row.failure_reason_counts)])
+    header = ["side", "phase", "client chunk size", "status", "successful runs", *(k.replace("_", " ") for k in kinds)]
+    bad = [
+        [
+            side,
+            phase,
+            str(row.client_chunk_size),
+            row.status,
+            _of(row.successful_runs, row.timed_runs),
+            *(str(row.failure_reason_counts.get(kind, 0)) for kind in kinds),
+        ]
+        for side, phase, row in measured
+        if row.status != "ok" or any(row.failure_reason_counts.values())
+    ]
+    counts: Counter[str] = Counter()
+    for _, _, row in measured:
+        counts.update(row.failure_reason_counts)
+    told = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds)
+    partial = sum(row.status == "partial_failure" for _, _, row in measured)
+    failed = sum(row.status == "failed" for _, _, row in measured)
+    summary = f"{len(measured)} rows were measured: {failed} failed, {partial} failed in part. Failed runs: {told}."
+    return "\n\n".join(part for part in (summary, markdown_table(header, bad)) if part)
+
+
+def _doubts(measured: Sequence[tuple[str, str, Row]]) -> str:
+    rows = [
+        [side, phase, str(row.client_chunk_size), what, found, plain(row.first_run_penalty_ratio, 2)]
+        for side, phase, row in measured
+        for what, found in (
+            ("unstable", row.unstable),
+            ("recompilation", row.recompilation),
+            ("executed path", row.attestation_problem),
+        )
+        if found
+    ]
+    header = ["side", "phase", "client chunk size", "doubt", "why", "first run over the others"]
+    return markdown_table(header, rows) or "No row is marked unstable, recompiled, or run on another path."
+
+
+def _self_comparisons(servers: Sequence[tuple[str, ScoreMatrix]]) -> str:
+    rows = []
+    for side, matrix in servers:
+        found = matrix.self_comparison
+        if found is not None:
+            bounds = found.ratio_interval_95
+            says = "-" if bounds is None else "no difference" if bounds[0] <= 1 <= bounds[1] else "a difference"
+            rows.append([side, str(found.client_chunk_size), plain(found.ratio_p50, 3), interval(bounds), says])
+    header = ["A/A: a server against itself", "client chunk size", "ratio of medians", "95 % interval", "shows"]
+    return markdown_table(header, rows) or "A/A: no server was compared with itself."
+
+
+def load(matrices: Sequence[ScoreMatrix]) -> list[str]:
+    """Overlapping requests: a level a row; nothing where none was measured."""
+    header = ["side", "level", "requests", "successful", "items/s", "goodput items/s", "p50 ms", "p95 ms", "p99 ms",
+              "within objective", "saturated", "errors"]  # fmt: skip
+    rows, notes = [], []
+    for matrix in matrices:
+        measured = matrix.load if isinstance(matrix.load, dict) else {}
+        levels = measured.get("levels")
+        levels = [level for level in levels if isinstance(level, dict)] if isinstance(levels, list) else []
+        rows += [[_side(matrix), *_level(level)] for level in levels]
+        if levels and isinstance(measured.get("latency_objective_ms"), int | float):
+            notes.append(f"- {_side(matrix)}: latency objective {measured['latency_objective_ms']:g} ms")
+    if not rows:
+        return []
+    note = "Latency counts from when a request was due. A percentile that too few requests support is left out."
+    return [markdown_table(header, rows), "\n".join([f"- {note}", *dict.fromkeys(notes)])]
+
+
+def _level(level: Mapping[str, Any]) -> list[str]:
+    rate, senders = level.get("offered_rate"), level.get("concurrency")
+    name = f"concurrency {senders}" if senders is not None else f"{plain(_number(rate))} requests/s"
+    latency = level.get("latency_ms")
+    latency = latency if isinstance(latency, dict) else {}
+    share, errors = _number(level.get("share_within_objective")), level.get("errors_by_kind")
+    saturated = {"True": "yes", "False": "no"}.get(str(level.get("saturated")), "not known")
+    return [
+        name,
+        plain(_number(level.get("requests")), 0),
+        plain(_number(level.get("successful")), 0),
+        plain(_number(level.get("items_per_sec"))),
+        plain(_number(level.get("goodput_items_per_sec"))),
+        *(plain(_number(latency.get(percentile))) for percentile in ("p50", "p95", "p99")),
+        "-" if share is None else f"{share:.0%}",
+        f"{saturated}: {level['saturation']}" if level.get("saturation") else saturated,
+        ", ".join(f"{count} {kind}" for kind, count in errors.items()) if isinstance(errors, dict) and errors else "-",
+    ]
+
+
+def harness(matrices: Sequence[ScoreMatrix]) -> str:
+    """What a request takes that nobody computes anything for; nothing where it was not measured."""
+    lines: dict[str, list[str]] = {}
+    for matrix in matrices:
+        found = matrix.harness or {}
+        facts = [
+            f"- {words}: {plain(_number(value), 3)}{unit}"
+            for words, value, unit in (
+                ("the harness's median request to a server that computes nothing", _in(found, "harness", "p50"), " ms"),
+                ("the same bytes over a bare socket", _in(found, "raw_socket", "p50"), " ms"),
+                ("what the harness adds", found.get("added_ms_p50"), " ms"),
+                ("a plain requests.post(json=…) over the harness's", found.get("requests_over_harness"), " times"),
+            )
+            if _number(value) is not None
+        ]
+        if "reason" in found:
+            facts.append(f"- {found['reason']}")
+        if facts:
+            lines.setdefault("\n".join(facts), []).append(_side(matrix))
+    return "\n\n".join(f"{', '.join(sides)}:\n\n{facts}" for facts, sides in lines.items())
+
+
+def cost(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
+    """What each side's best row costs; nothing where no price is known."""
+    prices = {(m.backend, m.evaluation_view): m.cost_per_hour_usd for m in matrices}
+    rows = []
+    for view in comparison.views:
+        for backend, won in view.winners_by_backend.items():
+            row = next((row for row in view.rows if row.client_chunk_size == won.client_chunk_size), None)
+            side = None if row is None else row.sides.get(backend)
+            price = prices.get((backend, view.view))
+            if price is not None or won.items_per_usd is not None:
+                rows.append(
+                    [
+                        f"{spoken(backend)} {view.view}",
+                        str(won.client_chunk_size),
+                        dollars(price),
+                        dollars(None if side is None else side.usd_per_run),
+                        plain(won.items_per_usd, 0),
+                    ]
+                )
+    header = ["best row of", "client chunk size", "an hour", "a run over all items", "items per USD"]
+    return markdown_table(header, rows) or "No price an hour was given."
+
+
+def workload(comparison: Comparison) -> str:
+    """Which request was measured."""
+    ref = comparison.workload_ref
+    named = {"file": ref.path, "request": ref.request_id, "sha256": ref.sha256}
+    facts = {name: value for name, value in named.items() if value is not None}
+    if isinstance(comparison.workload, dict):
+        facts |= _flat(comparison.workload)
+    return _facts(facts) or "The matrices do not say which workload they measured."
+
+
+def shape(comparison: Comparison) -> str:
+    """The workload's shape in words; nothing where it is not known."""
+    known = comparison.workload if isinstance(comparison.workload, dict) else {}
+    words = [
+        f"{known[name]} {unit}"
+        for name, unit in (("query_tokens", "query tokens"), ("num_items", "items"), ("item_tokens", "tokens an item"))
+        if known.get(name) is not None
+    ]
+    models = dict.fromkeys(str(side.model) for side in comparison.sides if side.model)
+    precisions = dict.fromkeys(str(side.dtype) for side in comparison.sides if side.dtype)
+    return ", ".join([*models, *precisions, *words])
+
+
+def device(side: Side) -> str:
+    """What a side ran on, in a few words."""
+    known = side.hardware
+    if isinstance(known, dict):
+        found = [str(known[name]) for name in ("device", "accelerator", "gpu", "processor") if known.get(name)]
+        return ", ".join(found) or ", ".join(f"{k} {v}" for k, v in _flat(known).items()) or "-"
+    return "-" if known is None else str(known)
+
+
+def sides(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> list[str]:
+    """Who was compared: a table, then machines, versions and server configurations; what several share stands once."""
+    header = [
+        "side",
+        "engine",
+        "model",
+        "precision",
+        "semantics",
+        "mask requested",
+        "mask executed",
+        "complete",
+        "file",
+    ]
+    executed = {
+        (m.backend, m.evaluation_view): ", ".join(
+            dict.fromkeys(row.mask_attested for _, rows in _phases(m) for row in rows if row.mask_attested)
+        )
+        for m in matrices
+    }
+    rows = [
+        [
+            f"{spoken(side.backend)} {side.view}",
+            side.engine or "-",
+            side.model or "-",
+            side.dtype or "-",
+            side.semantics or "-",
+            side.mask_requested or "-",
+            executed.get((side.backend, side.view)) or "-",
+            {True: "yes", False: "no", None: "-"}[side.complete],
+            side.path or "-",
+        ]
+        for side in comparison.sides
+    ]
+    return [
+        markdown_table(header, rows),
+        *_shared("Machine", matrices, lambda m: _facts(_flat(m.hardware))),
+        *_shared("Versions", matrices, lambda m: _facts(m.versions)),
+        *_shared("Server configuration", matrices, lambda m: _json(m.server_config)),
+    ]
+
+
+def _shared(title: str, matrices: Sequence[ScoreMatrix], text_of: Callable[[ScoreMatrix], str]) -> list[str]:
+    """A text for each matrix; those that have the same share it."""
+    texts: dict[str, list[str]] = {}
+    for matrix in matrices:
+        text = text_of(matrix)
+        if text:
+            texts.setdefault(text, []).append(_side(matrix))
+    return [f"### {title}: {', '.join(named)}\n\n{text}" for text, named in texts.items()]
+
+
+def _json(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"```json\n{msgspec.json.format(msgspec.json.encode(value), indent=1).decode()}\n```"
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {escape(str(name))}: {escape(str(value))}" for name, value in facts.items())
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """What a nested object holds, by dotted name; empty entries left out."""
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for name, entry in value.items():
+            found |= _flat(entry, f"{prefix}.{name}" if prefix else str(name))
+        return found
+    if value is None or value == [] or (isinstance(value, float) and not math.isfinite(value)):
+        return {}
+    return {prefix or "name": ", ".join(map(str, value)) if isinstance(value, list) else value}
+
+
+def _in(found: Mapping[str, Any], *path: str) -> Any:
+    value: Any = found
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _of(part: int | None, whole: int | None) -> str:
+    return f"{'-' if part is None else part} of {'-' if whole is None else whole}"
+
+
+def _side(matrix: ScoreMatrix) -> str:
+    return f"{spoken(matrix.backend)} {matrix.evaluation_view}"

@@ -1,0 +1,1 @@
+"""One pytest run: its keys, plan, ledger and verdicts."""

@@ -1,0 +1,85 @@
+"""What the plugin does to tests: parameters, which benchmarks run, and the verdicts on reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.session.added import put_last
+from pytest_multiitem.session.current import SESSION
+from pytest_multiitem.session.keys import SETTINGS
+from pytest_multiitem.session.parameters import _model_of, _profiles
+from pytest_multiitem.session.verdicts import gate_of, uses_plugin
+
+
+def note_deselected(items: Iterable[pytest.Item]) -> None:
+    """Remember the tests that the command line leaves out, so that they show as NOT_RUN."""
+    from pytest_multiitem.session.current import session_of
+
+    for item in items:
+        if uses_plugin(item):
+            session_of(item.config).plan.deselected[item.nodeid] = gate_of(item)
+
+
+def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take the final list of tests into the run's plan; model after model, where there are several."""
+    from pytest_multiitem.session.current import session_of
+
+    models = config.stash[SETTINGS].models
+    if models:
+        items.sort(key=lambda item: models.index(_model_of(item)) if _model_of(item) in models else -1)
+    added = put_last(config, items)
+    ours = [item for item in items if uses_plugin(item)]
+    if ours:
+        plan = session_of(config).plan
+        for item in added:
+            plan.deselected.pop(item.nodeid, None)
+        plan.selected.update({item.nodeid: gate_of(item) for item in ours})
+        session_of(config).profiles = tuple(
+            dict.fromkeys(p for item in ours if not _refusal(item) for p in _profiles(item, config))
+        )
+    if SESSION not in config.stash or config.getoption("collectonly"):
+        return
+    try:
+        session_of(config).prepare()
+    except UsageError as error:
+        if not hasattr(config, "workerinput"):
+            raise pytest.UsageError(str(error)) from None
+        # An error here would take the worker down without a word; each test will say it.
+
+
+def refuse_or_pass(item: pytest.Item) -> None:
+    """Skip, as NOT_RUN, what must not run: benchmarks that are off, timing beside other tests."""
+    reason = _refusal(item) if uses_plugin(item) else None
+    if reason is not None:
+        pytest.skip(f"NOT_RUN: {reason}")
+
+
+def _refusal(item: pytest.Item) -> str | None:
+    is_benchmark = item.get_closest_marker("bench") is not None
+    gate = gate_of(item)
+    is_timing = is_benchmark
+    if gate is not None:
+        from pytest_multiitem.gates.registry import gates
+
+        is_timing = is_timing or gates()[gate].timing
+    if is_timing and hasattr(item.config, "workerinput"):
+        return "it measures time, and pytest-xdist runs other tests at the same time; run it without -n"
+    if is_benchmark and not item.config.stash[SETTINGS].bench and not _is_named(item):
+        return "benchmarks are off; add --bench, or name the test by path or node id"
+    return None
+
+
+def _is_named(item: pytest.Item) -> bool:
+    """Whether the command line names the test's node id, its file or its directory."""
+    config = item.config
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return False
+    for argument in config.args:
+        path = Path(config.invocation_params.dir, argument.partition("::")[0]).resolve()
+        if path in (item.path, item.path.parent):
+            return True
+    return False

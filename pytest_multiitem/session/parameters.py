@@ -1,0 +1,76 @@
+"""The parameters of tests, from the run's settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_multiitem.scoring.vocabulary import ATTACHED
+from pytest_multiitem.session.keys import SETTINGS
+from pytest_multiitem.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_multiitem.adapters.base import Profile
+
+
+def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
+    """Give a test that uses our parameter fixtures the values of the run's settings."""
+    attached = settings.multi_url or settings.serial_url
+    masks: tuple[str, ...] = settings.mask_impl
+    chunks: tuple[Any, ...] = settings.server_chunk_size
+    if attached:
+        masks = masks if settings.origins["mask_impl"] != "default" else (ATTACHED,)
+        chunks = (0,)
+    elif set(chunks) <= {1, 2}:
+        chunks = (*chunks, 0)  # isolation needs three items in one sequence as well
+    for fixture, values in (
+        ("multiitem_backend", (ATTACHED,) if attached else settings.backend),
+        ("multiitem_mask", masks),
+        ("multiitem_chunk", chunks),
+        ("multiitem_client_chunk", settings.client_chunk_sizes),
+        ("multiitem_bench_chunk", settings.bench_chunk_sizes),
+        ("multiitem_model", settings.models or (None,)),
+    ):
+        if fixture in metafunc.fixturenames:
+            several = (
+                len(values) > 1 or fixture in ("multiitem_backend", "multiitem_mask") or values[0] in settings.models
+            )
+            ids = [_id_of(fixture, value) for value in values]
+            metafunc.parametrize(fixture, values, ids=ids if several else [pytest.HIDDEN_PARAM])
+
+
+def _id_of(fixture: str, value: Any) -> str:
+    """What a parameter is called in test ids."""
+    if fixture == "multiitem_model":
+        return str(value).rstrip("/").rpartition("/")[2]
+    return f"{fixture.split('_')[1] if isinstance(value, int) else ''}{value}"
+
+
+def _profiles(item: pytest.Item, config: pytest.Config) -> list[Profile]:
+    """The servers that a test will ask for, so that all of a run's servers can start side by side."""
+    from pytest_multiitem.adapters.base import Profile
+    from pytest_multiitem.scoring.semantics import Semantics
+
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    backend = params.get("multiitem_backend")
+    names = getattr(item, "fixturenames", ())
+    model = _model_of(item)
+    found: list[Profile] = []
+    if backend is None or backend == ATTACHED:
+        return found
+    if "serial_server" in names:
+        found.append(Profile("serial", backend, model=model))
+    if "multi_item_server" in names:
+        semantics = Semantics(config.stash[SETTINGS].semantics)
+        mask, chunk = params["multiitem_mask"], params["multiitem_chunk"]
+        found.append(Profile("multi", backend, mask, chunk, semantics, model))
+    if "prefill_extend_server" in names:
+        found.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX, model=model))
+    return found
+
+
+def _model_of(item: pytest.Item) -> str | None:
+    """The model of a model matrix that a test is for."""
+    model: str | None = getattr(getattr(item, "callspec", None), "params", {}).get("multiitem_model")
+    return model

@@ -1,0 +1,1 @@
+"""Measurements that a run's options add to it, one a file."""

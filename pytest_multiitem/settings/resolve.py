@@ -1,0 +1,43 @@
+"""The settings in force, from the command line, the environment and ini files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.settings.table import OPTIONS
+
+
+def resolve(
+    command_line: Mapping[str, str | bool | None],
+    ini: Mapping[str, str | None],
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings in force.
+
+    ``command_line`` and ``ini`` map :attr:`Option.ini` names to what was given, None where nothing
+    was. Raises UsageError naming the value, where it came from, and what was expected.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for option in OPTIONS:
+        sources = (
+            ("command line", f"option {option.flag}", command_line.get(option.ini)),
+            ("environment", f"environment variable {option.variable}", environ.get(option.variable) or None),
+            ("ini", f"ini value {option.ini}", ini.get(option.ini) or None),
+        )
+        values[option.name], origins[option.name] = option.default, "default"
+        for origin, where, given in sources:
+            if given is None:
+                continue
+            try:
+                values[option.name] = given if isinstance(given, bool) else option.parse(given)
+            except ValueError as error:
+                raise UsageError(f"{where}: {given!r} is not valid: {error}") from None
+            origins[option.name] = f"environment {option.variable}" if origin == "environment" else origin
+            break
+    return Settings(**values, origins=origins)

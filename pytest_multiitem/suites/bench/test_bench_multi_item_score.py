@@ -1,0 +1,101 @@
+"""Benchmarks of multi-item scoring; pytest-benchmark times, warm-up and rounds come from the settings.
+
+Off in a plain run; on with ``--bench``, or when named by path or node id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_multiitem.fixtures.benchmark import BenchmarkRun
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import PreparedRequest, prepare, read_scores
+
+
+@pytest.mark.bench
+class TestMultiItemScorePerformance:
+    """Packed scoring against one-item calls."""
+
+    def test_benchmark_multi_item_packed(self, multiitem_bench: BenchmarkRun, multi_item_server: Target) -> None:
+        """All candidates in one request (2000/500/20 by default)."""
+        _whole(multiitem_bench, "multi-item packed", multi_item_server)
+
+    def test_benchmark_single_item_sequential(self, multiitem_bench: BenchmarkRun, serial_server: Target) -> None:
+        """The same candidates as one-item calls, one after the other."""
+        settings = multiitem_bench.run.settings
+        count = min(settings.bench_items, 32)  # the time per item does not depend on N
+        case = multiitem_bench.run.equal_length_case(
+            serial_server, settings.bench_query_tokens, count, settings.item_tokens
+        )
+        _time(multiitem_bench, "single-item sequential", serial_server, case, chunk=1)
+
+    def test_benchmark_scenario_1(self, multiitem_bench: BenchmarkRun, multi_item_server: Target) -> None:
+        """Scenario 1: 2,020 tokens a candidate, 20 of them the item's (query 2,000)."""
+        _shape(multiitem_bench, "scenario 1 (2020/20)", multi_item_server, 2000, 20)
+
+    def test_benchmark_scenario_2(self, multiitem_bench: BenchmarkRun, multi_item_server: Target) -> None:
+        """Scenario 2: 1,910 tokens a candidate, 10 of them the item's (query 1,900)."""
+        _shape(multiitem_bench, "scenario 2 (1910/10)", multi_item_server, 1900, 10)
+
+    def test_benchmark_chunk_scaling(
+        self, multiitem_bench: BenchmarkRun, multi_item_server: Target, multiitem_bench_chunk: int
+    ) -> None:
+        """The same candidates in requests of different client chunk sizes."""
+        settings = multiitem_bench.run.settings
+        chunk = min(multiitem_bench_chunk, settings.bench_items)
+        # Enough chunks to time a small chunk size, not all of them: its time per item does not depend on N.
+        count = min(settings.bench_items, max(chunk, 16))
+        case = multiitem_bench.run.equal_length_case(
+            multi_item_server, settings.bench_query_tokens, count, settings.item_tokens
+        )
+        _time(multiitem_bench, f"client chunk size {chunk}", multi_item_server, case, chunk=chunk)
+
+
+@pytest.mark.bench
+class TestMultiItemPrefillExtendPerformance:
+    """Prefill+extend: the query once, the items in batches against its cache."""
+
+    def test_benchmark_multi_item_prefill_extend(
+        self, multiitem_bench: BenchmarkRun, prefill_extend_server: Target
+    ) -> None:
+        """All candidates in one request (2000/500/20 by default)."""
+        _whole(multiitem_bench, "multi-item prefill+extend", prefill_extend_server)
+
+
+def _whole(bench: BenchmarkRun, name: str, target: Target) -> None:
+    settings = bench.run.settings
+    _shape(bench, name, target, settings.bench_query_tokens, settings.item_tokens)
+
+
+def _shape(bench: BenchmarkRun, name: str, target: Target, query_tokens: int, item_tokens: int) -> None:
+    count = bench.run.settings.bench_items
+    case = bench.run.equal_length_case(target, query_tokens, count, item_tokens)
+    _time(bench, name, target, case, chunk=count)
+
+
+def _time(bench: BenchmarkRun, name: str, target: Target, case: Case, *, chunk: int) -> None:
+    requests = [
+        prepare(case.query, case.items[at : at + chunk], case.labels) for at in range(0, len(case.items), chunk)
+    ]
+    record = bench.time(
+        name,
+        target,
+        _sender(target, requests),
+        shape=(len(case.query), len(case.items), len(case.items[0])),
+        chunk=chunk,
+        requests=requests,
+    )
+    assert record.items_per_sec_p50 > 0
+
+
+def _sender(target: Target, requests: list[PreparedRequest]) -> Callable[[], Any]:
+    def send() -> None:
+        answers = [target.client.timed_send(request)[1] for request in requests]
+        for request, answer in zip(requests, answers, strict=True):
+            read_scores(answer, request)
+
+    return send

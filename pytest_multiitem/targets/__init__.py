@@ -1,0 +1,1 @@
+"""A server as something to measure."""

@@ -1,0 +1,165 @@
+"""A scoring server as the gates see it: who it is, how to ask it, and what it attests to have run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pytest_multiitem.adapters.attestation import Attestation, Executed, contradictions
+from pytest_multiitem.adapters.base import Engine, Profile
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.process import RunningServer
+from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, Scores
+
+#: Seconds from a broken connection until a dead server's guard has told of its end.
+_DEATH = 2.0
+
+
+@dataclass(eq=False)
+class Target:
+    """A scoring server, started by this run (``server``) or by someone else (attached).
+
+    ``adapter``: the engine's, where it is known which engine this is. ``assumed_vocab_size``: what a user
+    says of a server that does not tell. ``asked``: the arguments it was started with. ``memo``: what was
+    measured once and serves several gates.
+    """
+
+    profile: Profile
+    engine: str
+    client: ScoreClient
+    server: RunningServer | None = None
+    adapter: Engine | None = None
+    assumed_vocab_size: int | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        return self.client.url
+
+    @property
+    def owned(self) -> bool:
+        """Whether this run started the server, and so may stop it."""
+        return self.server is not None
+
+    @cached_property
+    def info(self) -> Mapping[str, Any]:
+        """What the server said of itself when first asked; empty where it cannot say."""
+        return self.client.server_info() or {}
+
+    @property
+    def model(self) -> str | None:
+        """The served model, as the server names it."""
+        model = self.info.get("model_path") or self.info.get("served_model_name")
+        return None if model is None else str(model)
+
+    @property
+    def dtype(self) -> str | None:
+        """The served precision."""
+        dtype = self.info.get("dtype")
+        return None if dtype is None else str(dtype)
+
+    @cached_property
+    def vocab_size(self) -> int | None:
+        """The served vocabulary, in tokens: what the user says, the server, or the model's config.json where it
+        lies on this machine; None where nobody does."""
+        told = self.info.get("vocab_size")
+        if self.assumed_vocab_size is None and not isinstance(told, int) and self.model is not None:
+            try:
+                told = json.loads((Path(self.model) / "config.json").read_bytes()).get("vocab_size")
+            except (OSError, ValueError, AttributeError):
+                told = None
+        return self.assumed_vocab_size or (told if isinstance(told, int) else None)
+
+    @cached_property
+    def max_tokens(self) -> int | None:
+        """The longest request that the server says it takes, in tokens of the packed sequence; None where it does
+        not say."""
+        told = [self.info.get("max_multi_item_seq_len"), self.info.get("context_length")]
+        with suppress(ScoreFailure, ValueError, LookupError, TypeError, AttributeError):  # not every server has it
+            told += [model.get("max_model_len") for model in self.client.get("/v1/models").json()["data"]]
+        return min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
+
+    @property
+    def encode(self) -> Callable[[str], list[int]] | None:
+        """Text to token ids by the served model's tokenizer.json; None where that does not lie on this machine."""
+        path = Path(self.model or "") / "tokenizer.json"
+        if not self.model or not path.is_file():
+            return None
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(path))
+        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def score(self, case: Case) -> Scores:
+        """The softmax scores [N, K] of a case. Raises ScoreFailure, or ServerDied with the log's end."""
+        return self.score_ids(case.query, case.items, case.labels)
+
+    def score_ids(
+        self,
+        query: Sequence[int],
+        items: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        *,
+        apply_softmax: bool = True,
+    ) -> Scores:
+        """The scores [N, K] of a request. Raises ScoreFailure, or ServerDied with the log's end."""
+        with self.watch():
+            return self.client.score(query, items, labels, apply_softmax=apply_softmax)
+
+    @contextmanager
+    def another(self) -> Iterator[Target]:
+        """The same server over a connection of its own, for requests at the same time."""
+        with self.client.another() as client:
+            yield replace(self, client=client, memo={})
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Turn a broken connection into ServerDied, with the log's end, where the server has ended."""
+        try:
+            yield
+        except ScoreFailure as failure:
+            if self.server is not None and failure.kind is FailureKind.CONNECTION:
+                self.server.check_alive(patience=_DEATH)
+            raise
+
+    @contextmanager
+    def attest(self) -> Iterator[Attestation]:
+        """Watch what the server executes for the requests made inside the block.
+
+        Counters of the server say it best; without them, its engine's adapter judges by what the server
+        says of itself and by its log.
+        """
+        attestation = Attestation()
+        before = Executed.read(self.client.server_info())
+        yield attestation
+        info = self.client.server_info()
+        after = Executed.read(info)
+        if before is not None and after is not None:
+            after.since(before, attestation, self._wanted)
+        elif self.adapter is not None:
+            log = self.server.log_path if self.server is not None else None
+            said = self.adapter.attest(self.profile, info or {}, log)
+            attestation.mask, attestation.problem = said.mask, said.problem
+        problems = [attestation.problem] if attestation.problem else []
+        attestation.problem = "; ".join([*problems, *contradictions(info or {}, self.asked)]) or None
+
+    @property
+    def _wanted(self) -> set[str | None]:
+        if self.profile.role != "multi":
+            return {{"extend": "prefill+extend", "serial": "serial"}[self.profile.role]}
+        return {"dense", "segment"} if self.profile.mask_impl == "auto" else {self.profile.mask_impl}
+
+
+def declared_semantics(target: Target) -> Semantics:
+    """The semantics that a multi-item server is declared to have."""
+    if target.profile.semantics is None:
+        raise ValueError(f"{target.profile.label} has no packed semantics")
+    return target.profile.semantics

@@ -1,0 +1,68 @@
+"""What the compile gate found, as it stands in JSON (schema ``multiitem_tpu_check_v1``) and in a gate's details."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.settings.tiers import Tier
+
+SCHEMA_VERSION: Final = "multiitem_tpu_check_v1"
+
+
+class Memory(msgspec.Struct, kw_only=True):
+    """Bytes of device memory (HBM) of a compiled program, as the compiler's memory analysis says.
+
+    ``temp``: intermediate buffers. ``alias``: output that reuses an argument's buffer. ``code``: the program.
+    """
+
+    argument: int
+    output: int
+    temp: int
+    alias: int
+    code: int
+
+
+class Check(msgspec.Struct, kw_only=True):
+    """One kernel, one chip, one tier.
+
+    ``role``: the kernel under test, or a control whose result is known. ``name``: the case, as its arguments, or the
+    control. ``expected``: what a control has to do. ``verdict``: of a control, whether it did it. ``error``: the
+    compiler's whole message where the verdict is not PASS. ``kernels``: calls of a TPU kernel in the lowered program.
+    """
+
+    tier: Tier
+    chip: str
+    role: Literal["kernel", "control"]
+    name: str
+    verdict: Verdict
+    reason: str
+    expected: Literal["pass", "fail"] = "pass"
+    seconds: float | None = None
+    kernels: int | None = None
+    memory: Memory | None = None
+    error: str | None = None
+
+
+class TierVerdict(msgspec.Struct, kw_only=True):
+    """What one tier says, over all chips and cases; a tier that nobody asked for has none."""
+
+    tier: Tier
+    verdict: Verdict
+    reason: str
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """The whole of one run of the compile gate."""
+
+    schema_version: Literal["multiitem_tpu_check_v1"] = SCHEMA_VERSION
+    kernel: str
+    chips: list[str]
+    verdict: Verdict
+    reason: str
+    tiers: list[TierVerdict]
+    checks: list[Check]
+    versions: dict[str, str] = {}
+    seconds: float = 0.0

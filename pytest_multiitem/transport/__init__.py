@@ -1,0 +1,1 @@
+"""HTTP: a client for scores, and a socket that listens."""

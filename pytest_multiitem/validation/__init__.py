@@ -1,0 +1,1 @@
+"""Are the files what they say? One kind of artefact a file."""
