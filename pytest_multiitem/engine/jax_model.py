@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,18 @@ class JaxBackend:
 
     def plan(self, prefix: programs.Prefill, layout: PackedLayout, num_items: int) -> Plan:
         """Tiles filled in order where a tile's slots are computed alike, else fixed slots."""
+        return self._plan(lambda: prefix, prefix.keys.shape[2], layout, num_items)
+
+    def padded_length(self, layout: PackedLayout) -> int:
+        """Items in the tiles of :meth:`plan`, the prefix in its bucket; it is run only where a tile's shape is new."""
+        size = programs.bucket(layout.prefix_length)
+        prefix = cache(lambda: self.prefix(*layout.prefix))
+        return self._plan(prefix, size, layout, layout.num_items).padded_length(size)
+
+    def _plan(self, prefix: Callable[[], programs.Prefill], size: int, layout: PackedLayout, num_items: int) -> Plan:
+        """:meth:`plan` behind a prefix of ``size`` rows, padding included."""
         plan = stack(layout, num_items)
-        if all(self._is_uniform(prefix, tile.slots, tile.width) for tile in plan.tiles):
+        if all(self._is_uniform(prefix, size, tile.slots, tile.width) for tile in plan.tiles):
             return plan
         return place(layout, num_items, scores_only=True)
 
@@ -141,15 +152,15 @@ class JaxBackend:
             kernel=self._segment_kernel,
         )
 
-    def _is_uniform(self, prefix: programs.Prefill, slots: int, width: int) -> bool:
-        """Whether equal slots give the same bits at every place of a tile [slots, width] behind a prefix of this shape.
+    def _is_uniform(self, prefix: Callable[[], programs.Prefill], size: int, slots: int, width: int) -> bool:
+        """Whether equal slots give the same bits at every place of a tile [slots, width] behind a prefix of ``size``.
 
         Measured when a shape is first used: what :func:`engine.plan.stack` rests on, and no library promises it.
         """
-        shape = (slots, width, prefix.keys.shape[2])
+        shape = (slots, width, size)
         if shape not in self._uniform:
-            tile = equal_slots(slots, width, shape[2], self.vocab_size)
-            found = np.asarray(self._segment(prefix, shape[2], tile))[:slots]
+            tile = equal_slots(slots, width, size, self.vocab_size)
+            found = np.asarray(self._segment(prefix(), size, tile))[:slots]
             self._uniform[shape] = bool((found == found[:1]).all())
         return self._uniform[shape]
 

@@ -185,6 +185,15 @@ class Plan:
         """How many leading prefix tokens items see."""
         return self.layout.visible_prefix_length
 
+    def padded_length(self, prefix_rows: int) -> int:
+        """S and its padding: every row that is computed and holds no token of the sequence.
+
+        ``prefix_rows``: those that the prefix is computed in. S counts whole, with tokens that no score depends on.
+        """
+        placed = sum(int(np.count_nonzero(tile.packed_index >= 0)) for tile in self.tiles)
+        padding = prefix_rows - self.layout.prefix_length + sum(block.rows for block in self.blocks) - placed
+        return self.layout.length + padding
+
     @cached_property
     def empty_items(self) -> tuple[int, ...]:
         """Items without tokens."""

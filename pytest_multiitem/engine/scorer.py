@@ -41,7 +41,7 @@ class Mode(StrEnum):
 
 
 class MaskImpl(StrEnum):
-    """How packed item isolation is enforced. AUTO: segment from a packed length on, else dense."""
+    """How packed item isolation is enforced. AUTO: segment up to a packed length, dense above it."""
 
     DENSE = "dense"
     SEGMENT = "segment"
@@ -54,7 +54,8 @@ class ScorerConfig:
 
     ``delimiter``: token id that separates packed items; ``None`` (never 0, which is a valid id)
     means no packing. ``chunk_size``: items per packed sequence, 0 = all. ``segment_threshold``:
-    packed length in tokens from which `auto` chooses segment. ``max_seq_len``: tokens of one packed
+    packed length in tokens, padding counted, up to and including which `auto` chooses segment, and above
+    which dense (sgl-jax: `padded_token_len <= threshold`). ``max_seq_len``: tokens of one packed
     sequence, or of query + item under prefill+extend. ``max_positions``: positions below the
     model's own limit, ``None`` = the model's. ``cache_entries``, ``cache_tokens``: prefixes kept, and
     tokens of all of them together; the least recently used are dropped first.
@@ -112,12 +113,10 @@ class ScorerConfig:
         """The semantics whose serial reference the scores must equal: `query + item` unless packed."""
         return self.semantics if self.mode is Mode.PACKED else Semantics.QUERY_PREFIX
 
-    def implementation(self, length: int) -> MaskImpl:
-        """DENSE or SEGMENT, for a packed sequence of ``length`` tokens."""
-        if self.mask_impl is not MaskImpl.AUTO:
-            return self.mask_impl
-        long = length >= self.segment_threshold and self.semantics.has_serial_reference
-        return MaskImpl.SEGMENT if long else MaskImpl.DENSE
+    def automatic(self, padded_length: int) -> MaskImpl:
+        """What AUTO chooses for a packed sequence of ``padded_length`` tokens: DENSE or SEGMENT."""
+        segment = padded_length <= self.segment_threshold and self.semantics.has_serial_reference
+        return MaskImpl.SEGMENT if segment else MaskImpl.DENSE
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,8 +298,8 @@ class Scorer:
         return build_layout(query, items, self.config.delimiter, self.config.semantics)
 
     def _packed_sequence(self, layout: PackedLayout, read: _Reading) -> Scores:
-        """The scores [N, K] of one packed sequence, by the mask implementation that its length asks for."""
-        implementation = self._implementation(layout.length)
+        """The scores [N, K] of one packed sequence, by the mask implementation that was asked for."""
+        implementation = self._implementation(layout)
         scores = self._compute(layout, implementation, read)
         ran, n = self._executed, layout.num_items
         ran.packed_sequences[implementation] += 1
@@ -311,8 +310,13 @@ class Scorer:
         ran.largest_packed_tokens = max(ran.largest_packed_tokens, layout.length)
         return scores
 
-    def _implementation(self, length: int) -> MaskImpl:
-        return self.config.implementation(length)
+    def _implementation(self, layout: PackedLayout) -> MaskImpl:
+        """DENSE or SEGMENT: what was asked for, or what AUTO chooses."""
+        if self.config.mask_impl is not MaskImpl.AUTO:
+            return self.config.mask_impl
+        if self.config.automatic(layout.length) is MaskImpl.DENSE:  # padding only adds to it
+            return MaskImpl.DENSE
+        return self.config.automatic(self._packing.padded_length(layout))
 
     def _compute(self, layout: PackedLayout, implementation: MaskImpl, read: _Reading) -> Scores:
         if implementation is MaskImpl.DENSE:

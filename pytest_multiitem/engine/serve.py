@@ -229,7 +229,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=_DEFAULTS.segment_threshold,
         metavar="TOKENS",
-        help="mask auto: segment from this packed length on, else dense (default: %(default)s)",
+        help="mask auto: segment up to this packed length, padding counted, else dense (default: %(default)s)",
     )
     packing.add_argument(
         "--multi-item-semantics", action=_Packing, choices=[semantics.value for semantics in Semantics]

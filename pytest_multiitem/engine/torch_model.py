@@ -131,11 +131,15 @@ class TorchBackend:
         )
         return self._read(self._finish(self._layers[-1], prefix.hidden[at], attended), labels, normalise)
 
-    def plan(self, prefix: TorchPrefix, layout: PackedLayout, num_items: int) -> Plan:
+    def plan(self, prefix: TorchPrefix | None, layout: PackedLayout, num_items: int) -> Plan:
         """Side by side in blocks where every row of a block is computed alike, else in fixed tiles."""
         if self._block_rows:
             return pack(layout, self._block_rows, self._blocks_at_once)
         return place(layout, num_items, scores_only=True)
+
+    def padded_length(self, layout: PackedLayout) -> int:
+        """Items in the blocks of :meth:`plan`; the prefix is not padded."""
+        return self.plan(None, layout, layout.num_items).padded_length(layout.prefix_length)
 
     def segment(
         self, prefix: TorchPrefix, visible_prefix: int, blocks: Sequence[Block], labels: Sequence[int], normalise: bool

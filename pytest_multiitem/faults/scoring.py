@@ -199,8 +199,8 @@ class DenseInsteadOfSegment(ScorerFault):
         """What ran is counted as what it was: only attestation can see this."""
 
         class Mutant(base):
-            def _implementation(self, length: int) -> Any:
-                return type(super()._implementation(length)).DENSE
+            def _implementation(self, layout: PackedLayout) -> Any:
+                return type(super()._implementation(layout)).DENSE
 
         return Mutant
 
@@ -217,8 +217,8 @@ class SegmentInsteadOfDense(ScorerFault):
         """What ran is counted as what it was."""
 
         class Mutant(base):
-            def _implementation(self, length: int) -> Any:
-                return type(super()._implementation(length)).SEGMENT
+            def _implementation(self, layout: PackedLayout) -> Any:
+                return type(super()._implementation(layout)).SEGMENT
 
         return Mutant
 

@@ -176,7 +176,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "segment_threshold",
         32_768,
-        "packed tokens from which mask implementation auto uses segment",
+        "packed tokens, padding counted, up to which mask implementation auto uses segment, above which dense",
         _integer(1),
         "TOKENS",
     ),

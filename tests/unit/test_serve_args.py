@@ -193,8 +193,8 @@ def test_the_server_info(argv, mode, semantics, monkeypatch, tmp_path):
     ("argv", "calls"),
     [
         ([], {"serial"}),
-        (["--multi-item-scoring-delimiter", "0"], {"dense"}),
-        (["--fault", "causal", "--multi-item-scoring-delimiter", "0"], {"dense"}),
+        (["--multi-item-scoring-delimiter", "0"], {"prefix", "segment"}),
+        (["--fault", "causal", "--multi-item-scoring-delimiter", "0"], {"prefix", "segment"}),
         (["--skip-server-warmup"], set()),
         (["--context-length", "1"], set()),
     ],
