@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pytest_multiitem.client import Scores
+from pytest_multiitem.engine.causal_reference import Request, restarting_scores
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.base import NOISE_FACTOR, Evidence, Gate
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
 from pytest_multiitem.gates.measurement import (
@@ -24,8 +26,7 @@ from pytest_multiitem.servers.target import Target, declared_semantics
 
 AS_DECLARED = Gate(
     "semantics_as_declared",
-    "which serial reference packed scores are nearest to: the declared semantics, another one, or plain causal "
-    "attention",
+    "which reference packed scores are nearest to: the declared semantics, another one, or causal attention",
     "holds",
     None,
 )
@@ -33,14 +34,26 @@ GATES = (AS_DECLARED,)
 
 #: Plain causal attention over ``query d item_1 d item_2 …``: no isolation at all.
 CAUSAL = "causal"
+#: The same, with positions that restart at each delimiter: no serial request expresses it.
+CAUSAL_RESTARTING = "causal_restarting"
 _ITEMS = 6
+_Items = Sequence[tuple[int, ...]]
 
 
-def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
+def measure(
+    multi: Target,
+    serial: Target,
+    cases: Sequence[Case],
+    *,
+    delimiter: int,
+    record: Recorder,
+    checkpoint: str | None = None,
+) -> Measurement:
     """Score the first items with tokens of a case packed, and serially as each semantics has an item see its context.
 
     The declared semantics holds where it is nearest and the next one is clearly farther away; FAIL names
-    the one that is nearer, or says that there is none.
+    the one that is nearer, or says that there is none. Scores that are not of the declared semantics are compared with
+    `CAUSAL_RESTARTING` as well, computed from ``checkpoint``; None: the one that the server names.
     """
     declared = declared_semantics(multi)
     case = next((case for case in cases if any(case.items)), None)
@@ -48,29 +61,30 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         return Measurement(target=multi, value=None, samples={"items": 0})
     case = replace(case, items=tuple(item for item in case.items if item)[:_ITEMS])
     packed = baseline(multi, case, record)
-    references = _references(serial, case, delimiter)
+    size = multi.profile.chunk_size or len(case.items)
+    sequences = tuple(case.items[at : at + size] for at in range(0, len(case.items), size))
+    references = _references(serial, case, sequences, delimiter)
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
-    record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
-    nearest, following = sorted(distances, key=distances.__getitem__)[:2]
     noise = NOISE_FACTOR * packed.noise
-    clear = distances[following] - distances[nearest] > max(noise, distances[nearest])
-    away = distances[declared.value]
-    problem = doubt = None
-    if clear and nearest != declared.value:
-        problem = (
-            f"the server declares {declared.value}, but its scores are those of {nearest}: {distances[nearest]:.3g} "
-            f"away from it, {away:.3g} from {declared.value}"
-        )
-    elif away > max(noise, EQUIVALENCE.limit or 0.0):
-        problem = (
-            f"the server declares {declared.value}, but its scores are {away:.3g} away from it, and those of no other "
-            f"semantics either (nearest {nearest}, {distances[nearest]:.3g})"
-        )
-    elif not clear:
-        doubt = f"{nearest} ({distances[nearest]:.3g}) and {following} ({distances[following]:.3g}) are hardly apart"
+    problem, doubt = _judge(distances, declared, noise)
+    details: dict[str, object] = {}
+    if problem is not None:  # a healthy server is not worth the loading of a model
+        try:
+            model = checkpoint or multi.model
+            if model is None:
+                raise EngineUnavailable("the server does not name its checkpoint; name it: --model DIR")
+            scores = restarting_scores(Request(model, case.query, sequences, case.labels, delimiter, declared))
+            distances[CAUSAL_RESTARTING] = max_abs(packed.scores - scores)
+            problem = _judge(distances, declared, noise)[0] or problem
+        except EngineUnavailable as error:
+            details["not_compared"] = {CAUSAL_RESTARTING: str(error)}
+            if _named(distances, noise) is None:
+                problem += f"; {CAUSAL_RESTARTING} was not compared: {error}"
+    record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
+    nearest, following = _two_nearest(distances)
     return Measurement(
         target=multi,
-        value=distances[declared.value],
+        value=distances[declared],
         evidence=Evidence(
             **floors([packed]),
             leak_visibility=leak_visibility(serial, cases, declared, delimiter, record)[0],
@@ -79,20 +93,58 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         ),
         attestation=packed.attestation,
         samples={"items": len(case.items)},
-        details={"distances": distances, "nearest": nearest},
+        details={"distances": distances, "nearest": nearest, **details},
         problem=problem,
         doubt=doubt,
         holds=f"nearest to {declared.value} ({distances[nearest]:.3g}; next {following}, {distances[following]:.3g})",
     )
 
 
-def _references(serial: Target, case: Case, delimiter: int) -> Mapping[str, Scores]:
-    """Serial scores [N, K] of a case under every semantics that some serial request can express."""
+def _two_nearest(distances: Mapping[str, float]) -> tuple[str, str]:
+    nearest, following = sorted(distances, key=distances.__getitem__)[:2]
+    return nearest, following
+
+
+def _named(distances: Mapping[str, float], noise: float) -> str | None:
+    """The one reference that scores are those of: near, and clearly nearer than every other."""
+    nearest, following = _two_nearest(distances)
+    near = distances[nearest] <= max(noise, EQUIVALENCE.limit or 0.0)
+    clear = distances[following] - distances[nearest] > max(noise, distances[nearest])
+    return nearest if near and clear else None
+
+
+def _judge(distances: Mapping[str, float], declared: Semantics, noise: float) -> tuple[str | None, str | None]:
+    """What is wrong with scores at these distances, and what keeps them from a PASS."""
+    nearest, following = _two_nearest(distances)
+    away, named = distances[declared], _named(distances, noise)
+    if named not in (None, declared):
+        return (
+            f"the server declares {declared.value}, but its scores are those of {nearest}: {distances[nearest]:.3g} "
+            f"away from it, {away:.3g} from {declared.value}"
+        ), None
+    if away > max(noise, EQUIVALENCE.limit or 0.0):
+        return (
+            f"the server declares {declared.value}, but its scores are {away:.3g} away from it, and those of no other "
+            f"semantics either (nearest {nearest}, {distances[nearest]:.3g})"
+        ), None
+    if named is None:
+        return None, (
+            f"{nearest} ({distances[nearest]:.3g}) and {following} ({distances[following]:.3g}) are hardly apart"
+        )
+    return None, None
+
+
+def _references(serial: Target, case: Case, sequences: Sequence[_Items], delimiter: int) -> Mapping[str, Scores]:
+    """Serial scores [N, K] of a case under every semantics that some serial request can express.
+
+    ``sequences``: its items as the server packs them.
+    """
     found = {
         semantics.value: serial.score_ids(semantics.serial_query(case.query, delimiter), case.items, case.labels)
         for semantics in Semantics
         if semantics.has_serial_reference
     }
     query = Semantics.PREFIX_FIRST_DELIM.serial_query(case.query, delimiter)
-    found[CAUSAL] = serial.score_ids(query, unisolated(case.items, delimiter), case.labels)
+    seen = [before for items in sequences for before in unisolated(items, delimiter)]
+    found[CAUSAL] = serial.score_ids(query, seen, case.labels)
     return found
