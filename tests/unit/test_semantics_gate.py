@@ -1,12 +1,9 @@
-"""The semantics probe against servers in memory: right, wrong, causal, and undecidable; and against the embedded engine
-with causal attention."""
+"""The semantics probe against servers in memory: right, wrong, causal, and undecidable."""
 
-import engine_cases
 import numpy as np
 import pytest
 from stub_targets import (
     DELIMITER,
-    StubClient,
     baseline,
     hashed,
     leaking,
@@ -16,17 +13,12 @@ from stub_targets import (
     packed_query_prefix,
 )
 
-from pytest_multiitem.engine import causal_reference
-from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
-from pytest_multiitem.engine.serve import load_backend
-from pytest_multiitem.faults.catalogue import fault
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.gates import semantics as gate
 from pytest_multiitem.gates.measurement import leak_visibility, record_of, semantic_visibility
 from pytest_multiitem.gates.semantics import AS_DECLARED, measure
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers.engines import Profile, choose_engine
-from pytest_multiitem.servers.target import Target
 
 CASE = make_case(lengths=[3, 0, 4, 5, 2, 6, 7, 3])
 FIRST, QUERY = Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX
@@ -112,80 +104,93 @@ def test_a_first_request_without_tokens_is_passed_over():
     assert CASE.query in asked and empty.query not in asked
 
 
-# -- on a real model: causal attention, with positions that grow or restart -----------------------
+# -- causal attention with restarting positions, which no serial request expresses -------------
 
 
-@pytest.fixture(scope="module")
-def backend(checkpoint):
-    pytest.importorskip("torch")
-    return load_backend("pytorch", checkpoint, dtype="float32", device="cpu")
+def restarting(query, items, labels):
+    """Some scores in which an item sees all before it, and which are not those of plain causal attention."""
+    return causal([*query, 0], items, labels)
 
 
-class SglJaxOnACpu(StubClient):
-    """What an attached sgl-jax server on a CPU says of itself, whether its attention masks or not."""
+@pytest.fixture
+def asked(monkeypatch):
+    """The requests for scores that no serial server has; they are `restarting`, by packed sequence."""
+    requests = []
 
-    def server_info(self):
-        return {"model_path": self.model, "device": "cpu", "attention_backend": "fa", "multi_item_mask_impl": "segment",
-                "multi_item_scoring_delimiter": engine_cases.DELIMITER}  # fmt: skip
+    def scores(request):
+        requests.append(request)
+        return np.concatenate([restarting(request.query, items, request.labels) for items in request.sequences])
+
+    monkeypatch.setattr(gate, "restarting_scores", scores)
+    return requests
 
 
-def probe(backend, checkpoint, *faults, semantics=FIRST, chunk=0, model="the checkpoint"):
-    """The probe on the embedded engine behind the words of sgl-jax."""
-    kind = Scorer
-    for name in faults:
-        kind = fault(name).scorer(kind)
-    config = {"delimiter": engine_cases.DELIMITER, "mask_impl": MaskImpl.DENSE, "semantics": semantics}
-    engine, plain = kind(backend, ScorerConfig(chunk_size=chunk, **config)), Scorer(backend, ScorerConfig())
+def in_sequences(scores, size):
+    def chunked(query, items, labels):
+        return np.concatenate([scores(query, items[at : at + size], labels) for at in range(0, len(items), size)])
 
-    def scores(which):
-        return lambda query, items, labels: which.score(list(query), list(map(list, items)), labels, True).scores
+    return chunked
 
-    client = SglJaxOnACpu(scores(engine), None, str(checkpoint) if model == "the checkpoint" else model)
-    target = Target(
-        Profile("multi", "jax", "segment", chunk, semantics), "sgl-jax", client, None, choose_engine("sgl-jax")
+
+@pytest.mark.parametrize("scores", [restarting, causal])
+@pytest.mark.parametrize("size", [0, 2])
+def test_causal_attention_fails_by_the_name_of_its_positions(asked, scores, size):
+    record = check(multi(in_sequences(scores, size or 8), chunk=size))
+    name = scores.__name__.replace("restarting", "causal_restarting")
+    assert record.verdict is Verdict.FAIL and f"its scores are those of {name}: 0 away from it" in record.reason
+    assert record.details["nearest"] == name and record.details["distances"]["causal_restarting"] >= 0
+    (request,) = asked
+    filled = [item for item in CASE.items if item][:6]
+    assert [len(items) for items in request.sequences] == ([2, 2, 2] if size else [6])
+    assert [item for items in request.sequences for item in items] == filled
+    assert (request.model, request.query, request.labels) == ("stub-model", CASE.query, CASE.labels)
+    assert (request.delimiter, request.semantics) == (DELIMITER, FIRST)
+
+
+def test_the_checkpoint_that_the_user_names_comes_first(asked):
+    measure(multi(restarting), baseline(), [CASE], delimiter=DELIMITER, record=[].append, checkpoint="/models/mine")
+    assert asked[0].model == "/models/mine"
+
+
+def test_a_server_that_has_what_it_declares_is_compared_with_serial_requests_alone(asked):
+    assert check(multi()).verdict is Verdict.PASS and asked == []
+
+
+def test_a_server_that_packs_one_item_a_sequence_is_compared_as_any_other():
+    assert check(multi(chunk=1)).verdict is Verdict.PASS
+
+
+def test_a_second_name_for_the_same_scores_excuses_nothing(monkeypatch):
+    monkeypatch.setattr(
+        gate, "restarting_scores", lambda request: causal(request.query, request.sequences[0], request.labels)
     )
-    rng = np.random.default_rng(5)
-    query, *items = (tuple(engine_cases.tokens(rng, n)) for n in (20, 3, 9, 1, 12, 7, 5))
-    case = Case("case", query, tuple(items), engine_cases.LABELS[:2], tuple(range(engine_cases.DELIMITER)))
-    measured = measure(target, baseline(scores(plain)), [case], delimiter=engine_cases.DELIMITER, record=[].append)
-    return record_of(AS_DECLARED, measured)
+    record = check(multi(causal))
+    assert record.verdict is Verdict.FAIL and "its scores are those of causal: " in record.reason
 
 
-@pytest.mark.parametrize("semantics", [FIRST, QUERY])
-def test_a_healthy_engine_on_a_cpu_passes_by_its_scores_alone(backend, checkpoint, semantics, monkeypatch):
-    monkeypatch.setattr(causal_reference.subprocess, "run", None)  # no model is loaded for it
-    record = probe(backend, checkpoint, semantics=semantics)
-    assert (record.verdict, record.mask_attested) == (Verdict.PASS, "unattested"), record.reason
-    assert set(record.details["distances"]) == {FIRST, QUERY, "causal"} and "not_compared" not in record.details
+@pytest.mark.parametrize(("away", "named"), [(0.019, True), (0.021, False)])
+def test_scores_that_are_far_from_every_reference_are_not_named_by_the_nearest(away, named):
+    def shifted(query, items, labels):
+        return causal(query, items, labels) + np.array([away, -away])
+
+    record = check(multi(shifted))
+    assert record.verdict is Verdict.FAIL and record.details["nearest"] == "causal"
+    assert ("its scores are those of causal" in record.reason) is named
+    assert ("of no other semantics either" in record.reason) is not named
 
 
-@pytest.mark.parametrize(
-    ("semantics", "chunk"),
-    [(FIRST, 0), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((FIRST, 2), (QUERY, 0)))],
-)
-@pytest.mark.parametrize("name", ["causal", "causal_restarting"])
-def test_causal_attention_fails_by_the_name_of_its_positions(backend, checkpoint, name, semantics, chunk):
-    record = probe(backend, checkpoint, name, semantics=semantics, chunk=chunk)
-    assert (record.verdict, record.mask_attested) == (Verdict.FAIL, "unattested")
-    assert f"its scores are those of {name}: " in record.reason, record.reason
-    assert record.details["nearest"] == name and record.details["distances"][name] < 1e-5
+@pytest.mark.parametrize(("scores", "told"), [(restarting, True), (causal, False)])
+def test_what_was_not_compared_is_told_where_nothing_has_a_name(monkeypatch, scores, told):
+    def missing(request):
+        raise EngineUnavailable("no weights")
+
+    monkeypatch.setattr(gate, "restarting_scores", missing)
+    record = check(multi(scores))
+    assert record.verdict is Verdict.FAIL
+    assert ("; causal_restarting was not compared: no weights" in record.reason) is told
+    assert record.details["not_compared"] == {"causal_restarting": "no weights"}
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("/no/such/checkpoint", "no checkpoint '/no/such/checkpoint' lies on this machine"),
-        ("nobody/no-such-model", "nobody/no-such-model"),
-        (None, "the server does not name its checkpoint"),
-    ],
-)
-def test_without_its_weights_restarting_positions_are_not_named(backend, checkpoint, model, words):
-    record = probe(backend, checkpoint, "causal_restarting", model=model)
-    assert record.verdict is Verdict.FAIL and "of no other semantics either" in record.reason
-    assert "causal_restarting was not compared: " in record.reason and words in record.reason
-    assert words in record.details["not_compared"]["causal_restarting"]
-
-
-def test_without_its_weights_plain_causal_attention_still_has_its_name(backend, checkpoint):
-    record = probe(backend, checkpoint, "causal", model=None)
-    assert "its scores are those of causal: " in record.reason and "not compared" not in record.reason
+def test_a_server_that_names_no_checkpoint_is_said_so(asked):
+    record = check(multi(restarting, executed=None))
+    assert "the server does not name its checkpoint; name it: --model DIR" in record.reason and asked == []

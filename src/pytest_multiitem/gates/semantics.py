@@ -37,7 +37,8 @@ CAUSAL = "causal"
 #: The same, with positions that restart at each delimiter: no serial request expresses it.
 CAUSAL_RESTARTING = "causal_restarting"
 _ITEMS = 6
-_Items = Sequence[tuple[int, ...]]
+#: The items of each packed sequence.
+_Sequences = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 def measure(
@@ -61,25 +62,26 @@ def measure(
         return Measurement(target=multi, value=None, samples={"items": 0})
     case = replace(case, items=tuple(item for item in case.items if item)[:_ITEMS])
     packed = baseline(multi, case, record)
-    size = multi.profile.chunk_size or len(case.items)
-    sequences = tuple(case.items[at : at + size] for at in range(0, len(case.items), size))
+    size = multi.profile.chunk_size or 0
+    if size < 2:  # 0: all in one; 1: an item sees nobody, whatever the attention
+        size = len(case.items)
+    sequences: _Sequences = tuple(case.items[at : at + size] for at in range(0, len(case.items), size))
     references = _references(serial, case, sequences, delimiter)
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
     noise = NOISE_FACTOR * packed.noise
     problem, doubt = _judge(distances, declared, noise)
     details: dict[str, object] = {}
     if problem is not None:  # a healthy server is not worth the loading of a model
+        named = _named(distances, noise)
         try:
-            model = checkpoint or multi.model
-            if model is None:
-                raise EngineUnavailable("the server does not name its checkpoint; name it: --model DIR")
-            scores = restarting_scores(Request(model, case.query, sequences, case.labels, delimiter, declared))
+            scores = _restarting(checkpoint or multi.model, case, sequences, delimiter, declared)
             distances[CAUSAL_RESTARTING] = max_abs(packed.scores - scores)
-            problem = _judge(distances, declared, noise)[0] or problem
+            if named is None or _named(distances, noise) is not None:  # a second name for the same scores says less
+                problem, _ = _judge(distances, declared, noise)
         except EngineUnavailable as error:
             details["not_compared"] = {CAUSAL_RESTARTING: str(error)}
-            if _named(distances, noise) is None:
-                problem += f"; {CAUSAL_RESTARTING} was not compared: {error}"
+            if named is None:
+                problem = f"{problem}; {CAUSAL_RESTARTING} was not compared: {error}"
     record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
     nearest, following = _two_nearest(distances)
     return Measurement(
@@ -134,11 +136,15 @@ def _judge(distances: Mapping[str, float], declared: Semantics, noise: float) ->
     return None, None
 
 
-def _references(serial: Target, case: Case, sequences: Sequence[_Items], delimiter: int) -> Mapping[str, Scores]:
-    """Serial scores [N, K] of a case under every semantics that some serial request can express.
+def _restarting(model: str | None, case: Case, sequences: _Sequences, delimiter: int, semantics: Semantics) -> Scores:
+    """The scores [N, K] of a case under `CAUSAL_RESTARTING`, computed from a checkpoint. Raises EngineUnavailable."""
+    if model is None:
+        raise EngineUnavailable("the server does not name its checkpoint; name it: --model DIR")
+    return restarting_scores(Request(model, case.query, sequences, case.labels, delimiter, semantics))
 
-    ``sequences``: its items as the server packs them.
-    """
+
+def _references(serial: Target, case: Case, sequences: _Sequences, delimiter: int) -> Mapping[str, Scores]:
+    """Serial scores [N, K] of a case under every semantics that some serial request can express."""
     found = {
         semantics.value: serial.score_ids(semantics.serial_query(case.query, delimiter), case.items, case.labels)
         for semantics in Semantics
