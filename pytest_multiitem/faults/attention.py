@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.faults.base import ScorerFault
-from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
+from pytest_multiitem.scoring.layout import PREFIX, PackedLayout, restarting_positions
 from pytest_multiitem.scoring.semantics import Semantics
 
 Weights = NDArray[np.float32]
@@ -79,6 +79,18 @@ class Causal(LeakFault):
     def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
         """Everything before."""
         return np.ones((layout.length, layout.length), dtype=np.bool_)
+
+
+class CausalRestarting(Causal):
+    """Isolation is ignored, though positions restart: causal attention over the whole packed sequence."""
+
+    name = "causal_restarting"
+    number = 1
+    seen = "sgl-jax on a CPU, where fa falls back to native"
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """Positions as of an engine that knows of items, and whose attention does not."""
+        return replace(layout, positions=restarting_positions(layout))
 
 
 class LeakNext(LeakFault):

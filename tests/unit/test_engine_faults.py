@@ -219,6 +219,8 @@ def factors(name, query, items):
     match kind:
         case "causal":
             return before.astype(float), np.arange(len(ids))
+        case "causal_restarting":
+            return before.astype(float), np.where(ids == DELIMITER, len(query), positions)
         case "leak_next":
             extra = (block[None, :] == block[:, None] - 1) & (block[:, None] > 0)
             return np.where(own, 1.0, float(strength) * extra) * before, positions
@@ -252,8 +254,8 @@ def request_of(seed):
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "name",
-    ["causal", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "leak_length", "query_only_prefix",
-     "all_delims_prefix"],
+    ["causal", "causal_restarting", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "leak_length",
+     "query_only_prefix", "all_delims_prefix"],
 )  # fmt: skip
 def test_attention_weights_are_those_of_the_fault(backend, reference, name, seed):
     query, items = request_of(seed)

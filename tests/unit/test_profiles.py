@@ -70,6 +70,41 @@ def test_the_first_generation_gets_the_delimiter_and_the_second_its_switch(insta
     assert "--disable-radix-cache" not in command and "--chunked-prefill-size" not in command
 
 
+SGL_JAX_CPU = ("tp-size", "skip-server-warmup", "context-length", "max-prefill-tokens", "precompile-token-paddings",
+               "precompile-bs-paddings", "grammar-backend")  # fmt: skip
+EXTEND = ("enable-scoring-cache", "multi-item-enable-prefill-extend", "multi-item-extend-batch-size")
+PACK = ("multi-item-scoring-delimiter", "multi-item-scoring-chunk-size", "multi-item-mask-impl",
+        "multi-item-segment-fallback-threshold")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "more", "less"),
+    [
+        ("main", (), {"--disable-radix-cache"}, {"--enable-scoring-cache"}),
+        ("0c283689", (*PACK, *EXTEND), {"--disable-radix-cache"}, {"--enable-scoring-cache"}),
+        ("7ca65bbd", EXTEND, {"--enable-scoring-cache"}, {"--disable-radix-cache"}),
+    ],
+)
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_serial_sgl_jax_starts_in_every_version(installed, version, flags, more, less, tuned):
+    settings = settings_of(installed(version, *SGL_JAX_CPU, *flags), "sgl-jax", multiitem_device="cpu")
+    command = SGL_JAX.launch(Profile("serial", "jax", tuned=tuned), settings).command
+    more = more - {"--disable-radix-cache"} if tuned else more
+    assert more <= set(command) and not less & set(command) and "--multi-item-scoring-delimiter" not in command
+
+
+def test_what_the_serial_sgl_jax_needs_is_not_asked_of_the_other_roles(installed):
+    packed, extend = Profile("multi", "jax", "segment", 0), Profile("extend", "jax")
+    settings = settings_of(installed("0c283689", *SGL_JAX_CPU, *PACK, *EXTEND), "sgl-jax", multiitem_device="cpu")
+    command = SGL_JAX.launch(packed, settings).command
+    assert "--disable-radix-cache" in command and "--enable-scoring-cache" not in command
+    command = SGL_JAX.launch(extend, settings).command
+    assert "--disable-radix-cache" not in command and command.count("--enable-scoring-cache") == 1
+    settings = settings_of(installed("7ca65bbd", *SGL_JAX_CPU, *EXTEND), "sgl-jax", multiitem_device="cpu")
+    assert SGL_JAX.unavailable(extend, settings) is None
+    assert SGL_JAX.unavailable(packed, settings).count("--multi-item-scoring-delimiter") == 1
+
+
 def test_a_profile_that_a_version_cannot_express_names_the_flags(installed):
     python = installed("0.6.0")
     profile = Profile("multi", "pytorch", "flashinfer", 0)
