@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_multiitem import factories
+from pytest_multiitem import collection, factories
 from pytest_multiitem.state import SESSION
 
 if TYPE_CHECKING:
@@ -17,6 +17,34 @@ if TYPE_CHECKING:
 multi_item_server = factories.multi_item_server()
 serial_server = factories.serial_server()
 prefill_extend_server = factories.prefill_extend_server()
+
+
+@pytest.fixture
+def multiitem_chunk(request: pytest.FixtureRequest) -> int:
+    """A server chunk size of the settings; where there are several, the test runs for each."""
+    size: int = collection.only_value(request.config, "multiitem_chunk")
+    return size
+
+
+@pytest.fixture
+def multiitem_client_chunk(request: pytest.FixtureRequest) -> int:
+    """A client chunk size of the settings; where there are several, the test runs for each."""
+    size: int = collection.only_value(request.config, "multiitem_client_chunk")
+    return size
+
+
+@pytest.fixture
+def multiitem_bench_chunk(request: pytest.FixtureRequest) -> int:
+    """A client chunk size of the benchmarks; where there are several, the test runs for each."""
+    size: int = collection.only_value(request.config, "multiitem_bench_chunk")
+    return size
+
+
+@pytest.fixture
+def multiitem_model(request: pytest.FixtureRequest) -> str | None:
+    """A model of ``--models``, the test runs for each; else None: the one of ``--model``."""
+    model: str | None = collection.only_value(request.config, "multiitem_model")
+    return model
 
 
 @pytest.fixture
