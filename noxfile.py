@@ -88,4 +88,5 @@ def release_check(session: nox.Session) -> None:
     for line in todo:
         session.warn(f"not ready: {line}")
     if not todo:
-        session.log(f"git tag -a v{version} -m {version} && git push origin v{version} && twine upload dist/*")
+        session.log(f"git tag -a v{version} -m {version} && git push origin v{version}")
+        session.log(".venv/bin/twine upload dist/*")
