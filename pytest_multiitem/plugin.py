@@ -14,7 +14,11 @@ from pytest_multiitem import hookspec
 from pytest_multiitem.fixtures.servers import (  # noqa: F401 - pytest finds the fixtures of a plugin in its module
     multi_item_server,
     multiitem_bench,
+    multiitem_bench_chunk,
+    multiitem_chunk,
+    multiitem_client_chunk,
     multiitem_gate,
+    multiitem_model,
     multiitem_run,
     multiitem_tpu_check,
     prefill_extend_server,
