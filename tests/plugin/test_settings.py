@@ -110,7 +110,7 @@ def test_a_wrong_value_is_a_usage_error_that_helps(
 
 
 def test_help_names_every_setting_with_its_variable_and_ini_value(project: Project) -> None:
-    from pytest_multiitem.settings.table import OPTIONS
+    from pytest_multiitem.settings.settings import OPTIONS
 
     result = project.run("--help")
     said: Any = " ".join(" ".join(result.outlines).split())
