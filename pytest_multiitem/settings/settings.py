@@ -47,8 +47,8 @@ class Settings:
         names_or_all, "NAME,…|all", short=True, topic="what is validated",
     )
     mask_impl: tuple[str, ...] = option(
-        ("dense", "segment"), "mask implementations to validate, by the engine's names for them (dense, segment, auto; "
-        "flashinfer is sglang's own), or all that it has", names_or_all, "NAME,…|all", short=True,
+        ("dense", "segment"), "mask implementations to validate, by the engine's names for them (dense, segment, "
+        "auto; flashinfer is sglang's own), or all that it has", names_or_all, "NAME,…|all", short=True,
     )
     model: str | None = option(
         None, "Qwen3 checkpoint directory, or a hub id; default: a tiny checkpoint generated on first use", str,
@@ -59,15 +59,12 @@ class Settings:
         "ids", names, "A,B,…", short=True,
     )
     vocab_size: int | None = option(
-        None, "token ids of the served vocabulary, for a server that does not tell", integer(2), "N"
+        None, "token ids of the served vocabulary, for a server that does not tell", integer(2), "N",
     )
-    dtype: str = option(
-        "float32", "float32 or bfloat16", choice("float32", "bfloat16"), "TYPE", short=True
-    )
+    dtype: str = option("float32", "float32 or bfloat16", choice("float32", "bfloat16"), "TYPE", short=True)
     semantics: str = option(
-        Semantics.PREFIX_FIRST_DELIM.value,
-        "semantics the packed server declares: prefix_first_delim or query_prefix",
-        choice(*(s.value for s in Semantics if s.has_serial_reference)), "NAME",
+        Semantics.PREFIX_FIRST_DELIM.value, "semantics the packed server declares: prefix_first_delim or "
+        "query_prefix", choice(*(s.value for s in Semantics if s.has_serial_reference)), "NAME",
     )
     reference: str = option(
         "none", "transformers: score serially with transformers' AutoModelForCausalLM as well, and compare with it",
@@ -79,19 +76,17 @@ class Settings:
         "project adds", str, "NAME", short=True, topic="engine",
     )
     engine_python: str | None = option(
-        None, "the python of the environment that an engine of its own lives in", program, "PATH", short=True
+        None, "the python of the environment that an engine of its own lives in", program, "PATH", short=True,
     )
-    profiles: Path | None = option(
-        None, "a file of launch profiles, laid over the shipped ones", existing_file, "FILE"
-    )
+    profiles: Path | None = option(None, "a file of launch profiles, laid over the shipped ones", existing_file, "FILE")
     multi_profile: str | None = option(
-        None, "launch profile of the multi-item server (default: ENGINE-multi)", str, "NAME"
+        None, "launch profile of the multi-item server (default: ENGINE-multi)", str, "NAME",
     )
     serial_profile: str | None = option(
-        None, "launch profile of the serial server (default: ENGINE-serial)", str, "NAME"
+        None, "launch profile of the serial server (default: ENGINE-serial)", str, "NAME",
     )
     extend_profile: str | None = option(
-        None, "launch profile of the prefill+extend server (default: ENGINE-extend)", str, "NAME"
+        None, "launch profile of the prefill+extend server (default: ENGINE-extend)", str, "NAME",
     )
     device: str = option(
         "cpu", "device of the engine: cpu, cuda, tpu, auto; an engine of its own environment takes what the machine "
@@ -102,14 +97,13 @@ class Settings:
         "2, isolation is measured at 0 as well", integers(0), "N,…",
     )
     segment_threshold: int = option(
-        32_768, "packed tokens from which mask implementation auto uses segment", integer(1), "TOKENS"
+        32_768, "packed tokens, padding counted, up to which mask implementation auto uses segment, above which dense",
+        integer(1), "TOKENS",
     )
     extend_batch_size: int = option(12, "items per extend batch (prefill+extend)", integer(1), "N")
-    extend_max_running_requests: int = option(
-        12, "requests that a prefill+extend server runs at once", integer(1), "N"
-    )
+    extend_max_running_requests: int = option(12, "requests that a prefill+extend server runs at once", integer(1), "N")
     extend_precompile_bs_paddings: tuple[int, ...] = option(
-        tuple(range(1, 13)), "batch sizes that a prefill+extend server compiles ahead", integers(1), "N,…"
+        tuple(range(1, 13)), "batch sizes that a prefill+extend server compiles ahead", integers(1), "N,…",
     )
 
     multi_url: str | None = option(
@@ -117,28 +111,27 @@ class Settings:
         topic="servers",
     )
     serial_url: str | None = option(
-        None, "attach to a running serial server instead of starting one", parse_url, "URL", short=True
+        None, "attach to a running serial server instead of starting one", parse_url, "URL", short=True,
     )
     api_key_env: str = option(
         "MULTI_ITEM_API_KEY", "environment variable that holds the API key of attached servers; the key itself is "
         "never written anywhere", str, "NAME",
     )
     ca_file: Path | None = option(
-        None, "certificate authorities to trust for attached https servers", existing_file, "FILE"
+        None, "certificate authorities to trust for attached https servers", existing_file, "FILE",
     )
     multi_port: int | None = option(
-        None, "port of the multi-item server (default: the first free from 30010 on)", integer(1, 65_535), "PORT"
+        None, "port of the multi-item server (default: the first free from 30010 on)", integer(1, 65_535), "PORT",
     )
     serial_port: int | None = option(
-        None, "port of the (first) serial server; default: the first free one from 30011 on", integer(1, 65_535), "PORT"
+        None, "port of the (first) serial server; default: the first free one from 30011 on", integer(1, 65_535),
+        "PORT",
     )
     startup_timeout: float = option(180.0, "seconds a server may take until it answers", seconds, "SECONDS")
     request_timeout: float = option(180.0, "seconds one request may take", seconds, "SECONDS")
-    bench_download_dir: str | None = option(
-        None, "where the server keeps models downloaded from a hub", str, "DIR"
-    )
+    bench_download_dir: str | None = option(None, "where the server keeps models downloaded from a hub", str, "DIR")
     bench_log_level: str = option(
-        "info", "log level of the servers", choice("critical", "error", "warning", "info", "debug"), "LEVEL"
+        "info", "log level of the servers", choice("critical", "error", "warning", "info", "debug"), "LEVEL",
     )
 
     workload: Path | None = option(
@@ -149,15 +142,15 @@ class Settings:
     delimiter: int = option(151_643, "delimiter token id", integer(0), "ID")
     seed: int = option(20_260_101, "seed of the built-in cases", integer(0), "N")
     client_chunk_sizes: tuple[int, ...] = option(
-        (1, 8, 32), "items per request in the cross-backend gates", integers(1), "N,…"
+        (1, 8, 32), "items per request in the cross-backend gates", integers(1), "N,…",
     )
     property_examples: int = option(100, "requests that the property-based isolation test tries", integer(1), "N")
     property_max_tokens: int = option(
-        1024, "tokens of the longest request that it tries; less where the server takes less", integer(16), "TOKENS"
+        1024, "tokens of the longest request that it tries; less where the server takes less", integer(16), "TOKENS",
     )
 
     allow_inconclusive: bool = option(
-        False, "INCONCLUSIVE verdicts do not fail the run", switch, short=True, topic="verdicts and results"
+        False, "INCONCLUSIVE verdicts do not fail the run", switch, short=True, topic="verdicts and results",
     )
     require: tuple[str, ...] = option(
         (), "gates for which NOT_RUN fails the run: a comma-separated list of gate names, or all", names_or_all,
@@ -165,46 +158,40 @@ class Settings:
     )
     results_dir: Path = option(Path("multiitem-results"), "where runs are written", Path, "DIR", short=True)
     baseline: str | None = option(
-        None, "compare the run's timings with a saved baseline: its name, or a file", str, "NAME", short=True
+        None, "compare the run's timings with a saved baseline: its name, or a file", str, "NAME", short=True,
     )
     fail_if: tuple[str, ...] = option(
         ("p95 > 15%",), "what counts as a regression against the baseline, e.g. 'p95 > 15%, p50 > 10%'",
         condition_texts, "CONDITION,…", short=True,
     )
     save_baseline: str | None = option(
-        None, "save the run's timings under a name, unless the run fails", str, "NAME", short=True
+        None, "save the run's timings under a name, unless the run fails", str, "NAME", short=True,
     )
 
     bench: bool = option(False, "run the benchmarks", switch, short=True, topic="benchmarks and performance curve")
     bench_items: int = option(500, "item count of the benchmarks", integer(1), "N")
     bench_query_tokens: int = option(2000, "query length of the benchmarks", integer(1), "TOKENS")
     bench_chunk_sizes: tuple[int, ...] = option(
-        (1, 8, 64, 500), "client chunk sizes of the chunk-scaling benchmark", integers(1), "N,…"
+        (1, 8, 64, 500), "client chunk sizes of the chunk-scaling benchmark", integers(1), "N,…",
     )
     bench_warmup_runs: int = option(1, "untimed runs before the timed ones", integer(0), "N")
     bench_timed_runs: int = option(5, "timed runs", integer(1), "N")
-    items: tuple[int, ...] = option(
-        (1, 8, 32, 64, 128), "item counts N of the performance curve", integers(1), "N,…"
-    )
+    items: tuple[int, ...] = option((1, 8, 32, 64, 128), "item counts N of the performance curve", integers(1), "N,…")
     query_tokens: int = option(256, "query length of the performance curve", integer(1), "TOKENS")
     item_tokens: int = option(20, "item length of the performance curve and the benchmarks", integer(1), "TOKENS")
 
     compare: bool = option(False, "run the cross-backend comparison", switch, short=True, topic="comparison")
     views: tuple[str, ...] = option(
-        VIEWS, "views of the comparison: portable, best_native, or all", choices(*VIEWS), "portable|best_native"
+        VIEWS, "views of the comparison: portable, best_native, or all", choices(*VIEWS), "portable|best_native",
     )
     compare_chunk_sizes: tuple[int, ...] = option(
-        (500,), "client chunk sizes of the comparison, or all for the contract's ten", chunk_sizes, "N,…|all"
+        (500,), "client chunk sizes of the comparison, or all for the contract's ten", chunk_sizes, "N,…|all",
     )
-    confirm_runs: int = option(
-        7, "timed runs that confirm the comparison's best chunk sizes", integer(1), "N"
-    )
+    confirm_runs: int = option(7, "timed runs that confirm the comparison's best chunk sizes", integer(1), "N")
     compare_load: bool = option(False, "measure the comparison's best rows under load as well", switch)
-    latency_objective_ms: int = option(
-        500, "milliseconds within which an answer counts as goodput", integer(1), "MS"
-    )
+    latency_objective_ms: int = option(500, "milliseconds within which an answer counts as goodput", integer(1), "MS")
     compare_urls: tuple[tuple[str, str], ...] = option(
-        (), "servers that already run, for the comparison: BACKEND[@VIEW]=URL, …", side_urls, "SIDE=URL,…"
+        (), "servers that already run, for the comparison: BACKEND[@VIEW]=URL, …", side_urls, "SIDE=URL,…",
     )
     compare_dir: Path | None = option(
         None, "directory of the comparison (default: a new one; an interrupted one is resumed)", Path, "DIR",
@@ -212,10 +199,10 @@ class Settings:
     )
     fresh: bool = option(False, "do not resume an interrupted comparison", switch)
     cost_per_hour: tuple[tuple[str, float], ...] = option(
-        (), "US dollars an hour: one price for all, or BACKEND=PRICE, …", prices, "USD"
+        (), "US dollars an hour: one price for all, or BACKEND=PRICE, …", prices, "USD",
     )
     blocker: str | None = option(
-        None, "why a side of the comparison is missing, for its report: quota, capacity, …", str, "TEXT"
+        None, "why a side of the comparison is missing, for its report: quota, capacity, …", str, "TEXT",
     )
 
     power: bool = option(
@@ -223,24 +210,21 @@ class Settings:
         topic="power of the gates",
     )
     power_faults: tuple[str, ...] = option(
-        (), "faults of --power: NAME or NAME=STRENGTH, …; default: all of them", names, "NAME,…", short=True
+        (), "faults of --power: NAME or NAME=STRENGTH, …; default: all of them", names, "NAME,…", short=True,
     )
 
     tpu_kernel: str = option(
-        "pytest_multiitem.engine.segment_kernel:tpu_case",
-        "what segment_lowers compiles for TPUs: a function that returns (callable, abstract arguments)",
-        parse_kernel, "MODULE:FUNCTION", topic="compiling for TPUs",
+        "pytest_multiitem.engine.segment_kernel:tpu_case", "what segment_lowers compiles for TPUs: a function that "
+        "returns (callable, abstract arguments)", parse_kernel, "MODULE:FUNCTION", topic="compiling for TPUs",
     )
     tpu_chips: tuple[str, ...] = option(DEFAULT_CHIPS, "chips that kernels are compiled for", chip_names, "NAME,…")
     tpu_tier: str = option(
         "auto", "lower: JAX alone lowers kernels; compile: libtpu compiles them; auto: both", choice(*TIER_CHOICES),
         "lower|compile|auto",
     )
-    tpu_timeout: float = option(
-        DEFAULT_TIMEOUT, "seconds that one kernel may take for one chip", seconds, "SECONDS"
-    )
+    tpu_timeout: float = option(DEFAULT_TIMEOUT, "seconds that one kernel may take for one chip", seconds, "SECONDS")
     tpu_libtpu: Path | None = option(
-        None, "directory in which libtpu is installed apart from the environment", directory_of_libtpu, "DIR"
+        None, "directory in which libtpu is installed apart from the environment", directory_of_libtpu, "DIR",
     )
     # fmt: on
 
