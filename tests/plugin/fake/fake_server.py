@@ -70,12 +70,7 @@ class Server:
         mask = MaskImpl(_OWN_NAMES.get(options.mask, options.mask))
         self._scorer = Scorer(
             backend,
-            ScorerConfig(
-                mask_impl=mask,
-                max_items=4096,
-                max_seq_len=131_072,
-                **config,
-            ),
+            ScorerConfig(mask_impl=mask, max_items=4096, max_seq_len=131_072, **config),
         )
         self._answered = 0
         self._before = ""
