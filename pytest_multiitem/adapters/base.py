@@ -15,7 +15,7 @@ from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.vocabulary import BACKENDS
+from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
 
@@ -59,13 +59,13 @@ def model_name(model: str) -> str:
 class Engine:
     """How one kind of server is started, what it can do, and what is known of it. Subclass it.
 
-    ``backends`` and ``masks``: what it can run; the settings must choose from them.
+    ``backends`` and ``masks``: its names for what it can run; the settings must choose from them.
     ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
     that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
     """
 
     name: str = ""
-    backends: tuple[str, ...] = BACKENDS
+    backends: tuple[str, ...] = ("pytorch", "jax")
     masks: tuple[str, ...] = ("dense", "segment", "auto")
     allows_empty_items: bool = False
     withstands_bad_requests: bool = False
@@ -75,20 +75,33 @@ class Engine:
 
         Raises UsageError for a backend or a mask that was chosen and that it does not have.
         """
-        own = {"backend": self.backends, "mask_impl": self.masks}
+        settings = self.with_own_names(settings)
         origins = dict(settings.origins)
         changed: dict[str, Any] = {}
-        for name, possible in own.items():
+        for name, possible in self._own.items():
             chosen = getattr(settings, name)
-            wrong = [word for word in chosen if word not in possible]
-            if wrong and origins.get(name, "default") != "default":
-                raise UsageError(
-                    f"{name} {', '.join(wrong)} ({origins[name]}): engine {self.name} has {' and '.join(possible)} only"
-                )
-            if wrong:
-                changed[name] = tuple(word for word in chosen if word in possible) or possible
+            if origins.get(name, "default") != "default":
+                settings.check_names(name, chosen, (*possible, ALL), f": engine {self.name} has no other")
+            elif not set(chosen) <= set(possible):
+                changed[name] = tuple(word for word in chosen if word in possible)
                 origins[name] = f"engine {self.name}"
         return replace(settings, **changed, origins=origins) if changed else settings
+
+    def with_own_names(self, settings: Settings) -> Settings:
+        """The settings with this engine's backends and masks for ``all``, and for a default of which it has none."""
+        origins = dict(settings.origins)
+        changed: dict[str, Any] = {}
+        for name, possible in self._own.items():
+            chosen = getattr(settings, name)
+            if chosen == (ALL,):
+                changed[name] = possible
+            elif origins.get(name, "default") == "default" and not set(chosen) & set(possible):
+                changed[name], origins[name] = possible, f"engine {self.name}"
+        return replace(settings, **changed, origins=origins) if changed else settings
+
+    @property
+    def _own(self) -> dict[str, tuple[str, ...]]:
+        return {"backend": self.backends, "mask_impl": self.masks}
 
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
         """Why such a server cannot run here, and what to do about it; None where it can."""
@@ -140,12 +153,25 @@ def shipped_engines() -> Mapping[str, Engine]:
     return MappingProxyType(found)
 
 
+def known_engines(further: Iterable[Engine] = ()) -> Mapping[str, Engine]:
+    """Every adapter by name: the shipped ones, and those that a project adds."""
+    return {**shipped_engines(), **{engine.name: engine for engine in further}}
+
+
 def choose_engine(name: str, further: Iterable[Engine] = ()) -> Engine:
     """The adapter called ``name``, shipped or added by the project.
 
     Raises UsageError listing those that exist.
     """
-    known = {**shipped_engines(), **{engine.name: engine for engine in further}}
+    known = known_engines(further)
     if name not in known:
         raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
     return known[name]
+
+
+def check_backends(settings: Settings, engines: Iterable[Engine]) -> None:
+    """Raises UsageError for a backend that a comparison's options name and that none of the engines has."""
+    known = dict.fromkeys(backend for engine in engines for backend in engine.backends)
+    settings.check_names("backend", settings.backend, (*known, ALL))
+    settings.check_names("compare_urls", [side.partition("@")[0] for side, _ in settings.compare_urls], known)
+    settings.check_names("cost_per_hour", [backend for backend, _ in settings.cost_per_hour if backend], known)

@@ -1,4 +1,4 @@
-"""``multiitem load``; `cli` registers it."""
+"""``multiitem load``: a running server under load."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 
+from pytest_multiitem.commands.options import DEFAULTS, parse_value
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.settings.table import OPTIONS
 
 if TYPE_CHECKING:
     from pytest_multiitem.bench.load import LoadReport, Progress
     from pytest_multiitem.progress import Shown
 
 Number = TypeVar("Number", int, float)
-_OPTIONS = {option.name: option for option in OPTIONS}
-_DEFAULT = {option.name: option.default for option in OPTIONS}
 _INFO_TIMEOUT = 10.0  # seconds
 _HEADER = (
     "load", "requests", "ok", "errors", "incomplete", "p50 ms", "p95 ms", "mean ms", "items/s", "goodput",
@@ -46,31 +44,29 @@ def load(
             metavar="FILE", help="A canonical workload, sent in turn (default: one made of the options below)."
         ),
     ] = None,
-    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = _DEFAULT["bench_query_tokens"],
-    num_items: Annotated[int, typer.Option(min=1, help="Items.")] = _DEFAULT["bench_items"],
-    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = _DEFAULT["item_tokens"],
-    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(
-        map(str, _DEFAULT["labels"])
-    ),
-    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id, kept out of the content.")] = _DEFAULT[
-        "delimiter"
-    ],
+    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = DEFAULTS.bench_query_tokens,
+    num_items: Annotated[int, typer.Option(min=1, help="Items.")] = DEFAULTS.bench_items,
+    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = DEFAULTS.item_tokens,
+    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(map(str, DEFAULTS.labels)),
+    delimiter: Annotated[
+        int, typer.Option(min=0, help="Delimiter token id, kept out of the content.")
+    ] = DEFAULTS.delimiter,
     client_chunk_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Items of one HTTP request (default: all).")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the arrivals, and of the requests that are made.")
-    ] = _DEFAULT["seed"],
+    ] = DEFAULTS.seed,
     vocab_size: Annotated[
         int | None, typer.Option(min=2, help="Token ids to draw from (default: what the server says, else 30000).")
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Time one request may take.")] = _DEFAULT[
-        "request_timeout"
-    ],
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time one request may take.")
+    ] = DEFAULTS.request_timeout,
     output_json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the measurement is written.")] = None,
     api_key_env: Annotated[
         str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = _DEFAULT["api_key_env"],
+    ] = DEFAULTS.api_key_env,
     ca_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
     ] = None,
@@ -106,7 +102,7 @@ def load(
             query_tokens=query_tokens,
             num_items=num_items,
             item_tokens=item_tokens,
-            labels=_labels(labels),
+            labels=parse_value("--labels", "labels", labels),
             delimiter=delimiter,
             seed=seed,
             vocab_size=vocab_size or (told if isinstance(told, int) else None),
@@ -180,14 +176,6 @@ def remarks(report: LoadReport) -> list[str]:
     found += [f"{report.saturation_rate:g} requests/s"] if report.saturation_rate is not None else []
     goodput = f"{report.max_goodput_items_per_sec:.1f} items/s within {report.latency_objective_ms:g} ms a request"
     return [*lines, f"best goodput: {goodput}; saturated from: {', '.join(found) or 'no level that was measured'}"]
-
-
-def _labels(text: str) -> tuple[int, ...]:
-    try:
-        labels: tuple[int, ...] = _OPTIONS["labels"].parse(text)
-    except ValueError as error:
-        raise UsageError(f"--labels {text!r} is not valid: {error}") from None
-    return labels
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Number]) -> list[Number]:

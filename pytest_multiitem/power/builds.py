@@ -18,7 +18,7 @@ from pytest_multiitem.faults.base import Fault, Part
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.vocabulary import BACKENDS, REFERENCE
+from pytest_multiitem.scoring.vocabulary import REFERENCE
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.settings.settings import Settings
@@ -179,7 +179,7 @@ class Build:
     @property
     def opposite(self) -> Build:
         """The healthy build of the other backend."""
-        other = next(name for name in BACKENDS if name != self.backend)
+        other = next(name for name in EMBEDDED.backends if name != self.backend)
         if other not in self.settings.backend:
             raise EngineUnavailable(f"it compares both backends; the settings choose {self.backend} only")
         return self.labs.healthy(other, self.circumstances)

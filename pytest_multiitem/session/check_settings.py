@@ -7,12 +7,15 @@ from itertools import chain
 import pytest
 
 from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.settings.resolve import resolve
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTIONS, Settings
 
 #: Where all of these have their defaults, no engine's adapter is needed to know the settings.
-_ENGINE_SETTINGS = ("engine", "mask_impl", "profiles", "multi_profile", "serial_profile", "extend_profile")
+_ENGINE_SETTINGS = (
+    "engine", "backend", "mask_impl", "profiles", "multi_profile", "serial_profile", "extend_profile",
+    "compare_urls", "cost_per_hour",
+)  # fmt: skip
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -20,17 +23,9 @@ def settings_of(config: pytest.Config) -> Settings:
     command_line = {option.ini: config.getoption(option.ini, default=None) for option in OPTIONS}
     ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
     try:
-        settings = resolve(command_line, ini)
+        settings = _with_known_names(config, resolve(command_line, ini))
     except MultiItemError as error:
         raise pytest.UsageError(str(error)) from None
-    if any(settings.origins[name] != "default" for name in _ENGINE_SETTINGS):
-        from pytest_multiitem.adapters.base import choose_engine
-
-        try:
-            engine = choose_engine(settings.engine, chain.from_iterable(config.hook.pytest_multiitem_engines()))
-            settings = engine.fit(settings)
-        except MultiItemError as error:
-            raise pytest.UsageError(str(error)) from None
     if settings.bench and _is_parallel(config):
         raise pytest.UsageError(
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
@@ -53,6 +48,26 @@ def settings_of(config: pytest.Config) -> Settings:
         raise pytest.UsageError("--models starts the servers of one model after the other; run it without -n")
     if settings.models and (settings.multi_url or settings.serial_url):
         raise pytest.UsageError("--models starts servers; it cannot be used with --multi-url or --serial-url")
+    return settings
+
+
+def _with_known_names(config: pytest.Config, settings: Settings) -> Settings:
+    """The settings fitted to the engine, now that all hooks are known. Raises UsageError for a name of no engine,
+    backend, mask, gate or fault. Each is imported only where an option names one: it is slow, and mostly none does."""
+    if any(settings.origins[name] != "default" for name in _ENGINE_SETTINGS):
+        from pytest_multiitem.adapters.base import check_backends, choose_engine, known_engines
+
+        engines = known_engines(chain.from_iterable(config.hook.pytest_multiitem_engines()))
+        settings = choose_engine(settings.engine, engines.values()).fit(settings)
+        check_backends(settings, engines.values())
+    if settings.require:
+        from pytest_multiitem.gates.registry import gate_names
+
+        settings.check_names("require", settings.require, (*gate_names(), ALL))
+    if settings.power_faults:
+        from pytest_multiitem.power.runner import check_fault_names
+
+        check_fault_names(settings)
     return settings
 
 

@@ -38,7 +38,6 @@ from pytest_multiitem.session.keys import PLAN, REPORT_ATTRIBUTE
 from pytest_multiitem.session.plan import Plan
 from pytest_multiitem.session.verdicts import reason_of
 from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
 from pytest_multiitem.targets.run import Run
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ class Session:
             self.score_matrices,
             machine=machine_info(),
             versions={**package_versions(), **engine},
-            settings={o.name: self.settings.shown(o.name) for o in OPTIONS},
+            settings={record["name"]: record["value"] for record in self.settings.records()},
             run_id=self.run_dir.name,
         )
 
@@ -318,10 +317,7 @@ class Session:
             command_line=[Path(sys.argv[0]).name, *sys.argv[1:]],
             machine=machine_info(),
             versions=package_versions(),
-            settings=[
-                SettingRecord(name=o.name, value=self.settings.shown(o.name), origin=self.settings.origins[o.name])
-                for o in OPTIONS
-            ],
+            settings=msgspec.convert(self.settings.records(), list[SettingRecord]),
             servers=[
                 msgspec.convert({k: v for k, v in line.items() if k != "kind"}, ServerRecord)
                 for line in servers.values()

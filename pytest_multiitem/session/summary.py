@@ -10,7 +10,7 @@ import pytest
 from pytest_multiitem.session.check_settings import _is_parallel
 from pytest_multiitem.session.current import SESSION
 from pytest_multiitem.session.keys import NOTES, SETTINGS
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTIONS
 
 
 def header(config: pytest.Config) -> list[str]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sample_matrix import gate_record, matrix
 
 from pytest_multiitem import cli
-from pytest_multiitem.commands import artefacts as artefact_commands
+from pytest_multiitem.commands.validate import validate as validate_command
+from pytest_multiitem.commands.workload import workload as workload_command
 from pytest_multiitem.comparison.decision import compare as offline
 from pytest_multiitem.comparison.decision import decide
 from pytest_multiitem.comparison.records import Comparison, ScoreMatrix
@@ -971,8 +972,8 @@ def test_content_that_is_nested_very_deeply(beside):
 def validate(multiitem, monkeypatch):
     """Run ``multiitem validate``."""
     app = typer.Typer()
-    app.command()(artefact_commands.validate)
-    app.command()(artefact_commands.workload)
+    app.command("validate")(validate_command)
+    app.command("workload")(workload_command)
     monkeypatch.setattr(cli, "app", app)
     return lambda *files: multiitem("validate", *files)
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pytest_multiitem.adapters.arguments import settings_from
 from pytest_multiitem.adapters.base import Profile, choose_engine
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.agreement import agreement
@@ -21,8 +20,8 @@ from pytest_multiitem.comparison.measuring.sides import Connected, Side
 from pytest_multiitem.comparison.records import Agreement, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
 
 Mode = Literal["packed", "prefill_extend", "serial"]
 _ROLES: Mapping[Mode, Literal["multi", "extend", "serial"]] = {
@@ -58,13 +57,13 @@ class Pair:
         return words.get(self.speed.verdict, f"not compared: {self.speed.why}")
 
 
-def arms_of(a: Sequence[str], b: Sequence[str], arguments: Sequence[str], mode: Mode) -> tuple[Arm, Arm]:
-    """The two arms of ``NAME=VALUE`` words and of the options that both share.
+def arms_of(a: Sequence[str], b: Sequence[str], given: Mapping[str, str | None], mode: Mode) -> tuple[Arm, Arm]:
+    """The two arms of ``NAME=VALUE`` words and of the options that both share, ``given`` by their ini keys.
 
     Raises UsageError for a variable that no setting has, for a setting that leaves open what an arm is, and for
     arms that are the same.
     """
-    first, second = (_arm(name, words, arguments, mode) for name, words in (("A", a), ("B", b)))
+    first, second = (_arm(name, words, given, mode) for name, words in (("A", a), ("B", b)))
     same = (first.side.settings, first.side.profile) == (second.side.settings, second.side.profile)
     if same or _shown(first) == _shown(second):
         raise UsageError(
@@ -148,7 +147,7 @@ def problems(pair: Pair) -> list[str]:
     return found
 
 
-def _arm(name: str, words: Sequence[str], arguments: Sequence[str], mode: Mode) -> Arm:
+def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode: Mode) -> Arm:
     variables: dict[str, str] = {}
     for word in words:
         variable, equals, value = word.partition("=")
@@ -156,12 +155,12 @@ def _arm(name: str, words: Sequence[str], arguments: Sequence[str], mode: Mode) 
             hint = did_you_mean(variable, _VARIABLES)
             raise UsageError(f"arm {name}: {word!r} is no NAME=VALUE of a setting's environment variable{hint}")
         variables[variable] = value
-    settings = settings_from(arguments, None, {**os.environ, **variables})
+    settings = resolve(given, {}, {**os.environ, **variables})
     engine = choose_engine(settings.engine)
     settings = engine.fit(settings)
     for setting, needed in (("backend", True), ("mask_impl", mode == "packed")):
         if needed and len(getattr(settings, setting)) > 1:
-            option = next(option for option in OPTIONS if option.name == setting)
+            option = OPTION_OF[setting]
             raise UsageError(
                 f"arm {name} has {setting} {settings.shown(setting)}; name one: {option.short_flag}, or "
                 f"{option.variable} in the arm"

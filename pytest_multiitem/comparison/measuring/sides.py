@@ -205,7 +205,7 @@ def _check(settings: Settings) -> None:
 
 def _side(settings: Settings, engine: Engine, backend: str, view: str, url: str | None) -> Side:
     if settings.multi_profile is None:
-        name = _PROFILES[backend, view].format(engine=engine.name)
+        name = _PROFILES.get((backend, view), "{engine}-multi").format(engine=engine.name)
         if url is None and name in read_profiles(settings.profiles):
             settings = replace(settings, multi_profile=name)
     # What is fitted to one backend's servers alone starts at the profile's own port.
