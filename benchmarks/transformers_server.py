@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from pytest_multiitem.engine.app import Service, create_app
-from pytest_multiitem.engine.scorer import ScoreResult
 from pytest_multiitem.engine.serve import serve_until_stopped
+from pytest_multiitem.scoring.steps import ScoreResult
 from pytest_multiitem.transport.listening import bind, listen, until_signal
 
 

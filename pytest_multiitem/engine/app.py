@@ -22,8 +22,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pytest_multiitem.engine.scorer import ScoreResult
 from pytest_multiitem.engine.tokenizer import TextTokenizer
+from pytest_multiitem.scoring.steps import ScoreResult
 from pytest_multiitem.scoring.wire import (
     ScoreRequest,
     ScoreResponse,

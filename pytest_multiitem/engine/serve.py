@@ -25,9 +25,10 @@ import pytest_multiitem
 from pytest_multiitem.engine.app import Service, Worker, create_app
 from pytest_multiitem.engine.backend import SerialBackend
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
-from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, MultiItemError, UsageError
+from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.wire import WireError
 from pytest_multiitem.transport.listening import bind, listen, until_signal

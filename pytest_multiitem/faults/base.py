@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.scoring.steps import ScoringSteps
+
+S = TypeVar("S", bound=ScoringSteps)
 
 #: The servers of a faulty build, as the gates use them: the packed one under test, the packed one of the other mask
 #: that it is compared with, prefill+extend, and the serial baseline.
@@ -84,9 +87,13 @@ class Fault:
 class ScorerFault(Fault):
     """A mutant of the embedded engine's scorer."""
 
-    def scorer(self, base: Any) -> Any:
-        """A subclass of ``base``, which is `engine.scorer.Scorer` or a mutant of it."""
+    def mutant(self) -> type[ScoringSteps]:
+        """The steps of a scorer that are wrong; a new class at every call, so that a fault may stand twice."""
         raise NotImplementedError
+
+    def scorer(self, base: type[S]) -> type[S]:
+        """The mutant in front of ``base``, which is `engine.scorer.Scorer` or a mutant of it."""
+        return type(self.name, (self.mutant(), base), {})
 
 
 class WireFault(Fault):

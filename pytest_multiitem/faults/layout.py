@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from pytest_multiitem.faults.base import ScorerFault
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
+from pytest_multiitem.scoring.steps import Ids, ScoringSteps
 
 
 class LayoutFault(ScorerFault):
@@ -18,13 +20,15 @@ class LayoutFault(ScorerFault):
         """The wrong layout."""
         raise NotImplementedError
 
-    def scorer(self, base: Any) -> Any:
-        """A scorer that packs by the wrong layout."""
+    @override
+    def mutant(self) -> type[ScoringSteps]:
+        """One that packs by the wrong layout."""
         fault = self
 
-        class Mutant(base):
-            def _lay_out(self, query: Any, items: Any, start: int) -> PackedLayout:
-                return fault.alter(super()._lay_out(query, items, start))
+        class Mutant(ScoringSteps):
+            @override
+            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+                return fault.alter(super().lay_out(query, items, start))
 
         return Mutant
 
@@ -106,13 +110,15 @@ class BatchFault(ScorerFault):
         """The wrong layout; ``hit``: the query was in the cache."""
         raise NotImplementedError
 
-    def scorer(self, base: Any) -> Any:
-        """A scorer that extends by the wrong layout."""
+    @override
+    def mutant(self) -> type[ScoringSteps]:
+        """One that extends by the wrong layout."""
         fault = self
 
-        class Mutant(base):
-            def _lay_out_batch(self, query: Any, items: Any, hit: bool) -> PackedLayout:
-                return fault.alter(super()._lay_out_batch(query, items, hit), hit)
+        class Mutant(ScoringSteps):
+            @override
+            def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
+                return fault.alter(super().lay_out_batch(query, items, hit), hit)
 
         return Mutant
 

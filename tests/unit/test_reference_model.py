@@ -17,9 +17,10 @@ from reference import Reference
 
 from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.serve import ServeArgs, add_arguments, build_service, load_backend
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, UsageError
+from pytest_multiitem.scoring.config import ScorerConfig
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

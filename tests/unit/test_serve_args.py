@@ -14,9 +14,9 @@ import pytest
 from fake_backend import FakeBackend
 
 from pytest_multiitem.engine import serve as serve_module
-from pytest_multiitem.engine.scorer import Mode, ScorerConfig
 from pytest_multiitem.engine.serve import ServeArgs, add_arguments, build_service, load_backend, resolve_model, serve
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, UsageError
+from pytest_multiitem.scoring.config import Mode, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
 
 

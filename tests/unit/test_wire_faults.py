@@ -13,13 +13,14 @@ import pytest
 from fake_backend import VOCAB, FakeBackend
 
 from pytest_multiitem.engine.app import Service, create_app
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import WireFault
 from pytest_multiitem.faults.catalogue import catalogue, fault
 from pytest_multiitem.faults.precision import Drift, to_bfloat16
 from pytest_multiitem.faults.service import split_at
+from pytest_multiitem.scoring.config import ScorerConfig
 
 QUERY, ITEMS, LABELS = [1, 2, 3], [[4, 5, 6], [7], [8, 9], [7]], [11, 12, 13]
 REQUEST = {"query": QUERY, "items": ITEMS, "label_token_ids": LABELS, "apply_softmax": True, "model": "mine"}
