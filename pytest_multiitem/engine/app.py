@@ -35,6 +35,7 @@ from pytest_multiitem.scoring.wire import (
     internal_error,
     parse_score_request,
 )
+from pytest_multiitem.transport.listening import disconnection
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Worker:
                 return call()
 
         job = asyncio.get_running_loop().run_in_executor(self._pool, exclusively)
-        gone = asyncio.create_task(_disconnection(request))
+        gone = asyncio.create_task(disconnection(request.receive))
         try:
             waited: set[asyncio.Future[Any]] = {job, gone}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -270,12 +271,6 @@ async def _read_body(request: Request, limit: int) -> bytes:
             f"the body has more than {limit} bytes; send fewer items in each request",
         )
     return b"".join(chunks)
-
-
-async def _disconnection(request: Request) -> None:
-    """Return when the client has gone; the body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _json(body: bytes) -> Response:

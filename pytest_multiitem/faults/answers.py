@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from starlette.responses import Response
 
 from pytest_multiitem.faults.wire import (
-    Answer,
     AnswerFault,
     Exchange,
-    Handler,
     JsonObject,
     Rows,
     ScoresFault,
@@ -18,6 +17,7 @@ from pytest_multiitem.faults.wire import (
     encoded,
     items_of,
     matrix,
+    rescored,
     softmax_asked,
 )
 from pytest_multiitem.scoring.wire import internal_error
@@ -71,22 +71,11 @@ class SoftmaxOverItems(ScoringFault):
     number = 14
     seen = "follows from the design"
 
-    def handler(self) -> Handler:
+    async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for plain probabilities: their columns are what a softmax along the wrong axis normalises."""
-
-        async def handle(exchange: Exchange) -> Answer | None:
-            if not softmax_asked(exchange.request):
-                return await exchange.answer()
-            answer = await exchange.answer({**exchange.request, "apply_softmax": False})
-            body = answer.json() if answer is not None else None
-            rows = None if body is None else matrix(body.get("scores"))
-            if answer is None or body is None or rows is None:
-                return answer
-            sums = rows.sum(axis=0)
-            rows = np.divide(rows, sums, out=np.full_like(rows, 1 / len(rows)), where=sums > 0)
-            return answer.with_body(encoded({**body, "scores": rows.tolist()}))
-
-        return handle
+        if not softmax_asked(exchange.request):
+            return await exchange.answer()
+        return rescored(await exchange.answer({**exchange.request, "apply_softmax": False}), _shares_of_items)
 
 
 class SoftmaxIgnored(ScoringFault):
@@ -96,16 +85,12 @@ class SoftmaxIgnored(ScoringFault):
     number = 14
     seen = "follows from the design"
 
-    def handler(self) -> Handler:
+    async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for the other one."""
-
-        async def handle(exchange: Exchange) -> Answer | None:
-            flag = exchange.request.get("apply_softmax")
-            if flag is not None and not isinstance(flag, bool):
-                return await exchange.answer()  # a wrong type is the server's to refuse
-            return await exchange.answer({**exchange.request, "apply_softmax": not flag})
-
-        return handle
+        flag = exchange.request.get("apply_softmax")
+        if flag is not None and not isinstance(flag, bool):
+            return await exchange.answer()  # a wrong type is the server's to refuse
+        return await exchange.answer({**exchange.request, "apply_softmax": not flag})
 
 
 class NotANumber(AnswerFault):
@@ -187,3 +172,8 @@ def _with_last_score(body: JsonObject, value: float) -> bytes | None:
     if rows is None:
         return None
     return encoded({**body, "scores": [*scores[:-1], [value, *scores[-1][1:]]]})
+
+
+def _shares_of_items(rows: Rows) -> Rows:
+    sums = rows.sum(axis=0)
+    return np.divide(rows, sums, out=np.full_like(rows, 1 / len(rows)), where=sums > 0)

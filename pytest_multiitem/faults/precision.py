@@ -8,19 +8,17 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from starlette.responses import Response
 
 from pytest_multiitem.faults.base import Part
 from pytest_multiitem.faults.wire import (
-    Answer,
     Exchange,
-    Handler,
     JsonObject,
     Rows,
     ScoresFault,
     ScoringFault,
-    encoded,
     items_of,
-    matrix,
+    rescored,
     softmax_asked,
 )
 
@@ -147,23 +145,19 @@ class Nondeterministic(ScoringFault):
     unit = "score"
     inconclusive_counts = True
 
-    def handler(self) -> Handler:
+    def begin(self) -> None:
         """Noise of a generator of its own: servers that are started alike err alike."""
-        noise = np.random.default_rng(_SEED)
+        self._noise = np.random.default_rng(_SEED)
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """Noise on every score, or on the first of a softmax."""
         strength = self.strength or 0.0
 
-        async def handle(exchange: Exchange) -> Answer | None:
-            answer = await exchange.answer()
-            body = answer.json() if answer is not None else None
-            rows = None if body is None else matrix(body.get("scores"))
-            if answer is None or body is None or rows is None:
-                return answer
-            moved = np.clip(rows + noise.uniform(-strength, strength, rows.shape), 0, 1)
-            if softmax_asked(exchange.request):
-                moved = _with_first(rows, moved[:, 0])
-            return answer.with_body(encoded({**body, "scores": moved.tolist()}))
+        def moved(rows: Rows) -> Rows:
+            noisy = np.clip(rows + self._noise.uniform(-strength, strength, rows.shape), 0, 1)
+            return _with_first(rows, noisy[:, 0]) if softmax_asked(exchange.request) else noisy
 
-        return handle
+        return rescored(await exchange.answer(), moved)
 
 
 def to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,15 +16,16 @@ from typing import Any
 import httpx
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import AsgiApp, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
-from pytest_multiitem.faults.wire import Answer
+from pytest_multiitem.faults.wire import answer_of, refusal
 from pytest_multiitem.scoring.wire import WireError
 from pytest_multiitem.settings.parsers import parse_url
-from pytest_multiitem.transport.listening import bind, listen, until_signal
+from pytest_multiitem.transport.listening import bind, disconnection, listen, until_signal
 
 _PROG = "multiitem proxy"
 
@@ -66,17 +67,17 @@ class Forward:
         except ClientDisconnect:
             return
         answer = asyncio.create_task(self._answer(scope, body))
-        gone = asyncio.create_task(_disconnection(receive))
+        gone = asyncio.create_task(disconnection(receive))
         try:
             waited: set[asyncio.Task[Any]] = {answer, gone}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
-                await answer.result().send(send)
+                await answer.result()(scope, receive, send)
         finally:
             gone.cancel()
             answer.cancel()
 
-    async def _answer(self, scope: Any, body: bytes) -> Answer:
+    async def _answer(self, scope: Any, body: bytes) -> Response:
         path = self._upstream.raw_path.rstrip(b"/") + scope["raw_path"].partition(b"?")[0]
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         headers = _end_to_end(scope["headers"], b"host", b"content-length")
@@ -92,8 +93,8 @@ class Forward:
         except httpx.HTTPError as error:
             address = self._upstream.copy_with(userinfo=b"")
             what = f"the server behind this proxy, {address}, gave no answer: {error!r}"
-            return Answer.refusal(WireError(502, "bad_gateway", what))
-        return Answer(response.status_code, _end_to_end(response.headers.raw), content)
+            return refusal(WireError(502, "bad_gateway", what))
+        return answer_of(response.status_code, _end_to_end(response.headers.raw), content)
 
 
 class Each:
@@ -114,7 +115,7 @@ class Each:
         try:
             app = self._below(label)
         except UsageError as error:
-            await Answer.refusal(WireError(404, "not_found", str(error))).send(send)
+            await refusal(WireError(404, "not_found", str(error)))(scope, receive, send)
             return
         # One slash was added at the end, in case that the label is all there is.
         await app({**scope, "path": f"/{path}"[:-1] or "/", "raw_path": (b"/" + raw_path)[:-1] or b"/"}, receive, send)
@@ -241,12 +242,6 @@ def _end_to_end(headers: Sequence[tuple[bytes, bytes]], *dropped: bytes) -> list
     named = [value for name, value in headers if name.lower() == b"connection"]
     own = {name.strip().lower() for value in named for name in value.split(b",")}
     return [(name, value) for name, value in headers if name.lower() not in {*_HOP_BY_HOP, *own, *dropped}]
-
-
-async def _disconnection(receive: Any) -> None:
-    """Return when the client has gone; the body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pytest_multiitem.errors import UsageError
 
@@ -78,3 +78,9 @@ class _Stopped(BaseException):
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     raise _Stopped
+
+
+async def disconnection(receive: Callable[[], Awaitable[Any]]) -> None:
+    """Return when an ASGI application's client has gone; the body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -7,8 +7,8 @@ from engine_cases import DELIMITER, LABELS, tokens, workload
 from fake_backend import VOCAB, FakeBackend, logit
 from reference import Reference
 
+from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.scorer import Scorer
-from pytest_multiitem.engine.serve import load_backend
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.base import Fault, ScorerFault
 from pytest_multiitem.faults.catalogue import catalogue, fault
