@@ -30,8 +30,8 @@ def run(context: typer.Context) -> None:
     """
     from pytest_multiitem.adapters.arguments import settings_from
     from pytest_multiitem.adapters.base import choose_engine
+    from pytest_multiitem.comparison.gate_verdicts import exit_status
     from pytest_multiitem.comparison.measuring.runner import compare
-    from pytest_multiitem.comparison.verdicts import exit_status
     from pytest_multiitem.progress import Shown
     from pytest_multiitem.reports.comparison import comparison_lines, publish
 

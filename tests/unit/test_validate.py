@@ -15,7 +15,7 @@ from sample_matrix import gate_record, matrix
 from pytest_multiitem import cli
 from pytest_multiitem.commands import artefacts as artefact_commands
 from pytest_multiitem.comparison.decision import compare as offline
-from pytest_multiitem.comparison.decision import decide
+from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.records import Comparison, ScoreMatrix
 from pytest_multiitem.comparison.workload import generate, head, request_sha256
 from pytest_multiitem.errors import UsageError
@@ -887,7 +887,7 @@ def own_matrix(backend, shortest):
     for row in content["results"]:
         row["noise_floor"] = 0.0
     found = msgspec.convert(content, ScoreMatrix)
-    found.summary = decide.summary_of(found)
+    found.summary = guardrail.summary_of(found)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,12 @@ class Ledger:
         """The file of a matrix."""
         return self.directory / f"matrix_{backend}_{view}.json"
 
-    def enter(self, backend: str, view: str, head: Mapping[str, Any]) -> None:
-        """Begin a matrix, or bring its head up to date; rows stay."""
-        matrix = self.matrices.get((backend, view))
-        if matrix is None:
-            matrix = ScoreMatrix(schema_version=MATRIX_SCHEMA, backend=backend, evaluation_view=view, results=[])
-            self.matrices[backend, view] = matrix
-        for name, value in head.items():
-            setattr(matrix, name, value)
+    def begin(self, backend: str, view: str) -> None:
+        """Begin a matrix, or go on with it."""
+        matrix = self.matrices.setdefault(
+            (backend, view),
+            ScoreMatrix(schema_version=MATRIX_SCHEMA, backend=backend, evaluation_view=view, results=[]),
+        )
         matrix.generated_at_utc = utc_now()
         self._write(backend, view)
 
@@ -78,11 +76,11 @@ class Ledger:
         rows.sort(key=lambda r: r.client_chunk_size)
         self._write(backend, view)
 
-    def change(self, backend: str, view: str, **fields: Any) -> None:
-        """Set further fields of a matrix."""
-        for name, value in fields.items():
-            setattr(self.matrices[backend, view], name, value)
-        self._write(backend, view)
+    def changed(self, backend: str, views: Iterable[str]) -> Iterator[ScoreMatrix]:
+        """Each matrix of a backend in some views, to be changed; it is written when the loop goes on."""
+        for view in views:
+            yield self.matrices[backend, view]
+            self._write(backend, view)
 
     def finish(self) -> None:
         """Nothing is left to measure: the directory is no longer one to go on with."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_multiitem.comparison.decision import decide, speed
-from pytest_multiitem.comparison.decision.measured import Measured
+from pytest_multiitem.comparison.decision import guardrail, speed
+from pytest_multiitem.comparison.decision.measured_side import MeasuredSide
 from pytest_multiitem.comparison.records import Check, ComparedView, Recommendation, Row, Winner
 from pytest_multiitem.results.records import Verdict
 
@@ -37,7 +37,7 @@ def in_order(views: Iterable[ComparedView]) -> list[ComparedView]:
 
 
 def recommend(
-    views: Sequence[ComparedView], by_view: Mapping[str, Sequence[Measured]], deferred: str | None
+    views: Sequence[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]], deferred: str | None
 ) -> Recommendation:
     """What to deploy: best_native's winner, else portable's, else nothing.
 
@@ -90,9 +90,9 @@ def recommend(
     )
 
 
-def _described(mine: Measured, winner: Winner) -> str:
+def _described(mine: MeasuredSide, winner: Winner) -> str:
     what = ", ".join([*filter(None, [winner.engine]), *([f"mask {winner.mask}"] if winner.mask else [])])
-    mark = " (interpolated)" if decide.p95_interpolated(mine.rows[winner.client_chunk_size]) else ""
+    mark = " (interpolated)" if guardrail.p95_interpolated(mine.rows[winner.client_chunk_size]) else ""
     p95 = "" if winner.p95_ms is None else f", p95 {winner.p95_ms:,.1f} ms{mark}"
     return (
         f"{spoken(winner.backend)}{f' ({what})' if what else ''} at client chunk size "
@@ -101,7 +101,7 @@ def _described(mine: Measured, winner: Winner) -> str:
 
 
 def _faster(
-    mine: Measured, winner: Winner, other: Measured, rival: Winner | None
+    mine: MeasuredSide, winner: Winner, other: MeasuredSide, rival: Winner | None
 ) -> tuple[Condition, speed.Speed | None, str]:
     """Whether the winner is shown to be faster than the other backend's best row; the ratio; both in words."""
     more_runs = "Time more runs of both backends' best rows: which one is faster is not decided."
@@ -129,7 +129,7 @@ _CHECKS_FOLLOW_UP = "Find out why not every correctness check is a PASS: the rep
 _ROWS_FOLLOW_UP = "Find out why no row is eligible: the report lists each with its reason."
 
 
-def _all_checks(views: Iterable[ComparedView], by_view: Mapping[str, Sequence[Measured]]) -> list[Check]:
+def _all_checks(views: Iterable[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]]) -> list[Check]:
     between = [check for view in views for row in view.rows for check in row.checks]
     return between + [check for sides in by_view.values() for side in sides for check in side.worst_own()[1]]
 
@@ -151,7 +151,7 @@ def _paired(pace: speed.Speed | None) -> Condition:
     return Condition(holds, reason, "Measure both backends' best rows in interleaved blocks of one run.")
 
 
-def _confirmed(mine: Measured, winner: Winner, other: Measured, rival: Winner | None) -> Condition:
+def _confirmed(mine: MeasuredSide, winner: Winner, other: MeasuredSide, rival: Winner | None) -> Condition:
     compared = [(mine, winner), *([(other, rival)] if rival is not None else [])]
     swept = [
         f"{spoken(won.backend)} at {won.client_chunk_size}"
@@ -162,7 +162,7 @@ def _confirmed(mine: Measured, winner: Winner, other: Measured, rival: Winner | 
     return Condition(not swept, reason, f"Measure again what was swept only: {', '.join(swept)}.")
 
 
-def _same_to_itself(compared: Sequence[Measured], everything: Sequence[Measured]) -> Condition:
+def _same_to_itself(compared: Sequence[MeasuredSide], everything: Sequence[MeasuredSide]) -> Condition:
     """Every machine that was compared shows no difference between a server and itself (A/A)."""
     intervals: list[tuple[float, float]] = []
     without = []
@@ -184,7 +184,7 @@ def _same_to_itself(compared: Sequence[Measured], everything: Sequence[Measured]
     )
 
 
-def _stable(mine: Measured, winner: Winner, other: Measured, rival: Winner | None) -> Condition:
+def _stable(mine: MeasuredSide, winner: Winner, other: MeasuredSide, rival: Winner | None) -> Condition:
     compared = [(mine, winner), *([(other, rival)] if rival is not None else [])]
     flags = [
         f"{spoken(won.backend)} at {won.client_chunk_size}: {flag}"
@@ -200,7 +200,7 @@ def _stable(mine: Measured, winner: Winner, other: Measured, rival: Winner | Non
 
 
 def _preferred(
-    view: ComparedView, ordered: Sequence[ComparedView], by_view: Mapping[str, Sequence[Measured]]
+    view: ComparedView, ordered: Sequence[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]]
 ) -> list[Condition]:
     """Whether best_native's winner is recommended, and each backend was at its best there; nothing to say where that
     view was not measured."""
@@ -229,7 +229,7 @@ def _preferred(
     return [Condition(True, "each backend ran with its own best settings (best_native)", "")]
 
 
-def _row(by_view: Mapping[str, Sequence[Measured]], won: Winner) -> Row:
+def _row(by_view: Mapping[str, Sequence[MeasuredSide]], won: Winner) -> Row:
     """The row that won."""
     side = next(side for side in by_view[won.view] if side.backend == won.backend)
     return side.rows[won.client_chunk_size]
