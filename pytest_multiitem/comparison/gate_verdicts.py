@@ -1,4 +1,4 @@
-"""The verdicts on a measured comparison: one a gate and view, for pytest, and the exit status of the command."""
+"""Outcome → GateRecord: a verdict for each gate and view, for pytest; all together give the command its exit status."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_REFERENCE
 from pytest_multiitem.comparison.records import Check, ComparedView, Outcome, Row, ScoreMatrix
-from pytest_multiitem.gates.comparison import COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS
+from pytest_multiitem.gates.comparison import COMPARISON_MEASURED
 from pytest_multiitem.gates.gate import Gate
-from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
 from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.settings.settings import Settings
-
-CROSS_BACKEND = (CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS)
-OWN_REFERENCE = (OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS)
 
 #: What a verdict is for: a view, or a backend and a view.
 Place = str

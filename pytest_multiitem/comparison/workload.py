@@ -1,4 +1,4 @@
-"""The canonical workload: the same requests on every machine, and whether they can tell items apart."""
+"""Settings → Workload: the same requests on every machine, and whether they can tell items apart."""
 
 from __future__ import annotations
 

@@ -29,34 +29,23 @@ _GROUPS: Mapping[str, str | None] = {
     _PACKING: "not with --backend transformers",
 }
 
-#: Flags of sgl-jax and sglang that change nothing here, by how many values they take.
-_WITHOUT_EFFECT: Mapping[str, Any] = {
-    "--attention-backend": None,
-    "--chunked-prefill-size": None,
-    "--cuda-graph-max-bs": None,
-    "--disable-cuda-graph": 0,
-    "--disable-overlap-schedule": 0,
-    "--disable-precompile": 0,
-    "--disable-radix-cache": 0,
-    "--dist-init-addr": None,
-    "--enable-metrics": 0,
-    "--grammar-backend": None,
-    "--log-requests": 0,
-    "--max-prefill-tokens": None,
-    "--max-running-requests": None,
-    "--max-total-tokens": None,
-    "--mem-fraction-static": None,
-    "--multi-item-enable-score-from-cache-v2": 0,
-    "--multi-item-score-from-cache-v2-items-per-step": None,
-    "--multi-item-score-label-only-logprob": 0,
-    "--node-rank": None,
-    "--page-size": None,
-    "--precompile-bs-paddings": "+",
-    "--precompile-token-paddings": "+",
-    "--random-seed": None,
-    "--trust-remote-code": 0,
-    "--watchdog-timeout": None,
-}
+#: Flags of sgl-jax and sglang that change nothing here, by the values that they take (as argparse's `nargs`).
+_WITHOUT_EFFECT: Mapping[int | str | None, Sequence[str]] = {
+    None: (
+        "--attention-backend", "--chunked-prefill-size", "--cuda-graph-max-bs", "--dist-init-addr",
+        "--grammar-backend", "--max-prefill-tokens", "--max-running-requests", "--max-total-tokens",
+        "--mem-fraction-static", "--multi-item-score-from-cache-v2-items-per-step", "--node-rank", "--page-size",
+        "--random-seed", "--watchdog-timeout",
+    ),
+    0: (
+        "--disable-cuda-graph", "--disable-overlap-schedule", "--disable-precompile", "--disable-radix-cache",
+        "--enable-metrics", "--log-requests", "--multi-item-enable-score-from-cache-v2",
+        "--multi-item-score-label-only-logprob", "--trust-remote-code",
+    ),
+    "+": (
+        "--precompile-bs-paddings", "--precompile-token-paddings",
+    ),
+}  # fmt: skip
 
 #: Flags of which only the value 1 makes sense in one process.
 _ONLY_ONE = (("--tp-size", "--tp", "--tensor-parallel-size"), ("--dp-size", "--dp"), ("--nnodes",))
@@ -204,8 +193,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ignored = parser.add_argument_group(
         "accepted without effect", "flags of sgl-jax and sglang that change nothing here"
     )
-    for flag, values in _WITHOUT_EFFECT.items():
-        ignored.add_argument(flag, action=_Given, nargs=values, metavar="X")
+    for values, flags in _WITHOUT_EFFECT.items():
+        for flag in flags:
+            ignored.add_argument(flag, action=_Given, nargs=values, metavar="X")
     for aliases in _ONLY_ONE:
         ignored.add_argument(*aliases, action=_Given, type=int, default=1, metavar="1")
 

@@ -28,7 +28,6 @@ class Permuted(ScoresFault):
 
     name = "permuted"
     number = 13
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows, sorted by the lengths of their items; stable."""
@@ -41,7 +40,6 @@ class DuplicatesMerged(ScoresFault):
 
     name = "duplicates_merged"
     number = 13
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows of the first of each item."""
@@ -57,10 +55,8 @@ class LabelsSwapped(ScoresFault):
 
     name = "labels_swapped"
     number = 14
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """The rows, reversed."""
         return rows[:, ::-1]
 
 
@@ -69,7 +65,6 @@ class SoftmaxOverItems(ScoringFault):
 
     name = "softmax_over_items"
     number = 14
-    seen = "follows from the design"
 
     async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for plain probabilities: their columns are what a softmax along the wrong axis normalises."""
@@ -83,7 +78,6 @@ class SoftmaxIgnored(ScoringFault):
 
     name = "softmax_ignored"
     number = 14
-    seen = "follows from the design"
 
     async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for the other one."""
@@ -98,10 +92,8 @@ class NotANumber(AnswerFault):
 
     name = "nan"
     number = 21
-    seen = "follows from the design"
 
     def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """The body with NaN."""
         return _with_last_score(body, float("nan"))
 
 
@@ -110,10 +102,8 @@ class Infinity(AnswerFault):
 
     name = "infinity"
     number = 21
-    seen = "follows from the design"
 
     def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """The body with Infinity."""
         return _with_last_score(body, float("inf"))
 
 
@@ -122,10 +112,8 @@ class ShortList(ScoresFault):
 
     name = "short_list"
     number = 21
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """All rows but the last."""
         return rows[:-1]
 
 
@@ -134,7 +122,6 @@ class WrongLabelCount(ScoresFault):
 
     name = "wrong_label_count"
     number = 21
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows and a zero each: their sums stay, so that only the shape shows it."""
@@ -146,10 +133,8 @@ class ErrorUnder200(AnswerFault):
 
     name = "error_under_200"
     number = 21
-    seen = "follows from the design"
 
     def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """The body of an internal error."""
         return internal_error().body()
 
 
@@ -158,10 +143,8 @@ class TruncatedJson(AnswerFault):
 
     name = "truncated_json"
     number = 21
-    seen = "follows from the design"
 
     def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """The first half."""
         whole = encoded(body)
         return whole[: len(whole) // 2]
 

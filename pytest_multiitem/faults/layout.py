@@ -22,7 +22,6 @@ class LayoutFault(ScorerFault):
 
     @override
     def mutant(self) -> type[ScoringSteps]:
-        """One that packs by the wrong layout."""
         fault = self
 
         class Mutant(ScoringSteps):
@@ -56,17 +55,8 @@ class PositionWrap(LayoutFault):
     number = 7
     seen = "sglang #26629: 16 bits, over 65,535 tokens (position_wrap=16 here)"
     strengths = (7.0,)
+    accepts = (lambda s: s in range(1, 31), "a whole number of bits from 1 to 30 (16 wrap at 65,536 tokens, 7 at 128)")
     unit = "bits"
-
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """Whole bits."""
-        return strength in range(1, 31)
-
-    @classmethod
-    def expected(cls) -> str:
-        """Whole bits."""
-        return "a whole number of bits from 1 to 30; 7 wraps at 128 tokens, 16 at 65,536"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Only the positions of items; the query's are kept in full."""
@@ -112,7 +102,6 @@ class BatchFault(ScorerFault):
 
     @override
     def mutant(self) -> type[ScoringSteps]:
-        """One that extends by the wrong layout."""
         fault = self
 
         class Mutant(ScoringSteps):

@@ -38,17 +38,9 @@ class Drift(ScoresFault):
     seen = "follows from the design; graded, to measure what the gates can see"
     scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask"})
     strengths: ClassVar[tuple[float, ...]] = (1e-1, 1.5e-2, 1e-3, 1e-4, 1e-6)
+    # Below 0.5, a score that moves towards 0.5 stays within 0 and 1.
+    accepts = (lambda s: 0 < s < 0.5, "a number above 0 and below 0.5")
     unit = "score"
-
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """Below 0.5 a score that moves towards 0.5 stays within 0 and 1."""
-        return 0 < strength < 0.5
-
-    @classmethod
-    def expected(cls) -> str:
-        """See `Fault.expected`."""
-        return f"a number above 0 and below 0.5, such as {', '.join(f'{each:g}' for each in cls.strengths)}"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The share of the lower label id moves; each row keeps its sum."""
@@ -78,10 +70,8 @@ class Rounded(ScoresFault):
 
     name = "rounded"
     number = 18
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """The rounded rows."""
         return np.round(rows, 2)
 
 
@@ -90,10 +80,8 @@ class Bf16Softmax(ScoresFault):
 
     name = "bf16_softmax"
     number = 18
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """The rounded rows."""
         return to_bfloat16(rows)
 
 

@@ -126,7 +126,6 @@ class DelimiterZeroUnset(ScorerFault):
 
     @override
     def mutant(self) -> type[ScoringSteps]:
-        """Only id 0 is lost."""
 
         class Mutant(ScoringSteps):
             @override
@@ -205,7 +204,6 @@ class EmptyCrashes(ScorerFault):
 
     @override
     def mutant(self) -> type[ScoringSteps]:
-        """As an index error in an engine would."""
 
         class Mutant(ScoringSteps):
             @override
@@ -247,7 +245,6 @@ class SegmentInsteadOfDense(ScorerFault):
 
     @override
     def mutant(self) -> type[ScoringSteps]:
-        """What ran is counted as what it was."""
 
         class Mutant(ScoringSteps):
             @override

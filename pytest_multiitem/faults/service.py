@@ -33,7 +33,6 @@ class SharedBoundaries(ScoringFault):
 
     name = "shared_boundaries"
     number = 17
-    seen = "follows from the design"
 
     def begin(self) -> None:
         """Lengths of the requests in flight, in the order of their arrival."""
@@ -87,20 +86,11 @@ class Recompiles(ScoringFault):
     number = 22
     seen = "sgl-jax: 1.5 to 8 times"
     strengths = (8.0,)
+    accepts = (lambda s: 1 < s < float("inf"), "a number above 1")
     unit = "times as long"
     timed = True
     inconclusive_counts = True
     _LEAST_S: ClassVar[float] = 0.05
-
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """A factor that slows."""
-        return 1 < strength < float("inf")
-
-    @classmethod
-    def expected(cls) -> str:
-        """See `Fault.expected`."""
-        return f"a number above 1, such as {', '.join(f'{each:g}' for each in cls.strengths)}"
 
     def begin(self) -> None:
         """Count requests by shape."""
@@ -127,18 +117,9 @@ class Dies(ScoringFault):
     number = 23
     seen = "sglang #9142"
     strengths = (3.0,)
+    accepts = (lambda s: s >= 1 and s.is_integer(), "a whole number of at least 1")
     unit = "answered requests"
     own_process = True
-
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """A count."""
-        return strength >= 1 and strength.is_integer()
-
-    @classmethod
-    def expected(cls) -> str:
-        """See `Fault.expected`."""
-        return "a whole number of at least 1: the scoring requests that are answered before"
 
     def begin(self) -> None:
         """Count answers."""
@@ -182,7 +163,6 @@ class HealthOnly(ScoringFault):
     seen = "sglang #9142"
 
     async def answer(self, exchange: Exchange) -> Response | None:
-        """One answer to all."""
         return refusal(WireError(503, "engine_unavailable", "the server is up, but its engine does not answer"))
 
 

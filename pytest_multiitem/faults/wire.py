@@ -118,7 +118,6 @@ class ScoringFault(WireFault):
         raise NotImplementedError
 
     def wrap(self, app: AsgiApp) -> AsgiApp:
-        """See `WireFault.wrap`."""
         fault = copy(self)
         fault.begin()
         return _ScoringMiddleware(app, fault)
@@ -132,7 +131,6 @@ class AnswerFault(ScoringFault):
         raise NotImplementedError
 
     async def answer(self, exchange: Exchange) -> Response | None:
-        """See `ScoringFault.answer`."""
         return edited(await exchange.answer(), lambda body: self.changed(exchange.request, body))
 
 
@@ -144,7 +142,6 @@ class ScoresFault(ScoringFault):
         raise NotImplementedError
 
     async def answer(self, exchange: Exchange) -> Response | None:
-        """See `ScoringFault.answer`."""
         return rescored(await exchange.answer(), lambda rows: self.scores(exchange.request, rows))
 
 

@@ -253,7 +253,7 @@ def test_a_fault_that_is_none_says_what_is(text, message):
 def test_every_fault_says_what_it_is(name):
     kind = catalogue()[name]
     assert 0 <= kind.number <= 25 and kind.seen and kind.about().endswith(".") and kind.scope
-    assert all(kind.takes(strength) for strength in kind.strengths)
+    assert all(kind.accepts[0](strength) for strength in kind.strengths)
     assert [fault(f"{name}={strength:g}").label for strength in kind.strengths] == [
         f"{name}={strength:g}" for strength in kind.strengths
     ]

@@ -1,4 +1,4 @@
-"""How far the scores of two sides agree: as numbers, and as a ranking."""
+"""Scores of two sides [N, K] → Agreement: how far they agree, as numbers and as a ranking."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _log_odds(scores: _Array) -> _Array:
 
 
 def _kendall_tau(a: _Array, b: _Array) -> float | None:
-    from scipy.stats import kendalltau
+    from scipy.stats import kendalltau  # slow to import, and only a comparison of scores needs it
 
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None

@@ -1,4 +1,4 @@
-"""The comparison of matrices that were measured, here or elsewhere: from records to one decision."""
+"""ScoreMatrix of every side and view → Comparison: one decision, from matrices that were measured here or elsewhere."""
 
 from __future__ import annotations
 
@@ -270,25 +270,23 @@ def _delta_percent(a: Row, b: Row, value_of: Callable[[Row], float | None]) -> f
 # -- words -------------------------------------------------------------------------------------
 
 
+#: Fields of a matrix that its side has as well.
+_TAKEN_OVER = (
+    "engine", "model", "dtype", "semantics", "mask_requested", "hardware", "server_config", "complete", "blocker",
+)  # fmt: skip
+
+
 def _side(side: MeasuredSide) -> Side:
     matrix = side.matrix
-    found, checks = side.worst_own()
+    agreement, checks = side.worst_own()
     return Side(
         backend=side.backend,
         view=side.view,
         path=None if side.path is None else str(side.path),
-        engine=matrix.engine,
-        model=matrix.model,
-        dtype=matrix.dtype,
-        semantics=matrix.semantics,
-        mask_requested=matrix.mask_requested,
-        hardware=matrix.hardware,
-        server_config=matrix.server_config,
         workload_sha256=matrix.workload_ref.sha256,
         own_reference_checks=checks,
-        own_reference_agreement=found,
-        complete=matrix.complete,
-        blocker=matrix.blocker,
+        own_reference_agreement=agreement,
+        **{name: getattr(matrix, name) for name in _TAKEN_OVER},
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether two sides score alike: each pair of rows, and each side against its own reference, judged by the gates."""
+"""Two rows, or a row and its side's own reference → Checks: whether they score alike, judged by the gates."""
 
 from __future__ import annotations
 

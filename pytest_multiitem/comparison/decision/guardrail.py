@@ -1,4 +1,4 @@
-"""The guardrail rule: which chunk size, and which side, wins."""
+"""Rows → the one that wins: highest throughput among those whose p95 is within the guardrail."""
 
 from __future__ import annotations
 

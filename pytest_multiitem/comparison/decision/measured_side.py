@@ -1,4 +1,4 @@
-"""A matrix as the comparison uses it: one row a chunk size, each with what keeps it from winning."""
+"""ScoreMatrix → MeasuredSide: one row a client chunk size, each with what keeps it from winning."""
 
 from __future__ import annotations
 

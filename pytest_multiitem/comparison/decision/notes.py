@@ -1,4 +1,4 @@
-"""What a reader of a comparison's numbers should know about how they came about."""
+"""Sides and views → notes: what a reader of a comparison's numbers should know about how they came about."""
 
 from __future__ import annotations
 

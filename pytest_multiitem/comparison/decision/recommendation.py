@@ -1,4 +1,4 @@
-"""The recommendation, with a confidence that follows from verdicts and intervals."""
+"""Compared views → Recommendation, with a confidence that follows from verdicts and intervals."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.arguments import settings_from
@@ -190,8 +191,6 @@ def _shown(arm: Arm) -> str:
 
 def as_dict(pair: Pair) -> dict[str, Any]:
     """The pair for a file."""
-    import msgspec
-
     return {
         "arms": {arm.name: dict(arm.variables) for arm in pair.arms},
         "rows": {arm.name: msgspec.to_builtins(row) for arm, row in zip(pair.arms, pair.rows, strict=True)},
