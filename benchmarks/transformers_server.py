@@ -73,7 +73,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.batch < 1:
         parser.error(f"--batch is {args.batch}; expected at least 1")
-    return until_signal(lambda: _run(args))
+    return until_signal("transformers_server", lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:

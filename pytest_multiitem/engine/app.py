@@ -35,7 +35,7 @@ from pytest_multiitem.scoring.wire import (
     internal_error,
     parse_score_request,
 )
-from pytest_multiitem.transport.listening import disconnection
+from pytest_multiitem.transport.listening import while_connected
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +81,7 @@ class Worker:
                 return call()
 
         job = asyncio.get_running_loop().run_in_executor(self._pool, exclusively)
-        gone = asyncio.create_task(disconnection(request.receive))
-        try:
-            waited: set[asyncio.Future[Any]] = {job, gone}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not job.done():
-                raise ClientDisconnect
-            return job.result()
-        finally:
-            gone.cancel()
-            job.cancel()
+        return await while_connected(job, request.receive)
 
     def close(self, timeout: float) -> bool:
         """Drop what is queued and wait ``timeout`` seconds for the running call; whether it ended."""

@@ -27,7 +27,6 @@ from pytest_multiitem.engine.launch_line import ServeArgs, add_arguments
 from pytest_multiitem.engine.model_files import load_backend, resolve_model
 from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.tokenizer import load_tokenizer
-from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.scoring.wire import WireError
 from pytest_multiitem.transport.listening import bind, listen, until_signal
@@ -45,23 +44,11 @@ _ENGINE_GRACE_S = 2.0
 
 
 def serve(argv: Sequence[str]) -> int:
-    """Parse ``argv``, load the model, then listen and serve until SIGTERM or SIGINT; the exit code.
-
-    0 after a signal; 2, with a message on standard error, where the server cannot start.
-    """
+    """Parse ``argv``, load the model, then listen and serve until SIGTERM or SIGINT; the exit code
+    (`transport.listening.until_signal`)."""
     parser = argparse.ArgumentParser(prog=_PROG, description=__doc__, allow_abbrev=False)
     add_arguments(parser)
-    try:
-        args = ServeArgs.from_namespace(parser.parse_args(argv))
-    except SystemExit as stop:  # argparse has printed its message, or the help
-        return int(stop.code or 0)
-    except UsageError as error:
-        return _refuse(error)
-    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        return until_signal(lambda: _run(args))
-    except MultiItemError as error:
-        return _refuse(error)
+    return until_signal(_PROG, lambda: _run(ServeArgs.from_namespace(parser.parse_args(argv))))
 
 
 def build_service(args: ServeArgs) -> Service:
@@ -126,13 +113,8 @@ def _server_info(args: ServeArgs, config: ScorerConfig, backend: SerialBackend, 
     }
 
 
-def _refuse(error: MultiItemError) -> int:
-    """Say on standard error why the server cannot start; the exit code."""
-    sys.stderr.write(f"{_PROG}: error: {error}\n")
-    return 2
-
-
 def _run(args: ServeArgs) -> int:
+    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = args.scorer_config()
     if args.accepted_without_effect:
         log.info("accepted without effect: %s", " ".join(args.accepted_without_effect))

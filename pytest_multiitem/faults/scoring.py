@@ -215,43 +215,40 @@ class EmptyCrashes(ScorerFault):
         return Mutant
 
 
-class DenseInsteadOfSegment(ScorerFault):
+class OtherImplementation(ScorerFault):
+    """Another mask implementation is run than the one requested, and counted as what it is: attestation sees it."""
+
+    runs: MaskImpl
+
+    @override
+    def mutant(self) -> type[ScoringSteps]:
+        runs = self.runs
+
+        class Mutant(ScoringSteps):
+            @override
+            def implementation(self, layout: PackedLayout) -> MaskImpl:
+                return runs
+
+        return Mutant
+
+
+class DenseInsteadOfSegment(OtherImplementation):
     """Segment is requested, and dense is silently run."""
 
     name = "dense_instead_of_segment"
     number = 15
     seen = "a regression test compared dense with dense for weeks"
-    scope = frozenset({"multi"})
-
-    @override
-    def mutant(self) -> type[ScoringSteps]:
-        """What ran is counted as what it was: only attestation can see this."""
-
-        class Mutant(ScoringSteps):
-            @override
-            def implementation(self, layout: PackedLayout) -> MaskImpl:
-                return MaskImpl.DENSE
-
-        return Mutant
+    runs = MaskImpl.DENSE
 
 
-class SegmentInsteadOfDense(ScorerFault):
+class SegmentInsteadOfDense(OtherImplementation):
     """Dense is requested, and segment is silently run: the baseline is no baseline."""
 
     name = "segment_instead_of_dense"
     number = 15
     seen = "the reverse of a silent fallback"
     scope = frozenset({"other_mask"})
-
-    @override
-    def mutant(self) -> type[ScoringSteps]:
-
-        class Mutant(ScoringSteps):
-            @override
-            def implementation(self, layout: PackedLayout) -> MaskImpl:
-                return MaskImpl.SEGMENT
-
-        return Mutant
+    runs = MaskImpl.SEGMENT
 
 
 class LastChunkPadded(ScorerFault):

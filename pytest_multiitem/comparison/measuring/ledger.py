@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import filelock
 import msgspec
@@ -19,9 +17,6 @@ from pytest_multiitem.results.store import new_run_id, utc_now, write_atomically
 from pytest_multiitem.settings.settings import Settings
 
 WORKLOAD = "canonical_workload.json"
-COMPARISON = "comparison.json"
-COMPARISON_TABLE = "comparison.md"
-FINAL_REPORT = "final_report.md"
 _STATE = ".state.json"
 _DIRECTORY = "comparisons"
 
@@ -84,8 +79,10 @@ class Ledger:
 
     def finish(self) -> None:
         """Nothing is left to measure: the directory is no longer one to go on with."""
-        state = json.loads((self.directory / _STATE).read_bytes())
-        _write_state(self.directory, {**state, "complete": True})
+        state = _state(self.directory)
+        assert state is not None  # it was begun by `opened`
+        state.complete = True
+        _write_state(self.directory, state)
 
     def _write(self, backend: str, view: str) -> None:
         artefacts.write(self.path(backend, view), self.matrices[backend, view])
@@ -120,7 +117,7 @@ def opened(settings: Settings, base: Path) -> Iterator[Ledger]:
         lock = filelock.FileLock(directory / ".lock", timeout=0)
         with lock:
             if not (directory / _STATE).exists():
-                _write_state(directory, {"complete": False, "binding": bound})
+                _write_state(directory, _State(binding=dict(bound)))
             yield Ledger(directory)
     except filelock.Timeout:
         raise UsageError(
@@ -143,9 +140,9 @@ def _claim(directory: Path, bound: Mapping[str, str], fresh: bool) -> None:
         directory.rename(directory.with_name(f"{directory.name}.{new_run_id()}"))
         return
     advice = "choose another --compare-dir, or start over with --multiitem-fresh (what is there is kept beside it)"
-    if state.get("complete"):
+    if state.complete:
         raise UsageError(f"{directory} holds a finished comparison; {advice}")
-    old = state.get("binding", {})
+    old = state.binding
     differing = sorted(name for name in {*old, *bound} if old.get(name) != bound.get(name))
     if differing:
         shown = "; ".join(f"{name} was {old.get(name, '-')}, is {bound.get(name, '-')}" for name in differing[:4])
@@ -156,7 +153,7 @@ def _interrupted(root: Path, bound: Mapping[str, str]) -> Path | None:
     """The latest unfinished comparison of the same settings that nobody measures in."""
     for path in sorted(root.glob(f"*/{_STATE}"), reverse=True):
         state = _state(path.parent)
-        if state is None or state.get("complete") or state.get("binding") != bound:
+        if state is None or state.complete or state.binding != bound:
             continue
         lock = filelock.FileLock(path.parent / ".lock", timeout=0)
         try:
@@ -167,13 +164,19 @@ def _interrupted(root: Path, bound: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _state(directory: Path) -> dict[str, Any] | None:
+class _State(msgspec.Struct):
+    """What a directory's comparison was begun with, and whether nothing is left to measure."""
+
+    complete: bool = False
+    binding: dict[str, str] = {}
+
+
+def _state(directory: Path) -> _State | None:
     try:
-        state = json.loads((directory / _STATE).read_bytes())
-    except (OSError, ValueError):
+        return msgspec.json.decode((directory / _STATE).read_bytes(), type=_State)
+    except (OSError, msgspec.DecodeError):
         return None
-    return state if isinstance(state, dict) else None
 
 
-def _write_state(directory: Path, state: Mapping[str, Any]) -> None:
+def _write_state(directory: Path, state: _State) -> None:
     write_atomically(directory / _STATE, msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n")
