@@ -155,8 +155,8 @@ class JaxBackend:
         shape = (slots, width, size)
         if shape not in self._uniform:
             tile = equal_slots(slots, width, size, self.vocab_size)
-            found = np.asarray(self._segment(prefix(), size, tile))[:slots]
-            self._uniform[shape] = bool((found == found[:1]).all())
+            states = np.asarray(self._segment(prefix(), size, tile))[:slots]
+            self._uniform[shape] = bool((states == states[:1]).all())
         return self._uniform[shape]
 
     def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:

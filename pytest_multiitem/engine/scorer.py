@@ -289,9 +289,9 @@ class Scorer(ScoringSteps):
         delimiter = self.config.delimiter
         assert delimiter is not None
         places: Iterator[tuple[str, Ids]] = ((f"items[{i}]", item) for i, item in enumerate(items) if delimiter in item)
-        found = ("query", query) if delimiter in query else next(places, None)
-        if found is not None:
-            name, ids = found
+        first = ("query", query) if delimiter in query else next(places, None)
+        if first is not None:
+            name, ids = first
             param = f"{name}[{list(ids).index(delimiter)}]"
             raise WireError(
                 400,

@@ -202,9 +202,9 @@ class TorchBackend:
                 slots = min(slots, rows // _PROBED_WIDTH)
                 block = Block((equal_slots(slots, _PROBED_WIDTH, length, self.vocab_size),), rows)
                 (read,) = probe.segment(prefix, length, [block], labels, normalise=True)
-                found = np.column_stack([read.label_logits, np.asarray(read.log_normaliser)])
-                expected = found[0] if expected is None else expected
-                if not (found == expected).all():
+                rows_read = np.column_stack([read.label_logits, np.asarray(read.log_normaliser)])
+                expected = rows_read[0] if expected is None else expected
+                if not (rows_read == expected).all():
                     return ()
         return tuple(sizes)
 
@@ -304,10 +304,10 @@ def _cores(count: int) -> ThreadPoolExecutor:
 
 def _layers(model: Any, config: ModelConfig) -> list[_Layer]:
     """The weights of every decoder layer, taken out of the transformers model."""
-    found = []
+    layers = []
     for layer in model.model.layers:
         block, mlp = layer.self_attn, layer.mlp
-        found.append(
+        layers.append(
             _Layer(
                 input_norm=layer.input_layernorm.weight,
                 qkv=torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]),
@@ -324,7 +324,7 @@ def _layers(model: Any, config: ModelConfig) -> list[_Layer]:
             )
         )
         del block.q_proj, block.k_proj, block.v_proj, mlp.gate_proj, mlp.up_proj  # not held twice
-    return found
+    return layers
 
 
 def _rotate(x: Tensor, rotary: _Rotary) -> Tensor:

@@ -11,7 +11,7 @@ from pytest_multiitem.adapters.base import shipped_engines
 from pytest_multiitem.comparison.decision import correctness, guardrail, speed
 from pytest_multiitem.comparison.decision.measured_side import MeasuredSide, measured_side
 from pytest_multiitem.comparison.decision.notes import IDENTITY, different_semantics, identity, notes_on
-from pytest_multiitem.comparison.decision.recommendation import in_order, recommend, spoken
+from pytest_multiitem.comparison.decision.recommendation import display_name, in_order, recommend
 from pytest_multiitem.comparison.records import (
     VIEWS,
     ComparedRow,
@@ -38,10 +38,10 @@ def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str
     backends = list(dict.fromkeys(side.backend for side in sides))
     _check(sides, backends)
     missing = _missing(sides, backends)
-    said = blocker or "; ".join(dict.fromkeys(s.matrix.blocker for s in sides if s.matrix.blocker)) or None
+    reason = blocker or "; ".join(dict.fromkeys(s.matrix.blocker for s in sides if s.matrix.blocker)) or None
     deferred = None
     if missing:
-        deferred = "; ".join(missing) + (f"; blocker: {said}" if said else "")
+        deferred = "; ".join(missing) + (f"; blocker: {reason}" if reason else "")
     by_view = {view: [s for b in backends for s in sides if (s.backend, s.view) == (b, view)] for view in _views(sides)}
     views = [_view(name, in_view, deferred) for name, in_view in by_view.items()]
     winners: dict[str, Winner] = {}
@@ -60,7 +60,7 @@ def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str
         schema_version="cross_backend_comparison_v1",
         generated_at_utc=utc_now(),
         status="partial" if missing else "complete",
-        blocker=(said or "; ".join(missing)) if missing else None,
+        blocker=(reason or "; ".join(missing)) if missing else None,
         workload_ref=next((m.workload_ref for _, m in matrices if m.workload_ref.sha256), matrices[0][1].workload_ref),
         workload=next((m.workload for _, m in matrices if m.workload is not None), None),
         sides=[_side(side) for side in sides],
@@ -114,20 +114,20 @@ def _workload_difference(a: MeasuredSide, b: MeasuredSide) -> tuple[str, Any, An
 
 def _views(sides: Sequence[MeasuredSide]) -> list[str]:
     known: tuple[str, ...] = VIEWS
-    found = list(dict.fromkeys(side.view for side in sides))
-    return sorted(found, key=lambda view: known.index(view) if view in known else len(known))
+    names = list(dict.fromkeys(side.view for side in sides))
+    return sorted(names, key=lambda view: known.index(view) if view in known else len(known))
 
 
 def _missing(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> list[str]:
     """What a complete comparison would have and this one has not."""
-    found = []
+    missing = []
     if len(backends) == 1:
         known = dict.fromkeys(name for engine in shipped_engines().values() for name in engine.backends)
         other = next((name for name in known if name not in backends), None) if backends[0] in known else None
-        found.append(f"there is no matrix of {other or 'a second backend'}")
+        missing.append(f"there is no matrix of {other or 'a second backend'}")
     else:
         there = {(side.backend, side.view) for side in sides}
-        found += [
+        missing += [
             f"there is no {view} matrix of {backend}"
             for view in _views(sides)
             for backend in backends
@@ -135,10 +135,10 @@ def _missing(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> list[str
         ]
     for side in sides:
         if side.matrix.complete is False or (side.matrix.complete is None and side.matrix.blocker):
-            found.append(f"the matrix of {side.label} is not complete")
+            missing.append(f"the matrix of {side.label} is not complete")
         elif not side.rows:
-            found.append(f"the matrix of {side.label} holds no row")
-    return found
+            missing.append(f"the matrix of {side.label} holds no row")
+    return missing
 
 
 # -- one view ----------------------------------------------------------------------------------
@@ -190,9 +190,9 @@ def _row(size: int, sides: Sequence[MeasuredSide]) -> ComparedRow:
         row.sides[side.backend] = _side_row(side, size, row, across=len(sides) == 2)
     if len(here) == 2:
         a, b = (side.rows[size] for side in here)
-        found = speed.versus(a, b)
-        row.speed_ratio, row.speed_ratio_interval_95 = found.ratio, found.interval
-        row.speed_verdict, row.paired = found.verdict, found.paired
+        compared = speed.versus(a, b)
+        row.speed_ratio, row.speed_ratio_interval_95 = compared.ratio, compared.interval
+        row.speed_verdict, row.paired = compared.verdict, compared.paired
         row.p95_delta_percent = _delta_percent(a, b, lambda r: r.p95_total_e2e_ms)
         row.throughput_delta_percent = _delta_percent(a, b, lambda r: r.throughput_items_sec)
     return row
@@ -291,11 +291,11 @@ def _side(side: MeasuredSide) -> Side:
 
 
 def _partial(backends: Sequence[str]) -> str:
-    return f"{spoken(backends[0])}-only partial" if len(backends) == 1 else "Partial"
+    return f"{display_name(backends[0])}-only partial" if len(backends) == 1 else "Partial"
 
 
 def _own_best(winner: Winner) -> str:
     return (
-        f"{spoken(winner.backend)}'s own best is client chunk size {winner.client_chunk_size} in {winner.view}, "
+        f"{display_name(winner.backend)}'s own best is client chunk size {winner.client_chunk_size} in {winner.view}, "
         f"{winner.throughput_items_sec:,.1f} items/s."
     )

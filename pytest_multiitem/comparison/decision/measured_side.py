@@ -53,7 +53,7 @@ class MeasuredSide:
 
     def worst_own(self) -> tuple[Agreement | None, list[Check]]:
         """The row that is farthest from the own reference; nothing where that was not measured."""
-        measured = {size: found for size, found in self.own.items() if found is not None}
+        measured = {size: agreement for size, agreement in self.own.items() if agreement is not None}
         if not measured:
             return None, []
         size = max(measured, key=lambda s: float("inf") if (m := measured[s].max_abs_diff) is None else m)
@@ -76,8 +76,10 @@ class MeasuredSide:
     def candidates(self, but: Iterable[int] = ()) -> list[Candidate[MeasuredSide]]:
         """The rows that may win on their own side, without the chunk sizes in ``but``."""
         excluded = set(but)
-        found = [guardrail.candidate_of(row, self) for size, row in self.rows.items() if self.why_not(size) is None]
-        return [c for c in found if c is not None and c.chunk_size not in excluded]
+        candidates = [
+            guardrail.candidate_of(row, self) for size, row in self.rows.items() if self.why_not(size) is None
+        ]
+        return [c for c in candidates if c is not None and c.chunk_size not in excluded]
 
     def winner(self, size: int) -> Winner:
         """A row as a winner."""

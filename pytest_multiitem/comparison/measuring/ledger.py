@@ -90,11 +90,11 @@ class Ledger:
 
 def binding(settings: Settings) -> dict[str, str]:
     """What makes two comparisons the same one: settings, workload file, machine, packages."""
-    found = {name: settings.shown(name) for name in _BINDING}
+    bound = {name: settings.shown(name) for name in _BINDING}
     if settings.workload is not None:
-        found["workload"] = str(settings.workload.resolve())
-    found |= {f"machine {name}": str(value) for name, value in machine_info().items() if name != "release"}
-    return found | {f"package {name}": version for name, version in package_versions().items()}
+        bound["workload"] = str(settings.workload.resolve())
+    bound |= {f"machine {name}": str(value) for name, value in machine_info().items() if name != "release"}
+    return bound | {f"package {name}": version for name, version in package_versions().items()}
 
 
 @contextmanager
@@ -145,8 +145,8 @@ def _claim(directory: Path, bound: Mapping[str, str], fresh: bool) -> None:
     old = state.binding
     differing = sorted(name for name in {*old, *bound} if old.get(name) != bound.get(name))
     if differing:
-        shown = "; ".join(f"{name} was {old.get(name, '-')}, is {bound.get(name, '-')}" for name in differing[:4])
-        raise UsageError(f"{directory} holds a comparison that was begun differently: {shown}; {advice}")
+        changes = "; ".join(f"{name} was {old.get(name, '-')}, is {bound.get(name, '-')}" for name in differing[:4])
+        raise UsageError(f"{directory} holds a comparison that was begun differently: {changes}; {advice}")
 
 
 def _interrupted(root: Path, bound: Mapping[str, str]) -> Path | None:

@@ -71,19 +71,19 @@ def sides_of(settings: Settings, engine: Engine) -> list[Side]:
     """
     _check(settings)
     addresses = dict(settings.compare_urls)
-    found: list[Side] = []
+    sides: list[Side] = []
     for view in settings.views:
         for backend in settings.backend:
             url = addresses.get(f"{backend}@{view}", addresses.get(backend))
             if url is None and (addresses or backend not in engine.backends):
                 continue
             side = _side(settings, engine, backend, view, url)
-            same = next((s for s in found if (s.profile, s.url, s.backend) == (side.profile, url, backend)), None)
+            same = next((s for s in sides if (s.profile, s.url, s.backend) == (side.profile, url, backend)), None)
             if same is not None and (url is not None or _launch(same) == _launch(side)):
                 same.views += side.views
             else:
-                found.append(side)
-    return found
+                sides.append(side)
+    return sides
 
 
 def missing(settings: Settings, sides: Sequence[Side]) -> dict[str, str]:
