@@ -69,12 +69,16 @@ class LaunchedEngine(Engine):
         name = self._tuned if profile.tuned else profile_name(settings, self.name, profile.role)
         return launch_profile(name, device=settings.device, own=settings.profiles)
 
+    def arguments(self, profile: Profile, settings: Settings) -> list[str]:
+        """The launch profile's flags with the run's values filled in; no address is among them."""
+        flags = self.chosen_flags(self.launch_profile(profile, settings), settings)
+        return arguments(flags, _values(profile, settings))
+
     def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
-        """The launch profile's command with the run's values filled in."""
+        """The command that listens on a port that is still to be claimed."""
         launch = self.launch_profile(profile, settings)
-        flags = self.chosen_flags(launch, settings)
         command = [*self.program(profile, settings), "--host", "127.0.0.1", "--port", "{port}"]
-        command += arguments(flags, _values(profile, settings))
+        command += self.arguments(profile, settings)
         ports = {} if profile.tuned else {"multi": settings.multi_port, "serial": settings.serial_port}
         wanted = ports.get(profile.role)
         return LaunchSpec(

@@ -20,8 +20,8 @@ def run(given: Mapping[str, str | None]) -> None:
     is not shown. 2: it could not begin. An interrupted comparison goes on when the command is typed again.
     """
     from pytest_multiitem.adapters.base import check_backends, choose_engine, known_engines
+    from pytest_multiitem.comparison.gate_verdicts import exit_status
     from pytest_multiitem.comparison.measuring.runner import compare
-    from pytest_multiitem.comparison.verdicts import exit_status
     from pytest_multiitem.progress import Shown
     from pytest_multiitem.reports.comparison import comparison_lines, publish
     from pytest_multiitem.settings.resolve import resolve

@@ -64,7 +64,7 @@ def restarting_scores(request: Request) -> NDArray[np.float64]:
 
 def main() -> int:
     """Answer the request on standard input; the exit code."""
-    from pytest_multiitem.engine.serve import load_backend, resolve_model
+    from pytest_multiitem.engine.model_files import load_backend, resolve_model
 
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     try:

@@ -72,8 +72,7 @@ class Labs:
         if reason is not None:
             raise EngineUnavailable(reason)
         own_process = fault is not None and fault.own_process
-        command = [part.replace("{port}", "0") for part in EMBEDDED.launch(profile, settings).command[3:]]
-        command += ["--context-length", str(CONTEXT_LENGTH)]
+        command = [*EMBEDDED.arguments(profile, settings), "--context-length", str(CONTEXT_LENGTH)]
         if fault is not None and not own_process:
             command += ["--fault", fault.label]
         # The reference is transformers' own model, which is torch as well.

@@ -12,9 +12,10 @@ import pytest
 from fake_backend import VOCAB, FakeBackend
 
 from pytest_multiitem.engine.app import Service, create_app
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.errors import CheckpointError
+from pytest_multiitem.scoring.config import ScorerConfig
 
 DELIMITER = 999
 REQUEST = {"query": [1, 2], "items": [[3], [4, 5]], "label_token_ids": [7, 8]}

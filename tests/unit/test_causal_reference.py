@@ -7,8 +7,8 @@ from stub_targets import StubClient, baseline
 
 from pytest_multiitem.adapters.base import Profile, choose_engine
 from pytest_multiitem.engine import causal_reference
+from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
-from pytest_multiitem.engine.serve import load_backend
 from pytest_multiitem.faults.catalogue import fault
 from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.gates.semantics import AS_DECLARED, measure

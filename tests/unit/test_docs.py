@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 import pytest_multiitem
+from pytest_multiitem.engine.launch_line import add_arguments
 from pytest_multiitem.engine.scorer import Executed
-from pytest_multiitem.engine.serve import add_arguments
 from pytest_multiitem.gates.registry import gate_names
 from pytest_multiitem.results import counterexample, records
 

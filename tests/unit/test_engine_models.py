@@ -20,8 +20,9 @@ from engine_cases import (
 from reference import Reference
 
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
-from pytest_multiitem.engine.serve import load_backend
+from pytest_multiitem.engine.model_files import load_backend
+from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.readout import Readout
 from pytest_multiitem.scoring.semantics import Semantics

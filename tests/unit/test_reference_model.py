@@ -17,9 +17,12 @@ from reference import Reference
 
 from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
-from pytest_multiitem.engine.serve import ServeArgs, add_arguments, build_service, load_backend
+from pytest_multiitem.engine.launch_line import ServeArgs, add_arguments
+from pytest_multiitem.engine.model_files import load_backend
+from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.engine.serve import build_service
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, UsageError
+from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.scoring.layout import build_layout, restarting_positions
 
 torch = pytest.importorskip("torch")

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_multiitem.engine.plan import slots_per_tile
-from pytest_multiitem.engine.scorer import MaskImpl, Mode, PrefixCache, Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import PrefixCache, Scorer
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.scoring.config import MaskImpl, Mode, ScorerConfig
 from pytest_multiitem.scoring.layout import build_layout, packed_length
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.wire import WireError

@@ -16,7 +16,7 @@ from pytest_multiitem import cli
 from pytest_multiitem.commands.validate import validate as validate_command
 from pytest_multiitem.commands.workload import workload as workload_command
 from pytest_multiitem.comparison.decision import compare as offline
-from pytest_multiitem.comparison.decision import decide
+from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.records import Comparison, ScoreMatrix
 from pytest_multiitem.comparison.workload import generate, head, request_sha256
 from pytest_multiitem.errors import UsageError
@@ -888,7 +888,7 @@ def own_matrix(backend, shortest):
     for row in content["results"]:
         row["noise_floor"] = 0.0
     found = msgspec.convert(content, ScoreMatrix)
-    found.summary = decide.summary_of(found)
+    found.summary = guardrail.summary_of(found)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_multiitem.comparison import verdicts
+from pytest_multiitem.comparison import gate_verdicts as verdicts
 from pytest_multiitem.comparison.measuring.runner import compare
 from pytest_multiitem.comparison.records import Outcome
 from pytest_multiitem.errors import MultiItemError

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "unit"))
 import msgspec
 from fake_backend import FakeBackend
 
-from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.wire import WireError, parse_score_request
 
 VOCABULARY = 151_936
