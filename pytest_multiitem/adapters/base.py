@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
+from pytest_multiitem import adapters
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.registry import Registry, modules_of
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import BACKENDS
@@ -127,25 +125,17 @@ class Engine:
         return {}
 
 
-@cache
-def shipped_engines() -> Mapping[str, Engine]:
-    """Every adapter that ships (a module here that defines ``ENGINE``) by name."""
-    import pytest_multiitem.adapters as package
-
-    found: dict[str, Engine] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        engine = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "ENGINE", None)
+def _shipped() -> Iterator[Engine]:
+    for module in modules_of(adapters):
+        engine = getattr(module, "ENGINE", None)
         if isinstance(engine, Engine):
-            found[engine.name] = engine
-    return MappingProxyType(found)
+            yield engine
 
 
-def choose_engine(name: str, further: Iterable[Engine] = ()) -> Engine:
-    """The adapter called ``name``, shipped or added by the project.
+#: Every adapter: those that ship (a module here that defines ``ENGINE``), and those that a project adds.
+ENGINES = Registry("engine", _shipped)
 
-    Raises UsageError listing those that exist.
-    """
-    known = {**shipped_engines(), **{engine.name: engine for engine in further}}
-    if name not in known:
-        raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    return known[name]
+
+def choose_engine(name: str) -> Engine:
+    """The adapter called ``name``. Raises UsageError listing those that exist."""
+    return ENGINES.choose(name)

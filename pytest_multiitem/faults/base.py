@@ -31,8 +31,8 @@ class Fault:
     """
 
     name: ClassVar[str]
-    number: ClassVar[int]
-    seen: ClassVar[str]
+    number: ClassVar[int] = 0
+    seen: ClassVar[str] = "-"
     scope: ClassVar[frozenset[Part]] = frozenset({"multi"})
     strengths: ClassVar[tuple[float, ...]] = ()
     unit: ClassVar[str] = ""
