@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from pytest_multiitem.commands.power import power
 from pytest_multiitem.commands.replay import replay
 from pytest_multiitem.commands.tpu_check import tpu_check
 from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.extensions.loading import PLUGINS, load_modules
 
 app = typer.Typer(
     name="multiitem",
@@ -41,11 +43,22 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            metavar="MODULE",
+            help=f"Load a module with hooks of this package, as pytest -p does; repeatable. [env {PLUGINS}=MODULE,…]",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Multi-item scoring validation."""
+    named = [name.strip() for name in os.environ.get(PLUGINS, "").split(",") if name.strip()]
+    context.call_on_close(load_modules([*named, *(plugins or ())]))
 
 
 @app.command(
@@ -143,12 +156,13 @@ def report(
         "multiitem-results/latest"
     ),
     output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
+    name: Annotated[str, typer.Option("--format", help="A format of the report, or one of a plugin.")] = "markdown",
 ) -> None:
-    """Render the Markdown report of a finished run again, from its matrix.json alone."""
-    from pytest_multiitem.reports.run import render
+    """Render the report of a finished run again, from its matrix.json alone."""
+    from pytest_multiitem.reports.formats import FORMATS
     from pytest_multiitem.results.store import read_matrix, write_atomically
 
-    text = render(read_matrix(run))
+    text = FORMATS.choose(name).render(read_matrix(run))
     if output is None:
         print(text, end="")
     else:

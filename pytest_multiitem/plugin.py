@@ -63,6 +63,7 @@ def pytest_load_initial_conftests(
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    extensions.load_extensions(config)
     config.stash[SETTINGS] = check_settings.settings_of(config)
     config.pluginmanager.register(RunListener(config), "multiitem-run-listener")
 

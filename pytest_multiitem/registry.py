@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType, ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pytest_multiitem.errors import UsageError, did_you_mean
 
@@ -16,12 +16,16 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Engines, gates, faults or report formats: things with a ``name``.
 
-    ``kind``: what one is called in messages. ``shipped``: finds those of this package, when first asked.
+    ``kind``: what one is called in messages. ``shipped``: finds those of this package, when first asked. ``key``: what
+    they are ordered by; those that are equal stand as they were found.
     """
 
-    def __init__(self, kind: str, shipped: Callable[[], Iterable[T]]) -> None:
+    def __init__(
+        self, kind: str, shipped: Callable[[], Iterable[T]], key: Callable[[T], Any] = lambda thing: 0
+    ) -> None:
         self.kind = kind
         self._find = shipped
+        self._key = key
         self._shipped: dict[str, T] | None = None
         self._added: list[dict[str, T]] = []
 
@@ -36,11 +40,11 @@ class Registry(Generic[T]):
         return MappingProxyType(self._shipped)
 
     def all(self) -> Mapping[str, T]:
-        """All by name: the shipped ones, then those that projects add."""
+        """All by name, those that projects add among them."""
         known = dict(self.shipped())
         for added in self._added:
             known |= added
-        return MappingProxyType(known)
+        return MappingProxyType(dict(sorted(known.items(), key=lambda item: self._key(item[1]))))
 
     def choose(self, name: str) -> T:
         """The one that is called ``name``. Raises UsageError listing those that exist."""

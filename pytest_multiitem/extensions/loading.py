@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pluggy
+from pluggy import HookimplOpts
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.extensions import hookspec
@@ -19,6 +21,9 @@ from pytest_multiitem.registry import Registry
 #: The group of entry points whose modules have hooks, as ``[project.entry-points.pytest_multiitem]`` names them.
 ENTRY_POINTS = "pytest_multiitem"
 
+#: The environment variable that names modules for the command line: ``MODULE,…``.
+PLUGINS = "MULTI_ITEM_PLUGINS"
+
 #: Where what a hook gives is kept. Imported by name, and only where a plugin has the hook: it takes half a second.
 _REGISTRIES = {
     "pytest_multiitem_engines": "pytest_multiitem.adapters.base:ENGINES",
@@ -26,6 +31,18 @@ _REGISTRIES = {
     "pytest_multiitem_faults": "pytest_multiitem.faults.catalogue:FAULTS",
     "pytest_multiitem_report_formats": "pytest_multiitem.reports.formats:FORMATS",
 }
+
+
+class _Modules(pluggy.PluginManager):
+    """Plugins of the command line: of a plugin of pytest's, the hooks of this package alone."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> HookimplOpts | None:
+        """A function that is named like a hook is one, marked or not, as pytest has it."""
+        if name not in vars(hookspec) or not inspect.isfunction(getattr(plugin, name, None)):
+            return None
+        return super().parse_hookimpl_opts(plugin, name) or HookimplOpts(
+            wrapper=False, hookwrapper=False, optionalhook=False, tryfirst=False, trylast=False, specname=None
+        )
 
 
 def load(manager: pluggy.PluginManager) -> Callable[[], None]:
@@ -51,7 +68,7 @@ def load_modules(names: Sequence[str]) -> Callable[[], None]:
 
     Raises UsageError for one that cannot be imported.
     """
-    manager = pluggy.PluginManager("pytest")
+    manager = _Modules("pytest")
     manager.add_hookspecs(hookspec)
     if names and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -60,8 +77,8 @@ def load_modules(names: Sequence[str]) -> Callable[[], None]:
             module = importlib.import_module(name)
         except ImportError as error:
             raise UsageError(
-                f"-p {name}: cannot import it: {error}; expected a module of the current directory or of this "
-                "environment, by its dotted name"
+                f"plugin {name}: cannot import it: {error}; expected the dotted name of a module in the current "
+                "directory or in this environment"
             ) from None
         if not manager.is_registered(module):
             manager.register(module, name)

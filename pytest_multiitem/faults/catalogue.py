@@ -17,15 +17,13 @@ _VARIABLE = "MULTI_ITEM_FAULTS"
 
 
 def _shipped() -> Iterator[type[Fault]]:
-    """In the order of the list; those beyond the list come last."""
     names = {module.__name__ for module in modules_of(package)}
-    here = (kind for kind in _below(Fault) if kind.__module__ in names)
-    yield from sorted(here, key=lambda kind: kind.number or 1000)
+    yield from (kind for kind in _below(Fault) if kind.__module__ in names)
     yield from map(_imported, filter(None, os.environ.get(_VARIABLE, "").split(",")))
 
 
 #: Every fault class, by the name of the fault.
-FAULTS: Registry[type[Fault]] = Registry("fault", _shipped)
+FAULTS: Registry[type[Fault]] = Registry("fault", _shipped, key=lambda kind: kind.number or 1000)
 
 
 def catalogue() -> Mapping[str, type[Fault]]:

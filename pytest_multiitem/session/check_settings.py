@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from pytest_multiitem.errors import MultiItemError
-from pytest_multiitem.session.extensions import load_extensions
 from pytest_multiitem.session.parts import parts_of
 from pytest_multiitem.session.parts.base import PARTS
 from pytest_multiitem.settings.resolve import resolve
@@ -16,15 +13,12 @@ from pytest_multiitem.settings.table import OPTIONS
 
 #: Where all of these have their defaults, no engine's adapter is needed to know the settings.
 _ENGINE_SETTINGS = ("engine", "mask_impl", "profiles", "multi_profile", "serial_profile", "extend_profile")
-_VARIABLES = {option.variable for option in OPTIONS}
 
 
 def settings_of(config: pytest.Config) -> Settings:
     """The settings in force. Raises pytest.UsageError for a value that is not valid."""
     command_line = {option.ini: config.getoption(option.ini, default=None) for option in OPTIONS}
     ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
-    if any(value is not None for value in command_line.values()) or any(ini.values()) or _VARIABLES & os.environ.keys():
-        load_extensions(config)  # a value may name what a project adds
     try:
         settings = resolve(command_line, ini)
         if any(settings.origins[name] != "default" for name in _ENGINE_SETTINGS):

@@ -1,4 +1,4 @@
-"""What conftests, plugins and entry points bring to this run: taken in when first needed, taken out at its end."""
+"""What conftests, plugins and entry points bring to this run: taken in at its beginning, taken out at its end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ _UNLOAD: pytest.StashKey[Callable[[], None]] = pytest.StashKey()
 
 
 def load_extensions(config: pytest.Config) -> None:
-    """Make known what the hooks bring; once. A run that does not use the plugin never does."""
-    if _UNLOAD in config.stash:
-        return
+    """Make known what the hooks bring, before a setting, a marker or a suite names it."""
     try:
         config.stash[_UNLOAD] = load(config.pluginmanager)
     except MultiItemError as error:
@@ -24,6 +22,4 @@ def load_extensions(config: pytest.Config) -> None:
 
 def unload_extensions(config: pytest.Config) -> None:
     """Forget it: another run may follow in this process."""
-    if _UNLOAD in config.stash:
-        config.stash[_UNLOAD]()
-        del config.stash[_UNLOAD]
+    config.stash.get(_UNLOAD, lambda: None)()

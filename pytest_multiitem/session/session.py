@@ -19,7 +19,6 @@ from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results import store
 from pytest_multiitem.results.records import Matrix, Verdict
-from pytest_multiitem.session.extensions import load_extensions
 from pytest_multiitem.session.keys import SETTINGS
 from pytest_multiitem.session.parts.base import PARTS
 from pytest_multiitem.session.plan import PLAN, Plan
@@ -43,7 +42,6 @@ class Session:
         # A run that does not use the plugin does not wait for NumPy and httpx.
         from pytest_multiitem.session.ledger import Ledger
 
-        load_extensions(config)
         worker = getattr(config, "workerinput", None)
         self._config = config
         self.settings = config.stash[SETTINGS]

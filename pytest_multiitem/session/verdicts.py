@@ -7,7 +7,6 @@ import pytest
 
 from pytest_multiitem.gates.registry import gates, required
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.session.extensions import load_extensions
 from pytest_multiitem.session.keys import BENCHMARKS, RECORDS, REPORT_ATTRIBUTE, REQUIRED_BY, SETTINGS
 
 
@@ -40,7 +39,6 @@ def gate_of(item: pytest.Item) -> str | None:
     marker = item.get_closest_marker("multiitem_gate")
     if marker is None:
         return None
-    load_extensions(item.config)
     name = marker.args[0] if marker.args else None
     if name not in gates():
         raise pytest.UsageError(f"{item.nodeid}: multiitem_gate names {name!r}; expected one of {', '.join(gates())}")
