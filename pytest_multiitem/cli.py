@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from pytest_multiitem.commands.tpu_check import tpu_check
 from pytest_multiitem.commands.validate import validate
 from pytest_multiitem.commands.workload import workload
 from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.extensions.loading import PLUGINS, load_modules
 
 app = typer.Typer(
     name="multiitem",
@@ -49,11 +51,22 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            metavar="MODULE",
+            help=f"Load a module with hooks of this package, as pytest -p does; repeatable. [env {PLUGINS}=MODULE,…]",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Multi-item scoring validation."""
+    named = [name.strip() for name in os.environ.get(PLUGINS, "").split(",") if name.strip()]
+    context.call_on_close(load_modules([*named, *(plugins or ())]))
 
 
 command: Callable[..., None]

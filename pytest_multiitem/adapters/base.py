@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
+from pytest_multiitem import adapters
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.registry import Registry, modules_of
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ALL
@@ -140,38 +137,30 @@ class Engine:
         return {}
 
 
-@cache
-def shipped_engines() -> Mapping[str, Engine]:
-    """Every adapter that ships (a module here that defines ``ENGINE``) by name."""
-    import pytest_multiitem.adapters as package
-
-    found: dict[str, Engine] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        engine = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "ENGINE", None)
+def _shipped() -> Iterator[Engine]:
+    for module in modules_of(adapters):
+        engine = getattr(module, "ENGINE", None)
         if isinstance(engine, Engine):
-            found[engine.name] = engine
-    return MappingProxyType(found)
+            yield engine
 
 
-def known_engines(further: Iterable[Engine] = ()) -> Mapping[str, Engine]:
-    """Every adapter by name: the shipped ones, and those that a project adds."""
-    return {**shipped_engines(), **{engine.name: engine for engine in further}}
+#: Every adapter: those that ship (a module here that defines ``ENGINE``), and those that a project adds.
+ENGINES = Registry("engine", _shipped)
 
 
-def choose_engine(name: str, further: Iterable[Engine] = ()) -> Engine:
-    """The adapter called ``name``, shipped or added by the project.
-
-    Raises UsageError listing those that exist.
-    """
-    known = known_engines(further)
-    if name not in known:
-        raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    return known[name]
+def choose_engine(name: str) -> Engine:
+    """The adapter called ``name``. Raises UsageError listing those that exist."""
+    return ENGINES.choose(name)
 
 
-def check_backends(settings: Settings, engines: Iterable[Engine]) -> None:
-    """Raises UsageError for a backend that a comparison's options name and that none of the engines has."""
-    known = dict.fromkeys(backend for engine in engines for backend in engine.backends)
+def known_backends() -> tuple[str, ...]:
+    """The backends of all engines, in the order in which engines name them."""
+    return tuple(dict.fromkeys(backend for engine in ENGINES.all().values() for backend in engine.backends))
+
+
+def check_backends(settings: Settings) -> None:
+    """Raises UsageError for a backend that a comparison's options name and that no engine has."""
+    known = known_backends()
     settings.check_names("backend", settings.backend, (*known, ALL))
     settings.check_names("compare_urls", [side.partition("@")[0] for side, _ in settings.compare_urls], known)
     settings.check_names("cost_per_hour", [backend for backend, _ in settings.cost_per_hour if backend], known)

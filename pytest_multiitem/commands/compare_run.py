@@ -19,7 +19,7 @@ def run(given: Mapping[str, str | None]) -> None:
     Exit status 0: every side was measured and the scores agree. 1: a side is missing, a row failed, or correctness
     is not shown. 2: it could not begin. An interrupted comparison goes on when the command is typed again.
     """
-    from pytest_multiitem.adapters.base import check_backends, choose_engine, known_engines
+    from pytest_multiitem.adapters.base import check_backends, choose_engine
     from pytest_multiitem.comparison.gate_verdicts import exit_status
     from pytest_multiitem.comparison.measuring.runner import compare
     from pytest_multiitem.progress import Shown
@@ -27,7 +27,7 @@ def run(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.settings.resolve import resolve
 
     settings = resolve(given, {})
-    check_backends(settings, known_engines().values())
+    check_backends(settings)
     engine = choose_engine(settings.engine)
     settings = engine.with_own_names(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it as Ctrl-C does

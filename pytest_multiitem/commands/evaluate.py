@@ -65,11 +65,11 @@ def evaluate(
 
     Use the same options for both modes. Exit status 1 where the server failed: what was measured is kept.
     """
-    from pytest_multiitem.adapters.base import known_engines
+    from pytest_multiitem.adapters.base import known_backends
     from pytest_multiitem.evaluation import run
 
     if backend is not None:
-        backends = dict.fromkeys(name for each in known_engines().values() for name in each.backends)
+        backends = known_backends()
         if backend not in backends:
             hint = did_you_mean(backend, backends)
             raise UsageError(f"--backend {backend!r} is not valid: expected one of {', '.join(backends)}{hint}")

@@ -15,12 +15,13 @@ def report(
         "multiitem-results/latest"
     ),
     output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
+    name: Annotated[str, typer.Option("--format", help="A format of the report, or one of a plugin.")] = "markdown",
 ) -> None:
-    """Render the Markdown report of a finished run again, from its matrix.json alone."""
-    from pytest_multiitem.reports.run import render
+    """Render the report of a finished run again, from its matrix.json alone."""
+    from pytest_multiitem.reports.formats import FORMATS
     from pytest_multiitem.results.store import read_matrix, write_atomically
 
-    text = render(read_matrix(run))
+    text = FORMATS.choose(name).render(read_matrix(run))
     if output is None:
         typer.echo(text, nl=False)
     else:

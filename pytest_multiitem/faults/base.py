@@ -35,7 +35,7 @@ class Fault:
     """
 
     name: ClassVar[str]
-    number: ClassVar[int]
+    number: ClassVar[int] = 0
     seen: ClassVar[str] = "follows from the design"
     scope: ClassVar[frozenset[Part]] = frozenset({"multi"})
     strengths: ClassVar[tuple[float, ...]] = ()

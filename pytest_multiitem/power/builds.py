@@ -15,6 +15,7 @@ from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.faults.base import Fault, Part
+from pytest_multiitem.faults.catalogue import server_environment
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case
 from pytest_multiitem.scoring.semantics import Semantics
@@ -97,6 +98,7 @@ class Labs:
             spec = LaunchSpec(
                 label=f"lab {backend}",
                 command=(sys.executable, "-m", "pytest_multiitem.engine.lab", "--port", "{port}"),
+                env=server_environment(),
                 preferred_port=30_100,
                 startup_timeout=self.settings.startup_timeout,
             )
@@ -118,6 +120,7 @@ class Labs:
         spec = LaunchSpec(
             label=f"{profile.label} {fault.label}",
             command=(sys.executable, "-m", module, "--upstream", upstream, "--fault", fault.label, "--port", "{port}"),
+            env=server_environment(),
             preferred_port=30_120,
             startup_timeout=_PROXY_STARTUP,
         )

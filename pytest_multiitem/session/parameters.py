@@ -59,31 +59,31 @@ def _id_of(fixture: str, value: Any) -> str:
     return f"{fixture.split('_')[1] if isinstance(value, int) else ''}{value}"
 
 
-def _profiles(item: pytest.Item, config: pytest.Config) -> list[Profile]:
+def profiles_of(item: pytest.Item) -> list[Profile]:
     """The servers that a test will ask for, so that all of a run's servers can start side by side."""
-    from pytest_multiitem.adapters.base import Profile
+    from pytest_multiitem.adapters.base import Profile  # it brings NumPy, which a run without our tests does not need
     from pytest_multiitem.scoring.semantics import Semantics
 
     params = getattr(getattr(item, "callspec", None), "params", {})
     backend = params.get("multiitem_backend")
     names = getattr(item, "fixturenames", ())
-    model = _model_of(item)
-    found: list[Profile] = []
+    model = model_of(item)
+    profiles: list[Profile] = []
     if backend is None or backend == ATTACHED:
-        return found
+        return profiles
     if "serial_server" in names:
-        found.append(Profile("serial", backend, model=model))
+        profiles.append(Profile("serial", backend, model=model))
     if "multi_item_server" in names:
-        semantics = Semantics(config.stash[SETTINGS].semantics)
+        semantics = Semantics(item.config.stash[SETTINGS].semantics)
         mask = params["multiitem_mask"]
-        chunk = params["multiitem_chunk"] if "multiitem_chunk" in params else only_value(config, "multiitem_chunk")
-        found.append(Profile("multi", backend, mask, chunk, semantics, model))
+        chunk = params["multiitem_chunk"] if "multiitem_chunk" in params else only_value(item.config, "multiitem_chunk")
+        profiles.append(Profile("multi", backend, mask, chunk, semantics, model))
     if "prefill_extend_server" in names:
-        found.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX, model=model))
-    return found
+        profiles.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX, model=model))
+    return profiles
 
 
-def _model_of(item: pytest.Item) -> str | None:
+def model_of(item: pytest.Item) -> str | None:
     """The model of a model matrix that a test is for."""
     model: str | None = getattr(getattr(item, "callspec", None), "params", {}).get("multiitem_model")
     return model

@@ -1,4 +1,4 @@
-"""How the plugin meets pytest: options, settings, the run's directory, its header, summary and end."""
+"""The options of the plugin, as pytest knows them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from itertools import pairwise
 
 import pytest
 
-from pytest_multiitem.errors import MultiItemError
-from pytest_multiitem.session.current import SESSION, session_of
-from pytest_multiitem.session.keys import SETTINGS
 from pytest_multiitem.settings.option import Option
 from pytest_multiitem.settings.parsers import SWITCH_WORDS
 from pytest_multiitem.settings.settings import OPTIONS
@@ -61,20 +58,3 @@ def hide_option_values(early_config: pytest.Config, arguments: list[str]) -> Non
     for name, value in pairwise(arguments):
         if name in names and value in paths and not value.startswith("-"):
             paths.remove(value)
-
-
-def finish(session: pytest.Session) -> None:
-    """End the run in this process; the exit status may become 1 for a required gate that did not run."""
-    config = session.config
-    if SETTINGS not in config.stash or config.getoption("collectonly"):
-        return
-    settings = config.stash[SETTINGS]
-    if SESSION in config.stash or settings.require or settings.save_baseline is not None:
-        status = int(session.exitstatus)
-        try:
-            status = session_of(config).finish(status)
-        except MultiItemError as error:  # shown in the summary, which an exception would suppress
-            session_of(config).problem = str(error)
-            status = int(pytest.ExitCode.INTERNAL_ERROR)
-        if status != int(session.exitstatus):
-            session.exitstatus = status

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pytest_multiitem.adapters import launched
-from pytest_multiitem.adapters.base import Profile, choose_engine, shipped_engines
+from pytest_multiitem.adapters.base import ENGINES, Profile, choose_engine
 from pytest_multiitem.adapters.installed import Installed
 from pytest_multiitem.adapters.profiles import arguments, launch_profile, read_profiles, with_profile_defaults
 from pytest_multiitem.errors import EngineUnavailable, UsageError
@@ -51,7 +51,7 @@ def test_every_shipped_profile_belongs_to_an_adapter_and_its_role():
     for name in read_profiles():
         for device in ("cpu", "cuda"):
             profile = launch_profile(name, device=device)
-            assert profile.engine in shipped_engines() and name.startswith(profile.engine)
+            assert profile.engine in ENGINES.shipped() and name.startswith(profile.engine)
             assert profile.about and profile.alternatives()
     assert {launch_profile(n, device="cuda").port for n in ("sglang-multi", "sglang-serial")} == {30010, 30011}
     assert launch_profile("sglang-multi-frozen", device="cuda").port == 30020

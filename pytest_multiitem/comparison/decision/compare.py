@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pytest_multiitem.adapters.base import shipped_engines
+from pytest_multiitem.adapters.base import known_backends
 from pytest_multiitem.comparison.decision import correctness, guardrail, speed
 from pytest_multiitem.comparison.decision.measured_side import MeasuredSide, measured_side
 from pytest_multiitem.comparison.decision.notes import IDENTITY, different_semantics, identity, notes_on
@@ -122,7 +122,7 @@ def _missing(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> list[str
     """What a complete comparison would have and this one has not."""
     missing = []
     if len(backends) == 1:
-        known = dict.fromkeys(name for engine in shipped_engines().values() for name in engine.backends)
+        known = known_backends()
         other = next((name for name in known if name not in backends), None) if backends[0] in known else None
         missing.append(f"there is no matrix of {other or 'a second backend'}")
     else:
