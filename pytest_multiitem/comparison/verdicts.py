@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_multiitem.comparison.records import Check, ComparedView, Outcome, Row, ScoreMatrix
 from pytest_multiitem.gates.comparison import COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS
-from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.gates.gate import Gate, larger_floor, magnitude
 from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
 from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results.records import GateRecord, Verdict
@@ -153,8 +153,8 @@ def _judged(
         samples={"chunk_sizes": len(checks)},
         details={where: {"value": check.value, "verdict": check.verdict} for where, check in checks},
     )
-    found.value = max(values, default=None)
-    found.noise_floor = max((f for f in floors if f is not None), default=None)
+    found.value = max(values, key=magnitude, default=None)
+    found.noise_floor = larger_floor(*floors)
     found.score_spread = min((s for s in spreads if s is not None), default=None)
     if found.verdict is Verdict.PASS and found.value is not None:
         found.reason = f"{found.value:.6g} is within the limit {gate.limit:g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
@@ -14,36 +14,27 @@ from pytest_multiitem.gates.evidence import (
     score_spread,
     semantic_visibility,
 )
-from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
-from pytest_multiitem.gates.record import Measurement
-from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics, unisolated
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import Scores
-
-AS_DECLARED = Gate(
-    "semantics_as_declared",
-    "which serial reference packed scores are nearest to: the declared semantics, another one, or plain causal "
-    "attention",
-    "holds",
-    None,
-)
-GATES = (AS_DECLARED,)
 
 #: Plain causal attention over ``query d item_1 d item_2 …``: no isolation at all.
 CAUSAL = "causal"
 _ITEMS = 6
 
 
-def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
+def measure(subject: Subject) -> Measurement:
     """Score the first items with tokens of a case packed, and serially as each semantics has an item see its context.
 
     The declared semantics holds where it is nearest and the next one is clearly farther away; FAIL names
     the one that is nearer, or says that there is none.
     """
-    declared = declared_semantics(multi)
+    multi, serial, delimiter, record = subject.multi, subject.serial, subject.delimiter, subject.record
+    cases, declared = subject.cases(multi), declared_semantics(multi)
     case = next((case for case in cases if any(case.items)), None)
     if case is None:  # no request has an item with tokens, and one without any would be refused
         return Measurement(target=multi, value=None, samples={"items": 0})
@@ -52,7 +43,7 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
     references = _references(serial, case, delimiter)
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
     record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
-    nearest, following = sorted(distances, key=distances.__getitem__)[:2]
+    nearest, following = sorted(distances, key=lambda name: magnitude(distances[name]))[:2]
     noise = NOISE_FACTOR * packed.noise
     clear = distances[following] - distances[nearest] > max(noise, distances[nearest])
     away = distances[declared.value]
@@ -97,3 +88,18 @@ def _references(serial: Target, case: Case, delimiter: int) -> Mapping[str, Scor
     query = Semantics.PREFIX_FIRST_DELIM.serial_query(case.query, delimiter)
     found[CAUSAL] = serial.score_ids(query, unisolated(case.items, delimiter), case.labels)
     return found
+
+
+AS_DECLARED = Gate(
+    "semantics_as_declared",
+    "which serial reference packed scores are nearest to: the declared semantics, another one, or plain causal "
+    "attention",
+    "holds",
+    None,
+    rests_on="serial references that differ by semantics",
+    measure=measure,
+    needs=("multi", "serial"),
+    short="semantics",
+    order=40,
+)
+GATES = (AS_DECLARED,)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, baseline, extender, make_case, multi, packed, packed_query_prefix
+from stub_targets import DELIMITER, StubSubject, baseline, extender, make_case, multi, packed, packed_query_prefix
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench.curve import CurvePoint
@@ -34,23 +34,23 @@ def ignore(line):
 
 
 def isolated(target, reference, cases=CASES, *, gate=isolation.SAME_LENGTH, seed=3, record=ignore):
-    return isolation.measure(gate, target, reference, cases, delimiter=DELIMITER, seed=seed, record=record)
+    return gate.measure(StubSubject(cases, multi=target, serial=reference, seed=seed, record=record))
 
 
 def equal(target, reference, cases=CASES, *, record=ignore):
-    return equivalence.measure(target, reference, cases, delimiter=DELIMITER, record=record)
+    return equivalence.measure(StubSubject(cases, multi=target, serial=reference, record=record))
 
 
-def compared(left, right, cases=CASES, *, record=ignore, **more):
-    return parity.measure(parity.compare(left, right, cases, delimiter=DELIMITER, record=record, **more))
+def compared(left, right, cases=CASES, *, record=ignore, client_chunk_size=None):
+    return parity.figure(parity.compare(StubSubject(cases, record=record), left, right, client_chunk_size))
 
 
 def probed(target, reference, cases=CASES, *, record=ignore):
-    return semantics.measure(target, reference, cases, delimiter=DELIMITER, record=record)
+    return semantics.measure(StubSubject(cases, multi=target, serial=reference, record=record))
 
 
 def replayed(target, reference, cases=CASES, *, record=ignore):
-    return prefill_extend.measure(target, cases[0], record=record)
+    return prefill_extend.measure(StubSubject(cases, extend=target, record=record))
 
 
 def once_noisy(scores, query, by):
@@ -386,10 +386,10 @@ def test_blocks_are_added_exactly_where_the_interval_straddles(interval, runs):
 
 def test_a_speed_up_carries_its_attestation_and_its_runs():
     curve = [CurvePoint(32, (4.0,) * 5, (1.0,) * 5)]
-    found = speedup.measure(multi(), curve, Attestation("segment", problem="dense was requested"))
+    found = speedup.measure_curve(multi(), curve, Attestation("segment", problem="dense was requested"))
     record = record_of(speedup.SPEEDUP_N32, found)
     assert (record.verdict, record.mask_attested) == (Verdict.FAIL, "segment")
-    assert speedup.measure(multi(), [], Attestation("dense")).samples == {"timed_runs": 0}
+    assert speedup.measure_curve(multi(), [], Attestation("dense")).samples == {"timed_runs": 0}
 
 
 def test_all_requires_what_the_options_ask_for_and_names_are_taken_as_they_are():
