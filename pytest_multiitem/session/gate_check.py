@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.faults.base import Part
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.record import blank_record, judged
@@ -111,10 +111,10 @@ class GateCheck:
         given = {part: target for part, target in parts.items() if target is not None}
         backend = backend or next((target.profile.backend for target in given.values()), None)
         measure = self.gate.measure
-        if backend is None or measure is None:
-            raise UsageError(
-                f"gate {self.gate.name}: name a server or a backend to measure, of a gate that has a measure"
-            )
+        if measure is None:
+            pytest.fail(f"gate {self.gate.name} states no way to measure it; give the measurement to check(…)", False)
+        if backend is None:
+            pytest.fail(f"gate {self.gate.name}: name a server to measure (multi=…, serial=…), or a backend", False)
         subject = RunSubject(self.run, backend, given, mask, chunk, client_chunk_size, self.model)
 
         def measured(gate: Gate) -> Measurement | GateRecord:

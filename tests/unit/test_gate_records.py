@@ -1,5 +1,6 @@
 """What gates leave beside their verdicts: reasons, details, evidence and raw samples, word for word."""
 
+import math
 import re
 import sys
 from dataclasses import replace
@@ -62,6 +63,12 @@ def once_noisy(scores, query, by):
         return found + next(signs) * by / 2 if tuple(q) == tuple(query) else found
 
     return noisy
+
+
+MEASURED_ON_A_PACKED_SERVER = (
+    "same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02",
+    "semantics_as_declared", "request_contract_holds",
+)  # fmt: skip
 
 
 # -- raw samples -------------------------------------------------------------------------------
@@ -411,3 +418,20 @@ def test_the_evidence_of_a_probe_is_that_of_all_requests():
     assert found.evidence.semantic_visibility == semantic_visibility(reference, CASES[1:], DELIMITER, ignore) > 0.02
     assert (found.evidence.noise_floor, found.evidence.traffic_floor) == (0.0, 0.0)
     assert found.evidence.score_spread == np.ptp(packed(CASES[1].query, CASES[1].items, CASES[1].labels), axis=0).max()
+
+
+@pytest.mark.parametrize("place", [1, 2, 3], ids=["first replay", "last replay", "replay in traffic"])
+@pytest.mark.parametrize("name", list(MEASURED_ON_A_PACKED_SERVER))
+def test_a_replay_without_a_number_fails_whatever_the_others_are(name, place):
+    """No finite floor hides it: neither that of other replays nor that of other requests."""
+    gate, calls = gates()[name], iter(range(999))
+
+    def broken_once(query, items, labels):
+        found = packed(query, items, labels)
+        ours = tuple(query) == CASES[0].query and len(labels) == len(CASES[0].labels)
+        return found * np.nan if ours and next(calls) == place else found
+
+    record = record_of(gate, gate.measure(StubSubject(CASES, multi=multi(broken_once), serial=baseline())))
+    assert record.verdict is Verdict.FAIL, record.reason
+    assert "gives a difference of nan" in record.reason
+    assert not all(map(math.isfinite, (record.noise_floor, record.traffic_floor)))
