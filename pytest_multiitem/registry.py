@@ -56,8 +56,16 @@ class Registry(Generic[T]):
         return known[name]
 
     def extend(self, things: Iterable[T]) -> Callable[[], None]:
-        """Add what one run brings; returns what takes it out again. A run inside a run may bring the same."""
-        added = {_name(thing): thing for thing in things}
+        """Add what one run brings; returns what takes it out again. A run inside a run may bring the same.
+
+        Raises UsageError for a name that two of them have, or one and one of this package.
+        """
+        added: dict[str, T] = {}
+        for thing in things:
+            name = _name(thing)
+            if name in added or name in self.shipped():
+                raise UsageError(f"two {self.kind}s are called {name}")
+            added[name] = thing
         self._added.append(added)
 
         def undo() -> None:
