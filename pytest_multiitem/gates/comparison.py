@@ -15,7 +15,7 @@ COMPARISON_MEASURED = Gate(
     rests_on="every side that was asked for",
     asked_by="compare",
     no_column="it judges whether a comparison was carried out; measured by --compare only",
-    order=310,
+    order=18,
 )
 OWN_REFERENCE_MAX_ABS = Gate(
     "own_reference_max_abs_le_0p02",
@@ -25,7 +25,7 @@ OWN_REFERENCE_MAX_ABS = Gate(
     evidence=_EVIDENCE,
     asked_by="compare",
     no_column=_NO_COLUMN,
-    order=320,
+    order=19,
 )
 OWN_REFERENCE_MEAN_ABS = Gate(
     "own_reference_mean_abs_le_0p01",
@@ -35,6 +35,6 @@ OWN_REFERENCE_MEAN_ABS = Gate(
     evidence=_EVIDENCE,
     asked_by="compare",
     no_column=_NO_COLUMN,
-    order=330,
+    order=20,
 )
 GATES = (COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS)

@@ -88,6 +88,6 @@ EQUIVALENCE = Gate(
     needs=("multi", "serial"),
     also_on=("extend",),
     short="equiv",
-    order=30,
+    order=3,
 )
 GATES = (EQUIVALENCE,)

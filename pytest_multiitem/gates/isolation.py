@@ -100,6 +100,6 @@ def _gate(name: str, what: str, *, short: str, order: int) -> Gate:
     )
 
 
-SAME_LENGTH = _gate("same_length_isolation_zero", "is mutated, same length", short="same", order=10)
-CHANGED_LENGTH = _gate("changed_length_isolation_zero", "changes its length", short="changed", order=20)
+SAME_LENGTH = _gate("same_length_isolation_zero", "is mutated, same length", short="same", order=1)
+CHANGED_LENGTH = _gate("changed_length_isolation_zero", "changes its length", short="changed", order=2)
 GATES = (SAME_LENGTH, CHANGED_LENGTH)

@@ -49,8 +49,8 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
     if floor is not None and floor > limit:
         return (
             Verdict.INCONCLUSIVE,
-            f"the noise floor {floor:.3g}{' (in traffic)' if _is_busy(evidence) else ''} is above the limit {limit:g}: "
-            "a violation could not be told from noise",
+            f"the noise floor {floor:.3g}{' (in traffic)' if replaying.endswith('others') else ''} is above the limit "
+            f"{limit:g}: a violation could not be told from noise",
         )
     visibility = evidence.leak_visibility
     if visibility is not None and not visibility > limit:
@@ -82,19 +82,15 @@ def judge_statement(
 
 def floor_problem(evidence: Evidence) -> str | None:
     """What is wrong with replays whose scores are apart by no finite number; None where nothing is."""
-    floor = evidence.floor
-    finite = floor is None or math.isfinite(floor)
-    return None if finite else f"{_replaying(evidence)} gives a difference of {floor}"
+    wrong = evidence.floor is not None and not math.isfinite(evidence.floor)
+    return f"{_replaying(evidence)} gives a difference of {evidence.floor}" if wrong else None
 
 
 def _replaying(evidence: Evidence) -> str:
-    return f"replaying the same request{' among others' if _is_busy(evidence) else ''}"
-
-
-def _is_busy(evidence: Evidence) -> bool:
-    """Whether the larger floor is that of replays among other requests."""
+    """What the larger floor is that of."""
     quiet = evidence.noise_floor
-    return quiet is None or (math.isfinite(quiet) and quiet != evidence.floor)
+    busy = quiet is None or (math.isfinite(quiet) and quiet != evidence.floor)
+    return "replaying the same request among others" if busy else "replaying the same request"
 
 
 def judge_ratio(

@@ -189,6 +189,6 @@ RELATIONS_HOLD = Gate(
     measure=measure,
     needs=("multi",),
     short="relations",
-    order=70,
+    order=7,
 )
 GATES = (RELATIONS_HOLD,)

@@ -106,6 +106,6 @@ NEGATIVE_CONTROL = Gate(
     measure=measure,
     needs=("serial",),
     short="control",
-    order=80,
+    order=8,
 )
 GATES = (NEGATIVE_CONTROL,)

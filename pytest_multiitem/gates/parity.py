@@ -158,7 +158,7 @@ SERIAL_VS_REFERENCE = Gate(
     measure=lambda subject: figure(compare(subject, subject.serial, subject.reference)),
     needs=("serial", "reference"),
     short="reference",
-    order=160,
+    order=15,
 )
 JAX_SERIAL_VS_TORCH_SERIAL = Gate(
     "jax_serial_vs_torch_serial_le_0p02",
@@ -169,7 +169,7 @@ JAX_SERIAL_VS_TORCH_SERIAL = Gate(
     measure=_serial_sides,
     needs=("serial", "opposite.serial"),
     short="serial j/t",
-    order=110,
+    order=11,
 )
 JAX_MULTI_VS_TORCH_MULTI_SEMANTIC = Gate(
     "jax_multi_vs_torch_multi_semantic_le_0p02",
@@ -181,7 +181,7 @@ JAX_MULTI_VS_TORCH_MULTI_SEMANTIC = Gate(
     needs=("multi", "opposite.serial"),
     judges=lambda backend: ("serial",) if backend == "pytorch" else ("multi",),
     short="multi-sem",
-    order=120,
+    order=12,
 )
 CROSS_BACKEND_MAX_ABS = Gate(
     "cross_backend_max_abs_le_0p02",
@@ -192,7 +192,7 @@ CROSS_BACKEND_MAX_ABS = Gate(
     measure=lambda subject: _packed_sides(subject, max_abs),
     needs=("multi", "opposite.multi"),
     short="cross max",
-    order=130,
+    order=13,
 )
 CROSS_BACKEND_MEAN_ABS = Gate(
     "cross_backend_mean_abs_le_0p01",
@@ -203,7 +203,7 @@ CROSS_BACKEND_MEAN_ABS = Gate(
     measure=lambda subject: _packed_sides(subject, mean_abs),
     needs=("multi", "opposite.multi"),
     short="cross mean",
-    order=140,
+    order=14,
 )
 SEGMENT_VS_DENSE = Gate(
     "segment_vs_dense_le_1e_4",
@@ -214,7 +214,7 @@ SEGMENT_VS_DENSE = Gate(
     measure=lambda subject: figure(compare(subject, subject.multi, subject.other_mask)),
     needs=("multi", "other_mask"),
     short="seg/dense",
-    order=90,
+    order=9,
 )
 GATES = (
     SERIAL_VS_REFERENCE,

@@ -11,7 +11,7 @@ HEALTHY_PASSES = Gate(
     None,
     asked_by="power",
     no_column="it judges the gates, by this matrix",
-    order=340,
+    order=21,
 )
 FAULT_IS_KILLED = Gate(
     "fault_is_killed",
@@ -20,6 +20,6 @@ FAULT_IS_KILLED = Gate(
     None,
     asked_by="power",
     no_column="it judges the gates, by this matrix",
-    order=350,
+    order=22,
 )
 GATES = (HEALTHY_PASSES, FAULT_IS_KILLED)

@@ -43,6 +43,6 @@ PREFILL_EXTEND_REPLAY = Gate(
     measure=measure,
     needs=("extend",),
     short="replay",
-    order=100,
+    order=10,
 )
 GATES = (PREFILL_EXTEND_REPLAY,)

@@ -13,6 +13,6 @@ NO_REGRESSION = Gate(
     rests_on="a confidence interval of each ratio",
     asked_by="baseline",
     no_column="it compares a run with an earlier one; measured by --baseline only",
-    order=360,
+    order=23,
 )
 GATES = (NO_REGRESSION,)

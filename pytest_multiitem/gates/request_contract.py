@@ -313,6 +313,6 @@ CONTRACT = Gate(
     measure=measure,
     needs=("multi", "serial"),
     short="contract",
-    order=60,
+    order=6,
 )
 GATES = (CONTRACT,)

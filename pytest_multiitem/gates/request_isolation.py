@@ -67,6 +67,6 @@ REQUEST_ISOLATION = Gate(
     measure=measure,
     needs=("multi",),
     short="requests",
-    order=50,
+    order=5,
 )
 GATES = (REQUEST_ISOLATION,)

@@ -139,6 +139,6 @@ SEGMENT_LOWERS = Gate(
     measure=measure,
     needs=("multi",),
     no_column="it judges a compiler for an accelerator, not scores; its faults are broken kernels",
-    order=300,
+    order=17,
 )
 GATES = (SEGMENT_LOWERS,)

@@ -151,6 +151,6 @@ AS_DECLARED = Gate(
     measure=measure,
     needs=("multi", "serial"),
     short="semantics",
-    order=40,
+    order=4,
 )
 GATES = (AS_DECLARED,)

@@ -99,6 +99,6 @@ SPEEDUP_N32 = Gate(
     measure=measure,
     needs=("multi", "serial"),
     short="speed-up",
-    order=170,
+    order=16,
 )
 GATES = (SPEEDUP_N32,)

@@ -23,36 +23,21 @@ class Subject(ABC):
     A server starts, or is connected to, when it is first asked for. EngineUnavailable: there is none here, and the
     gate is NOT_RUN with the reason. ServerError and ScoreFailure: it does not start or answer, and the gate FAILs.
 
-    ``client_chunk_size``: items per request of the gates between backends; None: all in one. ``shrink``: whether the
-    search for a violated relation makes the request that it finds small.
+    ``record``: takes a raw sample. ``client_chunk_size``: items per request of the gates between backends; None: all in
+    one. ``item_counts``: the N of a performance curve beside the gated one. ``examples``: requests of the search for a
+    violated relation; ``shrink``: whether it makes the one that it finds small.
     """
 
     backend: str
+    settings: Settings
+    record: Recorder
     client_chunk_size: int | None = None
+    item_counts: Sequence[int] = ()
+    examples: int
     shrink: bool = True
 
     _multi: Target | None = None
     _cases: Sequence[Case] | None = None
-
-    @property
-    @abstractmethod
-    def settings(self) -> Settings:
-        """The settings that the servers were started with, and are measured with."""
-
-    @property
-    @abstractmethod
-    def record(self) -> Recorder:
-        """Takes a raw sample."""
-
-    @property
-    @abstractmethod
-    def examples(self) -> int:
-        """Requests of the search for a violated relation."""
-
-    @property
-    def item_counts(self) -> Sequence[int]:
-        """The N of a performance curve, beside the gated one."""
-        return ()
 
     @abstractmethod
     def server(self, part: Part) -> Target:

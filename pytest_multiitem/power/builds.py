@@ -17,7 +17,6 @@ from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.faults.base import Fault, Part
 from pytest_multiitem.faults.catalogue import server_environment
 from pytest_multiitem.gates.subject import Subject
-from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case
 from pytest_multiitem.scoring.semantics import Semantics
@@ -148,23 +147,12 @@ class Build(Subject):
     client_chunk_size = 8
     shrink = False
 
-    @cached_property
-    def settings(self) -> Settings:
-        """The run's settings under the circumstances of this build."""
+    def __post_init__(self) -> None:
         changed = dict(self.circumstances)
         if "server_chunk_size" in changed:
             changed["server_chunk_size"] = (changed["server_chunk_size"],)
-        return replace(self.labs.settings, **changed)
-
-    @cached_property
-    def record(self) -> Recorder:
-        """Takes the raw samples of all builds of a thread."""
-        return self.labs.record
-
-    @cached_property
-    def examples(self) -> int:
-        """Three requests of every relation."""
-        return min(_EXAMPLES, self.settings.property_examples)
+        self.settings, self.record = replace(self.labs.settings, **changed), self.labs.record
+        self.examples = min(_EXAMPLES, self.settings.property_examples)
 
     @property
     def reference(self) -> Target:

@@ -11,14 +11,12 @@ from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.faults.base import Part
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.subject import Subject
-from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.reports.counterexample import failure_lines
 from pytest_multiitem.reports.tpu import report_lines
 from pytest_multiitem.results.counterexample import Counterexample
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED, BACKENDS
-from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.tpu.records import Report
@@ -55,25 +53,9 @@ class RunSubject(Subject):
     explanation: list[str] = field(default_factory=list)
     _reference_of: Target | None = None
 
-    @property
-    def settings(self) -> Settings:
-        """The run's settings."""
-        return self.run.settings
-
-    @property
-    def record(self) -> Recorder:
-        """Takes the raw samples of this process."""
-        return self.run.record
-
-    @property
-    def examples(self) -> int:
-        """As many as the settings say."""
-        return self.settings.property_examples
-
-    @property
-    def item_counts(self) -> Sequence[int]:
-        """Those of the settings."""
-        return self.settings.items
+    def __post_init__(self) -> None:
+        self.settings, self.record = self.run.settings, self.run.record
+        self.examples, self.item_counts = self.settings.property_examples, self.settings.items
 
     def require(self, gate: Gate) -> None:
         """Raises EngineUnavailable where a gate needs both backends and the run has one."""

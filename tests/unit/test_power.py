@@ -1,5 +1,7 @@
 """The kill matrix without servers: what is planned, what it comes to, and what is shown of it."""
 
+from types import SimpleNamespace
+
 import pytest
 from release_gates import RELEASED
 
@@ -82,11 +84,14 @@ def test_columns_and_other_gates_stand_in_the_order_of_the_published_matrix():
     ]  # fmt: skip
 
 
+LABS = SimpleNamespace(settings=settings_of(), record=None)
+
+
 def test_a_gate_is_measured_where_a_server_that_it_judges_has_the_fault():
     by_name = {column.name: column for column in power_columns.columns()}
 
     def measured(backend, name=None, **circumstances):
-        made = Build(None, backend, None if name is None else catalogue()[name](), circumstances)
+        made = Build(LABS, backend, None if name is None else catalogue()[name](), circumstances)
         return {column for column, known in by_name.items() if known.concerns(made)}
 
     assert measured("jax") == set(by_name), "a healthy build is measured by every gate"

@@ -15,56 +15,41 @@ from pytest_multiitem.suites.regression import test_multi_item_regression
 _FIXTURES = {"multi": "multi_item_server", "serial": "serial_server", "extend": "prefill_extend_server"}
 
 
-def _further(*, packed: bool) -> list[str]:
-    """The gates without a test that need a packed server, or the others."""
-    suites = vars(test_multi_item_regression) | vars(test_multi_item_parity)
-    tests = [test for suite in suites.values() if isinstance(suite, type) for test in vars(suite).values()]
-    marks = [mark for test in tests for mark in getattr(test, "pytestmark", ())]
-    have_a_test = {mark.args[0] for mark in marks if mark.name == "multiitem_gate"}
-    further = [gate for gate in gates().values() if gate.measure is not None and gate.name not in have_a_test]
-    return [gate.name for gate in further if packed is any("multi" in need for need in gate.needs)]
-
-
-class _IfAny:
-    """Where there are none, nothing is collected."""
+class _Further:
+    """The gates without a test that need a packed server, or the others. Where there are none, nothing is collected."""
 
     def __init__(self, *, packed: bool) -> None:
-        self._packed = packed
+        self.packed = packed
 
     def __get__(self, instance: object, owner: type) -> bool:
-        return bool(_further(packed=self._packed))
+        return bool(self.names())
+
+    def names(self) -> list[str]:
+        suites = vars(test_multi_item_regression) | vars(test_multi_item_parity)
+        tests = [test for suite in suites.values() if isinstance(suite, type) for test in vars(suite).values()]
+        marks = [mark for test in tests for mark in getattr(test, "pytestmark", ())]
+        have_a_test = {mark.args[0] for mark in marks if mark.name == "multiitem_gate"}
+        further = [gate for gate in gates().values() if gate.measure is not None and gate.name not in have_a_test]
+        return [gate.name for gate in further if self.packed is any("multi" in need for need in gate.needs)]
+
+    def parametrize(self, metafunc: pytest.Metafunc) -> None:
+        mark = pytest.mark.multiitem_gate
+        metafunc.parametrize("further_gate", [pytest.param(name, marks=mark(name), id=name) for name in self.names()])
 
 
-def _parametrize(metafunc: pytest.Metafunc, names: list[str]) -> None:
-    each = [pytest.param(name, marks=pytest.mark.multiitem_gate(name), id=name) for name in names]
-    metafunc.parametrize("further_gate", each)
-
-
-def _measure(
-    request: pytest.FixtureRequest, check: GateCheck, backend: str, mask: str | None = None, chunk: int | None = None
-) -> None:
-    servers = {part: request.getfixturevalue(name) for part, name in _FIXTURES.items() if part in check.gate.needs}
-    assert check.measured(backend=backend, mask=mask, chunk=chunk, **servers).passes()
+_PACKED, _OTHERS = _Further(packed=True), _Further(packed=False)
 
 
 @pytest.mark.regression
 class TestFurtherGatesOfPackedServers:
     """On a server of every backend, mask and server chunk size."""
 
-    __test__ = _IfAny(packed=True)
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        _parametrize(metafunc, _further(packed=True))
+    __test__, pytest_generate_tests = _PACKED, _PACKED.parametrize
 
     def test_it_passes(
-        self,
-        request: pytest.FixtureRequest,
-        further_gate: str,
-        multiitem_gate: GateCheck,
-        multiitem_backend: str,
-        multiitem_mask: str,
-        multiitem_chunk: int,
-    ) -> None:
+        self, request: pytest.FixtureRequest, further_gate: str, multiitem_gate: GateCheck, multiitem_backend: str,
+        multiitem_mask: str, multiitem_chunk: int,
+    ) -> None:  # fmt: skip
         _measure(request, multiitem_gate, multiitem_backend, multiitem_mask, multiitem_chunk)
 
 
@@ -72,12 +57,16 @@ class TestFurtherGatesOfPackedServers:
 class TestFurtherGates:
     """On every backend."""
 
-    __test__ = _IfAny(packed=False)
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        _parametrize(metafunc, _further(packed=False))
+    __test__, pytest_generate_tests = _OTHERS, _OTHERS.parametrize
 
     def test_it_passes(
         self, request: pytest.FixtureRequest, further_gate: str, multiitem_gate: GateCheck, multiitem_backend: str
     ) -> None:
         _measure(request, multiitem_gate, multiitem_backend)
+
+
+def _measure(
+    request: pytest.FixtureRequest, check: GateCheck, backend: str, mask: str | None = None, chunk: int | None = None
+) -> None:
+    servers = {part: request.getfixturevalue(name) for part, name in _FIXTURES.items() if part in check.gate.needs}
+    assert check.measured(backend=backend, mask=mask, chunk=chunk, **servers).passes()
