@@ -97,7 +97,7 @@ def load(
     if workload is not None:
         work = artefacts.read(workload, Workload).record
     else:
-        told = info.get("vocab_size")
+        served_vocabulary = info.get("vocab_size")
         work = generate(
             query_tokens=query_tokens,
             num_items=num_items,
@@ -105,7 +105,7 @@ def load(
             labels=parse_value("--labels", "labels", labels),
             delimiter=delimiter,
             seed=seed,
-            vocab_size=vocab_size or (told if isinstance(told, int) else None),
+            vocab_size=vocab_size or (served_vocabulary if isinstance(served_vocabulary, int) else None),
         )
     requests = [
         prepared
@@ -172,10 +172,10 @@ def remarks(report: LoadReport) -> list[str]:
         for kind, count in level.errors_by_kind.items():
             first = next(record.failure_message for record in level.records if record.failure_kind == kind)
             lines.append(f"{level.label}: {count} failed by {kind}; the first: {' '.join((first or '').split())}")
-    found = [f"concurrency {report.saturation_concurrency}"] if report.saturation_concurrency is not None else []
-    found += [f"{report.saturation_rate:g} requests/s"] if report.saturation_rate is not None else []
+    saturated = [f"concurrency {report.saturation_concurrency}"] if report.saturation_concurrency is not None else []
+    saturated += [f"{report.saturation_rate:g} requests/s"] if report.saturation_rate is not None else []
     goodput = f"{report.max_goodput_items_per_sec:.1f} items/s within {report.latency_objective_ms:g} ms a request"
-    return [*lines, f"best goodput: {goodput}; saturated from: {', '.join(found) or 'no level that was measured'}"]
+    return [*lines, f"best goodput: {goodput}; saturated from: {', '.join(saturated) or 'no level that was measured'}"]
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Number]) -> list[Number]:

@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 
-from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
@@ -24,31 +24,42 @@ def settings_of(config: pytest.Config) -> Settings:
     ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
     try:
         settings = _with_known_names(config, resolve(command_line, ini))
+        _check_together(config, settings)
     except MultiItemError as error:
         raise pytest.UsageError(str(error)) from None
-    if settings.bench and _is_parallel(config):
-        raise pytest.UsageError(
+    return settings
+
+
+def _check_together(config: pytest.Config, settings: Settings) -> None:
+    """Refuse, before anything is measured, what cannot be asked for together. Raises UsageError."""
+    parallel = is_parallel(config)
+    if settings.bench and parallel:
+        raise UsageError(
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
             "run the benchmarks without -n"
         )
     for option, wanted in (("--compare", settings.compare), ("--power", settings.power)):
-        if wanted and _is_parallel(config):
-            raise pytest.UsageError(
-                f"{option} measures time, and pytest-xdist runs other tests beside it; run without -n"
-            )
+        if wanted and parallel:
+            raise UsageError(f"{option} measures time, and pytest-xdist runs other tests beside it; run without -n")
     if settings.power:
-        from pytest_multiitem.power.runner import check_settings
+        from pytest_multiitem.power.runner import check_settings  # what --power needs is slow to import
 
-        try:
-            check_settings(settings)
-        except MultiItemError as error:
-            raise pytest.UsageError(str(error)) from None
-    _settle_baselines(config, settings)
-    if settings.models and _is_parallel(config):
-        raise pytest.UsageError("--models starts the servers of one model after the other; run it without -n")
+        check_settings(settings)
+    if settings.baseline is None and settings.origins["fail_if"] == "command line":
+        raise UsageError("--fail-if says what a regression is; give the baseline as well: --baseline NAME")
+    if settings.baseline is not None or settings.save_baseline is not None:
+        if parallel:
+            raise UsageError(
+                "--baseline and --save-baseline cannot be used under pytest-xdist: tests that share the machine time "
+                "each other, and nothing is timed there; run without -n"
+            )
+        from pytest_multiitem.session.parts.baseline import prepare  # and so is what a baseline needs
+
+        prepare(config, settings)
+    if settings.models and parallel:
+        raise UsageError("--models starts the servers of one model after the other; run it without -n")
     if settings.models and (settings.multi_url or settings.serial_url):
-        raise pytest.UsageError("--models starts servers; it cannot be used with --multi-url or --serial-url")
-    return settings
+        raise UsageError("--models starts servers; it cannot be used with --multi-url or --serial-url")
 
 
 def _with_known_names(config: pytest.Config, settings: Settings) -> Settings:
@@ -71,26 +82,8 @@ def _with_known_names(config: pytest.Config, settings: Settings) -> Settings:
     return settings
 
 
-def _settle_baselines(config: pytest.Config, settings: Settings) -> None:
-    """Refuse, before anything is measured, what a baseline cannot be compared with or saved under."""
-    if settings.baseline is None and settings.origins["fail_if"] == "command line":
-        raise pytest.UsageError("--fail-if says what a regression is; give the baseline as well: --baseline NAME")
-    if settings.baseline is None and settings.save_baseline is None:
-        return
-    if _is_parallel(config):
-        raise pytest.UsageError(
-            "--baseline and --save-baseline cannot be used under pytest-xdist: tests that share the machine time each "
-            "other, and nothing is timed there; run without -n"
-        )
-    from pytest_multiitem.session.parts.baseline import prepare
-
-    try:
-        prepare(config, settings)
-    except MultiItemError as error:
-        raise pytest.UsageError(str(error)) from None
-
-
-def _is_parallel(config: pytest.Config) -> bool:
+def is_parallel(config: pytest.Config) -> bool:
+    """Whether pytest-xdist runs the tests, in this process or in others."""
     if hasattr(config, "workerinput"):
         return True
     return bool(config.getoption("numprocesses", default=None) or config.getoption("tx", default=None))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_multiitem.session.check_settings import _is_parallel
+from pytest_multiitem.session.check_settings import is_parallel
 from pytest_multiitem.session.current import SESSION
 from pytest_multiitem.session.keys import NOTES, SETTINGS
 from pytest_multiitem.settings.settings import OPTIONS
@@ -42,7 +42,7 @@ def summarise(reporter: pytest.TerminalReporter) -> None:
         return
     from pytest_multiitem.reports.summary import lines
 
-    if session.process == "main" and _is_parallel(config):
+    if session.process == "main" and is_parallel(config):
         for line in header(config):
             reporter.write_line(line)
     reporter.section("multi-item scoring validation", sep="=")
