@@ -19,11 +19,37 @@ from pytest_multiitem.faults.catalogue import FAULTS, catalogue, server_environm
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.reports.formats import report_formats
 
+#: An engine whose servers have a mask of their own name.
 ENGINE = """
+    import dataclasses
+    import sys
     from fake_engine import FakeEngine
+
+    SERVER = '''if True:
+        import fake_server
+
+        class Server(fake_server.Server):
+            def info(self):
+                info = super().info()
+                for name in ("packed_sequences", "packed_items"):
+                    counts = info["executed"][name]
+                    info["executed"][name] = {**counts, "flex": counts["dense"], "dense": 0}
+                return {**info, "multi_item_mask_impl": "flex"}
+
+        fake_server.Server = Server
+        fake_server.main()
+    '''
 
     class OwnEngine(FakeEngine):
         name = "own"
+        backends = ("rocm",)
+        masks = ("flex",)
+
+        def launch(self, profile, settings):
+            packed = profile.role == "multi"
+            spec = super().launch(dataclasses.replace(profile, mask_impl="dense" if packed else None), settings)
+            command = (sys.executable, "-c", SERVER, *spec.command[2:]) if packed else spec.command
+            return dataclasses.replace(spec, label=profile.label, command=command)
 
     ENGINE = OwnEngine()
 """
@@ -69,12 +95,14 @@ TEST = """
     @pytest.mark.multiitem_gate("rows_sum_to_one")
     def test_rows(multiitem_gate, multi_item_server):
         def measure(gate):
-            scores = multi_item_server.score_ids([11, 12], [[13], [14, 15]], [9454, 2753])
-            return Measurement(multi_item_server, float(np.abs(scores.sum(axis=1) - 1).max()))
+            with multi_item_server.attest() as attestation:
+                scores = multi_item_server.score_ids([11, 12], [[13], [14, 15]], [9454, 2753])
+            error = float(np.abs(scores.sum(axis=1) - 1).max())
+            return Measurement(multi_item_server, error, attestation=attestation)
 
         multiitem_gate.check(measure)
 """
-OWN = ("--engine=own", *SMALL[1:])
+OWN = ("--engine=own", "--multiitem-startup-timeout=20", "--multiitem-property-examples=20")
 
 
 def loaded_by_conftest(project: Project) -> tuple[str, ...]:
@@ -117,7 +145,9 @@ def test_in_pytest(own: Project, load: Callable[[Project], tuple[str, ...]]) -> 
     result = own.run(*load(own), *OWN, "--require=rows_sum_to_one")
     assert result.ret == 0, "\n".join(result.outlines)
     assert own.verdicts == {"rows_sum_to_one": ["PASS"]}
-    assert own.matrix["gates"][0]["engine"] == "own"
+    (record,) = own.matrix["gates"]
+    assert record["engine"] == "own" and record["nodeid"] == "test_it.py::test_rows[rocm-flex]"
+    assert record["mask_requested"] == record["mask_attested"] == "flex" and record["backend"] == "rocm"
     assert (own.runs[-1] / "gates.csv").read_text() == "rows_sum_to_one,PASS\n"
     assert (own.runs[-1] / "report.md").exists(), "the others are written as well"
     known = {*ENGINES.all(), *gates(), *catalogue(), *report_formats()}
@@ -153,15 +183,10 @@ def test_on_the_command_line(own: Project, monkeypatch: pytest.MonkeyPatch, form
 
 
 def test_the_command_line_knows_the_engine(own: Project) -> None:
-    small = ("--multiitem-bench-items=4", "--multiitem-bench-query-tokens=20", "--multiitem-item-tokens=4",
-             "--multiitem-compare-chunk-sizes=4", "--multiitem-bench-timed-runs=5", "--multiitem-confirm-runs=5",
-             "--backend=pytorch", "--multiitem-views=portable")  # fmt: skip
-    without = multiitem(own.path, "compare", "run", "--engine=own", *small)
+    without = multiitem(own.path, "compare", "run", "--engine=own")
     assert without.returncode == 2 and "no engine is called 'own'" in without.stderr
-    done = multiitem(own.path, "-p", "own_engine", "compare", "run", "--engine=own", *small)
-    assert "results: multiitem-results/" in done.stdout, done.stderr
-    (matrix,) = own.path.glob("multiitem-results/**/matrix_pytorch_portable.json")
-    assert json.loads(matrix.read_bytes())["server_config"]["engine"] == "own"
+    known = multiitem(own.path, "-p", "own_engine", "compare", "run", "--engine=own")
+    assert "no engine is called" not in known.stderr and "own" in known.stderr
 
 
 def test_a_module_that_is_not_there(tmp_path: Path) -> None:
