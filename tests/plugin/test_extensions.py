@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pytest_multiitem.adapters.base import ENGINES
 from pytest_multiitem.faults.catalogue import FAULTS, catalogue, server_environment
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.reports.formats import report_formats
+
+GUIDES = Path(__file__).parents[2] / "docs/guides"
 
 #: An engine whose servers have a mask of their own name.
 ENGINE = """
@@ -187,6 +190,38 @@ def test_the_command_line_knows_the_engine(own: Project) -> None:
     assert without.returncode == 2 and "no engine is called 'own'" in without.stderr
     known = multiitem(own.path, "-p", "own_engine", "compare", "run", "--engine=own")
     assert "no engine is called" not in known.stderr and "own" in known.stderr
+
+
+@pytest.fixture
+def guides(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project with the modules that the guides show."""
+    monkeypatch.syspath_prepend(project.path)
+    monkeypatch.setenv("PYTHONPATH", str(project.path), prepend=os.pathsep)
+    for page in GUIDES.glob("add-a*.md"):
+        blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert blocks, page
+        for name, code in blocks:
+            project.write(name, code)
+    return project
+
+
+def test_the_code_of_the_guides_runs(guides: Project) -> None:
+    result = guides.run(*SMALL, "-p", "my_gate", "-p", "my_report", "-p", "my_fault", "-p", "my_engine", "test_mine.py")
+    assert result.ret == 0, "\n".join(result.outlines)
+    assert guides.verdicts == {"rows_sum_to_one": ["PASS"]}
+    rows = (guides.runs[-1] / "gates.csv").read_text().splitlines()
+    assert rows[0] == "gate,backend,verdict,value" and rows[1].startswith("rows_sum_to_one,pytorch,PASS,")
+    assert "scores_halved" in multiitem(guides.path, "-p", "my_fault", "faults").stdout
+
+
+@pytest.mark.slow
+def test_the_engine_of_the_guide_runs(guides: Project) -> None:
+    pytest.importorskip("torch")
+    result = guides.pytester.runpytest_subprocess(
+        "-p", "my_engine", "-p", "my_gate", "--engine=my-engine", "test_mine.py"
+    )
+    assert result.ret == 0, "\n".join(result.outlines)
+    assert guides.matrix["gates"][0]["backend"] == "rocm"
 
 
 def test_a_module_that_is_not_there(tmp_path: Path) -> None:
