@@ -145,7 +145,7 @@ def multiitem(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     "load", [loaded_by_conftest, loaded_by_option, loaded_by_entry_point], ids=["conftest", "option", "entry-point"]
 )
 def test_in_pytest(own: Project, load: Callable[[Project], tuple[str, ...]]) -> None:
-    result = own.run(*load(own), *OWN, "--require=rows_sum_to_one")
+    result = own.run(*load(own), *OWN, "--backend=rocm", "--mask-impl=flex", "--require=rows_sum_to_one")
     assert result.ret == 0, "\n".join(result.outlines)
     assert own.verdicts == {"rows_sum_to_one": ["PASS"]}
     (record,) = own.matrix["gates"]
@@ -186,10 +186,17 @@ def test_on_the_command_line(own: Project, monkeypatch: pytest.MonkeyPatch, form
 
 
 def test_the_command_line_knows_the_engine(own: Project) -> None:
-    without = multiitem(own.path, "compare", "run", "--engine=own")
-    assert without.returncode == 2 and "no engine is called 'own'" in without.stderr
-    known = multiitem(own.path, "-p", "own_engine", "compare", "run", "--engine=own")
-    assert "no engine is called" not in known.stderr and "own" in known.stderr
+    small = ("--multiitem-bench-items=4", "--multiitem-bench-query-tokens=20", "--multiitem-item-tokens=4",
+             "--multiitem-compare-chunk-sizes=4", "--multiitem-bench-timed-runs=5", "--multiitem-confirm-runs=5",
+             "--multiitem-views=portable", "--backend=rocm", "--mask-impl=flex")  # fmt: skip
+    without = multiitem(own.path, "compare", "run", "--engine=own", *small)
+    assert without.returncode == 2 and "'rocm' is not valid" in without.stderr
+    done = multiitem(own.path, "-p", "own_engine", "compare", "run", "--engine=own", *small)
+    assert "results: multiitem-results/" in done.stdout, done.stderr
+    (path,) = own.path.glob("multiitem-results/**/matrix_rocm_portable.json")
+    matrix = json.loads(path.read_bytes())
+    assert matrix["backend"] == "rocm" and matrix["complete"]
+    assert matrix["mask_requested"] == "flex" and matrix["server_config"]["engine"] == "own"
 
 
 @pytest.fixture
