@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from types import MappingProxyType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from pytest_multiitem.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
+_name: Callable[[Any], str] = attrgetter("name")
 
 
 class Registry(Generic[T]):
@@ -78,8 +80,3 @@ def modules_of(package: ModuleType) -> Iterator[ModuleType]:
     """Every module of a package, imported, by name."""
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
         yield importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-def _name(thing: object) -> str:
-    name: str = getattr(thing, "name", "")
-    return name

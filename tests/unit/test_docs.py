@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def test_links_lead_somewhere(source: Path) -> None:
 def test_every_page_is_on_the_map(source: Path) -> None:
     relative = source.relative_to(DOCS).as_posix()
     assert relative == "index.md" or f"({relative})" in page("index.md")
+
+
+def test_the_architecture_is_what_the_linter_holds() -> None:
+    """The rooms of the page, row by row, are the layers of the contract."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    table = page("explanation/architecture.md").partition("| rooms | what lives there |\n| --- | --- |\n")[2]
+    rows = [line.split("|")[1] for line in table.partition("\n\n")[0].splitlines()]
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == [layer.split(" | ") for layer in layers]
 
 
 def test_the_changelog_knows_this_version() -> None:
