@@ -158,8 +158,8 @@ def test_a_chunk_that_is_not_full_is_padded_into_its_last_item():
 
 
 def test_a_serial_server_inside_attests_what_was_asked():
-    which = scorer("serial_inside")
-    backend = which.backend
+    backend = FakeBackend()
+    which = scorer("serial_inside", backend=backend)
     np.testing.assert_array_equal(score(which), healthy())
     assert set(backend.calls) == {"serial"} and len(backend.calls) == len(ITEMS)
     assert which.executed()["packed_sequences"]["segment"] == 1 and which.executed()["serial_sequences"] == 0
