@@ -118,7 +118,7 @@ def load(
         for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
     with Shown(redraws_per_second=2) as bar:  # drawing takes time from the generator
-        bar.expect(duration * (len(shape.senders) + len(shape.arrivals)))
+        bar.expect(duration * (len({*shape.concurrency}) + len({*shape.rates})))
         progress = _progress(bar, duration)
         report = measure_load(address, requests, shape, api_key=api_key, ca_file=ca_file, progress=progress)
     report.server_info = redacted(info) or None
