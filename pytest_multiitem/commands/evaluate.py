@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,13 +40,10 @@ def _option(setting: str, help: str | None = None, *, default: str | None = None
     return typer.Option(metavar=option.metavar, help=words)
 
 
-def _value(flag: str, setting: str, text: str | None) -> Any:
-    """What was given, read as the setting of a run is read. Raises UsageError."""
-    option = _OPTIONS[setting]
-    if text is None:
-        return option.default
+def _value(flag: str, setting: str, text: str | None) -> tuple[str, Any]:
+    """The flag and what was given by it, read as the setting of a run is read. Raises UsageError."""
     try:
-        return option.parse(text)
+        return flag, None if text is None else _OPTIONS[setting].parse(text)
     except ValueError as error:
         raise UsageError(f"{flag} {text!r} is not valid: {error}") from None
 
@@ -57,7 +53,9 @@ def evaluate(
     url: Annotated[str, typer.Option(help="Address of the running server.")],
     output_json: Annotated[Path, typer.Option(help="Where the evaluation is written.")],
     labels: Annotated[str | None, _option("labels")] = None,
-    delimiter: Annotated[str | None, _option("delimiter")] = None,
+    delimiter: Annotated[
+        str | None, _option("delimiter", default=f"what the server says, else {_shown('delimiter')}")
+    ] = None,
     semantics: Annotated[
         str | None, _option("semantics", "what the multi-item server computes", default="what the server says")
     ] = None,
@@ -85,33 +83,40 @@ def evaluate(
 ) -> None:
     """Measure one running endpoint and write its evaluation file.
 
-    Use the same options for both modes. Exit status 1 where the server failed: what was measured is kept.
+    What the server says of itself counts; an option that says otherwise is an error. Use the same options for both
+    modes. Exit status 1 where the server failed: what was measured is kept.
     """
     from pytest_multiitem.evaluation import run
+    from pytest_multiitem.targets.attach import settings_of
 
-    told = run.Options(
+    settings = settings_of(
+        {
+            "labels": _value("--labels", "labels", labels),
+            "delimiter": _value("--delimiter", "delimiter", delimiter),
+            "semantics": _value("--semantics", "semantics", semantics),
+            "seed": _value("--seed", "seed", seed),
+            "query_tokens": _value("--query-tokens", "query_tokens", query_tokens),
+            "item_tokens": _value("--item-tokens", "item_tokens", item_tokens),
+            "items": _value("--items", "items", items),
+            "bench_timed_runs": _value("--timed-runs", "bench_timed_runs", timed_runs),
+            "bench_warmup_runs": _value("--warmup-runs", "bench_warmup_runs", warmup_runs),
+            "model": ("--model", model),
+            "backend": ("--backend", None if backend is None else (backend.value,)),
+            "engine": ("--engine", engine),
+            "vocab_size": _value("--vocab-size", "vocab_size", vocab_size),
+            "workload": _value("--workload", "workload", workload),
+            "request_timeout": _value("--timeout", "request_timeout", timeout),
+            "api_key_env": _value("--api-key-env", "api_key_env", api_key_env),
+            "ca_file": _value("--ca-file", "ca_file", ca_file),
+        }
+    )
+    evaluation = run.evaluate(
+        settings,
         mode=mode.value,
         url=url,
         output=output_json,
-        labels=_value("--labels", "labels", labels),
-        delimiter=_value("--delimiter", "delimiter", delimiter),
-        semantics=None if semantics is None else _value("--semantics", "semantics", semantics),
-        seed=_value("--seed", "seed", seed),
-        query_tokens=_value("--query-tokens", "query_tokens", query_tokens),
-        item_tokens=_value("--item-tokens", "item_tokens", item_tokens),
-        items=_value("--items", "items", items),
-        timed_runs=_value("--timed-runs", "bench_timed_runs", timed_runs),
-        warmup_runs=_value("--warmup-runs", "bench_warmup_runs", warmup_runs),
-        model=model,
-        backend=None if backend is None else backend.value,
-        engine=engine,
-        vocab_size=_value("--vocab-size", "vocab_size", vocab_size),
-        workload=_value("--workload", "workload", workload),
-        timeout=_value("--timeout", "request_timeout", timeout),
-        api_key=os.environ.get(_value("--api-key-env", "api_key_env", api_key_env)) or None,
-        ca_file=_value("--ca-file", "ca_file", ca_file),
+        say=lambda text: typer.echo(f"{mode.value}: {text}", err=True),
     )
-    evaluation = run.evaluate(told, say=lambda text: typer.echo(f"{mode.value}: {text}", err=True))
     failure = evaluation.failure
     if failure is not None:
         typer.echo(

@@ -52,9 +52,14 @@ def load(
     labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(
         map(str, _DEFAULT["labels"])
     ),
-    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id, kept out of the content.")] = _DEFAULT[
-        "delimiter"
-    ],
+    delimiter: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Delimiter token id, kept out of the content (default: what the server says, else "
+            f"{_DEFAULT['delimiter']}).",
+        ),
+    ] = None,
     client_chunk_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Items of one HTTP request (default: all).")
     ] = None,
@@ -89,28 +94,34 @@ def load(
     from pytest_multiitem.reports.blocks import terminal_table
     from pytest_multiitem.results.redaction import redacted
     from pytest_multiitem.results.store import write_atomically
-    from pytest_multiitem.targets.endpoint import base_url
-    from pytest_multiitem.transport.client import ScoreClient
+    from pytest_multiitem.targets.attach import attach, base_url, client_of, settings_of
 
-    address, api_key = base_url(url), os.environ.get(api_key_env) or None
+    address = base_url(url)
     senders, arrivals = _numbers("--concurrency", concurrency, int), _numbers("--rates", rates, float)
     if output_json is not None:
         check_writable(output_json)
-    with ScoreClient(address, timeout=min(timeout, _INFO_TIMEOUT), api_key=api_key, ca_file=ca_file) as client:
-        info = client.server_info() or {}
-    if workload is not None:
-        work = artefacts.read(workload, Workload).record
-    else:
-        told = info.get("vocab_size")
-        work = generate(
-            query_tokens=query_tokens,
-            num_items=num_items,
-            item_tokens=item_tokens,
-            labels=_labels(labels),
-            delimiter=delimiter,
-            seed=seed,
-            vocab_size=vocab_size or (told if isinstance(told, int) else None),
-        )
+    settings = settings_of(
+        {
+            "delimiter": ("--delimiter", delimiter),
+            "vocab_size": ("--vocab-size", vocab_size),
+            "api_key_env": ("--api-key-env", api_key_env),
+            "ca_file": ("--ca-file", ca_file),
+        }
+    )
+    with client_of(address, settings, timeout=min(timeout, _INFO_TIMEOUT)) as client:
+        target = attach(None, client, settings, None)
+        if workload is not None:
+            work = artefacts.read(workload, Workload).record
+        else:
+            work = generate(
+                query_tokens=query_tokens,
+                num_items=num_items,
+                item_tokens=item_tokens,
+                labels=_labels(labels),
+                delimiter=target.delimiter,
+                seed=seed,
+                vocab_size=target.vocab_size,
+            )
     requests = [
         prepared
         for request in work.requests
@@ -127,11 +138,11 @@ def load(
             objective_ms=latency_objective_ms,
             seed=seed,
             timeout=timeout,
-            api_key=api_key,
+            api_key=os.environ.get(api_key_env) or None,
             ca_file=ca_file,
             progress=_telling(shown, duration),
         )
-    report.server_info = redacted(info) or None
+    report.server_info = redacted(dict(target.info)) or None
     for line in terminal_table(_HEADER, table(report)):
         typer.echo(line)
     for line in remarks(report):

@@ -36,7 +36,6 @@ class Unisolated(Target):
     """A packed server without any isolation, played by a serial one: item i is scored behind items 1 to i - 1."""
 
     serial: Target
-    delimiter: int
 
     def score_ids(
         self,

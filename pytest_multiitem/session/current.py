@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.session.keys import PLAN, RUN_DIR, SETTINGS
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def session_of(config: pytest.Config) -> Session:
 def adopt_plan(config: pytest.Config) -> None:
     """The xdist controller takes over the run once a worker has found tests that use the plugin."""
     if (run_directory(config) / PLAN).exists():
-        session_of(config).adopt_plan()
+        try:
+            session_of(config).adopt_plan()
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 SESSION: pytest.StashKey[Session] = pytest.StashKey()

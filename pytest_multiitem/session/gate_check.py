@@ -65,7 +65,7 @@ class GateCheck:
         """`check` a measurement of a multi-item server against a serial one, on the run's requests."""
         run = self.run
         return self.check(
-            lambda gate: measure(multi, serial, run.cases(multi), delimiter=run.settings.delimiter, record=run.record)
+            lambda gate: measure(multi, serial, run.cases(multi), delimiter=multi.delimiter, record=run.record)
         )
 
     def not_run(self, reason: str, **details: Any) -> GateRecord:

@@ -149,7 +149,7 @@ class Session:
         if not self.used:
             content = msgspec.json.decode(path.read_bytes())
             self.plan = Plan(content["selected"], content["deselected"])
-            _ = self.run
+            self.run.attach()
         path.unlink()  # every worker leaves the same
 
     def interrupted(self, by: str) -> None:

@@ -22,7 +22,15 @@ from pytest_multiitem.comparison.decision.speed import versus
 from pytest_multiitem.comparison.measuring import ledger
 from pytest_multiitem.comparison.measuring.ledger import Ledger
 from pytest_multiitem.comparison.measuring.rows import chunked, encoded, new_session, row_of, sample
-from pytest_multiitem.comparison.measuring.sides import Connected, Side, described, missing, serial_of, sides_of
+from pytest_multiitem.comparison.measuring.sides import (
+    Connected,
+    Side,
+    described,
+    missing,
+    serial_of,
+    sides_of,
+    with_served_delimiter,
+)
 from pytest_multiitem.comparison.records import (
     Outcome,
     OwnReference,
@@ -61,6 +69,7 @@ def compare(
     if not sides:
         reasons = "; ".join(missing(settings, sides).values())
         raise UsageError(f"there is nothing to compare: {reasons or 'no backend and no view was chosen'}")
+    settings = with_served_delimiter(settings, sides)
     with ledger.opened(settings, base) as kept:
         place = kept.directory.relative_to(base) if kept.directory.is_relative_to(base) else kept.directory
         if kept.resumed:

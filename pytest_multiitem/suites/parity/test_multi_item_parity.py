@@ -68,7 +68,7 @@ class TestReferenceParity:
             reference = run.reference(serial_server)
             cases = run.cases(serial_server)
             return parity.measure(
-                parity.compare(serial_server, reference, cases, delimiter=run.settings.delimiter, record=run.record)
+                parity.compare(serial_server, reference, cases, delimiter=serial_server.delimiter, record=run.record)
             )
 
         multiitem_gate.check(measure)
@@ -136,7 +136,7 @@ def _compare(
                 ours,
                 theirs,
                 run.cases(ours),
-                delimiter=settings.delimiter,
+                delimiter=ours.delimiter,
                 record=run.record,
                 client_chunk_size=client_chunk_size,
                 serial=serial,

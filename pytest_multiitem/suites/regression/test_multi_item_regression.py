@@ -73,7 +73,7 @@ class TestMultiItemIsolation:
                 multi,
                 serial,
                 check.run.cases(multi),
-                delimiter=settings.delimiter,
+                delimiter=multi.delimiter,
                 seed=settings.seed,
                 record=check.run.record,
             )
@@ -114,7 +114,7 @@ class TestMultiItemRequestIsolation:
             lambda gate: request_isolation.measure(
                 multi_item_server,
                 run.cases(multi_item_server),
-                delimiter=run.settings.delimiter,
+                delimiter=multi_item_server.delimiter,
                 record=run.record,
                 serial=serial,
             )
@@ -146,7 +146,7 @@ class TestMultiItemNegativeControl:
                 serial_server,
                 _declared(run),
                 run.cases(serial_server),
-                delimiter=settings.delimiter,
+                delimiter=serial_server.delimiter,
                 seed=settings.seed,
                 record=run.record,
             )
@@ -170,7 +170,7 @@ class TestMultiItemProperties:
             lambda gate: metamorphic.measure(
                 multi_item_server,
                 labels=settings.labels,
-                delimiter=settings.delimiter,
+                delimiter=multi_item_server.delimiter,
                 examples=settings.property_examples,
                 seed=settings.seed,
                 max_tokens=settings.property_max_tokens,
@@ -242,7 +242,7 @@ class TestMultiItemSegmentTPURegression:
                     segment,
                     dense,
                     run.cases(segment),
-                    delimiter=run.settings.delimiter,
+                    delimiter=segment.delimiter,
                     record=run.record,
                     serial=serial,
                 )
@@ -303,5 +303,6 @@ def _multi(check: GateCheck, backend: str, mask: str) -> Target:
         check.not_run(f"engine {check.run.engine.name} has no {mask} mask")
     target: Target = connect(check.run, profile)
     if target.profile.mask_impl != mask:
-        check.not_run(f"the attached server is set to mask {target.profile.mask_impl}; this gate needs one of {mask}")
+        runs = "prefill+extend" if target.profile.role == "extend" else f"mask {target.profile.mask_impl}"
+        check.not_run(f"the {target.place} runs {runs}; this gate needs one that packs with mask {mask}")
     return target

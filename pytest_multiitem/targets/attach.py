@@ -1,0 +1,248 @@
+"""Attach to a server that already runs: it is asked once who it is, and is taken at its word or refused.
+
+Every way to name such a server ends here: ``--multi-url`` and ``--serial-url``, factories with an address, and the
+commands ``evaluate``, ``compare``, ``ab`` and ``load``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_multiitem.adapters.base import Engine, Profile, Role, model_name
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.redaction import without_credentials
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.vocabulary import ATTACHED
+from pytest_multiitem.settings.parsers import parse_url
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.targets.ready import check_ready
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import SCORE_PATH, ScoreClient
+
+#: The backend of a server of which nobody says what serves.
+UNKNOWN = "unknown"
+_OPTIONS = {option.name: option for option in OPTIONS}
+_DELIMITER = "multi_item_scoring_delimiter"
+_ROLES: Mapping[Role | None, str] = {"multi": "multi-item", "extend": "prefill+extend", "serial": "serial", None: ""}
+#: What may serve where a role was asked for, and what to do about anything else.
+_ACCEPTED: Mapping[Role | None, tuple[Role, ...]] = {
+    "multi": ("multi", "extend"),
+    "extend": ("extend",),
+    "serial": ("serial",),
+    None: ("multi", "extend", "serial"),
+}
+_INSTEAD: Mapping[Role | None, str] = {
+    "multi": "give the address of one that packs or runs prefill+extend, or start this one so "
+    "(sglang, sgl-jax and multiitem serve: --multi-item-scoring-delimiter ID)",
+    "extend": "give the address of one that runs prefill+extend",
+    "serial": "the baseline scores serially: start it without a delimiter and without prefill+extend",
+}
+_PRODUCTION = tuple(semantics.value for semantics in Semantics if semantics.has_serial_reference)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server tells of itself, in this package's words; None: it does not tell."""
+
+    role: Role | None = None
+    backend: str | None = None
+    delimiter: int | None = None
+    mask_impl: str | None = None
+    chunk_size: int | None = None
+    semantics: str | None = None
+    vocab_size: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    model: str | None = None
+
+    @classmethod
+    def read(cls, info: Mapping[str, Any]) -> Served:
+        """What an answer to ``/get_server_info`` says, whichever engine's names it uses."""
+        backend, declared = info.get("backend"), info.get("semantics")
+        return cls(
+            role=_role(info),
+            backend=backend if backend in ("jax", "pytorch", "transformers") else None,
+            delimiter=_whole(info.get(_DELIMITER)),
+            mask_impl=_word(info.get("multi_item_mask_impl")),
+            chunk_size=_whole(info.get("multi_item_scoring_chunk_size")),
+            semantics=_word(declared.get("declared")) if isinstance(declared, dict) else None,
+            vocab_size=_whole(info.get("vocab_size")),
+            dtype=_word(info.get("dtype")),
+            device=_word(info.get("device")),
+            model=_word(info.get("model_path")) or _word(info.get("served_model_name")),
+        )
+
+
+def attach(role: Role | None, client: ScoreClient, settings: Settings, engine: Engine | None) -> Target:
+    """The server behind a client, with the profile that it is judged by.
+
+    ``role``: what the user gave its address as; a multi-item server may turn out to run prefill+extend. None: whatever
+    it is. ``settings``: hold where the server does not tell; a setting that the user gave must not differ from what it
+    does tell. ``engine``: its adapter, where the settings name one. Raises UsageError for a server that is, by its own
+    word, another one than the user says.
+    """
+    info = client.server_info() or client.model_info() or {}
+    served = Served.read(info)
+    place = f"the {_ROLES[role]} server {without_credentials(client.url)}".replace("  ", " ")
+    if served.role is not None and served.role not in _ACCEPTED[role]:
+        raise UsageError(f"{place} says that it {_why(served.role, info)}; {_INSTEAD[role]}")
+    for name, told, given in _contradictions(role, served, settings):
+        raise UsageError(
+            f"{place} says that its {name.replace('_', ' ')} is {told}, but {given} was given "
+            f"({_origin(settings, name)}); leave that out to take the server at its word, or give the address of one "
+            f"with {given}"
+        )
+    is_known = settings.origins.get("engine", "default") != "default" and engine is not None
+    return Target(
+        _profile(place, served.role or role or "multi", served, settings),
+        engine.name if engine is not None and is_known else ATTACHED,
+        client,
+        adapter=engine if is_known else None,
+        assumed_vocab_size=settings.vocab_size,
+        described=info,
+        delimiter=settings.delimiter if served.delimiter is None else served.delimiter,
+    )
+
+
+def attach_ready(role: Role | None, url: str, settings: Settings, engine: Engine | None) -> Target:
+    """As `attach`, and the server has answered one real request.
+
+    Raises ScoreFailure or NeverReady where it does not, and leaves no connection open.
+    """
+    client = client_of(url, settings)
+    try:
+        target = attach(role, client, settings, engine)
+        check_ready(client, settings.labels, delimiter=target.delimiter)
+    except BaseException:
+        client.close()
+        raise
+    return target
+
+
+def client_of(
+    url: str, settings: Settings, *, kind: type[ScoreClient] = ScoreClient, timeout: float | None = None
+) -> ScoreClient:
+    """A client for a server at an address, which may end in the endpoint's own path, as users of other tools give it.
+
+    The API key comes from the environment variable that the settings name.
+    """
+    return kind(
+        url.rstrip("/").removesuffix(SCORE_PATH),
+        timeout=settings.request_timeout if timeout is None else timeout,
+        api_key=os.environ.get(settings.api_key_env) or None,
+        ca_file=settings.ca_file,
+    )
+
+
+def base_url(text: str) -> str:
+    """The address given as ``--url``, without the endpoint's own path. Raises UsageError for what is no address."""
+    try:
+        return parse_url(text.rstrip("/").removesuffix(SCORE_PATH))
+    except ValueError as error:
+        raise UsageError(f"--url {text!r} is not valid: {error}") from None
+
+
+def settings_of(given: Mapping[str, tuple[str, Any]]) -> Settings:
+    """The settings of a command with options of its own: ``given`` maps settings to flag and value, which is None where
+    the user said nothing. Environment variables and ini files have no say."""
+    values = {name: value for name, (_, value) in given.items() if value is not None}
+    defaults = resolve({}, {}, {})
+    return replace(defaults, **values, origins={**defaults.origins, **{name: given[name][0] for name in values}})
+
+
+def is_stated(settings: Settings, name: str) -> bool:
+    """Whether the user gave a setting, rather than a default, a launch profile or an engine."""
+    return not settings.origins.get(name, "default").startswith(("default", "profile ", "engine ", "detected"))
+
+
+def _role(info: Mapping[str, Any]) -> Role | None:
+    if info.get("multi_item_enable_prefill_extend"):
+        return "extend"
+    if info.get(_DELIMITER) is not None or info.get("enable_mis"):
+        return "multi"
+    return "serial" if _DELIMITER in info or "enable_mis" in info else None
+
+
+def _why(role: Role, info: Mapping[str, Any]) -> str:
+    if role == "extend":
+        return "runs prefill+extend"
+    packs = "with enable_mis" if info.get("enable_mis") else f"with the delimiter {info.get(_DELIMITER)}"
+    return f"packs items ({packs})" if role == "multi" else "scores serially (it has no delimiter)"
+
+
+def _contradictions(role: Role | None, served: Served, settings: Settings) -> Iterator[tuple[str, Any, Any]]:
+    """Setting, what the server says, and what the user said instead."""
+    for name, told, given in _statements(role, served, settings):
+        if told is not None and is_stated(settings, name) and told != given:
+            yield name, told, given
+
+
+def _statements(role: Role | None, served: Served, settings: Settings) -> Iterator[tuple[str, Any, Any]]:
+    backend = "pytorch" if served.backend == "transformers" else served.backend
+    yield "backend", backend, backend if backend in settings.backend else ",".join(settings.backend)
+    yield "delimiter", served.delimiter, settings.delimiter
+    if role not in ("serial", "extend") and served.role != "serial":
+        extends = "prefill+extend, which has none" if served.role == "extend" else None
+        for name, told in (("mask_impl", served.mask_impl), ("server_chunk_size", served.chunk_size)):
+            yield name, extends or told, next((v for v in getattr(settings, name) if v != told), told)
+        yield "semantics", served.semantics if served.semantics in _PRODUCTION else None, settings.semantics
+    smaller = served.vocab_size is not None and (settings.vocab_size or 0) > served.vocab_size
+    yield "vocab_size", served.vocab_size if smaller else None, settings.vocab_size
+    dtype = (served.dtype or "").removeprefix("torch.").removeprefix("jnp.")
+    yield "dtype", dtype if dtype in ("float32", "bfloat16", "float16") else None, settings.dtype
+    device = (served.device or "").partition(":")[0]
+    yield "device", device if device and settings.device != "auto" else None, settings.device.partition(":")[0]
+    # Directories differ from machine to machine; names on a hub do not.
+    hub = served.model is not None and settings.model is not None and _on_hub(served.model) and _on_hub(settings.model)
+    same = hub and model_name(str(served.model)) == model_name(str(settings.model))
+    yield "model", served.model if hub and not same else None, settings.model
+
+
+def _on_hub(model: str) -> bool:
+    return model.count("/") == 1 and not model.startswith(("/", ".")) and not Path(model).exists()
+
+
+def _profile(place: str, role: Role, served: Served, settings: Settings) -> Profile:
+    named = settings.backend if settings.origins.get("backend", "default") != "default" else ()
+    backend = served.backend or (named[0] if len(named) == 1 else UNKNOWN)
+    if role == "serial":
+        return Profile("serial", backend)
+    # A launch profile may declare the semantics of its engine's packed mode.
+    own = Semantics.QUERY_PREFIX.value if role == "extend" else settings.semantics
+    semantics = settings.semantics if is_stated(settings, "semantics") else served.semantics or own
+    if semantics not in _PRODUCTION:
+        raise UsageError(
+            f"{place} declares the semantics {semantics!r}, which equals no serial scoring; name what it should be "
+            f"compared with by {_OPTIONS['semantics'].flag}, or --semantics of a command: {' or '.join(_PRODUCTION)}"
+        )
+    if role == "extend":
+        return Profile("extend", backend, semantics=Semantics(semantics))
+    engine_mask = settings.origins.get("mask_impl", "default").startswith("engine ")
+    mask = settings.mask_impl[0] if is_stated(settings, "mask_impl") or engine_mask else None
+    chunk = settings.server_chunk_size[0] if is_stated(settings, "server_chunk_size") else None
+    return Profile(
+        "multi",
+        backend,
+        served.mask_impl or mask,
+        chunk if served.chunk_size is None else served.chunk_size,
+        Semantics(semantics),
+    )
+
+
+def _origin(settings: Settings, name: str) -> str:
+    origin, option = settings.origins[name], _OPTIONS[name]
+    return {"command line": option.flag, "ini": f"ini value {option.ini}"}.get(origin, origin)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) else None
