@@ -64,17 +64,17 @@ class Served:
     @classmethod
     def read(cls, info: Mapping[str, Any]) -> Served:
         """What an answer to ``/get_server_info`` says, whichever engine's names it uses."""
-        backend, declared = info.get("backend"), info.get("semantics")
+        declared = info.get("semantics")
         return cls(
             role=_role(info),
-            backend=backend if backend in ("jax", "pytorch", "transformers") else None,
+            backend=_one_of(_word(info.get("backend")), ("jax", "pytorch", "transformers")),
             delimiter=_whole(info.get(_DELIMITER)),
             mask_impl=_word(info.get("multi_item_mask_impl")),
             chunk_size=_whole(info.get("multi_item_scoring_chunk_size")),
             semantics=_word(declared.get("declared")) if isinstance(declared, dict) else None,
             vocab_size=_whole(info.get("vocab_size")),
-            dtype=_word(info.get("dtype")),
-            device=_word(info.get("device")),
+            dtype=_one_of(_word(info.get("dtype")), ("float32", "bfloat16", "float16")),
+            device=_one_of(_word(info.get("device")), ("cpu", "cuda", "tpu")),
             model=_word(info.get("model_path")) or _word(info.get("served_model_name")),
         )
 
@@ -92,11 +92,10 @@ def attach(role: Role | None, client: ScoreClient, settings: Settings, engine: E
     place = f"the {_ROLES[role]} server {without_credentials(client.url)}".replace("  ", " ")
     if served.role is not None and served.role not in _ACCEPTED[role]:
         raise UsageError(f"{place} says that it {_why(served.role, info)}; {_INSTEAD[role]}")
-    for name, told, given in _contradictions(role, served, settings):
+    for name, says, given in _contradictions(role, served, settings):
         raise UsageError(
-            f"{place} says that its {name.replace('_', ' ')} is {told}, but {given} was given "
-            f"({_origin(settings, name)}); leave that out to take the server at its word, or give the address of one "
-            f"with {given}"
+            f"{place} says that {says}, but {given} was given ({_origin(settings, name)}); leave that out to take the "
+            f"server at its word, or give the address of one with {given}"
         )
     is_known = settings.origins.get("engine", "default") != "default" and engine is not None
     return Target(
@@ -176,32 +175,37 @@ def _why(role: Role, info: Mapping[str, Any]) -> str:
     return f"packs items ({packs})" if role == "multi" else "scores serially (it has no delimiter)"
 
 
-def _contradictions(role: Role | None, served: Served, settings: Settings) -> Iterator[tuple[str, Any, Any]]:
-    """Setting, what the server says, and what the user said instead."""
-    for name, told, given in _statements(role, served, settings):
-        if told is not None and is_stated(settings, name) and told != given:
-            yield name, told, given
-
-
-def _statements(role: Role | None, served: Served, settings: Settings) -> Iterator[tuple[str, Any, Any]]:
+def _contradictions(role: Role | None, served: Served, settings: Settings) -> Iterator[tuple[str, str, Any]]:
+    """Settings that the user gave and the server contradicts: name, what it says instead, and what was given."""
     backend = "pytorch" if served.backend == "transformers" else served.backend
-    yield "backend", backend, backend if backend in settings.backend else ",".join(settings.backend)
-    yield "delimiter", served.delimiter, settings.delimiter
-    if role not in ("serial", "extend") and served.role != "serial":
-        extends = "prefill+extend, which has none" if served.role == "extend" else None
-        for name, told in (("mask_impl", served.mask_impl), ("server_chunk_size", served.chunk_size)):
-            yield name, extends or told, next((v for v in getattr(settings, name) if v != told), told)
-        yield "semantics", served.semantics if served.semantics in _PRODUCTION else None, settings.semantics
-    smaller = served.vocab_size is not None and (settings.vocab_size or 0) > served.vocab_size
-    yield "vocab_size", served.vocab_size if smaller else None, settings.vocab_size
-    dtype = (served.dtype or "").removeprefix("torch.").removeprefix("jnp.")
-    yield "dtype", dtype if dtype in ("float32", "bfloat16", "float16") else None, settings.dtype
-    device = (served.device or "").partition(":")[0]
-    yield "device", device if device and settings.device != "auto" else None, settings.device.partition(":")[0]
-    # Directories differ from machine to machine; names on a hub do not.
-    hub = served.model is not None and settings.model is not None and _on_hub(served.model) and _on_hub(settings.model)
-    same = hub and model_name(str(served.model)) == model_name(str(settings.model))
-    yield "model", served.model if hub and not same else None, settings.model
+    facts: dict[str, tuple[Any, Any]] = {
+        "backend": (backend, backend if backend in settings.backend else ",".join(settings.backend)),
+        "delimiter": (served.delimiter, settings.delimiter),
+        "vocab_size": (served.vocab_size, settings.vocab_size),
+        "dtype": (served.dtype, settings.dtype),
+        "device": (served.device, served.device if settings.device == "auto" else settings.device.partition(":")[0]),
+        "model": (served.model, settings.model),
+    }
+    if role in ("multi", None):
+        lists = {"mask_impl": served.mask_impl, "server_chunk_size": served.chunk_size}
+        if served.role == "extend":
+            for name in filter(lambda name: is_stated(settings, name), lists):
+                lacking = f"it runs prefill+extend, which has no {name.replace('_', ' ')}"
+                yield name, lacking, getattr(settings, name)[0]
+        else:
+            for name, told in lists.items():
+                facts[name] = (told, next((value for value in getattr(settings, name) if value != told), told))
+        facts["semantics"] = (served.semantics if served.semantics in _PRODUCTION else None, settings.semantics)
+    for name, (told, given) in facts.items():
+        if told is not None and told != given and is_stated(settings, name) and _comparable(name, told, given):
+            yield name, f"its {name.replace('_', ' ')} is {told}", given
+
+
+def _comparable(name: str, told: Any, given: Any) -> bool:
+    """Whether two words for a fact that differ mean two things, as far as anyone can know."""
+    if name == "model":  # a directory has another name on every machine; what is on a hub has one
+        return model_name(told) != model_name(given) and all(map(_on_hub, (told, given)))
+    return name != "vocab_size" or given > told  # less than the vocabulary may be drawn from, not more
 
 
 def _on_hub(model: str) -> bool:
@@ -237,7 +241,8 @@ def _profile(place: str, role: Role, served: Served, settings: Settings) -> Prof
 
 def _origin(settings: Settings, name: str) -> str:
     origin, option = settings.origins[name], _OPTIONS[name]
-    return {"command line": option.flag, "ini": f"ini value {option.ini}"}.get(origin, origin)
+    flag = option.short_flag if option.short else option.flag
+    return {"command line": flag, "ini": f"ini value {option.ini}"}.get(origin, origin)
 
 
 def _whole(value: object) -> int | None:
@@ -246,3 +251,9 @@ def _whole(value: object) -> int | None:
 
 def _word(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _one_of(word: str | None, known: tuple[str, ...]) -> str | None:
+    """A word without its number or its library's name ("cuda:0", "torch.float32"), where it is a known one."""
+    plain = (word or "").partition(":")[0].rpartition(".")[2]
+    return plain if plain in known else None

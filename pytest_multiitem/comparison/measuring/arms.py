@@ -21,6 +21,7 @@ from pytest_multiitem.comparison.measuring.sides import Connected, Side, with_se
 from pytest_multiitem.comparison.records import Agreement, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.settings.table import OPTIONS
 
@@ -160,24 +161,25 @@ def _arm(name: str, words: Sequence[str], arguments: Sequence[str], mode: Mode) 
     settings = settings_from(arguments, None, {**os.environ, **variables})
     engine = choose_engine(settings.engine)
     settings = engine.fit(settings)
-    for setting, needed in (("backend", True), ("mask_impl", mode == "packed")):
+    role = _ROLES[mode]
+    url = settings.serial_url if role == "serial" else settings.multi_url
+    packed = role == "multi" and url is None
+    for setting, needed in (("backend", url is None), ("mask_impl", packed)):
         if needed and len(getattr(settings, setting)) > 1:
             option = next(option for option in OPTIONS if option.name == setting)
             raise UsageError(
                 f"arm {name} has {setting} {settings.shown(setting)}; name one: {option.short_flag}, or "
                 f"{option.variable} in the arm"
             )
-    role = _ROLES[mode]
-    url = settings.serial_url if role == "serial" else settings.multi_url
-    packed = role == "multi" and url is None
+    backend = settings.backend[0] if len(settings.backend) == 1 else ATTACHED
     profile = Profile(
         role,
-        settings.backend[0],
+        backend,
         settings.mask_impl[0] if packed else None,
         settings.server_chunk_size[0] if packed else None,
         {"multi": Semantics(settings.semantics), "extend": Semantics.QUERY_PREFIX, "serial": None}[role],
     )
-    return Arm(name, variables, Side(settings.backend[0], (name,), settings, engine, profile, url))
+    return Arm(name, variables, Side(backend, (name,), settings, engine, profile, url))
 
 
 def _runs(settings: Settings) -> int:
