@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from pytest_multiitem.engine.app import Service, create_app
-from pytest_multiitem.engine.scorer import ScoreResult
 from pytest_multiitem.engine.serve import serve_until_stopped
+from pytest_multiitem.scoring.steps import ScoreResult
 from pytest_multiitem.transport.listening import bind, listen, until_signal
 
 
@@ -73,7 +73,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.batch < 1:
         parser.error(f"--batch is {args.batch}; expected at least 1")
-    return until_signal(lambda: _run(args))
+    return until_signal("transformers_server", lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -21,15 +21,14 @@ from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports import power
 from pytest_multiitem.settings.resolve import resolve
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTIONS, Settings
 
 REFERENCE = Path(__file__).parent / "reference"
 
 _HEAD = """\
 # Options
 
-<!-- Written by docs/generate.py from pytest_multiitem.settings.table; do not edit by hand. -->
+<!-- Written by docs/generate.py from pytest_multiitem.settings.settings; do not edit by hand. -->
 
 Every setting has four names. The first that is given wins:
 
@@ -42,10 +41,15 @@ Every setting has four names. The first that is given wins:
   `report.md` hold all of them.
 - A value that is not valid ends the run before it starts (exit status 4). The message names the value, where it
   came from, and the valid ones.
-- Lists are separated by commas. Flags take no value on the command line; in the environment and in ini they take
-  `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`.
+- Lists are separated by commas. A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`; on the command
+  line its name alone turns it on, and `--allow-inconclusive=0` turns off what a variable or an ini file turns on.
+- `all` means: every one that the chosen engine has, or every gate that the run's options ask for.
 - Where another plugin owns a short name, ours steps back and the header says so in one line.
 - A default of `-` means: none.
+- `multiitem launch`, `power`, `compare run` and `ab` take all of them too, under both command-line names.
+"""
+_TABLE = """
+## {topic}
 
 | option | short | environment variable | ini key | default | meaning |
 | --- | --- | --- | --- | --- | --- |
@@ -71,21 +75,22 @@ _NEEDS = {
 def options_page() -> str:
     """The whole of reference/options.md."""
     defaults: Settings = resolve({}, {}, {})
-    rows = []
+    page, topic = _HEAD, ""
     for option in OPTIONS:
-        value = "" if option.is_flag else f" {option.metavar or 'VALUE'}"
-        default = "off" if option.is_flag else defaults.shown(option.name)
-        rows.append(
-            [
-                f"`{option.flag}{value}`",
-                f"`{option.short_flag}`" if option.short else "",
-                f"`{option.variable}`",
-                f"`{option.ini}`",
-                f"`{default}`",
-                option.help,
-            ]
-        )
-    return _HEAD + _rows(rows) + _FOOT
+        if option.topic != topic:
+            topic = option.topic
+            page += _TABLE.format(topic=topic[0].upper() + topic[1:])
+        value = "[=0]" if option.is_switch else f" {option.metavar or 'VALUE'}"
+        row = [
+            f"`{option.flag}{value}`",
+            f"`{option.short_flag}`" if option.short else "",
+            f"`{option.variable}`",
+            f"`{option.ini}`",
+            f"`{'off' if option.is_switch else defaults.shown(option.name)}`",
+            option.help,
+        ]
+        page += _rows([row])
+    return page + _FOOT
 
 
 def gates_table() -> str:

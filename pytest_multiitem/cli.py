@@ -1,25 +1,38 @@
-"""``multiitem …``: the package's functions without pytest."""
+"""``multiitem …``: the package's functions without pytest, put together from `commands`."""
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from pytest_multiitem import __version__
-from pytest_multiitem.commands import artefacts
-from pytest_multiitem.commands import baseline as baselines
-from pytest_multiitem.commands import compare_run as comparison
-from pytest_multiitem.commands import evaluate as evaluation
+from pytest_multiitem.commands.ab import ab
+from pytest_multiitem.commands.baseline import baseline_check, baseline_list, baseline_save
+from pytest_multiitem.commands.check import check
+from pytest_multiitem.commands.checkpoint import checkpoint
+from pytest_multiitem.commands.combine import combine
 from pytest_multiitem.commands.compare_files import compare_files
+from pytest_multiitem.commands.compare_run import run as compare_run
+from pytest_multiitem.commands.evaluate import evaluate
+from pytest_multiitem.commands.faults import faults
+from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
+from pytest_multiitem.commands.options import RunCommand
 from pytest_multiitem.commands.power import power
+from pytest_multiitem.commands.proxy import proxy
 from pytest_multiitem.commands.replay import replay
+from pytest_multiitem.commands.report import report
+from pytest_multiitem.commands.serve import serve
 from pytest_multiitem.commands.tpu_check import tpu_check
-from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.commands.validate import validate
+from pytest_multiitem.commands.workload import workload
+from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.extensions.loading import PLUGINS, load_modules
 
 app = typer.Typer(
     name="multiitem",
@@ -29,148 +42,45 @@ app = typer.Typer(
     help="Validation of multi-item scoring servers. The suites themselves run with pytest.",
 )
 
-#: Of a command whose further options are those of a run.
-_OPTIONS_OF_A_RUN = {"allow_extra_args": True, "ignore_unknown_options": True}
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"pytest-multiitem {__version__}")
+        typer.echo(f"pytest-multiitem {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
+    context: typer.Context,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            metavar="MODULE",
+            help=f"Load a module with hooks of this package, as pytest -p does; repeatable. [env {PLUGINS}=MODULE,…]",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Multi-item scoring validation."""
+    named = [name.strip() for name in os.environ.get(PLUGINS, "").split(",") if name.strip()]
+    context.call_on_close(load_modules([*named, *(plugins or ())]))
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    help="Serve a Qwen3 checkpoint with the embedded engine; takes sgl-jax's flags (multiitem serve --help).",
-)
-def serve(context: typer.Context) -> None:
-    """Serve a checkpoint; see `engine.serve`."""
-    from pytest_multiitem.engine.serve import serve as run
-
-    raise typer.Exit(run(context.args))
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    help="Put faults of the wire before any scoring server: --upstream URL --fault NAME (multiitem proxy --help).",
-)
-def proxy(context: typer.Context) -> None:
-    """A faulty server out of a good one; see `faults.proxy`."""
-    from pytest_multiitem.faults.proxy import proxy as run
-
-    raise typer.Exit(run(context.args))
-
-
-@app.command()
-def faults() -> None:
-    """List the faults that multiitem serve and multiitem proxy can have."""
-    from pytest_multiitem.faults.catalogue import catalogue
-    from pytest_multiitem.reports.faults import listing
-
-    print(listing(catalogue()), end="")
-
-
-@app.command()
-def checkpoint(
-    directory: Annotated[Path, typer.Argument(help="Where to write; must not exist, or be empty.")],
-    hidden_size: int = 128,
-    intermediate_size: int = 384,
-    num_hidden_layers: int = 3,
-    num_attention_heads: int = 4,
-    num_key_value_heads: int = 2,
-    head_dim: int = 32,
-    vocab_size: int = 151_936,
-    seed: int = 20_260_101,
-    full_tokenizer: Annotated[
-        bool, typer.Option("--full-tokenizer", help="Name every id; sglang refuses label ids that have no name.")
-    ] = False,
-) -> None:
-    """Write a Qwen3 checkpoint of random weights whose scores discriminate (config, weights, tokenizer)."""
-    from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
-
-    spec = CheckpointSpec(
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
-        num_hidden_layers=num_hidden_layers,
-        num_attention_heads=num_attention_heads,
-        num_key_value_heads=num_key_value_heads,
-        head_dim=head_dim,
-        vocab_size=vocab_size,
-        seed=seed,
-    )
-    write_checkpoint(directory, spec, full_tokenizer=full_tokenizer)
-    size = sum(path.stat().st_size for path in directory.iterdir()) / 2**20
-    print(f"wrote {directory} ({size:.1f} MiB); serve it with: multiitem serve --model-path {directory}")
-
-
-@app.command(
-    context_settings=_OPTIONS_OF_A_RUN,
-    help="Start a server from a launch profile in the foreground, or print its command line; without a name, list "
-    "the profiles. Further options are those of a run: --model DIR, --engine-python PATH, --multiitem-delimiter ID, …",
-)
-def launch(
-    context: typer.Context,
-    profile: Annotated[str | None, typer.Argument(help="A launch profile's name.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command line and start nothing.")] = False,
-) -> None:
-    """See `commands.launch`."""
-    from pytest_multiitem.adapters.arguments import settings_from
-    from pytest_multiitem.commands import launch as launch_command
-
-    settings = settings_from(context.args, profile)
-    if profile is None:
-        print(launch_command.listing(settings), end="")
-        return
-    spec = launch_command.spec_of(profile, settings)
-    if dry_run:
-        print(launch_command.shell_line(spec))
-        return
-    launch_command.run(spec)
-
-
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="A run's directory, or its matrix.json.")] = Path(
-        "multiitem-results/latest"
-    ),
-    output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
-) -> None:
-    """Render the Markdown report of a finished run again, from its matrix.json alone."""
-    from pytest_multiitem.reports.run import render
-    from pytest_multiitem.results.store import read_matrix, write_atomically
-
-    text = render(read_matrix(run))
-    if output is None:
-        print(text, end="")
-    else:
-        try:
-            write_atomically(output, text.encode())
-        except OSError as error:
-            raise UsageError(f"cannot write {output}: {error.strerror}") from None
-
-
-for command in (
-    evaluation.evaluate,
-    evaluation.combine,
-    evaluation.check,
-    artefacts.workload,
-    artefacts.validate,
-    load,
-    replay,
-    tpu_check,
-):
+command: Callable[..., None]
+#: Of a command that reads its words itself, --help included.
+_RAW = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+for command in (serve, proxy):
+    app.command(context_settings=_RAW)(command)
+for command in (faults, checkpoint):
     app.command()(command)
-for command_of_a_run in (comparison.ab, power):
-    app.command(context_settings=_OPTIONS_OF_A_RUN)(command_of_a_run)
+app.command(cls=RunCommand)(launch)
+for command in (report, evaluate, combine, check, workload, validate, load, replay, tpu_check):
+    app.command()(command)
+for command in (ab, power):
+    app.command(cls=RunCommand)(command)
 
 
 class _FilesUnlessNamed(TyperGroup):
@@ -187,17 +97,13 @@ compare = typer.Typer(
     no_args_is_help=True,
     help="Compare backends: `compare run` measures; `compare MATRIX.json …` compares what was measured.",
 )
-compare.command(context_settings=_OPTIONS_OF_A_RUN)(comparison.run)
+compare.command("run", cls=RunCommand)(compare_run)
 compare.command("files")(compare_files)
 app.add_typer(compare, name="compare")
 
 baseline = typer.Typer(no_args_is_help=True, help="Saved timings, and whether later ones are slower.")
-for name, saved in (
-    ("save", baselines.baseline_save),
-    ("check", baselines.baseline_check),
-    ("list", baselines.baseline_list),
-):
-    baseline.command(name)(saved)
+for name, command in (("save", baseline_save), ("check", baseline_check), ("list", baseline_list)):
+    baseline.command(name)(command)
 app.add_typer(baseline, name="baseline")
 
 

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
-from pytest_multiitem import hookspec
+from pytest_multiitem.extensions import hookspec
 from pytest_multiitem.fixtures.servers import (  # noqa: F401 - pytest finds the fixtures of a plugin in its module
     multi_item_server,
     multiitem_bench,
+    multiitem_bench_chunk,
+    multiitem_chunk,
+    multiitem_client_chunk,
     multiitem_gate,
+    multiitem_model,
     multiitem_run,
     multiitem_tpu_check,
     prefill_extend_server,
@@ -24,14 +28,14 @@ from pytest_multiitem.session import (
     added,
     check_settings,
     collection,
-    current,
+    extensions,
     parameters,
     registration,
     summary,
     verdicts,
 )
-from pytest_multiitem.session.current import SESSION
 from pytest_multiitem.session.keys import NOTES, SETTINGS
+from pytest_multiitem.session.session import SESSION, adopt_plan, finish, run_directory
 
 MARKERS = (
     "multiitem_gate(name): the gate whose verdict this test gives",
@@ -63,18 +67,19 @@ def pytest_load_initial_conftests(
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    extensions.load_extensions(config)
     config.stash[SETTINGS] = check_settings.settings_of(config)
     config.pluginmanager.register(RunListener(config), "multiitem-run-listener")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # pytest-xdist: the controller, before a worker starts
-    node.workerinput["multiitem_run_dir"] = str(current.run_directory(node.config))
+    node.workerinput["multiitem_run_dir"] = str(run_directory(node.config))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any) -> None:
-    current.adopt_plan(node.config)
+    adopt_plan(node.config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -117,11 +122,15 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    registration.finish(session)
+    finish(session)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     summary.summarise(terminalreporter)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    extensions.unload_extensions(config)
 
 
 class RunListener:
@@ -132,8 +141,8 @@ class RunListener:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if SESSION in self._config.stash:
-            self._config.stash[SESSION].add(report)
+            self._config.stash[SESSION].ledger.add(report)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         if SESSION in self._config.stash:
-            self._config.stash[SESSION].interrupted(str(excinfo.value) or excinfo.typename)
+            self._config.stash[SESSION].ledger.interrupted_by = str(excinfo.value) or excinfo.typename

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
+from pytest_multiitem import adapters
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.registry import Registry, modules_of
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.vocabulary import BACKENDS
+from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
 
@@ -59,13 +56,13 @@ def model_name(model: str) -> str:
 class Engine:
     """How one kind of server is started, what it can do, and what is known of it. Subclass it.
 
-    ``backends`` and ``masks``: what it can run; the settings must choose from them.
+    ``backends`` and ``masks``: its names for what it can run; the settings must choose from them.
     ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
     that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
     """
 
     name: str = ""
-    backends: tuple[str, ...] = BACKENDS
+    backends: tuple[str, ...] = ("pytorch", "jax")
     masks: tuple[str, ...] = ("dense", "segment", "auto")
     allows_empty_items: bool = False
     withstands_bad_requests: bool = False
@@ -75,20 +72,33 @@ class Engine:
 
         Raises UsageError for a backend or a mask that was chosen and that it does not have.
         """
-        own = {"backend": self.backends, "mask_impl": self.masks}
+        settings = self.with_own_names(settings)
         origins = dict(settings.origins)
         changed: dict[str, Any] = {}
-        for name, possible in own.items():
+        for name, possible in self._own.items():
             chosen = getattr(settings, name)
-            wrong = [word for word in chosen if word not in possible]
-            if wrong and origins.get(name, "default") != "default":
-                raise UsageError(
-                    f"{name} {', '.join(wrong)} ({origins[name]}): engine {self.name} has {' and '.join(possible)} only"
-                )
-            if wrong:
-                changed[name] = tuple(word for word in chosen if word in possible) or possible
+            if origins.get(name, "default") != "default":
+                settings.check_names(name, chosen, (*possible, ALL), f": engine {self.name} has no other")
+            elif not set(chosen) <= set(possible):
+                changed[name] = tuple(word for word in chosen if word in possible)
                 origins[name] = f"engine {self.name}"
         return replace(settings, **changed, origins=origins) if changed else settings
+
+    def with_own_names(self, settings: Settings) -> Settings:
+        """The settings with this engine's backends and masks for ``all``, and for a default of which it has none."""
+        origins = dict(settings.origins)
+        changed: dict[str, Any] = {}
+        for name, possible in self._own.items():
+            chosen = getattr(settings, name)
+            if chosen == (ALL,):
+                changed[name] = possible
+            elif origins.get(name, "default") == "default" and not set(chosen) & set(possible):
+                changed[name], origins[name] = possible, f"engine {self.name}"
+        return replace(settings, **changed, origins=origins) if changed else settings
+
+    @property
+    def _own(self) -> dict[str, tuple[str, ...]]:
+        return {"backend": self.backends, "mask_impl": self.masks}
 
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
         """Why such a server cannot run here, and what to do about it; None where it can."""
@@ -127,25 +137,30 @@ class Engine:
         return {}
 
 
-@cache
-def shipped_engines() -> Mapping[str, Engine]:
-    """Every adapter that ships (a module here that defines ``ENGINE``) by name."""
-    import pytest_multiitem.adapters as package
-
-    found: dict[str, Engine] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        engine = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "ENGINE", None)
+def _shipped() -> Iterator[Engine]:
+    for module in modules_of(adapters):
+        engine = getattr(module, "ENGINE", None)
         if isinstance(engine, Engine):
-            found[engine.name] = engine
-    return MappingProxyType(found)
+            yield engine
 
 
-def choose_engine(name: str, further: Iterable[Engine] = ()) -> Engine:
-    """The adapter called ``name``, shipped or added by the project.
+#: Every adapter: those that ship (a module here that defines ``ENGINE``), and those that a project adds.
+ENGINES = Registry("engine", _shipped)
 
-    Raises UsageError listing those that exist.
-    """
-    known = {**shipped_engines(), **{engine.name: engine for engine in further}}
-    if name not in known:
-        raise UsageError(f"no engine is called {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    return known[name]
+
+def choose_engine(name: str) -> Engine:
+    """The adapter called ``name``. Raises UsageError listing those that exist."""
+    return ENGINES.choose(name)
+
+
+def known_backends() -> tuple[str, ...]:
+    """The backends of all engines, in the order in which engines name them."""
+    return tuple(dict.fromkeys(backend for engine in ENGINES.all().values() for backend in engine.backends))
+
+
+def check_backends(settings: Settings) -> None:
+    """Raises UsageError for a backend that a comparison's options name and that no engine has."""
+    known = known_backends()
+    settings.check_names("backend", settings.backend, (*known, ALL))
+    settings.check_names("compare_urls", [side.partition("@")[0] for side, _ in settings.compare_urls], known)
+    settings.check_names("cost_per_hour", [backend for backend, _ in settings.cost_per_hour if backend], known)

@@ -35,8 +35,12 @@ class EmbeddedEngine(LaunchedEngine):
         )
 
     def program(self, profile: Profile, settings: Settings) -> list[str]:
-        """This package's server; the backend ``transformers`` is the serial reference."""
-        return [sys.executable, "-m", "pytest_multiitem.engine.serve", "--backend", profile.backend]
+        """This package's server."""
+        return [sys.executable, "-m", "pytest_multiitem.engine.serve"]
+
+    def arguments(self, profile: Profile, settings: Settings) -> list[str]:
+        """With the backend, of which ``transformers`` is the serial reference."""
+        return ["--backend", profile.backend, *super().arguments(profile, settings)]
 
 
 ENGINE = EmbeddedEngine()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from pytest_multiitem.adapters.base import Engine, Profile
+from pytest_multiitem.adapters.base import Engine, Profile, choose_engine
 from pytest_multiitem.adapters.installed import Installed, inspect
 from pytest_multiitem.adapters.profiles import (
     Flags,
@@ -21,7 +21,7 @@ from pytest_multiitem.adapters.profiles import (
     with_profile_defaults,
 )
 from pytest_multiitem.errors import EngineUnavailable, UsageError
-from pytest_multiitem.scoring.vocabulary import BACKENDS
+from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
 
@@ -69,22 +69,38 @@ class LaunchedEngine(Engine):
         name = self._tuned if profile.tuned else profile_name(settings, self.name, profile.role)
         return launch_profile(name, device=settings.device, own=settings.profiles)
 
+    def arguments(self, profile: Profile, settings: Settings) -> list[str]:
+        """The launch profile's flags with the run's values filled in; no address is among them."""
+        flags = self.chosen_flags(self.launch_profile(profile, settings), settings)
+        return arguments(flags, _values(profile, settings))
+
     def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
-        """The launch profile's command with the run's values filled in."""
+        """The command that listens on a port that is still to be claimed."""
         launch = self.launch_profile(profile, settings)
-        flags = self.chosen_flags(launch, settings)
         command = [*self.program(profile, settings), "--host", "127.0.0.1", "--port", "{port}"]
-        command += arguments(flags, _values(profile, settings))
+        command += self.arguments(profile, settings)
         ports = {} if profile.tuned else {"multi": settings.multi_port, "serial": settings.serial_port}
         wanted = ports.get(profile.role)
         return LaunchSpec(
             label=profile.label,
             command=tuple(command),
             env={**launch.env, **self.environment},
-            preferred_port=_port(profile, settings, wanted or launch.port),
+            preferred_port=self._port(profile, settings, wanted or launch.port),
             strict_port=wanted is not None,
             startup_timeout=settings.startup_timeout,
         )
+
+    def _port(self, profile: Profile, settings: Settings, first: int) -> int:
+        """Each server of a role its own port: the first from ``first``, further ones in steps of 10."""
+        in_use = [
+            (backend, mask, chunk)
+            for backend in self.backends
+            if backend in settings.backend
+            for mask in (settings.mask_impl if profile.role == "multi" else (None,))
+            for chunk in (settings.server_chunk_size if profile.role == "multi" else (None,))
+        ]
+        wanted = (profile.backend, profile.mask_impl, profile.chunk_size)
+        return first + 10 * (in_use.index(wanted) if wanted in in_use else len(in_use))
 
 
 class InstalledEngine(LaunchedEngine):
@@ -164,6 +180,32 @@ class InstalledEngine(LaunchedEngine):
             return {}
 
 
+def launch_of(name: str, settings: Settings) -> LaunchSpec:
+    """The launch of a profile by its name, with the settings fitted to its engine.
+
+    Raises UsageError, or EngineUnavailable where it cannot be started here.
+    """
+    chosen = launch_profile(name, device=settings.device, own=settings.profiles)
+    engine = choose_engine(chosen.engine)
+    if not isinstance(engine, LaunchedEngine):
+        raise UsageError(f"engine {engine.name} is not started from launch profiles")
+    in_use: dict[str, Any] = {"engine": chosen.engine, f"{chosen.role}_profile": name}
+    settings = engine.fit(replace(settings, **in_use))
+    packed = chosen.role == "multi"
+    profile = Profile(
+        chosen.role,
+        settings.backend[0],
+        settings.mask_impl[0] if packed else None,
+        settings.server_chunk_size[0] if packed else None,
+        Semantics(settings.semantics),
+    )
+    reason = engine.unavailable(profile, settings)
+    if reason is not None:
+        raise EngineUnavailable(reason)
+    spec = engine.launch(profile, settings)
+    return replace(spec, command=tuple(part.replace("{port}", str(spec.preferred_port)) for part in spec.command))
+
+
 @cache
 def detected_device() -> str:
     """The accelerator of this machine, by its device files: "cuda", "tpu", or else "cpu"."""
@@ -191,17 +233,3 @@ def _values(profile: Profile, settings: Settings) -> dict[str, Any]:
         "extend_max_running_requests": settings.extend_max_running_requests,
         "extend_precompile_bs_paddings": settings.extend_precompile_bs_paddings,
     }
-
-
-def _port(profile: Profile, settings: Settings, first: int) -> int:
-    """Each server of a role its own port: the first from ``first``, further ones in steps of 10."""
-    combinations = [
-        (backend, mask, chunk)
-        for backend in BACKENDS
-        for mask in (settings.mask_impl if profile.role == "multi" else (None,))
-        for chunk in (settings.server_chunk_size if profile.role == "multi" else (None,))
-    ]
-    wanted = (profile.backend, profile.mask_impl, profile.chunk_size)
-    in_use = [c for c in combinations if c[0] in settings.backend]
-    index = in_use.index(wanted) if wanted in in_use else len(in_use)
-    return first + 10 * index

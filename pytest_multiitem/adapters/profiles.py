@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
+import msgspec
+
 from pytest_multiitem.errors import UsageError, did_you_mean
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTION_OF, Settings
 
 SHIPPED = Path(__file__).with_name("profiles.toml")
-_ROLES = ("multi", "serial", "extend")
-_KEYS = {"engine", "role", "about", "extends", "port", "settings", "flags", "env", "cpu", "one_of"}
-_LAYER_KEYS = {"settings", "flags", "env"}
+_EXPECTED = (
+    "engine, role (multi, serial or extend) and port, and where needed about, extends, settings, flags, env, one_of "
+    "and cpu (with settings, flags and env)"
+)
 
-FlagValue = str | int | float | bool | Sequence[Any]
+FlagValue = bool | int | float | str | list[int | float | str]
 Flags = Mapping[str, FlagValue]
 
 
-@dataclass(frozen=True)
-class LaunchProfile:
-    """How an engine is started for a role; for one device.
+class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What of a launch profile may differ on a CPU; the fields are those of `LaunchProfile`."""
+
+    settings: dict[str, bool | int | float | str] = {}
+    flags: dict[str, FlagValue] = {}
+    env: dict[str, str] = {}
+
+
+class LaunchProfile(Layer, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How an engine is started for a role.
 
     ``settings``: defaults of run settings, as a user would type them. ``flags`` and the alternatives
     ``one_of`` map flag names without dashes to values, in which ``{name}`` is filled in from the run.
+    ``cpu``: what is laid over them where the device is a CPU.
     """
 
     name: str
     engine: str
     role: Literal["multi", "serial", "extend"]
-    about: str
     port: int
-    settings: Mapping[str, str]
-    flags: Flags
-    env: Mapping[str, str]
-    one_of: tuple[Flags, ...] = ()
+    about: str = ""
+    one_of: tuple[dict[str, FlagValue], ...] = ()
+    cpu: Layer = Layer()
 
     def alternatives(self) -> list[dict[str, FlagValue]]:
         """All flags, once for every alternative, without those that are switched off."""
@@ -49,41 +58,37 @@ class LaunchProfile:
 
 
 @cache
-def read_profiles(own: Path | None = None) -> Mapping[str, Mapping[str, Any]]:
-    """The tables of all profiles by name: the shipped ones, and the user's file laid over them.
+def read_profiles(own: Path | None = None) -> Mapping[str, LaunchProfile]:
+    """All profiles by name: the shipped ones, and the user's file laid over them.
 
     Raises UsageError for a file that cannot be read, and for a key or a value that no profile has.
     """
     tables: dict[str, Any] = _load(SHIPPED)
     if own is not None:
-        for name, table in _load(own).items():
-            tables[name] = _merged(tables.get(name, {}), table)
+        tables = _merged(tables, _load(own))
+    profiles = {}
     for name in tables:
-        _resolved(tables, name)
-    return tables
+        try:
+            if "name" in tables[name]:
+                raise msgspec.ValidationError("Object contains unknown field `name`")
+            profiles[name] = msgspec.convert({**_resolved(tables, name), "name": name}, LaunchProfile)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"launch profiles {own or SHIPPED}: [{name}]: {error}; expected {_EXPECTED}") from None
+    return MappingProxyType(profiles)
 
 
 def launch_profile(name: str, *, device: str, own: Path | None = None) -> LaunchProfile:
     """The profile called ``name`` as it is on a device. Raises UsageError listing those that exist."""
-    tables = read_profiles(own)
-    if name not in tables:
+    profiles = read_profiles(own)
+    if name not in profiles:
         raise UsageError(
-            f"no launch profile is called {name!r}; expected one of {', '.join(tables)}{did_you_mean(name, tables)}"
+            f"no launch profile is called {name!r}; expected one of {', '.join(profiles)}{did_you_mean(name, profiles)}"
         )
-    table = _resolved(tables, name)
+    profile = profiles[name]
     if device == "cpu":
-        table = _merged(table, table.get("cpu", {}))
-    return LaunchProfile(
-        name=name,
-        engine=table["engine"],
-        role=table["role"],
-        about=table.get("about", ""),
-        port=table["port"],
-        settings=table.get("settings", {}),
-        flags=table.get("flags", {}),
-        env=table.get("env", {}),
-        one_of=tuple(table.get("one_of", ())),
-    )
+        layer = {key: getattr(profile, key) | getattr(profile.cpu, key) for key in Layer.__struct_fields__}
+        profile = msgspec.structs.replace(profile, **layer)
+    return profile
 
 
 def profile_name(settings: Settings, engine: str, role: str) -> str:
@@ -131,18 +136,17 @@ def arguments(flags: Flags, values: Mapping[str, Any]) -> list[str]:
 
 
 def _with_defaults(settings: Settings, profile: LaunchProfile) -> Settings:
-    options = {option.name: option for option in OPTIONS}
     origins = dict(settings.origins)
     changed: dict[str, Any] = {}
-    for name, text in profile.settings.items():
-        if name not in options:
-            raise UsageError(f"profile {profile.name}: no setting is called {name!r}")
+    for name, value in profile.settings.items():
+        if name not in OPTION_OF:
+            raise UsageError(f"profile {profile.name}: no setting is called {name!r}{did_you_mean(name, OPTION_OF)}")
         if not origins.get(name, "default").startswith(("default", "profile ")):
             continue
         try:
-            changed[name] = options[name].parse(str(text))
+            changed[name] = OPTION_OF[name].parse(str(value))
         except ValueError as error:
-            raise UsageError(f"profile {profile.name}: setting {name} = {text!r} is not valid: {error}") from None
+            raise UsageError(f"profile {profile.name}: setting {name} = {value!r} is not valid: {error}") from None
         origins[name] = f"profile {profile.name}"
     return replace(settings, **changed, origins=origins)
 
@@ -157,36 +161,19 @@ def _load(path: Path) -> dict[str, Any]:
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise UsageError(f"launch profiles {path}: {name!r} stands outside of a table; expected [profile-name]")
-        _check_keys(path, name, table, _KEYS)
-        if "cpu" in table:
-            _check_keys(path, f"{name}.cpu", table["cpu"], _LAYER_KEYS)
     return tables
-
-
-def _check_keys(path: Path, name: str, table: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise UsageError(
-            f"launch profiles {path}: [{name}] has {', '.join(unknown)}; expected only {', '.join(sorted(known))}"
-        )
 
 
 def _resolved(tables: Mapping[str, Mapping[str, Any]], name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """A profile's table with everything that it extends."""
     table = dict(tables[name])
     base = table.pop("extends", None)
-    if base is not None:
-        if base not in tables or base in (name, *below):
-            problem = "itself" if base in tables else f"{base!r}, which does not exist"
-            raise UsageError(f"launch profile {name!r} extends {problem}")
-        table = _merged(_resolved(tables, base, (name, *below)), table)
-    if not below:
-        for key in ("engine", "role", "port"):
-            if key not in table:
-                raise UsageError(f"launch profile {name!r} has no {key!r}")
-        if table["role"] not in _ROLES:
-            raise UsageError(f"launch profile {name!r}: role is {table['role']!r}; expected one of {', '.join(_ROLES)}")
-    return table
+    if base is None:
+        return table
+    if not isinstance(base, str) or base not in tables or base in (name, *below):
+        problem = "itself" if base in (name, *below) else f"{base!r}, which does not exist"
+        raise UsageError(f"launch profile {name!r} extends {problem}")
+    return _merged(_resolved(tables, base, (name, *below)), table)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The adapter of sgl-jax (JAX, TPU): packed mode where the version has it, prefill+extend, serial.
 
 Packed mode masks items in the `fa` attention backend only. On a CPU the engine replaces `fa` by its native
-backend with no more than a warning in the log, goes on telling `fa`, and is plain causal attention. Versions
+backend with no more than a warning in the log, goes on telling `fa`, and is causal attention with restarting
+positions. With another attention installed `fa` may run on a CPU as well: the device alone says nothing. Versions
 with and without packed mode have the same number: only the flags tell them apart.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.adapters.attestation import UNATTESTED, Attestation
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
@@ -20,6 +21,7 @@ from pytest_multiitem.scoring.cases import Case
 _FALLBACK = re.compile(r"^.*attention.*falling back to native.*$", re.IGNORECASE | re.MULTILINE)
 _REFUSAL = re.compile(r"AssertionError: (.*)")
 _LOG_START = 2**20  # bytes; the fallback is announced at the start
+_WITHOUT_WARNINGS = ("error", "critical")  # log levels at which the fallback is not announced
 
 
 class SglJaxEngine(InstalledEngine):
@@ -51,7 +53,11 @@ class SglJaxEngine(InstalledEngine):
         return None
 
     def attest(self, profile: Profile, info: Mapping[str, Any], log: Path | None) -> Attestation:
-        """The mode from the server's arguments; packed mode counts only on an attention backend that masks."""
+        """The mode from the server's arguments; packed mode counts only on an attention backend that masks.
+
+        On a CPU the log says whether `fa` was replaced. Without a log that would say so the mask is unattested, and the
+        measured scores decide.
+        """
         if not info:
             return Attestation()
         packs = info.get("multi_item_scoring_delimiter") is not None
@@ -64,7 +70,7 @@ class SglJaxEngine(InstalledEngine):
             return Attestation(mode)
         told, backend = str(info.get("multi_item_mask_impl")), str(info.get("attention_backend"))
         fallback = _fallback(log)
-        if backend != "fa" or fallback or info.get("device") == "cpu":
+        if backend != "fa" or fallback:
             why = fallback or f"attention backend {backend} on {info.get('device')}"
             return Attestation(
                 "causal (native)",
@@ -72,7 +78,8 @@ class SglJaxEngine(InstalledEngine):
             )
         if profile.mask_impl not in (told, None):
             return Attestation(told, problem=f"{profile.mask_impl} was requested, but the server is set to {told}")
-        return Attestation(told)
+        silent = log is None or str(info.get("log_level")).lower() in _WITHOUT_WARNINGS
+        return Attestation(UNATTESTED if info.get("device") == "cpu" and silent else told)
 
 
 def _fallback(log: Path | None) -> str | None:

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,7 +31,7 @@ from pytest_multiitem.transport.client import SCORE_PATH, PreparedRequest, Score
 LOAD_SCHEMA: Final = "score_load_v1"
 #: The kind of a request that was never sent, because too many had no answer yet.
 OVERLOAD: Final = "overload"
-#: Told which level is measured, and for how many seconds already.
+#: Called with the level that is measured, and for how many seconds already.
 Progress = Callable[[str, float], None]
 
 #: Requests without an answer that the open loop has at most; each holds a connection, and so a file descriptor.
@@ -137,68 +138,72 @@ class LoadReport(msgspec.Struct, kw_only=True):
     server_info: Any = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadShape:
+    """Which load, for how long. Raises UsageError for one that cannot be.
+
+    ``concurrency``: senders of each closed level. ``rates``: requests a second of each open one. ``duration``: seconds
+    for which a level issues requests; it then waits for those under way, ``drain`` seconds at most where given, and
+    what is left is incomplete. ``objective_ms``: goodput counts what is answered within it. ``seed``: of the arrivals.
+    ``timeout``: seconds that a request may take. ``max_outstanding``: requests without an answer, in the open loop.
+    """
+
+    concurrency: Sequence[int] = ()
+    rates: Sequence[float] = ()
+    duration: float = 10.0
+    objective_ms: float = 500.0
+    seed: int = 20_260_101
+    timeout: float = 180.0
+    drain: float | None = None
+    max_outstanding: int = MAX_OUTSTANDING
+
+    def __post_init__(self) -> None:
+        if not (self.concurrency or self.rates):
+            raise UsageError("a load measurement needs a concurrency or a rate")
+        for what, values in (
+            ("concurrency", self.concurrency), ("rate", self.rates), ("duration", [self.duration]),
+            ("objective_ms", [self.objective_ms]), ("timeout", [self.timeout]),
+        ):  # fmt: skip
+            for value in values:
+                if not 0 < value < math.inf:
+                    raise UsageError(f"{what} {value:g} is not valid: expected a number above 0")
+
+    @property
+    def senders(self) -> list[int]:
+        """Each concurrency once, in ascending order."""
+        return sorted(set(self.concurrency))
+
+    @property
+    def arrivals(self) -> list[float]:
+        """Each rate once, in ascending order."""
+        return sorted(set(self.rates))
+
+
 def measure_load(
     url: str,
     requests: Sequence[PreparedRequest],
+    shape: LoadShape,
     *,
-    concurrency: Sequence[int] = (),
-    rates: Sequence[float] = (),
-    duration: float = 10.0,
-    objective_ms: float = 500.0,
-    seed: int = 20_260_101,
-    timeout: float = 180.0,
-    drain: float | None = None,
-    max_outstanding: int = MAX_OUTSTANDING,
     api_key: str | None = None,
     ca_file: Path | None = None,
     progress: Progress = lambda what, seconds: None,
 ) -> LoadReport:
-    """A level for each concurrency, then one for each rate (requests a second), in ascending order.
+    """A level for each concurrency, then one for each rate, in ascending order; ``requests`` are sent in turn.
 
-    ``requests`` are sent in turn, and may take ``timeout`` seconds each. A level issues them for ``duration`` seconds
-    and then waits for those under way; with ``drain`` so many seconds at most, and what is left is incomplete.
     Before each level, untimed requests warm the server up and wait for what the level before has left in its queue.
-    Raises UsageError for what cannot be asked for; a server that fails, or is gone, is in the report.
+    Raises UsageError where there is no request; a server that fails, or is gone, is in the report.
     """
-    _check(requests, concurrency, rates, duration=duration, objective_ms=objective_ms, timeout=timeout)
-    settings = http_settings(url, timeout=timeout, api_key=api_key, ca_file=ca_file)
-    patience = math.inf if drain is None else drain
-
-    async def run() -> list[Level]:
-        levels: list[Level] = []
-        async with httpx.AsyncClient(**settings, limits=_LIMITS) as http:
-
-            async def begin(what: str) -> Generator:
-                progress(what, 0.0)
-                await _warm_up(http, requests, timeout)
-                return Generator(http, requests, timeout=timeout)
-
-            for senders in sorted(set(concurrency)):
-                what = f"concurrency {senders}"
-                generator = await begin(what)
-                await _shown(generator.closed(senders, duration, patience), generator, what, progress)
-                level = level_of(generator, duration=duration, objective_ms=objective_ms, concurrency=senders)
-                best = max(levels, key=lambda lower: lower.items_per_sec, default=None)
-                level.saturated, level.saturation = closed_saturation(level, best)
-                levels.append(level)
-            for rate in sorted(set(rates)):
-                what = f"{rate:g} requests/s"
-                moments = poisson_schedule(rate, duration, seed)
-                generator = await begin(what)
-                await _shown(generator.open(moments, duration, patience, max_outstanding), generator, what, progress)
-                level = level_of(generator, duration=duration, objective_ms=objective_ms, offered_rate=rate)
-                level.saturated, level.saturation = open_saturation(level)
-                levels.append(level)
-        return levels
-
-    levels = asyncio.run(run())
+    if not requests:
+        raise UsageError("a load measurement needs a request")
+    settings = http_settings(url, timeout=shape.timeout, api_key=api_key, ca_file=ca_file)
+    levels = asyncio.run(_levels(settings, requests, shape, progress))
     saturated = [level for level in levels if level.saturated]
     return LoadReport(
         url=str(httpx.URL(url).copy_with(userinfo=b"")),
-        seed=seed,
-        duration_sec=duration,
-        timeout_sec=timeout,
-        latency_objective_ms=objective_ms,
+        seed=shape.seed,
+        duration_sec=shape.duration,
+        timeout_sec=shape.timeout,
+        latency_objective_ms=shape.objective_ms,
         items_per_request=[request.num_items for request in requests],
         levels=levels,
         max_goodput_items_per_sec=max(level.goodput_items_per_sec for level in levels),
@@ -208,15 +213,36 @@ def measure_load(
     )
 
 
-def _check(
-    requests: Sequence[PreparedRequest], concurrency: Sequence[int], rates: Sequence[float], **above_0: float
-) -> None:
-    if not requests or not (concurrency or rates):
-        raise UsageError("a load measurement needs a request, and a concurrency or a rate")
-    for what, values in {"concurrency": concurrency, "rate": rates, **{k: [v] for k, v in above_0.items()}}.items():
-        for value in values:
-            if not 0 < value < math.inf:
-                raise UsageError(f"{what} {value:g} is not valid: expected a number above 0")
+async def _levels(
+    settings: dict[str, Any], requests: Sequence[PreparedRequest], shape: LoadShape, progress: Progress
+) -> list[Level]:
+    patience = math.inf if shape.drain is None else shape.drain
+    levels: list[Level] = []
+    async with httpx.AsyncClient(**settings, limits=_LIMITS) as http:
+
+        async def begin(what: str) -> Generator:
+            progress(what, 0.0)
+            await _warm_up(http, requests, shape.timeout)
+            return Generator(http, requests, timeout=shape.timeout)
+
+        for senders in shape.senders:
+            what = f"concurrency {senders}"
+            generator = await begin(what)
+            await _reported(generator.closed(senders, shape.duration, patience), generator, what, progress)
+            level = level_of(generator, shape, concurrency=senders)
+            best = max(levels, key=lambda lower: lower.items_per_sec, default=None)
+            level.saturated, level.saturation = closed_saturation(level, best)
+            levels.append(level)
+        for rate in shape.arrivals:
+            what = f"{rate:g} requests/s"
+            moments = poisson_schedule(rate, shape.duration, shape.seed)
+            generator = await begin(what)
+            work = generator.open(moments, shape.duration, patience, shape.max_outstanding)
+            await _reported(work, generator, what, progress)
+            level = level_of(generator, shape, offered_rate=rate)
+            level.saturated, level.saturation = open_saturation(level)
+            levels.append(level)
+    return levels
 
 
 async def _warm_up(http: httpx.AsyncClient, requests: Sequence[PreparedRequest], timeout: float) -> None:
@@ -227,41 +253,36 @@ async def _warm_up(http: httpx.AsyncClient, requests: Sequence[PreparedRequest],
                 await http.post(SCORE_PATH, content=request.body)
 
 
-async def _shown(work: Coroutine[Any, Any, None], generator: Generator, what: str, progress: Progress) -> None:
-    """Do a level's work, and tell of it from time to time."""
+async def _reported(work: Coroutine[Any, Any, None], generator: Generator, what: str, progress: Progress) -> None:
+    """Do a level's work, and report its progress from time to time."""
 
-    async def tell() -> None:
+    async def report() -> None:
         while True:
             await asyncio.sleep(_TICK)
             progress(what, generator.now())
 
-    telling = asyncio.create_task(tell())
+    reporting = asyncio.create_task(report())
     try:
         await work
     finally:
-        telling.cancel()
+        reporting.cancel()
 
 
 def level_of(
-    generator: Generator,
-    *,
-    duration: float,
-    objective_ms: float,
-    concurrency: int | None = None,
-    offered_rate: float | None = None,
+    generator: Generator, shape: LoadShape, *, concurrency: int | None = None, offered_rate: float | None = None
 ) -> Level:
     """A level from what was sent; every answer is checked here, where no clock runs."""
     elapsed, busy = generator.now(), generator.busy()
     records = [_record(sent) for sent in generator.sent]
     good = [record for record in records if record.state == "successful"]
     latencies = [record.latency_ms for record in good if record.latency_ms is not None]
-    within = [record for record in good if record.latency_ms is not None and record.latency_ms <= objective_ms]
+    within = [record for record in good if record.latency_ms is not None and record.latency_ms <= shape.objective_ms]
     late = [1000 * (record.started_sec - record.due_sec) for record in records if record.started_sec is not None]
     return Level(
         mode="open" if concurrency is None else "closed",
         concurrency=concurrency,
         offered_rate=offered_rate,
-        duration_sec=duration,
+        duration_sec=shape.duration,
         elapsed_sec=elapsed,
         requests=len(records),
         successful=len(good),
@@ -333,8 +354,8 @@ def closed_saturation(level: Level, best: Level | None) -> tuple[bool | None, st
         return None, limit
     gain = level.items_per_sec / best.items_per_sec - 1
     slower = level.mean_latency_ms / best.mean_latency_ms
-    told = f"{gain:+.0%} items/s over concurrency {best.concurrency}, at {slower:.2f} times its mean latency"
-    return gain < _GAIN and slower > 1, told
+    reason = f"{gain:+.0%} items/s over concurrency {best.concurrency}, at {slower:.2f} times its mean latency"
+    return gain < _GAIN and slower > 1, reason
 
 
 def open_saturation(level: Level) -> tuple[bool | None, str]:

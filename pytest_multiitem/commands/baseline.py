@@ -1,4 +1,4 @@
-"""``multiitem baseline …``: saved baselines without pytest; `cli` registers these."""
+"""``multiitem baseline …``: saved baselines without pytest."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pytest_multiitem.commands.options import DEFAULTS, parse_value
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.settings.table import OPTIONS
 
 if TYPE_CHECKING:
     from pytest_multiitem.comparison.records import ScoreMatrix
     from pytest_multiitem.results.records import Matrix
-
-_RESULTS_DIR = next(option.default for option in OPTIONS if option.name == "results_dir")
-_FAIL_IF = next(option for option in OPTIONS if option.name == "fail_if")
 
 _Name = Annotated[str, typer.Argument(help="A baseline's name.")]
 _NameOrFile = Annotated[str, typer.Argument(help="A baseline's name, or its file.")]
@@ -26,7 +23,7 @@ _Sources = Annotated[
 _ResultsDir = Annotated[Path, typer.Option(metavar="DIR", help="Where baselines are kept, in baselines/.")]
 
 
-def baseline_save(name: _Name, sources: _Sources, results_dir: _ResultsDir = _RESULTS_DIR) -> None:
+def baseline_save(name: _Name, sources: _Sources, results_dir: _ResultsDir = DEFAULTS.results_dir) -> None:
     """Save the timings of a finished run, or of a comparison, under a new name.
 
     Exit status 1 where the run failed, is incomplete or timed nothing: such a run does not become a baseline.
@@ -48,12 +45,12 @@ def baseline_check(
     name: _NameOrFile,
     sources: _Sources,
     fail_if: Annotated[
-        str, typer.Option(metavar=_FAIL_IF.metavar, help="What a regression is, e.g. 'p95 > 15%, p50 > 10%'.")
-    ] = ", ".join(_FAIL_IF.default),
+        str, typer.Option(metavar="CONDITION,…", help="What a regression is, e.g. 'p95 > 15%, p50 > 10%'.")
+    ] = ", ".join(DEFAULTS.fail_if),
     allow_inconclusive: Annotated[
         bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")
     ] = False,
-    results_dir: _ResultsDir = _RESULTS_DIR,
+    results_dir: _ResultsDir = DEFAULTS.results_dir,
 ) -> None:
     """Judge the timings of a finished run, or of a comparison, against a baseline.
 
@@ -68,10 +65,7 @@ def baseline_check(
     from pytest_multiitem.results.records import Verdict
     from pytest_multiitem.settings import conditions
 
-    try:
-        wanted = [conditions.parse(text) for text in _FAIL_IF.parse(fail_if)]
-    except ValueError as error:
-        raise UsageError(f"--fail-if {fail_if!r} is not valid: {error}") from None
+    wanted = [conditions.parse(text) for text in parse_value("--fail-if", "fail_if", fail_if)]
     path = store.find(name, results_dir, Path.cwd())
     judgement = judge(store.read(path), timings_of(*_read(sources)), wanted, name=path.stem)
     for line in (*terminal_table(*table([record_of(judgement)])), *judgement.lines()):
@@ -81,7 +75,7 @@ def baseline_check(
     raise typer.Exit(0 if judgement.verdict in passing else 1)
 
 
-def baseline_list(results_dir: _ResultsDir = _RESULTS_DIR) -> None:
+def baseline_list(results_dir: _ResultsDir = DEFAULTS.results_dir) -> None:
     """List the saved baselines. Exit status 2 where one of them cannot be read."""
     from pytest_multiitem.baselines import store
 

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-from pytest_multiitem.adapters.base import Profile, choose_engine
-from pytest_multiitem.adapters.launched import LaunchedEngine
-from pytest_multiitem.adapters.profiles import launch_profile, read_profiles
-from pytest_multiitem.errors import EngineUnavailable, UsageError
-from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers.process import LaunchSpec, environment
-from pytest_multiitem.settings.settings import Settings
+import typer
+
+from pytest_multiitem.commands.options import takes_run_options
+from pytest_multiitem.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_multiitem.servers.process import LaunchSpec
 
 
-def spec_of(profile: str, settings: Settings) -> LaunchSpec:
-    """The launch of a profile. Raises EngineUnavailable where it cannot be started here."""
-    chosen = launch_profile(profile, device=settings.device, own=settings.profiles)
-    engine = choose_engine(chosen.engine)
-    if not isinstance(engine, LaunchedEngine):
-        raise UsageError(f"engine {engine.name} is not started from launch profiles")
-    wanted = Profile(
-        chosen.role,
-        settings.backend[0],
-        settings.mask_impl[0] if chosen.role == "multi" else None,
-        settings.server_chunk_size[0] if chosen.role == "multi" else None,
-        Semantics(settings.semantics),
-    )
-    reason = engine.unavailable(wanted, settings)
-    if reason is not None:
-        raise EngineUnavailable(reason)
-    spec = engine.launch(wanted, settings)
-    command = tuple(part.replace("{port}", str(spec.preferred_port)) for part in spec.command)
-    return replace(spec, command=command)
+@takes_run_options
+def launch(
+    profile: Annotated[str | None, typer.Argument(help="A launch profile's name.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command line and start nothing.")] = False,
+    *,
+    given: Mapping[str, str | None],
+) -> None:
+    """Start a server from a launch profile in the foreground, or print its command line; without a name, list the
+    profiles. Further options are those of a run: --model DIR, --engine-python PATH, --multiitem-delimiter ID, …"""
+    from pytest_multiitem.adapters.launched import launch_of  # numpy comes with the adapters
+    from pytest_multiitem.adapters.profiles import read_profiles
+    from pytest_multiitem.settings.resolve import resolve
+
+    settings = resolve(given, {})
+    if profile is None:
+        for each in read_profiles(settings.profiles).values():
+            typer.echo(f"{each.name:<22} {each.engine:<9} {each.role:<7} {each.about}")
+        return
+    spec = launch_of(profile, settings)
+    if dry_run:
+        typer.echo(shell_line(spec))
+        return
+    run(spec)
 
 
 def shell_line(spec: LaunchSpec) -> str:
@@ -44,20 +47,10 @@ def shell_line(spec: LaunchSpec) -> str:
     return " ".join([*env, shlex.join(spec.command)])
 
 
-def listing(settings: Settings) -> str:
-    """All profiles, a line each."""
-    rows: Iterable[tuple[str, str, str, str]] = (
-        (profile.name, profile.engine, profile.role, profile.about)
-        for profile in (
-            launch_profile(name, device=settings.device, own=settings.profiles)
-            for name in read_profiles(settings.profiles)
-        )
-    )
-    return "".join(f"{name:<22} {engine:<9} {role:<7} {about}\n" for name, engine, role, about in rows)
-
-
 def run(spec: LaunchSpec) -> NoReturn:
     """Become the server: signals reach it as they would reach this process, and nothing outlives it."""
+    from pytest_multiitem.servers.process import environment
+
     try:
         os.execvpe(spec.command[0], spec.command, environment(spec.env))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``multiitem load``; `cli` registers it."""
+"""``multiitem load``: a running server under load."""
 
 from __future__ import annotations
 
@@ -11,21 +11,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 
+from pytest_multiitem.commands.options import DEFAULTS, parse_value
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.settings.table import OPTIONS
 
 if TYPE_CHECKING:
-    from pytest_multiitem.bench.load import LoadReport, Progress
+    from pytest_multiitem.bench.load import Progress
     from pytest_multiitem.progress import Shown
 
 Number = TypeVar("Number", int, float)
-_OPTIONS = {option.name: option for option in OPTIONS}
-_DEFAULT = {option.name: option.default for option in OPTIONS}
 _INFO_TIMEOUT = 10.0  # seconds
-_HEADER = (
-    "load", "requests", "ok", "errors", "incomplete", "p50 ms", "p95 ms", "mean ms", "items/s", "goodput",
-    "in time", "late ms", "saturated",
-)  # fmt: skip
 
 
 def load(
@@ -46,18 +40,16 @@ def load(
             metavar="FILE", help="A canonical workload, sent in turn (default: one made of the options below)."
         ),
     ] = None,
-    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = _DEFAULT["bench_query_tokens"],
-    num_items: Annotated[int, typer.Option(min=1, help="Items.")] = _DEFAULT["bench_items"],
-    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = _DEFAULT["item_tokens"],
-    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(
-        map(str, _DEFAULT["labels"])
-    ),
+    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = DEFAULTS.bench_query_tokens,
+    num_items: Annotated[int, typer.Option(min=1, help="Items.")] = DEFAULTS.bench_items,
+    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = DEFAULTS.item_tokens,
+    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(map(str, DEFAULTS.labels)),
     delimiter: Annotated[
         int | None,
         typer.Option(
             min=0,
             help="Delimiter token id, kept out of the content (default: what the server says, else "
-            f"{_DEFAULT['delimiter']}).",
+            f"{DEFAULTS.delimiter}).",
         ),
     ] = None,
     client_chunk_size: Annotated[
@@ -65,17 +57,17 @@ def load(
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the arrivals, and of the requests that are made.")
-    ] = _DEFAULT["seed"],
+    ] = DEFAULTS.seed,
     vocab_size: Annotated[
         int | None, typer.Option(min=2, help="Token ids to draw from (default: what the server says, else 30000).")
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Time one request may take.")] = _DEFAULT[
-        "request_timeout"
-    ],
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time one request may take.")
+    ] = DEFAULTS.request_timeout,
     output_json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the measurement is written.")] = None,
     api_key_env: Annotated[
         str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = _DEFAULT["api_key_env"],
+    ] = DEFAULTS.api_key_env,
     ca_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
     ] = None,
@@ -84,7 +76,8 @@ def load(
 
     Exit status 1: a level in which no request succeeded.
     """
-    from pytest_multiitem.bench.load import measure_load
+    # Imported when it runs: the command line's own help needs no numpy and no HTTP client.
+    from pytest_multiitem.bench.load import LoadShape, measure_load
     from pytest_multiitem.comparison import files as artefacts
     from pytest_multiitem.comparison.measuring.rows import chunked
     from pytest_multiitem.comparison.records import Workload
@@ -92,12 +85,20 @@ def load(
     from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.progress import Shown
     from pytest_multiitem.reports.blocks import terminal_table
+    from pytest_multiitem.reports.load import HEADER, remarks, table
     from pytest_multiitem.results.redaction import redacted
     from pytest_multiitem.results.store import write_atomically
     from pytest_multiitem.targets.attach import attach, base_url, client_of, settings_of
 
     address = base_url(url)
-    senders, arrivals = _numbers("--concurrency", concurrency, int), _numbers("--rates", rates, float)
+    shape = LoadShape(
+        concurrency=_numbers("--concurrency", concurrency, int),
+        rates=_numbers("--rates", rates, float),
+        duration=duration,
+        objective_ms=latency_objective_ms,
+        seed=seed,
+        timeout=timeout,
+    )
     if output_json is not None:
         check_writable(output_json)
     settings = settings_of(
@@ -117,7 +118,7 @@ def load(
                 query_tokens=query_tokens,
                 num_items=num_items,
                 item_tokens=item_tokens,
-                labels=_labels(labels),
+                labels=parse_value("--labels", "labels", labels),
                 delimiter=target.delimiter,
                 seed=seed,
                 vocab_size=target.vocab_size,
@@ -127,25 +128,13 @@ def load(
         for request in work.requests
         for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
-    with Shown(redraws_per_second=2) as shown:  # drawing takes time from the generator
-        shown.expect(duration * (len(set(senders)) + len(set(arrivals))))
-        report = measure_load(
-            address,
-            requests,
-            concurrency=senders,
-            rates=arrivals,
-            duration=duration,
-            objective_ms=latency_objective_ms,
-            seed=seed,
-            timeout=timeout,
-            api_key=os.environ.get(api_key_env) or None,
-            ca_file=ca_file,
-            progress=_telling(shown, duration),
-        )
+    api_key = os.environ.get(api_key_env) or None
+    with Shown(redraws_per_second=2) as bar:  # drawing takes time from the generator
+        bar.expect(duration * (len(shape.senders) + len(shape.arrivals)))
+        progress = _progress(bar, duration)
+        report = measure_load(address, requests, shape, api_key=api_key, ca_file=ca_file, progress=progress)
     report.server_info = redacted(dict(target.info)) or None
-    for line in terminal_table(_HEADER, table(report)):
-        typer.echo(line)
-    for line in remarks(report):
+    for line in [*terminal_table(HEADER, table(report)), *remarks(report)]:
         typer.echo(line)
     if output_json is not None:
         write_atomically(output_json, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
@@ -154,51 +143,6 @@ def load(
     if barren:
         typer.echo(f"multiitem: {address}: no request succeeded at {', '.join(barren)}", err=True)
         raise typer.Exit(1)
-
-
-def table(report: LoadReport) -> list[list[str]]:
-    """One row a level."""
-    rows = []
-    for level in report.levels:
-        times = [level.latency_ms["p50"], level.latency_ms["p95"], level.mean_latency_ms]
-        rows.append(
-            [
-                level.label,
-                *map(str, (level.requests, level.successful, level.errored, level.incomplete)),
-                *("-" if value is None else f"{value:.1f}" for value in times),
-                f"{level.items_per_sec:.1f}",
-                f"{level.goodput_items_per_sec:.1f}",
-                "-" if level.share_within_objective is None else f"{level.share_within_objective:.0%}",
-                "-" if level.lateness_ms_p50 is None else f"{level.lateness_ms_p50:.1f}",
-                {True: "yes", False: "no", None: "-"}[level.saturated],
-            ]
-        )
-    return rows
-
-
-def remarks(report: LoadReport) -> list[str]:
-    """What the table has no room for, and what it comes to."""
-    lines = []
-    for level in report.levels:
-        if level.saturation is not None:
-            lines.append(f"{level.label}: {level.saturation}")
-        if level.ended_early is not None and level.ended_early != level.saturation:
-            lines.append(f"{level.label}: ended {level.ended_early}")
-        for kind, count in level.errors_by_kind.items():
-            first = next(record.failure_message for record in level.records if record.failure_kind == kind)
-            lines.append(f"{level.label}: {count} failed by {kind}; the first: {' '.join((first or '').split())}")
-    found = [f"concurrency {report.saturation_concurrency}"] if report.saturation_concurrency is not None else []
-    found += [f"{report.saturation_rate:g} requests/s"] if report.saturation_rate is not None else []
-    goodput = f"{report.max_goodput_items_per_sec:.1f} items/s within {report.latency_objective_ms:g} ms a request"
-    return [*lines, f"best goodput: {goodput}; saturated from: {', '.join(found) or 'no level that was measured'}"]
-
-
-def _labels(text: str) -> tuple[int, ...]:
-    try:
-        labels: tuple[int, ...] = _OPTIONS["labels"].parse(text)
-    except ValueError as error:
-        raise UsageError(f"--labels {text!r} is not valid: {error}") from None
-    return labels
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Number]) -> list[Number]:
@@ -213,14 +157,14 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Number]) -> list[Number
     return values
 
 
-def _telling(shown: Shown, duration: float) -> Progress:
-    """Shows levels of ``duration`` seconds each, as `measure_load` tells of them."""
+def _progress(bar: Shown, duration: float) -> Progress:
+    """Moves a progress bar through levels of ``duration`` seconds each."""
     begun = 0
 
-    def tell(what: str, seconds: float) -> None:
+    def report(level: str, seconds: float) -> None:
         nonlocal begun
         begun += seconds == 0
-        shown.doing(what)
-        shown.reached((begun - 1) * duration + min(seconds, duration))
+        bar.doing(level)
+        bar.reached((begun - 1) * duration + min(seconds, duration))
 
-    return tell
+    return report

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import typer
 
+from pytest_multiitem.commands.options import takes_run_options
 
-def power(context: typer.Context) -> None:
+
+@takes_run_options
+def power(given: Mapping[str, str | None]) -> None:
     """Prove that the gates can fail: measure them on builds with every known fault, on both embedded backends.
 
     Takes the options of a run: --backend pytorch, --power-faults NAME[=STRENGTH],…, --results-dir DIR, …
     Exit status 0: every healthy build passes and every fault is killed. 1: not so, or not complete. What is
     measured is on disk at once, and stays when the command is interrupted.
     """
-    from pytest_multiitem.adapters.arguments import settings_from
-    from pytest_multiitem.power.runner import PowerRun
+    from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
+    from pytest_multiitem.power.runner import PowerRun, check_settings
     from pytest_multiitem.power.summary import verdict
     from pytest_multiitem.progress import Shown
     from pytest_multiitem.reports.power import power_lines, render, result
     from pytest_multiitem.results.store import new_run_id, write_atomically
+    from pytest_multiitem.settings.resolve import resolve
 
-    settings = settings_from(context.args, None)
+    settings = resolve(given, {})
+    check_settings(settings)
+    settings = EMBEDDED.fit(settings)
     run_id = new_run_id()
     directory = Path.cwd() / settings.results_dir.expanduser() / "power" / run_id
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it as Ctrl-C does
     run = PowerRun(settings, directory, run_id)
     interrupted = False
     with Shown() as shown:
@@ -53,8 +58,3 @@ def power(context: typer.Context) -> None:
     if interrupted:
         typer.echo("multiitem: interrupted; what was measured is kept", err=True)
     raise typer.Exit(130 if interrupted else status)
-
-
-def _end(number: int, frame: FrameType | None) -> Any:
-    """SIGTERM ends the measurement as Ctrl-C does."""
-    raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""``multiitem replay``; `cli` registers it. What sends requests is imported by the command."""
+"""``multiitem replay``: a counterexample, sent again."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from typing import Annotated
 
 import typer
 
-from pytest_multiitem.settings.table import OPTIONS
-
-_DEFAULT = {option.name: option.default for option in OPTIONS}
+from pytest_multiitem.commands.options import DEFAULTS
 
 
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The counterexample.json of a run.")],
     url: Annotated[str, typer.Option(help="Address of the running server.")],
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Time one request may take.")] = _DEFAULT[
-        "request_timeout"
-    ],
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time one request may take.")
+    ] = DEFAULTS.request_timeout,
     api_key_env: Annotated[
         str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = _DEFAULT["api_key_env"],
+    ] = DEFAULTS.api_key_env,
     ca_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
     ] = None,

@@ -1,35 +1,17 @@
-"""``multiitem tpu-check``; `cli` registers it."""
+"""``multiitem tpu-check``: does a Pallas kernel compile for TPUs?"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.commands.options import parse_value
+from pytest_multiitem.errors import UsageError
 
-_OPTIONS = {option.name: option for option in OPTIONS}
 #: Exit status of each verdict. A kernel that nobody could judge is not one that passed.
 EXIT_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "NOT_RUN": 3}
-
-
-def _value(flag: str, setting: str, text: str | None) -> Any:
-    """What was given, else the environment variable's, read as the setting of a run is read. Raises UsageError."""
-    import os
-
-    from pytest_multiitem.errors import UsageError
-
-    option = _OPTIONS[setting]
-    where = flag
-    if text is None:
-        text, where = os.environ.get(option.variable) or None, f"environment variable {option.variable}:"
-    if text is None:
-        return option.default
-    try:
-        return option.parse(text)
-    except ValueError as error:
-        raise UsageError(f"{where} {text!r} is not valid: {error}") from None
 
 
 def tpu_check(
@@ -71,7 +53,6 @@ def tpu_check(
     """
     import msgspec
 
-    from pytest_multiitem.errors import UsageError
     from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.reports.tpu import report_lines
     from pytest_multiitem.results.store import write_atomically
@@ -87,10 +68,10 @@ def tpu_check(
     wanted = Wanted(
         kernel=kernel,
         cases=tuple(cases) or ({},),
-        chips=_value("--chip", "tpu_chips", ",".join(chip) if chip else None),
-        tier=_value("--tier", "tpu_tier", tier),
-        timeout=_value("--timeout", "tpu_timeout", timeout),
-        libtpu=_value("--libtpu", "tpu_libtpu", libtpu),
+        chips=parse_value("--chip", "tpu_chips", ",".join(chip) if chip else None, variable=True),
+        tier=parse_value("--tier", "tpu_tier", tier, variable=True),
+        timeout=parse_value("--timeout", "tpu_timeout", timeout, variable=True),
+        libtpu=parse_value("--libtpu", "tpu_libtpu", libtpu, variable=True),
         path=(str(Path.cwd()),),
     )
     if json_file is not None:

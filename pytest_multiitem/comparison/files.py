@@ -63,8 +63,8 @@ def read(path: Path, kind: type[Record]) -> Artefact[Record]:
     content = load_json(path)
     named = content.get("schema_version")
     if named != schema:
-        said = "has no schema_version" if named is None else f"is a {named!r} file"
-        raise UsageError(f"{path} {said}; expected {schema}; {_ADVICE[schema]}")
+        problem = "has no schema_version" if named is None else f"is a {named!r} file"
+        raise UsageError(f"{path} {problem}; expected {schema}; {_ADVICE[schema]}")
     try:
         return Artefact(path, msgspec.convert(content, kind), content)
     except msgspec.ValidationError as error:

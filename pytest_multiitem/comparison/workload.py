@@ -1,4 +1,4 @@
-"""The canonical workload: the same requests on every machine, and whether they can tell items apart."""
+"""Settings → Workload: the same requests on every machine, and whether they can tell items apart."""
 
 from __future__ import annotations
 
@@ -118,17 +118,17 @@ def degenerate(workload: Workload) -> list[str]:
     """Why scores of a request cannot differ enough between items for a leak to show; empty where they can."""
     reasons = []
     for request in workload.requests:
-        name, count, found = request.request_id, len(request.items_token_ids), _figures(request)
-        if found["distinct_query_tokens"] == 1 and len(request.query_token_ids) > 1:
+        name, count, figures = request.request_id, len(request.items_token_ids), _figures(request)
+        if figures["distinct_query_tokens"] == 1 and len(request.query_token_ids) > 1:
             reasons.append(f"request {name}: the query is one token, repeated {len(request.query_token_ids)} times")
         if count == 1:
             reasons.append(f"request {name}: one item; there is nothing to tell it apart from")
-        elif count and found["distinct_item_share"] < 0.5:
-            reasons.append(f"request {name}: {found['distinct_items']} of {count} items are distinct; expected half")
+        elif count and figures["distinct_item_share"] < 0.5:
+            reasons.append(f"request {name}: {figures['distinct_items']} of {count} items are distinct; expected half")
         if request.apply_softmax and len(request.label_token_ids) == 1:
             reasons.append(f"request {name}: softmax over one label makes every score 1")
-        if count and found["distinct_item_tokens"] <= 2:
-            reasons.append(f"request {name}: all items are built of {found['distinct_item_tokens']} distinct tokens")
+        if count and figures["distinct_item_tokens"] <= 2:
+            reasons.append(f"request {name}: all items are built of {figures['distinct_item_tokens']} distinct tokens")
     return reasons
 
 

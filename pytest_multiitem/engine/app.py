@@ -22,8 +22,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pytest_multiitem.engine.scorer import ScoreResult
 from pytest_multiitem.engine.tokenizer import TextTokenizer
+from pytest_multiitem.scoring.steps import ScoreResult
 from pytest_multiitem.scoring.wire import (
     ScoreRequest,
     ScoreResponse,
@@ -35,6 +35,7 @@ from pytest_multiitem.scoring.wire import (
     internal_error,
     parse_score_request,
 )
+from pytest_multiitem.transport.listening import while_connected
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +81,7 @@ class Worker:
                 return call()
 
         job = asyncio.get_running_loop().run_in_executor(self._pool, exclusively)
-        gone = asyncio.create_task(_disconnection(request))
-        try:
-            waited: set[asyncio.Future[Any]] = {job, gone}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not job.done():
-                raise ClientDisconnect
-            return job.result()
-        finally:
-            gone.cancel()
-            job.cancel()
+        return await while_connected(job, request.receive)
 
     def close(self, timeout: float) -> bool:
         """Drop what is queued and wait ``timeout`` seconds for the running call; whether it ended."""
@@ -270,12 +262,6 @@ async def _read_body(request: Request, limit: int) -> bytes:
             f"the body has more than {limit} bytes; send fewer items in each request",
         )
     return b"".join(chunks)
-
-
-async def _disconnection(request: Request) -> None:
-    """Return when the client has gone; the body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _json(body: bytes) -> Response:

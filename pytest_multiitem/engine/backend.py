@@ -57,6 +57,14 @@ class Backend(SerialBackend, Protocol):
         """
         ...
 
+    def padded_length(self, layout: PackedLayout) -> int:
+        """The length that decides for mask implementation `auto`: packed tokens, and the padding that :meth:`segment`
+        computes beside them (:meth:`engine.plan.Plan.padded_length`).
+
+        PyTorch pads items only, to whole slots and blocks; JAX fills up tiles, and pads the prefix to its bucket.
+        """
+        ...
+
     def segment(
         self, prefix: Prefix, visible_prefix: int, blocks: Sequence[Block], labels: Sequence[int], normalise: bool
     ) -> list[Readout]:

@@ -22,6 +22,7 @@ from typing import Any
 import filelock
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from pytest_multiitem.errors import CheckpointError
 
@@ -93,8 +94,6 @@ def write_checkpoint(directory: Path, spec: CheckpointSpec, *, full_tokenizer: b
     The directory appears whole or not at all. ``full_tokenizer``: its tokenizer names every id of the
     vocabulary; some engines refuse label ids that their tokenizer does not know.
     """
-    from safetensors.numpy import save_file
-
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CheckpointError(f"{directory} exists and is not an empty directory; name a new one")
     directory.parent.mkdir(parents=True, exist_ok=True)

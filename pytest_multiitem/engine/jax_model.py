@@ -8,27 +8,23 @@ import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_multiitem.engine import jax_programs as programs
 from pytest_multiitem.engine.checkpoint import cache_directory
 from pytest_multiitem.engine.config import ModelConfig, read_config
+from pytest_multiitem.engine.jax_weights import load_weights, score_bound
 from pytest_multiitem.engine.plan import Block, Plan, Tile, equal_slots, place, stack
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
 from pytest_multiitem.scoring.readout import Readout
-
-try:
-    import jax
-
-    from pytest_multiitem.engine import jax_programs as programs
-    from pytest_multiitem.engine.jax_weights import load_weights, score_bound
-except ImportError as error:
-    raise EngineUnavailable(f"JAX cannot be imported ({error}); pip install 'pytest-multiitem[jax]'") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +94,18 @@ class JaxBackend:
 
     def plan(self, prefix: programs.Prefill, layout: PackedLayout, num_items: int) -> Plan:
         """Tiles filled in order where a tile's slots are computed alike, else fixed slots."""
+        return self._plan(lambda: prefix, prefix.keys.shape[2], layout, num_items)
+
+    def padded_length(self, layout: PackedLayout) -> int:
+        """Items in the tiles of :meth:`plan`, the prefix in its bucket; it is run only where a tile's shape is new."""
+        size = programs.bucket(layout.prefix_length)
+        prefix = cache(lambda: self.prefix(*layout.prefix))
+        return self._plan(prefix, size, layout, layout.num_items).padded_length(size)
+
+    def _plan(self, prefix: Callable[[], programs.Prefill], size: int, layout: PackedLayout, num_items: int) -> Plan:
+        """:meth:`plan` behind a prefix of ``size`` rows, padding included."""
         plan = stack(layout, num_items)
-        if all(self._is_uniform(prefix, tile.slots, tile.width) for tile in plan.tiles):
+        if all(self._is_uniform(prefix, size, tile.slots, tile.width) for tile in plan.tiles):
             return plan
         return place(layout, num_items, scores_only=True)
 
@@ -141,16 +147,16 @@ class JaxBackend:
             kernel=self._segment_kernel,
         )
 
-    def _is_uniform(self, prefix: programs.Prefill, slots: int, width: int) -> bool:
-        """Whether equal slots give the same bits at every place of a tile [slots, width] behind a prefix of this shape.
+    def _is_uniform(self, prefix: Callable[[], programs.Prefill], size: int, slots: int, width: int) -> bool:
+        """Whether equal slots give the same bits at every place of a tile [slots, width] behind a prefix of ``size``.
 
         Measured when a shape is first used: what :func:`engine.plan.stack` rests on, and no library promises it.
         """
-        shape = (slots, width, prefix.keys.shape[2])
+        shape = (slots, width, size)
         if shape not in self._uniform:
-            tile = equal_slots(slots, width, shape[2], self.vocab_size)
-            found = np.asarray(self._segment(prefix, shape[2], tile))[:slots]
-            self._uniform[shape] = bool((found == found[:1]).all())
+            tile = equal_slots(slots, width, size, self.vocab_size)
+            states = np.asarray(self._segment(prefix(), size, tile))[:slots]
+            self._uniform[shape] = bool((states == states[:1]).all())
         return self._uniform[shape]
 
     def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
@@ -187,7 +193,7 @@ class JaxBackend:
 
         empty = read(hidden[0], [plan.empty_score_row])
         tiles = [read(rows, tile.score_rows) for rows, tile in zip(hidden[1:], plan.tiles, strict=True)]
-        return _in_item_order(plan, empty.collect(), [each.collect() for each in tiles])
+        return plan.in_item_order(empty.collect(), [each.collect() for each in tiles])
 
     def _read(self, states: Any, rows: int, labels: Sequence[int], normalise: bool) -> _Dispatched:
         """Dispatch the reading of the first n ``rows`` of normed states; the arrays stay on the device until they are
@@ -295,16 +301,3 @@ def _log_weights(weights: NDArray[np.float32], rows: programs.Placed, keys: prog
     block[used] = weights[np.ix_(rows.index[rows.index >= 0], keys.index[keys.index >= 0])]
     block[rows.place[:, None] == keys.place[None, :]] = 0
     return block
-
-
-def _in_item_order(plan: Plan, empty: Readout, tiles: Sequence[Readout]) -> Readout:
-    """One readout [N] from the readouts [G] of the plan's tiles and the one row empty items share."""
-    count = plan.layout.num_items
-    logits = np.repeat(empty.label_logits, count, axis=0)
-    normaliser = None if empty.log_normaliser is None else np.repeat(empty.log_normaliser, count)
-    for tile, read in zip(plan.tiles, tiles, strict=True):
-        items = tile.item[tile.reads]
-        logits[items] = read.label_logits[tile.reads]
-        if normaliser is not None and read.log_normaliser is not None:
-            normaliser[items] = read.log_normaliser[tile.reads]
-    return Readout(logits, normaliser)

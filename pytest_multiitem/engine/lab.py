@@ -12,14 +12,12 @@ Run as ``python -m pytest_multiitem.engine.lab --port 0``; not for production.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import logging
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from starlette.applications import Starlette
@@ -30,15 +28,9 @@ from starlette.routing import Route
 
 from pytest_multiitem.engine.app import Worker
 from pytest_multiitem.engine.backend import SerialBackend
-from pytest_multiitem.engine.serve import (
-    ServeArgs,
-    add_arguments,
-    application,
-    load_backend,
-    resolve_model,
-    serve_until_stopped,
-    service_of,
-)
+from pytest_multiitem.engine.launch_line import ServeArgs, add_arguments
+from pytest_multiitem.engine.model_files import load_backend, resolve_model
+from pytest_multiitem.engine.serve import application, serve_until_stopped, service_of
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.faults.base import AsgiApp
 from pytest_multiitem.transport.listening import bind, listen, until_signal
@@ -98,16 +90,19 @@ async def _health(request: Request) -> Response:
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line by a UsageError."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        raise UsageError(f"{self.prog}: error: {message}")
+
+
 def _parse(argv: Sequence[str]) -> ServeArgs:
-    """A command line of ``multiitem serve``. Raises UsageError with what argparse says of it."""
-    parser = argparse.ArgumentParser(prog="multiitem serve", allow_abbrev=False)
+    """A command line of ``multiitem serve``. Raises UsageError."""
+    parser = _Parser(prog="multiitem serve", allow_abbrev=False, add_help=False)
     add_arguments(parser)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return ServeArgs.from_namespace(parser.parse_args(list(map(str, argv))))
-    except SystemExit:
-        raise UsageError(said.getvalue().strip().rpartition("\n")[2] or "no such command line") from None
+    return ServeArgs.from_namespace(parser.parse_args(list(map(str, argv))))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -116,22 +111,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="0: any free one (default: %(default)s)")
     parser.add_argument("--log-level", default="info")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     lab = Lab()
 
     def run() -> int:
+        args = parser.parse_args(argv)
+        logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         with bind(args.host, args.port) as listener:
             listen(listener, args.host, args.port)
             log.info("listening on http://%s:%d", *listener.getsockname()[:2])
             serve_until_stopped(listener, lab, lab.worker, args.log_level)
         return 0
 
-    try:
-        return until_signal(run)
-    except UsageError as error:
-        sys.stderr.write(f"{_PROG}: error: {error}\n")
-        return 2
+    return until_signal(_PROG, run)
 
 
 if __name__ == "__main__":

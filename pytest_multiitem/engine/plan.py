@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.scoring.layout import PackedLayout
+from pytest_multiitem.scoring.readout import Readout
 
 #: Rows that a tile aims at: enough for an efficient matrix product, few enough to stay in cache.
 _TILE_ROWS = 384
@@ -184,6 +185,27 @@ class Plan:
     def visible_prefix(self) -> int:
         """How many leading prefix tokens items see."""
         return self.layout.visible_prefix_length
+
+    def padded_length(self, prefix_rows: int) -> int:
+        """S and its padding: every row that is computed and holds no token of the sequence.
+
+        ``prefix_rows``: those that the prefix is computed in. S counts whole, with tokens that no score depends on.
+        """
+        placed = sum(int(np.count_nonzero(tile.packed_index >= 0)) for tile in self.tiles)
+        padding = prefix_rows - self.layout.prefix_length + sum(block.rows for block in self.blocks) - placed
+        return self.layout.length + padding
+
+    def in_item_order(self, empty: Readout, tiles: Sequence[Readout]) -> Readout:
+        """One readout [N] from the readouts [G] of the tiles and the one row that empty items share."""
+        count = self.layout.num_items
+        logits = np.repeat(empty.label_logits, count, axis=0)
+        normaliser = None if empty.log_normaliser is None else np.repeat(empty.log_normaliser, count)
+        for tile, read in zip(self.tiles, tiles, strict=True):
+            items = tile.item[tile.reads]
+            logits[items] = read.label_logits[tile.reads]
+            if normaliser is not None and read.log_normaliser is not None:
+                normaliser[items] = read.log_normaliser[tile.reads]
+        return Readout(logits, normaliser)
 
     @cached_property
     def empty_items(self) -> tuple[int, ...]:

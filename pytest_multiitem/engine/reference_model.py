@@ -12,8 +12,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
@@ -78,6 +80,28 @@ class ReferenceBackend:
         if not normalise:
             return Readout(label_logits)
         return Readout(label_logits, torch.logsumexp(logits, dim=-1).cpu().numpy())
+
+    @torch.inference_mode()
+    def causal(
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int32],
+        rows: NDArray[np.int64],
+        labels: Sequence[int],
+    ) -> Readout:
+        """One plain causal forward pass of S tokens at positions [S] of their own; reads the tokens at ``rows``.
+
+        n = len(rows). Raises EngineUnavailable where the architecture takes no positions.
+        """
+        if "position_ids" not in inspect.signature(self._model.forward).parameters:
+            raise EngineUnavailable(f"{type(self._model).__name__} takes no positions")
+        input_ids, position_ids = (
+            torch.tensor(row[None], dtype=torch.int64, device=self.device) for row in (tokens, positions)
+        )
+        # Without a mask of its own, transformers takes positions that restart for sequences packed apart.
+        seen = torch.ones_like(input_ids)
+        logits = self._model(input_ids=input_ids, position_ids=position_ids, attention_mask=seen).logits[0].float()
+        return Readout(logits[rows][:, list(labels)].cpu().numpy())
 
 
 def _load(directory: Path, dtype: torch.dtype) -> Any:

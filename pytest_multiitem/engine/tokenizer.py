@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from pytest_multiitem.errors import CheckpointError
 
 
@@ -16,8 +18,6 @@ class TextTokenizer:
     """
 
     def __init__(self, file: Path) -> None:
-        from tokenizers import Tokenizer
-
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception for a damaged file

@@ -131,11 +131,15 @@ class TorchBackend:
         )
         return self._read(self._finish(self._layers[-1], prefix.hidden[at], attended), labels, normalise)
 
-    def plan(self, prefix: TorchPrefix, layout: PackedLayout, num_items: int) -> Plan:
+    def plan(self, prefix: TorchPrefix | None, layout: PackedLayout, num_items: int) -> Plan:
         """Side by side in blocks where every row of a block is computed alike, else in fixed tiles."""
         if self._block_rows:
             return pack(layout, self._block_rows, self._blocks_at_once)
         return place(layout, num_items, scores_only=True)
+
+    def padded_length(self, layout: PackedLayout) -> int:
+        """Items in the blocks of :meth:`plan`; the prefix is not padded."""
+        return self.plan(None, layout, layout.num_items).padded_length(layout.prefix_length)
 
     def segment(
         self, prefix: TorchPrefix, visible_prefix: int, blocks: Sequence[Block], labels: Sequence[int], normalise: bool
@@ -198,9 +202,9 @@ class TorchBackend:
                 slots = min(slots, rows // _PROBED_WIDTH)
                 block = Block((equal_slots(slots, _PROBED_WIDTH, length, self.vocab_size),), rows)
                 (read,) = probe.segment(prefix, length, [block], labels, normalise=True)
-                found = np.column_stack([read.label_logits, np.asarray(read.log_normaliser)])
-                expected = found[0] if expected is None else expected
-                if not (found == expected).all():
+                rows_read = np.column_stack([read.label_logits, np.asarray(read.log_normaliser)])
+                expected = rows_read[0] if expected is None else expected
+                if not (rows_read == expected).all():
                     return ()
         return tuple(sizes)
 
@@ -222,12 +226,12 @@ class TorchBackend:
                 self._finish(layer, h, attention.dense(query, keys, values, block_mask))
                 for h, (query, _, _), block_mask in zip(hidden, projected, mask, strict=True)
             ]
-        readouts = [self._read(hidden[0][plan.empty_score_row][None], labels, normalise)]
-        owners = [np.full(1, -1)]
-        for tile, rows in zip(plan.tiles, hidden[1:], strict=True):
-            readouts.append(self._read(rows[self._tensor(tile.score_rows)], labels, normalise))
-            owners.append(np.where(tile.reads, tile.item, -1))
-        return _in_item_order(plan, readouts, np.concatenate(owners))
+        empty = self._read(hidden[0][plan.empty_score_row][None], labels, normalise)
+        tiles = [
+            self._read(rows[self._tensor(tile.score_rows)], labels, normalise)
+            for tile, rows in zip(plan.tiles, hidden[1:], strict=True)
+        ]
+        return plan.in_item_order(empty, tiles)
 
     def _embed(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> tuple[Tensor, _Rotary]:
         """Embeddings [R, H], and the rotary factors of their positions, each [R, 1, D / 2]."""
@@ -300,10 +304,10 @@ def _cores(count: int) -> ThreadPoolExecutor:
 
 def _layers(model: Any, config: ModelConfig) -> list[_Layer]:
     """The weights of every decoder layer, taken out of the transformers model."""
-    found = []
+    layers = []
     for layer in model.model.layers:
         block, mlp = layer.self_attn, layer.mlp
-        found.append(
+        layers.append(
             _Layer(
                 input_norm=layer.input_layernorm.weight,
                 qkv=torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]),
@@ -320,7 +324,7 @@ def _layers(model: Any, config: ModelConfig) -> list[_Layer]:
             )
         )
         del block.q_proj, block.k_proj, block.v_proj, mlp.gate_proj, mlp.up_proj  # not held twice
-    return found
+    return layers
 
 
 def _rotate(x: Tensor, rotary: _Rotary) -> Tensor:
@@ -355,14 +359,3 @@ def _placed_mask(plan: Plan, sizes: Sequence[int]) -> NDArray[Any]:
         mask[rows] = layout.visible(index[rows], index) & used[rows, None] & used[None, :]
     np.fill_diagonal(mask, True)
     return mask
-
-
-def _in_item_order(plan: Plan, readouts: Sequence[Readout], owners: NDArray[np.int64]) -> Readout:
-    """Gather rows read tile by tile into item order; empty items take the first row."""
-    source = np.zeros(plan.layout.num_items, dtype=np.int64)
-    source[owners[owners >= 0]] = np.flatnonzero(owners >= 0)
-    logits = np.concatenate([readout.label_logits for readout in readouts])[source]
-    if readouts[0].log_normaliser is None:
-        return Readout(logits)
-    totals = [r.log_normaliser for r in readouts if r.log_normaliser is not None]
-    return Readout(logits, np.concatenate(totals)[source])

@@ -58,7 +58,7 @@ def from_transformers(model: str, side: Side) -> TorchReference:
     never run. Raises EngineUnavailable without the packages, and UsageError where there is no such checkpoint or
     the requests do not fit it.
     """
-    from pytest_multiitem.engine.serve import load_backend, resolve_model
+    from pytest_multiitem.engine.model_files import load_backend, resolve_model
 
     try:
         backend = load_backend("transformers", resolve_model(model), dtype="float32", device="cpu")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_multiitem.faults.base import AsgiApp, Fault, ScorerFault, WireFault
+from pytest_multiitem.faults.base import AsgiApp, Fault, S, ScorerFault, WireFault
 from pytest_multiitem.faults.catalogue import fault
 
 
@@ -26,8 +25,8 @@ class ActiveFaults:
         """Each fault as a user types it."""
         return [fault.label for fault in self.faults]
 
-    def scorer(self, base: Any) -> Any:
-        """``base``, a scorer class, with the faults of the engine; a later one derives from those before it."""
+    def scorer(self, base: type[S]) -> type[S]:
+        """``base``, a scorer, with the faults of the engine; a later one stands in front of those before it."""
         for each in self.faults:
             if isinstance(each, ScorerFault):
                 base = each.scorer(base)

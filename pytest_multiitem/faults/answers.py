@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from starlette.responses import Response
 
 from pytest_multiitem.faults.wire import (
-    Answer,
     AnswerFault,
     Exchange,
-    Handler,
     JsonObject,
     Rows,
     ScoresFault,
@@ -18,6 +17,7 @@ from pytest_multiitem.faults.wire import (
     encoded,
     items_of,
     matrix,
+    rescored,
     softmax_asked,
 )
 from pytest_multiitem.scoring.wire import internal_error
@@ -28,7 +28,6 @@ class Permuted(ScoresFault):
 
     name = "permuted"
     number = 13
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows, sorted by the lengths of their items; stable."""
@@ -41,7 +40,6 @@ class DuplicatesMerged(ScoresFault):
 
     name = "duplicates_merged"
     number = 13
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows of the first of each item."""
@@ -57,10 +55,8 @@ class LabelsSwapped(ScoresFault):
 
     name = "labels_swapped"
     number = 14
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """The rows, reversed."""
         return rows[:, ::-1]
 
 
@@ -69,24 +65,12 @@ class SoftmaxOverItems(ScoringFault):
 
     name = "softmax_over_items"
     number = 14
-    seen = "follows from the design"
 
-    def handler(self) -> Handler:
+    async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for plain probabilities: their columns are what a softmax along the wrong axis normalises."""
-
-        async def handle(exchange: Exchange) -> Answer | None:
-            if not softmax_asked(exchange.request):
-                return await exchange.answer()
-            answer = await exchange.answer({**exchange.request, "apply_softmax": False})
-            body = answer.json() if answer is not None else None
-            rows = None if body is None else matrix(body.get("scores"))
-            if answer is None or body is None or rows is None:
-                return answer
-            sums = rows.sum(axis=0)
-            rows = np.divide(rows, sums, out=np.full_like(rows, 1 / len(rows)), where=sums > 0)
-            return answer.with_body(encoded({**body, "scores": rows.tolist()}))
-
-        return handle
+        if not softmax_asked(exchange.request):
+            return await exchange.answer()
+        return rescored(await exchange.answer({**exchange.request, "apply_softmax": False}), _shares_of_items)
 
 
 class SoftmaxIgnored(ScoringFault):
@@ -94,18 +78,13 @@ class SoftmaxIgnored(ScoringFault):
 
     name = "softmax_ignored"
     number = 14
-    seen = "follows from the design"
 
-    def handler(self) -> Handler:
+    async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for the other one."""
-
-        async def handle(exchange: Exchange) -> Answer | None:
-            flag = exchange.request.get("apply_softmax")
-            if flag is not None and not isinstance(flag, bool):
-                return await exchange.answer()  # a wrong type is the server's to refuse
-            return await exchange.answer({**exchange.request, "apply_softmax": not flag})
-
-        return handle
+        flag = exchange.request.get("apply_softmax")
+        if flag is not None and not isinstance(flag, bool):
+            return await exchange.answer()  # a wrong type is the server's to refuse
+        return await exchange.answer({**exchange.request, "apply_softmax": not flag})
 
 
 class NotANumber(AnswerFault):
@@ -113,10 +92,8 @@ class NotANumber(AnswerFault):
 
     name = "nan"
     number = 21
-    seen = "follows from the design"
 
     def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """The body with NaN."""
         return _with_last_score(body, float("nan"))
 
 
@@ -125,10 +102,8 @@ class Infinity(AnswerFault):
 
     name = "infinity"
     number = 21
-    seen = "follows from the design"
 
     def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """The body with Infinity."""
         return _with_last_score(body, float("inf"))
 
 
@@ -137,10 +112,8 @@ class ShortList(ScoresFault):
 
     name = "short_list"
     number = 21
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """All rows but the last."""
         return rows[:-1]
 
 
@@ -149,7 +122,6 @@ class WrongLabelCount(ScoresFault):
 
     name = "wrong_label_count"
     number = 21
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows and a zero each: their sums stay, so that only the shape shows it."""
@@ -161,10 +133,8 @@ class ErrorUnder200(AnswerFault):
 
     name = "error_under_200"
     number = 21
-    seen = "follows from the design"
 
     def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """The body of an internal error."""
         return internal_error().body()
 
 
@@ -173,10 +143,8 @@ class TruncatedJson(AnswerFault):
 
     name = "truncated_json"
     number = 21
-    seen = "follows from the design"
 
     def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """The first half."""
         whole = encoded(body)
         return whole[: len(whole) // 2]
 
@@ -187,3 +155,8 @@ def _with_last_score(body: JsonObject, value: float) -> bytes | None:
     if rows is None:
         return None
     return encoded({**body, "scores": [*scores[:-1], [value, *scores[-1][1:]]]})
+
+
+def _shares_of_items(rows: Rows) -> Rows:
+    sums = rows.sum(axis=0)
+    return np.divide(rows, sums, out=np.full_like(rows, 1 / len(rows)), where=sums > 0)

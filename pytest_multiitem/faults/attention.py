@@ -7,15 +7,19 @@ strength, a leaked key has that share of its attention weight: exp(logit) · str
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from pytest_multiitem.faults.base import ScorerFault
-from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
+from pytest_multiitem.scoring.config import MaskImpl
+from pytest_multiitem.scoring.layout import PREFIX, PackedLayout, restarting_positions
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.steps import Ids, Reading, Scores, ScoringSteps
 
 Weights = NDArray[np.float32]
 
@@ -34,18 +38,20 @@ class AttentionFault(ScorerFault):
         """Whatever else than the mask is wrong."""
         return layout
 
-    def scorer(self, base: Any) -> Any:
-        """A scorer whose packed layouts are biased, and which computes them by the path that honours a bias."""
+    @override
+    def mutant(self) -> type[ScoringSteps]:
+        """One whose packed layouts are biased, and which computes them by the path that honours a bias."""
         fault = self
 
-        class Mutant(base):
-            def _lay_out(self, query: Any, items: Any, start: int) -> PackedLayout:
-                layout = fault.alter(super()._lay_out(query, items, start))
-
+        class Mutant(ScoringSteps):
+            @override
+            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+                layout = fault.alter(super().lay_out(query, items, start))
                 return replace(layout, bias=lambda: fault.weights(layout, start))
 
-            def _compute(self, layout: PackedLayout, implementation: Any, read: Any) -> Any:
-                return super()._compute(layout, type(implementation).DENSE, read)
+            @override
+            def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
+                return super().compute(layout, MaskImpl.DENSE, read)
 
         return Mutant
 
@@ -79,6 +85,18 @@ class Causal(LeakFault):
     def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
         """Everything before."""
         return np.ones((layout.length, layout.length), dtype=np.bool_)
+
+
+class CausalRestarting(Causal):
+    """Isolation is ignored, though positions restart: causal attention over the whole packed sequence."""
+
+    name = "causal_restarting"
+    number = 1
+    seen = "sgl-jax on a CPU, where fa falls back to native"
+
+    def alter(self, layout: PackedLayout) -> PackedLayout:
+        """Positions as of an engine that knows of items, and whose attention does not."""
+        return replace(layout, positions=restarting_positions(layout))
 
 
 class LeakNext(LeakFault):

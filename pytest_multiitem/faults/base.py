@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.scoring.steps import ScoringSteps
+
+S = TypeVar("S", bound=ScoringSteps)
 
 #: The servers of a faulty build, as the gates use them: the packed one under test, the packed one of the other mask
 #: that it is compared with, prefill+extend, and the serial baseline.
@@ -24,17 +27,19 @@ class Fault:
 
     ``number``: the row of the list of faults (1 to 25; 0: beyond the list). ``seen``: where it happened. ``scope``:
     which servers of a build have it. ``strengths``: the measured ones, the first is the default; empty where a server
-    has the fault or has it not. ``unit``: what a strength counts. ``circumstances``: settings of a run under which it
+    has the fault or has it not. ``accepts``: which others it may have, as a test of the number and in words. ``unit``:
+    what a strength counts. ``circumstances``: settings of a run under which it
     shows (delimiter, server chunk size, request timeout), by name. ``timed``: it changes times, not scores.
     ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
     process that has it.
     """
 
     name: ClassVar[str]
-    number: ClassVar[int]
-    seen: ClassVar[str]
+    number: ClassVar[int] = 0
+    seen: ClassVar[str] = "follows from the design"
     scope: ClassVar[frozenset[Part]] = frozenset({"multi"})
     strengths: ClassVar[tuple[float, ...]] = ()
+    accepts: ClassVar[tuple[Callable[[float], bool], str]] = (lambda s: 0 < s <= 1, "a number above 0 and at most 1")
     unit: ClassVar[str] = ""
     circumstances: ClassVar[dict[str, Any]] = {}
     timed: ClassVar[bool] = False
@@ -61,32 +66,27 @@ class Fault:
             return cls()
         if not cls.strengths:
             raise UsageError(f"fault {cls.name} has no strength, but {text!r} was given; write {cls.name} alone")
+        accepted, words = cls.accepts
         try:
             strength = float(text)
         except ValueError:
-            strength = -1.0
-        if not cls.takes(strength):
-            raise UsageError(f"fault {cls.name}: {text!r} is no strength; expected {cls.expected()}")
+            strength = float("nan")
+        if not accepted(strength):
+            known = ", ".join(f"{each:g}" for each in cls.strengths)
+            raise UsageError(f"fault {cls.name}: {text!r} is no strength; expected {words}, such as {known}")
         return cls(strength)
-
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """Whether a number can be a strength: above 0 and at most 1, unless a fault says otherwise."""
-        return 0 < strength <= 1
-
-    @classmethod
-    def expected(cls) -> str:
-        """What `takes` takes, in words."""
-        known = ", ".join(f"{strength:g}" for strength in cls.strengths)
-        return f"a number above 0 and at most 1, such as {known}"
 
 
 class ScorerFault(Fault):
     """A mutant of the embedded engine's scorer."""
 
-    def scorer(self, base: Any) -> Any:
-        """A subclass of ``base``, which is `engine.scorer.Scorer` or a mutant of it."""
+    def mutant(self) -> type[ScoringSteps]:
+        """The steps of a scorer that are wrong; a new class at every call, so that a fault may stand twice."""
         raise NotImplementedError
+
+    def scorer(self, base: type[S]) -> type[S]:
+        """The mutant in front of ``base``, which is `engine.scorer.Scorer` or a mutant of it."""
+        return type(self.name, (self.mutant(), base), {})
 
 
 class WireFault(Fault):

@@ -1,38 +1,66 @@
-"""All faults by name, found in the modules of this package."""
+"""All faults by name: those in the modules of this package, and those that a project adds."""
 
 from __future__ import annotations
 
-import importlib
+import os
 import pkgutil
+import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
-from types import MappingProxyType
 
 import pytest_multiitem.faults as package
-from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.base import Fault
+from pytest_multiitem.registry import Registry, modules_of
+
+#: The environment variable that tells a server's process which faults a project has added: ``MODULE:CLASS,…``.
+_VARIABLE = "MULTI_ITEM_FAULTS"
 
 
-@cache
+def _shipped() -> Iterator[type[Fault]]:
+    names = {module.__name__ for module in modules_of(package)}
+    yield from (kind for kind in _below(Fault) if kind.__module__ in names)
+    yield from map(_imported, filter(None, os.environ.get(_VARIABLE, "").split(",")))
+
+
+#: Every fault class, by the name of the fault.
+FAULTS: Registry[type[Fault]] = Registry("fault", _shipped, key=lambda kind: kind.number or 1000)
+
+
 def catalogue() -> Mapping[str, type[Fault]]:
     """Every fault class by its name, in the order of the list; those beyond the list come last."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    found: dict[str, type[Fault]] = {}
-    for kind in sorted(_below(Fault), key=lambda kind: kind.number or 1000):
-        if kind.name in found:
-            raise ValueError(f"two faults are called {kind.name}")
-        found[kind.name] = kind
-    return MappingProxyType(found)
+    return FAULTS.all()
 
 
 def fault(text: str) -> Fault:
     """The fault that a user names: ``NAME`` or ``NAME=STRENGTH``. Raises UsageError listing those that exist."""
     name, equals, strength = text.strip().partition("=")
-    known = catalogue()
-    if name not in known:
-        raise UsageError(f"no fault is called {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    return known[name].parse(strength if equals else None)
+    return FAULTS.choose(name).parse(strength if equals else None)
+
+
+def server_environment() -> dict[str, str]:
+    """What a server's process needs in its environment to know the faults that this one knows.
+
+    It imports their modules from where this process finds them. Raises UsageError for a class that cannot be imported.
+    """
+    added = [kind for name, kind in catalogue().items() if name not in FAULTS.shipped()]
+    for kind in added:
+        if "<" in kind.__qualname__ or kind.__module__ == "__main__":
+            raise UsageError(
+                f"fault {kind.name} is {kind.__module__}.{kind.__qualname__}, which the process of a server cannot "
+                "import; define it at the top level of a module"
+            )
+    if not added:
+        return {}
+    names = ",".join(f"{kind.__module__}:{kind.__qualname__}" for kind in added)
+    return {_VARIABLE: names, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def _imported(name: str) -> type[Fault]:
+    try:
+        kind: type[Fault] = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{_VARIABLE}: cannot import the fault {name}: {error}; give it a module of its own") from None
+    return kind
 
 
 def _below(kind: type[Fault]) -> Iterator[type[Fault]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from pytest_multiitem.faults.base import ScorerFault
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
+from pytest_multiitem.scoring.steps import Ids, ScoringSteps
 
 
 class LayoutFault(ScorerFault):
@@ -18,13 +20,14 @@ class LayoutFault(ScorerFault):
         """The wrong layout."""
         raise NotImplementedError
 
-    def scorer(self, base: Any) -> Any:
-        """A scorer that packs by the wrong layout."""
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         fault = self
 
-        class Mutant(base):
-            def _lay_out(self, query: Any, items: Any, start: int) -> PackedLayout:
-                return fault.alter(super()._lay_out(query, items, start))
+        class Mutant(ScoringSteps):
+            @override
+            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+                return fault.alter(super().lay_out(query, items, start))
 
         return Mutant
 
@@ -52,17 +55,8 @@ class PositionWrap(LayoutFault):
     number = 7
     seen = "sglang #26629: 16 bits, over 65,535 tokens (position_wrap=16 here)"
     strengths = (7.0,)
+    accepts = (lambda s: s in range(1, 31), "a whole number of bits from 1 to 30 (16 wrap at 65,536 tokens, 7 at 128)")
     unit = "bits"
-
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """Whole bits."""
-        return strength in range(1, 31)
-
-    @classmethod
-    def expected(cls) -> str:
-        """Whole bits."""
-        return "a whole number of bits from 1 to 30; 7 wraps at 128 tokens, 16 at 65,536"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Only the positions of items; the query's are kept in full."""
@@ -106,13 +100,14 @@ class BatchFault(ScorerFault):
         """The wrong layout; ``hit``: the query was in the cache."""
         raise NotImplementedError
 
-    def scorer(self, base: Any) -> Any:
-        """A scorer that extends by the wrong layout."""
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         fault = self
 
-        class Mutant(base):
-            def _lay_out_batch(self, query: Any, items: Any, hit: bool) -> PackedLayout:
-                return fault.alter(super()._lay_out_batch(query, items, hit), hit)
+        class Mutant(ScoringSteps):
+            @override
+            def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
+                return fault.alter(super().lay_out_batch(query, items, hit), hit)
 
         return Mutant
 

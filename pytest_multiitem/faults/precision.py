@@ -8,19 +8,17 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from starlette.responses import Response
 
 from pytest_multiitem.faults.base import Part
 from pytest_multiitem.faults.wire import (
-    Answer,
     Exchange,
-    Handler,
     JsonObject,
     Rows,
     ScoresFault,
     ScoringFault,
-    encoded,
     items_of,
-    matrix,
+    rescored,
     softmax_asked,
 )
 
@@ -40,17 +38,9 @@ class Drift(ScoresFault):
     seen = "follows from the design; graded, to measure what the gates can see"
     scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask"})
     strengths: ClassVar[tuple[float, ...]] = (1e-1, 1.5e-2, 1e-3, 1e-4, 1e-6)
+    # Below 0.5, a score that moves towards 0.5 stays within 0 and 1.
+    accepts = (lambda s: 0 < s < 0.5, "a number above 0 and below 0.5")
     unit = "score"
-
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """Below 0.5 a score that moves towards 0.5 stays within 0 and 1."""
-        return 0 < strength < 0.5
-
-    @classmethod
-    def expected(cls) -> str:
-        """See `Fault.expected`."""
-        return f"a number above 0 and below 0.5, such as {', '.join(f'{each:g}' for each in cls.strengths)}"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The share of the lower label id moves; each row keeps its sum."""
@@ -80,10 +70,8 @@ class Rounded(ScoresFault):
 
     name = "rounded"
     number = 18
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """The rounded rows."""
         return np.round(rows, 2)
 
 
@@ -92,10 +80,8 @@ class Bf16Softmax(ScoresFault):
 
     name = "bf16_softmax"
     number = 18
-    seen = "follows from the design"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
-        """The rounded rows."""
         return to_bfloat16(rows)
 
 
@@ -147,23 +133,19 @@ class Nondeterministic(ScoringFault):
     unit = "score"
     inconclusive_counts = True
 
-    def handler(self) -> Handler:
+    def begin(self) -> None:
         """Noise of a generator of its own: servers that are started alike err alike."""
-        noise = np.random.default_rng(_SEED)
+        self._noise = np.random.default_rng(_SEED)
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """Noise on every score, or on the first of a softmax."""
         strength = self.strength or 0.0
 
-        async def handle(exchange: Exchange) -> Answer | None:
-            answer = await exchange.answer()
-            body = answer.json() if answer is not None else None
-            rows = None if body is None else matrix(body.get("scores"))
-            if answer is None or body is None or rows is None:
-                return answer
-            moved = np.clip(rows + noise.uniform(-strength, strength, rows.shape), 0, 1)
-            if softmax_asked(exchange.request):
-                moved = _with_first(rows, moved[:, 0])
-            return answer.with_body(encoded({**body, "scores": moved.tolist()}))
+        def moved(rows: Rows) -> Rows:
+            noisy = np.clip(rows + self._noise.uniform(-strength, strength, rows.shape), 0, 1)
+            return _with_first(rows, noisy[:, 0]) if softmax_asked(exchange.request) else noisy
 
-        return handle
+        return rescored(await exchange.answer(), moved)
 
 
 def to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.float64]:

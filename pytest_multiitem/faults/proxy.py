@@ -16,15 +16,16 @@ from typing import Any
 import httpx
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
-from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import AsgiApp, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
-from pytest_multiitem.faults.wire import Answer
+from pytest_multiitem.faults.wire import answer_of, refusal
 from pytest_multiitem.scoring.wire import WireError
 from pytest_multiitem.settings.parsers import parse_url
-from pytest_multiitem.transport.listening import bind, listen, until_signal
+from pytest_multiitem.transport.listening import bind, listen, until_signal, while_connected
 
 _PROG = "multiitem proxy"
 
@@ -63,20 +64,12 @@ class Forward:
             raise ValueError(f"a proxy of HTTP was asked for {scope['type']}")
         try:
             body = await Request(scope, receive).body()
+            answer = await while_connected(asyncio.create_task(self._answer(scope, body)), receive)
         except ClientDisconnect:
             return
-        answer = asyncio.create_task(self._answer(scope, body))
-        gone = asyncio.create_task(_disconnection(receive))
-        try:
-            waited: set[asyncio.Task[Any]] = {answer, gone}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                await answer.result().send(send)
-        finally:
-            gone.cancel()
-            answer.cancel()
+        await answer(scope, receive, send)
 
-    async def _answer(self, scope: Any, body: bytes) -> Answer:
+    async def _answer(self, scope: Any, body: bytes) -> Response:
         path = self._upstream.raw_path.rstrip(b"/") + scope["raw_path"].partition(b"?")[0]
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         headers = _end_to_end(scope["headers"], b"host", b"content-length")
@@ -92,8 +85,8 @@ class Forward:
         except httpx.HTTPError as error:
             address = self._upstream.copy_with(userinfo=b"")
             what = f"the server behind this proxy, {address}, gave no answer: {error!r}"
-            return Answer.refusal(WireError(502, "bad_gateway", what))
-        return Answer(response.status_code, _end_to_end(response.headers.raw), content)
+            return refusal(WireError(502, "bad_gateway", what))
+        return answer_of(response.status_code, _end_to_end(response.headers.raw), content)
 
 
 class Each:
@@ -114,7 +107,7 @@ class Each:
         try:
             app = self._below(label)
         except UsageError as error:
-            await Answer.refusal(WireError(404, "not_found", str(error))).send(send)
+            await refusal(WireError(404, "not_found", str(error)))(scope, receive, send)
             return
         # One slash was added at the end, in case that the label is all there is.
         await app({**scope, "path": f"/{path}"[:-1] or "/", "raw_path": (b"/" + raw_path)[:-1] or b"/"}, receive, send)
@@ -148,10 +141,7 @@ def wire_faults(texts: Sequence[str]) -> ActiveFaults:
 
 
 def proxy(argv: Sequence[str]) -> int:
-    """Parse ``argv``, then forward until SIGTERM or SIGINT; the exit code.
-
-    0 after a signal; 2, with a message on standard error, where the proxy cannot start.
-    """
+    """Parse ``argv``, then forward until SIGTERM or SIGINT; the exit code (`transport.listening.until_signal`)."""
     parser = argparse.ArgumentParser(prog=_PROG, description=__doc__, allow_abbrev=False)
     parser.add_argument("--upstream", required=True, metavar="URL", help="the server behind the proxy")
     parser.add_argument(
@@ -168,16 +158,8 @@ def proxy(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="0: any free one (default: %(default)s)")
-    try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse has printed its message, or the help
-        return int(stop.code or 0)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        return until_signal(lambda: _run(arguments))
-    except MultiItemError as error:
-        sys.stderr.write(f"{_PROG}: error: {error}\n")
-        return 2
+    return until_signal(_PROG, lambda: _run(parser.parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -241,12 +223,6 @@ def _end_to_end(headers: Sequence[tuple[bytes, bytes]], *dropped: bytes) -> list
     named = [value for name, value in headers if name.lower() == b"connection"]
     own = {name.strip().lower() for value in named for name in value.split(b",")}
     return [(name, value) for name, value in headers if name.lower() not in {*_HOP_BY_HOP, *own, *dropped}]
-
-
-async def _disconnection(receive: Any) -> None:
-    """Return when the client has gone; the body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 if __name__ == "__main__":

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
+from typing_extensions import override
+
 from pytest_multiitem.faults.base import ScorerFault
-from pytest_multiitem.scoring.layout import PackedLayout, build_layout
+from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
+from pytest_multiitem.scoring.layout import PackedLayout
+from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores, ScoringSteps
 
 
 class FirstDelimiterScored(ScorerFault):
@@ -16,12 +22,14 @@ class FirstDelimiterScored(ScorerFault):
     number = 6
     seen = "follows from reading scores at delimiters"
 
-    def scorer(self, base: Any) -> Any:
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         """An empty item scores the state at the first delimiter."""
 
-        class Mutant(base):
-            def _packed(self, query: Any, items: Any, read: Any) -> Any:
-                return super()._packed(query, [[], *items[:-1]], read)
+        class Mutant(ScoringSteps):
+            @override
+            def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
+                return super().pack(query, [[], *items[:-1]], read)
 
         return Mutant
 
@@ -35,13 +43,15 @@ class StateLeaks(ScorerFault):
     strengths = (0.5, 1e-3, 1e-6)
     unit = "of the score"
 
-    def scorer(self, base: Any) -> Any:
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         """A running mean over the items."""
-        share = self.strength
+        share = self.strength or 0.0
 
-        class Mutant(base):
-            def _compute(self, layout: PackedLayout, implementation: Any, read: Any) -> Any:
-                scores = super()._compute(layout, implementation, read)
+        class Mutant(ScoringSteps):
+            @override
+            def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
+                scores = super().compute(layout, implementation, read)
                 for i in range(1, len(scores)):
                     scores[i] += share * (scores[i - 1] - scores[i])
                 return scores
@@ -58,15 +68,21 @@ class RequestsLeak(ScorerFault):
     strengths = (0.5, 1e-1, 1e-2)
     unit = "of the score"
 
-    def scorer(self, base: Any) -> Any:
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         """The last row of a request is kept for the next one of as many labels."""
-        share = self.strength
+        share = self.strength or 0.0
 
-        class Mutant(base):
-            def score(self, *given: Any, **named: Any) -> Any:
-                result = super().score(*given, **named)
-                healthy, last = result.scores, getattr(self, "_last_row", None)
-                self._last_row = healthy[-1]
+        class Mutant(ScoringSteps):
+            last_row: Scores | None = None
+
+            @override
+            def score(
+                self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+            ) -> ScoreResult:
+                result = super().score(query, items, labels, apply_softmax, item_first)
+                healthy, last = result.scores, self.last_row
+                self.last_row = healthy[-1]
                 if last is None or len(last) != healthy.shape[1]:
                     return result
                 return replace(result, scores=healthy + share * (last - healthy))
@@ -82,15 +98,19 @@ class StaleShapes(ScorerFault):
     number = 9
     seen = "follows from caches whose key leaves content out"
 
-    def scorer(self, base: Any) -> Any:
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         """The first answer of a shape is the last."""
+        known: dict[object, ScoreResult] = {}
 
-        class Mutant(base):
-            def score(self, query: Any, items: Any, labels: Any, *rest: Any, **named: Any) -> Any:
-                known = self.__dict__.setdefault("_by_shape", {})
-                key = (tuple(query), tuple(map(len, items)), tuple(labels), rest, tuple(named.items()))
+        class Mutant(ScoringSteps):
+            @override
+            def score(
+                self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+            ) -> ScoreResult:
+                key = (tuple(query), tuple(map(len, items)), tuple(labels), apply_softmax, item_first)
                 if key not in known:
-                    known[key] = super().score(query, items, labels, *rest, **named)
+                    known[key] = super().score(query, items, labels, apply_softmax, item_first)
                 return known[key]
 
         return Mutant
@@ -104,12 +124,13 @@ class DelimiterZeroUnset(ScorerFault):
     seen = "sglang's scheduler"
     circumstances: ClassVar[dict[str, Any]] = {"delimiter": 0}
 
-    def scorer(self, base: Any) -> Any:
-        """Only id 0 is lost."""
+    @override
+    def mutant(self) -> type[ScoringSteps]:
 
-        class Mutant(base):
-            def __init__(self, backend: Any, config: Any) -> None:
-                super().__init__(backend, replace(config, delimiter=config.delimiter or None))
+        class Mutant(ScoringSteps):
+            @override
+            def configured(self, config: ScorerConfig) -> ScorerConfig:
+                return super().configured(replace(config, delimiter=config.delimiter or None))
 
         return Mutant
 
@@ -121,23 +142,25 @@ class DelimiterSplits(ScorerFault):
     number = 11
     seen = "sglang #22544"
 
-    def scorer(self, base: Any) -> Any:
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         """The first N of the scores that the sequence then has are returned."""
 
-        class Mutant(base):
-            @staticmethod
-            def _check_delimiter(delimiter: int, query: Any, items: Any) -> None:
+        class Mutant(ScoringSteps):
+            @override
+            def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
                 """Content is not looked at."""
 
-            def _packed(self, query: Any, items: Any, read: Any) -> Any:
+            @override
+            def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
                 parts = [part for item in items for part in _split(item, self.config.delimiter)]
-                result = super()._packed(query, parts, read)
+                result = super().pack(query, parts, read)
                 return replace(result, scores=result.scores[: len(items)])
 
         return Mutant
 
 
-def _split(item: Any, delimiter: int) -> list[list[int]]:
+def _split(item: Ids, delimiter: int | None) -> list[list[int]]:
     parts: list[list[int]] = [[]]
     for token in item:
         if token == delimiter:
@@ -154,16 +177,20 @@ class EmptyScoresNeighbour(ScorerFault):
     number = 12
     seen = "follows from the packed layout"
 
-    def scorer(self, base: Any) -> Any:
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         """The neighbour and the delimiter that closes it, as an item, end at that token."""
 
-        class Mutant(base):
-            def _lay_out(self, query: Any, items: Any, start: int) -> PackedLayout:
-                shown: list[list[int]] = []
+        class Mutant(ScoringSteps):
+            @override
+            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+                delimiter = self.config.delimiter
+                assert delimiter is not None
+                seen: list[list[int]] = []
                 for item in items:
-                    left = [*shown[-1], self.config.delimiter] if shown else []
-                    shown.append(list(item) or left)
-                return build_layout(query, shown, self.config.delimiter, self.config.semantics)
+                    left = [*seen[-1], delimiter] if seen else []
+                    seen.append(list(item) or left)
+                return super().lay_out(query, seen, start)
 
         return Mutant
 
@@ -175,52 +202,53 @@ class EmptyCrashes(ScorerFault):
     number = 12
     seen = "SGLang 0.5.9"
 
-    def scorer(self, base: Any) -> Any:
-        """As an index error in an engine would."""
+    @override
+    def mutant(self) -> type[ScoringSteps]:
 
-        class Mutant(base):
-            def _packed(self, query: Any, items: Any, read: Any) -> Any:
+        class Mutant(ScoringSteps):
+            @override
+            def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
                 if not all(map(len, items)):
                     raise IndexError("an empty item has no last token")
-                return super()._packed(query, items, read)
+                return super().pack(query, items, read)
 
         return Mutant
 
 
-class DenseInsteadOfSegment(ScorerFault):
+class OtherImplementation(ScorerFault):
+    """Another mask implementation is run than the one requested, and counted as what it is: attestation sees it."""
+
+    runs: MaskImpl
+
+    @override
+    def mutant(self) -> type[ScoringSteps]:
+        runs = self.runs
+
+        class Mutant(ScoringSteps):
+            @override
+            def implementation(self, layout: PackedLayout) -> MaskImpl:
+                return runs
+
+        return Mutant
+
+
+class DenseInsteadOfSegment(OtherImplementation):
     """Segment is requested, and dense is silently run."""
 
     name = "dense_instead_of_segment"
     number = 15
     seen = "a regression test compared dense with dense for weeks"
-    scope = frozenset({"multi"})
-
-    def scorer(self, base: Any) -> Any:
-        """What ran is counted as what it was: only attestation can see this."""
-
-        class Mutant(base):
-            def _implementation(self, length: int) -> Any:
-                return type(super()._implementation(length)).DENSE
-
-        return Mutant
+    runs = MaskImpl.DENSE
 
 
-class SegmentInsteadOfDense(ScorerFault):
+class SegmentInsteadOfDense(OtherImplementation):
     """Dense is requested, and segment is silently run: the baseline is no baseline."""
 
     name = "segment_instead_of_dense"
     number = 15
     seen = "the reverse of a silent fallback"
     scope = frozenset({"other_mask"})
-
-    def scorer(self, base: Any) -> Any:
-        """What ran is counted as what it was."""
-
-        class Mutant(base):
-            def _implementation(self, length: int) -> Any:
-                return type(super()._implementation(length)).SEGMENT
-
-        return Mutant
+    runs = MaskImpl.SEGMENT
 
 
 class LastChunkPadded(ScorerFault):
@@ -231,15 +259,17 @@ class LastChunkPadded(ScorerFault):
     seen = "follows from fixed chunk sizes"
     circumstances: ClassVar[dict[str, Any]] = {"server_chunk_size": 8}
 
-    def scorer(self, base: Any) -> Any:
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         """A padding token for every item that is missing."""
 
-        class Mutant(base):
-            def _lay_out(self, query: Any, items: Any, start: int) -> PackedLayout:
+        class Mutant(ScoringSteps):
+            @override
+            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
                 missing = self.config.chunk_size - len(items)
                 if start > 0 and missing > 0:
                     items = [*items[:-1], [*items[-1], *[0] * missing]]
-                return super()._lay_out(query, items, start)
+                return super().lay_out(query, items, start)
 
         return Mutant
 
@@ -253,17 +283,18 @@ class SerialInside(ScorerFault):
     seen = "the wrong flag generation: --multi-item-scoring-delimiter became --enable-mis (sglang #22544)"
     timed = True
 
-    def scorer(self, base: Any) -> Any:
+    @override
+    def mutant(self) -> type[ScoringSteps]:
         """One forward pass an item, in the context that the declared semantics gives it."""
 
-        class Mutant(base):
-            def _compute(self, layout: PackedLayout, implementation: Any, read: Any) -> Any:
+        class Mutant(ScoringSteps):
+            @override
+            def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
                 query = layout.token_ids[: layout.query_length].tolist()
-                context = layout.semantics.serial_query(query, self.config.delimiter)
-                scores = read.empty(layout.num_items)
-                for i in range(layout.num_items):
-                    item = layout.token_ids[layout.block(i)][:-1].tolist()
-                    scores[i] = read.scores(self.backend.serial([*context, *item], read.labels, read.normalise))[0]
-                return scores
+                delimiter = self.config.delimiter
+                assert delimiter is not None
+                context = layout.semantics.serial_query(query, delimiter)
+                items = (layout.token_ids[layout.block(i)][:-1].tolist() for i in range(layout.num_items))
+                return np.stack([self.score_alone([*context, *item], read) for item in items])
 
         return Mutant

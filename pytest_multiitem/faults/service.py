@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pytest_multiitem.faults.wire import Answer, Exchange, Handler, JsonObject, ScoringFault, items_of
+from starlette.responses import Response
+
+from pytest_multiitem.faults.wire import Exchange, JsonObject, ScoringFault, items_of, refusal
 from pytest_multiitem.scoring.wire import WireError
 
 #: Of a request that is too long and cut by half each time, more than any length asks for.
@@ -31,27 +33,25 @@ class SharedBoundaries(ScoringFault):
 
     name = "shared_boundaries"
     number = 17
-    seen = "follows from the design"
 
-    def handler(self) -> Handler:
+    def begin(self) -> None:
         """Lengths of the requests in flight, in the order of their arrival."""
-        in_flight: dict[object, list[int]] = {}
+        self._in_flight: dict[object, list[int]] = {}
 
-        async def handle(exchange: Exchange) -> Answer | None:
-            items = items_of(exchange.request)
-            if not all(isinstance(item, list) for item in items):
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """Split at the lengths of the first of those in flight."""
+        items = items_of(exchange.request)
+        if not all(isinstance(item, list) for item in items):
+            return await exchange.answer()
+        other = next(iter(self._in_flight.values()), None)
+        ticket = object()
+        self._in_flight[ticket] = [len(item) for item in items]
+        try:
+            if other is None:
                 return await exchange.answer()
-            other = next(iter(in_flight.values()), None)
-            ticket = object()
-            in_flight[ticket] = [len(item) for item in items]
-            try:
-                if other is None:
-                    return await exchange.answer()
-                return await exchange.answer({**exchange.request, "items": split_at(items, other)})
-            finally:
-                del in_flight[ticket]
-
-        return handle
+            return await exchange.answer({**exchange.request, "items": split_at(items, other)})
+        finally:
+            del self._in_flight[ticket]
 
 
 class Truncates(ScoringFault):
@@ -61,23 +61,19 @@ class Truncates(ScoringFault):
     number = 20
     seen = "vLLM #34539"
 
-    def handler(self) -> Handler:
+    async def answer(self, exchange: Exchange) -> Response | None:
         """Cut the longest of query and items by half, and try again."""
-
-        async def handle(exchange: Exchange) -> Answer | None:
-            refusal = answer = await exchange.answer()
-            request = exchange.request
-            for _ in range(_MOST_CUTS):
-                if answer is None or not is_too_long(answer):
-                    break
-                shorter = cut(request)
-                if shorter is None:
-                    break
-                request = shorter
-                answer = await exchange.answer(request)
-            return answer if answer is None or answer.status == 200 else refusal
-
-        return handle
+        first = answer = await exchange.answer()
+        request = exchange.request
+        for _ in range(_MOST_CUTS):
+            if answer is None or not is_too_long(answer):
+                break
+            shorter = cut(request)
+            if shorter is None:
+                break
+            request = shorter
+            answer = await exchange.answer(request)
+        return answer if answer is None or answer.status_code == 200 else first
 
 
 class Recompiles(ScoringFault):
@@ -90,39 +86,27 @@ class Recompiles(ScoringFault):
     number = 22
     seen = "sgl-jax: 1.5 to 8 times"
     strengths = (8.0,)
+    accepts = (lambda s: 1 < s < float("inf"), "a number above 1")
     unit = "times as long"
     timed = True
     inconclusive_counts = True
     _LEAST_S: ClassVar[float] = 0.05
 
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """A factor that slows."""
-        return 1 < strength < float("inf")
-
-    @classmethod
-    def expected(cls) -> str:
-        """See `Fault.expected`."""
-        return f"a number above 1, such as {', '.join(f'{each:g}' for each in cls.strengths)}"
-
-    def handler(self) -> Handler:
+    def begin(self) -> None:
         """Count requests by shape."""
-        seen: Counter[Any] = Counter()
-        strength = self.strength or 1.0
+        self._seen: Counter[Any] = Counter()
 
-        async def handle(exchange: Exchange) -> Answer | None:
-            items = items_of(exchange.request)
-            shape = (len(exchange.request["query"]), *sorted(map(len, items)))
-            seen[shape] += 1
-            slow = seen[shape] == 2
-            start = time.perf_counter()
-            answer = await exchange.answer()
-            if slow:
-                took = time.perf_counter() - start
-                await asyncio.sleep(max(self._LEAST_S, took * (strength - 1)))
-            return answer
-
-        return handle
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """Wait after the second request of a shape."""
+        shape = (len(exchange.request["query"]), *sorted(map(len, items_of(exchange.request))))
+        self._seen[shape] += 1
+        slow = self._seen[shape] == 2
+        start = time.perf_counter()
+        answer = await exchange.answer()
+        if slow:
+            took = time.perf_counter() - start
+            await asyncio.sleep(max(self._LEAST_S, took * ((self.strength or 1.0) - 1)))
+        return answer
 
 
 class Dies(ScoringFault):
@@ -133,32 +117,21 @@ class Dies(ScoringFault):
     number = 23
     seen = "sglang #9142"
     strengths = (3.0,)
+    accepts = (lambda s: s >= 1 and s.is_integer(), "a whole number of at least 1")
     unit = "answered requests"
     own_process = True
 
-    @classmethod
-    def takes(cls, strength: float) -> bool:
-        """A count."""
-        return strength >= 1 and strength.is_integer()
+    def begin(self) -> None:
+        """Count answers."""
+        self._answered = 0
 
-    @classmethod
-    def expected(cls) -> str:
-        """See `Fault.expected`."""
-        return "a whole number of at least 1: the scoring requests that are answered before"
-
-    def handler(self) -> Handler:
-        """Count answers; no clean-up at the end, as a process that is killed has none."""
-        answered = 0
-
-        async def handle(exchange: Exchange) -> Answer | None:
-            nonlocal answered
-            if answered >= (self.strength or 0.0):
-                os._exit(_KILLED)
-            answer = await exchange.answer()
-            answered += 1
-            return answer
-
-        return handle
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """No clean-up at the end, as a process that is killed has none."""
+        if self._answered >= (self.strength or 0.0):
+            os._exit(_KILLED)
+        answer = await exchange.answer()
+        self._answered += 1
+        return answer
 
 
 class Hangs(ScoringFault):
@@ -169,19 +142,17 @@ class Hangs(ScoringFault):
     seen = "sglang #9142"
     circumstances: ClassVar[dict[str, Any]] = {"request_timeout": 1.0}
 
-    def handler(self) -> Handler:
+    def begin(self) -> None:
         """The first request is the one that finds the server ready."""
-        answered = False
+        self._answered = False
 
-        async def handle(exchange: Exchange) -> Answer | None:
-            nonlocal answered
-            if not answered:
-                answered = True
-                return await exchange.answer()
-            await exchange.client_gone()
-            return None
-
-        return handle
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """Wait until the client has enough."""
+        if not self._answered:
+            self._answered = True
+            return await exchange.answer()
+        await exchange.client_gone()
+        return None
 
 
 class HealthOnly(ScoringFault):
@@ -191,16 +162,8 @@ class HealthOnly(ScoringFault):
     number = 23
     seen = "sglang #9142"
 
-    def handler(self) -> Handler:
-        """One answer to all."""
-        refusal = Answer.refusal(
-            WireError(503, "engine_unavailable", "the server is up, but its engine does not answer")
-        )
-
-        async def handle(exchange: Exchange) -> Answer | None:
-            return refusal
-
-        return handle
+    async def answer(self, exchange: Exchange) -> Response | None:
+        return refusal(WireError(503, "engine_unavailable", "the server is up, but its engine does not answer"))
 
 
 def split_at(items: Sequence[list[Any]], lengths: Sequence[int]) -> list[list[Any]]:
@@ -219,11 +182,11 @@ def split_at(items: Sequence[list[Any]], lengths: Sequence[int]) -> list[list[An
     return [*split, tokens[start:]]
 
 
-def is_too_long(answer: Answer) -> bool:
+def is_too_long(answer: Response) -> bool:
     """Whether an answer refuses a request for its length, by its code or in words that servers have for it."""
-    if answer.status not in (400, 413, 422):
+    if answer.status_code not in (400, 413, 422):
         return False
-    text = answer.body.decode(errors="replace")
+    text = bytes(answer.body).decode(errors="replace")
     return "sequence_too_long" in text or bool(_TOO_LONG.search(text) and not _NOT_ITS_LENGTH.search(text))
 
 

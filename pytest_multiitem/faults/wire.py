@@ -9,52 +9,58 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass
+from copy import copy
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 
 from pytest_multiitem.faults.base import AsgiApp, WireFault
 from pytest_multiitem.scoring.wire import WireError
 from pytest_multiitem.transport.client import SCORE_PATH
+from pytest_multiitem.transport.listening import disconnection
 
 JsonObject = dict[str, Any]
 Rows = NDArray[np.float64]
 
-Headers = Iterable[tuple[bytes, bytes]]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A whole HTTP answer; names of headers are lower-case."""
+def answer_of(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Response:
+    """A whole HTTP answer with just these headers; their names are lower-case."""
+    answer = Response(body, status)
+    answer.raw_headers = list(headers)
+    return answer
 
-    status: int
-    headers: Headers
-    body: bytes
 
-    @classmethod
-    def refusal(cls, error: WireError) -> Answer:
-        """The answer that is an error."""
-        body = error.body()
-        return cls(error.status, _with_length([(b"content-type", b"application/json")], body), body)
+def refusal(error: WireError) -> Response:
+    """The answer that is an error."""
+    return Response(error.body(), error.status, media_type="application/json")
 
-    async def send(self, send: Send) -> None:
-        """Send it whole."""
-        await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
-        await send({"type": "http.response.body", "body": self.body})
 
-    def json(self) -> JsonObject | None:
-        """The body of a status 200 that is a JSON object; None for any other answer."""
-        return _json_object(self.body) if self.status == 200 else None
+def edited(answer: Response | None, edit: Callable[[JsonObject], bytes | None]) -> Response | None:
+    """An answer whose body is what ``edit`` makes of it; None leaves it alone, as is an answer without scores."""
+    body = _json_object(bytes(answer.body)) if answer is not None and answer.status_code == 200 else None
+    content = edit(body) if body is not None and "scores" in body else None
+    if answer is None or content is None:
+        return answer
+    headers = MutableHeaders(raw=list(answer.raw_headers))
+    _set_length(headers, content)
+    return answer_of(answer.status_code, headers.raw, content)
 
-    def with_body(self, body: bytes) -> Answer:
-        """The same answer with another body, and its length."""
-        return Answer(self.status, _with_length(self.headers, body), body)
+
+def rescored(answer: Response | None, change: Callable[[Rows], Rows]) -> Response | None:
+    """An answer with other scores [N', K] in the place of its own [N, K]; those that are no matrix are left alone."""
+
+    def edit(body: JsonObject) -> bytes | None:
+        rows = matrix(body["scores"])
+        return None if rows is None else encoded({**body, "scores": change(rows).tolist()})
+
+    return edited(answer, edit)
 
 
 class Exchange:
@@ -72,49 +78,49 @@ class Exchange:
         self._receive = receive
         self.request = request
 
-    async def answer(self, request: JsonObject | None = None) -> Answer | None:
+    async def answer(self, request: JsonObject | None = None) -> Response | None:
         """What the server behind answers to ``request``, or to the client's own; None where the client has gone."""
-        # A compressed answer could not be read, and the fault would silently not happen.
-        received, headers = self._received, _without(self._scope["headers"], b"accept-encoding")
+        received, headers = self._received, MutableHeaders(raw=list(self._scope["headers"]))
+        del headers["accept-encoding"]  # a compressed answer could not be read: the fault would silently not happen
         if request is not None:
             body = msgspec.json.encode(request)
             received = [{"type": "http.request", "body": body, "more_body": False}]
-            headers = _with_length(headers, body)
-        status: int | None = None
-        answered: Headers = ()
+            _set_length(headers, body)
+        started: Message | None = None
         chunks: list[bytes] = []
 
         async def keep(message: Message) -> None:
-            nonlocal status, answered
+            nonlocal started
             if message["type"] == "http.response.start":
-                status = message["status"]
-                answered = tuple((name.lower(), value) for name, value in message.get("headers", ()))
+                started = message
             elif message["type"] == "http.response.body":
                 chunks.append(message.get("body", b""))
 
-        await self._app({**self._scope, "headers": headers}, _replayed(received, self._receive), keep)
-        return None if status is None else Answer(status, answered, b"".join(chunks))
+        await self._app({**self._scope, "headers": headers.raw}, _replayed(received, self._receive), keep)
+        if started is None:
+            return None
+        named = [(name.lower(), value) for name, value in started.get("headers", ())]
+        return answer_of(started["status"], named, b"".join(chunks))
 
     async def client_gone(self) -> None:
         """Return when the client has gone away."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-
-#: What a fault does with a request: the answer that the client gets, or None for no answer at all.
-Handler = Callable[[Exchange], Awaitable[Answer | None]]
+        await disconnection(self._receive)
 
 
 class ScoringFault(WireFault):
     """A fault that shows at ``POST /v1/score`` alone."""
 
-    def handler(self) -> Handler:
-        """A new handler, with state of its own where the fault has any."""
+    def begin(self) -> None:
+        """Set the state that one server's fault begins with, where it has any."""
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """The answer that the client gets, or None for no answer at all."""
         raise NotImplementedError
 
     def wrap(self, app: AsgiApp) -> AsgiApp:
-        """See `WireFault.wrap`."""
-        return _ScoringMiddleware(app, self.handler())
+        fault = copy(self)
+        fault.begin()
+        return _ScoringMiddleware(app, fault)
 
 
 class AnswerFault(ScoringFault):
@@ -124,31 +130,19 @@ class AnswerFault(ScoringFault):
         """The body of the changed answer; None leaves it as it is."""
         raise NotImplementedError
 
-    def handler(self) -> Handler:
-        """See `ScoringFault.handler`."""
-
-        async def handle(exchange: Exchange) -> Answer | None:
-            answer = await exchange.answer()
-            body = answer.json() if answer is not None else None
-            if answer is None or body is None or "scores" not in body:
-                return answer
-            changed = self.changed(exchange.request, body)
-            return answer if changed is None else answer.with_body(changed)
-
-        return handle
+    async def answer(self, exchange: Exchange) -> Response | None:
+        return edited(await exchange.answer(), lambda body: self.changed(exchange.request, body))
 
 
-class ScoresFault(AnswerFault):
+class ScoresFault(ScoringFault):
     """A fault that changes the scores, and leaves the rest of an answer."""
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The changed scores [N', K] of an answer whose scores were ``rows`` [N, K]."""
         raise NotImplementedError
 
-    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        """See `AnswerFault.changed`; scores that are no matrix are left alone."""
-        rows = matrix(body["scores"])
-        return None if rows is None else encoded({**body, "scores": self.scores(request, rows).tolist()})
+    async def answer(self, exchange: Exchange) -> Response | None:
+        return rescored(await exchange.answer(), lambda rows: self.scores(exchange.request, rows))
 
 
 def encoded(body: JsonObject) -> bytes:
@@ -168,9 +162,9 @@ def items_of(request: JsonObject) -> list[Any]:
 
 
 class _ScoringMiddleware:
-    def __init__(self, app: AsgiApp, handle: Handler) -> None:
+    def __init__(self, app: AsgiApp, fault: ScoringFault) -> None:
         self._app = app
-        self._handle = handle
+        self._fault = fault
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", SCORE_PATH):
@@ -181,9 +175,9 @@ class _ScoringMiddleware:
         if request is None:
             await self._app(scope, _replayed(received, receive), send)
             return
-        answer = await self._handle(Exchange(self._app, scope, received, receive, request))
+        answer = await self._fault.answer(Exchange(self._app, scope, received, receive, request))
         if answer is not None:
-            await answer.send(send)
+            await answer(scope, receive, send)
 
 
 async def _whole(receive: Receive) -> list[Message]:
@@ -204,12 +198,9 @@ def _replayed(received: list[Message], receive: Receive) -> Receive:
     return replay
 
 
-def _without(headers: Headers, *names: bytes) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if name not in names]
-
-
-def _with_length(headers: Headers, body: bytes) -> list[tuple[bytes, bytes]]:
-    return [*_without(headers, b"content-length", b"transfer-encoding"), (b"content-length", b"%d" % len(body))]
+def _set_length(headers: MutableHeaders, body: bytes) -> None:
+    del headers["transfer-encoding"]
+    headers["content-length"] = str(len(body))
 
 
 def _json_object(body: bytes) -> JsonObject | None:

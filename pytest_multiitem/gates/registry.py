@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Mapping
-from functools import cache
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
 
 import pytest_multiitem.gates as package
 from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.registry import Registry, modules_of
 from pytest_multiitem.scoring.vocabulary import EVERY_GATE
 from pytest_multiitem.settings.settings import Settings
 
 
-@cache
+def _shipped() -> Iterator[Gate]:
+    for module in modules_of(package):
+        yield from getattr(module, "GATES", ())
+
+
+#: The gates of this package, and those that a project adds.
+REGISTRY: Registry[Gate] = Registry("gate", _shipped)
+
+
 def gates() -> Mapping[str, Gate]:
-    """Every gate, in the order of its module's name and definition."""
-    found: dict[str, Gate] = {}
-    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-        defined: tuple[Gate, ...] = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "GATES", ())
-        for gate in defined:
-            if gate.name in found:
-                raise ValueError(f"two gates are called {gate.name}")
-            found[gate.name] = gate
-    return MappingProxyType(found)
+    """Every gate, in the order of its module's name and definition; a project's own come last."""
+    return REGISTRY.all()
 
 
 def required(settings: Settings) -> tuple[str, ...]:

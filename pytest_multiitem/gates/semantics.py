@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from pytest_multiitem.engine.causal_reference import Request, restarting_scores
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
 from pytest_multiitem.gates.evidence import (
     baseline,
@@ -25,8 +27,7 @@ from pytest_multiitem.transport.client import Scores
 
 AS_DECLARED = Gate(
     "semantics_as_declared",
-    "which serial reference packed scores are nearest to: the declared semantics, another one, or plain causal "
-    "attention",
+    "which reference packed scores are nearest to: the declared semantics, another one, or causal attention",
     "holds",
     None,
 )
@@ -34,14 +35,27 @@ GATES = (AS_DECLARED,)
 
 #: Plain causal attention over ``query d item_1 d item_2 …``: no isolation at all.
 CAUSAL = "causal"
+#: The same, with positions that restart at each delimiter: no serial request expresses it.
+CAUSAL_RESTARTING = "causal_restarting"
 _ITEMS = 6
+#: The items of each packed sequence.
+_Sequences = tuple[tuple[tuple[int, ...], ...], ...]
 
 
-def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
+def measure(
+    multi: Target,
+    serial: Target,
+    cases: Sequence[Case],
+    *,
+    delimiter: int,
+    record: Recorder,
+    checkpoint: str | None = None,
+) -> Measurement:
     """Score the first items with tokens of a case packed, and serially as each semantics has an item see its context.
 
     The declared semantics holds where it is nearest and the next one is clearly farther away; FAIL names
-    the one that is nearer, or says that there is none.
+    the one that is nearer, or says that there is none. Scores that are not of the declared semantics are compared with
+    `CAUSAL_RESTARTING` as well, computed from ``checkpoint``; None: the one that the server names.
     """
     declared = declared_semantics(multi)
     case = next((case for case in cases if any(case.items)), None)
@@ -49,29 +63,31 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         return Measurement(target=multi, value=None, samples={"items": 0})
     case = replace(case, items=tuple(item for item in case.items if item)[:_ITEMS])
     packed = baseline(multi, case, record)
-    references = _references(serial, case, delimiter)
+    size = multi.profile.chunk_size or 0
+    if size < 2:  # 0: all in one; 1: an item sees nobody, whatever the attention
+        size = len(case.items)
+    sequences: _Sequences = tuple(case.items[at : at + size] for at in range(0, len(case.items), size))
+    references = _references(serial, case, sequences, delimiter)
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
-    record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
-    nearest, following = sorted(distances, key=distances.__getitem__)[:2]
     noise = NOISE_FACTOR * packed.noise
-    clear = distances[following] - distances[nearest] > max(noise, distances[nearest])
-    away = distances[declared.value]
-    problem = doubt = None
-    if clear and nearest != declared.value:
-        problem = (
-            f"the server declares {declared.value}, but its scores are those of {nearest}: {distances[nearest]:.3g} "
-            f"away from it, {away:.3g} from {declared.value}"
-        )
-    elif away > max(noise, EQUIVALENCE.limit or 0.0):
-        problem = (
-            f"the server declares {declared.value}, but its scores are {away:.3g} away from it, and those of no other "
-            f"semantics either (nearest {nearest}, {distances[nearest]:.3g})"
-        )
-    elif not clear:
-        doubt = f"{nearest} ({distances[nearest]:.3g}) and {following} ({distances[following]:.3g}) are hardly apart"
+    problem, doubt = _judge(distances, declared, noise)
+    details: dict[str, object] = {}
+    if problem is not None:  # a healthy server is not worth the loading of a model
+        named = _named(distances, noise)
+        try:
+            scores = _restarting(checkpoint or multi.model, case, sequences, delimiter, declared)
+            distances[CAUSAL_RESTARTING] = max_abs(packed.scores - scores)
+            if named is None or _named(distances, noise) is not None:  # a second name for the same scores says less
+                problem, _ = _judge(distances, declared, noise)
+        except EngineUnavailable as error:
+            details["not_compared"] = {CAUSAL_RESTARTING: str(error)}
+            if named is None:
+                problem = f"{problem}; {CAUSAL_RESTARTING} was not compared: {error}"
+    record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
+    nearest, following = _two_nearest(distances)
     return Measurement(
         target=multi,
-        value=distances[declared.value],
+        value=distances[declared],
         evidence=Evidence(
             **floors([packed]),
             leak_visibility=leak_visibility(serial, cases, declared, delimiter, record)[0],
@@ -80,14 +96,55 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         ),
         attestation=packed.attestation,
         samples={"items": len(case.items)},
-        details={"distances": distances, "nearest": nearest},
+        details={"distances": distances, "nearest": nearest, **details},
         problem=problem,
         doubt=doubt,
         holds=f"nearest to {declared.value} ({distances[nearest]:.3g}; next {following}, {distances[following]:.3g})",
     )
 
 
-def _references(serial: Target, case: Case, delimiter: int) -> Mapping[str, Scores]:
+def _two_nearest(distances: Mapping[str, float]) -> tuple[str, str]:
+    nearest, following = sorted(distances, key=distances.__getitem__)[:2]
+    return nearest, following
+
+
+def _named(distances: Mapping[str, float], noise: float) -> str | None:
+    """The one reference that scores are those of: near, and clearly nearer than every other."""
+    nearest, following = _two_nearest(distances)
+    near = distances[nearest] <= max(noise, EQUIVALENCE.limit or 0.0)
+    clear = distances[following] - distances[nearest] > max(noise, distances[nearest])
+    return nearest if near and clear else None
+
+
+def _judge(distances: Mapping[str, float], declared: Semantics, noise: float) -> tuple[str | None, str | None]:
+    """What is wrong with scores at these distances, and what keeps them from a PASS."""
+    nearest, following = _two_nearest(distances)
+    away, named = distances[declared], _named(distances, noise)
+    if named not in (None, declared):
+        return (
+            f"the server declares {declared.value}, but its scores are those of {nearest}: {distances[nearest]:.3g} "
+            f"away from it, {away:.3g} from {declared.value}"
+        ), None
+    if away > max(noise, EQUIVALENCE.limit or 0.0):
+        return (
+            f"the server declares {declared.value}, but its scores are {away:.3g} away from it, and those of no other "
+            f"semantics either (nearest {nearest}, {distances[nearest]:.3g})"
+        ), None
+    if named is None:
+        return None, (
+            f"{nearest} ({distances[nearest]:.3g}) and {following} ({distances[following]:.3g}) are hardly apart"
+        )
+    return None, None
+
+
+def _restarting(model: str | None, case: Case, sequences: _Sequences, delimiter: int, semantics: Semantics) -> Scores:
+    """The scores [N, K] of a case under `CAUSAL_RESTARTING`, computed from a checkpoint. Raises EngineUnavailable."""
+    if model is None:
+        raise EngineUnavailable("the server does not name its checkpoint; name it: --model DIR")
+    return restarting_scores(Request(model, case.query, sequences, case.labels, delimiter, semantics))
+
+
+def _references(serial: Target, case: Case, sequences: _Sequences, delimiter: int) -> Mapping[str, Scores]:
     """Serial scores [N, K] of a case under every semantics that some serial request can express."""
     found = {
         semantics.value: serial.score_ids(semantics.serial_query(case.query, delimiter), case.items, case.labels)
@@ -95,5 +152,6 @@ def _references(serial: Target, case: Case, delimiter: int) -> Mapping[str, Scor
         if semantics.has_serial_reference
     }
     query = Semantics.PREFIX_FIRST_DELIM.serial_query(case.query, delimiter)
-    found[CAUSAL] = serial.score_ids(query, unisolated(case.items, delimiter), case.labels)
+    seen = [before for items in sequences for before in unisolated(items, delimiter)]
+    found[CAUSAL] = serial.score_ids(query, seen, case.labels)
     return found

@@ -15,10 +15,11 @@ from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.faults.base import Fault, Part
+from pytest_multiitem.faults.catalogue import server_environment
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.vocabulary import BACKENDS, REFERENCE
+from pytest_multiitem.scoring.vocabulary import REFERENCE
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.settings.settings import Settings
@@ -72,8 +73,7 @@ class Labs:
         if reason is not None:
             raise EngineUnavailable(reason)
         own_process = fault is not None and fault.own_process
-        command = [part.replace("{port}", "0") for part in EMBEDDED.launch(profile, settings).command[3:]]
-        command += ["--context-length", str(CONTEXT_LENGTH)]
+        command = [*EMBEDDED.arguments(profile, settings), "--context-length", str(CONTEXT_LENGTH)]
         if fault is not None and not own_process:
             command += ["--fault", fault.label]
         # The reference is transformers' own model, which is torch as well.
@@ -99,6 +99,7 @@ class Labs:
             spec = LaunchSpec(
                 label=f"lab {backend}",
                 command=(sys.executable, "-m", "pytest_multiitem.engine.lab", "--port", "{port}"),
+                env=server_environment(),
                 preferred_port=30_100,
                 startup_timeout=self.settings.startup_timeout,
             )
@@ -120,6 +121,7 @@ class Labs:
         spec = LaunchSpec(
             label=f"{profile.label} {fault.label}",
             command=(sys.executable, "-m", module, "--upstream", upstream, "--fault", fault.label, "--port", "{port}"),
+            env=server_environment(),
             preferred_port=30_120,
             startup_timeout=_PROXY_STARTUP,
         )
@@ -180,7 +182,7 @@ class Build:
     @property
     def opposite(self) -> Build:
         """The healthy build of the other backend."""
-        other = next(name for name in BACKENDS if name != self.backend)
+        other = next(name for name in EMBEDDED.backends if name != self.backend)
         if other not in self.settings.backend:
             raise EngineUnavailable(f"it compares both backends; the settings choose {self.backend} only")
         return self.labs.healthy(other, self.circumstances)

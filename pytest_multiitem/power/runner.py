@@ -28,7 +28,6 @@ from pytest_multiitem.results.machine import machine_info, package_versions
 from pytest_multiitem.results.records import GateRecord, SettingRecord, Verdict
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
 
 FILE = "kill_matrix.json"
 
@@ -87,6 +86,16 @@ def check_settings(settings: Settings) -> None:
             "faults are mutants of the embedded engine; leave --engine, --multi-url and --serial-url out. Before "
             "another server, put the faults of the wire: multiitem proxy --upstream URL --fault NAME"
         )
+    check_fault_names(settings)
+
+
+def check_fault_names(settings: Settings) -> None:
+    """Raises UsageError for a fault that ``--power-faults`` names and that there is not, or not at that strength."""
+    for text in settings.power_faults:
+        try:
+            fault(text)
+        except UsageError as error:
+            raise settings.invalid("power_faults", text, str(error)) from None
 
 
 @dataclass
@@ -131,10 +140,7 @@ class PowerRun:
             started_at_utc=store.utc_now(),
             machine=machine_info(),
             versions=package_versions(),
-            settings=[
-                SettingRecord(name=o.name, value=settings.shown(o.name), origin=settings.origins[o.name])
-                for o in OPTIONS
-            ],
+            settings=msgspec.convert(settings.records(), list[SettingRecord]),
             gates=[column.name for column in self._columns],
             not_measured=NOT_MEASURED,
             faults=[_described(kind) for kind in involved],

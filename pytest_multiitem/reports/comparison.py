@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_multiitem.comparison import files as artefacts
-from pytest_multiitem.comparison.decision.decide import GUARDRAIL_RATIO
-from pytest_multiitem.comparison.decision.recommend import spoken
+from pytest_multiitem.comparison.decision.guardrail import GUARDRAIL_RATIO
+from pytest_multiitem.comparison.decision.recommendation import display_name as spoken
 from pytest_multiitem.comparison.decision.speed import ratio_of
 from pytest_multiitem.comparison.records import (
     ComparedRow,

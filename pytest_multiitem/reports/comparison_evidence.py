@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_multiitem.comparison.decision.recommend import spoken
+from pytest_multiitem.comparison.decision.recommendation import display_name as spoken
 from pytest_multiitem.comparison.records import Comparison, Row, ScoreMatrix, Side
 from pytest_multiitem.reports.blocks import escape, markdown_table
 from pytest_multiitem.reports.comparison_tables import dollars, interval, plain

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pytest_multiitem.comparison.decision.recommend import in_order, spoken
+from pytest_multiitem.comparison.decision.recommendation import display_name as spoken
+from pytest_multiitem.comparison.decision.recommendation import in_order
 from pytest_multiitem.comparison.records import Agreement, Check, ComparedRow, ComparedView, Comparison, SideRow, Winner
 from pytest_multiitem.results.records import Verdict
 

@@ -8,9 +8,11 @@ from itertools import starmap
 from pytest_multiitem.reports import table
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import escape, markdown_table, section
+from pytest_multiitem.reports.formats import ReportFormat
 from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results.published import HARDWARE, PUBLISHED, Published
 from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
+from pytest_multiitem.results.store import REPORT
 
 
 def render(matrix: Matrix) -> str:
@@ -32,6 +34,9 @@ def render(matrix: Matrix) -> str:
         section("Machine and versions", _machine(matrix)),
     ]
     return "\n\n".join(part for part in sections if part) + "\n"
+
+
+FORMAT = ReportFormat("markdown", REPORT, render)
 
 
 def _head(matrix: Matrix) -> str:

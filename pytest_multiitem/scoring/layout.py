@@ -147,6 +147,14 @@ def build_layout(
     return PackedLayout(semantics, q, token_ids, positions, item, is_delimiter, score_index.astype(np.int64), starts)
 
 
+def restarting_positions(layout: PackedLayout) -> NDArray[np.int32]:
+    """Positions [S] that restart at each delimiter: every one stands where the first does, and items as ever.
+
+    Under a mask that is the layout's own; it differs in delimiters that no item sees. sgl-jax counts like this.
+    """
+    return np.where(layout.is_delimiter, layout.positions[layout.query_length], layout.positions)
+
+
 def visible(
     semantics: Semantics,
     *,

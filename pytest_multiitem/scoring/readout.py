@@ -31,7 +31,8 @@ class Readout:
         logits = self.label_logits.astype(np.float64)
         if apply_softmax:
             weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return weights / weights.sum(axis=1, keepdims=True)
+            scores: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+            return scores
         if self.log_normaliser is None:
             raise ValueError("full-vocabulary probabilities need the log normaliser; it was not read")
         return np.exp(logits - self.log_normaliser.astype(np.float64)[:, None])

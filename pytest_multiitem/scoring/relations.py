@@ -124,7 +124,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             left, right = (
                 side[:, list(c)] for side, c in zip((left, right), zip(*self.columns, strict=True), strict=True)
             )
-        return np.maximum(np.abs(left - right).max(axis=1), beyond)
+        distance: Rows = np.maximum(np.abs(left - right).max(axis=1), beyond)
+        return distance
 
     def magnified(self, variant: Rows) -> float:
         """By how much a change of the variant's scores is magnified before they are compared."""

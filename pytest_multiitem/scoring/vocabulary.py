@@ -8,8 +8,10 @@ BACKENDS = ("pytorch", "jax")
 MASKS = ("dense", "segment", "auto", "flashinfer")
 
 
+#: What an option that takes a list of names takes for all that there are.
+ALL = "all"
 #: What --require takes for all gates that a run's options ask for.
-EVERY_GATE = "all"
+EVERY_GATE = ALL
 
 
 VIEWS = ("portable", "best_native")

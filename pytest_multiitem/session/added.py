@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from pytest_multiitem.session.gate_item import GateItem, Suite
-from pytest_multiitem.session.keys import SETTINGS
+from pytest_multiitem.session.parts.base import PARTS
 
-ADDED: pytest.StashKey[list[GateItem]] = pytest.StashKey()
-
-
-def added_items(session: pytest.Session) -> list[GateItem]:
-    """The tests that the run's options ask for: after all others, and in the order in which they stand here."""
-    settings = session.config.stash[SETTINGS]
-    items: list[GateItem] = []
-    if settings.power:
-        from pytest_multiitem.session.parts.power import power_items
-
-        items += power_items(session)
-    if settings.compare:
-        from pytest_multiitem.session.parts.comparison import comparison_items
-
-        items += comparison_items(session)
-    if settings.baseline is not None:  # last: it judges what all others have timed
-        from pytest_multiitem.session.parts.baseline import baseline_items
-
-        items += baseline_items(session)
-    return items
+_ADDED: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()
 
 
 def add(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Add them to the collected tests, and to pytest's count of these."""
-    added = added_items(session)
+    """Add them to the collected tests, after all others, and to pytest's count of these."""
+    added = [item for part in session.config.stash[PARTS] for item in part.items(session)]
     if not added:
         return
-    session.config.stash[ADDED] = added
+    from pytest_multiitem.session.gate_item import Suite  # a run without added tests does not wait for httpx
+
+    session.config.stash[_ADDED] = added
     items += added
     for parent in dict.fromkeys(item.parent for item in added):
         assert isinstance(parent, Suite)
@@ -43,9 +27,9 @@ def add(session: pytest.Session, items: list[pytest.Item]) -> None:
         session.config.hook.pytest_collectreport(report=report)
 
 
-def put_last(config: pytest.Config, items: list[pytest.Item]) -> list[GateItem]:
+def put_last(config: pytest.Config, items: list[pytest.Item]) -> Sequence[pytest.Item]:
     """Move the added tests to the end, and back into the run if another plugin has taken them out."""
-    added = config.stash.get(ADDED, [])
+    added = config.stash.get(_ADDED, [])
     if added:
         items[:] = [*(item for item in items if item not in added), *added]
     return added

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 import pytest
 
 from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.scoring.vocabulary import ALL
+from pytest_multiitem.session.parts import parts_of
+from pytest_multiitem.session.parts.base import PARTS
 from pytest_multiitem.settings.resolve import resolve
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTIONS, Settings
 
 #: Where all of these have their defaults, no engine's adapter is needed to know the settings.
-_ENGINE_SETTINGS = ("engine", "mask_impl", "profiles", "multi_profile", "serial_profile", "extend_profile")
+_ENGINE_SETTINGS = (
+    "engine", "backend", "mask_impl", "profiles", "multi_profile", "serial_profile", "extend_profile",
+    "compare_urls", "cost_per_hour",
+)  # fmt: skip
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -20,62 +23,52 @@ def settings_of(config: pytest.Config) -> Settings:
     command_line = {option.ini: config.getoption(option.ini, default=None) for option in OPTIONS}
     ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
     try:
-        settings = resolve(command_line, ini)
+        settings = _with_known_names(resolve(command_line, ini))
     except MultiItemError as error:
         raise pytest.UsageError(str(error)) from None
-    if any(settings.origins[name] != "default" for name in _ENGINE_SETTINGS):
-        from pytest_multiitem.adapters.base import choose_engine
-
-        try:
-            engine = choose_engine(settings.engine, chain.from_iterable(config.hook.pytest_multiitem_engines()))
-            settings = engine.fit(settings)
-        except MultiItemError as error:
-            raise pytest.UsageError(str(error)) from None
-    if settings.bench and _is_parallel(config):
+    if settings.bench and is_parallel(config):
         raise pytest.UsageError(
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
             "run the benchmarks without -n"
         )
-    for option, wanted in (("--compare", settings.compare), ("--power", settings.power)):
-        if wanted and _is_parallel(config):
-            raise pytest.UsageError(
-                f"{option} measures time, and pytest-xdist runs other tests beside it; run without -n"
-            )
-    if settings.power:
-        from pytest_multiitem.power.runner import check_settings
-
+    if settings.baseline is None and settings.origins["fail_if"] == "command line":
+        raise pytest.UsageError("--fail-if says what a regression is; give the baseline as well: --baseline NAME")
+    config.stash[PARTS] = parts_of(config, settings)
+    for part in config.stash[PARTS]:
+        if is_parallel(config):
+            raise pytest.UsageError(part.not_parallel)
         try:
-            check_settings(settings)
+            part.check_settings()
         except MultiItemError as error:
             raise pytest.UsageError(str(error)) from None
-    _settle_baselines(config, settings)
-    if settings.models and _is_parallel(config):
+    if settings.models and is_parallel(config):
         raise pytest.UsageError("--models starts the servers of one model after the other; run it without -n")
     if settings.models and (settings.multi_url or settings.serial_url):
         raise pytest.UsageError("--models starts servers; it cannot be used with --multi-url or --serial-url")
     return settings
 
 
-def _settle_baselines(config: pytest.Config, settings: Settings) -> None:
-    """Refuse, before anything is measured, what a baseline cannot be compared with or saved under."""
-    if settings.baseline is None and settings.origins["fail_if"] == "command line":
-        raise pytest.UsageError("--fail-if says what a regression is; give the baseline as well: --baseline NAME")
-    if settings.baseline is None and settings.save_baseline is None:
-        return
-    if _is_parallel(config):
-        raise pytest.UsageError(
-            "--baseline and --save-baseline cannot be used under pytest-xdist: tests that share the machine time each "
-            "other, and nothing is timed there; run without -n"
-        )
-    from pytest_multiitem.session.parts.baseline import prepare
+def _with_known_names(settings: Settings) -> Settings:
+    """The settings fitted to the engine, now that all hooks are known. Raises UsageError for a name of no engine,
+    backend, mask, gate or fault. Each is imported only where an option names one: it is slow, and mostly none does."""
+    if any(settings.origins[name] != "default" for name in _ENGINE_SETTINGS):
+        from pytest_multiitem.adapters.base import check_backends, choose_engine
 
-    try:
-        prepare(config, settings)
-    except MultiItemError as error:
-        raise pytest.UsageError(str(error)) from None
+        settings = choose_engine(settings.engine).fit(settings)
+        check_backends(settings)
+    if settings.require:
+        from pytest_multiitem.gates.registry import gate_names
+
+        settings.check_names("require", settings.require, (*gate_names(), ALL))
+    if settings.power_faults:
+        from pytest_multiitem.power.runner import check_fault_names
+
+        check_fault_names(settings)
+    return settings
 
 
-def _is_parallel(config: pytest.Config) -> bool:
+def is_parallel(config: pytest.Config) -> bool:
+    """Whether pytest-xdist runs the tests beside each other."""
     if hasattr(config, "workerinput"):
         return True
     return bool(config.getoption("numprocesses", default=None) or config.getoption("tx", default=None))

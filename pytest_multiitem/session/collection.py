@@ -1,4 +1,4 @@
-"""What the plugin does to tests: parameters, which benchmarks run, and the verdicts on reports."""
+"""Which tests of a run are the plugin's, in which order, and which of them must not run."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.session.added import put_last
-from pytest_multiitem.session.current import SESSION
 from pytest_multiitem.session.keys import SETTINGS
-from pytest_multiitem.session.parameters import _model_of, _profiles
+from pytest_multiitem.session.parameters import model_of, profiles_of
+from pytest_multiitem.session.session import SESSION, session_of
 from pytest_multiitem.session.verdicts import gate_of, uses_plugin
 
 
 def note_deselected(items: Iterable[pytest.Item]) -> None:
     """Remember the tests that the command line leaves out, so that they show as NOT_RUN."""
-    from pytest_multiitem.session.current import session_of
-
     for item in items:
         if uses_plugin(item):
             session_of(item.config).plan.deselected[item.nodeid] = gate_of(item)
@@ -26,11 +25,9 @@ def note_deselected(items: Iterable[pytest.Item]) -> None:
 
 def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Take the final list of tests into the run's plan; model after model, where there are several."""
-    from pytest_multiitem.session.current import session_of
-
     models = config.stash[SETTINGS].models
     if models:
-        items.sort(key=lambda item: models.index(_model_of(item)) if _model_of(item) in models else -1)
+        items.sort(key=lambda item: models.index(model_of(item)) if model_of(item) in models else -1)
     added = put_last(config, items)
     ours = [item for item in items if uses_plugin(item)]
     if ours:
@@ -38,9 +35,7 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
         for item in added:
             plan.deselected.pop(item.nodeid, None)
         plan.selected.update({item.nodeid: gate_of(item) for item in ours})
-        session_of(config).profiles = tuple(
-            dict.fromkeys(p for item in ours if not _refusal(item) for p in _profiles(item, config))
-        )
+        plan.profiles = tuple(dict.fromkeys(p for item in ours if not _refusal(item) for p in profiles_of(item)))
     if SESSION not in config.stash or config.getoption("collectonly"):
         return
     try:
@@ -65,8 +60,6 @@ def _refusal(item: pytest.Item) -> str | None:
     gate = gate_of(item)
     is_timing = is_benchmark
     if gate is not None:
-        from pytest_multiitem.gates.registry import gates
-
         is_timing = is_timing or gates()[gate].timing
     if is_timing and hasattr(item.config, "workerinput"):
         return "it measures time, and pytest-xdist runs other tests at the same time; run it without -n"

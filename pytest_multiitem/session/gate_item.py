@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import pytest
 
 from pytest_multiitem.errors import MultiItemError
-
-if TYPE_CHECKING:
-    from pytest_multiitem.session.gate_check import GateCheck
+from pytest_multiitem.session.gate_check import GateCheck
+from pytest_multiitem.session.keys import REQUIRED_BY
+from pytest_multiitem.session.session import session_of
 
 
 class Suite(pytest.Collector):
     """The file that the added tests seem to be in."""
 
-    items: Sequence[GateItem] = ()
+    items: Sequence[pytest.Item] = ()
 
-    def collect(self) -> Iterable[GateItem]:
+    def collect(self) -> Iterable[pytest.Item]:
         """The added tests."""
         return self.items
 
 
 class GateItem(pytest.Item):
-    """A test that gives the verdict of one gate.
+    """A test that gives the verdict of one gate: ``measure`` ends it by a method of the `GateCheck` that it gets."""
 
-    ``measure`` ends it by a method of the `GateCheck` that it is given. ``required``: whether NOT_RUN fails it,
-    as --require does.
-    """
-
-    def __init__(
-        self, *, gate: str, measure: Callable[[GateCheck], object], required: bool = False, **given: object
-    ) -> None:
+    def __init__(self, *, gate: str, measure: Callable[[GateCheck], object], **given: object) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
         self.add_marker(pytest.mark.multiitem_gate(gate))
         self.gate = gate
-        self.required = required
         self._measure = measure
 
     @classmethod
@@ -47,22 +40,20 @@ class GateItem(pytest.Item):
         gate: str,
         measure: Callable[[GateCheck], object],
         *,
-        label: str | None = None,
-        required: bool = False,
+        label: str,
+        required_by: str | None = None,
     ) -> Self:
-        """The test ``SUITE::GATE[LABEL]``."""
-        name = gate if label is None else f"{gate}[{label}]"
-        return cls.from_parent(
-            suite, name=name, nodeid=f"{suite.name}::{name}", gate=gate, measure=measure, required=required
-        )
+        """The test ``SUITE::GATE[LABEL]``. ``required_by``: for what NOT_RUN fails it, as --require does."""
+        name = f"{gate}[{label}]"
+        item = cls.from_parent(suite, name=name, nodeid=f"{suite.name}::{name}", gate=gate, measure=measure)
+        if required_by is not None:
+            item.stash[REQUIRED_BY] = required_by
+        return item
 
     def runtest(self) -> None:
         """Measure; what cannot be measured is a FAIL."""
-        from pytest_multiitem.session.current import session_of
-        from pytest_multiitem.session.gate_check import GateCheck
-
         session = session_of(self.config)
-        session.heed_termination()
+        session.handle_termination()
         check = GateCheck(self.gate, self, session)
         try:
             self._measure(check)

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
 def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
     """Give a test that uses our parameter fixtures the values of the run's settings."""
+    for fixture, values in _values(settings).items():
+        if fixture in metafunc.fixturenames and (len(values) > 1 or _is_always_named(fixture, values, settings)):
+            metafunc.parametrize(fixture, values, ids=[_id_of(fixture, value) for value in values])
+
+
+def only_value(config: pytest.Config, fixture: str) -> Any:
+    """The value of a parameter fixture that has one only: its tests are not parametrised, their ids do not name it."""
+    (value,) = _values(config.stash[SETTINGS])[fixture]
+    return value
+
+
+def _values(settings: Settings) -> dict[str, tuple[Any, ...]]:
+    """What the parameter fixtures range over."""
     attached = settings.multi_url or settings.serial_url
     masks: tuple[str, ...] = settings.mask_impl
     chunks: tuple[Any, ...] = settings.server_chunk_size
@@ -24,20 +37,19 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
         chunks = (0,)
     elif set(chunks) <= {1, 2}:
         chunks = (*chunks, 0)  # isolation needs three items in one sequence as well
-    for fixture, values in (
-        ("multiitem_backend", (ATTACHED,) if attached else settings.backend),
-        ("multiitem_mask", masks),
-        ("multiitem_chunk", chunks),
-        ("multiitem_client_chunk", settings.client_chunk_sizes),
-        ("multiitem_bench_chunk", settings.bench_chunk_sizes),
-        ("multiitem_model", settings.models or (None,)),
-    ):
-        if fixture in metafunc.fixturenames:
-            several = (
-                len(values) > 1 or fixture in ("multiitem_backend", "multiitem_mask") or values[0] in settings.models
-            )
-            ids = [_id_of(fixture, value) for value in values]
-            metafunc.parametrize(fixture, values, ids=ids if several else [pytest.HIDDEN_PARAM])
+    return {
+        "multiitem_backend": (ATTACHED,) if attached else settings.backend,
+        "multiitem_mask": masks,
+        "multiitem_chunk": chunks,
+        "multiitem_client_chunk": settings.client_chunk_sizes,
+        "multiitem_bench_chunk": settings.bench_chunk_sizes,
+        "multiitem_model": settings.models or (None,),
+    }
+
+
+def _is_always_named(fixture: str, values: tuple[Any, ...], settings: Settings) -> bool:
+    """Whether test ids name a parameter even where it has one value only."""
+    return fixture in ("multiitem_backend", "multiitem_mask") or values[0] in settings.models
 
 
 def _id_of(fixture: str, value: Any) -> str:
@@ -47,30 +59,31 @@ def _id_of(fixture: str, value: Any) -> str:
     return f"{fixture.split('_')[1] if isinstance(value, int) else ''}{value}"
 
 
-def _profiles(item: pytest.Item, config: pytest.Config) -> list[Profile]:
+def profiles_of(item: pytest.Item) -> list[Profile]:
     """The servers that a test will ask for, so that all of a run's servers can start side by side."""
-    from pytest_multiitem.adapters.base import Profile
+    from pytest_multiitem.adapters.base import Profile  # it brings NumPy, which a run without our tests does not need
     from pytest_multiitem.scoring.semantics import Semantics
 
     params = getattr(getattr(item, "callspec", None), "params", {})
     backend = params.get("multiitem_backend")
     names = getattr(item, "fixturenames", ())
-    model = _model_of(item)
-    found: list[Profile] = []
+    model = model_of(item)
+    profiles: list[Profile] = []
     if backend is None or backend == ATTACHED:
-        return found
+        return profiles
     if "serial_server" in names:
-        found.append(Profile("serial", backend, model=model))
+        profiles.append(Profile("serial", backend, model=model))
     if "multi_item_server" in names:
-        semantics = Semantics(config.stash[SETTINGS].semantics)
-        mask, chunk = params["multiitem_mask"], params["multiitem_chunk"]
-        found.append(Profile("multi", backend, mask, chunk, semantics, model))
+        semantics = Semantics(item.config.stash[SETTINGS].semantics)
+        mask = params["multiitem_mask"]
+        chunk = params["multiitem_chunk"] if "multiitem_chunk" in params else only_value(item.config, "multiitem_chunk")
+        profiles.append(Profile("multi", backend, mask, chunk, semantics, model))
     if "prefill_extend_server" in names:
-        found.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX, model=model))
-    return found
+        profiles.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX, model=model))
+    return profiles
 
 
-def _model_of(item: pytest.Item) -> str | None:
+def model_of(item: pytest.Item) -> str | None:
     """The model of a model matrix that a test is for."""
     model: str | None = getattr(getattr(item, "callspec", None), "params", {}).get("multiitem_model")
     return model

@@ -1,4 +1,4 @@
-"""How the plugin meets pytest: options, settings, the run's directory, its header, summary and end."""
+"""The options of the plugin, as pytest knows them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ from itertools import pairwise
 
 import pytest
 
-from pytest_multiitem.errors import MultiItemError
-from pytest_multiitem.session.current import SESSION, session_of
-from pytest_multiitem.session.keys import SETTINGS
-from pytest_multiitem.settings.table import OPTIONS
-
-_GROUP = "multiitem"
+from pytest_multiitem.settings.option import Option
+from pytest_multiitem.settings.parsers import SWITCH_WORDS
+from pytest_multiitem.settings.settings import OPTIONS
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Register every setting under its canonical name, and its ini value."""
-    group = parser.getgroup(_GROUP, "multi-item scoring validation")
     for option in OPTIONS:
         text = f"{option.help} [env {option.variable}, ini {option.ini}]".replace("%", "%%")
-        if option.is_flag:
-            group.addoption(option.flag, dest=option.ini, action="store_true", default=None, help=text)
-        else:
-            group.addoption(option.flag, dest=option.ini, default=None, metavar=option.metavar, help=text)
+        _add(parser, option, option.flag, text)
         parser.addini(option.ini, option.help, type="string", default=None)
 
 
@@ -32,20 +25,27 @@ def add_short_options(parser: pytest.Parser) -> list[str]:
 
     Returns a line for each that is not.
     """
-    group = parser.getgroup(_GROUP)
     notes = []
     for option in OPTIONS:
-        if not option.short:
-            continue
-        text = f"the same as {option.flag}"
-        try:
-            if option.is_flag:
-                group.addoption(option.short_flag, dest=option.ini, action="store_true", default=None, help=text)
-            else:
-                group.addoption(option.short_flag, dest=option.ini, default=None, metavar=option.metavar, help=text)
-        except (ValueError, argparse.ArgumentError):  # taken: within our group, or in another one
-            notes.append(f"{option.short_flag} belongs to another plugin here; use {option.flag}")
+        if option.short:
+            try:
+                _add(parser, option, option.short_flag, f"the same as {option.flag}")
+            except (ValueError, argparse.ArgumentError):  # taken: within our group, or in another one
+                notes.append(f"{option.short_flag} belongs to another plugin here; use {option.flag}")
     return notes
+
+
+def _add(parser: pytest.Parser, option: Option, name: str, text: str) -> None:
+    group = parser.getgroup(f"multiitem {option.topic}", f"multi-item scoring validation: {option.topic}")
+    if not option.is_switch:
+        group.addoption(name, dest=option.ini, default=None, metavar=option.metavar, help=text)
+        return
+    group.addoption(name, dest=option.ini, action="store_true", default=None, help=text)
+    for value, words in SWITCH_WORDS.items():  # NAME=0 is an option of its own: what may follow NAME is a path
+        spelled = [f"{name}={word}" for word in words]
+        group.addoption(
+            *spelled, dest=option.ini, action="store_const", const=value, default=None, help=argparse.SUPPRESS
+        )
 
 
 def hide_option_values(early_config: pytest.Config, arguments: list[str]) -> None:
@@ -54,24 +54,7 @@ def hide_option_values(early_config: pytest.Config, arguments: list[str]) -> Non
     Short names are registered after the conftests are loaded, so pytest does not know them before.
     """
     paths = early_config.known_args_namespace.file_or_dir
-    names = {option.short_flag for option in OPTIONS if option.short and not option.is_flag}
+    names = {option.short_flag for option in OPTIONS if option.short and not option.is_switch}
     for name, value in pairwise(arguments):
         if name in names and value in paths and not value.startswith("-"):
             paths.remove(value)
-
-
-def finish(session: pytest.Session) -> None:
-    """End the run in this process; the exit status may become 1 for a required gate that did not run."""
-    config = session.config
-    if SETTINGS not in config.stash or config.getoption("collectonly"):
-        return
-    settings = config.stash[SETTINGS]
-    if SESSION in config.stash or settings.require or settings.save_baseline is not None:
-        status = int(session.exitstatus)
-        try:
-            status = session_of(config).finish(status)
-        except MultiItemError as error:  # shown in the summary, which an exception would suppress
-            session_of(config).problem = str(error)
-            status = int(pytest.ExitCode.INTERNAL_ERROR)
-        if status != int(session.exitstatus):
-            session.exitstatus = status

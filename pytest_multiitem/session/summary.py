@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 import pytest
 
-from pytest_multiitem.session.check_settings import _is_parallel
-from pytest_multiitem.session.current import SESSION
+from pytest_multiitem.session.check_settings import is_parallel
 from pytest_multiitem.session.keys import NOTES, SETTINGS
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.session.session import SESSION
+from pytest_multiitem.settings.settings import OPTIONS
 
 
 def header(config: pytest.Config) -> list[str]:
     """The effective settings and where each came from; nothing where the plugin is not used."""
-    if SESSION not in config.stash or not config.stash[SESSION].used:
+    if SESSION not in config.stash or not config.stash[SESSION].plan.uses_plugin:
         return []
     settings = config.stash[SETTINGS]
     lines = [f"multiitem: {note}" for note in config.stash.get(NOTES, [])]
@@ -33,44 +32,22 @@ def header(config: pytest.Config) -> list[str]:
 
 
 def summarise(reporter: pytest.TerminalReporter) -> None:
-    """The table of gates, the benchmarks, and where the results are."""
+    """The table of gates, the benchmarks, and where the results are; then what each part of the run says."""
     config = reporter.config
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]
-    if not session.keeps or not (session.matrix or session.unmet or session.problem or session.not_saved):
+    of_parts = [line for part in session.parts for line in part.lines()]
+    if not session.owner or not (session.matrix or session.unmet or session.problem or of_parts):
         return
-    from pytest_multiitem.reports.summary import lines
-
-    if session.process == "main" and _is_parallel(config):
+    if is_parallel(config):
         for line in header(config):
             reporter.write_line(line)
     reporter.section("multi-item scoring validation", sep="=")
-    for text, markup in lines(session.matrix, session.unmet, session.written, config.invocation_params.dir):
+    from pytest_multiitem.reports.summary import lines  # rich comes with it
+
+    of_run = lines(session.matrix, session.unmet, session.written, config.invocation_params.dir)
+    for text, markup in (*of_run, *of_parts):
         reporter.write_line(text, **markup)
-    if session.comparison is not None:
-        from pytest_multiitem.reports.comparison import comparison_lines
-
-        reporter.write_line("")
-        for text in comparison_lines(session.comparison.comparison):
-            reporter.write_line(text)
-        reporter.write_line(f"comparison: {_shown(session.comparison.directory, config)}/")
-    if session.power is not None:
-        from pytest_multiitem.reports.power import power_lines
-
-        reporter.write_line("")
-        for text in power_lines(session.power.matrix):
-            reporter.write_line(text)
-        reporter.write_line(f"kill matrix: {_shown(session.power.path, config)}")
-    name = session.settings.save_baseline
-    if session.saved is not None:
-        reporter.write_line(f"baseline {name} saved: {_shown(session.saved, config)}", green=True)
-    if session.not_saved is not None:
-        reporter.write_line(f"baseline {name} NOT saved: {session.not_saved}", red=True, bold=True)
     if session.problem is not None:
         reporter.write_line(f"error: {session.problem}", red=True, bold=True)
-
-
-def _shown(path: Path, config: pytest.Config) -> Path:
-    base = config.invocation_params.dir
-    return path.relative_to(base) if path.is_relative_to(base) else path

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pytest_multiitem.gates.registry import gates, required
-from pytest_multiitem.results.records import (
-    Verdict,
-)
-from pytest_multiitem.session.gate_item import GateItem
-from pytest_multiitem.session.keys import BENCHMARKS, RECORDS, REPORT_ATTRIBUTE, SETTINGS
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.session.keys import BENCHMARKS, RECORDS, REPORT_ATTRIBUTE, REQUIRED_BY, SETTINGS
 
 
 def reason_of(report: pytest.TestReport) -> str:
@@ -41,7 +39,6 @@ def gate_of(item: pytest.Item) -> str | None:
     marker = item.get_closest_marker("multiitem_gate")
     if marker is None:
         return None
-
     name = marker.args[0] if marker.args else None
     if name not in gates():
         raise pytest.UsageError(f"{item.nodeid}: multiitem_gate names {name!r}; expected one of {', '.join(gates())}")
@@ -50,10 +47,9 @@ def gate_of(item: pytest.Item) -> str | None:
 
 def requirement(item: pytest.Item, gate: str) -> str | None:
     """The option for which NOT_RUN fails a gate's test; None where it does not."""
-
     if gate in required(item.config.stash[SETTINGS]):
         return "--require"
-    return "the run's options" if isinstance(item, GateItem) and item.required else None
+    return item.stash.get(REQUIRED_BY, None)
 
 
 def carry(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -66,8 +62,6 @@ def carry(item: pytest.Item, report: pytest.TestReport) -> None:
     records = item.stash.get(RECORDS, [])
     benchmarks = item.stash.get(BENCHMARKS, []) if report.when == "call" else []
     if records or benchmarks:
-        import msgspec
-
         carried = {"gates": msgspec.to_builtins(records), "benchmarks": msgspec.to_builtins(benchmarks)}
         setattr(report, REPORT_ATTRIBUTE, carried)
     for record in records if report.when == "teardown" else ():  # the report that JUnit takes properties from
@@ -83,8 +77,7 @@ def _settle(item: pytest.Item, report: pytest.TestReport, gate: str) -> None:
 
     A test that passes without a verdict has measured nothing, and fails; no failed test leaves a PASS.
     """
-    from pytest_multiitem.gates.record import blank_record
-    from pytest_multiitem.session.verdicts import reason_of
+    from pytest_multiitem.gates.record import blank_record  # it brings httpx, which most test runs do without
 
     records = item.stash.setdefault(RECORDS, [])
     if report.when == "call" and report.passed and not records:

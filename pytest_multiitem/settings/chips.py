@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_multiitem.errors import did_you_mean
+from pytest_multiitem.settings.parsers import names
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ CHIPS = {
 DEFAULT_CHIPS = ("v6e", "v5e", "v5p")
 
 
-def parse_chip(text: str) -> str:
-    """A chip's name. Raises ValueError saying what was expected."""
-    if text not in CHIPS:
-        raise ValueError(f"expected one of {', '.join(CHIPS)}{did_you_mean(text, CHIPS)}")
-    return text
+def chip_names(text: str) -> tuple[str, ...]:
+    """The names of chips, separated by commas. Raises ValueError saying what was expected."""
+    found = names(text)
+    for name in found:
+        if name not in CHIPS:
+            raise ValueError(f"expected one of {', '.join(CHIPS)}{did_you_mean(name, CHIPS)}")
+    return found

@@ -33,3 +33,8 @@ def parse(text: str) -> Condition:
         if metric != "throughput" and sign == ">" and percent >= 0:
             return Condition(text.strip(), cast(Metric, metric), 1 + percent / 100)
     raise ValueError("expected a condition such as 'p95 > 15%' (p50, p95, mean) or 'throughput < -10%'")
+
+
+def condition_texts(text: str) -> tuple[str, ...]:
+    """Conditions separated by commas, each as it was typed. Raises ValueError saying what was expected."""
+    return tuple(dict.fromkeys(parse(condition).text for condition in text.split(",")))

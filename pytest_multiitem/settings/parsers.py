@@ -1,36 +1,49 @@
-"""From the text of an option to its value."""
+"""From the text of an option to its value; each raises ValueError saying what was expected."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_multiitem.errors import UsageError, did_you_mean
-from pytest_multiitem.scoring.vocabulary import BACKENDS, CHUNK_SIZES, EVERY_GATE, MASKS, VIEWS
-from pytest_multiitem.settings.chips import parse_chip
+from pytest_multiitem.errors import did_you_mean
+from pytest_multiitem.scoring.vocabulary import ALL, CHUNK_SIZES, VIEWS
+
+#: What turns a switch on, and off.
+SWITCH_WORDS = {True: ("1", "true", "yes", "on"), False: ("0", "false", "no", "off")}
 
 
-def _choice(choices: Sequence[str], *, many: bool = False, everything: bool = False) -> Callable[[str], Any]:
-    """A parser for one of ``choices`` (or a comma-separated list of them; ``all`` means every one)."""
+def choice(*known: str) -> Callable[[str], str]:
+    """A parser for one of the known words."""
 
-    def parse(text: str) -> Any:
-        words = [word.strip() for word in text.split(",")] if many else [text.strip()]
-        if everything and words == ["all"]:
-            return tuple(choices)
-        for word in words:
-            if word not in choices:
-                valid = [*choices, *(["all"] if everything else [])]
-                kind = "a comma-separated list of" if many else "one of"
-                raise ValueError(f"expected {kind} {', '.join(valid)}{did_you_mean(word, valid)}")
-        return tuple(dict.fromkeys(words)) if many else words[0]
+    def parse(text: str) -> str:
+        word = text.strip()
+        if word not in known:
+            raise ValueError(f"expected one of {', '.join(known)}{did_you_mean(word, known)}")
+        return word
 
     return parse
 
 
-def _integer(least: int, most: int | None = None) -> Callable[[str], int]:
+def choices(*known: str) -> Callable[[str], tuple[str, ...]]:
+    """A parser for a comma-separated list of known words; ``all`` means every one."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+        if words == (ALL,):
+            return known
+        for word in words:
+            if word not in known:
+                valid = (*known, ALL)
+                raise ValueError(f"expected a comma-separated list of {', '.join(valid)}{did_you_mean(word, valid)}")
+        return words
+
+    return parse
+
+
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser for a whole number."""
     wanted = f"a whole number of at least {least}" + ("" if most is None else f" and at most {most}")
 
     def parse(text: str) -> int:
@@ -45,8 +58,9 @@ def _integer(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _integers(least: int) -> Callable[[str], tuple[int, ...]]:
-    one = _integer(least)
+def integers(least: int) -> Callable[[str], tuple[int, ...]]:
+    """A parser for a comma-separated list of whole numbers, each once."""
+    one = integer(least)
 
     def parse(text: str) -> tuple[int, ...]:
         try:
@@ -58,7 +72,8 @@ def _integers(least: int) -> Callable[[str], tuple[int, ...]]:
     return parse
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A time above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -68,12 +83,11 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _flag(text: str) -> bool:
-    word = text.strip().lower()
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off", ""):
-        return False
+def switch(text: str) -> bool:
+    """On or off. Raises ValueError for any other word."""
+    for value, words in SWITCH_WORDS.items():
+        if text.strip().lower() in words:
+            return value
     raise ValueError("expected 1 or 0 (true/false, yes/no, on/off)")
 
 
@@ -89,52 +103,54 @@ def parse_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _existing_file(text: str) -> Path:
+def existing_file(text: str) -> Path:
+    """The path of a file that is there."""
     path = Path(text).expanduser()
     if not path.is_file():
         raise ValueError("expected an existing file")
     return path
 
 
-def _masks(text: str) -> tuple[str, ...]:
-    own = MASKS[:3]  # flashinfer is one engine's only mask, and never one of several
-    return own if text.strip() == "all" else _choice((*MASKS, "all"), many=True)(text)
-
-
-def _program(text: str) -> str:
+def program(text: str) -> str:
+    """The absolute path of a program, which may be named by its path or be found on PATH."""
     found = shutil.which(Path(text).expanduser())
     if found is None:
         raise ValueError("expected a program that exists, such as /opt/sglang/bin/python")
     return str(Path(found).absolute())
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
-    if not all(names):
+def names(text: str) -> tuple[str, ...]:
+    """A list of names, each once. What they name is known later: engines, gates and faults may be a project's own."""
+    found = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if not all(found):
         raise ValueError("expected a comma-separated list of names, none of them empty")
-    return names
+    return found
 
 
-def _chunk_sizes(text: str) -> tuple[int, ...]:
-    return CHUNK_SIZES if text.strip() == "all" else tuple(sorted(_integers(1)(text)))
+def names_or_all(text: str) -> tuple[str, ...]:
+    """As `names`; ``all`` among them stands for every one that there is."""
+    found = names(text)
+    return (ALL,) if ALL in found else found
 
 
-def _side_urls(text: str) -> tuple[tuple[str, str], ...]:
+def chunk_sizes(text: str) -> tuple[int, ...]:
+    """Client chunk sizes, ascending; ``all`` are those of the comparison contract."""
+    return CHUNK_SIZES if text.strip() == ALL else tuple(sorted(integers(1)(text)))
+
+
+def side_urls(text: str) -> tuple[tuple[str, str], ...]:
     """Pairs of a side, ``backend`` or ``backend@view``, and its address."""
     found: dict[str, str] = {}
     for entry in text.split(","):
         side, equals, url = entry.strip().partition("=")
         backend, at, view = side.partition("@")
-        if not equals or backend not in BACKENDS or (at and view not in VIEWS):
-            raise ValueError(
-                f"expected BACKEND=URL or BACKEND@VIEW=URL, with a backend of {', '.join(BACKENDS)} and a view of "
-                f"{', '.join(VIEWS)}"
-            )
+        if not equals or not backend or (at and view not in VIEWS):
+            raise ValueError(f"expected BACKEND=URL or BACKEND@VIEW=URL, with a view of {', '.join(VIEWS)}")
         found[side] = parse_url(url)
     return tuple(found.items())
 
 
-def _prices(text: str) -> tuple[tuple[str, float], ...]:
+def prices(text: str) -> tuple[tuple[str, float], ...]:
     """Pairs of a backend ("" for all of them) and US dollars an hour."""
     found: dict[str, float] = {}
     for entry in text.split(","):
@@ -143,44 +159,15 @@ def _prices(text: str) -> tuple[tuple[str, float], ...]:
             dollars = float(price)
         except ValueError:
             dollars = -1.0
-        if not 0 < dollars < float("inf") or (equals and backend not in BACKENDS):
+        if not 0 < dollars < float("inf") or (equals and not backend):
             raise ValueError("expected dollars an hour, such as 2.70 or pytorch=1.10,jax=2.70")
         found[backend] = dollars
     return tuple(found.items())
 
 
-def _conditions(text: str) -> tuple[str, ...]:
-    from pytest_multiitem.settings.conditions import parse
-
-    conditions = tuple(dict.fromkeys(condition.strip() for condition in text.split(",")))
-    for condition in conditions:
-        parse(condition)
-    return conditions
-
-
-def _chips(text: str) -> tuple[str, ...]:
-    return tuple(parse_chip(name) for name in _names(text))
-
-
-def _directory_of_libtpu(text: str) -> Path:
+def directory_of_libtpu(text: str) -> Path:
+    """The absolute path of a directory that libtpu is installed in."""
     path = Path(text).expanduser().absolute()
     if not (path / "libtpu").is_dir():
         raise ValueError("expected a directory that holds libtpu, as made by: pip install --target DIR libtpu")
     return path
-
-
-def _gate_names(text: str) -> tuple[str, ...]:
-    from pytest_multiitem.gates.registry import gate_names
-
-    names: tuple[str, ...] = _choice((*gate_names(), EVERY_GATE), many=True)(text)
-    return (EVERY_GATE,) if EVERY_GATE in names else names
-
-
-def _fault_names(text: str) -> tuple[str, ...]:
-    from pytest_multiitem.faults.catalogue import fault
-
-    names = _names(text)
-    try:
-        return tuple(fault(name).label for name in names)
-    except UsageError as error:
-        raise ValueError(str(error)) from None

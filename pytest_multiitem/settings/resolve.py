@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTIONS, Settings
 
 
 def resolve(
@@ -26,18 +25,18 @@ def resolve(
     origins: dict[str, str] = {}
     for option in OPTIONS:
         sources = (
-            ("command line", f"option {option.flag}", command_line.get(option.ini)),
-            ("environment", f"environment variable {option.variable}", environ.get(option.variable) or None),
-            ("ini", f"ini value {option.ini}", ini.get(option.ini) or None),
+            ("command line", command_line.get(option.ini)),
+            (f"environment {option.variable}", environ.get(option.variable) or None),
+            ("ini", ini.get(option.ini) or None),
         )
         values[option.name], origins[option.name] = option.default, "default"
-        for origin, where, given in sources:
+        for origin, given in sources:
             if given is None:
                 continue
             try:
                 values[option.name] = given if isinstance(given, bool) else option.parse(given)
             except ValueError as error:
-                raise UsageError(f"{where}: {given!r} is not valid: {error}") from None
-            origins[option.name] = f"environment {option.variable}" if origin == "environment" else origin
+                raise UsageError(f"{option.place(origin)}: {given!r} is not valid: {error}") from None
+            origins[option.name] = origin
             break
     return Settings(**values, origins=origins)

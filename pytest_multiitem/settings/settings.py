@@ -1,86 +1,233 @@
-"""The effective value of every setting."""
+"""Every setting of a run, stated once: command line, environment variable, ini value, default, help.
+
+A command-line option wins over the environment variable, the variable over the ini value, the ini
+value over the default; each value of :class:`Settings` knows where it came from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.vocabulary import VIEWS
+from pytest_multiitem.settings.chips import DEFAULT_CHIPS, chip_names
+from pytest_multiitem.settings.conditions import condition_texts
+from pytest_multiitem.settings.kernels import parse_kernel
+from pytest_multiitem.settings.option import Option, option, options_of
+from pytest_multiitem.settings.parsers import (
+    choice,
+    choices,
+    chunk_sizes,
+    directory_of_libtpu,
+    existing_file,
+    integer,
+    integers,
+    names,
+    names_or_all,
+    parse_url,
+    prices,
+    program,
+    seconds,
+    side_urls,
+    switch,
+)
+from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, TIER_CHOICES
 
 
 @dataclass(frozen=True)
 class Settings:
     """The effective value of every option; ``origins`` says where each came from."""
 
-    backend: tuple[str, ...]
-    engine: str
-    engine_python: str | None
-    profiles: Path | None
-    multi_profile: str | None
-    serial_profile: str | None
-    extend_profile: str | None
-    reference: str
-    mask_impl: tuple[str, ...]
-    model: str | None
-    models: tuple[str, ...]
-    vocab_size: int | None
-    dtype: str
-    semantics: str
-    device: str
-    bench: bool
-    compare: bool
-    views: tuple[str, ...]
-    compare_chunk_sizes: tuple[int, ...]
-    confirm_runs: int
-    compare_load: bool
-    latency_objective_ms: int
-    compare_urls: tuple[tuple[str, str], ...]
-    compare_dir: Path | None
-    fresh: bool
-    cost_per_hour: tuple[tuple[str, float], ...]
-    blocker: str | None
-    baseline: str | None
-    fail_if: tuple[str, ...]
-    save_baseline: str | None
-    allow_inconclusive: bool
-    require: tuple[str, ...]
-    workload: Path | None
-    server_chunk_size: tuple[int, ...]
-    client_chunk_sizes: tuple[int, ...]
-    segment_threshold: int
-    labels: tuple[int, ...]
-    delimiter: int
-    seed: int
-    power: bool
-    power_faults: tuple[str, ...]
-    property_examples: int
-    property_max_tokens: int
-    items: tuple[int, ...]
-    query_tokens: int
-    item_tokens: int
-    bench_items: int
-    bench_query_tokens: int
-    bench_chunk_sizes: tuple[int, ...]
-    bench_warmup_runs: int
-    bench_timed_runs: int
-    bench_download_dir: str | None
-    bench_log_level: str
-    extend_batch_size: int
-    extend_max_running_requests: int
-    extend_precompile_bs_paddings: tuple[int, ...]
-    tpu_kernel: str
-    tpu_chips: tuple[str, ...]
-    tpu_tier: str
-    tpu_timeout: float
-    tpu_libtpu: Path | None
-    multi_port: int | None
-    serial_port: int | None
-    multi_url: str | None
-    serial_url: str | None
-    api_key_env: str
-    ca_file: Path | None
-    startup_timeout: float
-    request_timeout: float
-    results_dir: Path
+    # fmt: off
+    backend: tuple[str, ...] = option(
+        ("pytorch", "jax"), "engine backends to validate, by the engine's names for them, or all that it has",
+        names_or_all, "NAME,…|all", short=True, topic="what is validated",
+    )
+    mask_impl: tuple[str, ...] = option(
+        ("dense", "segment"), "mask implementations to validate, by the engine's names for them (dense, segment, "
+        "auto; flashinfer is sglang's own), or all that it has", names_or_all, "NAME,…|all", short=True,
+    )
+    model: str | None = option(
+        None, "Qwen3 checkpoint directory, or a hub id; default: a tiny checkpoint generated on first use", str,
+        "DIR", short=True,
+    )
+    models: tuple[str, ...] = option(
+        (), "run the contract for several models, one after the other: a comma-separated list of directories or hub "
+        "ids", names, "A,B,…", short=True,
+    )
+    vocab_size: int | None = option(
+        None, "token ids of the served vocabulary, for a server that does not tell", integer(2), "N",
+    )
+    dtype: str = option("float32", "float32 or bfloat16", choice("float32", "bfloat16"), "TYPE", short=True)
+    semantics: str = option(
+        Semantics.PREFIX_FIRST_DELIM.value, "semantics the packed server declares: prefix_first_delim or "
+        "query_prefix", choice(*(s.value for s in Semantics if s.has_serial_reference)), "NAME",
+    )
+    reference: str = option(
+        "none", "transformers: score serially with transformers' AutoModelForCausalLM as well, and compare with it",
+        choice("none", "transformers"), "none|transformers", short=True,
+    )
+
+    engine: str = option(
+        "embedded", "which engine runs the servers: embedded (ships with the plugin), sglang, sgl-jax, or one that a "
+        "project adds", str, "NAME", short=True, topic="engine",
+    )
+    engine_python: str | None = option(
+        None, "the python of the environment that an engine of its own lives in", program, "PATH", short=True,
+    )
+    profiles: Path | None = option(None, "a file of launch profiles, laid over the shipped ones", existing_file, "FILE")
+    multi_profile: str | None = option(
+        None, "launch profile of the multi-item server (default: ENGINE-multi)", str, "NAME",
+    )
+    serial_profile: str | None = option(
+        None, "launch profile of the serial server (default: ENGINE-serial)", str, "NAME",
+    )
+    extend_profile: str | None = option(
+        None, "launch profile of the prefill+extend server (default: ENGINE-extend)", str, "NAME",
+    )
+    device: str = option(
+        "cpu", "device of the engine: cpu, cuda, tpu, auto; an engine of its own environment takes what the machine "
+        "has", str, "NAME",
+    )
+    server_chunk_size: tuple[int, ...] = option(
+        (0,), "items the server packs into one sequence, 0 = all (a comma-separated list); where every value is 1 or "
+        "2, isolation is measured at 0 as well", integers(0), "N,…",
+    )
+    segment_threshold: int = option(
+        32_768, "packed tokens, padding counted, up to which mask implementation auto uses segment, above which dense",
+        integer(1), "TOKENS",
+    )
+    extend_batch_size: int = option(12, "items per extend batch (prefill+extend)", integer(1), "N")
+    extend_max_running_requests: int = option(12, "requests that a prefill+extend server runs at once", integer(1), "N")
+    extend_precompile_bs_paddings: tuple[int, ...] = option(
+        tuple(range(1, 13)), "batch sizes that a prefill+extend server compiles ahead", integers(1), "N,…",
+    )
+
+    multi_url: str | None = option(
+        None, "attach to a running multi-item server instead of starting one", parse_url, "URL", short=True,
+        topic="servers",
+    )
+    serial_url: str | None = option(
+        None, "attach to a running serial server instead of starting one", parse_url, "URL", short=True,
+    )
+    api_key_env: str = option(
+        "MULTI_ITEM_API_KEY", "environment variable that holds the API key of attached servers; the key itself is "
+        "never written anywhere", str, "NAME",
+    )
+    ca_file: Path | None = option(
+        None, "certificate authorities to trust for attached https servers", existing_file, "FILE",
+    )
+    multi_port: int | None = option(
+        None, "port of the multi-item server (default: the first free from 30010 on)", integer(1, 65_535), "PORT",
+    )
+    serial_port: int | None = option(
+        None, "port of the (first) serial server; default: the first free one from 30011 on", integer(1, 65_535),
+        "PORT",
+    )
+    startup_timeout: float = option(180.0, "seconds a server may take until it answers", seconds, "SECONDS")
+    request_timeout: float = option(180.0, "seconds one request may take", seconds, "SECONDS")
+    bench_download_dir: str | None = option(None, "where the server keeps models downloaded from a hub", str, "DIR")
+    bench_log_level: str = option(
+        "info", "log level of the servers", choice("critical", "error", "warning", "info", "debug"), "LEVEL",
+    )
+
+    workload: Path | None = option(
+        None, "JSON lines of requests (query, items, label_token_ids) to validate instead of the built-in cases",
+        existing_file, "FILE", short=True, topic="requests",
+    )
+    labels: tuple[int, ...] = option((9454, 2753), "label token ids", integers(0), "ID,…")
+    delimiter: int = option(151_643, "delimiter token id", integer(0), "ID")
+    seed: int = option(20_260_101, "seed of the built-in cases", integer(0), "N")
+    client_chunk_sizes: tuple[int, ...] = option(
+        (1, 8, 32), "items per request in the cross-backend gates", integers(1), "N,…",
+    )
+    property_examples: int = option(100, "requests that the property-based isolation test tries", integer(1), "N")
+    property_max_tokens: int = option(
+        1024, "tokens of the longest request that it tries; less where the server takes less", integer(16), "TOKENS",
+    )
+
+    allow_inconclusive: bool = option(
+        False, "INCONCLUSIVE verdicts do not fail the run", switch, short=True, topic="verdicts and results",
+    )
+    require: tuple[str, ...] = option(
+        (), "gates for which NOT_RUN fails the run: a comma-separated list of gate names, or all", names_or_all,
+        "GATE,…", short=True,
+    )
+    results_dir: Path = option(Path("multiitem-results"), "where runs are written", Path, "DIR", short=True)
+    baseline: str | None = option(
+        None, "compare the run's timings with a saved baseline: its name, or a file", str, "NAME", short=True,
+    )
+    fail_if: tuple[str, ...] = option(
+        ("p95 > 15%",), "what counts as a regression against the baseline, e.g. 'p95 > 15%, p50 > 10%'",
+        condition_texts, "CONDITION,…", short=True,
+    )
+    save_baseline: str | None = option(
+        None, "save the run's timings under a name, unless the run fails", str, "NAME", short=True,
+    )
+
+    bench: bool = option(False, "run the benchmarks", switch, short=True, topic="benchmarks and performance curve")
+    bench_items: int = option(500, "item count of the benchmarks", integer(1), "N")
+    bench_query_tokens: int = option(2000, "query length of the benchmarks", integer(1), "TOKENS")
+    bench_chunk_sizes: tuple[int, ...] = option(
+        (1, 8, 64, 500), "client chunk sizes of the chunk-scaling benchmark", integers(1), "N,…",
+    )
+    bench_warmup_runs: int = option(1, "untimed runs before the timed ones", integer(0), "N")
+    bench_timed_runs: int = option(5, "timed runs", integer(1), "N")
+    items: tuple[int, ...] = option((1, 8, 32, 64, 128), "item counts N of the performance curve", integers(1), "N,…")
+    query_tokens: int = option(256, "query length of the performance curve", integer(1), "TOKENS")
+    item_tokens: int = option(20, "item length of the performance curve and the benchmarks", integer(1), "TOKENS")
+
+    compare: bool = option(False, "run the cross-backend comparison", switch, short=True, topic="comparison")
+    views: tuple[str, ...] = option(
+        VIEWS, "views of the comparison: portable, best_native, or all", choices(*VIEWS), "portable|best_native",
+    )
+    compare_chunk_sizes: tuple[int, ...] = option(
+        (500,), "client chunk sizes of the comparison, or all for the contract's ten", chunk_sizes, "N,…|all",
+    )
+    confirm_runs: int = option(7, "timed runs that confirm the comparison's best chunk sizes", integer(1), "N")
+    compare_load: bool = option(False, "measure the comparison's best rows under load as well", switch)
+    latency_objective_ms: int = option(500, "milliseconds within which an answer counts as goodput", integer(1), "MS")
+    compare_urls: tuple[tuple[str, str], ...] = option(
+        (), "servers that already run, for the comparison: BACKEND[@VIEW]=URL, …", side_urls, "SIDE=URL,…",
+    )
+    compare_dir: Path | None = option(
+        None, "directory of the comparison (default: a new one; an interrupted one is resumed)", Path, "DIR",
+        short=True,
+    )
+    fresh: bool = option(False, "do not resume an interrupted comparison", switch)
+    cost_per_hour: tuple[tuple[str, float], ...] = option(
+        (), "US dollars an hour: one price for all, or BACKEND=PRICE, …", prices, "USD",
+    )
+    blocker: str | None = option(
+        None, "why a side of the comparison is missing, for its report: quota, capacity, …", str, "TEXT",
+    )
+
+    power: bool = option(
+        False, "prove that the gates can fail: measure them on builds with every known fault", switch, short=True,
+        topic="power of the gates",
+    )
+    power_faults: tuple[str, ...] = option(
+        (), "faults of --power: NAME or NAME=STRENGTH, …; default: all of them", names, "NAME,…", short=True,
+    )
+
+    tpu_kernel: str = option(
+        "pytest_multiitem.engine.segment_kernel:tpu_case", "what segment_lowers compiles for TPUs: a function that "
+        "returns (callable, abstract arguments)", parse_kernel, "MODULE:FUNCTION", topic="compiling for TPUs",
+    )
+    tpu_chips: tuple[str, ...] = option(DEFAULT_CHIPS, "chips that kernels are compiled for", chip_names, "NAME,…")
+    tpu_tier: str = option(
+        "auto", "lower: JAX alone lowers kernels; compile: libtpu compiles them; auto: both", choice(*TIER_CHOICES),
+        "lower|compile|auto",
+    )
+    tpu_timeout: float = option(DEFAULT_TIMEOUT, "seconds that one kernel may take for one chip", seconds, "SECONDS")
+    tpu_libtpu: Path | None = option(
+        None, "directory in which libtpu is installed apart from the environment", directory_of_libtpu, "DIR",
+    )
+    # fmt: on
+
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def shown(self, name: str) -> str:
@@ -92,3 +239,25 @@ class Settings:
             return str(value)
         pairs = all(isinstance(entry, tuple) for entry in value)
         return ",".join(f"{a}={b}" if a else str(b) for a, b in value) if pairs else ",".join(map(str, value))
+
+    def records(self) -> list[dict[str, str]]:
+        """Name, value and origin of every setting, in words: what a `results.records.SettingRecord` is made of."""
+        return [{"name": o.name, "value": self.shown(o.name), "origin": self.origins[o.name]} for o in OPTIONS]
+
+    def invalid(self, name: str, value: str, problem: str) -> UsageError:
+        """The error about a value of a setting that turns out to be wrong only after it was parsed."""
+        place = OPTION_OF[name].place(self.origins.get(name, "default"))
+        return UsageError(f"{place}: {value!r} is not valid: {problem}")
+
+    def check_names(self, name: str, given: Iterable[str], known: Iterable[str], of: str = "") -> None:
+        """Raises UsageError for a name given to a setting that is none of the known ones; ``of``: whose these are."""
+        valid = list(known)
+        for word in given:
+            if word not in valid:
+                expected = f"expected a comma-separated list of {', '.join(valid)}{did_you_mean(word, valid)}"
+                raise self.invalid(name, word, f"{expected}{of}")
+
+
+#: Every option of a run, in the order in which help and documentation list them.
+OPTIONS: tuple[Option, ...] = options_of(Settings)
+OPTION_OF = {option.name: option for option in OPTIONS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,13 @@ from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.parsers import parse_url
-from pytest_multiitem.settings.resolve import resolve
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTION_OF, Settings
 from pytest_multiitem.targets.ready import check_ready
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import SCORE_PATH, ScoreClient
 
 #: The backend of a server of which nobody says what serves.
 UNKNOWN = "unknown"
-_OPTIONS = {option.name: option for option in OPTIONS}
 _DELIMITER = "multi_item_scoring_delimiter"
 _ROLES: Mapping[Role | None, str] = {"multi": "multi-item", "extend": "prefill+extend", "serial": "serial", None: ""}
 #: What may serve where a role was asked for, and what to do about anything else.
@@ -93,9 +90,11 @@ def attach(role: Role | None, client: ScoreClient, settings: Settings, engine: E
     if served.role is not None and served.role not in _ACCEPTED[role]:
         raise UsageError(f"{place} says that it {_why(served.role, info)}; {_INSTEAD[role]}")
     for name, says, given in _contradictions(role, served, settings):
+        origin = settings.origins[name]
+        where = origin if origin.startswith("--") else OPTION_OF[name].place(origin)
         raise UsageError(
-            f"{place} says that {says}, but {given} was given ({_origin(settings, name)}); leave that out to take the "
-            f"server at its word, or give the address of one with {given}"
+            f"{place} says that {says}, but {given} was given ({where}); leave that out to take the server at its "
+            f"word, or give the address of one with {given}"
         )
     is_known = settings.origins.get("engine", "default") != "default" and engine is not None
     return Target(
@@ -151,8 +150,7 @@ def settings_of(given: Mapping[str, tuple[str, Any]]) -> Settings:
     """The settings of a command with options of its own: ``given`` maps settings to flag and value, which is None where
     the user said nothing. Environment variables and ini files have no say."""
     values = {name: value for name, (_, value) in given.items() if value is not None}
-    defaults = resolve({}, {}, {})
-    return replace(defaults, **values, origins={**defaults.origins, **{name: given[name][0] for name in values}})
+    return Settings(**values, origins={name: given[name][0] if name in values else "default" for name in OPTION_OF})
 
 
 def is_stated(settings: Settings, name: str) -> bool:
@@ -223,7 +221,7 @@ def _profile(place: str, role: Role, served: Served, settings: Settings) -> Prof
     if semantics not in _PRODUCTION:
         raise UsageError(
             f"{place} declares the semantics {semantics!r}, which equals no serial scoring; name what it should be "
-            f"compared with by {_OPTIONS['semantics'].flag}, or --semantics of a command: {' or '.join(_PRODUCTION)}"
+            f"compared with by {OPTION_OF['semantics'].flag}, or --semantics of a command: {' or '.join(_PRODUCTION)}"
         )
     if role == "extend":
         return Profile("extend", backend, semantics=Semantics(semantics))
@@ -237,12 +235,6 @@ def _profile(place: str, role: Role, served: Served, settings: Settings) -> Prof
         chunk if served.chunk_size is None else served.chunk_size,
         Semantics(semantics),
     )
-
-
-def _origin(settings: Settings, name: str) -> str:
-    origin, option = settings.origins[name], _OPTIONS[name]
-    flag = option.short_flag if option.short else option.flag
-    return {"command line": flag, "ini": f"ini value {option.ini}"}.get(origin, origin)
 
 
 def _whole(value: object) -> int | None:

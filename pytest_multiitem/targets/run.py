@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError
@@ -23,7 +25,6 @@ from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
 from pytest_multiitem.targets.attach import attach_ready
 from pytest_multiitem.targets.ready import scored_request
 from pytest_multiitem.targets.requests import Requests
@@ -194,10 +195,7 @@ class Run:
 
     def keep_counterexample(self, found: Counterexample) -> Path:
         """Save a counterexample in the run's directory, with the settings of the run."""
-        settings = self.settings
-        found.settings = [
-            SettingRecord(name=o.name, value=settings.shown(o.name), origin=settings.origins[o.name]) for o in OPTIONS
-        ]
+        found.settings = msgspec.convert(self.settings.records(), list[SettingRecord])
         several = len({profile for profile in self._planned if profile.role == "multi"}) > 1
         return save(self.run_dir, found, label=found.server.label if several else None)
 

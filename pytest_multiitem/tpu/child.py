@@ -129,7 +129,8 @@ class _Chips:
 
             further = {"platform": "tpu"} if "platform" in inspect.signature(AbstractDevice).parameters else {}
             device = AbstractDevice(chip["kind"], chip["cores"], **further)
-            return use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device))
+            mesh: AbstractContextManager[Any] = use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device))
+            return mesh
         except Exception as error:
             raise _StageError("topology", error) from error
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from pytest_multiitem.errors import UsageError
+from starlette.requests import ClientDisconnect
+
+from pytest_multiitem.errors import MultiItemError, UsageError
+
+T = TypeVar("T")
 
 
 def bind(host: str, port: int, *, who: str = "the embedded engine") -> socket.socket:
@@ -57,16 +63,22 @@ def _claim(step: Callable[[], None], listener: socket.socket, host: str, port: i
         ) from error
 
 
-def until_signal(run: Callable[[], int]) -> int:
-    """What ``run`` returns, or 0 where SIGTERM or SIGINT ended it.
+def until_signal(prog: str, run: Callable[[], int]) -> int:
+    """The exit code of a server's command: what ``run`` returns, or 0 where SIGTERM or SIGINT ended it.
 
-    uvicorn takes the signals over while it runs, and raises them again when it is done.
+    What argparse ends with is that; 2, with a message on standard error, where the server cannot start. uvicorn takes
+    the signals over while it runs, and raises them again when it is done.
     """
     previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return run()
     except _Stopped:
         return 0
+    except SystemExit as stop:  # argparse has printed its message, or the help
+        return int(stop.code or 0)
+    except MultiItemError as error:
+        sys.stderr.write(f"{prog}: error: {error}\n")
+        return 2
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -78,3 +90,23 @@ class _Stopped(BaseException):
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     raise _Stopped
+
+
+async def disconnection(receive: Callable[[], Awaitable[Any]]) -> None:
+    """Return when an ASGI application's client has gone; the body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(work: asyncio.Future[T], receive: Callable[[], Awaitable[Any]]) -> T:
+    """The result of work for a client that waits for it. Raises ClientDisconnect as soon as the client goes away."""
+    gone = asyncio.create_task(disconnection(receive))
+    try:
+        waited: set[asyncio.Future[Any]] = {work, gone}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        gone.cancel()
+        work.cancel()

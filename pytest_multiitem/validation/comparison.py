@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pytest_multiitem.comparison.decision import decide
-from pytest_multiitem.comparison.decision.decide import GUARDRAIL_RATIO, Candidate
+from pytest_multiitem.comparison.decision import guardrail
+from pytest_multiitem.comparison.decision.guardrail import GUARDRAIL_RATIO, Candidate
 from pytest_multiitem.comparison.files import Artefact
 from pytest_multiitem.comparison.records import ComparedRow, ComparedView, Comparison, SideRow, Winner
 from pytest_multiitem.results.records import Verdict
@@ -138,7 +138,7 @@ def _eligible(side: SideRow, raw: dict[str, Any]) -> bool:
 
 def _own_guardrail(backend: str, rows: list[tuple[ComparedRow, dict[str, Any]]]) -> float | None:
     """1.25 times the lowest p95 of a backend's rows that may win."""
-    return decide.guardrail(
+    return guardrail.guardrail(
         [
             Candidate(side.p95_ms, side.throughput_items_sec or 0.0, row.client_chunk_size, None)
             for row, raw in rows

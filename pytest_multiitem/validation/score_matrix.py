@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from pytest_multiitem.comparison.decision import decide
+from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.files import Artefact
 from pytest_multiitem.comparison.records import Row, RunRecord, ScoreMatrix, WorkloadRequest
 from pytest_multiitem.validation.linked_workload import linked
@@ -212,13 +212,13 @@ def _recommended(size: int, rows: Sequence[Row], ratio: float | None) -> Iterato
     if row is None:
         yield "which was not measured"
         return
-    rate, why = decide.success_rate(row), decide.why_not(row)
+    rate, why = guardrail.success_rate(row), guardrail.why_not(row)
     unknown = None in (rate, row.p95_total_e2e_ms, row.throughput_items_sec)
     if why is not None and (rate not in (None, 1.0) or not unknown):
         yield f"which may not win: {why}"
         return
-    candidates = [found for row in rows if (found := decide.candidate_of(row, None)) is not None]
-    limit = None if ratio is None else decide.guardrail(candidates, ratio)
+    candidates = [found for row in rows if (found := guardrail.candidate_of(row, None)) is not None]
+    limit = None if ratio is None else guardrail.guardrail(candidates, ratio)
     if limit is not None and row.p95_total_e2e_ms is not None and row.p95_total_e2e_ms > limit * (1 + _EXACT):
         yield f"whose p95 of {row.p95_total_e2e_ms:.9g} ms exceeds the guardrail, {limit:.9g} ms"
 

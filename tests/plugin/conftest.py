@@ -22,7 +22,7 @@ for _module in (
     "pytest_multiitem.reports.run",
     "pytest_multiitem.reports.summary",
     "pytest_multiitem.results.store",
-    "pytest_multiitem.session.session",
+    "pytest_multiitem.session.ledger",
 ):
     importlib.import_module(_module)
 

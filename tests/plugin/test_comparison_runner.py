@@ -18,8 +18,8 @@ from inner_project import FAKE, wait_until
 from rich.console import Console
 
 from pytest_multiitem.comparison import files as artefacts
-from pytest_multiitem.comparison import verdicts
-from pytest_multiitem.comparison.measuring import runner
+from pytest_multiitem.comparison import gate_verdicts as verdicts
+from pytest_multiitem.comparison.measuring import runner, under_load
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.progress import Shown
@@ -258,7 +258,7 @@ def test_without_a_serial_server_the_own_reference_is_not_run(tmp_path, server):
 
 
 def test_the_best_rows_are_measured_under_load(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_LOAD_SECONDS", 0.3)
+    monkeypatch.setattr(under_load, "_LOAD_SECONDS", 0.3)
     outcome, *_ = measured(
         tmp_path, compare_load=True, views="portable", compare_chunk_sizes="12", latency_objective_ms="400"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from inner_project import Project
+from inner_project import REGRESSION, Project
 
 USES = "def test_it(multiitem_run): pass\n"
 
@@ -86,6 +86,12 @@ def test_flags_and_numbers_come_from_everywhere(project: Project, monkeypatch: p
         ([], {"MULTI_ITEM_BENCH": "maybe"}, "", ["'maybe' is not valid", "expected 1 or 0"]),
         (["--multiitem-backnd=jax"], {}, "", ["unrecognized arguments", "--multiitem-backnd=jax"]),
         (["--mask-imp=dense"], {}, "", ["unrecognized arguments", "--mask-imp=dense"]),
+        (["--allow-inconclusive=maybe"], {}, "", ["--allow-inconclusive", "'maybe'"]),
+        (["--multiitem-bench=2"], {}, "", ["--multiitem-bench", "'2'"]),
+        (["--mask-impl=flashinfer"], {}, "", ["'flashinfer' is not valid", "engine embedded has no other"]),
+        (["--multiitem-compare-urls=jx=http://h"], {}, "", ["compare-urls: 'jx' is not valid", "mean 'jax'?"]),
+        (["--multiitem-cost-per-hour=pytroch=2"], {}, "", ["cost-per-hour: 'pytroch'", "mean 'pytorch'?"]),
+        (["--power-faults=leak_nxt"], {}, "", ["power-faults: 'leak_nxt' is not valid", "mean 'leak_next'?"]),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_a_usage_error_that_helps(
@@ -110,10 +116,73 @@ def test_a_wrong_value_is_a_usage_error_that_helps(
 
 
 def test_help_names_every_setting_with_its_variable_and_ini_value(project: Project) -> None:
-    from pytest_multiitem.settings.table import OPTIONS
+    from pytest_multiitem.settings.settings import OPTIONS
 
     result = project.run("--help")
     said: Any = " ".join(" ".join(result.outlines).split())
     for option in OPTIONS:
         for name in (option.flag, option.variable, option.ini):
             assert name in said.replace("- ", "-"), name
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "origin"),
+    [
+        ([], "True", "ini"),
+        (["--allow-inconclusive=0"], "False", "command line"),
+        (["--multiitem-allow-inconclusive=off"], "False", "command line"),
+        (["--allow-inconclusive", "test_it.py"], "True", "command line"),
+        (["--allow-inconclusive=0", "--allow-inconclusive=yes"], "True", "command line"),
+        (["--allow-inconclusive", "--multiitem-allow-inconclusive=no"], "False", "command line"),
+    ],
+)
+def test_a_switch_takes_a_value_after_an_equals_sign(
+    project: Project, words: list[str], value: str, origin: str
+) -> None:
+    project.write("test_it.py", USES)
+    project.write("pytest.ini", "[pytest]\nmultiitem_allow_inconclusive = yes\n")
+    project.run(*words).assert_outcomes(passed=1)
+    assert project.settings()["allow_inconclusive"] == (value, origin)
+
+
+OWN_ENGINE = """
+    from fake_engine import FakeEngine
+
+    class Mine(FakeEngine):
+        name, backends, masks = "mine", ("rocm",), ("flex",)
+
+    def pytest_multiitem_engines():
+        return [Mine()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "origins"),
+    [
+        ([], ("engine mine", "engine mine")),
+        (["--backend=rocm", "--mask-impl=flex"], ("command line", "command line")),
+        (["--backend=all", "--mask-impl=all"], ("command line", "command line")),
+    ],
+    ids=["default", "named", "all"],
+)
+def test_a_projects_engine_has_its_own_backends_and_masks(
+    project: Project, words: list[str], origins: tuple[str, str]
+) -> None:
+    project.write("conftest.py", OWN_ENGINE)
+    project.write("test_it.py", REGRESSION)
+    result = project.run("--engine=mine", "--multiitem-startup-timeout=20", *words, "-k", "length_isolation")
+    result.assert_outcomes(passed=2)
+    assert project.settings()["backend"] == ("rocm", origins[0]) and project.settings()["mask_impl"][1] == origins[1]
+    record = project.gate("same_length_isolation_zero")
+    assert record["nodeid"].endswith("[rocm-flex]")
+    assert (record["backend"], record["mask_attested"]) == ("rocm", "flex")
+
+
+@pytest.mark.parametrize("word", ["--backend=rcom", "--backend=jax", "--mask-impl=dense"])
+def test_what_a_projects_engine_does_not_have_is_a_usage_error(project: Project, word: str) -> None:
+    project.write("conftest.py", OWN_ENGINE)
+    project.write("test_it.py", USES)
+    result = project.run("--engine=mine", word)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    expected = "*'dense' is not valid: expected*flex, all*" if "mask" in word else "*is not valid: expected*rocm, all*"
+    result.stderr.fnmatch_lines([expected])

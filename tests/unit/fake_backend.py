@@ -94,6 +94,9 @@ class FakeBackend:
     def plan(self, prefix, layout, num_items):
         return place(layout, num_items, scores_only=True)
 
+    def padded_length(self, layout):
+        return self.plan(None, layout, layout.num_items).padded_length(layout.prefix_length)
+
     def segment(self, prefix: Seen, visible_prefix: int, blocks, labels, normalise):
         self._call("segment")
         assert len(prefix) >= visible_prefix

@@ -63,7 +63,8 @@ class StubClient:
     """`transport.client.ScoreClient` without HTTP. ``executed``: the counter that a request raises, a mask, "serial" or
     "prefill+extend"; None: a server that attests nothing."""
 
-    def __init__(self, scores, executed):
+    def __init__(self, scores, executed, model="stub-model"):
+        self.model = model
         self.url = "http://stub"
         self.requests = []
         self.executed = executed
@@ -106,7 +107,7 @@ class StubClient:
             return None
         counts = self._counts
         return {
-            "model_path": "stub-model",
+            "model_path": self.model,
             "dtype": "float32",
             "executed": {
                 "packed_sequences": {mask: counts[mask] for mask in self._items},

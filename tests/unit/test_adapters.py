@@ -54,19 +54,37 @@ def test_sgl_jax_on_its_accelerator():
     assert SGL_JAX.attest(Profile("serial", "jax"), {"attention_backend": "fa"}, None) == Attestation("serial")
 
 
-@pytest.mark.parametrize("told", [{"device": "cpu"}, {"attention_backend": "native"}])
-def test_sgl_jax_that_cannot_mask_is_caught(told):
-    said = SGL_JAX.attest(PACKED, {**JAX, **told}, None)
+@pytest.mark.parametrize("device", ["cpu", "tpu"])
+def test_sgl_jax_that_cannot_mask_is_caught(device):
+    said = SGL_JAX.attest(PACKED, {**JAX, "device": device, "attention_backend": "native"}, None)
     assert said.mask == "causal (native)" and "segment was requested" in said.problem
 
 
-def test_sgl_jax_that_falls_back_with_a_word_in_its_log_only_is_caught(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "tpu"])
+def test_sgl_jax_that_falls_back_with_a_word_in_its_log_only_is_caught(tmp_path, device):
     log = tmp_path / "log"
     log.write_text(FELL_BACK)
-    said = SGL_JAX.attest(PACKED, JAX, log)
+    said = SGL_JAX.attest(PACKED, {**JAX, "device": device}, log)
     assert said.mask == "causal (native)" and "FlashAttention backend is not supported on CPU" in said.problem
     log.write_text("Fastpath v2 falling back to baseline: reason=unsupported_scheduler_mode")
     assert SGL_JAX.attest(PACKED, JAX, log).problem is None, "another fallback is no matter of the mask"
+
+
+ON_CPU = {**JAX, "device": "cpu"}
+
+
+def test_sgl_jax_on_a_cpu_runs_fa_where_its_log_tells_of_no_fallback(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("INFO: starting\nINFO: ready\n")
+    assert SGL_JAX.attest(PACKED, {**ON_CPU, "log_level": "info"}, log) == Attestation("segment")
+
+
+def test_sgl_jax_on_a_cpu_is_unattested_where_no_log_would_tell_of_a_fallback(tmp_path):
+    assert SGL_JAX.attest(PACKED, ON_CPU, None) == Attestation("unattested")
+    log = tmp_path / "log"
+    log.write_text("")
+    assert SGL_JAX.attest(PACKED, {**ON_CPU, "log_level": "error"}, log) == Attestation("unattested")
+    assert "segment was requested" in SGL_JAX.attest(PACKED, {**ON_CPU, "multi_item_mask_impl": "dense"}, None).problem
 
 
 @pytest.mark.parametrize(
@@ -77,6 +95,8 @@ def test_sgl_jax_that_falls_back_with_a_word_in_its_log_only_is_caught(tmp_path)
         (PACKED, {**JAX, "multi_item_mask_impl": "dense"}, "dense"),
         (Profile("serial", "jax"), JAX, "multi-item"),
         (Profile("extend", "jax"), JAX, "multi-item"),
+        # The version without packed mode, whatever it is started for.
+        (Profile("serial", "jax"), {"multi_item_enable_prefill_extend": True}, "prefill+extend"),
     ],
 )
 def test_sgl_jax_in_another_mode_than_asked_for(profile, info, mask):

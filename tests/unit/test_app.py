@@ -12,9 +12,10 @@ import pytest
 from fake_backend import VOCAB, FakeBackend
 
 from pytest_multiitem.engine.app import Service, create_app
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.errors import CheckpointError
+from pytest_multiitem.scoring.config import ScorerConfig
 
 DELIMITER = 999
 REQUEST = {"query": [1, 2], "items": [[3], [4, 5]], "label_token_ids": [7, 8]}
@@ -322,7 +323,7 @@ def test_clients_that_leave_do_not_wedge_the_worker():
             return (await client.post("/v1/score", content=b"{")).status_code
 
     assert asyncio.run(scenario()) == ([499] * 6, 200, 400)
-    assert len(backend.calls) == 2
+    assert backend.calls == ["prefix", "segment"] * 2
     still_answers(service)
 
 

@@ -12,6 +12,8 @@ from pytest_multiitem.errors import UsageError
 
 MASKS = (["MULTI_ITEM_MASK_IMPL=dense"], ["MULTI_ITEM_MASK_IMPL=segment"])
 
+JAX = {"multiitem_backend": "jax"}
+
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch):
@@ -20,7 +22,7 @@ def _clean(monkeypatch):
 
 def test_an_arm_is_its_variables_over_what_both_share(monkeypatch):
     monkeypatch.setenv("MULTI_ITEM_BENCH_TIMED_RUNS", "9")
-    a, b = arms.arms_of(*MASKS, ["--backend", "jax"], "packed")
+    a, b = arms.arms_of(*MASKS, {"multiitem_backend": "jax"}, "packed")
     assert [arm.side.profile.mask_impl for arm in (a, b)] == ["dense", "segment"]
     assert [arm.side.profile.backend for arm in (a, b)] == ["jax", "jax"]
     assert a.side.settings.bench_timed_runs == b.side.settings.bench_timed_runs == 9
@@ -29,21 +31,20 @@ def test_an_arm_is_its_variables_over_what_both_share(monkeypatch):
 
 @pytest.mark.parametrize(("mode", "role"), [("packed", "multi"), ("prefill_extend", "extend"), ("serial", "serial")])
 def test_each_mode_has_its_server(mode, role):
-    a, _ = arms.arms_of(["MULTI_ITEM_EXTEND_BATCH_SIZE=4"], [], ["--backend=jax", "--mask-impl=dense"], mode)
+    a, _ = arms.arms_of(["MULTI_ITEM_EXTEND_BATCH_SIZE=4"], [], {**JAX, "multiitem_mask_impl": "dense"}, mode)
     assert a.side.profile.role == role and a.side.settings.extend_batch_size == 4
 
 
 @pytest.mark.parametrize(
     ("a", "b", "options", "said"),
     [
-        (["MULTI_ITEM_MASK_IMP=dense"], [], ["--backend=jax"], "did you mean 'MULTI_ITEM_MASK_IMPL'?"),
-        (["dense"], [], ["--backend=jax"], "is no NAME=VALUE"),
-        (["MULTI_ITEM_MASK_IMPL=dens"], [], ["--backend=jax"], "'dens' is not valid"),
-        (*MASKS, [], "arm A has backend pytorch,jax; name one: --backend, or MULTI_ITEM_BACKEND"),
-        (["MULTI_ITEM_SEED=1"], ["MULTI_ITEM_SEED=2"], ["--backend=jax"], "arm A has mask_impl dense,segment"),
-        (*MASKS, ["--backend=jax", "--mask-impl=dense"], "both arms have the same settings"),
-        (MASKS[0], MASKS[0], ["--backend=jax"], "both arms have the same settings"),
-        (*MASKS, ["--backend=jax", "--typo"], "'--typo' is no option of a run"),
+        (["MULTI_ITEM_MASK_IMP=dense"], [], JAX, "did you mean 'MULTI_ITEM_MASK_IMPL'?"),
+        (["dense"], [], JAX, "is no NAME=VALUE"),
+        (["MULTI_ITEM_MASK_IMPL=dens"], [], JAX, "'dens' is not valid"),
+        (*MASKS, {}, "arm A has backend pytorch,jax; name one: --backend, or MULTI_ITEM_BACKEND"),
+        (["MULTI_ITEM_SEED=1"], ["MULTI_ITEM_SEED=2"], JAX, "arm A has mask_impl dense,segment"),
+        (*MASKS, {**JAX, "multiitem_mask_impl": "dense"}, "both arms have the same settings"),
+        (MASKS[0], MASKS[0], JAX, "both arms have the same settings"),
     ],
 )
 def test_what_is_no_pair_is_refused(a, b, options, said):
@@ -82,8 +83,8 @@ class Up:
 def test_a_pair_is_interleaved_and_judged_by_its_interval(monkeypatch, tmp_path, runs):
     monkeypatch.setattr(arms, "Connected", Up)
     monkeypatch.setattr(Up, "log", [])
-    options = ["--backend=jax", "--multiitem-bench-items=6", "--multiitem-bench-query-tokens=9"]
-    options += [f"--multiitem-bench-timed-runs={runs}", "--multiitem-item-tokens=3"]
+    options = {**JAX, "multiitem_bench_items": "6", "multiitem_bench_query_tokens": "9"}
+    options |= {"multiitem_bench_timed_runs": str(runs), "multiitem_item_tokens": "3"}
     pair = arms.measure(arms.arms_of(*MASKS, options, "packed"), tmp_path)
     names = (["dense", "segment", "segment", "dense"] * 3)[: 2 * runs]
     assert Up.log == ["dense", "segment", *names, "closed", "closed"]
@@ -103,7 +104,7 @@ def test_another_path_than_asked_for_is_a_problem(monkeypatch, tmp_path):
             self.target = multi(packed, mask=side.profile.mask_impl, executed="dense")
 
     monkeypatch.setattr(arms, "Connected", Dense)
-    options = ["--backend=jax", "--multiitem-bench-items=6", "--multiitem-bench-query-tokens=9"]
+    options = {**JAX, "multiitem_bench_items": "6", "multiitem_bench_query_tokens": "9"}
     pair = arms.measure(arms.arms_of(*MASKS, options, "packed"), tmp_path)
     (problem,) = arms.problems(pair)
     assert "arm B: segment was requested, but the server executed dense" in problem

@@ -119,13 +119,28 @@ def test_the_engine_declares_what_its_server_does_not_tell(served):
 @pytest.mark.parametrize(
     ("role", "info", "given", "words"),
     [
-        ("multi", PACKS, {"delimiter": "7"}, "its delimiter is 5, but 7 was given (--multiitem-delimiter)"),
-        ("multi", PACKS, {"mask_impl": "dense"}, "its mask impl is segment, but dense was given (--mask-impl)"),
+        ("multi", PACKS, {"delimiter": "7"}, "its delimiter is 5, but 7 was given (option --multiitem-delimiter)"),
+        (
+            "multi",
+            PACKS,
+            {"mask_impl": "dense"},
+            "its mask impl is segment, but dense was given (option",
+        ),
         ("multi", PACKS, {"mask_impl": "segment,dense"}, "its mask impl is segment, but dense was given"),
         ("multi", PACKS, {"server_chunk_size": "2,0"}, "its server chunk size is 2, but 0 was given"),
         ("multi", PACKS, {"semantics": "query_prefix"}, "its semantics is prefix_first_delim, but query_prefix"),
-        ("multi", PACKS, {"backend": "pytorch"}, "its backend is jax, but pytorch was given (--backend)"),
-        ("multi", PACKS, {"dtype": "float32"}, "its dtype is bfloat16, but float32 was given (--dtype)"),
+        (
+            "multi",
+            PACKS,
+            {"backend": "pytorch"},
+            "its backend is jax, but pytorch was given (option",
+        ),
+        (
+            "multi",
+            PACKS,
+            {"dtype": "float32"},
+            "its dtype is bfloat16, but float32 was given (option",
+        ),
         ("multi", PACKS, {"device": "tpu"}, "its device is cuda, but tpu was given"),
         ("multi", PACKS, {"vocab_size": "901"}, "its vocab size is 900, but 901 was given"),
         ("multi", PACKS, {"model": "Qwen/Qwen3-4B"}, "its model is Qwen/Qwen3-0.6B, but Qwen/Qwen3-4B was given"),
@@ -153,7 +168,7 @@ def test_a_server_that_is_another_one_than_the_user_says_is_refused(served, role
     ("role", "info", "given"),
     [
         ("multi", PACKS, {"delimiter": "5", "mask_impl": "segment", "server_chunk_size": "2", "dtype": "bfloat16"}),
-        ("multi", PACKS, {"backend": "all", "device": "cuda", "model": "Qwen/Qwen3-0.6B", "vocab_size": "800"}),
+        ("multi", PACKS, {"backend": "pytorch,jax", "device": "cuda", "model": "Qwen/Qwen3-0.6B", "vocab_size": "800"}),
         ("multi", PACKS, {"model": "/models/somewhere", "device": "auto"}),
         ("multi", {**PACKS, "dtype": "auto", "device": "TFRT_CPU_0"}, {"dtype": "float32", "device": "tpu"}),
         ("multi", {**PACKS, "semantics": {"declared": "all_delims_prefix"}}, {"semantics": "query_prefix"}),
@@ -165,7 +180,7 @@ def test_what_does_not_differ_is_no_contradiction(served, role, info, given):
     assert target(served, role, info, **given).profile.role == role
 
 
-@pytest.mark.parametrize(("origin", "words"), [("environment", "environment MULTI_ITEM_DELIMITER"), ("ini", "ini val")])
+@pytest.mark.parametrize(("origin", "words"), [("env", "environment variable MULTI_ITEM_DELIM"), ("ini", "ini val")])
 def test_where_the_contradiction_comes_from(served, origin, words):
     ini = {"multiitem_delimiter": "7"} if origin == "ini" else {}
     settings = resolve({}, ini, {} if ini else {"MULTI_ITEM_DELIMITER": "7"})
@@ -236,8 +251,8 @@ def test_a_comparison_is_of_the_delimiter_that_its_servers_tell(served):
 def test_an_arm_may_be_a_server_that_runs_already(served, tmp_path):
     served({**PACKS, "multi_item_scoring_chunk_size": 0}, host="a")
     served({**PACKS, "multi_item_scoring_chunk_size": 0}, host="b")
-    words = ["--multiitem-bench-items=4", "--multiitem-vocab-size=900"]
-    words += ["--multiitem-bench-query-tokens=8", "--multiitem-labels=6,7"]
+    shape = {"bench_items": "4", "vocab_size": "900", "bench_query_tokens": "8", "labels": "6,7"}
+    words = {f"multiitem_{name}": value for name, value in shape.items()}
     pair = arms.arms_of(["MULTI_ITEM_MULTI_URL=http://a"], ["MULTI_ITEM_MULTI_URL=http://b"], words, "packed")
     assert [arm.side.url for arm in pair] == ["http://a", "http://b"]
     found = arms.measure(pair, tmp_path)

@@ -8,8 +8,11 @@ import pytest
 from sample_matrix import gate_record, matrix, not_run
 
 from pytest_multiitem import __version__
+from pytest_multiitem.comparison.measuring import runner
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.reports import run as markdown
 from pytest_multiitem.results import store
+from pytest_multiitem.settings.settings import OPTIONS
 
 SIZES = {
     "hidden-size": 16, "intermediate-size": 24, "num-hidden-layers": 1, "num-attention-heads": 2,
@@ -94,3 +97,73 @@ def test_a_report_of_something_else(multiitem, tmp_path):
 def test_an_unknown_command(multiitem):
     code, out, err = multiitem("repot")
     assert (code, out) == (2, "") and "No such command" in err
+
+
+TAKE_RUN_OPTIONS = [["launch"], ["power"], ["compare", "run"], ["ab"]]
+
+
+@pytest.mark.parametrize("command", TAKE_RUN_OPTIONS, ids=" ".join)
+def test_the_help_of_a_command_lists_the_options_of_a_run(multiitem, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = multiitem(*command, "--help")
+    assert code == 0
+    for option in OPTIONS:
+        assert option.flag in out, option.flag
+    for topic in dict.fromkeys(option.topic for option in OPTIONS):
+        assert topic in out
+
+
+@pytest.mark.parametrize("command", TAKE_RUN_OPTIONS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--modle", "x"], "--model"),
+        (["--multiitem-backnd=jax"], "--multiitem-backend"),
+        (["--model"], "requires an argument"),
+        (["--multiitem-seed=x"], "expected a whole number"),
+        (["--allow-inconclusive=maybe"], "--multiitem-allow-inconclusive: 'maybe' is not valid: expected 1 or 0"),
+    ],
+)
+def test_a_wrong_option_of_a_run_is_said_with_what_was_meant(multiitem, tmp_path, monkeypatch, command, words, said):
+    monkeypatch.chdir(tmp_path)
+    arms = ["--a", "MULTI_ITEM_MASK_IMPL=dense", "--b", "MULTI_ITEM_MASK_IMPL=segment"] if command == ["ab"] else []
+    code, out, err = multiitem(*command, *arms, *words)
+    assert (code, out) == (2, "") and said in err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], True),
+        (["--allow-inconclusive"], True),
+        (["--allow-inconclusive=0"], False),
+        (["--multiitem-allow-inconclusive=off"], False),
+        (["--allow-inconclusive=no", "--multiitem-allow-inconclusive=YES"], True),
+    ],
+)
+def test_a_switch_of_a_run_takes_a_value_after_an_equals_sign(multiitem, monkeypatch, words, expected):
+    monkeypatch.setenv("MULTI_ITEM_ALLOW_INCONCLUSIVE", "1")
+    seen = []
+
+    def compare(settings, *_):
+        seen.append(settings.allow_inconclusive)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(runner, "compare", compare)
+    assert multiitem("compare", "run", *words)[::2] == (2, "multiitem: enough\n")
+    assert seen == [expected]
+
+
+def test_a_comparison_takes_the_engines_own_names(multiitem, monkeypatch):
+    seen = []
+
+    def compare(settings, *_):
+        seen.append((settings.backend, settings.mask_impl))
+        raise UsageError("enough")
+
+    monkeypatch.setattr(runner, "compare", compare)
+    assert multiitem("compare", "run", "--backend=all", "--mask-impl", "all")[0] == 2
+    assert seen == [(("pytorch", "jax"), ("dense", "segment", "auto"))]
+    for words in (["--backend=pytroch"], ["--multiitem-compare-urls=pytroch=http://h"]):
+        code, _, err = multiitem("compare", "run", *words)
+        assert code == 2 and "'pytroch' is not valid" in err and "mean 'pytorch'?" in err

@@ -15,14 +15,16 @@ from fake_backend import VOCAB, FakeBackend
 
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.engine.app import Service, create_app
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig, ScoreResult
+from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.metamorphic import measure
 from pytest_multiitem.properties.play import RACE_ATTEMPTS, Player
 from pytest_multiitem.reports.counterexample import curl, failure_lines, request_text, sequence_text
 from pytest_multiitem.results.counterexample import Counterexample, read, save
+from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.scoring.relations import ScoreBody
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.steps import ScoreResult
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient
 from pytest_multiitem.transport.listening import bind

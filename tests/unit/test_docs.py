@@ -12,14 +12,14 @@ import msgspec
 import pytest
 
 import pytest_multiitem
+from pytest_multiitem.engine.launch_line import add_arguments
 from pytest_multiitem.engine.scorer import Executed
-from pytest_multiitem.engine.serve import add_arguments
 from pytest_multiitem.gates.registry import gate_names
 from pytest_multiitem.results import counterexample, records
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "CHANGELOG.md"]
+PAGES = [*sorted(DOCS.rglob("*.md")), *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
 REGENERATE = "run: python docs/generate.py"
 
 

@@ -7,12 +7,14 @@ from engine_cases import DELIMITER, LABELS, tokens, workload
 from fake_backend import VOCAB, FakeBackend, logit
 from reference import Reference
 
-from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
-from pytest_multiitem.engine.serve import load_backend
+from pytest_multiitem.engine.model_files import load_backend
+from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.base import Fault, ScorerFault
 from pytest_multiitem.faults.catalogue import catalogue, fault
+from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.steps import ScoringSteps
 from pytest_multiitem.scoring.wire import WireError
 
 QUERY = [10, 11, 12]
@@ -219,6 +221,8 @@ def factors(name, query, items):
     match kind:
         case "causal":
             return before.astype(float), np.arange(len(ids))
+        case "causal_restarting":
+            return before.astype(float), np.where(ids == DELIMITER, len(query), positions)
         case "leak_next":
             extra = (block[None, :] == block[:, None] - 1) & (block[:, None] > 0)
             return np.where(own, 1.0, float(strength) * extra) * before, positions
@@ -252,8 +256,8 @@ def request_of(seed):
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "name",
-    ["causal", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "leak_length", "query_only_prefix",
-     "all_delims_prefix"],
+    ["causal", "causal_restarting", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "leak_length",
+     "query_only_prefix", "all_delims_prefix"],
 )  # fmt: skip
 def test_attention_weights_are_those_of_the_fault(backend, reference, name, seed):
     query, items = request_of(seed)
@@ -319,6 +323,17 @@ def test_a_leak_reaches_the_next_item_and_no_other_to_the_last_bit(backend, stre
 def test_every_row_of_the_list_has_a_fault_or_is_one_of_the_wire():
     engine = {kind.number for kind in catalogue().values() if issubclass(kind, ScorerFault)}
     assert engine - {0} == {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 16, 24}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in catalogue().values() if issubclass(kind, ScorerFault)], ids=lambda kind: kind.name
+)
+def test_a_mutant_overrides_steps_that_the_scorer_takes_and_says_so(kind):
+    """A step that is renamed would leave a mutant healthy; with ``override``, mypy refuses it."""
+    methods = {name: each for name, each in vars(kind().mutant()).items() if callable(each)}
+    assert methods and all(vars(each).get("__override__") for each in methods.values())
+    assert methods.keys() <= vars(ScoringSteps).keys()
+    assert methods.keys() - {"configured"} <= vars(Scorer).keys()
 
 
 @pytest.mark.parametrize("kind", catalogue().values(), ids=lambda kind: kind.name)

@@ -20,7 +20,9 @@ from engine_cases import (
 from reference import Reference
 
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
-from pytest_multiitem.engine.serve import load_backend
+from pytest_multiitem.engine.model_files import load_backend
+from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.readout import Readout
 from pytest_multiitem.scoring.semantics import Semantics
@@ -143,6 +145,35 @@ def test_bfloat16_stays_near_float32(backends):
         ]
         difference = np.abs(scores[0] - scores[1])
         assert 0 < difference.max() < 0.1 and difference.mean() < 0.02
+
+
+# -- mask implementation `auto` ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("semantics", PRODUCTION)
+def test_auto_is_decided_by_the_rows_that_segment_computes(backend, semantics, monkeypatch):
+    """Segment at the threshold, dense one token above it, though the sequence without its padding is below it."""
+    query, items = workload(6)
+    layout = build_layout(query, items, DELIMITER, semantics)
+    rows = []
+
+    def seen(prefix, visible_prefix, blocks, *rest, run=backend.segment):
+        unused = [block.rows - sum((tile.packed_index >= 0).sum() for tile in block.tiles) for block in blocks]
+        rows.append(layout.length + sum(unused) + prefix.keys[0].shape[1] - layout.prefix_length)
+        return run(prefix, visible_prefix, blocks, *rest)
+
+    monkeypatch.setattr(backend, "segment", seen)
+    padded = backend.padded_length(layout)
+    assert padded > layout.length + 1
+    for threshold, ran in [(padded, (0, 1)), (padded - 1, (1, 0)), (layout.length, (1, 0))]:
+        scorer = Scorer(
+            backend,
+            ScorerConfig(delimiter=DELIMITER, chunk_size=0, semantics=semantics, segment_threshold=threshold),
+        )
+        scorer.score(query, items, LABELS, True)
+        sequences = scorer.executed()["packed_sequences"]
+        assert (sequences["dense"], sequences["segment"]) == ran
+    assert rows == [padded]
 
 
 # -- isolation, bitwise ----------------------------------------------------------------------

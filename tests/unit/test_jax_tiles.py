@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from engine_cases import DELIMITER, assert_close, packed, workload
 
-from pytest_multiitem.engine.serve import load_backend
+from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.semantics import Semantics
 
@@ -42,5 +42,6 @@ def test_slots_that_are_computed_otherwise_are_noticed(checkpoint, monkeypatch):
     monkeypatch.setattr(uneven, "_segment", second_slot_moved)
     plan = planned(uneven, query, items)
     assert not stacked(plan) and not all(uneven._uniform.values())
+    assert uneven.padded_length(plan.layout) == plan.padded_length(64)
     monkeypatch.undo()
     assert_close(*(packed(each, "segment", query, items, Semantics.QUERY_PREFIX) for each in (uneven, honest)))

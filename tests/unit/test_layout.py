@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_multiitem.scoring.layout import PREFIX, build_layout, packed_length
+from pytest_multiitem.scoring.layout import PREFIX, build_layout, packed_length, restarting_positions
 from pytest_multiitem.scoring.semantics import Semantics
 
 DELIMITER = 99
@@ -146,6 +146,18 @@ def test_a_worked_example(semantics):
     else:
         assert layout.positions.tolist() == [0, 1, 2, 3, 4, 3, 3, 4, 5]
         assert layout.score_index.tolist() == [3, 2, 7]
+
+
+@pytest.mark.parametrize(
+    ("semantics", "want"),
+    [
+        (Semantics.PREFIX_FIRST_DELIM, [0, 1, 2, 3, 4, 2, 3, 2, 2]),
+        (Semantics.QUERY_PREFIX, [0, 1, 1, 2, 3, 1, 2, 1, 1]),
+    ],
+)
+def test_positions_that_restart_at_each_delimiter(semantics, want):
+    layout = build_layout([5, 6], [[7, 8], [9], []], 99, semantics)
+    assert restarting_positions(layout).tolist() == want and restarting_positions(layout).dtype == np.int32
 
 
 def test_an_empty_query_is_refused():

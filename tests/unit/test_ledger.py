@@ -18,7 +18,9 @@ def settings_of(**given):
 
 def begin(base, settings, *sizes, finish=False, confirm=()):
     with ledger.opened(settings, base) as kept:
-        kept.enter("jax", "portable", {"engine": "fake"})
+        kept.begin("jax", "portable")
+        for matrix in kept.changed("jax", ["portable"]):
+            matrix.engine = "fake"
         for size in sizes:
             kept.add("jax", "portable", Row(client_chunk_size=size, status="ok"))
         for size in confirm:
@@ -41,7 +43,7 @@ def test_an_interrupted_comparison_goes_on_with_its_rows(tmp_path, named):
 
 def test_every_row_is_on_disk_when_it_is_entered(tmp_path):
     with ledger.opened(settings_of(), tmp_path) as kept:
-        kept.enter("jax", "portable", {})
+        kept.begin("jax", "portable")
         for count, size in enumerate((1, 2, 4), 1):
             kept.add("jax", "portable", Row(client_chunk_size=size, status="failed"))
             on_disk = artefacts.read(kept.path("jax", "portable"), ScoreMatrix).record

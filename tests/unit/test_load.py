@@ -20,7 +20,15 @@ from typer.testing import CliRunner
 
 from pytest_multiitem.bench import generator, load
 from pytest_multiitem.bench.generator import Sent, poisson_schedule
-from pytest_multiitem.bench.load import Level, LoadRecord, closed_saturation, level_of, measure_load, open_saturation
+from pytest_multiitem.bench.load import (
+    Level,
+    LoadRecord,
+    LoadShape,
+    closed_saturation,
+    level_of,
+    measure_load,
+    open_saturation,
+)
 from pytest_multiitem.commands import load as load_command
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.transport.client import prepare
@@ -116,8 +124,12 @@ def nowhere():
         yield f"http://127.0.0.1:{holder.getsockname()[1]}"
 
 
+def measured(url, requests, progress=lambda what, seconds: None, **shape):
+    return measure_load(url, requests, LoadShape(**shape), progress=progress)
+
+
 def only_level(*args, **more):
-    (level,) = measure_load(*args, **more).levels
+    (level,) = measured(*args, **more).levels
     assert level.successful + level.errored + level.incomplete == level.requests == len(level.records)
     assert sum(level.errors_by_kind.values()) == level.errored
     return level
@@ -188,7 +200,7 @@ def test_every_figure_follows_from_the_records(seed):
             expected["in time"] += request.num_items
             expected["within"] += 1
     done = SimpleNamespace(sent=sent, ended_early=None, now=lambda: 5.0, busy=lambda: 0.25)
-    level = level_of(done, duration=4.0, objective_ms=80.0, offered_rate=25.0)
+    level = level_of(done, LoadShape(rates=[25.0], duration=4.0, objective_ms=80.0), offered_rate=25.0)
     written = json.loads(msgspec.json.encode(level))
     assert written["requests"] == 100
     assert written["successful"] == len(expected["latencies"]) == 100 - written["errors_by_kind"]["http_error"]
@@ -208,7 +220,7 @@ def test_a_report_of_several_levels(stub, monkeypatch):
     monkeypatch.setattr(load, "open_saturation", lambda level: (level.offered_rate > 100, ""))
     stub.service = 0.005
     told = []
-    report = measure_load(
+    report = measured(
         stub.url, [TWO, THREE], concurrency=[3, 1, 2, 2], rates=[60.5], duration=0.1, seed=4,
         progress=lambda what, seconds: told.append((what, seconds)),
     )  # fmt: skip
@@ -318,7 +330,7 @@ def test_some_failures_among_successes(stub):
 def test_a_server_that_is_gone_ends_levels_early(nowhere, monkeypatch):
     monkeypatch.setattr(generator, "_DEAD_AFTER", 0.2)
     start = time.monotonic()
-    closed, opened = measure_load(nowhere, [TWO], concurrency=[3], rates=[50], duration=30).levels
+    closed, opened = measured(nowhere, [TWO], concurrency=[3], rates=[50], duration=30).levels
     assert time.monotonic() - start < 10
     for level in (closed, opened):
         assert level.errors_by_kind == {"connection": level.requests} and level.requests > 0
@@ -362,7 +374,7 @@ def test_more_than_can_be_under_way_is_refused_and_counted(stub):
 
 
 def test_a_password_in_the_address_is_not_kept(nowhere):
-    report = measure_load(nowhere.replace("//", "//user:hunter2@"), [TWO], concurrency=[1], duration=0.1)
+    report = measured(nowhere.replace("//", "//user:hunter2@"), [TWO], concurrency=[1], duration=0.1)
     assert report.levels[0].errored and b"hunter2" not in msgspec.json.encode(report)
 
 
@@ -381,7 +393,7 @@ def test_a_password_in_the_address_is_not_kept(nowhere):
 )
 def test_what_cannot_be_measured(nowhere, wrong):
     with pytest.raises(UsageError):
-        measure_load(nowhere, **({"requests": [TWO], "concurrency": [1]} | wrong))
+        measured(nowhere, **({"requests": [TWO], "concurrency": [1]} | wrong))
 
 
 # -- saturation --------------------------------------------------------------------------------

@@ -5,15 +5,15 @@ from itertools import combinations
 
 import pytest
 
-from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.base import Profile, check_backends
 from pytest_multiitem.adapters.embedded import EmbeddedEngine
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.settings.option import Option
+from pytest_multiitem.settings.option import option, options_of
+from pytest_multiitem.settings.parsers import switch
 from pytest_multiitem.settings.resolve import resolve
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTION_OF as BY_NAME
+from pytest_multiitem.settings.settings import OPTIONS, Settings
 
-BY_NAME = {option.name: option for option in OPTIONS}
 DEFAULTS = resolve({}, {}, {})
 
 
@@ -122,12 +122,13 @@ def test_a_bad_value_names_its_source(sources, where):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("backend", "pytoch", "did you mean 'pytorch'?"),
-        ("backend", "", "expected a comma-separated list of pytorch, jax, all"),
-        ("mask_impl", "dense,segmnt", "did you mean 'segment'?"),
+        ("backend", "", "expected a comma-separated list of names"),
+        ("views", "portible", "did you mean 'portable'?"),
+        ("compare_urls", "jax@fast=http://h", "expected BACKEND=URL or BACKEND@VIEW=URL, with a view of portable"),
+        ("compare_urls", "=http://h", "expected BACKEND=URL"),
+        ("cost_per_hour", "=2", "expected dollars an hour"),
         ("dtype", "float16", "expected one of float32, bfloat16"),
         ("semantics", "all_delims_prefix", "expected one of prefix_first_delim, query_prefix"),
-        ("require", "segment_lower", "did you mean 'segment_lowers'?"),
         ("bench", "maybe", "expected 1 or 0"),
         ("workload", "/absent/file", "expected an existing file"),
         ("server_chunk_size", "-1", "expected a comma-separated list of whole numbers of at least 0"),
@@ -152,7 +153,11 @@ def test_messages(name, text, message):
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("backend", "all", ("pytorch", "jax")),
+        ("backend", "all", ("all",)),
+        ("backend", "rocm,jax", ("rocm", "jax")),
+        ("mask_impl", "dense,all", ("all",)),
+        ("compare_urls", "rocm@portable=http://h/", (("rocm@portable", "http://h"),)),
+        ("cost_per_hour", "rocm=2.5", (("rocm", 2.5),)),
         ("backend", "jax, jax", ("jax",)),
         ("mask_impl", "auto", ("auto",)),
         ("require", "all", ("all",)),
@@ -175,10 +180,72 @@ def test_an_existing_file(tmp_path):
 
 
 def test_a_new_option_needs_one_line():
-    option = Option("my_number", 3, "a number", int)
-    assert (option.flag, option.variable, option.ini) == (
+    @dataclasses.dataclass(frozen=True)
+    class Mine:
+        on: bool = option(False, "a switch", switch, topic="mine")
+        my_number: int = option(3, "a number", int)
+        of_no_user: int = 4
+
+    on, number = options_of(Mine)
+    assert (number.flag, number.variable, number.ini) == (
         "--multiitem-my-number", "MULTI_ITEM_MY_NUMBER", "multiitem_my_number",
     )  # fmt: skip
+    assert (number.default, number.topic, number.is_switch) == (3, "mine", False) and on.is_switch
+
+
+def test_records_hold_every_setting_with_its_origin():
+    records = resolve({"multiitem_seed": "3"}, {}, {}).records()
+    assert [record["name"] for record in records] == [o.name for o in OPTIONS]
+    assert {"name": "seed", "value": "3", "origin": "command line"} in records
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("backend", "pytoch", "expected a comma-separated list of pytorch, jax, all (did you mean 'pytorch'?)"),
+        ("mask_impl", "dense,segmnt", "'segmnt' is not valid: expected a comma-separated list of dense, segment, auto"),
+        ("mask_impl", "flashinfer", "engine embedded has no other"),
+    ],
+)
+def test_names_are_checked_against_what_the_engine_has(name, text, message):
+    with pytest.raises(UsageError, match=rf"^option --multiitem-{name.replace('_', '-')}: ") as caught:
+        EmbeddedEngine().fit(resolve({f"multiitem_{name}": text}, {}, {}))
+    assert message in str(caught.value)
+
+
+class Rocm(EmbeddedEngine):
+    name, backends, masks = "mine", ("rocm", "jax"), ("flex",)
+
+
+def test_all_and_the_defaults_are_the_engines_own():
+    def fitted(**given):
+        return Rocm().fit(resolve({f"multiitem_{name}": text for name, text in given.items()}, {}, {}))
+
+    settings = fitted()
+    assert (settings.backend, settings.mask_impl) == (("jax",), ("flex",)), "what a default has of it, else all of it"
+    assert settings.origins["backend"] == settings.origins["mask_impl"] == "engine mine"
+    settings = fitted(backend="all", mask_impl="all")
+    assert (settings.backend, settings.mask_impl) == (("rocm", "jax"), ("flex",))
+    assert settings.origins["backend"] == "command line" and fitted(backend="rocm").backend == ("rocm",)
+    assert EmbeddedEngine().fit(resolve({"multiitem_mask_impl": "all"}, {}, {})).mask_impl == (
+        "dense", "segment", "auto",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"backend": "rcom"}, "option --multiitem-backend: 'rcom' .*rocm, all .did you mean 'rocm'"),
+        ({"compare_urls": "rcom@portable=http://h"}, "option --multiitem-compare-urls: 'rcom' .*did you mean 'rocm'"),
+        ({"cost_per_hour": "2.5,jx=1"}, "option --multiitem-cost-per-hour: 'jx' .*did you mean 'jax'"),
+    ],
+)
+def test_a_comparison_takes_the_backends_of_any_engine(given, message):
+    engines = [EmbeddedEngine(), Rocm()]
+    good = {name: text.replace("rcom", "rocm").replace("jx", "jax") for name, text in given.items()}
+    check_backends(resolve({f"multiitem_{name}": text for name, text in good.items()}, {}, {}), engines)
+    with pytest.raises(UsageError, match=message):
+        check_backends(resolve({f"multiitem_{name}": text for name, text in given.items()}, {}, {}), engines)
 
 
 def test_settings_reach_the_launch_line():

@@ -112,6 +112,24 @@ def test_every_score_is_read_exactly_once_at_its_own_place(lengths, semantics):
 
 
 @few
+@given(lengths=LENGTHS, semantics=SEMANTICS, prefix_padding=st.integers(0, 100))
+def test_the_padded_length_counts_every_token_and_every_row_without_one(lengths, semantics, prefix_padding):
+    whole = planned(lengths, semantics)
+    prefix_rows = whole.layout.prefix_length + prefix_padding
+    assert whole.padded_length(prefix_rows) == prefix_rows + sum(block.rows for block in whole.blocks)
+    for plan in for_scores(lengths, semantics):
+        unused = sum(block.rows for block in plan.blocks) - sum((tile.packed_index >= 0).sum() for tile in plan.tiles)
+        assert plan.padded_length(prefix_rows) == plan.layout.length + prefix_padding + unused
+
+
+def test_the_padded_length_of_items_of_three_and_five_tokens():
+    """14 packed tokens; only the 8 of the items are placed: in a tile of two 12s, in tiles of a 12 each, in 32 rows."""
+    fixed, filled, side_by_side = for_scores([3, 5])
+    assert [plan.padded_length(4) for plan in (fixed, filled, side_by_side)] == [14 + 16, 14 + 16, 14 + 24]
+    assert side_by_side.padded_length(32) == 14 + 24 + 28
+
+
+@few
 @given(lengths=LENGTHS, other=st.integers(0, 1200), data=st.data())
 def test_an_items_place_and_shape_survive_any_change_of_another(lengths, other, data):
     changed = data.draw(st.integers(0, len(lengths) - 1))

@@ -47,7 +47,7 @@ def test_what_a_user_names_is_what_is_expected_to_be_killed():
 
 def test_a_fault_that_is_not_known_names_the_option():
     with pytest.raises(UsageError, match=r"--multiitem-power-faults.*no fault is called .leak_nxt..*did you mean"):
-        settings_of(power_faults="leak_nxt,causal")
+        check_settings(settings_of(power_faults="causal,leak_nxt"))
 
 
 @pytest.mark.parametrize("given", [{"engine": "sglang"}, {"multi_url": "http://127.0.0.1:1"}])

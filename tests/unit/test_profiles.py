@@ -1,6 +1,7 @@
 """Launch profiles: read, laid over each other, and turned into command lines."""
 
 import dataclasses
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,11 +9,9 @@ import sys
 import pytest
 
 from pytest_multiitem.adapters import launched
-from pytest_multiitem.adapters.arguments import settings_from
-from pytest_multiitem.adapters.base import Profile, choose_engine, shipped_engines
+from pytest_multiitem.adapters.base import ENGINES, Profile, choose_engine
 from pytest_multiitem.adapters.installed import Installed
 from pytest_multiitem.adapters.profiles import arguments, launch_profile, read_profiles, with_profile_defaults
-from pytest_multiitem.commands import launch as launch_command
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.settings.resolve import resolve
 
@@ -52,7 +51,7 @@ def test_every_shipped_profile_belongs_to_an_adapter_and_its_role():
     for name in read_profiles():
         for device in ("cpu", "cuda"):
             profile = launch_profile(name, device=device)
-            assert profile.engine in shipped_engines() and name.startswith(profile.engine)
+            assert profile.engine in ENGINES.shipped() and name.startswith(profile.engine)
             assert profile.about and profile.alternatives()
     assert {launch_profile(n, device="cuda").port for n in ("sglang-multi", "sglang-serial")} == {30010, 30011}
     assert launch_profile("sglang-multi-frozen", device="cuda").port == 30020
@@ -68,6 +67,41 @@ def test_the_first_generation_gets_the_delimiter_and_the_second_its_switch(insta
     command = SGLANG.launch(profile, settings_of(new)).command
     assert "--enable-mis" in command and "--multi-item-scoring-delimiter" not in command
     assert "--disable-radix-cache" not in command and "--chunked-prefill-size" not in command
+
+
+SGL_JAX_CPU = ("tp-size", "skip-server-warmup", "context-length", "max-prefill-tokens", "precompile-token-paddings",
+               "precompile-bs-paddings", "grammar-backend")  # fmt: skip
+EXTEND = ("enable-scoring-cache", "multi-item-enable-prefill-extend", "multi-item-extend-batch-size")
+PACK = ("multi-item-scoring-delimiter", "multi-item-scoring-chunk-size", "multi-item-mask-impl",
+        "multi-item-segment-fallback-threshold")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "more", "less"),
+    [
+        ("main", (), {"--disable-radix-cache"}, {"--enable-scoring-cache"}),
+        ("0c283689", (*PACK, *EXTEND), {"--disable-radix-cache"}, {"--enable-scoring-cache"}),
+        ("7ca65bbd", EXTEND, {"--enable-scoring-cache"}, {"--disable-radix-cache"}),
+    ],
+)
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_serial_sgl_jax_starts_in_every_version(installed, version, flags, more, less, tuned):
+    settings = settings_of(installed(version, *SGL_JAX_CPU, *flags), "sgl-jax", multiitem_device="cpu")
+    command = SGL_JAX.launch(Profile("serial", "jax", tuned=tuned), settings).command
+    more = more - {"--disable-radix-cache"} if tuned else more
+    assert more <= set(command) and not less & set(command) and "--multi-item-scoring-delimiter" not in command
+
+
+def test_what_the_serial_sgl_jax_needs_is_not_asked_of_the_other_roles(installed):
+    packed, extend = Profile("multi", "jax", "segment", 0), Profile("extend", "jax")
+    settings = settings_of(installed("0c283689", *SGL_JAX_CPU, *PACK, *EXTEND), "sgl-jax", multiitem_device="cpu")
+    command = SGL_JAX.launch(packed, settings).command
+    assert "--disable-radix-cache" in command and "--enable-scoring-cache" not in command
+    command = SGL_JAX.launch(extend, settings).command
+    assert "--disable-radix-cache" not in command and command.count("--enable-scoring-cache") == 1
+    settings = settings_of(installed("7ca65bbd", *SGL_JAX_CPU, *EXTEND), "sgl-jax", multiitem_device="cpu")
+    assert SGL_JAX.unavailable(extend, settings) is None
+    assert SGL_JAX.unavailable(packed, settings).count("--multi-item-scoring-delimiter") == 1
 
 
 def test_a_profile_that_a_version_cannot_express_names_the_flags(installed):
@@ -113,9 +147,9 @@ def test_a_profile_brings_its_settings_and_the_user_has_the_last_word():
 def test_an_engine_fits_the_settings_to_what_it_has():
     settings = settings_of()
     assert (settings.backend, settings.mask_impl, settings.semantics) == (("pytorch",), ("flashinfer",), "query_prefix")
-    with pytest.raises(UsageError, match=r"backend jax .command line.: engine sglang has pytorch only"):
+    with pytest.raises(UsageError, match=r"--multiitem-backend: 'jax' is not valid: .* pytorch, all: engine sglang"):
         settings_of(multiitem_backend="jax")
-    with pytest.raises(UsageError, match=r"mask_impl dense .command line.: engine sglang has flashinfer only"):
+    with pytest.raises(UsageError, match=r"--multiitem-mask-impl: 'dense' .* flashinfer, all: engine sglang"):
         settings_of(multiitem_mask_impl="dense")
 
 
@@ -160,13 +194,23 @@ def test_a_users_own_file_is_laid_over_the_shipped_one(tmp_path, installed):
     assert after(SGLANG.launch(Profile("serial", "pytorch"), settings).command, "--tp-size") == "4"
 
 
+FIT = "[a]\nengine = 'sglang'\nrole = 'multi'\nport = 1\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("x = 1", "'x' stands outside of a table"),
-        ("[a]\nflag = 1", r"\[a\] has flag; expected only"),
-        ("[a]\nengine = 'sglang'\nrole = 'multi'", "'a' has no 'port'"),
-        ("[a]\nengine = 'sglang'\nrole = 'many'\nport = 1", "role is 'many'; expected one of multi, serial, extend"),
+        (FIT + "flag = 1", r"own.toml: \[a\]: .*unknown field `flag`; expected engine, role .multi, serial or extend."),
+        (FIT + "name = 'b'", r"\[a\]: .*unknown field `name`"),
+        (FIT + "cpu.port = 2", r"\[a\]: .*unknown field `port` - at `\$.cpu`; expected .* cpu .with settings, flags"),
+        ("[a]\nengine = 'sglang'\nrole = 'multi'", r"\[a\]: .*missing required field `port`"),
+        (
+            "[a]\nengine = 'sglang'\nrole = 'many'\nport = 1",
+            r"\[a\]: .*'many' - at `\$.role`; expected .*role .multi",
+        ),
+        (FIT + "env = {A = 1}", r"\[a\]: Expected `str`, got `int` - at `\$.env"),
+        ("[a]\nextends = ['b']", r"'a' extends \['b'\], which does not exist"),
         ("[a]\nextends = 'b'", "'a' extends 'b', which does not exist"),
         ("[a]\nextends = 'b'\n[b]\nextends = 'a'", "extends itself"),
         ("[a", "not valid TOML"),
@@ -200,17 +244,15 @@ def test_flags_become_arguments():
     assert arguments(flags, values) == ["--on", "--n", "3", "--many", "1", "2", "--given", "0", "--list", "4", "5"]
 
 
-def test_launch_prints_the_line_that_a_run_would_use(installed):
+def test_launch_prints_the_line_that_a_run_would_use(installed, multiitem):
     python = installed("0.5.23", "enable-mis")
-    words = ["--engine-python", python, "--model=/models/m", "--device", "cuda"]
-    words[3:] = ["--multiitem-device", "cuda"]
-    settings = settings_from(words, "sglang-multi-frozen")
-    line = launch_command.shell_line(launch_command.spec_of("sglang-multi-frozen", settings))
-    assert line.endswith("--enable-mis") and "--port 30020 " in line and "--attention-backend flashinfer" in line
-    with pytest.raises(UsageError, match="'--modle' is no option of a run"):
-        settings_from(["--modle", "x"], None)
-    with pytest.raises(UsageError, match="--model needs a value"):
-        settings_from(["--model"], None)
+    words = ["--engine-python", python, "--model=/models/m", "--multiitem-device", "cuda"]
+    code, line, err = multiitem("launch", *words, "sglang-multi-frozen", "--dry-run")
+    assert (code, err) == (0, "")
+    assert line.endswith("--enable-mis\n") and "--port 30020 " in line and "--attention-backend flashinfer" in line
+    settings = settings_of(python, multiitem_multi_profile="sglang-multi-frozen", multiitem_device="cuda")
+    command = SGLANG.launch(Profile("multi", "pytorch", "flashinfer", 0), settings).command
+    assert line.split()[2:] == shlex.join(command).replace("'{port}'", "30020").split()
 
 
 def test_a_launch_becomes_the_server(tmp_path):

@@ -12,14 +12,18 @@ import time
 import httpx
 import numpy as np
 import pytest
-from engine_cases import LABELS, assert_close, expected, tokens, workload
+from engine_cases import DELIMITER, LABELS, PRODUCTION, assert_close, expected, tokens, workload
 from reference import Reference
 
 from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
-from pytest_multiitem.engine.serve import ServeArgs, add_arguments, build_service, load_backend
+from pytest_multiitem.engine.launch_line import ServeArgs, add_arguments
+from pytest_multiitem.engine.model_files import load_backend
+from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.engine.serve import build_service
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, UsageError
+from pytest_multiitem.scoring.config import ScorerConfig
+from pytest_multiitem.scoring.layout import build_layout, restarting_positions
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -113,6 +117,32 @@ def test_an_empty_item_reads_the_querys_last_token(backend):
     got = scores(backend, query, [[], tokens(np.random.default_rng(2), 9), []], True)
     np.testing.assert_array_equal(got[[0, 2]], [backend.serial(query, LABELS, False).scores(True)[0]] * 2)
     assert np.abs(got[1] - got[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("semantics", PRODUCTION)
+def test_causal_attention_at_restarting_positions_equals_the_float64_reference(backend, checkpoint, semantics):
+    query, items = workload(6, count=5)
+    layout = build_layout(query, [item for item in items if item], DELIMITER, semantics)
+    positions, seen = restarting_positions(layout), np.tril(np.ones((layout.length, layout.length), dtype=bool))
+    got = backend.causal(layout.token_ids, positions, layout.score_index, LABELS)
+    reference = Reference(checkpoint)
+    states = reference.hidden(layout.token_ids, positions, seen)[layout.score_index]
+    np.testing.assert_allclose(got.scores(True), expected(reference.logits(states)).scores(True), rtol=0, atol=1e-5)
+    growing = reference.hidden(layout.token_ids, np.arange(layout.length), seen)[layout.score_index]
+    assert np.abs(got.scores(True) - expected(reference.logits(growing)).scores(True)).max() > 0.02
+
+
+@pytest.mark.parametrize("name", ["gemma2", "bloom"])
+def test_causal_attention_is_that_of_the_architecture_or_refused(name, tmp_path):
+    model, backend = untrained(name, tmp_path), load(tmp_path)
+    ids = np.random.default_rng(4).integers(0, 1000, 30)
+    if name == "bloom":  # ALiBi counts tokens
+        with pytest.raises(EngineUnavailable, match="BloomForCausalLM takes no positions"):
+            backend.causal(ids, np.arange(30), np.array([29]), LABELS)
+    else:
+        got = backend.causal(ids, np.arange(30), np.array([29]), LABELS)
+        want = model(input_ids=torch.tensor(ids[None])).logits[:, -1, list(LABELS)]
+        np.testing.assert_allclose(got.scores(True), want.softmax(1).detach().numpy(), rtol=0, atol=1e-5)
 
 
 def test_the_normaliser_only_where_asked_for(backend):

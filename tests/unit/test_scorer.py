@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_multiitem.engine.plan import slots_per_tile
-from pytest_multiitem.engine.scorer import MaskImpl, Mode, PrefixCache, Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import PrefixCache, Scorer
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.layout import packed_length
+from pytest_multiitem.scoring.config import MaskImpl, Mode, ScorerConfig
+from pytest_multiitem.scoring.layout import build_layout, packed_length
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.wire import WireError
 
@@ -111,14 +112,33 @@ def test_chunks_and_counters():
     assert ran["items_by_semantics"]["prefix_first_delim"] == 5
 
 
-@pytest.mark.parametrize(("offset", "impl"), [(1, "dense"), (0, "segment"), (-1, "segment")])
-def test_auto_chooses_segment_from_the_threshold_on(offset, impl):
-    length = packed_length(len(QUERY), [len(item) for item in ITEMS])
-    config = packed(mask_impl=MaskImpl.AUTO, chunk_size=0, segment_threshold=length + offset)
+@pytest.mark.parametrize(("above", "impl"), [(-1, "segment"), (0, "segment"), (1, "dense")])
+def test_auto_chooses_segment_up_to_the_threshold_padding_counted(above, impl):
+    layout = build_layout(QUERY, ITEMS, DELIMITER, Semantics.PREFIX_FIRST_DELIM)
+    padded = FakeBackend().padded_length(layout)
+    assert padded > layout.length + 1, "only padding leads over the threshold"
+    config = packed(mask_impl=MaskImpl.AUTO, chunk_size=0, segment_threshold=padded - above)
     scorer = Scorer(FakeBackend(), config)
     scorer.score(QUERY, ITEMS, LABELS, False)
     assert scorer.executed()["packed_sequences"] == {"dense": 0, "segment": 0} | {impl: 1}
     assert ("dense" in scorer.backend.calls) == (impl == "dense")
+
+
+def test_auto_is_decided_and_counted_for_each_sequence():
+    short, long = [[20], [21]], [[22] * 300, [23]]
+    scorer = Scorer(FakeBackend(), packed(mask_impl=MaskImpl.AUTO, chunk_size=2, segment_threshold=200))
+    for items, ran in [(short, (0, 1)), (long, (1, 1)), (short, (1, 2)), ([*long, *short], (2, 3))]:
+        scorer.score(QUERY, items, LABELS, False)
+        sequences = scorer.executed()["packed_sequences"]
+        assert (sequences["dense"], sequences["segment"]) == ran
+
+
+@pytest.mark.parametrize("impl", [MaskImpl.DENSE, MaskImpl.SEGMENT])
+@pytest.mark.parametrize("threshold", [0, 100_000])
+def test_a_mask_that_is_asked_for_runs_at_every_length(impl, threshold):
+    scorer = Scorer(FakeBackend(), packed(mask_impl=impl, chunk_size=0, segment_threshold=threshold))
+    scorer.score(QUERY, ITEMS, LABELS, False)
+    assert scorer.executed()["packed_sequences"] == {"dense": 0, "segment": 0} | {impl.value: 1}
 
 
 def test_the_counters_say_what_ran_and_nothing_of_what_failed():
@@ -142,7 +162,7 @@ def test_a_snapshot_does_not_change_later():
 )
 def test_ablations_run_on_the_dense_path(semantics, visible_delimiters):
     """Auto picks dense for them whatever the length; the first item's state is computed by hand."""
-    config = packed(semantics=semantics, mask_impl=MaskImpl.AUTO, segment_threshold=0)
+    config = packed(semantics=semantics, mask_impl=MaskImpl.AUTO, segment_threshold=100_000)
     scorer = Scorer(FakeBackend(), config)
     result = scorer.score(QUERY, ITEMS, LABELS, False)
     seen = ((10, 0), (11, 1), (12, 2), *((DELIMITER, p) for p in visible_delimiters(3)), (20, 4))

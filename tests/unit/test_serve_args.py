@@ -13,10 +13,13 @@ import msgspec
 import pytest
 from fake_backend import FakeBackend
 
+from pytest_multiitem.engine import model_files
 from pytest_multiitem.engine import serve as serve_module
-from pytest_multiitem.engine.scorer import Mode, ScorerConfig
-from pytest_multiitem.engine.serve import ServeArgs, add_arguments, build_service, load_backend, resolve_model, serve
+from pytest_multiitem.engine.launch_line import ServeArgs, add_arguments
+from pytest_multiitem.engine.model_files import load_backend, resolve_model
+from pytest_multiitem.engine.serve import build_service, serve
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable, UsageError
+from pytest_multiitem.scoring.config import Mode, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
 
 
@@ -193,8 +196,8 @@ def test_the_server_info(argv, mode, semantics, monkeypatch, tmp_path):
     ("argv", "calls"),
     [
         ([], {"serial"}),
-        (["--multi-item-scoring-delimiter", "0"], {"dense"}),
-        (["--fault", "causal", "--multi-item-scoring-delimiter", "0"], {"dense"}),
+        (["--multi-item-scoring-delimiter", "0"], {"prefix", "segment"}),
+        (["--fault", "causal", "--multi-item-scoring-delimiter", "0"], {"prefix", "segment"}),
         (["--skip-server-warmup"], set()),
         (["--context-length", "1"], set()),
     ],
@@ -265,7 +268,7 @@ def test_a_missing_package_names_the_extra(backend, module, monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("path", ["/nowhere", "./nowhere", "nowhere", "a/b/c", "~/nowhere-at-all"])
 def test_a_path_that_is_no_directory_is_not_looked_up_on_a_hub(path, monkeypatch):
-    monkeypatch.setattr(serve_module, "_download", lambda *args: pytest.fail("looked up"))
+    monkeypatch.setattr(model_files, "_download", lambda *args: pytest.fail("looked up"))
     with pytest.raises(CheckpointError, match="no directory"):
         resolve_model(path)
 

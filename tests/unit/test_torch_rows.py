@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from engine_cases import DELIMITER, assert_close, packed, workload
 
-from pytest_multiitem.engine.serve import load_backend
+from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.semantics import Semantics
 

@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.settings.chips import CHIPS, DEFAULT_CHIPS, parse_chip
+from pytest_multiitem.settings.chips import CHIPS, DEFAULT_CHIPS, chip_names
 from pytest_multiitem.settings.kernels import name_of, parse_kernel
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.tpu.shapes import parse_shape, shown
@@ -87,9 +87,9 @@ def test_no_arguments_are_the_defaults() -> None:
 
 def test_chips_are_known_by_name() -> None:
     assert DEFAULT_CHIPS == ("v6e", "v5e", "v5p") and set(DEFAULT_CHIPS) <= set(CHIPS)
-    assert parse_chip("v5e") == "v5e"
+    assert chip_names("v5e,v5p") == ("v5e", "v5p")
     with pytest.raises(ValueError, match=r"expected one of v4, v5e, .* \(did you mean 'v6e'\?\)"):
-        parse_chip("v6")
+        chip_names("v6")
 
 
 def test_settings_of_the_gate(tmp_path) -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from sample_matrix import gate_record, matrix
 
 from pytest_multiitem import cli
-from pytest_multiitem.commands import artefacts as artefact_commands
+from pytest_multiitem.commands.validate import validate as validate_command
+from pytest_multiitem.commands.workload import workload as workload_command
 from pytest_multiitem.comparison.decision import compare as offline
-from pytest_multiitem.comparison.decision import decide
+from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.records import Comparison, ScoreMatrix
 from pytest_multiitem.comparison.workload import generate, head, request_sha256
 from pytest_multiitem.errors import UsageError
@@ -887,7 +888,7 @@ def own_matrix(backend, shortest):
     for row in content["results"]:
         row["noise_floor"] = 0.0
     found = msgspec.convert(content, ScoreMatrix)
-    found.summary = decide.summary_of(found)
+    found.summary = guardrail.summary_of(found)
     return found
 
 
@@ -971,8 +972,8 @@ def test_content_that_is_nested_very_deeply(beside):
 def validate(multiitem, monkeypatch):
     """Run ``multiitem validate``."""
     app = typer.Typer()
-    app.command()(artefact_commands.validate)
-    app.command()(artefact_commands.workload)
+    app.command("validate")(validate_command)
+    app.command("workload")(workload_command)
     monkeypatch.setattr(cli, "app", app)
     return lambda *files: multiitem("validate", *files)
 

@@ -13,13 +13,14 @@ import pytest
 from fake_backend import VOCAB, FakeBackend
 
 from pytest_multiitem.engine.app import Service, create_app
-from pytest_multiitem.engine.scorer import Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import WireFault
 from pytest_multiitem.faults.catalogue import catalogue, fault
 from pytest_multiitem.faults.precision import Drift, to_bfloat16
 from pytest_multiitem.faults.service import split_at
+from pytest_multiitem.scoring.config import ScorerConfig
 
 QUERY, ITEMS, LABELS = [1, 2, 3], [[4, 5, 6], [7], [8, 9], [7]], [11, 12, 13]
 REQUEST = {"query": QUERY, "items": ITEMS, "label_token_ids": LABELS, "apply_softmax": True, "model": "mine"}
@@ -252,7 +253,7 @@ def test_a_fault_that_is_none_says_what_is(text, message):
 def test_every_fault_says_what_it_is(name):
     kind = catalogue()[name]
     assert 0 <= kind.number <= 25 and kind.seen and kind.about().endswith(".") and kind.scope
-    assert all(kind.takes(strength) for strength in kind.strengths)
+    assert all(kind.accepts[0](strength) for strength in kind.strengths)
     assert [fault(f"{name}={strength:g}").label for strength in kind.strengths] == [
         f"{name}={strength:g}" for strength in kind.strengths
     ]

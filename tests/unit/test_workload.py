@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pytest_multiitem import cli
-from pytest_multiitem.commands import artefacts as artefact_commands
+from pytest_multiitem.commands.validate import validate as validate_command
+from pytest_multiitem.commands.workload import workload as workload_command
 from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRequest
 from pytest_multiitem.comparison.workload import cases_of, degenerate, discrimination, generate, head, request_sha256
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.cases import CANONICAL_WORKLOAD, Case, read_workload, token_pool
 from pytest_multiitem.scoring.tokens import content_tokens
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.settings import OPTIONS
 from pytest_multiitem.transport.client import ScoreClient
 
 SHAPE = {"query_tokens": 30, "num_items": 6, "item_tokens": 4}
@@ -396,8 +397,8 @@ def test_labels_and_a_delimiter_at_the_very_end_of_a_vocabulary():
 def command(multiitem, monkeypatch, tmp_path):
     """Run ``multiitem workload`` or ``validate`` in an empty directory."""
     app = typer.Typer()
-    app.command()(artefact_commands.workload)
-    app.command()(artefact_commands.validate)
+    app.command("workload")(workload_command)
+    app.command("validate")(validate_command)
     monkeypatch.setattr(cli, "app", app)
     monkeypatch.chdir(tmp_path)
     return multiitem

@@ -1,4 +1,4 @@
-"""How far the scores of two sides agree: as numbers, and as a ranking."""
+"""Scores of two sides [N, K] → Agreement: how far they agree, as numbers and as a ranking."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _log_odds(scores: _Array) -> _Array:
 
 
 def _kendall_tau(a: _Array, b: _Array) -> float | None:
-    from scipy.stats import kendalltau
+    from scipy.stats import kendalltau  # slow to import, and only a comparison of scores needs it
 
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
@@ -124,7 +124,7 @@ def _ndcg(order: _Array, gains: _Array) -> float | None:
 
 def _worst_items(a: _Array, b: _Array, worst: _Array, indices: Sequence[int] | None) -> list[dict[str, Any]]:
     """The items that differ most, the worst first; items without a difference are not among them."""
-    found = [int(i) for i in np.argsort(-worst, kind="stable")[:_WORST_ITEMS] if worst[i] > 0]
+    order = [int(i) for i in np.argsort(-worst, kind="stable")[:_WORST_ITEMS] if worst[i] > 0]
     return [
         {
             "index": i if indices is None else indices[i],
@@ -132,5 +132,5 @@ def _worst_items(a: _Array, b: _Array, worst: _Array, indices: Sequence[int] | N
             "a": a[i].tolist(),
             "b": b[i].tolist(),
         }
-        for i in found
+        for i in order
     ]

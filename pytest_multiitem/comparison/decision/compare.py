@@ -1,4 +1,4 @@
-"""The comparison of matrices that were measured, here or elsewhere: from records to one decision."""
+"""ScoreMatrix of every side and view → Comparison: one decision, from matrices that were measured here or elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pytest_multiitem.comparison.decision import correctness, decide, speed
-from pytest_multiitem.comparison.decision.measured import Measured, measured
+from pytest_multiitem.adapters.base import known_backends
+from pytest_multiitem.comparison.decision import correctness, guardrail, speed
+from pytest_multiitem.comparison.decision.measured_side import MeasuredSide, measured_side
 from pytest_multiitem.comparison.decision.notes import IDENTITY, different_semantics, identity, notes_on
-from pytest_multiitem.comparison.decision.recommend import in_order, recommend, spoken
+from pytest_multiitem.comparison.decision.recommendation import display_name, in_order, recommend
 from pytest_multiitem.comparison.records import (
     VIEWS,
     ComparedRow,
@@ -25,7 +26,6 @@ from pytest_multiitem.comparison.records import (
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.results.store import utc_now
-from pytest_multiitem.scoring.vocabulary import BACKENDS
 
 
 def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str | None = None) -> Comparison:
@@ -34,14 +34,14 @@ def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str
     ``blocker``: why a side is missing, where one is. Raises UsageError for a side that comes twice, more than two
     backends, and matrices of different workloads.
     """
-    sides = [measured(path, matrix) for path, matrix in matrices]
+    sides = [measured_side(path, matrix) for path, matrix in matrices]
     backends = list(dict.fromkeys(side.backend for side in sides))
     _check(sides, backends)
     missing = _missing(sides, backends)
-    said = blocker or "; ".join(dict.fromkeys(s.matrix.blocker for s in sides if s.matrix.blocker)) or None
+    reason = blocker or "; ".join(dict.fromkeys(s.matrix.blocker for s in sides if s.matrix.blocker)) or None
     deferred = None
     if missing:
-        deferred = "; ".join(missing) + (f"; blocker: {said}" if said else "")
+        deferred = "; ".join(missing) + (f"; blocker: {reason}" if reason else "")
     by_view = {view: [s for b in backends for s in sides if (s.backend, s.view) == (b, view)] for view in _views(sides)}
     views = [_view(name, in_view, deferred) for name, in_view in by_view.items()]
     winners: dict[str, Winner] = {}
@@ -60,7 +60,7 @@ def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str
         schema_version="cross_backend_comparison_v1",
         generated_at_utc=utc_now(),
         status="partial" if missing else "complete",
-        blocker=(said or "; ".join(missing)) if missing else None,
+        blocker=(reason or "; ".join(missing)) if missing else None,
         workload_ref=next((m.workload_ref for _, m in matrices if m.workload_ref.sha256), matrices[0][1].workload_ref),
         workload=next((m.workload for _, m in matrices if m.workload is not None), None),
         sides=[_side(side) for side in sides],
@@ -83,7 +83,7 @@ def exit_status(comparison: Comparison, *, allow_inconclusive: bool = False) -> 
 # -- what is compared with what ----------------------------------------------------------------
 
 
-def _check(sides: Sequence[Measured], backends: Sequence[str]) -> None:
+def _check(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> None:
     if not sides:
         raise UsageError("there is nothing to compare: expected at least one matrix")
     if len(backends) > 2:
@@ -100,7 +100,7 @@ def _check(sides: Sequence[Measured], backends: Sequence[str]) -> None:
             )
 
 
-def _workload_difference(a: Measured, b: Measured) -> tuple[str, Any, Any]:
+def _workload_difference(a: MeasuredSide, b: MeasuredSide) -> tuple[str, Any, Any]:
     """In what the workloads of two matrices differ, and both values; equal values where they do not."""
     ours, theirs = a.matrix.workload_ref, b.matrix.workload_ref
     if ours.sha256 is not None and theirs.sha256 is not None:
@@ -112,21 +112,22 @@ def _workload_difference(a: Measured, b: Measured) -> tuple[str, Any, Any]:
     return "", None, None
 
 
-def _views(sides: Sequence[Measured]) -> list[str]:
+def _views(sides: Sequence[MeasuredSide]) -> list[str]:
     known: tuple[str, ...] = VIEWS
-    found = list(dict.fromkeys(side.view for side in sides))
-    return sorted(found, key=lambda view: known.index(view) if view in known else len(known))
+    names = list(dict.fromkeys(side.view for side in sides))
+    return sorted(names, key=lambda view: known.index(view) if view in known else len(known))
 
 
-def _missing(sides: Sequence[Measured], backends: Sequence[str]) -> list[str]:
+def _missing(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> list[str]:
     """What a complete comparison would have and this one has not."""
-    found = []
+    missing = []
     if len(backends) == 1:
-        other = next((name for name in BACKENDS if name not in backends), None) if backends[0] in BACKENDS else None
-        found.append(f"there is no matrix of {other or 'a second backend'}")
+        known = known_backends()
+        other = next((name for name in known if name not in backends), None) if backends[0] in known else None
+        missing.append(f"there is no matrix of {other or 'a second backend'}")
     else:
         there = {(side.backend, side.view) for side in sides}
-        found += [
+        missing += [
             f"there is no {view} matrix of {backend}"
             for view in _views(sides)
             for backend in backends
@@ -134,16 +135,16 @@ def _missing(sides: Sequence[Measured], backends: Sequence[str]) -> list[str]:
         ]
     for side in sides:
         if side.matrix.complete is False or (side.matrix.complete is None and side.matrix.blocker):
-            found.append(f"the matrix of {side.label} is not complete")
+            missing.append(f"the matrix of {side.label} is not complete")
         elif not side.rows:
-            found.append(f"the matrix of {side.label} holds no row")
-    return found
+            missing.append(f"the matrix of {side.label} holds no row")
+    return missing
 
 
 # -- one view ----------------------------------------------------------------------------------
 
 
-def _view(view: str, sides: Sequence[Measured], deferred: str | None) -> ComparedView:
+def _view(view: str, sides: Sequence[MeasuredSide], deferred: str | None) -> ComparedView:
     """``sides``: one or two, in the order of the deltas."""
     if len(sides) == 1:
         sizes = list(sides[0].rows)
@@ -153,15 +154,15 @@ def _view(view: str, sides: Sequence[Measured], deferred: str | None) -> Compare
         sizes = sorted(a | b if view == "best_native" else a & b)
     rows = [_row(size, sides) for size in sizes]
     wrong = [row.client_chunk_size for row in rows if row.correct is False]
-    own = {side.backend: decide.choose(side.candidates(but=wrong)) for side in sides}
+    own = {side.backend: guardrail.choose(side.candidates(but=wrong)) for side in sides}
     may_win = {(backend, row.client_chunk_size) for row in rows for backend, s in row.sides.items() if s.eligible}
     eligible = [c for side in sides for c in side.candidates() if (side.backend, c.chunk_size) in may_win]
-    chosen = None if deferred else decide.choose(eligible)
+    chosen = None if deferred else guardrail.choose(eligible)
     return ComparedView(
         view=view,
         backends=[side.backend for side in sides],
         rows=rows,
-        guardrail_p95_ms=decide.guardrail(eligible),
+        guardrail_p95_ms=guardrail.guardrail(eligible),
         winner=None if chosen is None else chosen.what.winner(chosen.chunk_size),
         winners_by_backend={
             backend: best.what.winner(best.chunk_size) for backend, best in own.items() if best is not None
@@ -179,7 +180,7 @@ def _nobody(rows: Sequence[ComparedRow]) -> str:
     return "no row may win (" + "; ".join(shown) + ("; …)" if len(reasons) > len(shown) else ")")
 
 
-def _row(size: int, sides: Sequence[Measured]) -> ComparedRow:
+def _row(size: int, sides: Sequence[MeasuredSide]) -> ComparedRow:
     """One client chunk size."""
     here = [side for side in sides if size in side.rows]
     row = ComparedRow(client_chunk_size=size, sides={})
@@ -189,15 +190,15 @@ def _row(size: int, sides: Sequence[Measured]) -> ComparedRow:
         row.sides[side.backend] = _side_row(side, size, row, across=len(sides) == 2)
     if len(here) == 2:
         a, b = (side.rows[size] for side in here)
-        found = speed.versus(a, b)
-        row.speed_ratio, row.speed_ratio_interval_95 = found.ratio, found.interval
-        row.speed_verdict, row.paired = found.verdict, found.paired
+        compared = speed.versus(a, b)
+        row.speed_ratio, row.speed_ratio_interval_95 = compared.ratio, compared.interval
+        row.speed_verdict, row.paired = compared.verdict, compared.paired
         row.p95_delta_percent = _delta_percent(a, b, lambda r: r.p95_total_e2e_ms)
         row.throughput_delta_percent = _delta_percent(a, b, lambda r: r.throughput_items_sec)
     return row
 
 
-def _judge(row: ComparedRow, sides: Sequence[Measured]) -> None:
+def _judge(row: ComparedRow, sides: Sequence[MeasuredSide]) -> None:
     """Fill in the agreement of both sides, the checks and their verdict."""
     sizes = [_scored_size(side, row.client_chunk_size) for side in sides]
     pairs = [(side, size) for side, size in zip(sides, sizes, strict=True) if size is not None]
@@ -219,17 +220,17 @@ def _judge(row: ComparedRow, sides: Sequence[Measured]) -> None:
     row.correct = correctness.correct(row.checks)
 
 
-def _scored_size(side: Measured, size: int) -> int | None:
+def _scored_size(side: MeasuredSide, size: int) -> int | None:
     """The row whose scores stand for a side. An item's score does not depend on how many are sent with it, so in
     best_native a side that has none at this size, or not this size at all, lends those of its best row."""
     scored = {of: row for of, row in side.rows.items() if row.reference_scores}
     if size in scored or side.view != "best_native":
         return size if size in scored else None
-    best = decide.choose(side.candidates(but=side.rows.keys() - scored.keys()))
+    best = guardrail.choose(side.candidates(but=side.rows.keys() - scored.keys()))
     return None if best is None else best.chunk_size
 
 
-def _declared(sides: Sequence[Measured]) -> tuple[int | None, list[int] | None]:
+def _declared(sides: Sequence[MeasuredSide]) -> tuple[int | None, list[int] | None]:
     """How many items and which labels the workload has, where a matrix says so."""
     items, labels = None, None
     for side in sides:
@@ -239,7 +240,7 @@ def _declared(sides: Sequence[Measured]) -> tuple[int | None, list[int] | None]:
     return items, labels
 
 
-def _side_row(side: Measured, size: int, compared: ComparedRow, *, across: bool) -> SideRow:
+def _side_row(side: MeasuredSide, size: int, compared: ComparedRow, *, across: bool) -> SideRow:
     row = side.rows[size]
     why = side.why_not(size)
     if why is None and across and compared.correct is not True:
@@ -249,9 +250,9 @@ def _side_row(side: Measured, size: int, compared: ComparedRow, *, across: bool)
     return SideRow(
         p50_ms=row.p50_total_e2e_ms,
         p95_ms=row.p95_total_e2e_ms,
-        p95_interpolated=decide.p95_interpolated(row),
+        p95_interpolated=guardrail.p95_interpolated(row),
         throughput_items_sec=row.throughput_items_sec,
-        success_rate=decide.success_rate(row),
+        success_rate=guardrail.success_rate(row),
         usd_per_run=row.usd_per_run,
         items_per_usd=row.items_per_usd,
         confirmed=size in side.confirmed,
@@ -269,34 +270,32 @@ def _delta_percent(a: Row, b: Row, value_of: Callable[[Row], float | None]) -> f
 # -- words -------------------------------------------------------------------------------------
 
 
-def _side(side: Measured) -> Side:
+#: Fields of a matrix that its side has as well.
+_TAKEN_OVER = (
+    "engine", "model", "dtype", "semantics", "mask_requested", "hardware", "server_config", "complete", "blocker",
+)  # fmt: skip
+
+
+def _side(side: MeasuredSide) -> Side:
     matrix = side.matrix
-    found, checks = side.worst_own()
+    agreement, checks = side.worst_own()
     return Side(
         backend=side.backend,
         view=side.view,
         path=None if side.path is None else str(side.path),
-        engine=matrix.engine,
-        model=matrix.model,
-        dtype=matrix.dtype,
-        semantics=matrix.semantics,
-        mask_requested=matrix.mask_requested,
-        hardware=matrix.hardware,
-        server_config=matrix.server_config,
         workload_sha256=matrix.workload_ref.sha256,
         own_reference_checks=checks,
-        own_reference_agreement=found,
-        complete=matrix.complete,
-        blocker=matrix.blocker,
+        own_reference_agreement=agreement,
+        **{name: getattr(matrix, name) for name in _TAKEN_OVER},
     )
 
 
 def _partial(backends: Sequence[str]) -> str:
-    return f"{spoken(backends[0])}-only partial" if len(backends) == 1 else "Partial"
+    return f"{display_name(backends[0])}-only partial" if len(backends) == 1 else "Partial"
 
 
 def _own_best(winner: Winner) -> str:
     return (
-        f"{spoken(winner.backend)}'s own best is client chunk size {winner.client_chunk_size} in {winner.view}, "
+        f"{display_name(winner.backend)}'s own best is client chunk size {winner.client_chunk_size} in {winner.view}, "
         f"{winner.throughput_items_sec:,.1f} items/s."
     )

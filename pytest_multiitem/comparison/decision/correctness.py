@@ -1,4 +1,4 @@
-"""Whether two sides score alike: each pair of rows, and each side against its own reference, judged by the gates."""
+"""Two rows, or a row and its side's own reference → Checks: whether they score alike, judged by the gates."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def between(a: Row, b: Row, *, items: int | None = None, labels: Sequence[int] |
         return None
     floor = _larger(a.noise_floor, b.noise_floor)
     for row in (a, b):
-        found = len(row.reference_scores or ())
-        if items is not None and found != items:
-            return Agreement(noise_floor=floor, problem=f"scores of {found} items; the workload has {items}")
+        count = len(row.reference_scores or ())
+        if items is not None and count != items:
+            return Agreement(noise_floor=floor, problem=f"scores of {count} items; the workload has {items}")
     return agreement(a.reference_scores, b.reference_scores, noise_floor=floor, labels=labels)
 
 
-def cross_backend_checks(found: Agreement | None, missing: str) -> list[Check]:
+def cross_backend_checks(agreed: Agreement | None, missing: str) -> list[Check]:
     """Both cross-backend gates on an agreement; ``missing`` says why there is none."""
-    return _judge(CROSS_BACKEND, found, missing)
+    return _judge(CROSS_BACKEND, agreed, missing)
 
 
 def own_reference_agreement(row: Row, reference: OwnReference) -> Agreement | None:
@@ -54,7 +54,7 @@ def own_reference_agreement(row: Row, reference: OwnReference) -> Agreement | No
     return agreement(chosen, reference.scores, noise_floor=floor, indices=reference.item_indices)
 
 
-def own_reference_checks(matrix: ScoreMatrix, found: Agreement | None) -> list[Check]:
+def own_reference_checks(matrix: ScoreMatrix, agreed: Agreement | None) -> list[Check]:
     """Both limits on a side's agreement with its own reference; INCONCLUSIVE with the reason where there is none."""
     reference, missing = matrix.own_reference, "no scores at this client chunk size"
     if reference is None or not reference.scores:
@@ -62,8 +62,8 @@ def own_reference_checks(matrix: ScoreMatrix, found: Agreement | None) -> list[C
         missing = f"its own serial reference was not measured{f': {why}' if why else ''}"
     elif None not in (reference.semantics, matrix.semantics) and reference.semantics != matrix.semantics:
         missing = f"it declares {matrix.semantics}, and its reference is of {reference.semantics}"
-        found = None
-    return _judge(OWN_REFERENCE, found, missing, f"{matrix.backend}: ")
+        agreed = None
+    return _judge(OWN_REFERENCE, agreed, missing, f"{matrix.backend}: ")
 
 
 def correct(checks: Sequence[Check]) -> bool | None:
@@ -74,17 +74,17 @@ def correct(checks: Sequence[Check]) -> bool | None:
     return True if verdicts == {Verdict.PASS} else None
 
 
-def _judge(gates: Sequence[Gate], found: Agreement | None, missing: str, prefix: str = "") -> list[Check]:
+def _judge(gates: Sequence[Gate], agreed: Agreement | None, missing: str, prefix: str = "") -> list[Check]:
     checks = []
     for gate, statistic in zip(gates, ("max_abs_diff", "mean_abs_diff"), strict=True):
         value = None
-        if found is None:
+        if agreed is None:
             verdict, reason = Verdict.INCONCLUSIVE, missing
-        elif found.max_abs_diff is None:
-            verdict, reason = Verdict.FAIL, found.problem or "there is no score difference"
+        elif agreed.max_abs_diff is None:
+            verdict, reason = Verdict.FAIL, agreed.problem or "there is no score difference"
         else:
-            value = getattr(found, statistic)
-            verdict, reason = judge_difference(gate, value, Evidence(found.noise_floor, None, found.score_spread))
+            value = getattr(agreed, statistic)
+            verdict, reason = judge_difference(gate, value, Evidence(agreed.noise_floor, None, agreed.score_spread))
         checks.append(
             Check(gate=gate.name, verdict=verdict.value, reason=prefix + reason, value=value, limit=gate.limit)
         )

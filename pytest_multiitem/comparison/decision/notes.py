@@ -1,4 +1,4 @@
-"""What a reader of a comparison's numbers should know about how they came about."""
+"""Sides and views → notes: what a reader of a comparison's numbers should know about how they came about."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from pytest_multiitem.comparison.decision import speed
-from pytest_multiitem.comparison.decision.measured import Measured
+from pytest_multiitem.comparison.decision.measured_side import MeasuredSide
 from pytest_multiitem.comparison.records import ComparedView, ScoreMatrix
 
 #: What tells workloads apart where a file has no checksum.
@@ -27,7 +27,7 @@ def different_semantics(a: ScoreMatrix, b: ScoreMatrix) -> bool:
     return None not in (a.semantics, b.semantics) and a.semantics != b.semantics
 
 
-def notes_on(sides: Sequence[Measured], views: Iterable[tuple[ComparedView, Sequence[Measured]]]) -> list[str]:
+def notes_on(sides: Sequence[MeasuredSide], views: Iterable[tuple[ComparedView, Sequence[MeasuredSide]]]) -> list[str]:
     """The notes on all sides, on each view with its sides, and those that the matrices bring along."""
     notes = _differences(sides)
     unknown = [f"{a.named} and {b.named}" for a, b in combinations(sides, 2) if not _identified(a.matrix, b.matrix)]
@@ -45,7 +45,7 @@ def notes_on(sides: Sequence[Measured], views: Iterable[tuple[ComparedView, Sequ
     return list(dict.fromkeys(notes))
 
 
-def _differences(sides: Sequence[Measured]) -> list[str]:
+def _differences(sides: Sequence[MeasuredSide]) -> list[str]:
     notes = []
     for name, words in (("hardware", "on different hardware"), ("model", "with different models"),
                         ("dtype", "in different precisions")):  # fmt: skip
@@ -64,7 +64,7 @@ def _identified(a: ScoreMatrix, b: ScoreMatrix) -> bool:
     return any(None not in (identity(a, name), identity(b, name)) for name in IDENTITY)
 
 
-def _on_pair(a: Measured, b: Measured) -> list[str]:
+def _on_pair(a: MeasuredSide, b: MeasuredSide) -> list[str]:
     notes, view = [], a.view
     for side, other in ((a, b), (b, a)):
         alone = sorted(side.rows.keys() - other.rows.keys())
@@ -82,7 +82,7 @@ def _on_pair(a: Measured, b: Measured) -> list[str]:
     return notes
 
 
-def _on_speed(view: ComparedView, a: Measured, b: Measured) -> list[str]:
+def _on_speed(view: ComparedView, a: MeasuredSide, b: MeasuredSide) -> list[str]:
     """Which chunk sizes were not compared in speed, and which were timed apart."""
     reasons: dict[str, list[int]] = {}
     for row in view.rows:

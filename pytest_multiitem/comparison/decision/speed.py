@@ -1,4 +1,4 @@
-"""How two rows compare in speed: a ratio of medians with its interval, and what the interval says."""
+"""Two rows → Speed: a ratio of medians with its interval, and what the interval says."""
 
 from __future__ import annotations
 

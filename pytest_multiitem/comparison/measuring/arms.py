@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
-from pytest_multiitem.adapters.arguments import settings_from
 from pytest_multiitem.adapters.base import Profile, choose_engine
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.agreement import agreement
@@ -22,8 +22,8 @@ from pytest_multiitem.comparison.records import Agreement, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
 
 Mode = Literal["packed", "prefill_extend", "serial"]
 _ROLES: Mapping[Mode, Literal["multi", "extend", "serial"]] = {
@@ -59,15 +59,15 @@ class Pair:
         return words.get(self.speed.verdict, f"not compared: {self.speed.why}")
 
 
-def arms_of(a: Sequence[str], b: Sequence[str], arguments: Sequence[str], mode: Mode) -> tuple[Arm, Arm]:
-    """The two arms of ``NAME=VALUE`` words and of the options that both share.
+def arms_of(a: Sequence[str], b: Sequence[str], given: Mapping[str, str | None], mode: Mode) -> tuple[Arm, Arm]:
+    """The two arms of ``NAME=VALUE`` words and of the options that both share, ``given`` by their ini keys.
 
     Raises UsageError for a variable that no setting has, for a setting that leaves open what an arm is, and for
     arms that are the same.
     """
-    first, second = (_arm(name, words, arguments, mode) for name, words in (("A", a), ("B", b)))
+    first, second = (_arm(name, words, given, mode) for name, words in (("A", a), ("B", b)))
     same = (first.side.settings, first.side.profile) == (second.side.settings, second.side.profile)
-    if same or _shown(first) == _shown(second):
+    if same or _variables(first) == _variables(second):
         raise UsageError(
             "both arms have the same settings; give each its own variable, such as --a MULTI_ITEM_MASK_IMPL=dense --b "
             "MULTI_ITEM_MASK_IMPL=segment (an option on the command line wins over a variable)"
@@ -117,40 +117,40 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
 def table(pair: Pair) -> tuple[list[str], list[list[str]]]:
     """Header and rows: an arm a row."""
     header = ["arm", "settings", "backend", "executed", "runs", "p50 ms", "items/s"]
-    found = []
+    rows = []
     for arm, row in zip(pair.arms, pair.rows, strict=True):
         timed = "-" if row.p50_total_e2e_ms is None else f"{row.p50_total_e2e_ms:.1f}"
         rate = "-" if row.throughput_items_sec is None else f"{row.throughput_items_sec:.1f}"
         runs = f"{row.successful_runs} of {row.timed_runs}"
-        found.append([arm.name, _shown(arm), arm.side.backend, row.mask_attested or "-", runs, timed, rate])
-    return header, found
+        rows.append([arm.name, _variables(arm), arm.side.backend, row.mask_attested or "-", runs, timed, rate])
+    return header, rows
 
 
 def lines(pair: Pair) -> list[str]:
     """What the table comes to: the ratio with its interval, how far the scores are apart, and what went wrong."""
-    found = []
+    lines = []
     speed = pair.speed
     if speed.ratio is not None:
         interval = "" if speed.interval is None else " (95 % interval {:.3g} to {:.3g})".format(*speed.interval)
-        found.append(f"A / B, p50: {speed.ratio:.3g}{interval}: {pair.verdict}")
+        lines.append(f"A / B, p50: {speed.ratio:.3g}{interval}: {pair.verdict}")
     if pair.agreement is not None and pair.agreement.max_abs_diff is not None:
-        found.append(f"scores differ by at most {pair.agreement.max_abs_diff:.2g}")
-    return found
+        lines.append(f"scores differ by at most {pair.agreement.max_abs_diff:.2g}")
+    return lines
 
 
 def problems(pair: Pair) -> list[str]:
     """What keeps the pair from being one: failed runs, and paths that did not run as asked."""
-    found = []
+    problems = []
     for arm, row in zip(pair.arms, pair.rows, strict=True):
         if row.attestation_problem:
-            found.append(f"arm {arm.name}: {row.attestation_problem}")
+            problems.append(f"arm {arm.name}: {row.attestation_problem}")
         if row.status != "ok":
             message = next((r.failure_message for r in row.run_records if r.failure_message), "")
-            found.append(f"arm {arm.name}: {row.status}: {message}")
-    return found
+            problems.append(f"arm {arm.name}: {row.status}: {message}")
+    return problems
 
 
-def _arm(name: str, words: Sequence[str], arguments: Sequence[str], mode: Mode) -> Arm:
+def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode: Mode) -> Arm:
     variables: dict[str, str] = {}
     for word in words:
         variable, equals, value = word.partition("=")
@@ -158,7 +158,7 @@ def _arm(name: str, words: Sequence[str], arguments: Sequence[str], mode: Mode) 
             hint = did_you_mean(variable, _VARIABLES)
             raise UsageError(f"arm {name}: {word!r} is no NAME=VALUE of a setting's environment variable{hint}")
         variables[variable] = value
-    settings = settings_from(arguments, None, {**os.environ, **variables})
+    settings = resolve(given, {}, {**os.environ, **variables})
     engine = choose_engine(settings.engine)
     settings = engine.fit(settings)
     role = _ROLES[mode]
@@ -166,7 +166,7 @@ def _arm(name: str, words: Sequence[str], arguments: Sequence[str], mode: Mode) 
     packed = role == "multi" and url is None
     for setting, needed in (("backend", url is None), ("mask_impl", packed)):
         if needed and len(getattr(settings, setting)) > 1:
-            option = next(option for option in OPTIONS if option.name == setting)
+            option = OPTION_OF[setting]
             raise UsageError(
                 f"arm {name} has {setting} {settings.shown(setting)}; name one: {option.short_flag}, or "
                 f"{option.variable} in the arm"
@@ -183,19 +183,17 @@ def _arm(name: str, words: Sequence[str], arguments: Sequence[str], mode: Mode) 
 
 
 def _runs(settings: Settings) -> int:
-    """As many runs as were asked for; else enough for a verdict, which the benchmark's default is not."""
-    asked = settings.origins["bench_timed_runs"] != "default"
-    return settings.bench_timed_runs if asked else settings.confirm_runs
+    """As many runs as the user chose; else enough for a verdict, which the benchmark's default is not."""
+    chosen = settings.origins["bench_timed_runs"] != "default"
+    return settings.bench_timed_runs if chosen else settings.confirm_runs
 
 
-def _shown(arm: Arm) -> str:
+def _variables(arm: Arm) -> str:
     return " ".join(f"{name}={value}" for name, value in arm.variables.items()) or "-"
 
 
 def as_dict(pair: Pair) -> dict[str, Any]:
     """The pair for a file."""
-    import msgspec
-
     return {
         "arms": {arm.name: dict(arm.variables) for arm in pair.arms},
         "rows": {arm.name: msgspec.to_builtins(row) for arm, row in zip(pair.arms, pair.rows, strict=True)},

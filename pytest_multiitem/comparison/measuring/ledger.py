@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import filelock
 import msgspec
@@ -19,9 +17,6 @@ from pytest_multiitem.results.store import new_run_id, utc_now, write_atomically
 from pytest_multiitem.settings.settings import Settings
 
 WORKLOAD = "canonical_workload.json"
-COMPARISON = "comparison.json"
-COMPARISON_TABLE = "comparison.md"
-FINAL_REPORT = "final_report.md"
 _STATE = ".state.json"
 _DIRECTORY = "comparisons"
 
@@ -52,14 +47,12 @@ class Ledger:
         """The file of a matrix."""
         return self.directory / f"matrix_{backend}_{view}.json"
 
-    def enter(self, backend: str, view: str, head: Mapping[str, Any]) -> None:
-        """Begin a matrix, or bring its head up to date; rows stay."""
-        matrix = self.matrices.get((backend, view))
-        if matrix is None:
-            matrix = ScoreMatrix(schema_version=MATRIX_SCHEMA, backend=backend, evaluation_view=view, results=[])
-            self.matrices[backend, view] = matrix
-        for name, value in head.items():
-            setattr(matrix, name, value)
+    def begin(self, backend: str, view: str) -> None:
+        """Begin a matrix, or go on with it."""
+        matrix = self.matrices.setdefault(
+            (backend, view),
+            ScoreMatrix(schema_version=MATRIX_SCHEMA, backend=backend, evaluation_view=view, results=[]),
+        )
         matrix.generated_at_utc = utc_now()
         self._write(backend, view)
 
@@ -78,16 +71,18 @@ class Ledger:
         rows.sort(key=lambda r: r.client_chunk_size)
         self._write(backend, view)
 
-    def change(self, backend: str, view: str, **fields: Any) -> None:
-        """Set further fields of a matrix."""
-        for name, value in fields.items():
-            setattr(self.matrices[backend, view], name, value)
-        self._write(backend, view)
+    def changed(self, backend: str, views: Iterable[str]) -> Iterator[ScoreMatrix]:
+        """Each matrix of a backend in some views, to be changed; it is written when the loop goes on."""
+        for view in views:
+            yield self.matrices[backend, view]
+            self._write(backend, view)
 
     def finish(self) -> None:
         """Nothing is left to measure: the directory is no longer one to go on with."""
-        state = json.loads((self.directory / _STATE).read_bytes())
-        _write_state(self.directory, {**state, "complete": True})
+        state = _state(self.directory)
+        assert state is not None  # it was begun by `opened`
+        state.complete = True
+        _write_state(self.directory, state)
 
     def _write(self, backend: str, view: str) -> None:
         artefacts.write(self.path(backend, view), self.matrices[backend, view])
@@ -95,11 +90,11 @@ class Ledger:
 
 def binding(settings: Settings) -> dict[str, str]:
     """What makes two comparisons the same one: settings, workload file, machine, packages."""
-    found = {name: settings.shown(name) for name in _BINDING}
+    bound = {name: settings.shown(name) for name in _BINDING}
     if settings.workload is not None:
-        found["workload"] = str(settings.workload.resolve())
-    found |= {f"machine {name}": str(value) for name, value in machine_info().items() if name != "release"}
-    return found | {f"package {name}": version for name, version in package_versions().items()}
+        bound["workload"] = str(settings.workload.resolve())
+    bound |= {f"machine {name}": str(value) for name, value in machine_info().items() if name != "release"}
+    return bound | {f"package {name}": version for name, version in package_versions().items()}
 
 
 @contextmanager
@@ -122,7 +117,7 @@ def opened(settings: Settings, base: Path) -> Iterator[Ledger]:
         lock = filelock.FileLock(directory / ".lock", timeout=0)
         with lock:
             if not (directory / _STATE).exists():
-                _write_state(directory, {"complete": False, "binding": bound})
+                _write_state(directory, _State(binding=dict(bound)))
             yield Ledger(directory)
     except filelock.Timeout:
         raise UsageError(
@@ -145,20 +140,20 @@ def _claim(directory: Path, bound: Mapping[str, str], fresh: bool) -> None:
         directory.rename(directory.with_name(f"{directory.name}.{new_run_id()}"))
         return
     advice = "choose another --compare-dir, or start over with --multiitem-fresh (what is there is kept beside it)"
-    if state.get("complete"):
+    if state.complete:
         raise UsageError(f"{directory} holds a finished comparison; {advice}")
-    old = state.get("binding", {})
+    old = state.binding
     differing = sorted(name for name in {*old, *bound} if old.get(name) != bound.get(name))
     if differing:
-        shown = "; ".join(f"{name} was {old.get(name, '-')}, is {bound.get(name, '-')}" for name in differing[:4])
-        raise UsageError(f"{directory} holds a comparison that was begun differently: {shown}; {advice}")
+        changes = "; ".join(f"{name} was {old.get(name, '-')}, is {bound.get(name, '-')}" for name in differing[:4])
+        raise UsageError(f"{directory} holds a comparison that was begun differently: {changes}; {advice}")
 
 
 def _interrupted(root: Path, bound: Mapping[str, str]) -> Path | None:
     """The latest unfinished comparison of the same settings that nobody measures in."""
     for path in sorted(root.glob(f"*/{_STATE}"), reverse=True):
         state = _state(path.parent)
-        if state is None or state.get("complete") or state.get("binding") != bound:
+        if state is None or state.complete or state.binding != bound:
             continue
         lock = filelock.FileLock(path.parent / ".lock", timeout=0)
         try:
@@ -169,13 +164,19 @@ def _interrupted(root: Path, bound: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _state(directory: Path) -> dict[str, Any] | None:
+class _State(msgspec.Struct):
+    """What a directory's comparison was begun with, and whether nothing is left to measure."""
+
+    complete: bool = False
+    binding: dict[str, str] = {}
+
+
+def _state(directory: Path) -> _State | None:
     try:
-        state = json.loads((directory / _STATE).read_bytes())
-    except (OSError, ValueError):
+        return msgspec.json.decode((directory / _STATE).read_bytes(), type=_State)
+    except (OSError, msgspec.DecodeError):
         return None
-    return state if isinstance(state, dict) else None
 
 
-def _write_state(directory: Path, state: Mapping[str, Any]) -> None:
+def _write_state(directory: Path, state: _State) -> None:
     write_atomically(directory / _STATE, msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n")

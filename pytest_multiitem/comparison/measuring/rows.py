@@ -66,10 +66,10 @@ def sample(
     clock starts, and answers are read after it has stopped. A warm-up sends one request of every shape. Failures are
     recorded, never raised.
     """
-    found = [Sampled() for _ in sides]
+    samples = [Sampled() for _ in sides]
     turns = []
     with ExitStack() as stack:
-        for (target, chunk_size), sampled in zip(sides, found, strict=True):
+        for (target, chunk_size), sampled in zip(sides, samples, strict=True):
             requests, shapes = chunked(request, chunk_size)
             for _ in range(warmup_runs):
                 sampled.warmup_ms += _warm_up(target, shapes)
@@ -79,7 +79,7 @@ def sample(
             for target, requests, sampled in reversed(turns) if block % 2 else turns:
                 if not sampled.given_up:
                     _run(target, requests, sampled, block)
-    return found
+    return samples
 
 
 def row_of(

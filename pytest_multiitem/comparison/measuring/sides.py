@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.adapters.profiles import read_profiles
+from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.results.machine import machine_info, package_versions
 from pytest_multiitem.results.redaction import redacted, redacted_command
@@ -18,13 +19,8 @@ from pytest_multiitem.targets.attach import Served, attach, attach_ready, client
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target
 
-#: Launch profiles of a view, by backend; ``{engine}-multi`` where an engine has no such profile.
-_PROFILES = {
-    ("jax", "portable"): "{engine}-portable",
-    ("jax", "best_native"): "{engine}-best-native",
-    ("pytorch", "portable"): "{engine}-multi-frozen",
-    ("pytorch", "best_native"): "{engine}-multi-frozen",
-}
+#: Launch profiles of backends that have one for both views; for other backends, each view has its own.
+_PROFILES = {"pytorch": "{engine}-multi-frozen"}
 
 
 @dataclass
@@ -72,19 +68,19 @@ def sides_of(settings: Settings, engine: Engine) -> list[Side]:
     """
     _check(settings)
     addresses = dict(settings.compare_urls)
-    found: list[Side] = []
+    sides: list[Side] = []
     for view in settings.views:
         for backend in settings.backend:
             url = addresses.get(f"{backend}@{view}", addresses.get(backend))
             if url is None and (addresses or backend not in engine.backends):
                 continue
             side = _side(settings, engine, backend, view, url)
-            same = next((s for s in found if (s.profile, s.url, s.backend) == (side.profile, url, backend)), None)
+            same = next((s for s in sides if (s.profile, s.url, s.backend) == (side.profile, url, backend)), None)
             if same is not None and (url is not None or _launch(same) == _launch(side)):
                 same.views += side.views
             else:
-                found.append(side)
-    return found
+                sides.append(side)
+    return sides
 
 
 def missing(settings: Settings, sides: Sequence[Side]) -> dict[str, str]:
@@ -167,8 +163,8 @@ def serial_of(side: Side) -> Side:
     return replace(side, profile=Profile("serial", side.backend), views=("serial",))
 
 
-def described(connected: Connected) -> dict[str, Any]:
-    """What a matrix says of its side: machine, server, versions. No key or password is in it."""
+def describe(matrix: ScoreMatrix, connected: Connected) -> None:
+    """Fill in what a matrix says of its side: machine, server, versions, price. No key or password is in it."""
     side, target = connected.side, connected.target
     config: dict[str, Any] = {
         "engine": target.engine,
@@ -180,17 +176,13 @@ def described(connected: Connected) -> dict[str, Any]:
     if target.owned:
         config["command"] = redacted_command(_launch(side))
         config["launch_profile"] = side.settings.multi_profile
-    versions = {**package_versions(), **(target.adapter.packages(side.settings) if target.adapter else {})}
-    return {
-        "hardware": {**machine_info(), "device": target.info.get("device", side.settings.device)},
-        "server_config": config,
-        "engine": target.engine,
-        "model": target.model,
-        "dtype": target.dtype,
-        "semantics": None if target.profile.semantics is None else target.profile.semantics.value,
-        "mask_requested": target.profile.mask_impl,
-        "versions": versions,
-    }
+    matrix.hardware = {**machine_info(), "device": target.info.get("device", side.settings.device)}
+    matrix.server_config = config
+    matrix.engine, matrix.model, matrix.dtype = target.engine, target.model, target.dtype
+    matrix.semantics = None if target.profile.semantics is None else target.profile.semantics.value
+    matrix.mask_requested = target.profile.mask_impl
+    matrix.versions = {**package_versions(), **(target.adapter.packages(side.settings) if target.adapter else {})}
+    matrix.cost_per_hour_usd = side.cost_per_hour
 
 
 def _check(settings: Settings) -> None:
@@ -214,7 +206,8 @@ def _check(settings: Settings) -> None:
 
 def _side(settings: Settings, engine: Engine, backend: str, view: str, url: str | None) -> Side:
     if settings.multi_profile is None:
-        name = _PROFILES[backend, view].format(engine=engine.name)
+        own = f"{{engine}}-{view.replace('_', '-')}"
+        name = _PROFILES.get(backend, own).format(engine=engine.name)
         if url is None and name in read_profiles(settings.profiles):
             settings = replace(settings, multi_profile=name)
     # What is fitted to one backend's servers alone starts at the profile's own port.

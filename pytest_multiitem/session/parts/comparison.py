@@ -2,64 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 import pytest
 
-from pytest_multiitem.comparison import verdicts
+from pytest_multiitem.comparison import gate_verdicts as verdicts
 from pytest_multiitem.comparison.measuring.runner import compare
 from pytest_multiitem.comparison.records import Outcome
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.progress import Shown
-from pytest_multiitem.reports.comparison import publish
-from pytest_multiitem.session.current import session_of
+from pytest_multiitem.reports.comparison import comparison_lines, publish
+from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.gate_item import GateItem, suite
-from pytest_multiitem.session.keys import SETTINGS
-from pytest_multiitem.session.session import Session
-
-if TYPE_CHECKING:
-    from pytest_multiitem.session.gate_check import GateCheck
+from pytest_multiitem.session.parts.base import Line, Part
+from pytest_multiitem.session.session import session_of, shown_path
+from pytest_multiitem.settings.settings import Settings
 
 
-def comparison_items(session: pytest.Session) -> list[GateItem]:
-    """A test for every verdict that the comparison of the run's settings gives."""
-    once = _Once(session.config)
-    parent = suite(session, "multiitem-comparison")
+class ComparisonPart(Part):
+    """``--compare``: measured by the first of its tests; what goes wrong then goes wrong for every one."""
 
-    def measure(gate: Gate, place: verdicts.Place) -> Callable[[GateCheck], object]:
-        def conclude(check: GateCheck) -> None:
-            check.conclude(verdicts.verdict(once.outcome(), session.config.stash[SETTINGS], gate, place))
+    not_parallel = "--compare measures time, and pytest-xdist runs other tests beside it; run without -n"
 
-        return conclude
-
-    return [
-        GateItem.make(parent, gate.name, measure(gate, place), label=place)
-        for gate, place in verdicts.planned(session.config.stash[SETTINGS])
-    ]
-
-
-class _Once:
-    """Measures at the first asking; what went wrong then goes wrong for every test."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        super().__init__(config, settings)
+        self._outcome: Outcome | None = None
         self._error: MultiItemError | None = None
 
-    def outcome(self) -> Outcome:
-        session: Session = session_of(self._config)
+    def items(self, session: pytest.Session) -> Iterable[GateItem]:
+        """A test for every verdict that the comparison of the run's settings gives."""
+        parent = suite(session, "multiitem-comparison")
+        for gate, place in verdicts.planned(self.settings):
+            yield GateItem.make(parent, gate.name, self._conclude(gate, place), label=place)
+
+    def lines(self) -> Iterable[Line]:
+        """The decision, and where the comparison's files are."""
+        if self._outcome is not None:
+            for text in ("", *comparison_lines(self._outcome.comparison)):
+                yield text, {}
+            yield f"comparison: {shown_path(self._outcome.directory, self.config)}/", {}
+
+    def _conclude(self, gate: Gate, place: verdicts.Place) -> Callable[[GateCheck], object]:
+        return lambda check: check.conclude(verdicts.verdict(self._measured(), self.settings, gate, place))
+
+    def _measured(self) -> Outcome:
         if self._error is not None:
             raise self._error
-        if session.comparison is None:
-            session.release_servers()  # what is timed now must not share the machine, nor an accelerator
-            capture = self._config.pluginmanager.getplugin("capturemanager")
+        if self._outcome is None:
             try:
-                with capture.global_and_fixture_disabled(), Shown() as shown:
-                    shown.say("")
-                    base = self._config.invocation_params.dir
-                    session.comparison = compare(session.settings, session.engine, base, shown, publish)
+                self._outcome = self._measure()
             except MultiItemError as error:
                 self._error = error
                 raise
-        return session.comparison
+        return self._outcome
+
+    def _measure(self) -> Outcome:
+        session = session_of(self.config)
+        session.release_servers()  # what is timed now must not share the machine, nor an accelerator
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled(), Shown() as shown:
+            shown.say("")
+            outcome = compare(self.settings, session.engine, self.config.invocation_params.dir, shown, publish)
+        session.ledger.score_matrices += [matrix for _, matrix in outcome.matrices]
+        return outcome
+
+
+PART = ComparisonPart

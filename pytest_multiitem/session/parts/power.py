@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import pytest
@@ -11,47 +10,81 @@ import pytest
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.power import FAULT_IS_KILLED, HEALTHY_PASSES
 from pytest_multiitem.power.records import BuildRecord
-from pytest_multiitem.power.runner import Planned, plan
+from pytest_multiitem.power.runner import Planned, PowerRun, check_settings, plan
+from pytest_multiitem.reports.power import power_lines
 from pytest_multiitem.results.records import GateRecord, Verdict
-from pytest_multiitem.session.current import session_of
+from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.gate_item import GateItem, suite
-from pytest_multiitem.session.keys import SETTINGS
+from pytest_multiitem.session.parts.base import Line, Part
+from pytest_multiitem.session.session import session_of, shown_path
+from pytest_multiitem.settings.settings import Settings
 
-if TYPE_CHECKING:
-    from pytest_multiitem.session.gate_check import GateCheck
+
+class PowerPart(Part):
+    """``--power``: every build is measured in the background from the first test on, by servers of its own."""
+
+    not_parallel = "--power measures time, and pytest-xdist runs other tests beside it; run without -n"
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        super().__init__(config, settings)
+        self._run: PowerRun | None = None
+
+    def check_settings(self) -> None:
+        """Faults can be planted in the embedded engine alone."""
+        check_settings(self.settings)
+
+    def items(self, session: pytest.Session) -> Iterable[GateItem]:
+        """A test for every healthy build, and for every fault on every backend, with the fault's weaker strengths."""
+        parent = suite(session, "multiitem-power")
+        for first, *_ in _grouped(plan(self.settings)):
+            gate = HEALTHY_PASSES if first.fault is None else FAULT_IS_KILLED
+            label = f"{first.backend}-{first.label}".replace(", ", "-").replace(" ", "-")
+            yield GateItem.make(parent, gate.name, self._conclude(gate, first), label=label)
+
+    def close(self) -> None:
+        """Stop the servers, and write the kill matrix as it then is."""
+        if self._run is not None:
+            self._run.close(session_of(self.config).ledger.interrupted_by)
+
+    def lines(self) -> Iterable[Line]:
+        """What the kill matrix comes to, and where it is."""
+        if self._run is not None:
+            for text in ("", *power_lines(self._run.matrix)):
+                yield text, {}
+            yield f"kill matrix: {shown_path(self._run.path, self.config)}", {}
+
+    def _conclude(self, gate: Gate, first: Planned) -> Callable[[GateCheck], object]:
+        def conclude(check: GateCheck) -> None:
+            run = self._begun()
+            reason = run.matrix.missing.get(first.backend)
+            if reason is not None:
+                check.not_run(reason)
+            planned = next(g for g in _grouped(run.plan) if (g[0].backend, g[0].label) == (first.backend, first.label))
+            builds = [run.result(each) for each in planned]
+            check.conclude(_record(gate, builds), evidence=[_line(build) for build in builds])
+
+        return conclude
+
+    def _begun(self) -> PowerRun:
+        if self._run is None:
+            session = session_of(self.config)
+            session.release_servers()
+            self._run = PowerRun(self.settings, session.run_dir / "power", session.run_dir.name)
+            self._run.begin()
+        return self._run
 
 
-def power_items(session: pytest.Session) -> list[GateItem]:
-    """A test for every healthy build, and for every fault on every backend; weaker strengths go with their fault."""
-    parent = suite(session, "multiitem-power")
-    items = []
-    for first, *_ in _grouped(plan(session.config.stash[SETTINGS])):
-        gate = HEALTHY_PASSES if first.fault is None else FAULT_IS_KILLED
-        label = f"{first.backend}-{first.label}".replace(", ", "-").replace(" ", "-")
-        items.append(GateItem.make(parent, gate.name, _measure(session.config, gate, first), label=label))
-    return items
+PART = PowerPart
 
 
 def _grouped(planned: Sequence[Planned]) -> list[list[Planned]]:
     """Builds of one test: the one that something is expected of, and the weaker ones of the same fault."""
-    found: list[list[Planned]] = [[each] for each in planned if each.expects]
+    groups: list[list[Planned]] = [[each] for each in planned if each.expects]
     for each in planned:
         if not each.expects:
-            next(g for g in found if g[0].backend == each.backend and type(g[0].fault) is type(each.fault)).append(each)
-    return found
-
-
-def _measure(config: pytest.Config, gate: Gate, first: Planned) -> Callable[[GateCheck], object]:
-    def conclude(check: GateCheck) -> None:
-        run = session_of(config).power_run()
-        reason = run.matrix.missing.get(first.backend)
-        if reason is not None:
-            check.not_run(reason)
-        planned = next(g for g in _grouped(run.plan) if (g[0].backend, g[0].label) == (first.backend, first.label))
-        builds = [run.result(each) for each in planned]
-        check.conclude(_record(gate, builds), evidence=[_line(build) for build in builds])
-
-    return conclude
+            key = (each.backend, type(each.fault))
+            next(group for group in groups if (group[0].backend, type(group[0].fault)) == key).append(each)
+    return groups
 
 
 def _record(gate: Gate, builds: Sequence[BuildRecord]) -> GateRecord:

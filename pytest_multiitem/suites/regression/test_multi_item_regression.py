@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -99,7 +100,8 @@ class TestMultiItemSemantics:
     def test_semantics_as_declared(
         self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
     ) -> None:
-        multiitem_gate.against_serial(semantics.measure, multi_item_server, serial_server)
+        measure = partial(semantics.measure, checkpoint=multiitem_gate.run.settings.model)
+        multiitem_gate.against_serial(measure, multi_item_server, serial_server)
 
 
 @pytest.mark.regression

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "unit"))
 import msgspec
 from fake_backend import FakeBackend
 
-from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
+from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.wire import WireError, parse_score_request
 
 VOCABULARY = 151_936
@@ -48,6 +49,9 @@ FAULTS = {
     "die_after": "requests after which the server ends with code 9",
 }
 
+#: Names that an engine may have for a mask implementation.
+_OWN_NAMES = {"flex": "dense"}
+
 
 class Server:
     """Answers, with the faults applied; one request at a time."""
@@ -64,9 +68,10 @@ class Server:
         self._mask, self._model = options.mask, options.model
         backend = FakeBackend(max_positions=LONGEST, seconds_per_call=0.0005)
         backend.vocab_size = VOCABULARY
+        mask = MaskImpl(_OWN_NAMES.get(options.mask, options.mask))
         self._scorer = Scorer(
             backend,
-            ScorerConfig(mask_impl=MaskImpl(options.mask), max_items=4096, max_seq_len=131_072, **config),
+            ScorerConfig(mask_impl=mask, max_items=4096, max_seq_len=131_072, **config),
         )
         self._answered = 0
         self._before = ""
@@ -77,6 +82,10 @@ class Server:
         if "lie" in self.faults:
             for name in ("packed_sequences", "packed_items"):
                 executed[name] = {"dense": executed[name]["segment"], "segment": executed[name]["dense"]}
+        for own, name in _OWN_NAMES.items():
+            if self._mask == own:
+                for kind in ("packed_sequences", "packed_items"):
+                    executed[kind] = {own: executed[kind][name]}
         config = self._scorer.config
         return {
             "model_path": self._model,

@@ -1,4 +1,4 @@
-"""A matrix as the comparison uses it: one row a chunk size, each with what keeps it from winning."""
+"""ScoreMatrix → MeasuredSide: one row a client chunk size, each with what keeps it from winning."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_multiitem.comparison.decision import correctness, decide
-from pytest_multiitem.comparison.decision.decide import Candidate
+from pytest_multiitem.comparison.decision import correctness, guardrail
+from pytest_multiitem.comparison.decision.guardrail import Candidate
 from pytest_multiitem.comparison.records import Agreement, Check, Row, ScoreMatrix, Winner
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.records import Verdict
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredSide:
     """One side in one view. ``rows``: by client chunk size, the confirmed one where there is one.
 
     ``own``: each row's agreement with the side's own reference.
@@ -53,7 +53,7 @@ class Measured:
 
     def worst_own(self) -> tuple[Agreement | None, list[Check]]:
         """The row that is farthest from the own reference; nothing where that was not measured."""
-        measured = {size: found for size, found in self.own.items() if found is not None}
+        measured = {size: agreement for size, agreement in self.own.items() if agreement is not None}
         if not measured:
             return None, []
         size = max(measured, key=lambda s: float("inf") if (m := measured[s].max_abs_diff) is None else m)
@@ -67,17 +67,19 @@ class Measured:
         return problem
 
     def _problem(self, size: int) -> str | None:
-        problem = decide.why_not(self.rows[size])
+        problem = guardrail.why_not(self.rows[size])
         if problem is not None or self.own[size] is None:
             return problem
         failed = [check.reason for check in self.own_checks(size) if check.verdict == Verdict.FAIL]
         return f"it differs from its own reference: {failed[0].removeprefix(f'{self.backend}: ')}" if failed else None
 
-    def candidates(self, but: Iterable[int] = ()) -> list[Candidate[Measured]]:
+    def candidates(self, but: Iterable[int] = ()) -> list[Candidate[MeasuredSide]]:
         """The rows that may win on their own side, without the chunk sizes in ``but``."""
         excluded = set(but)
-        found = [decide.candidate_of(row, self) for size, row in self.rows.items() if self.why_not(size) is None]
-        return [c for c in found if c is not None and c.chunk_size not in excluded]
+        candidates = [
+            guardrail.candidate_of(row, self) for size, row in self.rows.items() if self.why_not(size) is None
+        ]
+        return [c for c in candidates if c is not None and c.chunk_size not in excluded]
 
     def winner(self, size: int) -> Winner:
         """A row as a winner."""
@@ -97,7 +99,7 @@ class Measured:
         )
 
 
-def measured(path: Path | None, matrix: ScoreMatrix) -> Measured:
+def measured_side(path: Path | None, matrix: ScoreMatrix) -> MeasuredSide:
     """A matrix, ready to be compared. Raises UsageError where it holds a chunk size twice."""
     swept, confirmed = _by_size(path, matrix, matrix.results), _by_size(path, matrix, matrix.confirm_results)
     rows = dict(sorted({**swept, **{size: _whole(row, swept.get(size)) for size, row in confirmed.items()}}.items()))
@@ -106,7 +108,7 @@ def measured(path: Path | None, matrix: ScoreMatrix) -> Measured:
         size: None if reference is None else correctness.own_reference_agreement(row, reference)
         for size, row in rows.items()
     }
-    return Measured(matrix, path, rows, frozenset(confirmed), own)
+    return MeasuredSide(matrix, path, rows, frozenset(confirmed), own)
 
 
 def _by_size(path: Path | None, matrix: ScoreMatrix, rows: Iterable[Row]) -> dict[int, Row]:

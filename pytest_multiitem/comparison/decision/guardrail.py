@@ -1,4 +1,4 @@
-"""The guardrail rule: which chunk size, and which side, wins."""
+"""Rows → the one that wins: highest throughput among those whose p95 is within the guardrail."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def why_not(row: Row) -> str | None:
 
 def success_rate(row: Row) -> float | None:
     """The share of successful runs: the lowest of what the row says and what its counts and its runs say."""
-    said = row.success_rate
-    rates = [said] if said is not None and math.isfinite(said) else []
+    stated = row.success_rate
+    rates = [stated] if stated is not None and math.isfinite(stated) else []
     if row.successful_runs is not None and row.timed_runs:
         rates.append(row.successful_runs / row.timed_runs)
     if row.timed_runs == 0:

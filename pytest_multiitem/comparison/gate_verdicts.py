@@ -1,4 +1,4 @@
-"""The verdicts on a measured comparison: one a gate and view, for pytest, and the exit status of the command."""
+"""Outcome → GateRecord: a verdict for each gate and view, for pytest; all together give the command its exit status."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_REFERENCE
 from pytest_multiitem.comparison.records import Check, ComparedView, Outcome, Row, ScoreMatrix
-from pytest_multiitem.gates.comparison import COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS
+from pytest_multiitem.gates.comparison import COMPARISON_MEASURED
 from pytest_multiitem.gates.gate import Gate
-from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
 from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.settings.settings import Settings
-
-CROSS_BACKEND = (CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS)
-OWN_REFERENCE = (OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS)
 
 #: What a verdict is for: a view, or a backend and a view.
 Place = str
@@ -65,9 +62,9 @@ def _measured(outcome: Outcome, settings: Settings, view: str) -> GateRecord:
     absent = [f"{side}: {reason}" for side, reason in outcome.not_run.items()]
     rows = 0
     for backend, matrix in matrices.items():
-        for phase, found in (("", matrix.results), ("confirming ", matrix.confirm_results)):
-            rows += len(found)
-            wrong += [f"{backend}, {phase}chunk size {r.client_chunk_size}: {p}" for r in found for p in _wrong(r)]
+        for phase, in_phase in (("", matrix.results), ("confirming ", matrix.confirm_results)):
+            rows += len(in_phase)
+            wrong += [f"{backend}, {phase}chunk size {r.client_chunk_size}: {p}" for r in in_phase for p in _wrong(r)]
         if matrix.complete is not True and not wrong:
             wrong.append(f"{backend}: rows are missing")
     lacking = [b for b in settings.backend if b not in matrices]
@@ -84,8 +81,8 @@ def _measured(outcome: Outcome, settings: Settings, view: str) -> GateRecord:
 def _wrong(row: Row) -> list[str]:
     """What went wrong in a row."""
     failures = ", ".join(f"{count} {kind}" for kind, count in row.failure_reason_counts.items())
-    found = [f"{row.status} ({failures})"] if row.status != "ok" else []
-    return found + ([row.attestation_problem] if row.attestation_problem else [])
+    problems = [f"{row.status} ({failures})"] if row.status != "ok" else []
+    return problems + ([row.attestation_problem] if row.attestation_problem else [])
 
 
 def _across(outcome: Outcome, gate: Gate, view: str) -> GateRecord:
@@ -124,13 +121,13 @@ def _own(outcome: Outcome, gate: Gate, backend: str, view: str) -> GateRecord:
             known = matrix.own_reference
             reason = (known.reason if known is not None else None) or "its own serial reference was not measured"
         return _record(gate, Verdict.NOT_RUN, reason, [matrix] if matrix is not None else [])
-    found = side.own_reference_agreement
+    agreement = side.own_reference_agreement
     return _judged(
         gate,
         [(f"{backend} {view}", check) for check in checks],
         [matrix],
-        floors=[None if found is None else found.noise_floor],
-        spreads=[None if found is None else found.score_spread],
+        floors=[None if agreement is None else agreement.noise_floor],
+        spreads=[None if agreement is None else agreement.score_spread],
     )
 
 
@@ -145,7 +142,7 @@ def _judged(
     """The worst of several checks of one gate, with the largest value."""
     worst = min(checks, key=lambda entry: _WORST_FIRST.index(Verdict(entry[1].verdict)))
     values = [check.value for _, check in checks if check.value is not None]
-    found = _record(
+    record = _record(
         gate,
         Verdict(worst[1].verdict),
         worst[1].reason if worst[1].verdict == Verdict.PASS else f"{worst[0]}: {worst[1].reason}",
@@ -153,12 +150,12 @@ def _judged(
         samples={"chunk_sizes": len(checks)},
         details={where: {"value": check.value, "verdict": check.verdict} for where, check in checks},
     )
-    found.value = max(values, default=None)
-    found.noise_floor = max((f for f in floors if f is not None), default=None)
-    found.score_spread = min((s for s in spreads if s is not None), default=None)
-    if found.verdict is Verdict.PASS and found.value is not None:
-        found.reason = f"{found.value:.6g} is within the limit {gate.limit:g}"
-    return found
+    record.value = max(values, default=None)
+    record.noise_floor = max((f for f in floors if f is not None), default=None)
+    record.score_spread = min((s for s in spreads if s is not None), default=None)
+    if record.verdict is Verdict.PASS and record.value is not None:
+        record.reason = f"{record.value:.6g} is within the limit {gate.limit:g}"
+    return record
 
 
 def _record(gate: Gate, verdict: Verdict, reason: str, matrices: Iterable[ScoreMatrix], **fields: Any) -> GateRecord:

@@ -1,4 +1,4 @@
-"""The recommendation, with a confidence that follows from verdicts and intervals."""
+"""Compared views → Recommendation, with a confidence that follows from verdicts and intervals."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_multiitem.comparison.decision import decide, speed
-from pytest_multiitem.comparison.decision.measured import Measured
+from pytest_multiitem.comparison.decision import guardrail, speed
+from pytest_multiitem.comparison.decision.measured_side import MeasuredSide
 from pytest_multiitem.comparison.records import Check, ComparedView, Recommendation, Row, Winner
 from pytest_multiitem.results.records import Verdict
 
 #: With more conditions than this that do not hold, the confidence is low.
 _MEDIUM = 2
-_SPOKEN = {"jax": "JAX", "pytorch": "PyTorch"}
+_DISPLAY_NAMES = {"jax": "JAX", "pytorch": "PyTorch"}
 _PREFERRED = ("best_native", "portable")
 
 
@@ -26,9 +26,9 @@ class Condition:
     follow_up: str
 
 
-def spoken(backend: str) -> str:
+def display_name(backend: str) -> str:
     """A backend's name as people write it."""
-    return _SPOKEN.get(backend, backend)
+    return _DISPLAY_NAMES.get(backend, backend)
 
 
 def in_order(views: Iterable[ComparedView]) -> list[ComparedView]:
@@ -37,7 +37,7 @@ def in_order(views: Iterable[ComparedView]) -> list[ComparedView]:
 
 
 def recommend(
-    views: Sequence[ComparedView], by_view: Mapping[str, Sequence[Measured]], deferred: str | None
+    views: Sequence[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]], deferred: str | None
 ) -> Recommendation:
     """What to deploy: best_native's winner, else portable's, else nothing.
 
@@ -65,7 +65,7 @@ def recommend(
     mine = next(side for side in by_view[view.view] if side.backend == winner.backend)
     other = next(side for side in by_view[view.view] if side.backend != winner.backend)
     rival = view.winners_by_backend.get(other.backend)
-    faster, pace, told = _faster(mine, winner, other, rival)
+    faster, pace, words = _faster(mine, winner, other, rival)
     conditions = [
         _checks(_all_checks(views, by_view)),
         _paired(pace),
@@ -82,7 +82,7 @@ def recommend(
     if all(v.view != "best_native" for v in views):
         follow_ups.append("Compare best_native too: each backend with the settings it runs best with.")
     return Recommendation(
-        text=f"{_described(mine, winner)}; {told}.",
+        text=f"{_described(mine, winner)}; {words}.",
         confidence=confidence,
         reasons=[f"{'supports' if c.holds else 'weakens'}: {c.reason}" for c in (faster, *conditions)],
         winner=winner,
@@ -90,46 +90,48 @@ def recommend(
     )
 
 
-def _described(mine: Measured, winner: Winner) -> str:
+def _described(mine: MeasuredSide, winner: Winner) -> str:
     what = ", ".join([*filter(None, [winner.engine]), *([f"mask {winner.mask}"] if winner.mask else [])])
-    mark = " (interpolated)" if decide.p95_interpolated(mine.rows[winner.client_chunk_size]) else ""
+    mark = " (interpolated)" if guardrail.p95_interpolated(mine.rows[winner.client_chunk_size]) else ""
     p95 = "" if winner.p95_ms is None else f", p95 {winner.p95_ms:,.1f} ms{mark}"
     return (
-        f"{spoken(winner.backend)}{f' ({what})' if what else ''} at client chunk size "
+        f"{display_name(winner.backend)}{f' ({what})' if what else ''} at client chunk size "
         f"{winner.client_chunk_size} in {winner.view}: {winner.throughput_items_sec:,.1f} items/s{p95}"
     )
 
 
 def _faster(
-    mine: Measured, winner: Winner, other: Measured, rival: Winner | None
+    mine: MeasuredSide, winner: Winner, other: MeasuredSide, rival: Winner | None
 ) -> tuple[Condition, speed.Speed | None, str]:
     """Whether the winner is shown to be faster than the other backend's best row; the ratio; both in words."""
     more_runs = "Time more runs of both backends' best rows: which one is faster is not decided."
     if rival is None:
-        reason = f"{spoken(other.backend)} has no row that may win, so there is none to be faster than"
-        follow_up = f"Find out why no row of {spoken(other.backend)} is eligible, and measure it again."
-        return Condition(False, reason, follow_up), None, f"{spoken(other.backend)} has no row that may win"
+        reason = f"{display_name(other.backend)} has no row that may win, so there is none to be faster than"
+        follow_up = f"Find out why no row of {display_name(other.backend)} is eligible, and measure it again."
+        return Condition(False, reason, follow_up), None, f"{display_name(other.backend)} has no row that may win"
     pace = speed.versus(other.rows[rival.client_chunk_size], mine.rows[winner.client_chunk_size])
-    best = f"{spoken(rival.backend)}'s best row (client chunk size {rival.client_chunk_size})"
+    best = f"{display_name(rival.backend)}'s best row (client chunk size {rival.client_chunk_size})"
     if pace.ratio is None or pace.interval is None:
-        told = f"its speed was not compared with {best}: {pace.why}"
-        return Condition(False, told, more_runs), pace, told
+        words = f"its speed was not compared with {best}: {pace.why}"
+        return Condition(False, words, more_runs), pace, words
     low, high = pace.interval
-    told = f"{pace.ratio:.3f} times as fast as {best}, 95 % interval {low:.3f} to {high:.3f}"
+    words = f"{pace.ratio:.3f} times as fast as {best}, 95 % interval {low:.3f} to {high:.3f}"
     if pace.verdict == "b_faster":
-        return Condition(True, told, ""), pace, told
+        return Condition(True, words, ""), pace, words
     if pace.verdict == "a_faster":
-        told = f"by its median it is slower ({told}), and it wins by the guardrail alone"
-        return Condition(False, told, "Find out what makes the faster row's p95 high."), pace, told
-    told = f"no difference to {best} is shown: ratio of medians {pace.ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}"
-    return Condition(False, told, more_runs), pace, told
+        words = f"by its median it is slower ({words}), and it wins by the guardrail alone"
+        return Condition(False, words, "Find out what makes the faster row's p95 high."), pace, words
+    words = (
+        f"no difference to {best} is shown: ratio of medians {pace.ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+    )
+    return Condition(False, words, more_runs), pace, words
 
 
 _CHECKS_FOLLOW_UP = "Find out why not every correctness check is a PASS: the report lists each with its reason."
 _ROWS_FOLLOW_UP = "Find out why no row is eligible: the report lists each with its reason."
 
 
-def _all_checks(views: Iterable[ComparedView], by_view: Mapping[str, Sequence[Measured]]) -> list[Check]:
+def _all_checks(views: Iterable[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]]) -> list[Check]:
     between = [check for view in views for row in view.rows for check in row.checks]
     return between + [check for sides in by_view.values() for side in sides for check in side.worst_own()[1]]
 
@@ -151,10 +153,10 @@ def _paired(pace: speed.Speed | None) -> Condition:
     return Condition(holds, reason, "Measure both backends' best rows in interleaved blocks of one run.")
 
 
-def _confirmed(mine: Measured, winner: Winner, other: Measured, rival: Winner | None) -> Condition:
+def _confirmed(mine: MeasuredSide, winner: Winner, other: MeasuredSide, rival: Winner | None) -> Condition:
     compared = [(mine, winner), *([(other, rival)] if rival is not None else [])]
     swept = [
-        f"{spoken(won.backend)} at {won.client_chunk_size}"
+        f"{display_name(won.backend)} at {won.client_chunk_size}"
         for side, won in compared
         if won.client_chunk_size not in side.confirmed
     ]
@@ -162,7 +164,7 @@ def _confirmed(mine: Measured, winner: Winner, other: Measured, rival: Winner | 
     return Condition(not swept, reason, f"Measure again what was swept only: {', '.join(swept)}.")
 
 
-def _same_to_itself(compared: Sequence[Measured], everything: Sequence[Measured]) -> Condition:
+def _same_to_itself(compared: Sequence[MeasuredSide], everything: Sequence[MeasuredSide]) -> Condition:
     """Every machine that was compared shows no difference between a server and itself (A/A)."""
     intervals: list[tuple[float, float]] = []
     without = []
@@ -171,7 +173,7 @@ def _same_to_itself(compared: Sequence[Measured], everything: Sequence[Measured]
         own = [aa.ratio_interval_95 for aa in machine if aa is not None and aa.ratio_interval_95 is not None]
         intervals += own
         if not own:
-            without.append(spoken(side.backend))
+            without.append(display_name(side.backend))
     shown = ", ".join(dict.fromkeys(f"{low:.3f} to {high:.3f}" for low, high in intervals))
     if not all(low <= 1 <= high for low, high in intervals):
         reason = f"a server compared with itself shows a difference (95 % interval of the ratio {shown})"
@@ -184,10 +186,10 @@ def _same_to_itself(compared: Sequence[Measured], everything: Sequence[Measured]
     )
 
 
-def _stable(mine: Measured, winner: Winner, other: Measured, rival: Winner | None) -> Condition:
+def _stable(mine: MeasuredSide, winner: Winner, other: MeasuredSide, rival: Winner | None) -> Condition:
     compared = [(mine, winner), *([(other, rival)] if rival is not None else [])]
     flags = [
-        f"{spoken(won.backend)} at {won.client_chunk_size}: {flag}"
+        f"{display_name(won.backend)} at {won.client_chunk_size}: {flag}"
         for side, won in compared
         for row in [side.rows[won.client_chunk_size]]
         for flag in (row.unstable, row.recompilation)
@@ -200,7 +202,7 @@ def _stable(mine: Measured, winner: Winner, other: Measured, rival: Winner | Non
 
 
 def _preferred(
-    view: ComparedView, ordered: Sequence[ComparedView], by_view: Mapping[str, Sequence[Measured]]
+    view: ComparedView, ordered: Sequence[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]]
 ) -> list[Condition]:
     """Whether best_native's winner is recommended, and each backend was at its best there; nothing to say where that
     view was not measured."""
@@ -218,7 +220,7 @@ def _preferred(
             pace = speed.versus(_row(by_view, here), _row(by_view, there))
             if pace.verdict == "b_faster":
                 better.append(
-                    f"{spoken(backend)} is {pace.ratio:.3f} times as fast in {other.view} (client chunk size "
+                    f"{display_name(backend)} is {pace.ratio:.3f} times as fast in {other.view} (client chunk size "
                     f"{there.client_chunk_size}) as in best_native ({here.client_chunk_size})"
                 )
     if better:
@@ -229,7 +231,7 @@ def _preferred(
     return [Condition(True, "each backend ran with its own best settings (best_native)", "")]
 
 
-def _row(by_view: Mapping[str, Sequence[Measured]], won: Winner) -> Row:
+def _row(by_view: Mapping[str, Sequence[MeasuredSide]], won: Winner) -> Row:
     """The row that won."""
     side = next(side for side in by_view[won.view] if side.backend == won.backend)
     return side.rows[won.client_chunk_size]

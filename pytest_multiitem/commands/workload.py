@@ -1,30 +1,19 @@
-"""The commands that write the canonical workload and validate artefacts; `cli` registers them."""
+"""``multiitem workload``: the canonical workload."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pytest_multiitem.commands.options import DEFAULTS, parse_value
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.settings.table import OPTIONS
 
 if TYPE_CHECKING:
     from pytest_multiitem.comparison.records import Workload
     from pytest_multiitem.transport.client import ScoreClient
-
-_OPTIONS = {option.name: option for option in OPTIONS}
-_DEFAULT = {option.name: option.default for option in OPTIONS}
-
-
-def _value(flag: str, setting: str, text: str) -> Any:
-    """What was given, read as the setting of a run is read. Raises UsageError."""
-    try:
-        return _OPTIONS[setting].parse(text)
-    except ValueError as error:
-        raise UsageError(f"{flag} {text!r} is not valid: {error}") from None
 
 
 def workload(
@@ -32,19 +21,17 @@ def workload(
         "canonical_workload.json"
     ),
     model: Annotated[str, typer.Option(metavar="NAME", help="Model that it is for; recorded.")] = "Qwen/Qwen3-0.6B",
-    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = _DEFAULT["bench_query_tokens"],
-    items: Annotated[int, typer.Option(min=1, help="Items of a request.")] = _DEFAULT["bench_items"],
-    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = _DEFAULT["item_tokens"],
+    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = DEFAULTS.bench_query_tokens,
+    items: Annotated[int, typer.Option(min=1, help="Items of a request.")] = DEFAULTS.bench_items,
+    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = DEFAULTS.item_tokens,
     requests: Annotated[int, typer.Option(min=1, help="Requests, all of this shape.")] = 1,
-    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(
-        map(str, _DEFAULT["labels"])
-    ),
-    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id.")] = _DEFAULT["delimiter"],
+    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(map(str, DEFAULTS.labels)),
+    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id.")] = DEFAULTS.delimiter,
     apply_softmax: Annotated[
         bool, typer.Option("--apply-softmax/--no-apply-softmax", help="Ask for scores that are probabilities.")
     ] = True,
     item_first: Annotated[bool, typer.Option("--item-first", help="Ask for the item before the query.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the content.")] = _DEFAULT["seed"],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the content.")] = DEFAULTS.seed,
     tokenizer: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Draw ordinary tokens of this tokenizer: directory, tokenizer.json, hub id."),
@@ -56,11 +43,11 @@ def workload(
         str | None, typer.Option(metavar="URL", help="Score it on this running server, and record the scores' spread.")
     ] = None,
     timeout: Annotated[str, typer.Option(metavar="SECONDS", help="Time one request may take.")] = str(
-        _DEFAULT["request_timeout"]
+        DEFAULTS.request_timeout
     ),
     api_key_env: Annotated[
         str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = _DEFAULT["api_key_env"],
+    ] = DEFAULTS.api_key_env,
     ca_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
     ] = None,
@@ -81,16 +68,16 @@ def workload(
     if url is not None:
         client = ScoreClient(
             base_url(url),
-            timeout=_value("--timeout", "request_timeout", timeout),
+            timeout=parse_value("--timeout", "request_timeout", timeout),
             api_key=os.environ.get(api_key_env) or None,
-            ca_file=None if ca_file is None else _value("--ca-file", "ca_file", ca_file),
+            ca_file=None if ca_file is None else parse_value("--ca-file", "ca_file", ca_file),
         )
     made = canonical.generate(
         model=model,
         query_tokens=query_tokens,
         num_items=items,
         item_tokens=item_tokens,
-        labels=_value("--labels", "labels", labels),
+        labels=parse_value("--labels", "labels", labels),
         delimiter=delimiter,
         apply_softmax=apply_softmax,
         item_first=item_first,
@@ -150,29 +137,3 @@ def _measure_spread(workload: Workload, client: ScoreClient) -> list[str]:
         f"scores hardly differ between items (range {spread:.3g}, expected above {MIN_SCORE_SPREAD:g}): on this model, "
         "the workload cannot show a leak"
     ]
-
-
-def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Workloads, matrices, comparisons, runs.")],
-) -> None:
-    """Validate artefacts: their schema, and whether what they say of themselves is so.
-
-    Exit status 0: all are valid. 1: one has a problem. 2: one cannot be read, or is of no known schema.
-    """
-    from pytest_multiitem.validation.validate import examine
-
-    status = 0
-    for file in files:
-        try:
-            found = examine(file)
-        except UsageError as error:
-            typer.echo(f"multiitem: {error}", err=True)
-            status = 2
-            continue
-        for problem in found.problems:
-            typer.echo(f"{file}: {problem}")
-        if found.problems:
-            status = max(status, 1)
-        else:
-            typer.echo(f"{file}: valid {found.schema}{found.summary and f', {found.summary}'}")
-    raise typer.Exit(status)

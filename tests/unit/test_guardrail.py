@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import failed_row, matrix, row
 
-from pytest_multiitem.comparison.decision import decide
-from pytest_multiitem.comparison.decision.decide import Candidate
+from pytest_multiitem.comparison.decision import guardrail
+from pytest_multiitem.comparison.decision.guardrail import Candidate
 from pytest_multiitem.comparison.records import Row, RunRecord
 
 
@@ -20,7 +20,7 @@ def bare(size, p95, throughput, **more):
 
 
 def chosen(*rows, ratio=1.25):
-    return decide.recommend([bare(*r) if isinstance(r, tuple) else r for r in rows], ratio)
+    return guardrail.recommend([bare(*r) if isinstance(r, tuple) else r for r in rows], ratio)
 
 
 @pytest.mark.parametrize(
@@ -85,22 +85,22 @@ def test_what_keeps_a_row_from_winning(changes, reason):
     given = {"client_chunk_size": 64, "status": "ok", "success_rate": 1.0, "p95_total_e2e_ms": 50.0,
              "throughput_items_sec": 1e6}  # fmt: skip
     bad = Row(**(given | changes))
-    assert decide.why_not(bad) == reason
-    assert decide.recommend([bad]) is None
-    assert decide.recommend([bad, bare(8, 1000, 1)]) == 8
-    assert decide.candidate_of(bad, None) is None
-    assert decide.why_not(Row(**given)) is None
+    assert guardrail.why_not(bad) == reason
+    assert guardrail.recommend([bad]) is None
+    assert guardrail.recommend([bad, bare(8, 1000, 1)]) == 8
+    assert guardrail.candidate_of(bad, None) is None
+    assert guardrail.why_not(Row(**given)) is None
 
 
 @pytest.mark.parametrize("flag", ["unstable", "recompilation"])
 def test_a_doubtful_row_may_win(flag):
-    assert decide.why_not(row(64, **{flag: "it wobbles"})) is None
+    assert guardrail.why_not(row(64, **{flag: "it wobbles"})) is None
 
 
 def test_a_success_rate_may_follow_from_counts():
     counted = bare(64, 10, 10, timed_runs=5, successful_runs=5)
     counted.success_rate = None
-    assert decide.success_rate(counted) == 1 and decide.why_not(counted) is None
+    assert guardrail.success_rate(counted) == 1 and guardrail.why_not(counted) is None
 
 
 candidates = st.lists(
@@ -118,12 +118,12 @@ candidates = st.lists(
 @settings(deadline=None)
 @given(candidates)
 def test_the_rule_by_its_words(found):
-    winner = decide.choose(found)
+    winner = guardrail.choose(found)
     if not found:
-        assert winner is None and decide.guardrail(found) is None
+        assert winner is None and guardrail.guardrail(found) is None
         return
     limit = 1.25 * min(c.p95_ms for c in found)
-    assert decide.guardrail(found) == limit
+    assert guardrail.guardrail(found) == limit
     within = [c for c in found if c.p95_ms <= limit]
     best = max(c.throughput for c in within)
     assert winner in within and winner.throughput == best
@@ -132,8 +132,8 @@ def test_the_rule_by_its_words(found):
 
 def test_a_tie_of_everything_goes_to_the_first():
     a, b = (Candidate(10.0, 5.0, 8, what) for what in "ab")
-    assert decide.choose([a, b]) is a and decide.choose([b, a]) is b
-    assert decide.choose([a, Candidate(9.0, 5.0, 8, "c")]).what == "c"
+    assert guardrail.choose([a, b]) is a and guardrail.choose([b, a]) is b
+    assert guardrail.choose([a, Candidate(9.0, 5.0, 8, "c")]).what == "c"
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,13 @@ def test_a_tie_of_everything_goes_to_the_first():
     ],
 )
 def test_what_is_measured_again(sizes, choice, again):
-    assert decide.confirm_chunk_sizes(sizes, choice) == again
+    assert guardrail.confirm_chunk_sizes(sizes, choice) == again
 
 
 def test_a_summary():
     swept = [row(1, (900,) * 5), row(8, (100,) * 5), row(64, (90,) * 5), row(500, (300,) * 5)]
     confirmed = [row(1, (900,) * 7), row(8, (80,) * 7), row(64, (95,) * 7)]
-    found = decide.summary_of(matrix(rows=swept, confirm_results=confirmed))
+    found = guardrail.summary_of(matrix(rows=swept, confirm_results=confirmed))
     assert found.guardrail_ratio == 1.25
     assert (found.sweep_recommendation, found.confirm_recommendation, found.final_recommendation) == (64, 8, 8)
     assert found.confirm_chunk_sizes == [1, 8, 64, 500]
@@ -175,11 +175,11 @@ def test_a_summary():
     ],
 )
 def test_a_choice_that_was_not_confirmed(confirmed, final):
-    found = decide.summary_of(matrix(rows=[row(8, (100,) * 5), row(64, (90,) * 5)], confirm_results=confirmed))
+    found = guardrail.summary_of(matrix(rows=[row(8, (100,) * 5), row(64, (90,) * 5)], confirm_results=confirmed))
     assert found.sweep_recommendation == 64 and found.final_recommendation == final
 
 
 def test_a_summary_of_nothing():
-    found = decide.summary_of(matrix(rows=[failed_row()]))
+    found = guardrail.summary_of(matrix(rows=[failed_row()]))
     assert (found.sweep_recommendation, found.confirm_recommendation, found.final_recommendation) == (None,) * 3
     assert found.confirm_chunk_sizes == []

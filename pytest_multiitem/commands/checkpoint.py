@@ -1,0 +1,40 @@
+"""``multiitem checkpoint``: a small model to try things on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def checkpoint(
+    directory: Annotated[Path, typer.Argument(help="Where to write; must not exist, or be empty.")],
+    hidden_size: int = 128,
+    intermediate_size: int = 384,
+    num_hidden_layers: int = 3,
+    num_attention_heads: int = 4,
+    num_key_value_heads: int = 2,
+    head_dim: int = 32,
+    vocab_size: int = 151_936,
+    seed: int = 20_260_101,
+    full_tokenizer: Annotated[
+        bool, typer.Option("--full-tokenizer", help="Name every id; sglang refuses label ids that have no name.")
+    ] = False,
+) -> None:
+    """Write a Qwen3 checkpoint of random weights whose scores discriminate (config, weights, tokenizer)."""
+    from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
+
+    spec = CheckpointSpec(
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        num_key_value_heads=num_key_value_heads,
+        head_dim=head_dim,
+        vocab_size=vocab_size,
+        seed=seed,
+    )
+    write_checkpoint(directory, spec, full_tokenizer=full_tokenizer)
+    size = sum(path.stat().st_size for path in directory.iterdir()) / 2**20
+    typer.echo(f"wrote {directory} ({size:.1f} MiB); serve it with: multiitem serve --model-path {directory}")

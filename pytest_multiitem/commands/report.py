@@ -1,0 +1,31 @@
+"""``multiitem report``: the report of a finished run, rendered again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pytest_multiitem.errors import UsageError
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's directory, or its matrix.json.")] = Path(
+        "multiitem-results/latest"
+    ),
+    output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
+    name: Annotated[str, typer.Option("--format", help="A format of the report, or one of a plugin.")] = "markdown",
+) -> None:
+    """Render the report of a finished run again, from its matrix.json alone."""
+    from pytest_multiitem.reports.formats import FORMATS
+    from pytest_multiitem.results.store import read_matrix, write_atomically
+
+    text = FORMATS.choose(name).render(read_matrix(run))
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        try:
+            write_atomically(output, text.encode())
+        except OSError as error:
+            raise UsageError(f"cannot write {output}: {error.strerror}") from None

@@ -1,0 +1,107 @@
+"""The rows of a comparison's matrices: swept or confirmed, on all servers in interleaved blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from pytest_multiitem.comparison.measuring.campaign import Campaign
+from pytest_multiitem.comparison.measuring.rows import chunked, new_session, row_of, sample
+from pytest_multiitem.comparison.measuring.sides import Connected, Side
+from pytest_multiitem.comparison.records import Row
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
+
+
+def measure_rows(
+    campaign: Campaign, requested: Sequence[tuple[Connected, int]], up: list[Connected], *, confirm: bool
+) -> None:
+    """Measure servers at client chunk sizes, unless that is known; a server that is gone leaves ``up``.
+
+    A server that would only compute once more what another one has just computed takes over its row.
+    """
+    unknown = [(c, size) for c, size in requested if size not in campaign.known(c.side, confirm=confirm)]
+    leaders: dict[object, Side] = {}
+    own: list[tuple[Connected, int]] = []
+    alike: list[tuple[Connected, int, Side]] = []
+    for c, size in unknown:
+        leader = leaders.setdefault(c.side.executes(size) or object(), c.side)
+        if leader is c.side:
+            own.append((c, size))
+        else:
+            alike.append((c, size, leader))
+    _measure(campaign, own, up, confirm=confirm)
+    for c, size, leader in alike:
+        row = campaign.known(leader, confirm=confirm)[size]
+        if row.status == "ok" and _computes_the_same(campaign, c, size, row):
+            _enter(campaign, c.side, row, f"the same as {leader.label}", confirm=confirm)
+            _note(
+                campaign,
+                c.side,
+                f"requests that its server chunk size does not split make it compute what {leader.label} computes; "
+                "such rows were measured there, after a first request to each had given exactly the same scores",
+            )
+        else:
+            _measure(campaign, [(c, size)], up, confirm=confirm)
+
+
+def _measure(
+    campaign: Campaign, wanted: Sequence[tuple[Connected, int]], up: list[Connected], *, confirm: bool
+) -> None:
+    if not wanted:
+        return
+    sizes = "/".join(map(str, dict.fromkeys(size for _, size in wanted)))
+    campaign.progress.doing(f"{_stage(confirm):<7} {sizes} items a request")
+    session = new_session()
+    samples = sample(
+        [(c.target, size) for c, size in wanted],
+        campaign.request,
+        warmup_runs=campaign.settings.bench_warmup_runs,
+        timed_runs=campaign.runs(confirm=confirm),
+    )
+    for (c, size), sampled in zip(wanted, samples, strict=True):
+        cost = c.side.cost_per_hour
+        row = row_of(sampled, chunk_size=size, num_items=campaign.items, session=session, cost_per_hour=cost)
+        _enter(campaign, c.side, row, _figures(row), confirm=confirm)
+        lost = sampled.given_up or FailureKind.CONNECTION in row.failure_reason_counts
+        if lost and not campaign.succeeds(c.side, partial(c.revive, unresponsive=sampled.given_up)):
+            up.remove(c)
+
+
+def _enter(campaign: Campaign, side: Side, row: Row, text: str, *, confirm: bool) -> None:
+    for view in side.views:
+        campaign.ledger.add(side.backend, view, row, confirm=confirm)
+    campaign.progress.advance(campaign.cost(row.client_chunk_size, confirm=confirm))
+    campaign.line(_stage(confirm), row.client_chunk_size, side, text)
+
+
+def _note(campaign: Campaign, side: Side, text: str) -> None:
+    if text not in campaign.matrix(side).notes:
+        for matrix in campaign.ledger.changed(side.backend, side.views):
+            matrix.notes = [*matrix.notes, text]
+
+
+def _computes_the_same(campaign: Campaign, connected: Connected, size: int, row: Row) -> bool:
+    """Whether a first request to a server is answered with exactly a row's scores, in one packed sequence."""
+    request = chunked(campaign.request, size)[0][0]
+    try:
+        with connected.target.attest() as attestation:
+            scores = connected.target.client.send(request)
+    except ScoreFailure:
+        return False
+    one = attestation.packed_sequences == 1 and attestation.packed_items == request.num_items
+    known = row.reference_scores or []
+    return one and attestation.problem is None and scores.tolist() == known[: request.num_items]
+
+
+def _stage(confirm: bool) -> str:
+    return "confirm" if confirm else "sweep"
+
+
+def _figures(row: Row) -> str:
+    """A row's time and throughput, with what is to be doubted of them."""
+    flags = [f"{count} {kind}" for kind, count in row.failure_reason_counts.items()]
+    if row.p50_total_e2e_ms is None or row.throughput_items_sec is None:
+        return f"{row.status}: {', '.join(flags)}"
+    flags += [flag for flag in (row.attestation_problem, row.recompilation, row.unstable) if flag]
+    text = f"p50 {row.p50_total_e2e_ms:9.1f} ms  {row.throughput_items_sec:8.1f} items/s"
+    return f"{text}  ({'; '.join(flags)})" if flags else text

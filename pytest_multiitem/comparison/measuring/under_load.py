@@ -1,0 +1,50 @@
+"""Each side's best client chunk size under load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from pytest_multiitem.bench.load import LoadShape, measure_load
+from pytest_multiitem.comparison.decision import guardrail
+from pytest_multiitem.comparison.measuring.campaign import Campaign
+from pytest_multiitem.comparison.measuring.rows import chunked
+from pytest_multiitem.comparison.measuring.sides import Connected
+
+#: Senders in the closed loop, arrival rates as shares of what one sender gets, seconds a level.
+_SENDERS = (1, 2, 4)
+_RATES = (0.5, 0.8, 1.2)
+_LOAD_SECONDS = 10.0
+
+
+def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
+    """Several concurrencies, and arrival rates around what a server can answer; what is known is left out."""
+    settings = campaign.settings
+    for c in up:
+        size = guardrail.summary_of(campaign.matrix(c.side)).final_recommendation
+        rows = {**campaign.known(c.side, confirm=False), **campaign.known(c.side, confirm=True)}
+        row = rows.get(size or 0)
+        if campaign.matrix(c.side).load is not None or row is None or not row.mean_chunk_call_ms:
+            continue
+        campaign.progress.doing(f"load on {c.side.label}")
+        answered = 1000 / row.mean_chunk_call_ms  # requests a second of one sender
+        shape = LoadShape(
+            concurrency=_SENDERS,
+            rates=tuple(share * answered for share in _RATES),
+            duration=_LOAD_SECONDS,
+            objective_ms=settings.latency_objective_ms,
+            seed=settings.seed,
+            timeout=settings.request_timeout,
+        )
+        report = measure_load(
+            c.target.url,
+            chunked(campaign.request, row.client_chunk_size)[0],
+            shape,
+            api_key=os.environ.get(settings.api_key_env) or None,
+            ca_file=settings.ca_file,
+        )
+        campaign.line("load", None, c.side, f"goodput {report.max_goodput_items_per_sec:.1f} items/s")
+        for matrix in campaign.ledger.changed(c.side.backend, c.side.views):
+            matrix.load = msgspec.to_builtins(report)

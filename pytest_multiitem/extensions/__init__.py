@@ -1,0 +1,1 @@
+"""What a project may add: the hooks, and who takes what they give."""

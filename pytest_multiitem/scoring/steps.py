@@ -1,0 +1,97 @@
+"""The steps from a request to its scores, by name: a scorer implements them, and a mutant of it overrides one.
+
+`engine.scorer.Scorer` implements them all. A mutant is a class of its own that names no scorer: it stands in front of
+one (`faults.base.ScorerFault.scorer`), and `super()` is the scorer's step, or the one of the mutant before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
+from pytest_multiitem.scoring.layout import PackedLayout
+from pytest_multiitem.scoring.readout import Readout
+
+Ids = Sequence[int]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreResult:
+    """``scores`` [N, K] in item order; ``prompt_tokens``: tokens of all sequences that were computed."""
+
+    scores: Scores
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a request reads at each score position: K label token ids, and whether a softmax over them is wanted."""
+
+    labels: Ids
+    apply_softmax: bool
+
+    @property
+    def normalise(self) -> bool:
+        """Whether the full-vocabulary normaliser is needed."""
+        return not self.apply_softmax
+
+    def scores(self, readout: Readout) -> Scores:
+        """[n, K]."""
+        return readout.scores(self.apply_softmax)
+
+    def empty(self, num_items: int) -> Scores:
+        """[N, K] of NaN, so that an item that nothing filled cannot pass for a score."""
+        return np.full((num_items, len(self.labels)), np.nan)
+
+
+class ScoringSteps:
+    """What a scorer does, one step a method. ``config``: how it scores."""
+
+    config: ScorerConfig
+
+    def configured(self, config: ScorerConfig) -> ScorerConfig:
+        """The configuration that the scorer works by, of the one that it is given."""
+        return config
+
+    def score(
+        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+    ) -> ScoreResult:
+        """Score N items behind a query (at least one token) at K labels.
+
+        Every limit is checked before the backend is called. ``item_first`` counts in serial mode
+        only. Raises WireError for a request over a limit or with the delimiter inside its content.
+        """
+        raise NotImplementedError
+
+    def score_alone(self, tokens: Ids, read: Reading) -> Scores:
+        """The scores [K] at the last token of one sequence, by one causal forward pass."""
+        raise NotImplementedError
+
+    def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
+        """Content without the delimiter: inside an item it would split the item in two. Raises WireError."""
+        raise NotImplementedError
+
+    def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
+        """One packed sequence per chunk; all chunks are laid out and checked before the first runs."""
+        raise NotImplementedError
+
+    def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+        """The packed sequence of one chunk; ``start``: the number of its first item in the request."""
+        raise NotImplementedError
+
+    def implementation(self, layout: PackedLayout) -> MaskImpl:
+        """The mask implementation that a packed sequence is computed by: DENSE or SEGMENT."""
+        raise NotImplementedError
+
+    def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
+        """The scores [N, K] of one packed sequence, computed by DENSE or SEGMENT."""
+        raise NotImplementedError
+
+    def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
+        """One batch of prefill+extend behind its query, which was in the cache already (``hit``) or not."""
+        raise NotImplementedError

@@ -1,0 +1,132 @@
+"""What the tests of a run have come to so far, and the ``matrix.json`` that becomes of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from pytest_multiitem.gates.record import blank_record
+from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.results import store
+from pytest_multiitem.results.machine import machine_info, package_versions
+from pytest_multiitem.results.records import (
+    BenchmarkRecord,
+    GateRecord,
+    Matrix,
+    ServerRecord,
+    SettingRecord,
+    TestRecord,
+    Verdict,
+)
+from pytest_multiitem.session.keys import REPORT_ATTRIBUTE
+from pytest_multiitem.session.plan import Plan
+from pytest_multiitem.session.verdicts import reason_of
+from pytest_multiitem.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_multiitem.comparison.records import ScoreMatrix
+
+
+class Ledger:
+    """Verdicts, benchmarks and outcomes by test.
+
+    ``score_matrices``: what the run's comparison has measured. ``interrupted_by``: why the run did not end by itself.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._started = store.utc_now()
+        self._records: dict[str, GateRecord] = {}
+        self._tests: dict[str, TestRecord] = {}
+        self.benchmarks: list[BenchmarkRecord] = []
+        self.score_matrices: list[ScoreMatrix] = []
+        self.interrupted_by: str | None = None
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Enter one phase of one test."""
+        if report.nodeid not in self._plan.selected:
+            return
+        carried: dict[str, Any] = getattr(report, REPORT_ATTRIBUTE, {})
+        for raw in carried.get("gates", []):
+            record = msgspec.convert(raw, GateRecord)
+            self._records[record.nodeid] = record
+        for raw in carried.get("benchmarks", []):
+            self.benchmarks.append(msgspec.convert(raw, BenchmarkRecord))
+        known = self._tests.setdefault(
+            report.nodeid,
+            TestRecord(
+                nodeid=report.nodeid,
+                outcome="not reached",  # its set-up may be all that is ever reported
+                gate=self._plan.selected[report.nodeid],
+                reason="the run ended during this test",
+            ),
+        )
+        known.seconds += report.duration
+        if report.failed or (report.skipped and known.outcome != "failed"):
+            known.outcome = report.outcome
+            known.reason = reason_of(report)
+        elif report.when == "call" and known.outcome == "not reached":
+            known.outcome, known.reason = "passed", None
+
+    def records(self) -> list[GateRecord]:
+        """The verdict of every planned gate: tests without one stand as NOT_RUN or FAIL, with the reason."""
+        records = []
+        for nodeid, gate in {**self._plan.selected, **self._plan.deselected}.items():
+            if gate is None:
+                continue
+            record = self._records.get(nodeid)
+            if record is None:
+                test = self._tests.get(nodeid)
+                verdict, reason = Verdict.NOT_RUN, "deselected on the command line"
+                if test is not None:
+                    verdict = Verdict.NOT_RUN if test.outcome in ("skipped", "not reached") else Verdict.FAIL
+                    reason = test.reason or "the test ended without a verdict"
+                elif nodeid in self._plan.selected:
+                    reason = "the run ended before this test"
+                record = blank_record(gates()[gate], verdict, reason, nodeid)
+            records.append(record)
+        return records
+
+    def tests(self) -> list[TestRecord]:
+        """Every planned test with its outcome so far."""
+        verdict_of = {r.nodeid: r.verdict for r in self.records()}
+        tests = []
+        for nodeid, gate in self._plan.selected.items():
+            test = self._tests.get(nodeid) or TestRecord(nodeid=nodeid, outcome="not reached", gate=gate)
+            test.verdict = verdict_of.get(nodeid)
+            tests.append(test)
+        tests += [
+            TestRecord(nodeid=n, outcome="deselected", gate=g, verdict=verdict_of.get(n))
+            for n, g in self._plan.deselected.items()
+        ]
+        return tests
+
+    def matrix(self, run_dir: Path, settings: Settings, exit_status: int) -> Matrix:
+        """The run's matrix, with the servers whose samples lie in its directory."""
+        records, tests = self.records(), self.tests()
+        servers = {(line["label"], line["url"]): line for line in store.merge_samples(run_dir)}
+        reached = all(test.outcome != "not reached" for test in tests)
+        return Matrix(
+            run_id=run_dir.name,
+            started_at_utc=self._started,
+            finished_at_utc=store.utc_now(),
+            complete=reached and self.interrupted_by is None,
+            interrupted_by=self.interrupted_by,
+            exit_status=exit_status,
+            command_line=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            machine=machine_info(),
+            versions=package_versions(),
+            settings=msgspec.convert(settings.records(), list[SettingRecord]),
+            servers=[
+                msgspec.convert({k: v for k, v in line.items() if k != "kind"}, ServerRecord)
+                for line in servers.values()
+            ],
+            gates=records,
+            benchmarks=self.benchmarks,
+            tests=tests,
+            summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
+        )

@@ -1,0 +1,50 @@
+"""What a measurement that a run's options add to it must say of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import pytest
+
+from pytest_multiitem.results.records import Matrix
+from pytest_multiitem.settings.settings import Settings
+
+#: A line of the terminal's summary, with its markup.
+Line = tuple[str, dict[str, bool]]
+
+
+class Part:
+    """One such measurement; there is one of it from when the settings are known to the summary. Subclass it.
+
+    ``not_parallel``: why it cannot run under pytest-xdist, for the user who asks for both. ``required_gate``: the gate
+    for which NOT_RUN fails the run, because to ask for this part is to require it.
+    """
+
+    not_parallel: ClassVar[str]
+    required_gate: str | None = None
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+
+    def check_settings(self) -> None:
+        """Refuse, before anything is measured, what it cannot be measured with. Raises UsageError."""
+
+    def items(self, session: pytest.Session) -> Iterable[pytest.Item]:
+        """The tests that it adds to the run."""
+        return ()
+
+    def close(self) -> None:
+        """Stop what it has started: the tests are over."""
+
+    def end(self, matrix: Matrix | None) -> bool:
+        """The results are written (None: no test of the run uses the plugin); whether the run fails for this part."""
+        return False
+
+    def lines(self) -> Iterable[Line]:
+        """What it says in the summary."""
+        return ()
+
+
+PARTS: pytest.StashKey[tuple[Part, ...]] = pytest.StashKey()
