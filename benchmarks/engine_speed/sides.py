@@ -272,7 +272,8 @@ def started(
         for one, server in running:
             client = stack.enter_context(ScoreClient(server.url, timeout=_TIMEOUT))
             asked = one.engine.asked(one.profile, one.settings) if one.engine and one.settings else {}
-            target = Target(one.profile, one.key, client, server, one.engine, asked=asked)
+            delimiter = one.settings.delimiter if one.settings else DELIMITER
+            target = Target(one.profile, one.key, client, server, one.engine, asked=asked, delimiter=delimiter)
             pids = memory.processes(server)
             found.servers[one.key] = Server(one.key, target, pids, memory.resident(pids))
             found.sides += one.sides(found.servers[one.key])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,12 +27,19 @@ def _option(setting: str, help: str | None = None, *, default: str | None = None
     return typer.Option(metavar=option.metavar, help=words)
 
 
+def _given(flag: str, setting: str, text: str | None) -> tuple[str, Any]:
+    """The flag, and what was given by it: None where the user said nothing. Raises UsageError."""
+    return flag, None if text is None else parse_value(flag, setting, text)
+
+
 def evaluate(
     mode: Annotated[Mode, typer.Option(help="multi: all items in one request. serial: one-item requests.")],
     url: Annotated[str, typer.Option(help="Address of the running server.")],
     output_json: Annotated[Path, typer.Option(help="Where the evaluation is written.")],
     labels: Annotated[str | None, _option("labels")] = None,
-    delimiter: Annotated[str | None, _option("delimiter")] = None,
+    delimiter: Annotated[
+        str | None, _option("delimiter", default=f"what the server says, else {DEFAULTS.delimiter}")
+    ] = None,
     semantics: Annotated[
         str | None, _option("semantics", "what the multi-item server computes", default="what the server says")
     ] = None,
@@ -63,39 +69,46 @@ def evaluate(
 ) -> None:
     """Measure one running endpoint and write its evaluation file.
 
-    Use the same options for both modes. Exit status 1 where the server failed: what was measured is kept.
+    What the server says of itself counts; an option that says otherwise is an error. Use the same options for both
+    modes. Exit status 1 where the server failed: what was measured is kept.
     """
     from pytest_multiitem.adapters.base import known_backends
     from pytest_multiitem.evaluation import run
+    from pytest_multiitem.targets.attach import settings_of
 
     if backend is not None:
         backends = known_backends()
         if backend not in backends:
             hint = did_you_mean(backend, backends)
             raise UsageError(f"--backend {backend!r} is not valid: expected one of {', '.join(backends)}{hint}")
-    options = run.Options(
+    settings = settings_of(
+        {
+            "labels": _given("--labels", "labels", labels),
+            "delimiter": _given("--delimiter", "delimiter", delimiter),
+            "semantics": _given("--semantics", "semantics", semantics),
+            "seed": _given("--seed", "seed", seed),
+            "query_tokens": _given("--query-tokens", "query_tokens", query_tokens),
+            "item_tokens": _given("--item-tokens", "item_tokens", item_tokens),
+            "items": _given("--items", "items", items),
+            "bench_timed_runs": _given("--timed-runs", "bench_timed_runs", timed_runs),
+            "bench_warmup_runs": _given("--warmup-runs", "bench_warmup_runs", warmup_runs),
+            "model": ("--model", model),
+            "backend": ("--backend", None if backend is None else (backend,)),
+            "engine": ("--engine", engine),
+            "vocab_size": _given("--vocab-size", "vocab_size", vocab_size),
+            "workload": _given("--workload", "workload", workload),
+            "request_timeout": _given("--timeout", "request_timeout", timeout),
+            "api_key_env": _given("--api-key-env", "api_key_env", api_key_env),
+            "ca_file": _given("--ca-file", "ca_file", ca_file),
+        }
+    )
+    evaluation = run.evaluate(
+        settings,
         mode=mode.value,
         url=url,
         output=output_json,
-        labels=parse_value("--labels", "labels", labels),
-        delimiter=parse_value("--delimiter", "delimiter", delimiter),
-        semantics=None if semantics is None else parse_value("--semantics", "semantics", semantics),
-        seed=parse_value("--seed", "seed", seed),
-        query_tokens=parse_value("--query-tokens", "query_tokens", query_tokens),
-        item_tokens=parse_value("--item-tokens", "item_tokens", item_tokens),
-        items=parse_value("--items", "items", items),
-        timed_runs=parse_value("--timed-runs", "bench_timed_runs", timed_runs),
-        warmup_runs=parse_value("--warmup-runs", "bench_warmup_runs", warmup_runs),
-        model=model,
-        backend=backend,
-        engine=engine,
-        vocab_size=parse_value("--vocab-size", "vocab_size", vocab_size),
-        workload=parse_value("--workload", "workload", workload),
-        timeout=parse_value("--timeout", "request_timeout", timeout),
-        api_key=os.environ.get(parse_value("--api-key-env", "api_key_env", api_key_env)) or None,
-        ca_file=parse_value("--ca-file", "ca_file", ca_file),
+        say=lambda text: typer.echo(f"{mode.value}: {text}", err=True),
     )
-    evaluation = run.evaluate(options, say=lambda text: typer.echo(f"{mode.value}: {text}", err=True))
     failure = evaluation.failure
     if failure is not None:
         typer.echo(

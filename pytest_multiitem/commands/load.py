@@ -45,8 +45,13 @@ def load(
     item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = DEFAULTS.item_tokens,
     labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(map(str, DEFAULTS.labels)),
     delimiter: Annotated[
-        int, typer.Option(min=0, help="Delimiter token id, kept out of the content.")
-    ] = DEFAULTS.delimiter,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Delimiter token id, kept out of the content (default: what the server says, else "
+            f"{DEFAULTS.delimiter}).",
+        ),
+    ] = None,
     client_chunk_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Items of one HTTP request (default: all).")
     ] = None,
@@ -83,10 +88,9 @@ def load(
     from pytest_multiitem.reports.load import HEADER, remarks, table
     from pytest_multiitem.results.redaction import redacted
     from pytest_multiitem.results.store import write_atomically
-    from pytest_multiitem.targets.endpoint import base_url
-    from pytest_multiitem.transport.client import ScoreClient
+    from pytest_multiitem.targets.attach import attach, base_url, client_of, settings_of
 
-    address, api_key = base_url(url), os.environ.get(api_key_env) or None
+    address = base_url(url)
     shape = LoadShape(
         concurrency=_numbers("--concurrency", concurrency, int),
         rates=_numbers("--rates", rates, float),
@@ -97,31 +101,39 @@ def load(
     )
     if output_json is not None:
         check_writable(output_json)
-    with ScoreClient(address, timeout=min(timeout, _INFO_TIMEOUT), api_key=api_key, ca_file=ca_file) as client:
-        info = client.server_info() or {}
-    if workload is not None:
-        work = artefacts.read(workload, Workload).record
-    else:
-        declared = info.get("vocab_size")
-        work = generate(
-            query_tokens=query_tokens,
-            num_items=num_items,
-            item_tokens=item_tokens,
-            labels=parse_value("--labels", "labels", labels),
-            delimiter=delimiter,
-            seed=seed,
-            vocab_size=vocab_size or (declared if isinstance(declared, int) else None),
-        )
+    settings = settings_of(
+        {
+            "delimiter": ("--delimiter", delimiter),
+            "vocab_size": ("--vocab-size", vocab_size),
+            "api_key_env": ("--api-key-env", api_key_env),
+            "ca_file": ("--ca-file", ca_file),
+        }
+    )
+    with client_of(address, settings, timeout=min(timeout, _INFO_TIMEOUT)) as client:
+        target = attach(None, client, settings, None)
+        if workload is not None:
+            work = artefacts.read(workload, Workload).record
+        else:
+            work = generate(
+                query_tokens=query_tokens,
+                num_items=num_items,
+                item_tokens=item_tokens,
+                labels=parse_value("--labels", "labels", labels),
+                delimiter=target.delimiter,
+                seed=seed,
+                vocab_size=target.vocab_size,
+            )
     requests = [
         prepared
         for request in work.requests
         for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
+    api_key = os.environ.get(api_key_env) or None
     with Shown(redraws_per_second=2) as bar:  # drawing takes time from the generator
         bar.expect(duration * (len({*shape.concurrency}) + len({*shape.rates})))
         progress = _progress(bar, duration)
         report = measure_load(address, requests, shape, api_key=api_key, ca_file=ca_file, progress=progress)
-    report.server_info = redacted(info) or None
+    report.server_info = redacted(dict(target.info)) or None
     for line in [*terminal_table(HEADER, table(report)), *remarks(report)]:
         typer.echo(line)
     if output_json is not None:

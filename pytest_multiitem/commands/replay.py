@@ -35,7 +35,7 @@ def replay(
     from pytest_multiitem.properties.play import RACE_ATTEMPTS, Player, send
     from pytest_multiitem.reports.counterexample import comparison_lines, scenario_lines
     from pytest_multiitem.results.counterexample import read
-    from pytest_multiitem.targets.endpoint import base_url
+    from pytest_multiitem.targets.attach import base_url
     from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 
     counterexample = read(file)

@@ -59,7 +59,7 @@ def workload(
     """
     from pytest_multiitem.comparison import files as artefacts
     from pytest_multiitem.comparison import workload as canonical
-    from pytest_multiitem.targets.endpoint import base_url
+    from pytest_multiitem.targets.attach import base_url
     from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 
     if output.exists() and not force:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,101 +11,90 @@ import pytest_multiitem
 from pytest_multiitem.adapters.base import choose_engine
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.evaluation import records
+from pytest_multiitem.evaluation.clients import OneItemClient, WholeRequestClient
 from pytest_multiitem.evaluation.measure import measure
 from pytest_multiitem.evaluation.records import EVALUATION_SCHEMA, Evaluation, Isolation
 from pytest_multiitem.evaluation.requests import Requests, Shape, built_in, workload
 from pytest_multiitem.results.machine import machine_info
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY
-from pytest_multiitem.targets.endpoint import UNKNOWN, OneItemClient, Said, WholeRequestClient, base_url, connect, told
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets.attach import UNKNOWN, attach, base_url, client_of
 from pytest_multiitem.targets.target import Target
 
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the user asks for. ``timeout``: seconds a request may take, whole. None: what the server says counts,
-    or nothing is wanted."""
-
-    mode: Literal["multi", "serial"]
-    url: str
-    output: Path
-    labels: tuple[int, ...]
-    delimiter: int
-    semantics: str | None
-    seed: int
-    query_tokens: int
-    item_tokens: int
-    items: tuple[int, ...]
-    timed_runs: int
-    warmup_runs: int
-    model: str | None
-    backend: str | None
-    engine: str | None
-    vocab_size: int | None
-    workload: Path | None
-    timeout: float
-    api_key: str | None
-    ca_file: Path | None
+#: What of a server's own description is kept; the rest may hold keys and paths.
+_DESCRIPTION = (
+    "engine", "version", "backend", "device", "dtype", "vocab_size", "scoring_mode", "semantics", "tp_size",
+    "attention_backend", "multi_item_mask_impl", "multi_item_scoring_chunk_size", "multi_item_scoring_delimiter",
+    "multi_item_enable_prefill_extend", "multi_item_extend_batch_size", "enable_mis", "versions",
+)  # fmt: skip
 
 
-def evaluate(options: Options, *, say: Callable[[str], None]) -> Evaluation:
+def evaluate(
+    settings: Settings, *, mode: Literal["multi", "serial"], url: str, output: Path, say: Callable[[str], None]
+) -> Evaluation:
     """Measure an endpoint and write its file, whole or with the failure that ended it.
 
-    Raises UsageError where the options cannot be used; then nothing is written.
+    ``settings``: those that the user gave count as what is said of the server, as `targets.attach` reads them. Raises
+    UsageError where they cannot be used; then nothing is written.
     """
-    url = base_url(options.url)
-    records.check_writable(options.output)
-    kind = WholeRequestClient if options.mode == "multi" else OneItemClient
-    with kind(url, timeout=options.timeout, api_key=options.api_key, ca_file=options.ca_file) as client:
-        engine = None if options.engine is None else choose_engine(options.engine)
-        said = Said(options.model, options.backend, options.semantics, engine, options.vocab_size)
-        target = connect(options.mode, client, said, options.delimiter)
-        requests = _requests(options, target)
-        evaluation = _blank(options, target, requests)
+    address = base_url(url)
+    records.check_writable(output)
+    engine = None
+    if settings.origins["engine"] != "default":
+        engine = choose_engine(settings.engine)
+        settings = engine.fit(replace(settings, multi_url=address))  # its launch profiles declare its semantics
+    kind = WholeRequestClient if mode == "multi" else OneItemClient
+    with client_of(address, settings, kind=kind) as client:
+        target = attach(mode, client, settings, engine)
+        requests = _requests(settings, target)
+        evaluation = _blank(settings, target, requests, mode=mode, url=url)
         try:
             measure(
                 target,
                 requests,
                 evaluation,
-                seed=options.seed,
-                counts=options.items,
-                warmup_runs=options.warmup_runs,
-                timed_runs=options.timed_runs,
+                seed=settings.seed,
+                counts=settings.items,
+                warmup_runs=settings.bench_warmup_runs,
+                timed_runs=settings.bench_timed_runs,
                 say=say,
             )
         finally:
-            records.write(options.output, evaluation)
+            records.write(output, evaluation)
     return evaluation
 
 
-def _requests(options: Options, target: Target) -> Requests:
+def _requests(settings: Settings, target: Target) -> Requests:
     shape = Shape(
-        seed=options.seed,
-        labels=options.labels,
-        delimiter=options.delimiter,
+        seed=settings.seed,
+        labels=settings.labels,
+        delimiter=target.delimiter,
         vocab_size=target.vocab_size or ASSUMED_VOCABULARY,
-        query_tokens=options.query_tokens,
-        item_tokens=options.item_tokens,
-        counts=options.items,
+        query_tokens=settings.query_tokens,
+        item_tokens=settings.item_tokens,
+        counts=settings.items,
     )
-    if options.workload is None:
+    if settings.workload is None:
         return built_in(shape)
-    requests = workload(options.workload, shape, target.encode)
+    requests = workload(settings.workload, shape, target.encode)
     for case in requests.cases:
         if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
             raise UsageError(f"request {case.name!r} is not sent: {harm}")
     return requests
 
 
-def _blank(options: Options, target: Target, requests: Requests) -> Evaluation:
+def _blank(
+    settings: Settings, target: Target, requests: Requests, *, mode: Literal["multi", "serial"], url: str
+) -> Evaluation:
     """An evaluation in which nothing is measured yet."""
     semantics = target.profile.semantics
     return Evaluation(
-        mode=options.mode,
-        url=options.url,
-        model=options.model or target.model,
+        mode=mode,
+        url=url,
+        model=settings.model or target.model,
         labels=list(requests.cases[0].labels),
-        delimiter=options.delimiter,
+        delimiter=target.delimiter,
         isolation=Isolation(query_ids=[], item_ids=[]),
         performance={},
         schema=EVALUATION_SCHEMA,
@@ -113,8 +102,8 @@ def _blank(options: Options, target: Target, requests: Requests) -> Evaluation:
         package_version=pytest_multiitem.__version__,
         semantics=None if semantics is None else semantics.value,  # type: ignore[arg-type]
         backend=None if target.profile.backend == UNKNOWN else target.profile.backend,
-        seed=options.seed,
-        warmup_runs=options.warmup_runs,
-        server=told(target),
+        seed=settings.seed,
+        warmup_runs=settings.bench_warmup_runs,
+        server={name: target.info[name] for name in _DESCRIPTION if name in target.info},
         machine=machine_info(),
     )

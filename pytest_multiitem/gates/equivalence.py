@@ -27,7 +27,8 @@ def measure(subject: Subject) -> Measurement:
     The difference to plain ``query + item`` is reported beside it and never gated: a visible
     delimiter changes scores by design.
     """
-    multi, serial, delimiter, record = subject.multi, subject.serial, subject.delimiter, subject.record
+    multi, serial, record = subject.multi, subject.serial, subject.record
+    delimiter = multi.delimiter
     cases = subject.cases(multi)
     semantics = declared_semantics(multi)
     differences, plain, bases, attestations = [], [], [], []

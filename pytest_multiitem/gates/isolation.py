@@ -53,7 +53,7 @@ def measure(subject: Subject, *kinds: str) -> Measurement:
             }
             record({"kind": "isolation mutated", **entry, "scores": scores.tolist()})
             worst.append(entry)
-    visibility, shifts = leak_visibility(subject.serial, usable, declared_semantics(multi), subject.delimiter, record)
+    visibility, shifts = leak_visibility(subject.serial, usable, declared_semantics(multi), multi.delimiter, record)
     problem = None
     if own_changes and max(own_changes) == 0.0 and not _saturated(bases):
         problem = "the mutated item keeps its own score: the engine does not read its items"

@@ -31,9 +31,7 @@ def measure(subject: Subject) -> Measurement:
     from pytest_multiitem.properties.search import search  # Hypothesis: no other gate needs it
 
     multi, settings = subject.multi, subject.settings
-    space = space_of(
-        multi, labels=settings.labels, delimiter=subject.delimiter, max_tokens=settings.property_max_tokens
-    )
+    space = space_of(multi, labels=settings.labels, delimiter=multi.delimiter, max_tokens=settings.property_max_tokens)
     tried = relations(space)
 
     def score(request: ScoreBody) -> Any:

@@ -28,7 +28,6 @@ class Unisolated(Target):
     """A packed server without any isolation, played by a serial one: item i is scored behind items 1 to i - 1."""
 
     serial: Target
-    delimiter: int
 
     def score_ids(
         self,
@@ -66,7 +65,7 @@ def measure(subject: Subject) -> Measurement:
     if case is None:
         return Measurement(serial, None, doubt=f"no request has {_LEAST_ITEMS} items with tokens: nobody could leak")
     profile = Profile("multi", serial.profile.backend, CAUSAL, 0, semantics, serial.profile.model)
-    leaking = Unisolated(profile, serial.engine, serial.client, serial=serial, delimiter=subject.delimiter)
+    leaking = Unisolated(profile, serial.engine, serial.client, serial=serial, delimiter=serial.delimiter)
     played = subject.instead(leaking, [case])
     measured = [(gate, isolation.measure(played, *isolation.KINDS[gate.name])) for gate in isolation.GATES]
     compared = equivalence.measure(played)

@@ -36,7 +36,7 @@ def compare(subject: Subject, left: Target, right: Target, client_chunk_size: in
     Where ``left`` packs and ``right`` is serial, ``right`` scores the context that the packed
     semantics gives an item. ``client_chunk_size``: items per request (None: all in one).
     """
-    cases, delimiter, record = subject.cases(left), subject.delimiter, subject.record
+    cases, delimiter, record = subject.cases(left), left.delimiter, subject.record
     serial = None if left.profile.role == "serial" else subject.serial_at_hand(left)
     aligned = left.profile.role != "serial" and right.profile.role == "serial"
     differences, bases = [], []

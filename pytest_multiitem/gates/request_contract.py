@@ -55,7 +55,8 @@ def measure(subject: Subject) -> Measurement:
     A check that does not hold makes the gate FAIL, with what was seen; where none could be made, or what one saw may
     be noise, nothing is decided.
     """
-    multi, serial, delimiter, record = subject.multi, subject.serial, subject.delimiter, subject.record
+    multi, serial, record = subject.multi, subject.serial, subject.record
+    delimiter = multi.delimiter
     cases = subject.cases(multi)
     first = cases[0]
     case = replace(first, items=tuple(item for item in first.items if item)[:_ITEMS])
@@ -236,7 +237,11 @@ def _delimiter_inside(probe: _Probe) -> str:
 def _too_long(probe: _Probe) -> str:
     """An item longer than the server's own limit is refused, and the server lives on."""
     _may_be_sent(probe.multi)
-    limit = _told_limit(probe.multi)
+    limit = probe.multi.max_tokens
+    if limit is None:
+        raise _NotMade("not sent: the server tells no limit")
+    if limit > _LONGEST:
+        raise _NotMade(f"not sent: the server's limit is {limit} tokens; at most {_LONGEST} are tried")
     marks = probe.case.pool or probe.case.items[0]
     long = tuple(marks[place % len(marks)] for place in range(limit + 1))
     refused = _scored_or_refused(probe, [*probe.case.items, long])
@@ -285,22 +290,6 @@ def _may_be_sent(target: Target) -> None:
 
 def _is_embedded(target: Target) -> bool:
     return target.info.get("engine") == "embedded"
-
-
-def _told_limit(target: Target) -> int:
-    """The smallest limit on a request's tokens that the server tells. Raises _NotMade where it tells none."""
-    told: list[object] = [target.info.get(name) for name in ("max_multi_item_seq_len", "context_length")]
-    try:
-        models = target.client.get("/v1/models").json()
-        told += [model.get("max_model_len") for model in models["data"]]
-    except (ScoreFailure, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    limits = [limit for limit in told if type(limit) is int and limit > 0]
-    if not limits:
-        raise _NotMade("not sent: the server tells no limit")
-    if min(limits) > _LONGEST:
-        raise _NotMade(f"not sent: the server's limit is {min(limits)} tokens; at most {_LONGEST} are tried")
-    return min(limits)
 
 
 CONTRACT = Gate(

@@ -41,7 +41,7 @@ def measure(subject: Subject) -> Measurement:
     attestation.packed_sequences = attestation.packed_items = 0  # the others are smaller than what is measured
     visibility = None
     if serial is not None:
-        visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), subject.delimiter, record)
+        visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), multi.delimiter, record)
     rounds = len(floors)
     changes.sort(key=lambda change: -magnitude(change["max_abs_diff"]))
     return Measurement(

@@ -40,7 +40,8 @@ def measure(subject: Subject) -> Measurement:
     the one that is nearer, or says that there is none. Scores that are not of the declared semantics are compared with
     `CAUSAL_RESTARTING` as well, computed from the checkpoint of the settings, or else the one that the server names.
     """
-    multi, serial, delimiter, record = subject.multi, subject.serial, subject.delimiter, subject.record
+    multi, serial, record = subject.multi, subject.serial, subject.record
+    delimiter = multi.delimiter
     cases, declared = subject.cases(multi), declared_semantics(multi)
     case = next((case for case in cases if any(case.items)), None)
     if case is None:  # no request has an item with tokens, and one without any would be refused

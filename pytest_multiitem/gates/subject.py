@@ -82,11 +82,6 @@ class Subject(ABC):
         return self.server("serial")
 
     @property
-    def delimiter(self) -> int:
-        """The token id between items."""
-        return self.settings.delimiter
-
-    @property
     def semantics(self) -> Semantics:
         """The semantics that the packed servers are declared to have."""
         return Semantics(self.settings.semantics)

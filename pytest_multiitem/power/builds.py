@@ -94,6 +94,7 @@ class Labs:
             server,
             adapter=EMBEDDED,
             asked=EMBEDDED.asked(profile, settings),
+            delimiter=settings.delimiter,
         )
 
     def _lab(self, backend: str) -> RunningServer:

@@ -40,6 +40,8 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
         return
     try:
         session_of(config).prepare()
+        if ours and not hasattr(config, "workerinput"):
+            session_of(config).run.attach()
     except UsageError as error:
         if not hasattr(config, "workerinput"):
             raise pytest.UsageError(str(error)) from None

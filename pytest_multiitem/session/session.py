@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results import store
 from pytest_multiitem.results.records import Matrix, Verdict
@@ -109,7 +109,7 @@ class Session:
     def adopt_plan(self) -> None:
         """Take over the workers' plan and own the run from now on (the controller, before any test runs)."""
         if self.plan.adopt(self.run_dir):
-            _ = self.run
+            self.run.attach()
 
     def finish(self, exit_status: int) -> int:
         """Stop the servers, write the results, and return the exit status that they ask for."""
@@ -195,7 +195,10 @@ def run_directory(config: pytest.Config) -> Path:
 def adopt_plan(config: pytest.Config) -> None:
     """The xdist controller takes over the run once a worker has found tests that use the plugin."""
     if (run_directory(config) / PLAN).exists():
-        session_of(config).adopt_plan()
+        try:
+            session_of(config).adopt_plan()
+        except UsageError as error:  # of a server that is attached
+            raise pytest.UsageError(str(error)) from None
 
 
 def finish(session: pytest.Session) -> None:

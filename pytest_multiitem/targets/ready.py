@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.servers.errors import NeverReady
 from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure
 
@@ -15,24 +15,32 @@ _PASSING = (404, 408, 425, 429)
 
 
 def scored_request(
-    labels: Sequence[int], *, api_key: str | None = None, ca_file: Path | None = None, timeout: float = _PROBE_TIMEOUT
+    labels: Sequence[int], *, delimiter: int | None = None, timeout: float = _PROBE_TIMEOUT
 ) -> Callable[[str], None]:
     """A probe for `process.wait_ready`: raises while the server at the given URL is not ready, and NeverReady
     where its answer will not change."""
 
     def probe(url: str) -> None:
-        with ScoreClient(url, timeout=timeout, api_key=api_key, ca_file=ca_file) as client:
-            health = client.get("/health")
-            if health.status_code != 200:
-                raise ScoreFailure(FailureKind.HTTP_ERROR, f"{url}/health answers {health.status_code}")
-            try:
-                client.score([11, 12, 13], [[14], [15, 16]], labels)
-            except ScoreFailure as failure:
-                if _is_final(failure):
-                    raise NeverReady(f"{url}/v1/score: {failure}") from None
-                raise
+        with ScoreClient(url, timeout=timeout) as client:
+            check_ready(client, labels, delimiter=delimiter)
 
     return probe
+
+
+def check_ready(client: ScoreClient, labels: Sequence[int], *, delimiter: int | None) -> None:
+    """Ask for health and for one score. Raises ScoreFailure where the server is not ready, and NeverReady where
+    its answer will not change. ``delimiter``: no part of the content."""
+    place = without_credentials(client.url)
+    health = client.get("/health")
+    if health.status_code != 200:
+        raise ScoreFailure(FailureKind.HTTP_ERROR, f"{place}/health answers {health.status_code}")
+    ids = [token for token in range(11, 18) if token != delimiter]
+    try:
+        client.score(ids[:3], [ids[3:4], ids[4:6]], labels)
+    except ScoreFailure as failure:
+        if _is_final(failure):
+            raise NeverReady(f"{place}/v1/score: {failure}") from None
+        raise
 
 
 def _is_final(failure: ScoreFailure) -> bool:

@@ -1,11 +1,10 @@
-"""What a test process needs to measure: its servers, its cases, and where raw samples go."""
+"""What a test process needs to measure: its servers, started once or attached, and where raw samples go."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,24 +12,24 @@ import msgspec
 
 from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
-from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.results.counterexample import Counterexample, save
 from pytest_multiitem.results.machine import cpu_count
 from pytest_multiitem.results.records import SettingRecord
 from pytest_multiitem.results.redaction import redacted, redacted_command
 from pytest_multiitem.results.store import SampleWriter
-from pytest_multiitem.scoring import cases
-from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED, REFERENCE
-from pytest_multiitem.servers.errors import ServerDied
+from pytest_multiitem.servers.errors import ServerDied, ServerError
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets.attach import attach_ready
 from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.requests import Requests
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import ScoreClient
+from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 
 T = TypeVar("T")
 
@@ -46,9 +45,13 @@ class Run:
         self.process = process
         self.record = SampleWriter(run_dir, process)
         self._pool = ServerPool(run_dir, owner)
+        self._ready = scored_request(settings.labels, delimiter=settings.delimiter)
         self._targets: dict[tuple[Profile, str | None], Target] = {}
         self._failures: dict[Profile, MultiItemError] = {}
-        self._cases: dict[tuple[str | None, int], tuple[Case, ...]] = {}
+        self._requests = Requests(settings)
+        self.cases = self._requests.cases
+        self.timing_case = self._requests.timing_case
+        self.equal_length_case = self._requests.equal_length_case
         self._planned: tuple[Profile, ...] = ()
         self._model: str | None = None
         self._starter: Starter | None = None
@@ -63,7 +66,7 @@ class Run:
         """Go over to another model: its servers start once those of the last one are gone."""
         self.release()
         self._model = model
-        self._starter = Starter(self._pool, scored_request(self.settings.labels), at_once=cpu_count())
+        self._starter = Starter(self._pool, self._ready, at_once=cpu_count())
         if self.settings.device == "cpu":  # an accelerator holds one server at a time
             self._starter.begin(
                 self._launch(profile)
@@ -84,7 +87,7 @@ class Run:
     def _forget_targets(self) -> None:
         for target in self._targets.values():
             target.client.close()
-        for known in (self._targets, self._failures, self._cases, self._memo):
+        for known in (self._targets, self._failures, self._requests, self._memo):
             known.clear()
 
     def settle(self) -> None:
@@ -96,11 +99,15 @@ class Run:
         """The server of a profile: attached where a URL is given, else started once for the run.
 
         Raises EngineUnavailable where it cannot run here, ServerError where it does not start,
-        ScoreFailure where an attached server does not answer.
+        ScoreFailure where an attached server does not answer, UsageError where it is another one than the user says.
         """
         if self._starter is None or profile.model != self._model:
             self._enter(profile.model)
         if profile.backend == ATTACHED:
+            if profile.role == "extend" and url is None and self.settings.multi_url is not None:
+                multi = self.target(self._attached[0])
+                if multi.profile.role == "extend":
+                    return multi
             url = url or {"multi": self.settings.multi_url, "serial": self.settings.serial_url}.get(profile.role)
         key = (profile, url)
         if key not in self._targets:
@@ -113,6 +120,35 @@ class Run:
                 raise
         return self._targets[key]
 
+    @property
+    def delimiter(self) -> int:
+        """The token that separates items in this run: the attached multi-item server's own word, else the setting."""
+        if self.settings.multi_url is None:
+            return self.settings.delimiter
+        try:
+            return self.target(self._attached[0]).delimiter
+        except MultiItemError:  # its own tests say why
+            return self.settings.delimiter
+
+    def attach(self) -> None:
+        """Attach to the servers that the settings name, before anything is measured.
+
+        Raises UsageError where one is, by its own word, another one than the user says; whatever else keeps it from
+        being attached is told by the tests that need it.
+        """
+        for profile in self._attached:
+            with suppress(EngineUnavailable, ServerError, ScoreFailure):
+                self.target(profile)
+
+    @property
+    def _attached(self) -> list[Profile]:
+        """The servers that the settings name by address, as the tests ask for them."""
+        settings = self.settings
+        masks = settings.mask_impl if settings.origins["mask_impl"] != "default" else (ATTACHED,)
+        semantics = Semantics(settings.semantics)
+        multi = [Profile("multi", ATTACHED, mask, 0, semantics) for mask in masks if settings.multi_url is not None]
+        return [*multi, Profile("serial", ATTACHED)] if settings.serial_url is not None else multi
+
     def revive(self, target: Target) -> Target:
         """A server that the run started, started again: it has died, or does not answer any more.
 
@@ -122,20 +158,9 @@ class Run:
         target.client.close()
         if target.server is not None and target.server.poll() is None:
             target.server.stop()
-        server = self._pool.acquire(self._launch(target.profile), scored_request(self.settings.labels), restart=True)
+        server = self._pool.acquire(self._launch(target.profile), self._ready, restart=True)
         self._targets[target.profile, None] = revived = self._target_of(target.profile, server)
         return revived
-
-    def cases(self, target: Target) -> tuple[Case, ...]:
-        """The requests that gates are measured on: the user's workload, or the built-in cases."""
-        vocab_size = target.vocab_size or cases.ASSUMED_VOCABULARY
-        key = (target.model, vocab_size)
-        if key not in self._cases:
-            self._cases[key] = self._read_cases(target, vocab_size)
-        for case in self._cases[key]:
-            if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
-                raise EngineUnavailable(f"request {case.name!r} is not sent: {harm}")
-        return self._cases[key]
 
     def reference(self, target: Target) -> Target:
         """The server that scores serially with transformers' own model of the served checkpoint.
@@ -168,30 +193,6 @@ class Run:
             return None
         return self.target(replace(serial.profile, tuned=True))
 
-    def timing_case(self, target: Target, num_items: int) -> Case:
-        """A request of N items for timing: seeded ids, or the items of the user's workload in turn."""
-        settings = self.settings
-        if settings.workload is not None:
-            known = self.cases(target)
-            items = [item for case in known for item in case.items]
-            chosen = tuple(items[i % len(items)] for i in range(num_items))
-            first = known[0]
-            return Case(f"workload, {num_items} items", first.query, chosen, first.labels, first.pool)
-        return self.equal_length_case(target, settings.query_tokens, num_items, settings.item_tokens)
-
-    def equal_length_case(self, target: Target, query_tokens: int, num_items: int, item_tokens: int) -> Case:
-        """A seeded request of a given shape."""
-        settings = self.settings
-        vocab_size = target.vocab_size or cases.ASSUMED_VOCABULARY
-        return cases.equal_length_case(
-            seed=settings.seed,
-            query_tokens=query_tokens,
-            num_items=num_items,
-            item_tokens=item_tokens,
-            labels=settings.labels,
-            pool=_pool_of(vocab_size, (*settings.labels, settings.delimiter)),
-        )
-
     def keep_counterexample(self, found: Counterexample) -> Path:
         """Save a counterexample in the run's directory, with the settings of the run."""
         found.settings = msgspec.convert(self.settings.records(), list[SettingRecord])
@@ -217,8 +218,9 @@ class Run:
             target = self._attach(profile, url)
         elif profile.backend == ATTACHED:
             option = {"multi": "--multi-url", "serial": "--serial-url"}.get(profile.role)
-            hint = f"give {option} as well" if option else "this gate needs servers started by the run"
-            raise EngineUnavailable(f"no {profile.role} server is attached; {hint}")
+            hint = f"give {option} as well" if option else "give one as --multi-url, or let the run start its servers"
+            words = {"extend": "server that runs prefill+extend"}.get(profile.role, f"{profile.role} server")
+            raise EngineUnavailable(f"no {words} is attached; {hint}")
         else:
             target = self._start(profile)
         self.record(
@@ -236,40 +238,22 @@ class Run:
         return target
 
     def _attach(self, profile: Profile, url: str) -> Target:
-        api_key = os.environ.get(self.settings.api_key_env)
-        ca_file = self.settings.ca_file
-        client = ScoreClient(url, timeout=self.settings.request_timeout, api_key=api_key, ca_file=ca_file)
-        info = client.server_info() or {}
+        """An attached server; what a test's own factory says of it counts as what the user says."""
+        settings = replace(self.settings, delimiter=self.delimiter) if profile.role == "serial" else self.settings
+        given: dict[str, Any] = {}
         if profile.role == "multi":
-            told = info.get("multi_item_mask_impl")
-            mask = told if profile.mask_impl == ATTACHED else profile.mask_impl
-            semantics = self.settings.semantics
-            if self.settings.origins.get("semantics") == "default":
-                semantics = (info.get("semantics") or {}).get("declared", semantics)
-            if semantics not in [s.value for s in Semantics if s.has_serial_reference]:
-                raise UsageError(
-                    f"{url} declares the semantics {semantics!r}, which equals no serial scoring; "
-                    "name what it should be compared with: --multiitem-semantics prefix_first_delim or query_prefix"
-                )
-            profile = Profile(
-                "multi",
-                ATTACHED,
-                mask if isinstance(mask, str) else None,
-                info.get("multi_item_scoring_chunk_size"),
-                Semantics(semantics),
-            )
-        else:
-            profile = Profile(profile.role, ATTACHED)
-        timeout = self.settings.request_timeout
-        scored_request(self.settings.labels, api_key=api_key, ca_file=ca_file, timeout=timeout)(url)
-        known = self.settings.origins.get("engine", "default") != "default"
-        return Target(
-            profile,
-            self.engine.name if known else ATTACHED,
-            client,
-            adapter=self.engine if known else None,
-            assumed_vocab_size=self.settings.vocab_size,
-        )
+            if profile.mask_impl not in (None, ATTACHED):
+                given["mask_impl"] = (profile.mask_impl,)
+            if profile.chunk_size:
+                given["server_chunk_size"] = (profile.chunk_size,)
+            if profile.semantics not in (None, settings.semantics):
+                given["semantics"] = profile.semantics
+        origins = {name: settings.origins[name] for name in given if settings.origins[name] != "default"}
+        origins = {**settings.origins, **dict.fromkeys(given, "the test's server factory"), **origins}
+        settings = replace(settings, **given, origins=origins)
+        target = attach_ready(profile.role, url, settings, self.engine)
+        target.profile = replace(target.profile, backend=ATTACHED)
+        return target
 
     def _start(self, profile: Profile) -> Target:
         engine, settings = self._engine_of(profile), self._settings_of(profile)
@@ -295,6 +279,7 @@ class Run:
             adapter=engine,
             assumed_vocab_size=settings.vocab_size,
             asked=engine.asked(profile, settings),
+            delimiter=settings.delimiter if settings.multi_url is None else self.delimiter,
         )
 
     def _engine_of(self, profile: Profile) -> Engine:
@@ -310,26 +295,3 @@ class Run:
 
     def _launch(self, profile: Profile) -> LaunchSpec:
         return self._engine_of(profile).launch(profile, self._settings_of(profile))
-
-    def _read_cases(self, target: Target, vocab_size: int) -> tuple[Case, ...]:
-        settings = self.settings
-        if settings.workload is None:
-            return cases.built_in_cases(
-                seed=settings.seed,
-                labels=settings.labels,
-                delimiter=settings.delimiter,
-                vocab_size=vocab_size,
-                empty_item=target.adapter is not None and target.adapter.allows_empty_items,
-            )
-        return cases.read_workload(
-            settings.workload,
-            encode=target.encode,
-            labels=settings.labels,
-            delimiter=settings.delimiter,
-            vocab_size=vocab_size,
-        )
-
-
-@cache
-def _pool_of(vocab_size: int, excluded: tuple[int, ...]) -> tuple[int, ...]:
-    return cases.token_pool(vocab_size, excluded)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation, Executed, contradictions
 from pytest_multiitem.adapters.base import Engine, Profile
+from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.process import RunningServer
@@ -26,8 +27,9 @@ class Target:
     """A scoring server, started by this run (``server``) or by someone else (attached).
 
     ``adapter``: the engine's, where it is known which engine this is. ``assumed_vocab_size``: what a user
-    says of a server that does not tell. ``asked``: the arguments it was started with. ``memo``: what was
-    measured once and serves several gates.
+    says of a server that does not tell. ``asked``: the arguments it was started with. ``described``: what it said of
+    itself when it was attached. ``memo``: what was measured once and serves several gates. ``delimiter``: the token
+    that separates its items; of a serial server, the one that its multi-item partner has.
     """
 
     profile: Profile
@@ -37,12 +39,19 @@ class Target:
     adapter: Engine | None = None
     assumed_vocab_size: int | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
+    described: Mapping[str, Any] | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
+    delimiter: int = field(kw_only=True)
 
     @property
     def url(self) -> str:
         """Where the server listens."""
         return self.client.url
+
+    @property
+    def place(self) -> str:
+        """For people: which server this is, and where; no user and no password is in it."""
+        return f"{self.profile.label} server {without_credentials(self.url)}"
 
     @property
     def owned(self) -> bool:
@@ -52,7 +61,7 @@ class Target:
     @cached_property
     def info(self) -> Mapping[str, Any]:
         """What the server said of itself when first asked; empty where it cannot say."""
-        return self.client.server_info() or {}
+        return self.client.server_info() or {} if self.described is None else self.described
 
     @property
     def model(self) -> str | None:
@@ -82,10 +91,10 @@ class Target:
     def max_tokens(self) -> int | None:
         """The longest request that the server says it takes, in tokens of the packed sequence; None where it does
         not say."""
-        told = [self.info.get("max_multi_item_seq_len"), self.info.get("context_length")]
+        limits: list[object] = [self.info.get("max_multi_item_seq_len"), self.info.get("context_length")]
         with suppress(ScoreFailure, ValueError, LookupError, TypeError, AttributeError):  # not every server has it
-            told += [model.get("max_model_len") for model in self.client.get("/v1/models").json()["data"]]
-        return min((limit for limit in told if isinstance(limit, int) and limit > 0), default=None)
+            limits += [model.get("max_model_len") for model in self.client.get("/v1/models").json()["data"]]
+        return min((limit for limit in limits if type(limit) is int and limit > 0), default=None)
 
     @property
     def encode(self) -> Callable[[str], list[int]] | None:
@@ -122,13 +131,16 @@ class Target:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Turn a broken connection into ServerDied, with the log's end, where the server has ended."""
+        """Turn a broken connection into ServerDied, with the log's end, where the server has ended; any other failure
+        names the server."""
         try:
             yield
         except ScoreFailure as failure:
             if self.server is not None and failure.kind is FailureKind.CONNECTION:
                 self.server.check_alive(patience=_DEATH)
-            raise
+            if failure.message.startswith(self.place):
+                raise
+            raise ScoreFailure(failure.kind, f"{self.place}: {failure.message}", failure.status) from None
 
     @contextmanager
     def attest(self) -> Iterator[Attestation]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ from pytest_multiitem.errors import MultiItemError, UsageError
 Scores = NDArray[np.float64]
 
 SCORE_PATH = "/v1/score"
+#: Where servers tell the arguments they run with, and, failing that, at least the model.
+_INFO_PATHS = ("/get_server_info", "/server_info")
+_MODEL_PATHS = ("/model_info", "/v1/models")
 
 
 class FailureKind(StrEnum):
@@ -41,6 +43,7 @@ class ScoreFailure(MultiItemError):
     def __init__(self, kind: FailureKind, message: str, status: int | None = None) -> None:
         super().__init__(f"{kind.value}: {message}")
         self.kind = kind
+        self.message = message
         self.status = status
 
 
@@ -88,6 +91,7 @@ class ScoreClient:
         self.url = url
         self._arguments: dict[str, Any] = {"timeout": timeout, "api_key": api_key, "ca_file": ca_file}
         self._http = httpx.Client(**http_settings(url, **self._arguments))
+        self._info_paths: tuple[str, ...] = _INFO_PATHS
 
     def another(self) -> Self:
         """A further connection to the same server with the same credentials, for requests beside this one's."""
@@ -132,13 +136,34 @@ class ScoreClient:
         return self._http.build_request("POST", SCORE_PATH, content=request.body)
 
     def server_info(self) -> dict[str, Any] | None:
-        """What ``/get_server_info`` answers; None where the server has no such endpoint."""
-        try:
-            response = self._http.get("/get_server_info")
-            info = response.json() if response.status_code == 200 else None
-        except (httpx.HTTPError, ValueError):
-            return None
-        return info if isinstance(info, dict) else None
+        """The arguments the server runs with and what it has executed, from ``/get_server_info`` or ``/server_info``;
+        None where it does not say. Later calls ask the one that answered, and nothing where both answered without.
+        """
+        for path in self._info_paths:
+            try:
+                info = _object(self._http.get(path))
+            except httpx.HTTPError:
+                return None
+            if info is not None:
+                self._info_paths = (path,)
+                return info
+        if self._info_paths == _INFO_PATHS:
+            self._info_paths = ()
+        return None
+
+    def model_info(self) -> dict[str, Any] | None:
+        """The served model, from ``/model_info`` or the first of ``/v1/models``; None where neither says."""
+        for path in _MODEL_PATHS:
+            try:
+                info = _object(self._http.get(path)) or {}
+            except httpx.HTTPError:
+                return None
+            models = info.get("data")
+            if isinstance(models, list):
+                info = {**models[0], "served_model_name": models[0].get("id")} if models and models[0] else {}
+            if info:
+                return info
+        return None
 
     def get(self, path: str) -> httpx.Response:
         """A plain GET. Raises ScoreFailure where no answer comes."""
@@ -190,39 +215,47 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
         raise UsageError(f"{ca_file} holds no certificate authority that can be used: {error}") from None
 
 
+class _Answer(msgspec.Struct):
+    scores: list[list[float]] | None = None
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
 def read_scores(response: httpx.Response, request: PreparedRequest) -> Scores:
     """The scores [N, K] of an answer.
 
     Raises ScoreFailure for a status other than 200, a body that is no JSON, an error body under
     status 200, a wrong shape, and scores that are no finite numbers.
     """
-    excerpt = response.text[:300]
     if response.status_code != 200:
         out_of_memory = any(word in response.text.lower() for word in ("out of memory", "resource_exhausted"))
         kind = FailureKind.OOM if out_of_memory else FailureKind.HTTP_ERROR
-        raise ScoreFailure(kind, f"HTTP {response.status_code}: {excerpt}", response.status_code)
+        raise ScoreFailure(kind, f"HTTP {response.status_code}: {response.text[:300]}", response.status_code)
+    wanted = f"expected {request.num_items} rows of {request.num_labels} scores"
     try:
-        body = msgspec.json.decode(response.content)
+        text = str(response.content, "utf-8")  # of what is no score, the typed decoder would let any bytes pass
+        try:
+            rows = _ANSWER.decode(text).scores  # finite, or refused
+        except msgspec.ValidationError as error:
+            msgspec.json.decode(text)  # what is no JSON further on is refused as such
+            message = f"{wanted}: {error}; the body begins {text[:300]!r}"
+            raise ScoreFailure(FailureKind.BAD_RESPONSE, message, 200) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ScoreFailure(FailureKind.BAD_JSON, f"{error}; the body begins {excerpt!r}", 200) from None
-    scores = body.get("scores") if isinstance(body, dict) else None
-    if scores is None:
-        raise ScoreFailure(FailureKind.BAD_RESPONSE, f"HTTP 200 without scores: {excerpt}", 200)
-    rows = scores if isinstance(scores, list) else []
-    shape_ok = len(rows) == request.num_items and all(
-        isinstance(row, list) and len(row) == request.num_labels for row in rows
-    )
-    if not shape_ok:
-        raise ScoreFailure(
-            FailureKind.BAD_RESPONSE,
-            f"expected {request.num_items} rows of {request.num_labels} scores, got {len(rows)} rows: {excerpt}",
-            200,
-        )
-    numbers = all(
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-        for row in rows
-        for value in row
-    )
-    if not numbers:
-        raise ScoreFailure(FailureKind.BAD_RESPONSE, f"scores that are no finite numbers: {excerpt}", 200)
+        message = f"{error}; the body begins {response.text[:300]!r}"
+        raise ScoreFailure(FailureKind.BAD_JSON, message, 200) from None
+    if rows is None:
+        raise ScoreFailure(FailureKind.BAD_RESPONSE, f"HTTP 200 without scores: {response.text[:300]}", 200)
+    if len(rows) != request.num_items or any(len(row) != request.num_labels for row in rows):
+        lengths = " or ".join(map(str, sorted({len(row) for row in rows})))
+        got = f"{len(rows)} rows" + (f" of {lengths}" if rows else "")
+        raise ScoreFailure(FailureKind.BAD_RESPONSE, f"{wanted}, got {got}: {response.text[:300]}", 200)
     return np.array(rows, dtype=np.float64).reshape(request.num_items, request.num_labels)
+
+
+def _object(response: httpx.Response) -> dict[str, Any] | None:
+    try:
+        content = response.json() if response.status_code == 200 else None
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None

@@ -122,16 +122,18 @@ class StubClient:
 
 def multi(scores=packed, *, mask="dense", executed="as requested", semantics=Semantics.PREFIX_FIRST_DELIM, chunk=0):
     executed = mask if executed == "as requested" else executed
-    return Target(Profile("multi", "stub", mask, chunk, semantics), "stub", StubClient(scores, executed))
+    return Target(
+        Profile("multi", "stub", mask, chunk, semantics), "stub", StubClient(scores, executed), delimiter=DELIMITER
+    )
 
 
 def baseline(scores=serial, *, executed="serial"):
-    return Target(Profile("serial", "stub"), "stub", StubClient(scores, executed))
+    return Target(Profile("serial", "stub"), "stub", StubClient(scores, executed), delimiter=DELIMITER)
 
 
 def extender(scores=packed_query_prefix, *, executed="prefill+extend"):
     profile = Profile("extend", "stub", semantics=Semantics.QUERY_PREFIX)
-    return Target(profile, "stub", StubClient(scores, executed))
+    return Target(profile, "stub", StubClient(scores, executed), delimiter=DELIMITER)
 
 
 def make_case(count=7, *, seed=1, lengths=None, name="case", labels=LABELS):

@@ -99,7 +99,10 @@ def test_out_of_memory(text):
 @pytest.mark.parametrize(
     "content",
     [b"", b"<html>", b'{"scores": [[0.25, 0.75], [0.5', b'{"scores": [[NaN, 1], [0, 1]]}', b'{"scores": [[Infinity',
-     b"\xff\xfe", b'{"scores": "\xff"}', b'{"scores": [[1e999, 1], [0, 1]]}', b"[" * 5000],
+     b"\xff\xfe", b'{"scores": "\xff"}', b'{"scores": [[1e999, 1], [0, 1]]}', b"[" * 5000,
+     b'{"scores": [[-Infinity, 1], [0, 1]]}', b'{"scores": [[2e308, 1], [0, 1]]}', b'{"scores": [["a", 1], [0',
+     b'{"scores": [[0, 1], [0, 1]], "model": "\xff"}', b'{"scores": [[0, 1], [0, 1]], "usage": NaN}',
+     b'{"scores": [[0, 1], [0, 1]]} {}', b'{"scores": [[0, 1], [0, 1]], "x": ' + b"[" * 5000],
 )  # fmt: skip
 def test_what_is_no_json(content):
     found = failure(answer(content=content))
@@ -133,6 +136,7 @@ def test_what_is_no_json(content):
         {"scores": [[0.25, 0.75], ["0.5", 0.5]]},
         {"scores": [[0.25, 0.75], [[0.5], 0.5]]},
         {"scores": [[0.25, 0.75], [10**400, 0.5]]},
+        {"scores": [[0.25, 0.75], [-(10**309), 0.5]]},
     ],
     ids=str,
 )
@@ -143,6 +147,18 @@ def test_a_200_that_is_no_answer(body):
 
 def test_an_error_body_under_200_is_quoted():
     assert "boom" in str(failure(answer(json={"error": {"message": "boom"}})))
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([[0.25, 0.75]], "expected 2 rows of 2 scores, got 1 rows of 2: "),
+        ([[0.25, 0.75], [0.5]], "expected 2 rows of 2 scores, got 2 rows of 1 or 2: "),
+        ([[0.25, "x"], [0.5, 0.5]], "expected 2 rows of 2 scores: Expected `float`, got `str` - at `$.scores[0][1]`"),
+    ],
+)
+def test_a_wrong_shape_is_told_with_what_came(scores, message):
+    assert message in str(failure(answer(json={"scores": scores})))
 
 
 JUNK = st.recursive(
@@ -217,6 +233,54 @@ def test_server_info():
     assert answer(json={"dtype": "float32"}).server_info() == {"dtype": "float32"}
     for useless in (answer(404), answer(text="no json"), answer(json=[1])):
         assert useless.server_info() is None
+
+
+def knowing(known, seen):
+    """A client of a server that has these paths; ``seen`` takes down what was asked for."""
+
+    def handler(request):
+        seen.append(request.url.path)
+        return httpx.Response(200, json=known[request.url.path]) if request.url.path in known else httpx.Response(404)
+
+    return client_of(handler)
+
+
+@pytest.mark.parametrize("path", ["/get_server_info", "/server_info", None])
+def test_a_server_is_asked_for_its_arguments_where_it_has_told_them(path):
+    seen = []
+    client = knowing({"/model_info": {"model_path": "m"}} | ({path: {"dtype": "auto"}} if path else {}), seen)
+    expected = {"dtype": "auto"} if path else None
+    assert client.server_info() == expected
+    first = len(seen)
+    assert client.server_info() == expected and seen[first:] == ([path] if path else [])
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"/model_info": {"model_path": "m"}, "/v1/models": {"data": [{"id": "n"}]}}, {"model_path": "m"}),
+        ({"/v1/models": {"data": [{"id": "n", "max_model_len": 9}]}}, {"served_model_name": "n", "max_model_len": 9}),
+        ({"/v1/models": {"data": []}}, None),
+        ({}, None),
+    ],
+)
+def test_the_served_model(known, expected):
+    info = knowing(known, []).model_info()
+    assert info == expected or {k: v for k, v in info.items() if k != "id"} == expected
+
+
+def test_a_server_that_did_not_answer_is_asked_again():
+    answers = iter([httpx.ConnectError("gone"), httpx.Response(200, json={"dtype": "float32"})])
+
+    def handler(request):
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    client = client_of(handler)
+    assert client.server_info() is None
+    assert client.server_info() == {"dtype": "float32"}
 
 
 def test_a_timed_request_is_read_by_its_caller():

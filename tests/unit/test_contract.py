@@ -92,12 +92,14 @@ def plain(query, items, labels, softmax):
 def server(answer=healthy, *, adapter=Tolerant, semantics=Semantics.PREFIX_FIRST_DELIM, **more):
     client = ContractClient(answer, "dense", **more)
     profile = Profile("multi", "stub", "dense", 0, semantics)
-    return Target(profile, "stub", client, adapter=None if adapter is None else adapter())
+    return Target(profile, "stub", client, adapter=None if adapter is None else adapter(), delimiter=DELIMITER)
 
 
 def reference(answer=plain, *, adapter=Tolerant, engine="tolerant"):
     client = ContractClient(answer, "serial", engine=engine)
-    return Target(Profile("serial", "stub"), "stub", client, adapter=None if adapter is None else adapter())
+    return Target(
+        Profile("serial", "stub"), "stub", client, adapter=None if adapter is None else adapter(), delimiter=DELIMITER
+    )
 
 
 def check(target, other=None, *, cases=(CASE,), samples=None):
@@ -632,9 +634,10 @@ def test_an_empty_item_needs_both_servers_and_the_delimiter_too():
 )
 def test_only_a_4xx_is_a_refusal(status, is_refusal):
     failure = ScoreFailure(FailureKind.HTTP_ERROR, "no", status)
-    record = check(server(failing_on(has_delimiter, failure)))
-    said = record.details["held" if is_refusal else "broken"]["the delimiter inside an item"]
-    assert said == (f"refused with status {status}" if is_refusal else f"not refused with a 4xx, but {failure}")
+    target = server(failing_on(has_delimiter, failure))
+    named = f"http_error: {target.place}: no"
+    said = check(target).details["held" if is_refusal else "broken"]["the delimiter inside an item"]
+    assert said == (f"refused with status {status}" if is_refusal else f"not refused with a 4xx, but {named}")
 
 
 @pytest.mark.parametrize(
@@ -642,14 +645,14 @@ def test_only_a_4xx_is_a_refusal(status, is_refusal):
     [(1, None, 1), (0, 60, 60), (-1, 60, 60), (60.0, 70, 70), (None, 200_000, 200_000), (200_000, None, 200_000)],
 )
 def test_a_limit_is_a_number_of_tokens(info, models, limit):
-    assert contract._told_limit(server(limit=info, models=models)) == limit
+    assert server(limit=info, models=models).max_tokens == limit
 
 
 def test_the_length_of_the_context_is_a_limit():
     target = server(limit=60)
     info = target.client.server_info
     target.client.server_info = lambda: {**info(), "context_length": 40}
-    assert contract._told_limit(target) == 40
+    assert target.max_tokens == 40
 
 
 @pytest.mark.parametrize("answer", [[], {}, {"data": None}, {"data": [7]}, {"data": [{"id": "no limit"}]}, ValueError])
@@ -661,7 +664,7 @@ def test_a_list_of_models_that_tells_nothing_is_no_failure(answer):
 
     target = server()
     target.client.get = lambda path: SimpleNamespace(json=listed)
-    assert contract._told_limit(target) == LIMIT
+    assert target.max_tokens == LIMIT
 
 
 def test_over_long_input_is_one_token_longer_than_the_limit_and_real():

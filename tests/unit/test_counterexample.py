@@ -88,7 +88,9 @@ def serving(kind=Scorer):
 def found_on(url, *, examples=100):
     found = []
     with ScoreClient(url) as client:
-        target = Target(Profile("multi", "pytorch", "dense", 0, Semantics.PREFIX_FIRST_DELIM), "fake", client)
+        target = Target(
+            Profile("multi", "pytorch", "dense", 0, Semantics.PREFIX_FIRST_DELIM), "fake", client, delimiter=DELIMITER
+        )
         measure(
             StubSubject(
                 multi=target, labels=(5, 6), delimiter=DELIMITER, examples=examples, seed=1, property_max_tokens=128,

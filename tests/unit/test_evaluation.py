@@ -40,6 +40,8 @@ def served(monkeypatch):
         if request.url.path == "/get_server_info":
             info = infos.get(host)
             return httpx.Response(404) if info is None else httpx.Response(200, json=info())
+        if request.method == "GET":
+            return httpx.Response(404)
         assert request.url.path == "/v1/score"
         body = json.loads(request.content)
         assert body["apply_softmax"] is True
@@ -541,14 +543,56 @@ def test_hardly_packed_items_are_noted(multiitem, joined):
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"multi_item_scoring_delimiter": 7}, "packs with the delimiter 7"),
-        ({"backend": "pytorch"}, "--backend jax was given, but http://multi says it is pytorch"),
+        ({"multi_item_scoring_delimiter": 7}, "its delimiter is 7, but 999 was given (--delimiter)"),
+        ({"backend": "pytorch"}, "its backend is pytorch, but jax was given (--backend)"),
+        ({"vocab_size": 800}, "its vocab size is 800, but 900 was given (--vocab-size)"),
         ({"semantics": {"declared": "all_delims_prefix"}}, "equals no serial scoring"),
+        ({"multi_item_scoring_delimiter": None}, "scores serially (it has no delimiter); give the"),
+        ({"enable_mis": False}, "says that it scores serially"),
     ],
 )
 def test_the_server_contradicts_the_options(evaluated, info, message):
     code, _, content, err = evaluated("multi", packed, info=lambda: info)
     assert (code, content) == (2, None) and message in err and err.count("\n") == 1
+    assert "the multi-item server http://multi " in err
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"multi_item_scoring_delimiter": 7}, "packs items (with the delimiter 7); the baseline scores serially"),
+        ({"enable_mis": True}, "packs items (with enable_mis)"),
+        ({"multi_item_enable_prefill_extend": True}, "runs prefill+extend; the baseline"),
+    ],
+)
+def test_what_says_that_it_is_no_serial_server_is_no_baseline(evaluated, info, message):
+    code, _, content, err = evaluated("serial", serial, info=lambda: info)
+    assert (code, content) == (2, None) and message in err and "the serial server http://serial " in err
+
+
+def test_the_servers_own_delimiter_counts_where_nobody_says_another(multiitem, served, tmp_path):
+    """A healthy server that packs with the delimiter 5, evaluated with the options at their defaults."""
+
+    def packed_with_5(query, items, labels):
+        assert 5 not in query and not any(5 in item for item in items)
+        return serial([*query, 5], items, labels)
+
+    multi = served("multi", packed_with_5, lambda: {"multi_item_scoring_delimiter": 5})
+    words = ["--labels", "6,7", "--vocab-size", "900", "--items", "1,32", "--query-tokens", "8", "--item-tokens", "3"]
+    paths = [tmp_path / name for name in ("multi.json", "serial.json", "combined.json")]
+    assert multiitem("evaluate", "--mode", "multi", "--url", multi, "--output-json", paths[0], *words)[0] == 0
+    plain = ["--mode", "serial", "--url", served("serial", serial), "--output-json", paths[1], "--delimiter", "5"]
+    assert multiitem("evaluate", *plain, *words)[0] == 0
+    both = ["--multi", paths[0], "--serial", paths[1], "--output-json", paths[2]]
+    assert multiitem("combine", *both)[0] == 0
+    _, out, _ = multiitem("check", paths[2])
+    assert [verdicts(out)[gate][0] for gate in (SAME, CHANGED, EQUIVALENCE)] == ["PASS"] * 3, out
+
+
+def test_the_engine_declares_its_semantics_and_backend(multiitem, joined):
+    path = joined(packed_query_prefix, multi_words=("--engine", "sglang"), backend=None, info=lambda: {"enable_mis": 1})
+    _, out, _ = multiitem("check", path)
+    assert verdicts(out)[EQUIVALENCE][0] == "PASS", out
 
 
 def test_an_engine_that_masks_nothing_on_this_device(multiitem, joined):

@@ -260,4 +260,9 @@ def test_a_harmful_request_is_never_drawn():
     target = multi()
     target.adapter = Fragile()
     assert not space(target).empty_items
-    assert space(Target(Profile("multi", "stub"), "stub", target.client, adapter=Engine())).empty_items is False
+    assert (
+        space(
+            Target(Profile("multi", "stub"), "stub", target.client, adapter=Engine(), delimiter=DELIMITER)
+        ).empty_items
+        is False
+    )

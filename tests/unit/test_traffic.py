@@ -66,7 +66,9 @@ class BusyClient(StubClient):
 
 
 def busy(seen):
-    return Target(Profile("multi", "stub", "dense", 0, multi().profile.semantics), "stub", BusyClient(seen))
+    return Target(
+        Profile("multi", "stub", "dense", 0, multi().profile.semantics), "stub", BusyClient(seen), delimiter=DELIMITER
+    )
 
 
 @given(

@@ -17,10 +17,11 @@ from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.agreement import agreement
 from pytest_multiitem.comparison.decision.speed import Speed, versus
 from pytest_multiitem.comparison.measuring.rows import new_session, row_of, sample
-from pytest_multiitem.comparison.measuring.sides import Connected, Side
+from pytest_multiitem.comparison.measuring.sides import Connected, Side, with_served_delimiter
 from pytest_multiitem.comparison.records import Agreement, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
 
@@ -75,7 +76,7 @@ def arms_of(a: Sequence[str], b: Sequence[str], given: Mapping[str, str | None],
 
 
 def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
-    """Start both servers and time the benchmark's request on them, ABBA.
+    """Start both servers, or attach to those that run already, and time the benchmark's request on them, ABBA.
 
     Raises EngineUnavailable, ServerError, or UsageError where the servers cannot be up together.
     """
@@ -87,6 +88,7 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
         raise UsageError(
             "an accelerator holds one server at a time, so its arms cannot be interleaved; run the benchmark for each"
         )
+    settings = with_served_delimiter(settings, [arm.side for arm in arms])
     request = workload.of_run(settings).requests[0]
     with ExitStack() as stack:
         connected = [Connected(arm.side, directory / arm.name) for arm in arms]
@@ -159,23 +161,25 @@ def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode:
     settings = resolve(given, {}, {**os.environ, **variables})
     engine = choose_engine(settings.engine)
     settings = engine.fit(settings)
-    for setting, needed in (("backend", True), ("mask_impl", mode == "packed")):
+    role = _ROLES[mode]
+    url = settings.serial_url if role == "serial" else settings.multi_url
+    packed = role == "multi" and url is None
+    for setting, needed in (("backend", url is None), ("mask_impl", packed)):
         if needed and len(getattr(settings, setting)) > 1:
             option = OPTION_OF[setting]
             raise UsageError(
                 f"arm {name} has {setting} {settings.shown(setting)}; name one: {option.short_flag}, or "
                 f"{option.variable} in the arm"
             )
-    role = _ROLES[mode]
-    packed = role == "multi"
+    backend = settings.backend[0] if len(settings.backend) == 1 else ATTACHED
     profile = Profile(
         role,
-        settings.backend[0],
+        backend,
         settings.mask_impl[0] if packed else None,
         settings.server_chunk_size[0] if packed else None,
         {"multi": Semantics(settings.semantics), "extend": Semantics.QUERY_PREFIX, "serial": None}[role],
     )
-    return Arm(name, variables, Side(settings.backend[0], (name,), settings, engine, profile))
+    return Arm(name, variables, Side(backend, (name,), settings, engine, profile, url))
 
 
 def _runs(settings: Settings) -> int:

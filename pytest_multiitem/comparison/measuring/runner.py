@@ -18,7 +18,14 @@ from pytest_multiitem.comparison.measuring.ledger import WORKLOAD, opened
 from pytest_multiitem.comparison.measuring.reference import measure_reference
 from pytest_multiitem.comparison.measuring.rows import encoded
 from pytest_multiitem.comparison.measuring.self_comparison import compare_with_itself
-from pytest_multiitem.comparison.measuring.sides import Connected, Side, describe, missing, sides_of
+from pytest_multiitem.comparison.measuring.sides import (
+    Connected,
+    Side,
+    describe,
+    missing,
+    sides_of,
+    with_served_delimiter,
+)
 from pytest_multiitem.comparison.measuring.sweep import measure_rows
 from pytest_multiitem.comparison.measuring.under_load import measure_under_load
 from pytest_multiitem.comparison.records import Outcome, Workload, WorkloadRef
@@ -41,6 +48,7 @@ def compare(
     if not sides:
         reasons = "; ".join(missing(settings, sides).values())
         raise UsageError(f"there is nothing to compare: {reasons or 'no backend and no view was chosen'}")
+    settings = with_served_delimiter(settings, sides)
     with opened(settings, base) as ledger:
         directory = ledger.directory
         place = directory.relative_to(base) if directory.is_relative_to(base) else directory

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.adapters.profiles import read_profiles
@@ -16,11 +15,9 @@ from pytest_multiitem.results.machine import machine_info, package_versions
 from pytest_multiitem.results.redaction import redacted, redacted_command
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.targets import endpoint
-from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.attach import Served, attach, attach_ready, client_of, is_stated
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import ScoreClient
 
 #: Launch profiles of backends that have one for both views; for other backends, each view has its own.
 _PROFILES = {"pytorch": "{engine}-multi-frozen"}
@@ -98,8 +95,29 @@ def missing(settings: Settings, sides: Sequence[Side]) -> dict[str, str]:
     }
 
 
+def with_served_delimiter(settings: Settings, sides: Sequence[Side]) -> Settings:
+    """The settings with the delimiter that the attached servers say they pack with: the workload leaves it out, and the
+    serial references stand behind it.
+
+    Raises UsageError where two of them differ, or one is another server than the settings say.
+    """
+    told: dict[int, str] = {}
+    for side in sides:
+        if side.url is not None:
+            with client_of(side.url, side.settings) as client:
+                target = attach(side.profile.role, client, side.settings, side.engine)
+            if Served.read(target.info).delimiter is not None:
+                told.setdefault(target.delimiter, side.label)
+    if len(told) > 1:
+        packed = ", ".join(f"{label} with {delimiter}" for delimiter, label in told.items())
+        raise UsageError(
+            f"the servers pack with different delimiters ({packed}); a workload is for one: start them alike"
+        )
+    return replace(settings, delimiter=next(iter(told))) if told else settings
+
+
 class Connected:
-    """A side's server while it is measured. Raises EngineUnavailable, ServerError or ScoreFailure when made."""
+    """A side's server while it is measured."""
 
     def __init__(self, side: Side, directory: Path) -> None:
         self.side = side
@@ -109,8 +127,17 @@ class Connected:
             self._run.plan([side.profile])
 
     def open(self) -> Target:
-        """The server, ready."""
-        self.target = self._attach() if self._run is None else self._run.target(self.side.profile)
+        """The server, ready.
+
+        Raises EngineUnavailable, ServerError or ScoreFailure, and UsageError where an attached one is, by its own word,
+        another one than the settings say.
+        """
+        side = self.side
+        if self._run is not None:
+            self.target = self._run.target(side.profile)
+        else:
+            assert side.url is not None
+            self.target = attach_ready(side.profile.role, side.url, side.settings, side.engine)
         return self.target
 
     def revive(self, *, unresponsive: bool) -> None:
@@ -125,23 +152,6 @@ class Connected:
             self._run.close()
         elif hasattr(self, "target"):
             self.target.client.close()
-
-    def _attach(self) -> Target:
-        side, url = self.side, self.side.url
-        assert url is not None
-        settings = side.settings
-        api_key = os.environ.get(settings.api_key_env) or None
-        scored_request(settings.labels, api_key=api_key, ca_file=settings.ca_file)(url)
-        client = ScoreClient(url, timeout=settings.request_timeout, api_key=api_key, ca_file=settings.ca_file)
-        known = settings.origins.get("engine", "default") != "default"
-        said = endpoint.Said(
-            backend=side.backend,
-            semantics=settings.semantics if settings.origins.get("semantics", "default") != "default" else None,
-            engine=side.engine if known else None,
-            vocab_size=settings.vocab_size,
-        )
-        mode: Literal["multi", "serial"] = "serial" if side.profile.role == "serial" else "multi"
-        return endpoint.connect(mode, client, said, settings.delimiter)
 
 
 def serial_of(side: Side) -> Side:
@@ -177,11 +187,10 @@ def describe(matrix: ScoreMatrix, connected: Connected) -> None:
 
 def _check(settings: Settings) -> None:
     for name, words in (("mask_impl", "mask implementation"), ("server_chunk_size", "server chunk size")):
-        origin = settings.origins.get(name, "default")
-        if len(getattr(settings, name)) > 1 and not origin.startswith(("default", "profile ", "engine ")):
+        if len(getattr(settings, name)) > 1 and is_stated(settings, name):
             raise UsageError(
-                f"{name}={settings.shown(name)} ({origin}): a side of the comparison runs one {words}; give one, or "
-                "none to take the view's own"
+                f"{name}={settings.shown(name)} ({settings.origins[name]}): a side of the comparison runs one {words}; "
+                "give one, or none to take the view's own"
             )
     if settings.models:
         raise UsageError("--models: the comparison is of one model; give --model, and compare one after the other")
@@ -202,8 +211,9 @@ def _side(settings: Settings, engine: Engine, backend: str, view: str, url: str 
         if url is None and name in read_profiles(settings.profiles):
             settings = replace(settings, multi_profile=name)
     # What is fitted to one backend's servers alone starts at the profile's own port.
-    settings = engine.fit(replace(settings, backend=(backend,), multi_url=url))
     attached = url is not None
+    origins = {**settings.origins, **({"backend": "--multiitem-compare-urls"} if attached else {})}
+    settings = engine.fit(replace(settings, backend=(backend,), multi_url=url, origins=origins))
     profile = Profile(
         "multi",
         backend,

@@ -94,6 +94,8 @@ class Server:
             "vocab_size": VOCABULARY,
             "multi_item_mask_impl": self._mask,
             "multi_item_scoring_chunk_size": config.chunk_size,
+            "multi_item_scoring_delimiter": config.delimiter,
+            "multi_item_enable_prefill_extend": config.prefill_extend,
             "semantics": {"declared": config.declared_semantics.value},
             "executed": executed,
             "api_key": self.faults.get("key"),
