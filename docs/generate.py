@@ -60,17 +60,6 @@ One more environment variable is not a setting of a run: `MULTIITEM_CACHE_DIR` s
 and compiled programs are kept (default: `pytest-multiitem` in `$XDG_CACHE_HOME`, or in `~/.cache`).
 """
 
-#: What a PASS of a gate without a limit rests on.
-_NEEDS = {
-    "comparison_measured": "every side that was asked for",
-    "metamorphic_relations_hold": "noise floor 0, score spread",
-    "negative_control_fails": "a FAIL of all three gates that it measures",
-    "no_regression_vs_baseline": "a confidence interval of each ratio",
-    "request_contract_holds": "one check that could be made, and none that is broken",
-    "segment_lowers": "an accelerator, or libtpu and control kernels that behave",
-    "semantics_as_declared": "serial references that differ by semantics",
-}
-
 
 def options_page() -> str:
     """The whole of reference/options.md."""
@@ -95,16 +84,10 @@ def options_page() -> str:
 
 def gates_table() -> str:
     """The table of gates, as it stands in reference/gates.md."""
-    rows = []
-    for gate in gates().values():
-        bound = "it does" if gate.limit is None else f"{gate.relation} {gate.limit:g}"
-        if gate.name in _NEEDS:
-            needs = _NEEDS[gate.name]
-        elif gate.timing:
-            needs = "a confidence interval of paired timed runs"
-        else:
-            needs = ", ".join(sorted(name.replace("_", " ") for name in gate.evidence))
-        rows.append([f"`{gate.name}`", gate.measures, bound, needs])
+    rows = [
+        [f"`{gate.name}`", gate.measures, "it does" if gate.limit is None else gate.bound, gate.pass_needs]
+        for gate in gates().values()
+    ]
     return "| gate | measures | holds when | a PASS needs |\n| --- | --- | --- | --- |\n" + _rows(rows)
 
 

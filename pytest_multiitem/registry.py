@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from types import MappingProxyType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from pytest_multiitem.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
+_name: Callable[[Any], str] = attrgetter("name")
 
 
 class Registry(Generic[T]):
@@ -56,8 +58,16 @@ class Registry(Generic[T]):
         return known[name]
 
     def extend(self, things: Iterable[T]) -> Callable[[], None]:
-        """Add what one run brings; returns what takes it out again. A run inside a run may bring the same."""
-        added = {_name(thing): thing for thing in things}
+        """Add what one run brings; returns what takes it out again. A run inside a run may bring the same.
+
+        Raises UsageError for a name that two of them have, or one and one of this package.
+        """
+        added: dict[str, T] = {}
+        for thing in things:
+            name = _name(thing)
+            if name in added or name in self.shipped():
+                raise UsageError(f"two {self.kind}s are called {name}")
+            added[name] = thing
         self._added.append(added)
 
         def undo() -> None:
@@ -70,8 +80,3 @@ def modules_of(package: ModuleType) -> Iterator[ModuleType]:
     """Every module of a package, imported, by name."""
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
         yield importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-def _name(thing: object) -> str:
-    name: str = getattr(thing, "name", "")
-    return name

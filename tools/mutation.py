@@ -37,15 +37,22 @@ WORK = ROOT / "mutants"
 FIGURES = WORK / "figures.json"
 PACKAGE = "pytest_multiitem"
 
-#: The gates whose mutants count. Not those of the search and of traffic: their tests draw requests and run threads,
-#: seconds for each mutant.
-GATES = (
-    "equivalence", "evidence", "gate", "isolation", "judge", "negative_control", "parity", "prefill_extend", "record",
-    "registry", "regression", "request_contract", "request_isolation", "semantics", "speedup",
-)  # fmt: skip
+CHOSEN = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+
+
+def mutated_files() -> list[Path]:
+    """What pyproject.toml chooses."""
+    left_out = {path for pattern in CHOSEN["do_not_mutate"] for path in ROOT.glob(pattern)}
+    return sorted(path for pattern in CHOSEN["only_mutate"] for path in ROOT.glob(pattern) if path not in left_out)
+
+
+def _has_functions(path: Path) -> bool:
+    return any(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 #: Mutants that count, as mutmut names them. Of the client it is what decides whether an answer holds scores.
 SCOPE = (
-    *(f"{PACKAGE}.gates.{gate}.*" for gate in GATES),
+    *(f"{PACKAGE}.gates.{p.stem}.*" for p in mutated_files() if p.parent.name == "gates" and _has_functions(p)),
     f"{PACKAGE}.adapters.attestation.*",
     f"{PACKAGE}.transport.client.x_read_scores__*",
 )
@@ -254,8 +261,7 @@ def constant_mutants(only: Set[Mutant] | None = None) -> Iterator[tuple[Mutant, 
     """
     if only is not None and not only:
         return
-    chosen = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
-    tests = chosen["pytest_add_cli_args_test_selection"]
+    tests = CHOSEN["pytest_add_cli_args_test_selection"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(WORK), *sys.path[1:]])}
     environment["MUTANT_UNDER_TEST"] = ""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
@@ -273,7 +279,7 @@ def constant_mutants(only: Set[Mutant] | None = None) -> Iterator[tuple[Mutant, 
 
     if noticed():
         raise TellsNothing("the tests fail without any mutant")
-    for path in sorted(p for pattern in chosen["only_mutate"] for p in ROOT.glob(pattern) if p.name != "client.py"):
+    for path in (path for path in mutated_files() if path.name != "client.py"):
         source = path.read_text(encoding="utf-8")
         copy = WORK / path.relative_to(ROOT)
         kept = copy.read_text(encoding="utf-8")
@@ -289,11 +295,16 @@ def constant_mutants(only: Set[Mutant] | None = None) -> Iterator[tuple[Mutant, 
 
 
 def numbers_outside_functions(source: str) -> list[ast.Constant]:
+    """All but a gate's ``order``: the next number is the same place in a table."""
     found: list[ast.Constant] = []
 
     class Numbers(ast.NodeVisitor):
         def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
             pass
+
+        def visit_keyword(self, node: ast.keyword) -> None:
+            if node.arg != "order":
+                self.generic_visit(node)
 
         def visit_Constant(self, node: ast.Constant) -> None:
             if type(node.value) in (int, float):

@@ -118,21 +118,21 @@ def with_profile_defaults(settings: Settings, engine: str) -> Settings:
 
 def filled(flags: Flags, values: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that are given, with ``{name}`` filled in from ``values``."""
-    found = {
+    given = {
         name: values[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
         for name, value in flags.items()
     }
-    return {n: v for n, v in found.items() if not (v is None or v is False or v == () or v == "")}
+    return {n: v for n, v in given.items() if not (v is None or v is False or v == () or v == "")}
 
 
 def arguments(flags: Flags, values: Mapping[str, Any]) -> list[str]:
     """The command-line arguments of flags, with ``{name}`` filled in from ``values``."""
-    found: list[str] = []
+    words: list[str] = []
     for name, value in filled(flags, values).items():
-        found.append(f"--{name}")
+        words.append(f"--{name}")
         if value is not True:
-            found += map(str, value) if isinstance(value, list | tuple) else [str(value)]
-    return found
+            words += map(str, value) if isinstance(value, list | tuple) else [str(value)]
+    return words
 
 
 def _with_defaults(settings: Settings, profile: LaunchProfile) -> Settings:

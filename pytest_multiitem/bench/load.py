@@ -168,16 +168,6 @@ class LoadShape:
                 if not 0 < value < math.inf:
                     raise UsageError(f"{what} {value:g} is not valid: expected a number above 0")
 
-    @property
-    def senders(self) -> list[int]:
-        """Each concurrency once, in ascending order."""
-        return sorted(set(self.concurrency))
-
-    @property
-    def arrivals(self) -> list[float]:
-        """Each rate once, in ascending order."""
-        return sorted(set(self.rates))
-
 
 def measure_load(
     url: str,
@@ -225,7 +215,7 @@ async def _levels(
             await _warm_up(http, requests, shape.timeout)
             return Generator(http, requests, timeout=shape.timeout)
 
-        for senders in shape.senders:
+        for senders in sorted(set(shape.concurrency)):
             what = f"concurrency {senders}"
             generator = await begin(what)
             await _reported(generator.closed(senders, shape.duration, patience), generator, what, progress)
@@ -233,7 +223,7 @@ async def _levels(
             best = max(levels, key=lambda lower: lower.items_per_sec, default=None)
             level.saturated, level.saturation = closed_saturation(level, best)
             levels.append(level)
-        for rate in shape.arrivals:
+        for rate in sorted(set(shape.rates)):
             what = f"{rate:g} requests/s"
             moments = poisson_schedule(rate, shape.duration, shape.seed)
             generator = await begin(what)

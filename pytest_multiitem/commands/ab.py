@@ -47,15 +47,15 @@ def ab(
     directory = Path.cwd() / pair[0].side.settings.results_dir.expanduser() / "ab" / new_run_id()
     directory.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it as Ctrl-C does
-    found = arms.measure(pair, directory)
-    for line in [*terminal_table(*arms.table(found)), *arms.lines(found)]:
+    measured = arms.measure(pair, directory)
+    for line in [*terminal_table(*arms.table(measured)), *arms.lines(measured)]:
         typer.echo(line)
     if output_json is not None:
         try:
-            write_atomically(output_json, msgspec.json.format(msgspec.json.encode(arms.as_dict(found)), indent=1))
+            write_atomically(output_json, msgspec.json.format(msgspec.json.encode(arms.as_dict(measured)), indent=1))
         except OSError as error:
             raise UsageError(f"cannot write {output_json}: {error.strerror}") from None
-    wrong = arms.problems(found)
+    wrong = arms.problems(measured)
     for problem in wrong:
         typer.echo(f"multiitem: {problem}", err=True)
     raise typer.Exit(1 if wrong else 0)

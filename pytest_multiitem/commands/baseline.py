@@ -96,7 +96,7 @@ def _read(sources: list[Path]) -> tuple[Matrix | None, list[ScoreMatrix]]:
 
     runs, matrices = [], []
     for source in sources:
-        found = 0
+        readable = 0
         for path in sorted(source.glob("*.json")) if source.is_dir() else [source]:
             schema = artefacts.load_json(path).get("schema_version")
             if schema == SCHEMA_VERSION:
@@ -105,8 +105,8 @@ def _read(sources: list[Path]) -> tuple[Matrix | None, list[ScoreMatrix]]:
                 matrices.append(artefacts.read(path, ScoreMatrix).record)
             else:
                 continue
-            found += 1
-        if not found:
+            readable += 1
+        if not readable:
             raise UsageError(
                 f"{source} holds no timings: expected {SCHEMA_VERSION} or {MATRIX_SCHEMA} files, or their directory"
             )

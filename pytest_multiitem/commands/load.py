@@ -130,7 +130,7 @@ def load(
     ]
     api_key = os.environ.get(api_key_env) or None
     with Shown(redraws_per_second=2) as bar:  # drawing takes time from the generator
-        bar.expect(duration * (len(shape.senders) + len(shape.arrivals)))
+        bar.expect(duration * (len({*shape.concurrency}) + len({*shape.rates})))
         progress = _progress(bar, duration)
         report = measure_load(address, requests, shape, api_key=api_key, ca_file=ca_file, progress=progress)
     report.server_info = redacted(dict(target.info)) or None

@@ -38,26 +38,27 @@ def replay(
     from pytest_multiitem.targets.attach import base_url
     from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 
-    found = read(file)
-    scenario, address, api_key = found.scenario, base_url(url), os.environ.get(api_key_env) or None
-    typer.echo(f"{found.relation}: {found.states}")
+    counterexample = read(file)
+    scenario, limit = counterexample.scenario, counterexample.limit
+    address, api_key = base_url(url), os.environ.get(api_key_env) or None
+    typer.echo(f"{counterexample.relation}: {counterexample.states}")
     for line in scenario_lines(scenario):
         typer.echo(line)
     with ScoreClient(address, timeout=timeout, api_key=api_key, ca_file=ca_file) as client:
         try:
             with Player(partial(send, client), client.another) as player:
                 base = player.rows(scenario.base)
-                variant, attempts = player.differing(scenario, base, found.limit)
+                variant, attempts = player.differing(scenario, base, limit)
                 difference = float(scenario.differences(base, variant).max())
-                holds = difference <= found.limit
+                holds = difference <= limit
                 replays = [] if holds else [player.rows(scenario.base) for _ in range(3)]
         except ScoreFailure as failure:
             typer.echo(f"violated: {address} did not answer a valid request: {failure}")
             raise typer.Exit(1) from None
-    for line in comparison_lines(scenario, base, variant, found.limit):
+    for line in comparison_lines(scenario, base, variant, limit):
         typer.echo(line)
     if replays:  # the last two follow an equal request, so that no state makes them differ
         typer.echo(f"replays of the base differ by {float(abs(replays[2] - replays[1]).max()):.3g}")
     tries = f", try {attempts} of at most {RACE_ATTEMPTS}" if scenario.beside else ""
-    typer.echo(f"{'holds' if holds else 'violated'}: difference {difference:.6g}, limit {found.limit:g}{tries}")
+    typer.echo(f"{'holds' if holds else 'violated'}: difference {difference:.6g}, limit {limit:g}{tries}")
     raise typer.Exit(0 if holds else 1)

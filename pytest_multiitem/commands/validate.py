@@ -22,15 +22,15 @@ def validate(
     status = 0
     for file in files:
         try:
-            found = examine(file)
+            examined = examine(file)
         except UsageError as error:
             typer.echo(f"multiitem: {error}", err=True)
             status = 2
             continue
-        for problem in found.problems:
+        for problem in examined.problems:
             typer.echo(f"{file}: {problem}")
-        if found.problems:
+        if examined.problems:
             status = max(status, 1)
         else:
-            typer.echo(f"{file}: valid {found.schema}{found.summary and f', {found.summary}'}")
+            typer.echo(f"{file}: valid {examined.schema}{examined.summary and f', {examined.summary}'}")
     raise typer.Exit(status)

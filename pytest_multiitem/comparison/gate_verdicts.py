@@ -9,7 +9,7 @@ from typing import Any
 from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_REFERENCE
 from pytest_multiitem.comparison.records import Check, ComparedView, Outcome, Row, ScoreMatrix
 from pytest_multiitem.gates.comparison import COMPARISON_MEASURED
-from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.gates.gate import Gate, larger_floor, magnitude
 from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.settings.settings import Settings
@@ -150,8 +150,8 @@ def _judged(
         samples={"chunk_sizes": len(checks)},
         details={where: {"value": check.value, "verdict": check.verdict} for where, check in checks},
     )
-    record.value = max(values, default=None)
-    record.noise_floor = max((f for f in floors if f is not None), default=None)
+    record.value = max(values, key=magnitude, default=None)
+    record.noise_floor = larger_floor(*floors)
     record.score_spread = min((s for s in spreads if s is not None), default=None)
     if record.verdict is Verdict.PASS and record.value is not None:
         record.reason = f"{record.value:.6g} is within the limit {gate.limit:g}"

@@ -43,7 +43,7 @@ def load_backend(name: str, directory: Path, *, dtype: str, device: str) -> Seri
     """
     if dtype == "auto":
         dtype = "float32"
-    try:
+    try:  # a process imports one of them: each takes seconds, and need not be installed
         if name == "jax":
             # JAX looks for every device that it has a library for, a TPU's included, wherever it is told of none.
             if device == "cpu":

@@ -94,11 +94,19 @@ class PrefixCache:
 class Scorer(ScoringSteps):
     """Scores requests on one backend. Not thread-safe, except :meth:`executed`.
 
-    Raises UsageError where the configuration does not fit the model.
+    ``mutate``: what puts faults in front of its steps. Raises UsageError where the configuration does not fit the
+    model.
     """
 
-    def __init__(self, backend: SerialBackend, config: ScorerConfig) -> None:
-        config = self.configured(config)
+    def __init__(
+        self,
+        backend: SerialBackend,
+        config: ScorerConfig,
+        mutate: Callable[[ScoringSteps], ScoringSteps] = lambda scorer: scorer,
+    ) -> None:
+        self._config = config
+        self.steps = mutate(self)
+        self._config = config = self.steps.config
         if config.mode is not Mode.SERIAL and not isinstance(backend, Backend):
             raise UsageError(
                 f"the backend {backend.name} scores serially only, but {config.mode.value} scoring was asked for; "
@@ -111,10 +119,14 @@ class Scorer(ScoringSteps):
             )
         self.backend = backend
         self._packing = cast(Backend, backend)  # serial scoring, of which it need not be true, never uses it
-        self.config = config
         self._max_positions = min(backend.max_positions, config.max_positions or backend.max_positions)
         self._cache = PrefixCache(config.cache_entries, config.cache_tokens)
         self._executed = Executed()
+
+    @property
+    @override
+    def config(self) -> ScorerConfig:
+        return self._config
 
     @override
     def score(
@@ -133,19 +145,19 @@ class Scorer(ScoringSteps):
             case Mode.SERIAL:
                 result = self._serial(query, items, read, item_first)
             case Mode.PACKED:
-                result = self.pack(query, items, read)
+                result = self.steps.pack(query, items, read)
             case Mode.PREFILL_EXTEND:
                 result = self._extended(query, items, read)
         self._executed.requests += 1
         self._executed.items += len(items)
         return result
 
+    @override
     def flush_cache(self) -> None:
-        """Forget every cached prefix; the counters go on."""
         self._cache.clear()
 
+    @override
     def executed(self) -> dict[str, Any]:
-        """What ran since the start (:class:`Executed`); may be called from any thread."""
         return self._executed.snapshot()
 
     # -- serial ------------------------------------------------------------------------------
@@ -156,7 +168,7 @@ class Scorer(ScoringSteps):
         scores = read.empty(len(items))
         for i, item in enumerate(items):
             tokens = [*item, *query] if item_first else [*query, *item]
-            scores[i] = self.score_alone(tokens, read)
+            scores[i] = self.steps.score_alone(tokens, read)
             self._executed.serial_sequences += 1
         return ScoreResult(scores, sum(len(query) + len(item) for item in items))
 
@@ -168,7 +180,7 @@ class Scorer(ScoringSteps):
 
     @override
     def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
-        self.check_content(query, items)
+        self.steps.check_content(query, items)
         size = self.config.chunk_size or len(items)
         layouts = []
         for chunk in _batches(items, size):
@@ -181,7 +193,7 @@ class Scorer(ScoringSteps):
                     "--multi-item-scoring-chunk-size",
                     "items",
                 )
-            layouts.append(self.lay_out(query, items[chunk], chunk.start))
+            layouts.append(self.steps.lay_out(query, items[chunk], chunk.start))
             last = int(layouts[-1].positions.max())
             if last >= self._max_positions:
                 raise _too_long(
@@ -200,8 +212,8 @@ class Scorer(ScoringSteps):
 
     def _packed_sequence(self, layout: PackedLayout, read: Reading) -> Scores:
         """The scores [N, K] of one packed sequence, by the mask implementation that was asked for."""
-        implementation = self.implementation(layout)
-        scores = self.compute(layout, implementation, read)
+        implementation = self.steps.implementation(layout)
+        scores = self.steps.compute(layout, implementation, read)
         ran, n = self._executed, layout.num_items
         ran.packed_sequences[implementation] += 1
         ran.packed_items[implementation] += n
@@ -254,7 +266,7 @@ class Scorer(ScoringSteps):
         ran["cache_hits"] += hit
         scores = []
         for batch in _batches(items, self.config.extend_batch_size):
-            layout = self.lay_out_batch(query, items[batch], hit)
+            layout = self.steps.lay_out_batch(query, items[batch], hit)
             scores.append(self._segment(layout, prefix, self.config.extend_batch_size, read))
             ran["extend_batches"] += 1
             ran["items"] += layout.num_items

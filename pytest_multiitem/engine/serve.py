@@ -74,9 +74,9 @@ def _warm_up(scorer: Scorer, probe: Sequence[int]) -> None:
 def service_of(args: ServeArgs, directory: Path, backend: SerialBackend, worker: Worker) -> Service:
     """The service of a loaded model; several may share it, if they share its worker as well."""
     config = args.scorer_config()
-    scorer = args.faults.scorer(Scorer) if args.faults else Scorer
+    scorer = Scorer(backend, config, args.faults.mutate) if args.faults else Scorer(backend, config)
     return Service(
-        scorer=scorer(backend, config),
+        scorer=scorer.steps,
         tokenizer=load_tokenizer(directory),
         model=args.served_model_name or args.model_path or directory.name,
         vocab_size=backend.vocab_size,

@@ -23,6 +23,7 @@ from pytest_multiitem.evaluation.speedup import speed_point
 from pytest_multiitem.evaluation.validity import Side
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
 from pytest_multiitem.gates.evidence import max_abs, score_spread
+from pytest_multiitem.gates.gate import larger_floor
 from pytest_multiitem.gates.isolation import CHANGED_LENGTH, SAME_LENGTH
 from pytest_multiitem.gates.parity import JAX_SERIAL_VS_TORCH_SERIAL
 from pytest_multiitem.gates.speedup import GATED_ITEMS, SPEEDUP_N32
@@ -148,7 +149,7 @@ def _parity(multi: Side, serial: Side, torch: TorchReference | None, combined: C
     floors = (evidence.noise_floor((i.base_scores, i.replays) for i, _ in serial.cases), torch.floor)
     backend = serial.evaluation.backend
     found = GateEvidence(
-        noise_floor=None if None in floors else max(floor for floor in floors if floor is not None),
+        noise_floor=None if None in floors else larger_floor(*floors),
         score_spread=score_spread(torch.serial),
         problem=_early_end(serial, "scores") or _misexecuted(serial.evaluation, "scores"),
         doubt=torch.doubt,

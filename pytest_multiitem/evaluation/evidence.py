@@ -11,6 +11,7 @@ from pytest_multiitem.evaluation.measure import KINDS
 from pytest_multiitem.evaluation.records import Evaluation, Isolation, Mutation, Rows
 from pytest_multiitem.evaluation.validity import Side
 from pytest_multiitem.gates.evidence import max_abs
+from pytest_multiitem.gates.gate import magnitude
 from pytest_multiitem.transport.client import Scores
 
 #: With fewer items in a request, a leak between items that are no neighbours cannot show.
@@ -23,14 +24,14 @@ def noise_floor(answers: Iterable[tuple[Rows | None, Sequence[Rows] | None]]) ->
     for base, replays in answers:
         if base is None or not replays:
             return None
-        floor = max(floor, *(max_abs(np.array(replay) - np.array(base)) for replay in replays))
+        floor = max(floor, *(max_abs(np.array(replay) - np.array(base)) for replay in replays), key=magnitude)
     return floor
 
 
 def leak_visibility(serial: Evaluation, semantics: str) -> float | None:
     """How far a neighbour's tokens move a score on this model, at most; None where it was not measured."""
     found = (serial.leak_visibility or {}).get(semantics)
-    return max(found.shifts, default=None) if found is not None else None
+    return max(found.shifts, key=magnitude, default=None) if found is not None else None
 
 
 def several(side: Side) -> list[Isolation]:

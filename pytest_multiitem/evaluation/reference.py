@@ -12,6 +12,7 @@ from pytest_multiitem.errors import CheckpointError, UsageError
 from pytest_multiitem.evaluation.evidence import noise_floor
 from pytest_multiitem.evaluation.validity import Side
 from pytest_multiitem.gates.evidence import max_abs
+from pytest_multiitem.gates.gate import magnitude
 from pytest_multiitem.transport.client import Scores
 
 
@@ -79,7 +80,7 @@ def from_transformers(model: str, side: Side) -> TorchReference:
             return np.concatenate(rows)
 
         scores = score(isolation.query_ids, isolation.item_ids)
-        floor = max(floor, max_abs(score(isolation.query_ids, isolation.item_ids) - scores))
+        floor = max(floor, max_abs(score(isolation.query_ids, isolation.item_ids) - scores), key=magnitude)
         serial.append(scores)
         aligned.append(score([*isolation.query_ids, delimiter], isolation.item_ids))
     about = {"backend": "transformers", "model": model, "dtype": "float32", **backend.versions}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_multiitem.faults.base import AsgiApp, Fault, S, ScorerFault, WireFault
+from pytest_multiitem.faults.base import AsgiApp, Fault, ScorerFault, WireFault
 from pytest_multiitem.faults.catalogue import fault
+from pytest_multiitem.scoring.steps import ScoringSteps
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class ActiveFaults:
         """Each fault as a user types it."""
         return [fault.label for fault in self.faults]
 
-    def scorer(self, base: type[S]) -> type[S]:
-        """``base``, a scorer, with the faults of the engine; a later one stands in front of those before it."""
+    def mutate(self, scorer: ScoringSteps) -> ScoringSteps:
+        """A scorer with the faults of the engine in front of it; a later one stands before those asked for earlier."""
         for each in self.faults:
             if isinstance(each, ScorerFault):
-                base = each.scorer(base)
-        return base
+                scorer = each.before(scorer)
+        return scorer
 
     def before(self, app: AsgiApp) -> AsgiApp:
         """``app`` with the faults of the wire in front of it; a later one stands before those asked for earlier."""

@@ -19,7 +19,7 @@ from pytest_multiitem.faults.base import ScorerFault
 from pytest_multiitem.scoring.config import MaskImpl
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout, restarting_positions
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.steps import Ids, Reading, Scores, ScoringSteps
+from pytest_multiitem.scoring.steps import Ids, Reading, Scores
 
 Weights = NDArray[np.float32]
 
@@ -39,21 +39,14 @@ class AttentionFault(ScorerFault):
         return layout
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
+    def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
         """One whose packed layouts are biased, and which computes them by the path that honours a bias."""
-        fault = self
+        layout = self.alter(self.inner.lay_out(query, items, start))
+        return replace(layout, bias=lambda: self.weights(layout, start))
 
-        class Mutant(ScoringSteps):
-            @override
-            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
-                layout = fault.alter(super().lay_out(query, items, start))
-                return replace(layout, bias=lambda: fault.weights(layout, start))
-
-            @override
-            def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
-                return super().compute(layout, MaskImpl.DENSE, read)
-
-        return Mutant
+    @override
+    def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
+        return self.inner.compute(layout, MaskImpl.DENSE, read)
 
 
 class LeakFault(AttentionFault):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from copy import copy
+from typing import Any, ClassVar, Literal, Protocol
+
+from typing_extensions import override
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.steps import ScoringSteps
-
-S = TypeVar("S", bound=ScoringSteps)
+from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
+from pytest_multiitem.scoring.layout import PackedLayout
+from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores, ScoringSteps
 
 #: The servers of a faulty build, as the gates use them: the packed one under test, the packed one of the other mask
 #: that it is compared with, prefill+extend, and the serial baseline.
@@ -77,16 +80,70 @@ class Fault:
         return cls(strength)
 
 
-class ScorerFault(Fault):
-    """A mutant of the embedded engine's scorer."""
+class ScorerFault(Fault, ScoringSteps):
+    """A mutant of the embedded engine's scorer: each step is that of ``inner``, unless a subclass changes it.
 
-    def mutant(self) -> type[ScoringSteps]:
-        """The steps of a scorer that are wrong; a new class at every call, so that a fault may stand twice."""
-        raise NotImplementedError
+    ``inner``: the scorer, or the mutant before it.
+    """
 
-    def scorer(self, base: type[S]) -> type[S]:
-        """The mutant in front of ``base``, which is `engine.scorer.Scorer` or a mutant of it."""
-        return type(self.name, (self.mutant(), base), {})
+    inner: ScoringSteps
+
+    def begin(self) -> None:
+        """Set the state that one scorer's fault begins with, where it has any."""
+
+    def before(self, scorer: ScoringSteps) -> ScoringSteps:
+        """The fault in front of a scorer, or of a mutant of it."""
+        mutant = copy(self)
+        mutant.inner = scorer
+        mutant.begin()
+        return mutant
+
+    @property
+    @override
+    def config(self) -> ScorerConfig:
+        return self.inner.config
+
+    @override
+    def score(
+        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+    ) -> ScoreResult:
+        return self.inner.score(query, items, labels, apply_softmax, item_first)
+
+    @override
+    def score_alone(self, tokens: Ids, read: Reading) -> Scores:
+        return self.inner.score_alone(tokens, read)
+
+    @override
+    def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
+        self.inner.check_content(query, items)
+
+    @override
+    def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
+        return self.inner.pack(query, items, read)
+
+    @override
+    def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+        return self.inner.lay_out(query, items, start)
+
+    @override
+    def implementation(self, layout: PackedLayout) -> MaskImpl:
+        return self.inner.implementation(layout)
+
+    @override
+    def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
+        return self.inner.compute(layout, implementation, read)
+
+    @override
+    def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
+        return self.inner.lay_out_batch(query, items, hit)
+
+    @override
+    def flush_cache(self) -> None:
+        self.inner.flush_cache()
+
+    @override
+    def executed(self) -> dict[str, Any]:
+        return self.inner.executed()
 
 
 class WireFault(Fault):

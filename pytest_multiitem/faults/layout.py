@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from pytest_multiitem.faults.base import ScorerFault
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
-from pytest_multiitem.scoring.steps import Ids, ScoringSteps
+from pytest_multiitem.scoring.steps import Ids
 
 
 class LayoutFault(ScorerFault):
@@ -21,15 +21,8 @@ class LayoutFault(ScorerFault):
         raise NotImplementedError
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
-        fault = self
-
-        class Mutant(ScoringSteps):
-            @override
-            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
-                return fault.alter(super().lay_out(query, items, start))
-
-        return Mutant
+    def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+        return self.alter(self.inner.lay_out(query, items, start))
 
 
 class PositionsNotReset(LayoutFault):
@@ -101,15 +94,8 @@ class BatchFault(ScorerFault):
         raise NotImplementedError
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
-        fault = self
-
-        class Mutant(ScoringSteps):
-            @override
-            def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
-                return fault.alter(super().lay_out_batch(query, items, hit), hit)
-
-        return Mutant
+    def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
+        return self.alter(self.inner.lay_out_batch(query, items, hit), hit)
 
 
 class IndicesAfterHit(BatchFault):

@@ -12,7 +12,7 @@ from typing_extensions import override
 from pytest_multiitem.faults.base import ScorerFault
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.layout import PackedLayout
-from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores, ScoringSteps
+from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores
 
 
 class FirstDelimiterScored(ScorerFault):
@@ -23,15 +23,9 @@ class FirstDelimiterScored(ScorerFault):
     seen = "follows from reading scores at delimiters"
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
+    def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
         """An empty item scores the state at the first delimiter."""
-
-        class Mutant(ScoringSteps):
-            @override
-            def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
-                return super().pack(query, [[], *items[:-1]], read)
-
-        return Mutant
+        return self.inner.pack(query, [[], *items[:-1]], read)
 
 
 class StateLeaks(ScorerFault):
@@ -44,19 +38,13 @@ class StateLeaks(ScorerFault):
     unit = "of the score"
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
+    def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
         """A running mean over the items."""
         share = self.strength or 0.0
-
-        class Mutant(ScoringSteps):
-            @override
-            def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
-                scores = super().compute(layout, implementation, read)
-                for i in range(1, len(scores)):
-                    scores[i] += share * (scores[i - 1] - scores[i])
-                return scores
-
-        return Mutant
+        scores = self.inner.compute(layout, implementation, read)
+        for i in range(1, len(scores)):
+            scores[i] += share * (scores[i - 1] - scores[i])
+        return scores
 
 
 class RequestsLeak(ScorerFault):
@@ -69,25 +57,21 @@ class RequestsLeak(ScorerFault):
     unit = "of the score"
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
+    def begin(self) -> None:
+        self._last: Scores | None = None
+
+    @override
+    def score(
+        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+    ) -> ScoreResult:
         """The last row of a request is kept for the next one of as many labels."""
         share = self.strength or 0.0
-
-        class Mutant(ScoringSteps):
-            last_row: Scores | None = None
-
-            @override
-            def score(
-                self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
-            ) -> ScoreResult:
-                result = super().score(query, items, labels, apply_softmax, item_first)
-                healthy, last = result.scores, self.last_row
-                self.last_row = healthy[-1]
-                if last is None or len(last) != healthy.shape[1]:
-                    return result
-                return replace(result, scores=healthy + share * (last - healthy))
-
-        return Mutant
+        result = self.inner.score(query, items, labels, apply_softmax, item_first)
+        healthy, last = result.scores, self._last
+        self._last = healthy[-1]
+        if last is None or len(last) != healthy.shape[1]:
+            return result
+        return replace(result, scores=healthy + share * (last - healthy))
 
 
 class StaleShapes(ScorerFault):
@@ -99,21 +83,18 @@ class StaleShapes(ScorerFault):
     seen = "follows from caches whose key leaves content out"
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
+    def begin(self) -> None:
+        self._known: dict[object, ScoreResult] = {}
+
+    @override
+    def score(
+        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+    ) -> ScoreResult:
         """The first answer of a shape is the last."""
-        known: dict[object, ScoreResult] = {}
-
-        class Mutant(ScoringSteps):
-            @override
-            def score(
-                self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
-            ) -> ScoreResult:
-                key = (tuple(query), tuple(map(len, items)), tuple(labels), apply_softmax, item_first)
-                if key not in known:
-                    known[key] = super().score(query, items, labels, apply_softmax, item_first)
-                return known[key]
-
-        return Mutant
+        key = (tuple(query), tuple(map(len, items)), tuple(labels), apply_softmax, item_first)
+        if key not in self._known:
+            self._known[key] = self.inner.score(query, items, labels, apply_softmax, item_first)
+        return self._known[key]
 
 
 class DelimiterZeroUnset(ScorerFault):
@@ -124,15 +105,10 @@ class DelimiterZeroUnset(ScorerFault):
     seen = "sglang's scheduler"
     circumstances: ClassVar[dict[str, Any]] = {"delimiter": 0}
 
+    @property
     @override
-    def mutant(self) -> type[ScoringSteps]:
-
-        class Mutant(ScoringSteps):
-            @override
-            def configured(self, config: ScorerConfig) -> ScorerConfig:
-                return super().configured(replace(config, delimiter=config.delimiter or None))
-
-        return Mutant
+    def config(self) -> ScorerConfig:
+        return replace(self.inner.config, delimiter=self.inner.config.delimiter or None)
 
 
 class DelimiterSplits(ScorerFault):
@@ -143,21 +119,14 @@ class DelimiterSplits(ScorerFault):
     seen = "sglang #22544"
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
-        """The first N of the scores that the sequence then has are returned."""
+    def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
+        """Content is not looked at."""
 
-        class Mutant(ScoringSteps):
-            @override
-            def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
-                """Content is not looked at."""
-
-            @override
-            def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
-                parts = [part for item in items for part in _split(item, self.config.delimiter)]
-                result = super().pack(query, parts, read)
-                return replace(result, scores=result.scores[: len(items)])
-
-        return Mutant
+    @override
+    def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
+        parts = [part for item in items for part in _split(item, self.config.delimiter)]
+        result = self.inner.pack(query, parts, read)
+        return replace(result, scores=result.scores[: len(items)])
 
 
 def _split(item: Ids, delimiter: int | None) -> list[list[int]]:
@@ -178,21 +147,15 @@ class EmptyScoresNeighbour(ScorerFault):
     seen = "follows from the packed layout"
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
+    def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
         """The neighbour and the delimiter that closes it, as an item, end at that token."""
-
-        class Mutant(ScoringSteps):
-            @override
-            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
-                delimiter = self.config.delimiter
-                assert delimiter is not None
-                seen: list[list[int]] = []
-                for item in items:
-                    left = [*seen[-1], delimiter] if seen else []
-                    seen.append(list(item) or left)
-                return super().lay_out(query, seen, start)
-
-        return Mutant
+        delimiter = self.config.delimiter
+        assert delimiter is not None
+        seen: list[list[int]] = []
+        for item in items:
+            left = [*seen[-1], delimiter] if seen else []
+            seen.append(list(item) or left)
+        return self.inner.lay_out(query, seen, start)
 
 
 class EmptyCrashes(ScorerFault):
@@ -203,16 +166,10 @@ class EmptyCrashes(ScorerFault):
     seen = "SGLang 0.5.9"
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
-
-        class Mutant(ScoringSteps):
-            @override
-            def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
-                if not all(map(len, items)):
-                    raise IndexError("an empty item has no last token")
-                return super().pack(query, items, read)
-
-        return Mutant
+    def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
+        if not all(map(len, items)):
+            raise IndexError("an empty item has no last token")
+        return self.inner.pack(query, items, read)
 
 
 class OtherImplementation(ScorerFault):
@@ -221,15 +178,8 @@ class OtherImplementation(ScorerFault):
     runs: MaskImpl
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
-        runs = self.runs
-
-        class Mutant(ScoringSteps):
-            @override
-            def implementation(self, layout: PackedLayout) -> MaskImpl:
-                return runs
-
-        return Mutant
+    def implementation(self, layout: PackedLayout) -> MaskImpl:
+        return self.runs
 
 
 class DenseInsteadOfSegment(OtherImplementation):
@@ -260,18 +210,12 @@ class LastChunkPadded(ScorerFault):
     circumstances: ClassVar[dict[str, Any]] = {"server_chunk_size": 8}
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
+    def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
         """A padding token for every item that is missing."""
-
-        class Mutant(ScoringSteps):
-            @override
-            def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
-                missing = self.config.chunk_size - len(items)
-                if start > 0 and missing > 0:
-                    items = [*items[:-1], [*items[-1], *[0] * missing]]
-                return super().lay_out(query, items, start)
-
-        return Mutant
+        missing = self.config.chunk_size - len(items)
+        if start > 0 and missing > 0:
+            items = [*items[:-1], [*items[-1], *[0] * missing]]
+        return self.inner.lay_out(query, items, start)
 
 
 class SerialInside(ScorerFault):
@@ -284,17 +228,11 @@ class SerialInside(ScorerFault):
     timed = True
 
     @override
-    def mutant(self) -> type[ScoringSteps]:
+    def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
         """One forward pass an item, in the context that the declared semantics gives it."""
-
-        class Mutant(ScoringSteps):
-            @override
-            def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
-                query = layout.token_ids[: layout.query_length].tolist()
-                delimiter = self.config.delimiter
-                assert delimiter is not None
-                context = layout.semantics.serial_query(query, delimiter)
-                items = (layout.token_ids[layout.block(i)][:-1].tolist() for i in range(layout.num_items))
-                return np.stack([self.score_alone([*context, *item], read) for item in items])
-
-        return Mutant
+        query = layout.token_ids[: layout.query_length].tolist()
+        delimiter = self.config.delimiter
+        assert delimiter is not None
+        context = layout.semantics.serial_query(query, delimiter)
+        items = (layout.token_ids[layout.block(i)][:-1].tolist() for i in range(layout.num_items))
+        return np.stack([self.score_alone([*context, *item], read) for item in items])

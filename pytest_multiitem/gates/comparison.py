@@ -5,13 +5,17 @@ from __future__ import annotations
 from pytest_multiitem.gates.gate import Gate
 
 _EVIDENCE = frozenset({"noise_floor", "score_spread"})
+_NO_COLUMN = "delimiter_aligned_equiv_le_0p02 on the comparison's own workload"
 
 COMPARISON_MEASURED = Gate(
     "comparison_measured",
     "every row of every side was measured, on the path that was asked for",
     "holds",
     None,
+    rests_on="every side that was asked for",
     asked_by="compare",
+    no_column="it judges whether a comparison was carried out; measured by --compare only",
+    order=18,
 )
 OWN_REFERENCE_MAX_ABS = Gate(
     "own_reference_max_abs_le_0p02",
@@ -20,6 +24,8 @@ OWN_REFERENCE_MAX_ABS = Gate(
     0.02,
     evidence=_EVIDENCE,
     asked_by="compare",
+    no_column=_NO_COLUMN,
+    order=19,
 )
 OWN_REFERENCE_MEAN_ABS = Gate(
     "own_reference_mean_abs_le_0p01",
@@ -28,5 +34,7 @@ OWN_REFERENCE_MEAN_ABS = Gate(
     0.01,
     evidence=_EVIDENCE,
     asked_by="compare",
+    no_column=_NO_COLUMN,
+    order=20,
 )
 GATES = (COMPARISON_MEASURED, OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS)

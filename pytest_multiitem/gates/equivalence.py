@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,28 +16,19 @@ from pytest_multiitem.gates.evidence import (
     score_spread,
     semantic_visibility,
 )
-from pytest_multiitem.gates.gate import Evidence, Gate
-from pytest_multiitem.gates.record import Measurement
-from pytest_multiitem.gates.traffic import Recorder
-from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.targets.target import Target, declared_semantics
-
-EQUIVALENCE = Gate(
-    "delimiter_aligned_equiv_le_0p02",
-    "max abs score difference, packed vs the serial reference of the declared semantics",
-    "<=",
-    0.02,
-    evidence=frozenset({"noise_floor", "leak_visibility", "score_spread"}),
-)
-GATES = (EQUIVALENCE,)
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
+from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.targets.target import declared_semantics
 
 
-def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
+def measure(subject: Subject) -> Measurement:
     """Score every case packed and serially.
 
     The difference to plain ``query + item`` is reported beside it and never gated: a visible
     delimiter changes scores by design.
     """
+    multi, serial, delimiter, record = subject.multi, subject.serial, subject.delimiter, subject.record
+    cases = subject.cases(multi)
     semantics = declared_semantics(multi)
     differences, plain, bases, attestations = [], [], [], []
     scored: list[Baseline] = []
@@ -86,3 +76,18 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
             "leak_visibility_median": float(np.median(shifts)) if shifts else None,
         },
     )
+
+
+EQUIVALENCE = Gate(
+    "delimiter_aligned_equiv_le_0p02",
+    "max abs score difference, packed vs the serial reference of the declared semantics",
+    "<=",
+    0.02,
+    evidence=frozenset({"noise_floor", "leak_visibility", "score_spread"}),
+    measure=measure,
+    needs=("multi", "serial"),
+    also_on=("extend",),
+    short="equiv",
+    order=3,
+)
+GATES = (EQUIVALENCE,)

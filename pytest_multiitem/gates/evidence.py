@@ -1,4 +1,4 @@
-"""A measurement with its evidence, and the record it becomes; shared by all gates."""
+"""What is measured around a value, shared by all gates: floors, visibility, spread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice, pairwise
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.gates.gate import larger_floor
+from pytest_multiitem.gates.gate import larger_floor, magnitude
 from pytest_multiitem.gates.traffic import Recorder, surrounded
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
@@ -39,9 +39,7 @@ class Baseline:
     @property
     def noise(self) -> float:
         """The larger floor; not finite where one of them is not."""
-        found = larger_floor(self.floor, self.traffic_floor)
-        assert found is not None
-        return found
+        return max(self.floor, self.traffic_floor, key=magnitude)
 
 
 def baseline(target: Target, case: Case, record: Recorder) -> Baseline:
@@ -61,8 +59,8 @@ def baseline(target: Target, case: Case, record: Recorder) -> Baseline:
 def floors(found: Sequence[Baseline]) -> dict[str, float | None]:
     """Both floors of several requests, as `Evidence` takes them: the largest of each."""
     return {
-        "noise_floor": max((each.floor for each in found), default=None),
-        "traffic_floor": max((each.traffic_floor for each in found), default=None),
+        "noise_floor": larger_floor(*(each.floor for each in found)),
+        "traffic_floor": larger_floor(*(each.traffic_floor for each in found)),
     }
 
 
@@ -75,10 +73,7 @@ def replayed(target: Target, case: Case, record: Recorder) -> tuple[Scores, floa
 
 def replay_floor(target: Target, case: Case, first: Scores, record: Recorder) -> float:
     """How far replays of the same request move its scores: the noise floor, an A/A comparison."""
-    floor = 0.0
-    for _ in range(_REPLAYS - 1):
-        floor = max(floor, max_abs(replay(target, case, record) - first))
-    return floor
+    return max((max_abs(replay(target, case, record) - first) for _ in range(_REPLAYS - 1)), key=magnitude)
 
 
 def replay(target: Target, case: Case, record: Recorder) -> Scores:
@@ -108,7 +103,7 @@ def leak_visibility(
     if key not in serial.memo:
         serial.memo[key] = _neighbour_shifts(serial, chosen, semantics, delimiter, record)
     shifts: list[float] = serial.memo[key]
-    return (max(shifts) if shifts else None), shifts
+    return larger_floor(*shifts), shifts
 
 
 def _neighbour_shifts(
@@ -152,6 +147,6 @@ def semantic_visibility(serial: Target, cases: Sequence[Case], delimiter: int, r
                 }
             )
             shifts.append(max_abs(aligned - plain))
-        serial.memo[key] = max(shifts, default=None)
+        serial.memo[key] = larger_floor(*shifts)
     found: float | None = serial.memo[key]
     return found

@@ -1,28 +1,19 @@
-"""What a gate is, and the evidence that its verdict rests on."""
+"""What a gate is, what it measures, and the evidence that its verdict rests on."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from pytest_multiitem.faults.base import Part
 
-@dataclass(frozen=True)
-class Gate:
-    """A release criterion. ``name`` is final: it appears in JSON, reports and CI.
-
-    ``relation`` and ``limit``: when it holds. ``timing``: it measures time and needs the machine to
-    itself. ``evidence``: which fields of `Evidence` a PASS must rest on. ``asked_by``: the setting that asks for it; a
-    run without it does not measure the gate.
-    """
-
-    name: str
-    measures: str
-    relation: Literal["==", "<=", ">=", "holds"]
-    limit: float | None
-    timing: bool = False
-    evidence: frozenset[str] = frozenset()
-    asked_by: str | None = None
+if TYPE_CHECKING:  # the plugin knows all gates before it knows whether a server is needed
+    from pytest_multiitem.adapters.attestation import Attestation
+    from pytest_multiitem.gates.subject import Subject
+    from pytest_multiitem.results.records import GateRecord
+    from pytest_multiitem.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -46,8 +37,84 @@ class Evidence:
         return larger_floor(self.noise_floor, self.traffic_floor)
 
 
+#: The fields of `Evidence`; records and cells carry each under the same name.
+EVIDENCE = tuple(field.name for field in fields(Evidence))
+
+
+def magnitude(value: float) -> float:
+    """What differences and floors are ordered by: one that is not finite comes before all others."""
+    return value if math.isfinite(value) else math.inf
+
+
 def larger_floor(*floors: float | None) -> float | None:
     """The largest of the floors that were measured; one that is not finite comes before all others."""
-    found = [floor for floor in floors if floor is not None]
-    wrong = (floor for floor in found if not math.isfinite(floor))
-    return next(wrong, max(found, default=None))
+    return max((floor for floor in floors if floor is not None), key=magnitude, default=None)
+
+
+@dataclass
+class Measurement:
+    """What a gate measured.
+
+    ``problem``: something that makes the gate FAIL whatever the value. ``doubt``: something that
+    keeps it from a PASS. ``holds``: of a gate without a limit, the reason why it holds.
+    """
+
+    target: Target
+    value: float | None
+    evidence: Evidence = field(default_factory=Evidence)
+    attestation: Attestation | None = None
+    interval: tuple[float, float] | None = None
+    samples: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+    doubt: str | None = None
+    holds: str | None = None
+    backend: str | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A release criterion, stated once: suites, kill matrix, reports and docs take all they know of it from here.
+
+    ``name`` is final: it appears in JSON, reports and CI. ``relation`` and ``limit``: when it holds.
+    ``timing``: it measures time and needs the machine to itself. ``evidence``: which fields of `Evidence` a PASS must
+    rest on; ``rests_on``: the same in words, where it is no such field. ``asked_by``: the setting that asks for it; a
+    run without it does not measure the gate. ``order``: its place in tables; without one it comes last, by name.
+
+    ``measure``: measures it, or judges it altogether; None where no server is measured for it. ``needs``: what it asks
+    of the `Subject`, such as ``("multi", "opposite.serial")``. ``judges``: the servers that its verdict is about, by
+    backend; all that it needs of its own backend where None. ``also_on``: servers that the kill matrix measures it on
+    in the place of the packed one, each in a further column. ``no_column``: why it is no column there. ``short``: its
+    name at the head of a narrow column.
+    """
+
+    name: str
+    measures: str
+    relation: Literal["==", "<=", ">=", "holds"]
+    limit: float | None
+    _: KW_ONLY
+    timing: bool = False
+    evidence: frozenset[str] = frozenset()
+    rests_on: str | None = None
+    asked_by: str | None = None
+    measure: Callable[[Subject], Measurement | GateRecord] | None = None
+    needs: tuple[str, ...] = ()
+    judges: Callable[[str], Sequence[Part]] | None = None
+    also_on: tuple[Part, ...] = ()
+    no_column: str | None = None
+    short: str | None = None
+    order: float = math.inf
+
+    @property
+    def bound(self) -> str:
+        """When it holds."""
+        return self.relation if self.limit is None else f"{self.relation} {self.limit:g}"
+
+    @property
+    def pass_needs(self) -> str:
+        """What a PASS rests on, in words."""
+        return self.rests_on or ", ".join(sorted(self.evidence)).replace("_", " ")
+
+    def judged_parts(self, backend: str) -> set[Part]:
+        """The servers of a backend's subject that a verdict is about: a fault elsewhere cannot change it."""
+        return set(self.judges(backend)) if self.judges else {part for part in get_args(Part) if part in self.needs}

@@ -9,49 +9,21 @@ import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.evidence import baseline, floors, leak_visibility, max_abs, score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate
-from pytest_multiitem.gates.record import Measurement
-from pytest_multiitem.gates.traffic import Recorder
-from pytest_multiitem.scoring.cases import Case, mutations
-from pytest_multiitem.targets.target import Target, declared_semantics
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
+from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.scoring.cases import mutations
+from pytest_multiitem.targets.target import declared_semantics
 
-_EVIDENCE = frozenset({"noise_floor", "leak_visibility", "score_spread"})
-
-SAME_LENGTH = Gate(
-    "same_length_isolation_zero",
-    "max abs score change of untouched items when one item is mutated, same length",
-    "==",
-    0.0,
-    evidence=_EVIDENCE,
-)
-CHANGED_LENGTH = Gate(
-    "changed_length_isolation_zero",
-    "max abs score change of untouched items when one item changes its length",
-    "==",
-    0.0,
-    evidence=_EVIDENCE,
-)
-GATES = (SAME_LENGTH, CHANGED_LENGTH)
-
-_KINDS = {SAME_LENGTH.name: ("same_length",), CHANGED_LENGTH.name: ("longer", "shorter")}
 _SATURATED = 1e-6
 
 
-def measure(
-    gate: Gate,
-    multi: Target,
-    serial: Target,
-    cases: Sequence[Case],
-    *,
-    delimiter: int,
-    seed: int,
-    record: Recorder,
-) -> Measurement:
+def measure(subject: Subject, *kinds: str) -> Measurement:
     """Mutate the first, a middle and the last item of every case and compare all other items.
 
-    An engine whose mutated item keeps its own score does not read its items, and fails.
+    ``kinds``: of mutations. An engine whose mutated item keeps its own score does not read its items, and fails.
     """
-    usable = [case for case in cases if len(case.items) > 1]
+    multi, record = subject.multi, subject.record
+    usable = [case for case in subject.cases(multi) if len(case.items) > 1]
     if not usable:  # no item is untouched where there is only one
         return Measurement(target=multi, value=None, samples={"cases": 0, "mutations": 0, "items": 0})
     worst: list[dict[str, Any]] = []
@@ -60,7 +32,7 @@ def measure(
     bases = [base.scores for base in unchanged]
     attestations = [base.attestation for base in unchanged]
     for case, base in zip(usable, bases, strict=True):
-        mutated = mutations(case, _KINDS[gate.name], seed=seed)
+        mutated = mutations(case, kinds, seed=subject.settings.seed)
         if not mutated:
             continue
         with multi.attest() as attestation:
@@ -81,14 +53,14 @@ def measure(
             }
             record({"kind": "isolation mutated", **entry, "scores": scores.tolist()})
             worst.append(entry)
-    visibility, shifts = leak_visibility(serial, usable, declared_semantics(multi), delimiter, record)
+    visibility, shifts = leak_visibility(subject.serial, usable, declared_semantics(multi), subject.delimiter, record)
     problem = None
     if own_changes and max(own_changes) == 0.0 and not _saturated(bases):
         problem = "the mutated item keeps its own score: the engine does not read its items"
-    worst.sort(key=lambda entry: -entry["max_abs_diff_unchanged"])
+    worst.sort(key=lambda entry: -magnitude(entry["max_abs_diff_unchanged"]))
     return Measurement(
         target=multi,
-        value=max((entry["max_abs_diff_unchanged"] for entry in worst), default=None),
+        value=worst[0]["max_abs_diff_unchanged"] if worst else None,
         evidence=Evidence(**floors(unchanged), leak_visibility=visibility, score_spread=score_spread(bases)),
         attestation=Attestation.joined(attestations),
         samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(b) for b in bases)},
@@ -104,3 +76,30 @@ def measure(
 def _saturated(bases: Sequence[np.ndarray[Any, Any]]) -> bool:
     """Whether every score lies so close to 0 or 1 that a real change could round away."""
     return all(max_abs(np.minimum(base, 1 - base)) < _SATURATED for base in bases)
+
+
+#: The mutations of each gate.
+KINDS = {
+    "same_length_isolation_zero": ("same_length",),
+    "changed_length_isolation_zero": ("longer", "shorter"),
+}
+
+
+def _gate(name: str, what: str, *, short: str, order: int) -> Gate:
+    return Gate(
+        name,
+        f"max abs score change of untouched items when one item {what}",
+        "==",
+        0.0,
+        evidence=frozenset({"noise_floor", "leak_visibility", "score_spread"}),
+        measure=lambda subject: measure(subject, *KINDS[name]),
+        needs=("multi", "serial"),
+        judges=lambda backend: ("multi",),
+        short=short,
+        order=order,
+    )
+
+
+SAME_LENGTH = _gate("same_length_isolation_zero", "is mutated, same length", short="same", order=1)
+CHANGED_LENGTH = _gate("changed_length_isolation_zero", "changes its length", short="changed", order=2)
+GATES = (SAME_LENGTH, CHANGED_LENGTH)

@@ -1,4 +1,4 @@
-"""What a gate is, and the one place where a measurement becomes a verdict."""
+"""The one place where a measurement becomes a verdict."""
 
 from __future__ import annotations
 
@@ -30,12 +30,9 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
         return Verdict.FAIL, f"the measured difference is {value}, not a finite number"
     if value < 0:
         return Verdict.FAIL, f"the measured difference is {value}; an absolute difference is 0 or more"
-    floor = evidence.floor
-    quiet = evidence.noise_floor
-    busy = quiet is None or (math.isfinite(quiet) and quiet != floor)
-    replaying = "replaying the same request among others" if busy else "replaying the same request"
-    if floor is not None and not math.isfinite(floor):
-        return Verdict.FAIL, f"{replaying} gives a difference of {floor}"
+    if (problem := floor_problem(evidence)) is not None:
+        return Verdict.FAIL, problem
+    floor, replaying = evidence.floor, _replaying(evidence)
     if value > limit:
         if floor is not None and floor > limit and value <= NOISE_FACTOR * floor:
             return (
@@ -52,8 +49,8 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
     if floor is not None and floor > limit:
         return (
             Verdict.INCONCLUSIVE,
-            f"the noise floor {floor:.3g}{' (in traffic)' if busy else ''} is above the limit {limit:g}: "
-            "a violation could not be told from noise",
+            f"the noise floor {floor:.3g}{' (in traffic)' if replaying.endswith('others') else ''} is above the limit "
+            f"{limit:g}: a violation could not be told from noise",
         )
     visibility = evidence.leak_visibility
     if visibility is not None and not visibility > limit:
@@ -69,6 +66,31 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
             f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation",
         )
     return Verdict.PASS, f"{value:.6g} is within the limit {limit:g}"
+
+
+def judge_statement(
+    value: float | None, evidence: Evidence, *, holds: str | None, doubt: str | None
+) -> tuple[Verdict, str]:
+    """The verdict of a gate without a limit: whoever measured it says whether it holds. Figures that are not finite
+    hold nothing."""
+    if (problem := floor_problem(evidence)) is not None:
+        return Verdict.FAIL, problem
+    if value is not None and not math.isfinite(value):
+        return Verdict.FAIL, f"the measured value is {value}, not a finite number"
+    return (Verdict.PASS, holds) if holds is not None else (Verdict.INCONCLUSIVE, doubt or "nothing was measured")
+
+
+def floor_problem(evidence: Evidence) -> str | None:
+    """What is wrong with replays whose scores are apart by no finite number; None where nothing is."""
+    wrong = evidence.floor is not None and not math.isfinite(evidence.floor)
+    return f"{_replaying(evidence)} gives a difference of {evidence.floor}" if wrong else None
+
+
+def _replaying(evidence: Evidence) -> str:
+    """What the larger floor is that of."""
+    quiet = evidence.noise_floor
+    busy = quiet is None or (math.isfinite(quiet) and quiet != evidence.floor)
+    return "replaying the same request among others" if busy else "replaying the same request"
 
 
 def judge_ratio(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pytest_multiitem.gates.evidence import score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD
-from pytest_multiitem.gates.record import Measurement
 from pytest_multiitem.gates.relation_judge import Judge, Violation
-from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.properties.play import Player, send
 from pytest_multiitem.results.counterexample import Counterexample, Server
 from pytest_multiitem.results.redaction import without_credentials
@@ -19,40 +18,22 @@ from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, token_pool
 from pytest_multiitem.scoring.relations import ScoreBody, Space, budget, relation, relation_names, relations
 from pytest_multiitem.targets.target import Target
 
-RELATIONS_HOLD = Gate(
-    "metamorphic_relations_hold",
-    "scores agree under every relation that must not change them, on requests found by a search",
-    "holds",
-    None,
-)
-GATES = (RELATIONS_HOLD,)
-
 #: Labels of a request: with three of them, an order is more than a swap.
 _LABELS = 3
 #: Item lengths of the request whose replays are the noise floor.
 _PROBE_LENGTHS = (1, 20, 3, 17, 2, 18, 9, 33)
 
 
-def measure(
-    multi: Target,
-    *,
-    labels: Sequence[int],
-    delimiter: int,
-    examples: int,
-    seed: int,
-    max_tokens: int,
-    record: Recorder,
-    shrink: bool = True,
-    keep: Callable[[Counterexample], object] = lambda found: None,
-) -> Measurement:
-    """Try ``examples`` requests, the relations in turn; the first that does not hold is made as small as it can be.
-
-    ``max_tokens``: of a packed request; less where the server takes less. ``keep`` is given the counterexample.
-    The value is the largest difference over the relations that allow none.
+def measure(subject: Subject) -> Measurement:
+    """Try the subject's number of examples, the relations in turn; the first that does not hold is made as small as it
+    can be, and kept. The value is the largest difference over the relations that allow none.
     """
     from pytest_multiitem.properties.search import search  # Hypothesis: no other gate needs it
 
-    space = space_of(multi, labels=labels, delimiter=delimiter, max_tokens=max_tokens)
+    multi, settings = subject.multi, subject.settings
+    space = space_of(
+        multi, labels=settings.labels, delimiter=subject.delimiter, max_tokens=settings.property_max_tokens
+    )
     tried = relations(space)
 
     def score(request: ScoreBody) -> Any:
@@ -60,13 +41,13 @@ def measure(
             return send(multi.client, request)
 
     with multi.attest() as attestation, Player(score, multi.client.another) as player:
-        judge = Judge(player, multi.dtype, record)
+        judge = Judge(player, multi.dtype, subject.record)
         judge.probe(_probe(space))
-        share = budget(tried, examples)
+        share = budget(tried, subject.examples)
         for kind in tried:
             if share[kind.name] and judge.violation is None and judge.ended is None:
-                own_seed = seed + relation_names().index(kind.name)
-                search(kind, space, judge.holds, examples=share[kind.name], seed=own_seed, shrink=shrink)
+                own_seed = settings.seed + relation_names().index(kind.name)
+                search(kind, space, judge.holds, examples=share[kind.name], seed=own_seed, shrink=subject.shrink)
         if judge.ended is not None:
             with multi.watch():  # a sender beside it may have met the server's end first
                 raise judge.ended
@@ -75,7 +56,7 @@ def measure(
             raise judge.unanswered
         reproduced = violation is not None and judge.again(violation)
     if violation is not None:
-        keep(_counterexample(multi, violation, judge, seed=seed, reproduced=reproduced))
+        subject.keep(_counterexample(multi, violation, judge, seed=settings.seed, reproduced=reproduced))
     return _measurement(multi, judge, violation, spread=score_spread(judge.bases), requests=player.played,
                         attestation=attestation)  # fmt: skip
 
@@ -111,7 +92,7 @@ def _measurement(
     for name, seen in judge.seen.items():
         known = relation(name)
         assert known is not None
-        worst[known.exact] = max(worst[known.exact], seen.worst)
+        worst[known.exact] = max(worst[known.exact], seen.worst, key=magnitude)
         figures[name] = {"examples": seen.examples, "worst": seen.worst, "exact": known.exact}
     details: dict[str, Any] = {
         "relations": figures,
@@ -197,3 +178,17 @@ def _counterexample(
             mask_requested=profile.mask_impl,
         ),
     )
+
+
+RELATIONS_HOLD = Gate(
+    "metamorphic_relations_hold",
+    "scores agree under every relation that must not change them, on requests found by a search",
+    "holds",
+    None,
+    rests_on="noise floor 0, score spread",
+    measure=measure,
+    needs=("multi",),
+    short="relations",
+    order=7,
+)
+GATES = (RELATIONS_HOLD,)

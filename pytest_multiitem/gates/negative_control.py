@@ -9,23 +9,15 @@ from dataclasses import dataclass, replace
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.gates import equivalence, isolation
-from pytest_multiitem.gates.gate import Gate
-from pytest_multiitem.gates.record import Measurement, record_of
+from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.gates.semantics import CAUSAL
-from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.scoring.semantics import Semantics, unisolated
+from pytest_multiitem.scoring.semantics import unisolated
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import Scores
-
-NEGATIVE_CONTROL = Gate(
-    "negative_control_fails",
-    "whether isolation and equivalence FAIL on the same requests where every item sees all items before it",
-    "holds",
-    None,
-)
-GATES = (NEGATIVE_CONTROL,)
 
 _ITEMS = 8
 _LEAST_ITEMS = 3
@@ -62,24 +54,21 @@ class Unisolated(Target):
         yield Attestation(CAUSAL)
 
 
-def measure(
-    serial: Target, semantics: Semantics, cases: Sequence[Case], *, delimiter: int, seed: int, record: Recorder
-) -> Measurement:
+def measure(subject: Subject) -> Measurement:
     """Measure isolation and equivalence on a server that has neither; the control holds where all three gates FAIL.
 
     Of the first case with three items or more, at most eight are used. The value is the smallest of the three
     differences: how far the weakest gate was above its limit of 0 or 0.02.
     """
-    case = next(filter(None, map(_leaking, cases)), None)
+    serial, semantics = subject.serial, subject.semantics
+    case = next(filter(None, map(_leaking, subject.cases(serial))), None)
     if case is None:
         return Measurement(serial, None, doubt=f"no request has {_LEAST_ITEMS} items with tokens: nobody could leak")
     profile = Profile("multi", serial.profile.backend, CAUSAL, 0, semantics, serial.profile.model)
-    leaking = Unisolated(profile, serial.engine, serial.client, serial=serial, delimiter=delimiter)
-    measured = [
-        (gate, isolation.measure(gate, leaking, serial, [case], delimiter=delimiter, seed=seed, record=record))
-        for gate in isolation.GATES
-    ]
-    compared = equivalence.measure(leaking, serial, [case], delimiter=delimiter, record=record)
+    leaking = Unisolated(profile, serial.engine, serial.client, serial=serial, delimiter=subject.delimiter)
+    played = subject.instead(leaking, [case])
+    measured = [(gate, isolation.measure(played, *isolation.KINDS[gate.name])) for gate in isolation.GATES]
+    compared = equivalence.measure(played)
     measured.append((equivalence.EQUIVALENCE, compared))
     found = [record_of(gate, each) for gate, each in measured]
     unseen = [f"{each.gate} says {each.verdict}: {each.reason}" for each in found if each.verdict is not Verdict.FAIL]
@@ -105,3 +94,17 @@ def _leaking(case: Case) -> Case | None:
     """A few items of a case; None where it has too few for a leak to have somewhere to go."""
     items = tuple(item for item in case.items if item)[:_ITEMS]
     return replace(case, items=items) if len(items) >= _LEAST_ITEMS else None
+
+
+NEGATIVE_CONTROL = Gate(
+    "negative_control_fails",
+    "whether isolation and equivalence FAIL on the same requests where every item sees all items before it",
+    "holds",
+    None,
+    rests_on="a FAIL of all three gates that it measures",
+    measure=measure,
+    needs=("serial",),
+    short="control",
+    order=8,
+)
+GATES = (NEGATIVE_CONTROL,)

@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.evidence import Baseline, baseline, floors, leak_visibility, max_abs, score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate
-from pytest_multiitem.gates.record import Measurement
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import Scores
-
-_EVIDENCE = frozenset({"noise_floor", "score_spread"})
-
-JAX_SERIAL_VS_TORCH_SERIAL = Gate(
-    "jax_serial_vs_torch_serial_le_0p02",
-    "max abs score difference, JAX serial vs PyTorch serial on the same checkpoint",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
-)
-SERIAL_VS_REFERENCE = Gate(
-    "serial_vs_reference_le_0p02",
-    "max abs score difference, serial server vs transformers' own model of the same checkpoint",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
-)
-JAX_MULTI_VS_TORCH_MULTI_SEMANTIC = Gate(
-    "jax_multi_vs_torch_multi_semantic_le_0p02",
-    "max abs score difference, JAX packed vs PyTorch serial on the packed semantics' context",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
-)
-CROSS_BACKEND_MAX_ABS = Gate(
-    "cross_backend_max_abs_le_0p02",
-    "max abs score difference between the backends at one client chunk size",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
-)
-CROSS_BACKEND_MEAN_ABS = Gate(
-    "cross_backend_mean_abs_le_0p01",
-    "mean abs score difference between the backends at one client chunk size",
-    "<=",
-    0.01,
-    evidence=_EVIDENCE,
-)
-SEGMENT_VS_DENSE = Gate(
-    "segment_vs_dense_le_1e_4",
-    "max abs score difference, segment vs dense",
-    "<=",
-    1e-4,
-    evidence=_EVIDENCE,
-)
-GATES = (
-    SERIAL_VS_REFERENCE,
-    JAX_SERIAL_VS_TORCH_SERIAL,
-    JAX_MULTI_VS_TORCH_MULTI_SEMANTIC,
-    CROSS_BACKEND_MAX_ABS,
-    CROSS_BACKEND_MEAN_ABS,
-    SEGMENT_VS_DENSE,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,22 +30,14 @@ class Comparison:
     client_chunk_size: int | None
 
 
-def compare(
-    left: Target,
-    right: Target,
-    cases: Sequence[Case],
-    *,
-    delimiter: int,
-    record: Recorder,
-    client_chunk_size: int | None = None,
-    serial: Target | None = None,
-) -> Comparison:
+def compare(subject: Subject, left: Target, right: Target, client_chunk_size: int | None = None) -> Comparison:
     """Score every case on both sides; ``left`` is the side under test.
 
     Where ``left`` packs and ``right`` is serial, ``right`` scores the context that the packed
-    semantics gives an item. ``client_chunk_size``: items per request (None: all in one). ``serial``: a serial server
-    of ``left``'s model, where there is one: it says how visible a leak would be.
+    semantics gives an item. ``client_chunk_size``: items per request (None: all in one).
     """
+    cases, delimiter, record = subject.cases(left), subject.delimiter, subject.record
+    serial = None if left.profile.role == "serial" else subject.serial_at_hand(left)
     aligned = left.profile.role != "serial" and right.profile.role == "serial"
     differences, bases = [], []
     scored: list[Baseline] = []
@@ -140,7 +79,7 @@ def compare(
     )
 
 
-def measure(comparison: Comparison, statistic: Callable[[Scores], float] = max_abs) -> Measurement:
+def figure(comparison: Comparison, statistic: Callable[[Scores], float] = max_abs) -> Measurement:
     """The gated value of a comparison: ``statistic`` of all score differences."""
     found, left, right = comparison.differences, comparison.left.profile, comparison.right.profile
     unattested = "unattested" in comparison.attestation.mask
@@ -187,3 +126,101 @@ def _both(left: Attestation, right: Attestation) -> Attestation:
     problems = [a.problem for a in (left, right) if a.problem]
     mask = left.mask if left.mask == right.mask else f"{left.mask} vs {right.mask}"
     return replace(left, mask=mask, problem="; ".join(problems) or None)
+
+
+def _serial_sides(subject: Subject) -> Measurement:
+    return figure(compare(subject, subject.serial, subject.opposite.serial))
+
+
+def _packed_jax_vs_serial_torch(subject: Subject) -> Measurement:
+    if subject.backend == "pytorch":
+        return figure(compare(subject, subject.opposite.multi, subject.serial))
+    return figure(compare(subject, subject.multi, subject.opposite.serial))
+
+
+def _packed_sides(subject: Subject, statistic: Callable[[Scores], float]) -> Measurement:
+    """Both gates judge one comparison."""
+    left, right = subject.multi, subject.opposite.multi
+    key = ("cross-backend", right, subject.client_chunk_size)
+    if key not in left.memo:
+        left.memo[key] = compare(subject, left, right, subject.client_chunk_size)
+    return figure(left.memo[key], statistic)
+
+
+_EVIDENCE = frozenset({"noise_floor", "score_spread"})
+
+SERIAL_VS_REFERENCE = Gate(
+    "serial_vs_reference_le_0p02",
+    "max abs score difference, serial server vs transformers' own model of the same checkpoint",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+    measure=lambda subject: figure(compare(subject, subject.serial, subject.reference)),
+    needs=("serial", "reference"),
+    short="reference",
+    order=15,
+)
+JAX_SERIAL_VS_TORCH_SERIAL = Gate(
+    "jax_serial_vs_torch_serial_le_0p02",
+    "max abs score difference, JAX serial vs PyTorch serial on the same checkpoint",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+    measure=_serial_sides,
+    needs=("serial", "opposite.serial"),
+    short="serial j/t",
+    order=11,
+)
+JAX_MULTI_VS_TORCH_MULTI_SEMANTIC = Gate(
+    "jax_multi_vs_torch_multi_semantic_le_0p02",
+    "max abs score difference, JAX packed vs PyTorch serial on the packed semantics' context",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+    measure=_packed_jax_vs_serial_torch,
+    needs=("multi", "opposite.serial"),
+    judges=lambda backend: ("serial",) if backend == "pytorch" else ("multi",),
+    short="multi-sem",
+    order=12,
+)
+CROSS_BACKEND_MAX_ABS = Gate(
+    "cross_backend_max_abs_le_0p02",
+    "max abs score difference between the backends at one client chunk size",
+    "<=",
+    0.02,
+    evidence=_EVIDENCE,
+    measure=lambda subject: _packed_sides(subject, max_abs),
+    needs=("multi", "opposite.multi"),
+    short="cross max",
+    order=13,
+)
+CROSS_BACKEND_MEAN_ABS = Gate(
+    "cross_backend_mean_abs_le_0p01",
+    "mean abs score difference between the backends at one client chunk size",
+    "<=",
+    0.01,
+    evidence=_EVIDENCE,
+    measure=lambda subject: _packed_sides(subject, mean_abs),
+    needs=("multi", "opposite.multi"),
+    short="cross mean",
+    order=14,
+)
+SEGMENT_VS_DENSE = Gate(
+    "segment_vs_dense_le_1e_4",
+    "max abs score difference, segment vs dense",
+    "<=",
+    1e-4,
+    evidence=_EVIDENCE,
+    measure=lambda subject: figure(compare(subject, subject.multi, subject.other_mask)),
+    needs=("multi", "other_mask"),
+    short="seg/dense",
+    order=9,
+)
+GATES = (
+    SERIAL_VS_REFERENCE,
+    JAX_SERIAL_VS_TORCH_SERIAL,
+    JAX_MULTI_VS_TORCH_MULTI_SEMANTIC,
+    CROSS_BACKEND_MAX_ABS,
+    CROSS_BACKEND_MEAN_ABS,
+    SEGMENT_VS_DENSE,
+)

@@ -10,6 +10,8 @@ HEALTHY_PASSES = Gate(
     "holds",
     None,
     asked_by="power",
+    no_column="it judges the gates, by this matrix",
+    order=21,
 )
 FAULT_IS_KILLED = Gate(
     "fault_is_killed",
@@ -17,5 +19,7 @@ FAULT_IS_KILLED = Gate(
     "holds",
     None,
     asked_by="power",
+    no_column="it judges the gates, by this matrix",
+    order=22,
 )
 GATES = (HEALTHY_PASSES, FAULT_IS_KILLED)

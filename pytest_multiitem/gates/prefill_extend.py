@@ -5,27 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from pytest_multiitem.gates.evidence import max_abs, score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate
-from pytest_multiitem.gates.record import Measurement
-from pytest_multiitem.gates.traffic import Recorder
-from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.targets.target import Target
-
-PREFILL_EXTEND_REPLAY = Gate(
-    "prefill_extend_replay_le_1e_4",
-    "max abs score difference between two runs of 24 items through prefill+extend; rows sum to 1",
-    "<=",
-    1e-4,
-    evidence=frozenset({"score_spread"}),
-)
-GATES = (PREFILL_EXTEND_REPLAY,)
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
+from pytest_multiitem.gates.subject import Subject
 
 NUM_ITEMS = 24
 _ROW_SUM_TOLERANCE = 5e-6  # five decimal places
 
 
-def measure(extend: Target, case: Case, *, record: Recorder) -> Measurement:
+def measure(subject: Subject) -> Measurement:
     """Score a case twice: the first run fills the scoring cache, the second reads it."""
+    extend, record = subject.extend, subject.record
+    case = subject.timing_case(extend, NUM_ITEMS)
     with extend.attest() as attestation:
         first, second = extend.score(case), extend.score(case)
     record({"kind": "prefill+extend", "case": case.name, "first": first.tolist(), "second": second.tolist()})
@@ -42,3 +32,17 @@ def measure(extend: Target, case: Case, *, record: Recorder) -> Measurement:
         details={"row_sum_error": off},
         problem=problem,
     )
+
+
+PREFILL_EXTEND_REPLAY = Gate(
+    "prefill_extend_replay_le_1e_4",
+    "max abs score difference between two runs of 24 items through prefill+extend; rows sum to 1",
+    "<=",
+    1e-4,
+    evidence=frozenset({"score_spread"}),
+    measure=measure,
+    needs=("extend",),
+    short="replay",
+    order=10,
+)
+GATES = (PREFILL_EXTEND_REPLAY,)

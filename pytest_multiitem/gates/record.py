@@ -1,41 +1,17 @@
-"""A measurement, and the record that it becomes."""
+"""From a measurement to the record of a verdict."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict
 
-from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.errors import EngineUnavailable
-from pytest_multiitem.gates.gate import Evidence, Gate
-from pytest_multiitem.gates.judge import judge_difference, judge_ratio
+from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.judge import judge_difference, judge_ratio, judge_statement
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.servers.errors import ServerError
-from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreFailure
-
-
-@dataclass
-class Measurement:
-    """What a gate measured.
-
-    ``problem``: something that makes the gate FAIL whatever the value. ``doubt``: something that
-    keeps it from a PASS. ``holds``: of a gate without a limit, the reason why it holds.
-    """
-
-    target: Target
-    value: float | None
-    evidence: Evidence = field(default_factory=Evidence)
-    attestation: Attestation | None = None
-    interval: tuple[float, float] | None = None
-    samples: dict[str, int] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    problem: str | None = None
-    doubt: str | None = None
-    holds: str | None = None
-    backend: str | None = None
 
 
 def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
@@ -44,10 +20,10 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         verdict, reason = judge_ratio(
             gate, measurement.value, measurement.interval, measurement.samples.get("timed_runs", 0)
         )
-    elif gate.limit is None:  # whoever measured it says whether it holds
-        verdict, reason = Verdict.PASS, measurement.holds or ""
-        if measurement.holds is None:
-            verdict, reason = Verdict.INCONCLUSIVE, measurement.doubt or "nothing was measured"
+    elif gate.limit is None:
+        verdict, reason = judge_statement(
+            measurement.value, measurement.evidence, holds=measurement.holds, doubt=measurement.doubt
+        )
     else:
         verdict, reason = judge_difference(gate, measurement.value, measurement.evidence)
     if verdict is Verdict.PASS and measurement.doubt is not None:
@@ -66,14 +42,11 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         value=None if value is None else float(value),
         limit=gate.limit,
         interval=measurement.interval,
-        noise_floor=measurement.evidence.noise_floor,
-        leak_visibility=measurement.evidence.leak_visibility,
-        score_spread=measurement.evidence.score_spread,
-        traffic_floor=measurement.evidence.traffic_floor,
-        semantic_visibility=measurement.evidence.semantic_visibility,
+        **asdict(measurement.evidence),
         samples=measurement.samples,
         engine=target.engine,
         backend=measurement.backend or profile.backend,
+        role=profile.role,
         model=target.model,
         dtype=target.dtype,
         semantics=None if profile.semantics is None else profile.semantics.value,
@@ -92,11 +65,13 @@ def blank_record(gate: Gate, verdict: Verdict, reason: str, nodeid: str = "") ->
     )
 
 
-def judged(gate: Gate, measure: Callable[[Gate], Measurement]) -> GateRecord:
-    """Measure and judge. A request that fails, and a server that dies or does not start, is a FAIL of the gate."""
+def judged(gate: Gate, measure: Callable[[Gate], Measurement | GateRecord]) -> GateRecord:
+    """Measure and judge, where the measurement does not. A request that fails, and a server that dies or does not
+    start, is a FAIL of the gate."""
     start = time.perf_counter()
     try:
-        record = record_of(gate, measure(gate))
+        measured = measure(gate)
+        record = measured if isinstance(measured, GateRecord) else record_of(gate, measured)
     except EngineUnavailable as error:
         record = blank_record(gate, Verdict.NOT_RUN, str(error))
     except (ScoreFailure, ServerError) as error:

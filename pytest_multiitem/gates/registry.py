@@ -1,4 +1,4 @@
-"""All gates by name, found in the modules of this package."""
+"""All gates by name: those of this package's modules, and those that a project adds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def _shipped() -> Iterator[Gate]:
 
 
 #: The gates of this package, and those that a project adds.
-REGISTRY: Registry[Gate] = Registry("gate", _shipped)
+REGISTRY: Registry[Gate] = Registry("gate", _shipped, key=lambda gate: (gate.order, gate.name))
 
 
 def gates() -> Mapping[str, Gate]:
-    """Every gate, in the order of its module's name and definition; a project's own come last."""
+    """Every gate, in the order that they state; those without one last, by their names."""
     return REGISTRY.all()
 
 

@@ -10,6 +10,9 @@ NO_REGRESSION = Gate(
     "holds",
     None,
     timing=True,
+    rests_on="a confidence interval of each ratio",
     asked_by="baseline",
+    no_column="it compares a run with an earlier one; measured by --baseline only",
+    order=23,
 )
 GATES = (NO_REGRESSION,)

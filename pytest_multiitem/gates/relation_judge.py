@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_multiitem.gates.evidence import max_abs
+from pytest_multiitem.gates.gate import magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.properties.play import Player
@@ -101,7 +102,7 @@ class Judge:
             else:
                 self.unanswered = failure
             return
-        self.floor = max(max_abs(other - first) for other in others)
+        self.floor = max((max_abs(other - first) for other in others), key=magnitude)
 
     def holds(self, scenario: Scenario) -> bool:
         """Whether it holds; True as well once nothing more may be sent."""
@@ -152,7 +153,7 @@ class Judge:
             base, variant = self._rows(scenario.base), self._variant(scenario)
             difference = max_abs(scenario.differences(base, variant))
             if searching:
-                seen.worst = max(seen.worst, difference)
+                seen.worst = max(seen.worst, difference, key=magnitude)
                 if scenario.base.apply_softmax and len(set(scenario.base.items)) > 1:
                     self.bases.append(base)
                 self._note(scenario, difference, limit, base, variant)
@@ -176,7 +177,7 @@ class Judge:
         """
         once, last, settled = (self._rows(scenario.base) for _ in range(3))
         noise = max_abs(settled - last)
-        self.floor = max(self.floor, noise)
+        self.floor = max(self.floor, noise, key=magnitude)
         noise_limit = NOISE_FACTOR * self.floor * scenario.magnified(variant)
         if noise_limit > _HALF_THE_RANGE:
             noise_limit = math.inf

@@ -18,23 +18,13 @@ from pytest_multiitem.gates.evidence import (
     score_spread,
     semantic_visibility,
 )
-from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
-from pytest_multiitem.gates.record import Measurement
-from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores
-
-CONTRACT = Gate(
-    "request_contract_holds",
-    "whether what is asked for is what is answered (duplicates, labels, softmax, one item, an empty item), and what "
-    "cannot be scored is refused (too long, the delimiter inside an item)",
-    "holds",
-    None,
-)
-GATES = (CONTRACT,)
 
 _ITEMS = 6
 #: Scores of the same content elsewhere; from the same server, in float32, only rounding differs.
@@ -59,12 +49,14 @@ class _Undecided(_NotMade):
     """A check was made, and what was seen may be noise; the message says how much there is of both."""
 
 
-def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder) -> Measurement:
+def measure(subject: Subject) -> Measurement:
     """Make every check that can be made here, those that may end a server last.
 
     A check that does not hold makes the gate FAIL, with what was seen; where none could be made, or what one saw may
     be noise, nothing is decided.
     """
+    multi, serial, delimiter, record = subject.multi, subject.serial, subject.delimiter, subject.record
+    cases = subject.cases(multi)
     first = cases[0]
     case = replace(first, items=tuple(item for item in first.items if item)[:_ITEMS])
     if not case.items:
@@ -169,7 +161,7 @@ def _duplicates(probe: _Probe) -> str:
     items = probe.case.items
     order = [index % max(1, len(items) // 2) for index in range(max(2, len(items)))]
     scores = probe.packed([items[index] for index in order])
-    apart = max(max_abs(scores[place] - scores[order.index(index)]) for place, index in enumerate(order))
+    apart = max((max_abs(scores[at] - scores[order.index(item)]) for at, item in enumerate(order)), key=magnitude)
     return probe.within(apart, probe.same(), f"{len(order) - len(set(order))} copies among {len(order)} items")
 
 
@@ -209,7 +201,8 @@ def _label_order(probe: _Probe) -> str:
 def _one_item(probe: _Probe) -> str:
     """The first and the last item, each in a request of its own."""
     items = probe.case.items
-    apart = max(max_abs(probe.packed([items[at]])[0] - probe.whole[at]) for at in {0, len(items) - 1})
+    differences = (max_abs(probe.packed([items[at]])[0] - probe.whole[at]) for at in {0, len(items) - 1})
+    apart = max(differences, key=magnitude)
     return probe.within(apart, _LIMIT, "one item alone, against the whole request")
 
 
@@ -296,3 +289,18 @@ def _may_be_sent(target: Target) -> None:
 
 def _is_embedded(target: Target) -> bool:
     return target.info.get("engine") == "embedded"
+
+
+CONTRACT = Gate(
+    "request_contract_holds",
+    "whether what is asked for is what is answered (duplicates, labels, softmax, one item, an empty item), and what "
+    "cannot be scored is refused (too long, the delimiter inside an item)",
+    "holds",
+    None,
+    rests_on="one check that could be made, and none that is broken",
+    measure=measure,
+    needs=("multi", "serial"),
+    short="contract",
+    order=6,
+)
+GATES = (CONTRACT,)

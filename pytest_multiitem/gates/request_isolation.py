@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.evidence import baseline, leak_visibility, max_abs, replay, score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate
-from pytest_multiitem.gates.record import Measurement
-from pytest_multiitem.gates.traffic import Recorder, surrounded
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, larger_floor, magnitude
+from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.gates.traffic import surrounded
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.targets.target import Target, declared_semantics
-
-REQUEST_ISOLATION = Gate(
-    "request_isolation_le_0p02",
-    "max abs score change of a request when others come just before it and run beside it",
-    "<=",
-    0.02,
-    evidence=frozenset({"noise_floor", "score_spread"}),
-)
-GATES = (REQUEST_ISOLATION,)
+from pytest_multiitem.targets.target import declared_semantics
 
 #: Rounds of the smallest request, each among others; every other request has one.
 _ROUNDS = 3
 
 
-def measure(
-    multi: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder, serial: Target | None = None
-) -> Measurement:
+def measure(subject: Subject) -> Measurement:
     """Score every case among others, right after them, and then twice more, when it has come after itself alone.
 
     The first two must be what the third is; the fourth says how far noise alone moves scores. What went before the
-    very first answer is not known, so that one is no reference here. ``serial``: a serial server of the model, where
-    there is one: it says how visible a leak would be.
+    very first answer is not known, so that one is no reference here.
     """
+    multi, record = subject.multi, subject.record
+    cases, serial = subject.cases(multi), subject.serial_at_hand(multi)
     alone = [baseline(multi, case, record) for case in cases]
     smallest = min(cases, key=_tokens, default=None)
     changes: list[dict[str, Any]] = []
@@ -52,13 +41,13 @@ def measure(
     attestation.packed_sequences = attestation.packed_items = 0  # the others are smaller than what is measured
     visibility = None
     if serial is not None:
-        visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), delimiter, record)
+        visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), subject.delimiter, record)
     rounds = len(floors)
-    changes.sort(key=lambda change: -change["max_abs_diff"])
+    changes.sort(key=lambda change: -magnitude(change["max_abs_diff"]))
     return Measurement(
         target=multi,
         value=changes[0]["max_abs_diff"] if changes else None,
-        evidence=Evidence(max(floors, default=None), visibility, score_spread([base.scores for base in alone])),
+        evidence=Evidence(larger_floor(*floors), visibility, score_spread([base.scores for base in alone])),
         attestation=Attestation.joined([*(base.attestation for base in alone), *([attestation] if rounds else [])]),
         samples={"cases": len(cases), "rounds": rounds, "items": sum(len(base.scores) for base in alone)},
         details={"worst": changes[:3]},
@@ -67,3 +56,17 @@ def measure(
 
 def _tokens(case: Case) -> int:
     return len(case.query) + sum(map(len, case.items))
+
+
+REQUEST_ISOLATION = Gate(
+    "request_isolation_le_0p02",
+    "max abs score change of a request when others come just before it and run beside it",
+    "<=",
+    0.02,
+    evidence=frozenset({"noise_floor", "score_spread"}),
+    measure=measure,
+    needs=("multi",),
+    short="requests",
+    order=5,
+)
+GATES = (REQUEST_ISOLATION,)

@@ -6,24 +6,63 @@ compile gate (`pytest_multiitem.tpu`): the kernel lowers and compiles for TPUs o
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import msgspec
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.gates.gate import Gate
-from pytest_multiitem.gates.record import Measurement, blank_record, record_of
+from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
+from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.record import blank_record, record_of
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.tpu.gate import Wanted, check_kernel
 from pytest_multiitem.tpu.records import Report
 
-SEGMENT_LOWERS = Gate(
-    "segment_lowers",
-    "the segment path compiles for the target accelerator and answers",
-    "holds",
-    None,
-)
-GATES = (SEGMENT_LOWERS,)
-
 _ACCELERATORS = ("cuda", "tpu", "TPU")
+#: What the embedded engine's TPU kernel is compiled for: its default, a layer of Qwen3-0.6B at the canonical workload,
+#: in both precisions, and the generated checkpoint, whose heads are narrower than a vector register.
+_TPU_CASES: tuple[dict[str, int | str], ...] = (
+    {},
+    {"dtype": "float32"},
+    {"heads": 4, "kv_heads": 2, "head_dim": 32, "rows": 512, "prefix": 256, "slot_width": 32, "dtype": "float32"},
+)
+
+
+def measure(subject: Subject) -> GateRecord:
+    """A real run where the server's device is an accelerator, and the compile gate on its kernel, where it is known.
+
+    Without either, the segment path still has to run and to attest itself; the gate then stays NOT_RUN, because
+    nothing was compiled for an accelerator. Raises UsageError for a kernel that does not exist.
+    """
+    segment, settings = subject.multi, subject.settings
+    with segment.attest() as attestation:
+        segment.score(subject.cases(segment)[0])
+    embedded = segment.owned and segment.engine == EMBEDDED.name
+    is_known = embedded or settings.origins["tpu_kernel"] != "default"
+    if segment.profile.backend == "pytorch" or not is_known:
+        return judge(segment, attestation, None)
+    cases = _TPU_CASES if settings.origins["tpu_kernel"] == "default" else ()
+    report = check_kernel(wanted(settings, settings.tpu_kernel, cases))
+    subject.keep(report)
+    return judge(segment, attestation, report)
+
+
+def wanted(settings: Settings, kernel: str, cases: Sequence[Mapping[str, Any]] = ()) -> Wanted:
+    """What a run's settings ask for; modules are looked for where this process finds them."""
+    return Wanted(
+        kernel=kernel,
+        cases=tuple(dict(case) for case in cases) or ({},),
+        chips=settings.tpu_chips,
+        tier=settings.tpu_tier,
+        timeout=settings.tpu_timeout,
+        libtpu=settings.tpu_libtpu,
+        path=tuple(sys.path),
+    )
 
 
 def judge(target: Target, attestation: Attestation, report: Report | None) -> GateRecord:
@@ -89,3 +128,17 @@ def _beside(report: Report | None) -> str:
 
 def _details(report: Report | None) -> dict[str, object]:
     return {} if report is None else {"tpu": msgspec.to_builtins(report)}
+
+
+SEGMENT_LOWERS = Gate(
+    "segment_lowers",
+    "the segment path compiles for the target accelerator and answers",
+    "holds",
+    None,
+    rests_on="an accelerator, or libtpu and control kernels that behave",
+    measure=measure,
+    needs=("multi",),
+    no_column="it judges a compiler for an accelerator, not scores; its faults are broken kernels",
+    order=17,
+)
+GATES = (SEGMENT_LOWERS,)

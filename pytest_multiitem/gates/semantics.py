@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pytest_multiitem.engine.causal_reference import Request, restarting_scores
@@ -16,22 +16,13 @@ from pytest_multiitem.gates.evidence import (
     score_spread,
     semantic_visibility,
 )
-from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
-from pytest_multiitem.gates.record import Measurement
-from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics, unisolated
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import Scores
-
-AS_DECLARED = Gate(
-    "semantics_as_declared",
-    "which reference packed scores are nearest to: the declared semantics, another one, or causal attention",
-    "holds",
-    None,
-)
-GATES = (AS_DECLARED,)
 
 #: Plain causal attention over ``query d item_1 d item_2 …``: no isolation at all.
 CAUSAL = "causal"
@@ -42,22 +33,15 @@ _ITEMS = 6
 _Sequences = tuple[tuple[tuple[int, ...], ...], ...]
 
 
-def measure(
-    multi: Target,
-    serial: Target,
-    cases: Sequence[Case],
-    *,
-    delimiter: int,
-    record: Recorder,
-    checkpoint: str | None = None,
-) -> Measurement:
+def measure(subject: Subject) -> Measurement:
     """Score the first items with tokens of a case packed, and serially as each semantics has an item see its context.
 
     The declared semantics holds where it is nearest and the next one is clearly farther away; FAIL names
     the one that is nearer, or says that there is none. Scores that are not of the declared semantics are compared with
-    `CAUSAL_RESTARTING` as well, computed from ``checkpoint``; None: the one that the server names.
+    `CAUSAL_RESTARTING` as well, computed from the checkpoint of the settings, or else the one that the server names.
     """
-    declared = declared_semantics(multi)
+    multi, serial, delimiter, record = subject.multi, subject.serial, subject.delimiter, subject.record
+    cases, declared = subject.cases(multi), declared_semantics(multi)
     case = next((case for case in cases if any(case.items)), None)
     if case is None:  # no request has an item with tokens, and one without any would be refused
         return Measurement(target=multi, value=None, samples={"items": 0})
@@ -75,7 +59,7 @@ def measure(
     if problem is not None:  # a healthy server is not worth the loading of a model
         named = _named(distances, noise)
         try:
-            scores = _restarting(checkpoint or multi.model, case, sequences, delimiter, declared)
+            scores = _restarting(subject.settings.model or multi.model, case, sequences, delimiter, declared)
             distances[CAUSAL_RESTARTING] = max_abs(packed.scores - scores)
             if named is None or _named(distances, noise) is not None:  # a second name for the same scores says less
                 problem, _ = _judge(distances, declared, noise)
@@ -104,7 +88,7 @@ def measure(
 
 
 def _two_nearest(distances: Mapping[str, float]) -> tuple[str, str]:
-    nearest, following = sorted(distances, key=distances.__getitem__)[:2]
+    nearest, following = sorted(distances, key=lambda name: magnitude(distances[name]))[:2]
     return nearest, following
 
 
@@ -155,3 +139,18 @@ def _references(serial: Target, case: Case, sequences: _Sequences, delimiter: in
     seen = [before for items in sequences for before in unisolated(items, delimiter)]
     found[CAUSAL] = serial.score_ids(query, seen, case.labels)
     return found
+
+
+AS_DECLARED = Gate(
+    "semantics_as_declared",
+    "which serial reference packed scores are nearest to: the declared semantics, another one, or plain causal "
+    "attention",
+    "holds",
+    None,
+    rests_on="serial references that differ by semantics",
+    measure=measure,
+    needs=("multi", "serial"),
+    short="semantics",
+    order=4,
+)
+GATES = (AS_DECLARED,)

@@ -5,23 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.bench.curve import CurvePoint
+from pytest_multiitem.bench.curve import CurvePoint, Curves, measure_curves
 from pytest_multiitem.bench.statistics import recompilation
-from pytest_multiitem.gates.gate import Gate
-from pytest_multiitem.gates.record import Measurement
+from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.targets.target import Target
 
-SPEEDUP_N32 = Gate(
-    "speedup_n32_ge_3x",
-    "serial p50 / multi p50 at N = 32 (serial = N one-item calls)",
-    ">=",
-    3.0,
-    timing=True,
-)
-GATES = (SPEEDUP_N32,)
 GATED_ITEMS = 32
 #: A first timed run this many times as long as the slowest of the others did more than they did.
 _COMPILED_RATIO = 2.0
+#: Timed runs at an N that no gate judges, at most.
+_CURVE_RUNS = 3
 
 
 def further_runs(point: CurvePoint, timed_runs: int) -> int:
@@ -32,7 +26,36 @@ def further_runs(point: CurvePoint, timed_runs: int) -> int:
     return 2 * timed_runs if interval[0] < limit <= interval[1] else 0
 
 
-def measure(multi: Target, curve: list[CurvePoint], attestation: Attestation) -> Measurement:
+def measure(subject: Subject) -> Measurement:
+    """Time the packed server, and all that are timed together with it, against the same serial calls."""
+    multi, serial = subject.multi, subject.serial
+    tuned = subject.tuned_serial(serial)
+    measured = measure_curve(multi, *_curves(subject, serial)[multi.profile])
+    if tuned is not None:  # reported beside it, never mixed with it
+        curve, _ = _curves(subject, tuned)[multi.profile]
+        measured.details["performance_vs_tuned_serial"] = performance(curve)
+    return measured
+
+
+def _curves(subject: Subject, serial: Target) -> Curves:
+    """The curves of all servers that are timed together; measured once for them."""
+    multis, runs = subject.timed_together(subject.multi), subject.settings.bench_timed_runs
+    key = ("curves", *multis)
+    if key not in serial.memo:
+        serial.memo[key] = measure_curves(
+            serial,
+            multis,
+            lambda count: subject.timing_case(serial, count),
+            counts=sorted({*subject.item_counts, GATED_ITEMS}),
+            warmup_runs=subject.settings.bench_warmup_runs,
+            timed_runs=lambda count: runs if count == GATED_ITEMS else min(runs, _CURVE_RUNS),
+            further_runs=lambda point: further_runs(point, runs),
+        )
+    curves: Curves = serial.memo[key]
+    return curves
+
+
+def measure_curve(multi: Target, curve: list[CurvePoint], attestation: Attestation) -> Measurement:
     """The gated point of a performance curve, with the whole curve as its details."""
     point = next((p for p in curve if p.num_items == GATED_ITEMS), None)
     return Measurement(
@@ -64,3 +87,18 @@ def compiled(point: CurvePoint) -> str | None:
 def performance(curve: list[CurvePoint]) -> dict[str, Any]:
     """A curve for the results, by N."""
     return {str(point.num_items): point.as_dict() for point in curve}
+
+
+SPEEDUP_N32 = Gate(
+    "speedup_n32_ge_3x",
+    "serial p50 / multi p50 at N = 32 (serial = N one-item calls)",
+    ">=",
+    3.0,
+    timing=True,
+    rests_on="a confidence interval of paired timed runs",
+    measure=measure,
+    needs=("multi", "serial"),
+    short="speed-up",
+    order=16,
+)
+GATES = (SPEEDUP_N32,)

@@ -16,6 +16,7 @@ from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.faults.base import Fault, Part
 from pytest_multiitem.faults.catalogue import server_environment
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case
 from pytest_multiitem.scoring.semantics import Semantics
@@ -35,6 +36,8 @@ PACKED: frozenset[Part] = frozenset({"multi", "other_mask"})
 CONTEXT_LENGTH = 4096
 #: Items of the built-in requests: half of what the suites send, since there are more than a hundred builds.
 _MIXED_ITEMS, _EQUAL_ITEMS = 12, 16
+#: Requests that the search tries on a build: three of every relation.
+_EXAMPLES = 48
 #: Seconds until a faulty server's process answers its first look: it loads no model.
 _PROXY_STARTUP = 30.0
 
@@ -133,7 +136,7 @@ def _healthy(url: str) -> None:
 
 
 @dataclass(eq=False)
-class Build:
+class Build(Subject):
     """The servers of one build of a backend. ``circumstances``: settings that differ from the run's, by name."""
 
     labs: Labs
@@ -142,33 +145,15 @@ class Build:
     circumstances: Mapping[str, Any]
     _parts: dict[Part, Target] = field(default_factory=dict)
 
-    @cached_property
-    def settings(self) -> Settings:
-        """The run's settings under the circumstances of this build."""
+    client_chunk_size = 8
+    shrink = False
+
+    def __post_init__(self) -> None:
         changed = dict(self.circumstances)
         if "server_chunk_size" in changed:
             changed["server_chunk_size"] = (changed["server_chunk_size"],)
-        return replace(self.labs.settings, **changed)
-
-    @property
-    def multi(self) -> Target:
-        """The packed server under test."""
-        return self._part("multi")
-
-    @property
-    def other_mask(self) -> Target:
-        """The packed server of the other mask."""
-        return self._part("other_mask")
-
-    @property
-    def extend(self) -> Target:
-        """The server in prefill+extend mode."""
-        return self._part("extend")
-
-    @property
-    def serial(self) -> Target:
-        """The serial baseline."""
-        return self._part("serial")
+        self.settings, self.record = replace(self.labs.settings, **changed), self.labs.record
+        self.examples = min(_EXAMPLES, self.settings.property_examples)
 
     @property
     def reference(self) -> Target:
@@ -191,9 +176,12 @@ class Build:
         """Whether a server of this build has the fault."""
         return self.fault is not None and part in self.fault.scope
 
+    def built_in_cases(self, target: Target) -> tuple[Case, ...]:
+        """The built-in requests of the suites, with fewer items; the same for every server."""
+        return self._built_in_cases
+
     @cached_property
-    def cases(self) -> tuple[Case, ...]:
-        """The built-in requests of the suites, with fewer items."""
+    def _built_in_cases(self) -> tuple[Case, ...]:
         settings = self.settings
         return built_in_cases(
             seed=settings.seed,
@@ -205,15 +193,15 @@ class Build:
             equal_items=_EQUAL_ITEMS,
         )
 
-    def equal_length_case(self, query_tokens: int, num_items: int) -> Case:
-        """A seeded request of a shape."""
+    def timing_case(self, target: Target, num_items: int) -> Case:
+        """A seeded request of N items; the same for every server."""
         return equal_length_case(
             seed=self.settings.seed,
-            query_tokens=query_tokens,
+            query_tokens=self.settings.query_tokens,
             num_items=num_items,
             item_tokens=self.settings.item_tokens,
             labels=self.settings.labels,
-            pool=self.cases[0].pool,
+            pool=self._built_in_cases[0].pool,
         )
 
     def close(self) -> None:
@@ -236,10 +224,11 @@ class Build:
         known = {"delimiter", "server_chunk_size"} if part in PACKED else {"delimiter"}
         return self.labs.healthy(self.backend, {n: v for n, v in self.circumstances.items() if n in known})
 
-    def _part(self, part: Part) -> Target:
+    def server(self, part: Part) -> Target:
+        """The server of a part: of this build where it has the fault, else of its healthy twin."""
         twin = self._healthy_twin(part)
         if twin is not self and not self.has_fault(part):
-            return twin._part(part)
+            return twin.server(part)
         if part not in self._parts:
             self._parts[part] = self.labs.target(_profiles(self)[part](), self.settings, self.fault)
         return self._parts[part]

@@ -20,7 +20,7 @@ from pytest_multiitem.faults.base import Fault
 from pytest_multiitem.faults.catalogue import catalogue, fault
 from pytest_multiitem.gates.record import judged
 from pytest_multiitem.power.builds import Build, Labs
-from pytest_multiitem.power.columns import NOT_MEASURED, Column, columns
+from pytest_multiitem.power.columns import Column, columns, not_measured
 from pytest_multiitem.power.records import BuildRecord, Cell, KillMatrix
 from pytest_multiitem.power.summary import _described, summarise
 from pytest_multiitem.results import store
@@ -142,7 +142,7 @@ class PowerRun:
             versions=package_versions(),
             settings=msgspec.convert(settings.records(), list[SettingRecord]),
             gates=[column.name for column in self._columns],
-            not_measured=NOT_MEASURED,
+            not_measured=not_measured(),
             faults=[_described(kind) for kind in involved],
             missing=missing,
         )
@@ -243,7 +243,7 @@ class PowerRun:
         self._results[id(begun.planned)].set_result(record)
 
     def _cell(self, build: Build, column: Column) -> Cell:
-        record: GateRecord = judged(column.gate, lambda gate: column.measure(build, gate))
+        record: GateRecord = judged(column.gate, lambda gate: column.measure(build))
         return Cell(
             gate=record.gate,
             place=column.place,

@@ -8,7 +8,7 @@ import msgspec
 
 from pytest_multiitem.faults.base import Fault, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
-from pytest_multiitem.power.columns import NOT_MEASURED, columns
+from pytest_multiitem.power.columns import columns, not_measured
 from pytest_multiitem.power.records import BuildRecord, FaultRecord, KillMatrix
 from pytest_multiitem.results.records import GateRecord, Verdict
 
@@ -107,7 +107,7 @@ def matrix_of(records: Iterable[GateRecord]) -> KillMatrix:
         run_id="",
         started_at_utc="",
         gates=[column.name for column in columns()],
-        not_measured=NOT_MEASURED,
+        not_measured=not_measured(),
         faults=[_described(known[str(name)]) for name in names],
         builds=builds,
     )

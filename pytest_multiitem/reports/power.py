@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import BuildRecord, Cell, KillMatrix
 from pytest_multiitem.reports.blocks import markdown_table, section, terminal_table
 from pytest_multiitem.reports.table import number
 from pytest_multiitem.results.records import Verdict
 
-#: What a gate is called at the head of a narrow column.
-_SHORT = {
-    "same_length_isolation_zero": "same",
-    "changed_length_isolation_zero": "changed",
-    "delimiter_aligned_equiv_le_0p02": "equiv",
-    "delimiter_aligned_equiv_le_0p02[extend]": "equiv ext",
-    "semantics_as_declared": "semantics",
-    "segment_vs_dense_le_1e_4": "seg/dense",
-    "prefill_extend_replay_le_1e_4": "replay",
-    "jax_serial_vs_torch_serial_le_0p02": "serial j/t",
-    "jax_multi_vs_torch_multi_semantic_le_0p02": "multi-sem",
-    "cross_backend_max_abs_le_0p02": "cross max",
-    "cross_backend_mean_abs_le_0p01": "cross mean",
-    "serial_vs_reference_le_0p02": "reference",
-    "speedup_n32_ge_3x": "speed-up",
-    "request_isolation_le_0p02": "requests",
-    "request_contract_holds": "contract",
-    "metamorphic_relations_hold": "relations",
-    "negative_control_fails": "control",
-}
+#: What a gate's other place is called at the head of a narrow column.
+_PLACES = {"extend": "ext"}
 _MARK = {Verdict.PASS: "", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", Verdict.NOT_RUN: "n"}
 
 LEGEND = (
@@ -38,8 +21,12 @@ LEGEND = (
 
 
 def short(column: str) -> str:
-    """A narrow name of a column."""
-    return _SHORT.get(column, column)
+    """A narrow name of a column; the whole one of a gate that is not known here."""
+    name, _, place = column.partition("[")
+    gate = gates().get(name)
+    if gate is None or gate.short is None:
+        return column
+    return f"{gate.short} {_PLACES.get(place[:-1], place[:-1])}".rstrip()
 
 
 def cell_text(cell: Cell | None) -> str:

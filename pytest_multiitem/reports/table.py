@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePath
 
+from pytest_multiitem.gates.gate import larger_floor
 from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
 from pytest_multiitem.scoring.vocabulary import ATTACHED, BACKENDS, MASKS
 
@@ -28,8 +29,7 @@ def cell(record: GateRecord) -> str:
 
 def floor(record: GateRecord) -> float | None:
     """The larger of a record's noise floors: what a difference must exceed to be more than noise."""
-    known = [value for value in (record.noise_floor, record.traffic_floor) if value is not None]
-    return max(known, default=None)
+    return larger_floor(record.noise_floor, record.traffic_floor)
 
 
 def resolved(record: GateRecord) -> str:

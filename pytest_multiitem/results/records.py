@@ -48,6 +48,7 @@ class GateRecord(msgspec.Struct, kw_only=True):
     samples: dict[str, int] = {}
     engine: str | None = None
     backend: str | None = None
+    role: str | None = None
     model: str | None = None
     dtype: str | None = None
     semantics: str | None = None

@@ -1,13 +1,14 @@
-"""The steps from a request to its scores, by name: a scorer implements them, and a mutant of it overrides one.
+"""The steps from a request to its scores, by name: a scorer implements them, and a fault of it changes one.
 
-`engine.scorer.Scorer` implements them all. A mutant is a class of its own that names no scorer: it stands in front of
-one (`faults.base.ScorerFault.scorer`), and `super()` is the scorer's step, or the one of the mutant before it.
+`engine.scorer.Scorer` implements them all, and takes each by way of its ``steps``: itself, or the faults in front of
+it (`faults.base.ScorerFault`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,13 +51,12 @@ class Reading:
 
 
 class ScoringSteps:
-    """What a scorer does, one step a method. ``config``: how it scores."""
+    """What a scorer does, one step a method."""
 
-    config: ScorerConfig
-
-    def configured(self, config: ScorerConfig) -> ScorerConfig:
-        """The configuration that the scorer works by, of the one that it is given."""
-        return config
+    @property
+    def config(self) -> ScorerConfig:
+        """How it scores."""
+        raise NotImplementedError
 
     def score(
         self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
@@ -94,4 +94,12 @@ class ScoringSteps:
 
     def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
         """One batch of prefill+extend behind its query, which was in the cache already (``hit``) or not."""
+        raise NotImplementedError
+
+    def flush_cache(self) -> None:
+        """Forget every cached prefix; the counters go on."""
+        raise NotImplementedError
+
+    def executed(self) -> dict[str, Any]:
+        """What ran since the start (`engine.scorer.Executed`); may be called from any thread."""
         raise NotImplementedError

@@ -1,32 +1,74 @@
-"""The helpers behind the fixtures: a gate that ends its test by a verdict, a benchmark that is recorded."""
+"""The gate of a test: it measures, and what is asserted of its value ends the test by the gate's verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
-from pytest_multiitem.gates.gate import Gate
-from pytest_multiitem.gates.record import Measurement, blank_record, judged
+from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.faults.base import Part
+from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.record import blank_record, judged
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.results.records import GateRecord, Verdict
-from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.session.keys import RECORDS
+from pytest_multiitem.session.run_subject import RunSubject
 from pytest_multiitem.session.session import Session
 from pytest_multiitem.session.verdicts import requirement
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target
 
+#: What the lines below a failure need not say again: the first line says it, or the report.
+_SAID_ELSEWHERE = frozenset({"gate", "verdict", "reason", "relation", "engine", "role", "nodeid", "seconds"})
 
-class AgainstSerial(Protocol):
-    """How `gates` measure a multi-item server against a serial one."""
 
-    def __call__(
-        self, multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: int, record: Recorder
-    ) -> Measurement: ...
+class Measured:
+    """The value of a gate, judged. To compare it with the gate's own limit, or to take it for true where the gate has
+    none, ends the test by the verdict: only a PASS goes on."""
+
+    def __init__(self, check: GateCheck, record: GateRecord, explanation: Sequence[str]) -> None:
+        self.record = record
+        self._check = check
+        self._explanation = explanation
+        self._is_concluded = False
+
+    def __eq__(self, limit: object) -> bool:
+        return self._asserted("==", limit)
+
+    def __le__(self, limit: float) -> bool:
+        return self._asserted("<=", limit)
+
+    def __ge__(self, limit: float) -> bool:
+        return self._asserted(">=", limit)
+
+    def __bool__(self) -> bool:
+        return self._asserted("holds", None)
+
+    __hash__ = object.__hash__
+
+    def passes(self) -> bool:
+        """Whether the gate's own criterion is met, whatever it is."""
+        return self._asserted(self._check.gate.relation, self._check.gate.limit)
+
+    def __repr__(self) -> str:
+        return f"{self.record.gate}: {self.record.value}"
+
+    def _asserted(self, relation: Literal["==", "<=", ">=", "holds"], limit: object) -> bool:
+        __tracebackhide__ = True
+        gate = self._check.gate
+        if (relation, limit) != (gate.relation, gate.limit):
+            asserted = relation if limit is None else f"{relation} {limit}"
+            self._check.fail(
+                f"the test asserts that the value {asserted}, but the gate's own criterion is {gate.bound}"
+            )
+        if not self._is_concluded:
+            self._is_concluded = True
+            lines = [*self._explanation, *_evidence(self.record)] if self._explanation else None
+            self._check.conclude(self.record, evidence=lines)
+        return True
 
 
 class GateCheck:
@@ -47,26 +89,50 @@ class GateCheck:
         """This process's servers and cases."""
         return self._session.run
 
-    def check(
-        self, measure: Callable[[Gate], Measurement], *, explain: Callable[[], Sequence[str]] = tuple
-    ) -> GateRecord:
-        """Measure, judge, and end the test by the verdict.
+    def measured(
+        self,
+        *,
+        multi: Target | None = None,
+        serial: Target | None = None,
+        extend: Target | None = None,
+        backend: str | None = None,
+        mask: str | None = None,
+        chunk: int | None = None,
+        client_chunk_size: int | None = None,
+    ) -> Measured:
+        """Measure the gate; assert on what is returned: ``assert multiitem_gate.measured(multi=…) <= 0.02``.
 
-        A request that fails is a FAIL of the gate; so is a server that dies while it is measured. ``explain``: lines
-        that a failure shows above the record's fields.
+        ``multi``, ``serial``, ``extend``: the servers to measure. What the gate needs beyond them is of ``backend``
+        (theirs where not given), and packed servers of ``mask`` and server chunk size ``chunk``, by the run's settings.
+        ``client_chunk_size``: items per request of the gates between backends. A request that fails is a FAIL of the
+        gate; so is a server that dies, or does not start.
         """
-        if self.gate.timing:
-            self.run.settle()
-        record = judged(self.gate, measure)
-        explained = list(explain())
-        return self.conclude(record, evidence=[*explained, *_evidence(record)] if explained else None)
+        parts: dict[Part, Target | None] = {"multi": multi, "serial": serial, "extend": extend}
+        given = {part: target for part, target in parts.items() if target is not None}
+        backend = backend or next((target.profile.backend for target in given.values()), None)
+        measure = self.gate.measure
+        if measure is None:
+            pytest.fail(f"gate {self.gate.name} states no way to measure it; give the measurement to check(…)", False)
+        if backend is None:
+            pytest.fail(f"gate {self.gate.name}: name a server to measure (multi=…, serial=…), or a backend", False)
+        subject = RunSubject(self.run, backend, given, mask, chunk, client_chunk_size, self.model)
 
-    def against_serial(self, measure: AgainstSerial, multi: Target, serial: Target) -> GateRecord:
-        """`check` a measurement of a multi-item server against a serial one, on the run's requests."""
-        run = self.run
-        return self.check(
-            lambda gate: measure(multi, serial, run.cases(multi), delimiter=multi.delimiter, record=run.record)
-        )
+        def measured(gate: Gate) -> Measurement | GateRecord:
+            subject.require(gate)
+            return measure(subject)
+
+        try:
+            record = self._judged(measured)
+        except MultiItemError as error:
+            record = blank_record(self.gate, Verdict.FAIL, str(error))
+        return Measured(self, record, subject.explanation)
+
+    #: Of a gate without a limit: ``assert multiitem_gate.holds(multi=…)``.
+    holds = measured
+
+    def check(self, measure: Callable[[Gate], Measurement]) -> GateRecord:
+        """Judge a measurement of the test's own, and end the test by the verdict."""
+        return self.conclude(self._judged(measure))
 
     def not_run(self, reason: str, **details: Any) -> GateRecord:
         """End the test: the gate cannot be measured here, for this reason."""
@@ -104,13 +170,15 @@ class GateCheck:
             pytest.skip(text)
         return record
 
+    def _judged(self, measure: Callable[[Gate], Measurement | GateRecord]) -> GateRecord:
+        """Measure, where time is measured after no server starts any more, and judge."""
+        if self.gate.timing:
+            self.run.settle()
+        return judged(self.gate, measure)
+
 
 def _evidence(record: GateRecord) -> list[str]:
-    fields = msgspec.to_builtins(record)
-    shown = (
-        "value", "limit", "interval", "noise_floor", "traffic_floor", "leak_visibility", "semantic_visibility",
-        "score_spread", "samples", "backend", "model", "dtype", "semantics", "mask_requested", "mask_attested",
-        "server_chunk_size", "items_per_sequence", "details",
-    )  # fmt: skip
-    lines = [f"{name}: {fields[name]}" for name in shown if fields[name] not in (None, {})]
+    """The fields of a record that say something, a line each."""
+    known = {name: value for name, value in msgspec.to_builtins(record).items() if name not in _SAID_ELSEWHERE}
+    lines = [f"{name}: {value}" for name, value in known.items() if value not in (None, {})]
     return [line if len(line) <= 400 else line[:400] + " …" for line in lines]

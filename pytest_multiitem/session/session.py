@@ -112,10 +112,14 @@ class Session:
             self.run.attach()
 
     def finish(self, exit_status: int) -> int:
-        """Stop the servers, write the results, and return the exit status that they ask for.
+        """Stop the servers, write the results, and return the exit status that they ask for."""
+        try:
+            return self._finish(exit_status)
+        except MultiItemError as error:  # shown in the summary, which an exception would suppress
+            self.problem = str(error)
+            return int(pytest.ExitCode.INTERNAL_ERROR)
 
-        Raises MultiItemError where the results cannot be written.
-        """
+    def _finish(self, exit_status: int) -> int:
         if not self.owner:
             if self._run is not None:
                 self._run.close()
@@ -204,13 +208,7 @@ def finish(session: pytest.Session) -> None:
         return
     settings = config.stash[SETTINGS]
     if SESSION in config.stash or settings.require or settings.save_baseline is not None:
-        ours = session_of(config)
-        status = int(session.exitstatus)
-        try:
-            status = ours.finish(status)
-        except MultiItemError as error:  # shown in the summary, which an exception would suppress
-            ours.problem = str(error)
-            status = int(pytest.ExitCode.INTERNAL_ERROR)
+        status = session_of(config).finish(int(session.exitstatus))
         if status != int(session.exitstatus):
             session.exitstatus = status
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from pytest_multiitem.gates.gate import EVIDENCE
 from pytest_multiitem.gates.registry import gates, required
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.session.keys import BENCHMARKS, RECORDS, REPORT_ATTRIBUTE, REQUIRED_BY, SETTINGS
@@ -65,8 +66,7 @@ def carry(item: pytest.Item, report: pytest.TestReport) -> None:
         carried = {"gates": msgspec.to_builtins(records), "benchmarks": msgspec.to_builtins(benchmarks)}
         setattr(report, REPORT_ATTRIBUTE, carried)
     for record in records if report.when == "teardown" else ():  # the report that JUnit takes properties from
-        for name in ("gate", "verdict", "reason", "value", "limit", "noise_floor", "traffic_floor",
-                     "leak_visibility", "semantic_visibility", "score_spread", "mask_requested", "mask_attested",
+        for name in ("gate", "verdict", "reason", "value", "limit", *EVIDENCE, "mask_requested", "mask_attested",
                      "server_chunk_size", "backend"):  # fmt: skip
             value = getattr(record, name)
             report.user_properties.append((f"multiitem_{name}", "" if value is None else str(value)))

@@ -39,8 +39,8 @@ DEFAULT_CHIPS = ("v6e", "v5e", "v5p")
 
 def chip_names(text: str) -> tuple[str, ...]:
     """The names of chips, separated by commas. Raises ValueError saying what was expected."""
-    found = names(text)
-    for name in found:
+    chips = names(text)
+    for name in chips:
         if name not in CHIPS:
             raise ValueError(f"expected one of {', '.join(CHIPS)}{did_you_mean(name, CHIPS)}")
-    return found
+    return chips

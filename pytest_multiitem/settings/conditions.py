@@ -25,9 +25,9 @@ class Condition:
 
 def parse(text: str) -> Condition:
     """A condition such as ``p95 > 15%`` or ``throughput < -10%``. Raises ValueError saying what was expected."""
-    found = _CONDITION.fullmatch(text.strip())
-    if found is not None:
-        metric, sign, percent = found[1], found[2], float(found[3])
+    match = _CONDITION.fullmatch(text.strip())
+    if match is not None:
+        metric, sign, percent = match[1], match[2], float(match[3])
         if metric == "throughput" and sign == "<" and -100 < percent <= 0:
             return Condition(text.strip(), "throughput", 1 + percent / 100)
         if metric != "throughput" and sign == ">" and percent >= 0:

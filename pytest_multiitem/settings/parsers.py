@@ -112,25 +112,25 @@ def existing_file(text: str) -> Path:
 
 
 def program(text: str) -> str:
-    """The absolute path of a program, which may be named by its path or be found on PATH."""
-    found = shutil.which(Path(text).expanduser())
-    if found is None:
+    """The absolute path of a program, which may be named by its path or stand on PATH."""
+    path = shutil.which(Path(text).expanduser())
+    if path is None:
         raise ValueError("expected a program that exists, such as /opt/sglang/bin/python")
-    return str(Path(found).absolute())
+    return str(Path(path).absolute())
 
 
 def names(text: str) -> tuple[str, ...]:
     """A list of names, each once. What they name is known later: engines, gates and faults may be a project's own."""
-    found = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
-    if not all(found):
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if not all(words):
         raise ValueError("expected a comma-separated list of names, none of them empty")
-    return found
+    return words
 
 
 def names_or_all(text: str) -> tuple[str, ...]:
     """As `names`; ``all`` among them stands for every one that there is."""
-    found = names(text)
-    return (ALL,) if ALL in found else found
+    words = names(text)
+    return (ALL,) if ALL in words else words
 
 
 def chunk_sizes(text: str) -> tuple[int, ...]:
@@ -140,19 +140,19 @@ def chunk_sizes(text: str) -> tuple[int, ...]:
 
 def side_urls(text: str) -> tuple[tuple[str, str], ...]:
     """Pairs of a side, ``backend`` or ``backend@view``, and its address."""
-    found: dict[str, str] = {}
+    addresses: dict[str, str] = {}
     for entry in text.split(","):
         side, equals, url = entry.strip().partition("=")
         backend, at, view = side.partition("@")
         if not equals or not backend or (at and view not in VIEWS):
             raise ValueError(f"expected BACKEND=URL or BACKEND@VIEW=URL, with a view of {', '.join(VIEWS)}")
-        found[side] = parse_url(url)
-    return tuple(found.items())
+        addresses[side] = parse_url(url)
+    return tuple(addresses.items())
 
 
 def prices(text: str) -> tuple[tuple[str, float], ...]:
     """Pairs of a backend ("" for all of them) and US dollars an hour."""
-    found: dict[str, float] = {}
+    dollars_of: dict[str, float] = {}
     for entry in text.split(","):
         backend, equals, price = entry.strip().rpartition("=")
         try:
@@ -161,8 +161,8 @@ def prices(text: str) -> tuple[tuple[str, float], ...]:
             dollars = -1.0
         if not 0 < dollars < float("inf") or (equals and not backend):
             raise ValueError("expected dollars an hour, such as 2.70 or pytorch=1.10,jax=2.70")
-        found[backend] = dollars
-    return tuple(found.items())
+        dollars_of[backend] = dollars
+    return tuple(dollars_of.items())
 
 
 def directory_of_libtpu(text: str) -> Path:

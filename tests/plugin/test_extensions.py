@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,39 @@ from pytest_multiitem.faults.catalogue import FAULTS, catalogue, server_environm
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.reports.formats import report_formats
 
+GUIDES = Path(__file__).parents[2] / "docs/guides"
+
+#: An engine whose servers have a mask of their own name.
 ENGINE = """
+    import dataclasses
+    import sys
     from fake_engine import FakeEngine
+
+    SERVER = '''if True:
+        import fake_server
+
+        class Server(fake_server.Server):
+            def info(self):
+                info = super().info()
+                for name in ("packed_sequences", "packed_items"):
+                    counts = info["executed"][name]
+                    info["executed"][name] = {**counts, "flex": counts["dense"], "dense": 0}
+                return {**info, "multi_item_mask_impl": "flex"}
+
+        fake_server.Server = Server
+        fake_server.main()
+    '''
 
     class OwnEngine(FakeEngine):
         name = "own"
+        backends = ("rocm",)
+        masks = ("flex",)
+
+        def launch(self, profile, settings):
+            packed = profile.role == "multi"
+            spec = super().launch(dataclasses.replace(profile, mask_impl="dense" if packed else None), settings)
+            command = (sys.executable, "-c", SERVER, *spec.command[2:]) if packed else spec.command
+            return dataclasses.replace(spec, label=profile.label, command=command)
 
     ENGINE = OwnEngine()
 """
@@ -69,12 +98,14 @@ TEST = """
     @pytest.mark.multiitem_gate("rows_sum_to_one")
     def test_rows(multiitem_gate, multi_item_server):
         def measure(gate):
-            scores = multi_item_server.score_ids([11, 12], [[13], [14, 15]], [9454, 2753])
-            return Measurement(multi_item_server, float(np.abs(scores.sum(axis=1) - 1).max()))
+            with multi_item_server.attest() as attestation:
+                scores = multi_item_server.score_ids([11, 12], [[13], [14, 15]], [9454, 2753])
+            error = float(np.abs(scores.sum(axis=1) - 1).max())
+            return Measurement(multi_item_server, error, attestation=attestation)
 
         multiitem_gate.check(measure)
 """
-OWN = ("--engine=own", *SMALL[1:])
+OWN = ("--engine=own", "--multiitem-startup-timeout=20", "--multiitem-property-examples=20")
 
 
 def loaded_by_conftest(project: Project) -> tuple[str, ...]:
@@ -114,10 +145,12 @@ def multiitem(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     "load", [loaded_by_conftest, loaded_by_option, loaded_by_entry_point], ids=["conftest", "option", "entry-point"]
 )
 def test_in_pytest(own: Project, load: Callable[[Project], tuple[str, ...]]) -> None:
-    result = own.run(*load(own), *OWN, "--require=rows_sum_to_one")
+    result = own.run(*load(own), *OWN, "--backend=rocm", "--mask-impl=flex", "--require=rows_sum_to_one")
     assert result.ret == 0, "\n".join(result.outlines)
     assert own.verdicts == {"rows_sum_to_one": ["PASS"]}
-    assert own.matrix["gates"][0]["engine"] == "own"
+    (record,) = own.matrix["gates"]
+    assert record["engine"] == "own" and record["nodeid"] == "test_it.py::test_rows[rocm-flex]"
+    assert record["mask_requested"] == record["mask_attested"] == "flex" and record["backend"] == "rocm"
     assert (own.runs[-1] / "gates.csv").read_text() == "rows_sum_to_one,PASS\n"
     assert (own.runs[-1] / "report.md").exists(), "the others are written as well"
     known = {*ENGINES.all(), *gates(), *catalogue(), *report_formats()}
@@ -155,13 +188,47 @@ def test_on_the_command_line(own: Project, monkeypatch: pytest.MonkeyPatch, form
 def test_the_command_line_knows_the_engine(own: Project) -> None:
     small = ("--multiitem-bench-items=4", "--multiitem-bench-query-tokens=20", "--multiitem-item-tokens=4",
              "--multiitem-compare-chunk-sizes=4", "--multiitem-bench-timed-runs=5", "--multiitem-confirm-runs=5",
-             "--backend=pytorch", "--multiitem-views=portable")  # fmt: skip
+             "--multiitem-views=portable", "--backend=rocm", "--mask-impl=flex")  # fmt: skip
     without = multiitem(own.path, "compare", "run", "--engine=own", *small)
-    assert without.returncode == 2 and "no engine is called 'own'" in without.stderr
+    assert without.returncode == 2 and "'rocm' is not valid" in without.stderr
     done = multiitem(own.path, "-p", "own_engine", "compare", "run", "--engine=own", *small)
     assert "results: multiitem-results/" in done.stdout, done.stderr
-    (matrix,) = own.path.glob("multiitem-results/**/matrix_pytorch_portable.json")
-    assert json.loads(matrix.read_bytes())["server_config"]["engine"] == "own"
+    (path,) = own.path.glob("multiitem-results/**/matrix_rocm_portable.json")
+    matrix = json.loads(path.read_bytes())
+    assert matrix["backend"] == "rocm" and matrix["complete"]
+    assert matrix["mask_requested"] == "flex" and matrix["server_config"]["engine"] == "own"
+
+
+@pytest.fixture
+def guides(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project with the modules that the guides show."""
+    monkeypatch.syspath_prepend(project.path)
+    monkeypatch.setenv("PYTHONPATH", str(project.path), prepend=os.pathsep)
+    for page in GUIDES.glob("add-a*.md"):
+        blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert blocks, page
+        for name, code in blocks:
+            project.write(name, code)
+    return project
+
+
+def test_the_code_of_the_guides_runs(guides: Project) -> None:
+    result = guides.run(*SMALL, "-p", "my_gate", "-p", "my_report", "-p", "my_fault", "-p", "my_engine", "test_mine.py")
+    assert result.ret == 0, "\n".join(result.outlines)
+    assert guides.verdicts == {"rows_sum_to_one": ["PASS"]}
+    rows = (guides.runs[-1] / "gates.csv").read_text().splitlines()
+    assert rows[0] == "gate,backend,verdict,value" and rows[1].startswith("rows_sum_to_one,pytorch,PASS,")
+    assert "scores_halved" in multiitem(guides.path, "-p", "my_fault", "faults").stdout
+
+
+@pytest.mark.slow
+def test_the_engine_of_the_guide_runs(guides: Project) -> None:
+    pytest.importorskip("torch")
+    result = guides.pytester.runpytest_subprocess(
+        "-p", "my_engine", "-p", "my_gate", "--engine=my-engine", "test_mine.py"
+    )
+    assert result.ret == 0, "\n".join(result.outlines)
+    assert guides.matrix["gates"][0]["backend"] == "rocm"
 
 
 def test_a_module_that_is_not_there(tmp_path: Path) -> None:

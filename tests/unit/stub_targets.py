@@ -5,11 +5,13 @@ sees changes it altogether.
 """
 
 from threading import Lock
+from types import SimpleNamespace
 
 import numpy as np
 from fake_backend import logit
 
 from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.targets.target import Target
@@ -142,3 +144,31 @@ def make_case(count=7, *, seed=1, lengths=None, name="case", labels=LABELS):
         return tuple(rng.choice(POOL, length).tolist())
 
     return Case(name, draw(12), tuple(draw(n) for n in lengths), labels, POOL)
+
+
+class StubSubject(Subject):
+    """What a gate may ask for, of stubs. ``more``: servers by the part that they play, and settings. ``hand``: the
+    serial server at hand."""
+
+    record = settings = semantics = examples = opposite = reference = None
+    backend = "stub"
+
+    def __init__(self, cases=(), *, record=lambda line: None, hand=None, keep=None, **more):
+        self.record, self.keep = record, keep
+        self._hand, self._requests = hand, cases
+        self._servers = {name: more.pop(name) for name in [*more] if isinstance(more[name], Target)}
+        self.semantics = more.pop("semantics", Semantics.PREFIX_FIRST_DELIM)
+        self.examples, self.shrink = more.pop("examples", 100), more.pop("shrink", True)
+        self.settings = SimpleNamespace(**{"delimiter": DELIMITER, "seed": 3, "labels": LABELS, "model": None, **more})
+
+    def server(self, part):
+        return self._servers[part]
+
+    def built_in_cases(self, target):
+        return self._requests
+
+    def timing_case(self, target, num_items):
+        return self._requests[0]
+
+    def serial_at_hand(self, target):
+        return self._hand

@@ -10,6 +10,7 @@ import pytest
 from stub_targets import (
     DELIMITER,
     StubClient,
+    StubSubject,
     leaking,
     make_case,
     packed,
@@ -103,7 +104,7 @@ def reference(answer=plain, *, adapter=Tolerant, engine="tolerant"):
 
 def check(target, other=None, *, cases=(CASE,), samples=None):
     record = [].append if samples is None else samples.append
-    found = measure(target, reference() if other is None else other, cases, delimiter=DELIMITER, record=record)
+    found = measure(StubSubject(cases, multi=target, serial=other or reference(), record=record))
     return record_of(CONTRACT, found)
 
 

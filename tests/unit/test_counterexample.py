@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import uvicorn
 from fake_backend import VOCAB, FakeBackend
+from stub_targets import StubSubject
 
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.engine.app import Service, create_app
@@ -91,8 +92,10 @@ def found_on(url, *, examples=100):
             Profile("multi", "pytorch", "dense", 0, Semantics.PREFIX_FIRST_DELIM), "fake", client, delimiter=DELIMITER
         )
         measure(
-            target, labels=(5, 6), delimiter=DELIMITER, examples=examples, seed=1, max_tokens=128,
-            record=lambda line: None, keep=found.append,
+            StubSubject(
+                multi=target, labels=(5, 6), delimiter=DELIMITER, examples=examples, seed=1, property_max_tokens=128,
+                keep=found.append,
+            )
         )  # fmt: skip
     return found[0]
 

@@ -1,6 +1,8 @@
 """Every fault of the embedded engine does what it says, and nothing else: against hashes of what is seen, and in
 attention weights against an independent float64 reference, on both backends."""
 
+import inspect
+
 import numpy as np
 import pytest
 from engine_cases import DELIMITER, LABELS, tokens, workload
@@ -10,6 +12,7 @@ from reference import Reference
 from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import Fault, ScorerFault
 from pytest_multiitem.faults.catalogue import catalogue, fault
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
@@ -23,11 +26,8 @@ D = VOCAB - 1
 
 
 def scorer(*faults, backend=None, **config):
-    kind = Scorer
-    for text in faults:
-        kind = fault(text).scorer(kind)
     config = {"delimiter": D, "chunk_size": 0, "mask_impl": MaskImpl.SEGMENT} | config
-    return kind(backend or FakeBackend(), ScorerConfig(**config))
+    return Scorer(backend or FakeBackend(), ScorerConfig(**config), ActiveFaults.parse(faults).mutate).steps
 
 
 def score(which, items=ITEMS, query=QUERY, labels=(5, 6)):
@@ -158,8 +158,8 @@ def test_a_chunk_that_is_not_full_is_padded_into_its_last_item():
 
 
 def test_a_serial_server_inside_attests_what_was_asked():
-    which = scorer("serial_inside")
-    backend = which.backend
+    backend = FakeBackend()
+    which = scorer("serial_inside", backend=backend)
     np.testing.assert_array_equal(score(which), healthy())
     assert set(backend.calls) == {"serial"} and len(backend.calls) == len(ITEMS)
     assert which.executed()["packed_sequences"]["segment"] == 1 and which.executed()["serial_sequences"] == 0
@@ -298,7 +298,7 @@ def test_a_bias_that_says_what_the_mask_says_changes_no_bit(backend, semantics):
     query, items = workload(5)
     config = ScorerConfig(delimiter=DELIMITER, chunk_size=0, mask_impl=MaskImpl.DENSE, semantics=semantics)
     plain = Scorer(backend, config)
-    same = NoLeak(1.0).scorer(Scorer)(backend, config)
+    same = Scorer(backend, config, NoLeak(1.0).before).steps
     np.testing.assert_array_equal(score(same, items, query, LABELS), score(plain, items, query, LABELS))
 
 
@@ -328,12 +328,22 @@ def test_every_row_of_the_list_has_a_fault_or_is_one_of_the_wire():
 @pytest.mark.parametrize(
     "kind", [kind for kind in catalogue().values() if issubclass(kind, ScorerFault)], ids=lambda kind: kind.name
 )
-def test_a_mutant_overrides_steps_that_the_scorer_takes_and_says_so(kind):
-    """A step that is renamed would leave a mutant healthy; with ``override``, mypy refuses it."""
-    methods = {name: each for name, each in vars(kind().mutant()).items() if callable(each)}
-    assert methods and all(vars(each).get("__override__") for each in methods.values())
-    assert methods.keys() <= vars(ScoringSteps).keys()
-    assert methods.keys() - {"configured"} <= vars(Scorer).keys()
+def test_a_fault_changes_steps_that_the_scorer_takes_and_says_so(kind):
+    """A step that is renamed would leave the fault healthy; with ``override``, mypy refuses it."""
+    own = kind.__mro__[: kind.__mro__.index(ScorerFault)]
+    changed = [vars(each)[name] for each in own for name in vars(each).keys() & STEPS]
+    assert changed and vars(ScorerFault).keys() >= STEPS, "what a fault leaves alone is the scorer's"
+    assert all(getattr(step.fget if isinstance(step, property) else step, "__override__", False) for step in changed)
+
+
+STEPS = {name for name in vars(ScoringSteps) if not name.startswith("_")}
+
+
+def test_the_scorer_takes_every_step_by_way_of_its_faults():
+    source = inspect.getsource(Scorer)
+    taken = STEPS - {"config", "score", "flush_cache", "executed"}
+    assert {name for name in taken if f"self.steps.{name}(" in source} == taken
+    assert [name for name in STEPS if f"self.{name}(" in source] == []
 
 
 @pytest.mark.parametrize("kind", catalogue().values(), ids=lambda kind: kind.name)

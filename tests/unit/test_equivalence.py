@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from stub_targets import (
     DELIMITER,
+    StubSubject,
     baseline,
     extender,
     hashed,
@@ -26,7 +27,7 @@ CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))
 
 def check(target, cases=CASES, *, reference=None):
     reference = reference or baseline()
-    return record_of(EQUIVALENCE, measure(target, reference, cases, delimiter=DELIMITER, record=lambda line: None))
+    return record_of(EQUIVALENCE, measure(StubSubject(cases, multi=target, serial=reference)))
 
 
 def test_a_healthy_server_passes():

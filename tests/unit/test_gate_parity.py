@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, baseline, hashed, leaking, make_case, multi, packed, serial
+from stub_targets import DELIMITER, StubSubject, baseline, hashed, leaking, make_case, multi, packed, serial
 
 from pytest_multiitem.gates import parity
 from pytest_multiitem.gates.record import record_of
@@ -15,8 +15,8 @@ CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))
 
 def check(left, right, *, gate=parity.CROSS_BACKEND_MAX_ABS, cases=CASES, samples=None, chunk=None, **more):
     samples = [] if samples is None else samples
-    compared = parity.compare(left, right, cases, delimiter=DELIMITER, record=samples.append, client_chunk_size=chunk)
-    return record_of(gate, parity.measure(compared, **more))
+    compared = parity.compare(StubSubject(cases, record=samples.append), left, right, chunk)
+    return record_of(gate, parity.figure(compared, **more))
 
 
 def asked(target):
@@ -141,7 +141,7 @@ def test_every_chunk_is_attested():
 
 def test_the_visibility_of_a_leak_is_measured_in_the_context_of_the_packed_side():
     left, reference = multi(), baseline()
-    parity.compare(left, multi(mask="segment"), CASES, delimiter=DELIMITER, record=[].append, serial=reference)
+    parity.compare(StubSubject(CASES, hand=reference), left, multi(mask="segment"))
     assert {query for query, _, _ in reference.client.requests} == {(*case.query, DELIMITER) for case in CASES}
 
 
@@ -163,18 +163,16 @@ def test_both_mismatches_are_named():
 
 def test_a_serial_server_at_hand_says_how_visible_a_leak_would_be():
     compared = [
-        parity.compare(multi(), multi(mask="segment"), CASES, delimiter=DELIMITER, record=[].append, serial=serial)
-        for serial in (None, baseline())
+        parity.compare(StubSubject(CASES, hand=serial), multi(), multi(mask="segment")) for serial in (None, baseline())
     ]
-    without, beside = (record_of(parity.SEGMENT_VS_DENSE, parity.measure(each)) for each in compared)
+    without, beside = (record_of(parity.SEGMENT_VS_DENSE, parity.figure(each)) for each in compared)
     assert without.verdict is beside.verdict is Verdict.PASS
     assert without.leak_visibility is None and beside.leak_visibility > 0.1
     assert without.traffic_floor == 0.0
 
 
 def test_no_cases_measure_nothing():
-    compared = parity.compare(baseline(), baseline(), [], delimiter=DELIMITER, record=lambda line: None)
-    measurement = parity.measure(compared)
+    measurement = parity.figure(parity.compare(StubSubject([]), baseline(), baseline()))
     assert measurement.value is None and measurement.details["mean_abs_diff"] is None
 
 

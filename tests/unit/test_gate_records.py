@@ -1,5 +1,6 @@
 """What gates leave beside their verdicts: reasons, details, evidence and raw samples, word for word."""
 
+import math
 import re
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, baseline, extender, make_case, multi, packed, packed_query_prefix
+from stub_targets import DELIMITER, StubSubject, baseline, extender, make_case, multi, packed, packed_query_prefix
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench.curve import CurvePoint
@@ -34,23 +35,23 @@ def ignore(line):
 
 
 def isolated(target, reference, cases=CASES, *, gate=isolation.SAME_LENGTH, seed=3, record=ignore):
-    return isolation.measure(gate, target, reference, cases, delimiter=DELIMITER, seed=seed, record=record)
+    return gate.measure(StubSubject(cases, multi=target, serial=reference, seed=seed, record=record))
 
 
 def equal(target, reference, cases=CASES, *, record=ignore):
-    return equivalence.measure(target, reference, cases, delimiter=DELIMITER, record=record)
+    return equivalence.measure(StubSubject(cases, multi=target, serial=reference, record=record))
 
 
-def compared(left, right, cases=CASES, *, record=ignore, **more):
-    return parity.measure(parity.compare(left, right, cases, delimiter=DELIMITER, record=record, **more))
+def compared(left, right, cases=CASES, *, record=ignore, client_chunk_size=None):
+    return parity.figure(parity.compare(StubSubject(cases, record=record), left, right, client_chunk_size))
 
 
 def probed(target, reference, cases=CASES, *, record=ignore):
-    return semantics.measure(target, reference, cases, delimiter=DELIMITER, record=record)
+    return semantics.measure(StubSubject(cases, multi=target, serial=reference, record=record))
 
 
 def replayed(target, reference, cases=CASES, *, record=ignore):
-    return prefill_extend.measure(target, cases[0], record=record)
+    return prefill_extend.measure(StubSubject(cases, extend=target, record=record))
 
 
 def once_noisy(scores, query, by):
@@ -62,6 +63,12 @@ def once_noisy(scores, query, by):
         return found + next(signs) * by / 2 if tuple(q) == tuple(query) else found
 
     return noisy
+
+
+MEASURED_ON_A_PACKED_SERVER = (
+    "same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02",
+    "semantics_as_declared", "request_contract_holds",
+)  # fmt: skip
 
 
 # -- raw samples -------------------------------------------------------------------------------
@@ -386,10 +393,10 @@ def test_blocks_are_added_exactly_where_the_interval_straddles(interval, runs):
 
 def test_a_speed_up_carries_its_attestation_and_its_runs():
     curve = [CurvePoint(32, (4.0,) * 5, (1.0,) * 5)]
-    found = speedup.measure(multi(), curve, Attestation("segment", problem="dense was requested"))
+    found = speedup.measure_curve(multi(), curve, Attestation("segment", problem="dense was requested"))
     record = record_of(speedup.SPEEDUP_N32, found)
     assert (record.verdict, record.mask_attested) == (Verdict.FAIL, "segment")
-    assert speedup.measure(multi(), [], Attestation("dense")).samples == {"timed_runs": 0}
+    assert speedup.measure_curve(multi(), [], Attestation("dense")).samples == {"timed_runs": 0}
 
 
 def test_all_requires_what_the_options_ask_for_and_names_are_taken_as_they_are():
@@ -411,3 +418,20 @@ def test_the_evidence_of_a_probe_is_that_of_all_requests():
     assert found.evidence.semantic_visibility == semantic_visibility(reference, CASES[1:], DELIMITER, ignore) > 0.02
     assert (found.evidence.noise_floor, found.evidence.traffic_floor) == (0.0, 0.0)
     assert found.evidence.score_spread == np.ptp(packed(CASES[1].query, CASES[1].items, CASES[1].labels), axis=0).max()
+
+
+@pytest.mark.parametrize("place", [1, 2, 3], ids=["first replay", "last replay", "replay in traffic"])
+@pytest.mark.parametrize("name", list(MEASURED_ON_A_PACKED_SERVER))
+def test_a_replay_without_a_number_fails_whatever_the_others_are(name, place):
+    """No finite floor hides it: neither that of other replays nor that of other requests."""
+    gate, calls = gates()[name], iter(range(999))
+
+    def broken_once(query, items, labels):
+        found = packed(query, items, labels)
+        ours = tuple(query) == CASES[0].query and len(labels) == len(CASES[0].labels)
+        return found * np.nan if ours and next(calls) == place else found
+
+    record = record_of(gate, gate.measure(StubSubject(CASES, multi=multi(broken_once), serial=baseline())))
+    assert record.verdict is Verdict.FAIL, record.reason
+    assert "gives a difference of nan" in record.reason
+    assert not all(map(math.isfinite, (record.noise_floor, record.traffic_floor)))

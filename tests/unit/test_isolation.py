@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, POOL, baseline, hashed, leaking, make_case, multi, packed, serial
+from stub_targets import DELIMITER, POOL, StubSubject, baseline, hashed, leaking, make_case, multi, packed, serial
 
-from pytest_multiitem.gates.isolation import CHANGED_LENGTH, SAME_LENGTH, measure
+from pytest_multiitem.gates.isolation import CHANGED_LENGTH, SAME_LENGTH
 from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case
@@ -18,10 +18,8 @@ every_gate = pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
 
 def check(gate, target, cases=CASES, *, reference=None, record=None):
     samples = [] if record is None else record
-    measurement = measure(
-        gate, target, reference or baseline(), cases, delimiter=DELIMITER, seed=3, record=samples.append
-    )
-    return record_of(gate, measurement)
+    subject = StubSubject(cases, multi=target, serial=reference or baseline(), record=samples.append)
+    return record_of(gate, gate.measure(subject))
 
 
 @every_gate

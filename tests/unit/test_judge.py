@@ -1,19 +1,24 @@
 """The judge: where a measurement becomes a verdict."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stub_targets import multi
 
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
-from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, larger_floor, magnitude
 from pytest_multiitem.gates.isolation import SAME_LENGTH
 from pytest_multiitem.gates.judge import judge_difference, judge_ratio
 from pytest_multiitem.gates.prefill_extend import PREFILL_EXTEND_REPLAY
+from pytest_multiitem.gates.record import record_of
+from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.gates.speedup import SPEEDUP_N32
+from pytest_multiitem.reports import table
 from pytest_multiitem.results.records import Verdict
 
 STRONG = Evidence(noise_floor=0.0, leak_visibility=0.5, score_spread=0.5)
@@ -231,3 +236,34 @@ def test_a_gate_without_a_limit_is_not_judged_by_a_number():
         judge_difference(SEGMENT_LOWERS, 0.0, STRONG)
     with pytest.raises(ValueError, match="segment_lowers has no limit"):
         judge_ratio(SEGMENT_LOWERS, 4.0, (3.5, 4.5), 5)
+
+
+# -- numbers that are none ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("place", range(3))
+def test_a_number_that_is_none_comes_before_all_others_wherever_it_stands(wrong, place):
+    floors = [0.1, 0.3, 0.2]
+    floors[place] = wrong
+    assert not math.isfinite(larger_floor(None, *floors)) and not math.isfinite(max(floors, key=magnitude))
+    assert larger_floor(0.1, None, 0.3, 0.2) == 0.3 and larger_floor(None) is larger_floor() is None
+
+
+@pytest.mark.parametrize(
+    "gate", [gate for gate in gates().values() if gate.relation != ">="], ids=lambda gate: gate.name
+)
+@pytest.mark.parametrize("floors", [(0.1, math.nan), (math.nan, 0.1), (None, math.inf)])
+def test_a_floor_that_is_no_number_fails_every_gate_and_is_shown(gate, floors):
+    """The judge sees what the record holds, and the report prints that."""
+    evidence = replace(STRONG, noise_floor=floors[0], traffic_floor=floors[1])
+    record = record_of(gate, Measurement(multi(), 0.0, evidence, holds="all is well"))
+    assert record.verdict is Verdict.FAIL
+    assert re.fullmatch(r"replaying the same request( among others)? gives a difference of (nan|inf)", record.reason)
+    assert not math.isfinite(table.floor(record)) and table.resolved(record).split(" | ")[1] in ("nan", "inf")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_no_number_holds_nothing(value):
+    record = record_of(SEGMENT_LOWERS, Measurement(multi(), value, STRONG, holds="all is well"))
+    assert (record.verdict, record.reason) == (Verdict.FAIL, f"the measured value is {value}, not a finite number")

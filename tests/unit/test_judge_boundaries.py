@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, baseline, extender, make_case, multi, packed
+from stub_targets import StubSubject, baseline, extender, make_case, multi, packed
 
-from pytest_multiitem.bench.curve import measure_curves
 from pytest_multiitem.gates import equivalence, isolation, parity, prefill_extend, semantics, speedup
 from pytest_multiitem.gates.gate import Evidence
 from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS
@@ -152,49 +151,33 @@ def ignore(line):
     pass
 
 
-def against_serial(module):
-    def measure(target, serial, cases):
-        return module.measure(target, serial, cases, delimiter=DELIMITER, record=ignore)
-
-    return measure
-
-
-def mutated(gate):
-    def measure(target, serial, cases):
-        return isolation.measure(gate, target, serial, cases, delimiter=DELIMITER, seed=3, record=ignore)
-
-    return measure
+def against_serial(gate):
+    return lambda target, serial, cases: gate.measure(StubSubject(cases, multi=target, serial=serial))
 
 
 def compared(target, serial, cases):
-    return parity.measure(parity.compare(target, serial, cases, delimiter=DELIMITER, record=ignore))
+    return parity.figure(parity.compare(StubSubject(cases), target, serial))
 
 
 def replayed(target, serial, cases):
-    return prefill_extend.measure(target, cases[0], record=ignore)
+    return prefill_extend.measure(StubSubject(cases, extend=target))
 
 
 def timed(runs):
     def measure(target, serial, cases):
-        curves = measure_curves(
-            serial,
-            [target],
-            lambda count: make_case(count, lengths=[3] * count),
-            counts=[speedup.GATED_ITEMS],
-            warmup_runs=0,
-            timed_runs=lambda count: runs,
-        )
-        return speedup.measure(target, *curves[target.profile])
+        subject = StubSubject(multi=target, serial=serial, bench_timed_runs=runs, bench_warmup_runs=0)
+        subject.timing_case = lambda target, count: make_case(count, lengths=[3] * count)
+        return speedup.measure(subject)
 
     return measure
 
 
 #: The server under test and how it is measured, of every gate that scores.
 MEASURED = {
-    isolation.SAME_LENGTH: (multi, mutated(isolation.SAME_LENGTH)),
-    isolation.CHANGED_LENGTH: (multi, mutated(isolation.CHANGED_LENGTH)),
-    equivalence.EQUIVALENCE: (multi, against_serial(equivalence)),
-    semantics.AS_DECLARED: (multi, against_serial(semantics)),
+    isolation.SAME_LENGTH: (multi, against_serial(isolation.SAME_LENGTH)),
+    isolation.CHANGED_LENGTH: (multi, against_serial(isolation.CHANGED_LENGTH)),
+    equivalence.EQUIVALENCE: (multi, against_serial(equivalence.EQUIVALENCE)),
+    semantics.AS_DECLARED: (multi, against_serial(semantics.AS_DECLARED)),
     parity.CROSS_BACKEND_MAX_ABS: (multi, compared),
     prefill_extend.PREFILL_EXTEND_REPLAY: (extender, replayed),
     speedup.SPEEDUP_N32: (multi, timed(1)),

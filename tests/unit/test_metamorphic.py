@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, LABELS, VOCABULARY, hashed, leaking, multi, packed
+from stub_targets import DELIMITER, VOCABULARY, StubSubject, hashed, leaking, multi, packed
 
 from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.gates.metamorphic import RELATIONS_HOLD, measure, space_of
@@ -20,11 +20,11 @@ DEFAULT = resolve({}, {}, {})
 
 def check(target, *, examples=DEFAULT.property_examples, seed=DEFAULT.seed, max_tokens=256, record=None, **more):
     found = []
-    measurement = measure(
-        target, labels=LABELS, delimiter=DELIMITER, examples=examples, seed=seed, max_tokens=max_tokens,
-        record=[].append if record is None else record.append, keep=found.append, **more,
+    subject = StubSubject(
+        multi=target, examples=examples, seed=seed, property_max_tokens=max_tokens, keep=found.append,
+        record=[].append if record is None else record.append, **more,
     )  # fmt: skip
-    return record_of(RELATIONS_HOLD, measurement), (found or [None])[0]
+    return record_of(RELATIONS_HOLD, measure(subject)), (found or [None])[0]
 
 
 def test_a_healthy_server_passes_with_its_evidence():

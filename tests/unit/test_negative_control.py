@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, VOCABULARY, baseline, hashed, make_case, serial
+from stub_targets import DELIMITER, VOCABULARY, StubSubject, baseline, hashed, make_case, serial
 
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.gates import equivalence, isolation
@@ -22,7 +22,7 @@ GATES = ("same_length_isolation_zero", "changed_length_isolation_zero", "delimit
 def check(target=None, cases=(CASE,), *, semantics=FIRST, samples=None):
     record = [].append if samples is None else samples.append
     target = baseline() if target is None else target
-    return record_of(NEGATIVE_CONTROL, measure(target, semantics, cases, delimiter=DELIMITER, seed=3, record=record))
+    return record_of(NEGATIVE_CONTROL, measure(StubSubject(cases, serial=target, semantics=semantics, record=record)))
 
 
 @pytest.mark.parametrize("semantics", [FIRST, QUERY])
@@ -132,10 +132,9 @@ def test_the_gates_measure_what_they_measure_on_a_real_server(semantics, monkeyp
     def spied(module):
         seeing = module.measure
 
-        def measure(*arguments, **more):
-            leaking = next(each for each in arguments if isinstance(each, Unisolated))
-            asked.append((module.__name__, leaking, more.pop("record") is record, more))
-            return seeing(*arguments, **more, record=record)
+        def measure(subject, *kinds):
+            asked.append((module.__name__, subject))
+            return seeing(subject, *kinds)
 
         return measure
 
@@ -143,11 +142,15 @@ def test_the_gates_measure_what_they_measure_on_a_real_server(semantics, monkeyp
         monkeypatch.setattr(module, "measure", spied(module))
     target, record = baseline(), [].append
     target = replace(target, profile=replace(target.profile, model="a model"))
-    measure(target, semantics, [CASE], delimiter=DELIMITER, seed=3, record=record)
-    names, leaking, recorded, more = zip(*asked, strict=True)
-    assert [name.rpartition(".")[2] for name in names] == ["isolation", "isolation", "equivalence"] and all(recorded)
-    assert more == ({"delimiter": DELIMITER, "seed": 3},) * 2 + ({"delimiter": DELIMITER},)
-    for each in leaking:
+    measured = StubSubject([CASE], serial=target, semantics=semantics, record=record)
+    measure(measured)
+    names, subjects = zip(*asked, strict=True)
+    assert [name.rpartition(".")[2] for name in names] == ["isolation", "isolation", "equivalence"]
+    for subject in subjects:
+        assert (subject.delimiter, subject.settings, subject.record) == (DELIMITER, measured.settings, record)
+        assert subject.serial is target and [len(case.items) for case in subject.cases(subject.multi)] == [8]
+        each = subject.multi
+        assert isinstance(each, Unisolated)
         assert each.profile == Profile("multi", "stub", "causal", 0, semantics, "a model")
         assert (each.engine, each.client, each.serial, each.delimiter) == ("stub", target.client, target, DELIMITER)
         with each.attest() as attestation:
@@ -171,8 +174,8 @@ def test_it_plays_a_server_without_softmax_and_over_another_connection_too():
 
 
 def test_gates_that_measure_nothing_leave_the_control_without_a_value(monkeypatch):
-    def nothing(*arguments, **more):
-        return Measurement(next(each for each in arguments if isinstance(each, Unisolated)), None)
+    def nothing(subject, *kinds):
+        return Measurement(subject.multi, None)
 
     for module in (isolation, equivalence):
         monkeypatch.setattr(module, "measure", nothing)

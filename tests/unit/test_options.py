@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from pytest_multiitem.adapters.base import Profile, check_backends
+from pytest_multiitem.adapters.base import ENGINES, Profile, check_backends
 from pytest_multiitem.adapters.embedded import EmbeddedEngine
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.settings.option import option, options_of
@@ -241,11 +241,14 @@ def test_all_and_the_defaults_are_the_engines_own():
     ],
 )
 def test_a_comparison_takes_the_backends_of_any_engine(given, message):
-    engines = [EmbeddedEngine(), Rocm()]
     good = {name: text.replace("rcom", "rocm").replace("jx", "jax") for name, text in given.items()}
-    check_backends(resolve({f"multiitem_{name}": text for name, text in good.items()}, {}, {}), engines)
-    with pytest.raises(UsageError, match=message):
-        check_backends(resolve({f"multiitem_{name}": text for name, text in given.items()}, {}, {}), engines)
+    undo = ENGINES.extend([Rocm()])
+    try:
+        check_backends(resolve({f"multiitem_{name}": text for name, text in good.items()}, {}, {}))
+        with pytest.raises(UsageError, match=message):
+            check_backends(resolve({f"multiitem_{name}": text for name, text in given.items()}, {}, {}))
+    finally:
+        undo()
 
 
 def test_settings_reach_the_launch_line():

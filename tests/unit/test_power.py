@@ -1,6 +1,9 @@
 """The kill matrix without servers: what is planned, what it comes to, and what is shown of it."""
 
+from types import SimpleNamespace
+
 import pytest
+from release_gates import RELEASED
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.catalogue import catalogue
@@ -61,16 +64,34 @@ def test_faults_need_the_embedded_engine(given):
 
 def test_every_gate_is_a_column_or_says_why_not():
     measured = {column.gate.name for column in power_columns.columns()}
-    assert measured | set(power_columns.NOT_MEASURED) == set(gates())
-    assert not measured & set(power_columns.NOT_MEASURED)
-    assert all(power_columns.NOT_MEASURED.values())
+    assert measured | set(power_columns.not_measured()) == set(gates())
+    assert not measured & set(power_columns.not_measured())
+    assert all(power_columns.not_measured().values())
+
+
+def test_columns_and_other_gates_stand_in_the_order_of_the_published_matrix():
+    released = [column.name for column in power_columns.columns() if column.gate.name in RELEASED]
+    assert released == [
+        SAME, "changed_length_isolation_zero", EQUIV, f"{EQUIV}[extend]", "semantics_as_declared",
+        "request_isolation_le_0p02", "request_contract_holds", "metamorphic_relations_hold", "negative_control_fails",
+        "segment_vs_dense_le_1e_4", "prefill_extend_replay_le_1e_4", "jax_serial_vs_torch_serial_le_0p02",
+        "jax_multi_vs_torch_multi_semantic_le_0p02", "cross_backend_max_abs_le_0p02", "cross_backend_mean_abs_le_0p01",
+        "serial_vs_reference_le_0p02", SPEED,
+    ]  # fmt: skip
+    assert [name for name in power_columns.not_measured() if name in RELEASED] == [
+        "segment_lowers", "comparison_measured", "own_reference_max_abs_le_0p02", "own_reference_mean_abs_le_0p01",
+        "healthy_build_passes", "fault_is_killed", "no_regression_vs_baseline",
+    ]  # fmt: skip
+
+
+LABS = SimpleNamespace(settings=settings_of(), record=None)
 
 
 def test_a_gate_is_measured_where_a_server_that_it_judges_has_the_fault():
     by_name = {column.name: column for column in power_columns.columns()}
 
     def measured(backend, name=None, **circumstances):
-        made = Build(None, backend, None if name is None else catalogue()[name](), circumstances)
+        made = Build(LABS, backend, None if name is None else catalogue()[name](), circumstances)
         return {column for column, known in by_name.items() if known.concerns(made)}
 
     assert measured("jax") == set(by_name), "a healthy build is measured by every gate"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from stub_targets import extender, make_case, packed_query_prefix
+from stub_targets import StubSubject, extender, make_case, packed_query_prefix
 
 from pytest_multiitem.gates.prefill_extend import NUM_ITEMS, PREFILL_EXTEND_REPLAY, measure
 from pytest_multiitem.gates.record import record_of
@@ -12,7 +12,7 @@ CASE = make_case(NUM_ITEMS)
 
 
 def check(target, case=CASE):
-    return record_of(PREFILL_EXTEND_REPLAY, measure(target, case, record=lambda line: None))
+    return record_of(PREFILL_EXTEND_REPLAY, measure(StubSubject([case], extend=target)))
 
 
 def second_run(change):

@@ -29,7 +29,6 @@ from pytest_multiitem.faults.base import ScorerFault, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.faults.proxy import Each, Forward, proxy, wire_faults
 from pytest_multiitem.reports.faults import listing
-from pytest_multiitem.scoring.steps import ScoringSteps
 from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure
 from pytest_multiitem.transport.listening import bind
 
@@ -423,14 +422,10 @@ def test_serve_puts_faults_into_the_engine_and_before_it(monkeypatch):
     class Doubles(ScorerFault):
         """Scores twice as high."""
 
-        def mutant(self):
-            class Mutant(ScoringSteps):
-                def score(self, *args, **kwargs):
-                    result = super().score(*args, **kwargs)
-                    result.scores[:] *= 2
-                    return result
-
-            return Mutant
+        def score(self, *args, **kwargs):
+            result = self.inner.score(*args, **kwargs)
+            result.scores[:] *= 2
+            return result
 
     doubles = Doubles()
     doubles.name = "doubles"  # of the instance alone: the class stays out of the catalogue

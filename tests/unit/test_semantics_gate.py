@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from stub_targets import (
     DELIMITER,
+    StubSubject,
     baseline,
     hashed,
     leaking,
@@ -27,7 +28,7 @@ FIRST, QUERY = Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX
 
 def check(target, samples=None):
     record = [].append if samples is None else samples.append
-    return record_of(AS_DECLARED, measure(target, baseline(), [CASE], delimiter=DELIMITER, record=record))
+    return record_of(AS_DECLARED, measure(StubSubject([CASE], multi=target, serial=baseline(), record=record)))
 
 
 def causal(query, items, labels):
@@ -88,7 +89,7 @@ def test_a_model_on_which_all_semantics_look_alike_decides_nothing():
     def flat(query, items, labels):
         return np.full((len(items), 2), 0.5)
 
-    measured = measure(multi(flat), baseline(flat), [CASE], delimiter=DELIMITER, record=lambda line: None)
+    measured = measure(StubSubject([CASE], multi=multi(flat), serial=baseline(flat)))
     record = record_of(AS_DECLARED, measured)
     assert record.verdict is Verdict.INCONCLUSIVE and "hardly apart" in record.reason
 
@@ -97,9 +98,7 @@ def test_a_first_request_without_tokens_is_passed_over():
     """A server refuses a request without items; that says nothing about its semantics."""
     target = multi()
     empty = make_case(lengths=[0, 0], seed=5, name="empty")
-    record = record_of(
-        AS_DECLARED, measure(target, baseline(), [empty, CASE], delimiter=DELIMITER, record=lambda line: None)
-    )
+    record = record_of(AS_DECLARED, measure(StubSubject([empty, CASE], multi=target, serial=baseline())))
     assert record.verdict is Verdict.PASS, record.reason
     asked = {query for query, _, _ in target.client.requests}
     assert CASE.query in asked and empty.query not in asked
@@ -149,7 +148,7 @@ def test_causal_attention_fails_by_the_name_of_its_positions(asked, scores, size
 
 
 def test_the_checkpoint_that_the_user_names_comes_first(asked):
-    measure(multi(restarting), baseline(), [CASE], delimiter=DELIMITER, record=[].append, checkpoint="/models/mine")
+    measure(StubSubject([CASE], multi=multi(restarting), serial=baseline(), model="/models/mine"))
     assert asked[0].model == "/models/mine"
 
 

@@ -1,10 +1,13 @@
 """Who is compared: which server stands for which backend and view, and which two compute the same."""
 
+from dataclasses import replace
+
 import pytest
 
-from pytest_multiitem.adapters.base import choose_engine
+from pytest_multiitem.adapters.base import Engine, choose_engine
 from pytest_multiitem.comparison.measuring.sides import missing, serial_of, sides_of
 from pytest_multiitem.errors import EngineUnavailable, UsageError
+from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.resolve import resolve
 
 
@@ -25,6 +28,18 @@ def test_the_embedded_pair_has_a_frozen_server_in_both_views():
     assert {side.profile.mask_impl for side in found.values()} == {"segment"}
     ports = {label: side.engine.launch(side.profile, side.settings).preferred_port for label, side in found.items()}
     assert ports == {"jax portable": 30010, "jax best_native": 30011, "pytorch portable+best_native": 30020}
+
+
+def test_a_backend_that_only_an_adapter_knows_has_its_sides():
+    class Mine(Engine):
+        name, backends, masks = "mine", ("rocm",), ("flex",)
+
+        def launch(self, profile, settings):
+            return LaunchSpec(profile.label, ("serve", profile.backend, profile.mask_impl))
+
+    settings = replace(resolve({}, {}, {}), engine="mine", backend=("rocm",), mask_impl=("flex",))
+    (side,) = sides_of(settings, Mine())
+    assert (side.label, side.profile.mask_impl) == ("rocm portable+best_native", "flex")
 
 
 def test_what_a_server_splits_no_more_than_another_is_computed_once():

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stub_targets import DELIMITER, LABELS, POOL, StubClient, baseline, hashed, leaking, make_case, multi, packed
+from stub_targets import (
+    DELIMITER,
+    LABELS,
+    POOL,
+    StubClient,
+    StubSubject,
+    baseline,
+    hashed,
+    leaking,
+    make_case,
+    multi,
+    packed,
+)
 
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.gates import isolation
@@ -24,8 +36,12 @@ CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))
 TOKENS = st.lists(st.sampled_from(POOL), max_size=60).map(tuple)
 
 
+def measured(target, cases, record=[].append, *, serial=None):
+    return measure(StubSubject(cases, multi=target, record=record, hand=serial))
+
+
 def check(target, cases=CASES, **more):
-    return record_of(REQUEST_ISOLATION, measure(target, cases, delimiter=DELIMITER, record=[].append, **more))
+    return record_of(REQUEST_ISOLATION, measured(target, cases, **more))
 
 
 class BusyClient(StubClient):
@@ -177,10 +193,8 @@ def test_requests_that_are_not_kept_apart_fail(fault):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_gates_on_items_cannot_tell_in_such_a_server(fault):
     target, reference = FAULTS[fault](), baseline()
-    measured = isolation.measure(
-        isolation.SAME_LENGTH, target, reference, CASES, delimiter=DELIMITER, seed=3, record=[].append
-    )
-    record = record_of(isolation.SAME_LENGTH, measured)
+    subject = StubSubject(CASES, multi=target, serial=reference)
+    record = record_of(isolation.SAME_LENGTH, isolation.SAME_LENGTH.measure(subject))
     assert record.verdict is not Verdict.PASS and record.traffic_floor > 0.02
 
 
@@ -246,8 +260,8 @@ def test_the_smallest_request_is_that_of_the_fewest_tokens():
     many_short = make_case(5, lengths=[1] * 5, name="many short")
     few_long = make_case(2, lengths=[40, 40], name="few long")
     rounds = []
-    measure(
-        multi(), [few_long, many_short], delimiter=DELIMITER,
+    measured(
+        multi(), [few_long, many_short],
         record=lambda line: rounds.append((line["case"], line["number"])) if line["kind"] == "surrounded" else None,
     )  # fmt: skip
     assert [name for name, number in rounds if number] == ["few long"] + ["many short"] * 3
@@ -258,7 +272,7 @@ def test_the_smallest_request_is_among_others_three_times_and_every_other_once()
     lines = []
     target = multi()
     small, large = make_case(lengths=[5, 5], name="small"), make_case(lengths=[5, 6], seed=2, name="large")
-    found = measure(target, [large, small, large], delimiter=DELIMITER, record=lines.append)
+    found = measured(target, [large, small, large], lines.append)
     rounds = [(line["case"], line["number"]) for line in lines if line["kind"] == "surrounded" and line["number"]]
     assert rounds == [("large", 1), ("small", 1), ("small", 2), ("small", 3), ("large", 1)]
     assert found.samples == {"cases": 3, "rounds": 5, "items": 6}
@@ -273,7 +287,7 @@ def test_a_request_is_compared_with_its_second_quiet_replay():
     def moving(query, items, labels):
         return packed(query, items, labels) + (moves.pop(0) if query == case.query else 0.0)
 
-    found = measure(multi(moving), [case], delimiter=DELIMITER, record=[].append)
+    found = measured(multi(moving), [case])
     assert not moves and found.value == pytest.approx(0.3) and found.evidence.noise_floor == pytest.approx(0.02)
     worst = [(each["case"], each["round"], each["what"]) for each in found.details["worst"]]
     assert worst == [("case", 3, "among others"), ("case", 1, "after others"), ("case", 1, "among others")]
@@ -281,7 +295,7 @@ def test_a_request_is_compared_with_its_second_quiet_replay():
 
 
 def test_no_requests_attest_nothing():
-    found = measure(multi(), (), delimiter=DELIMITER, record=[].append)
+    found = measured(multi(), ())
     assert found.value is None and found.evidence.noise_floor is None and found.attestation.mask == "unattested"
     assert found.samples == {"cases": 0, "rounds": 0, "items": 0}
 
@@ -294,7 +308,7 @@ def test_what_runs_in_the_rounds_only_is_attested_as_well():
         if line["kind"] == "surrounded" and line["number"] == 0:
             target.client.executed = "segment"
 
-    found = record_of(REQUEST_ISOLATION, measure(target, CASES[:1], delimiter=DELIMITER, record=record))
+    found = record_of(REQUEST_ISOLATION, measured(target, CASES[:1], record))
     assert found.verdict is Verdict.FAIL and found.mask_attested == "dense+segment"
 
 

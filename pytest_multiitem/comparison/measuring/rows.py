@@ -15,6 +15,7 @@ from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench import statistics
 from pytest_multiitem.comparison.records import Row, RunRecord, WorkloadRequest
 from pytest_multiitem.gates.evidence import max_abs, score_spread
+from pytest_multiitem.gates.gate import larger_floor
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, Scores, prepare, read_scores
@@ -127,7 +128,7 @@ def row_of(
     row.reference_scores = first.tolist()
     row.score_spread = score_spread([first])
     if len(sampled.scores) > 1:
-        row.noise_floor = max(max_abs(scores - first) for scores in sampled.scores[1:])
+        row.noise_floor = larger_floor(*(max_abs(scores - first) for scores in sampled.scores[1:]))
     return row
 
 
