@@ -109,6 +109,12 @@ class RunSubject(Subject):
         return replace(self, backend=other, given={}, _reference_of=self._tested if self._reference_stands_in else None)
 
     @property
+    def delimiter(self) -> int:
+        """That of the server which the test asked for, else that of the run."""
+        given = next(iter(self.given.values()), None)
+        return self.run.delimiter if given is None else given.delimiter
+
+    @property
     def semantics(self) -> Semantics:
         """What the settings declare, or what the attached server says itself."""
         if self.settings.multi_url is None:
@@ -166,8 +172,9 @@ class RunSubject(Subject):
         if self.backend == ATTACHED:
             target = server_of(self.run, self._profile(ATTACHED, ATTACHED, 0))
             if target.profile.mask_impl != mask:
+                runs = "prefill+extend" if target.profile.role == "extend" else f"mask {target.profile.mask_impl}"
                 raise EngineUnavailable(
-                    f"the attached server is set to mask {target.profile.mask_impl}; this gate needs one of {mask}"
+                    f"the {target.place} runs {runs}; this gate needs one that packs with mask {mask}"
                 )
             return target
         if self.settings.multi_url is not None:

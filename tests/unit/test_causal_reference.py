@@ -47,8 +47,9 @@ def probe(backend, checkpoint, *faults, semantics=FIRST, chunk=0, model="the che
 
     client = SglJaxOnACpu(scores(engine), None, str(checkpoint) if model == "the checkpoint" else model)
     target = Target(
-        Profile("multi", "jax", "segment", chunk, semantics), "sgl-jax", client, None, choose_engine("sgl-jax")
-    )
+        Profile("multi", "jax", "segment", chunk, semantics), "sgl-jax", client, None, choose_engine("sgl-jax"),
+        delimiter=DELIMITER,
+    )  # fmt: skip
     rng = np.random.default_rng(5)
     query, *items = (tuple(tokens(rng, n)) for n in (20, 3, 9, 1, 12, 7, 5))
     case = Case("case", query, tuple(items), LABELS[:2], tuple(range(DELIMITER)))
