@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_multiitem.session.parts.base import PARTS
+from pytest_multiitem.session.part import PARTS
 
 _ADDED: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()
 

@@ -6,8 +6,8 @@ import pytest
 
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.scoring.vocabulary import ALL
+from pytest_multiitem.session.part import PARTS
 from pytest_multiitem.session.parts import parts_of
-from pytest_multiitem.session.parts.base import PARTS
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
 

@@ -20,7 +20,7 @@ from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results import store
 from pytest_multiitem.results.records import Matrix, Verdict
 from pytest_multiitem.session.keys import SETTINGS
-from pytest_multiitem.session.parts.base import PARTS
+from pytest_multiitem.session.part import PARTS
 from pytest_multiitem.session.plan import PLAN, Plan
 
 if TYPE_CHECKING:

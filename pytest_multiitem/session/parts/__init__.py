@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from pytest_multiitem.session.parts.base import Part
+from pytest_multiitem.session.part import Part
 from pytest_multiitem.settings.settings import Settings
 
 #: The modules of the parts, in the order of their tests and of the summary, each with the settings that ask for it. One

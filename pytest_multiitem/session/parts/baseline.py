@@ -18,7 +18,7 @@ from pytest_multiitem.results.machine import machine_info, package_versions
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.gate_item import GateItem, suite
-from pytest_multiitem.session.parts.base import Line, Part
+from pytest_multiitem.session.part import Line, Part
 from pytest_multiitem.session.session import SESSION, session_of, shown_path
 from pytest_multiitem.settings.conditions import parse
 from pytest_multiitem.settings.settings import Settings

@@ -15,7 +15,7 @@ from pytest_multiitem.progress import Shown
 from pytest_multiitem.reports.comparison import comparison_lines, publish
 from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.gate_item import GateItem, suite
-from pytest_multiitem.session.parts.base import Line, Part
+from pytest_multiitem.session.part import Line, Part
 from pytest_multiitem.session.session import session_of, shown_path
 from pytest_multiitem.settings.settings import Settings
 

@@ -15,7 +15,7 @@ from pytest_multiitem.reports.power import power_lines
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.gate_item import GateItem, suite
-from pytest_multiitem.session.parts.base import Line, Part
+from pytest_multiitem.session.part import Line, Part
 from pytest_multiitem.session.session import session_of, shown_path
 from pytest_multiitem.settings.settings import Settings
 
