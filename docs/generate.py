@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -20,9 +20,11 @@ from pytest_multiitem.comparison.files import SCHEMAS
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports import power
+from pytest_multiitem.results.details import Details, Notes
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.settings.table import OPTIONS
+from pytest_multiitem.validation.schemas import KINDS, write_schemas
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -103,14 +105,27 @@ def gates_table() -> str:
     return "| gate | measures | holds when | a PASS needs |\n| --- | --- | --- | --- |\n" + _rows(rows)
 
 
+def renewed(page: str, name: str, content: str) -> str:
+    """``page`` with what stands between the marks of that name replaced."""
+    pattern = rf"(<!-- {name}: written by docs/generate.py -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda marks: f"{marks[1]}{content}{marks[2]}", page, flags=re.DOTALL)
+
+
 def with_gates_table(page: str) -> str:
-    """``page`` with the table of gates between its marks renewed."""
-    return re.sub(
-        r"(<!-- gates: written by docs/generate.py -->\n).*?(<!-- end -->)",
-        lambda marks: f"{marks[1]}{gates_table()}{marks[2]}",
-        page,
-        flags=re.DOTALL,
-    )
+    """reference/gates.md with its table of gates renewed."""
+    return renewed(page, "gates", gates_table())
+
+
+def with_schemas(page: str) -> str:
+    """reference/results.md with the tables of all kinds of files, and of all kinds of details, renewed."""
+    kinds = [[f"`{name}`", f"`{kind.written_by}`"] for name, kind in KINDS.items()]
+    page = renewed(page, "schemas", "| `schema_version` | written by |\n| --- | --- |\n" + _rows(kinds))
+    rows = []
+    for kind in get_args(Details):
+        own = ", ".join(f"`{name}`" for name in kind.__struct_fields__ if name not in Notes.__struct_fields__)
+        text = (inspect.getdoc(kind) or "").replace("``", "`")
+        rows.append([f"`{kind.__struct_config__.tag}`", own, " ".join(text.split())])
+    return renewed(page, "details", "| `kind` | fields | |\n| --- | --- | --- |\n" + _rows(rows))
 
 
 _COMPARISON_HEAD = """\
@@ -215,10 +230,12 @@ def main() -> None:
             (REFERENCE / ("engine-speed.json" if number == 1 else f"engine-speed-{number}.json")).write_bytes(results)
         (REFERENCE / "engine-speed.md").write_text(page_text, encoding="utf-8")
         return
+    write_schemas()
     (REFERENCE / "comparison-files.md").write_text(comparison_page(), encoding="utf-8")
     (REFERENCE / "options.md").write_text(options_page(), encoding="utf-8")
-    page = REFERENCE / "gates.md"
-    page.write_text(with_gates_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, renew in (("gates.md", with_gates_table), ("results.md", with_schemas)):
+        page = REFERENCE / name
+        page.write_text(renew(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def ab(
         typer.echo(line)
     if output_json is not None:
         try:
-            write_atomically(output_json, msgspec.json.format(msgspec.json.encode(arms.as_dict(found)), indent=1))
+            write_atomically(output_json, msgspec.json.format(msgspec.json.encode(arms.record(found)), indent=1))
         except OSError as error:
             raise UsageError(f"cannot write {output_json}: {error.strerror}") from None
     wrong = arms.problems(found)

@@ -11,6 +11,7 @@ from pytest_multiitem.gates.comparison import COMPARISON_MEASURED, OWN_REFERENCE
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
 from pytest_multiitem.gates.registry import required
+from pytest_multiitem.results.details import ComparedSides, Judged
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.settings.settings import Settings
 
@@ -151,7 +152,7 @@ def _judged(
         worst[1].reason if worst[1].verdict == Verdict.PASS else f"{worst[0]}: {worst[1].reason}",
         matrices,
         samples={"chunk_sizes": len(checks)},
-        details={where: {"value": check.value, "verdict": check.verdict} for where, check in checks},
+        details=ComparedSides(checks={at: Judged(verdict=check.verdict, value=check.value) for at, check in checks}),
     )
     found.value = max(values, default=None)
     found.noise_floor = max((f for f in floors if f is not None), default=None)

@@ -20,6 +20,7 @@ from pytest_multiitem.gates.evidence import (
 from pytest_multiitem.gates.gate import Evidence, Gate
 from pytest_multiitem.gates.record import Measurement
 from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import Target, declared_semantics
 
@@ -42,7 +43,7 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
     semantics = declared_semantics(multi)
     differences, plain, bases, attestations = [], [], [], []
     scored: list[Baseline] = []
-    worst = {"max_abs_diff": -1.0}
+    largest, worst = -1.0, details.WorstItem(max_abs_diff=-1.0)
     for case in cases:
         aligned = replace(case, query=tuple(semantics.serial_query(case.query, delimiter)))
         ours, theirs = baseline(multi, case, record), baseline(serial, aligned, record)
@@ -63,9 +64,10 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         differences.append(difference)
         plain.append(np.abs(packed - query_only))
         bases.append(reference)
-        if difference.max() > worst["max_abs_diff"]:
+        if difference.max() > largest:
             item = int(difference.argmax())
-            worst = {"max_abs_diff": float(difference[item]), "case": case.name, "item": item}  # type: ignore[dict-item]
+            largest = float(difference[item])
+            worst = details.WorstItem(max_abs_diff=largest, case=case.name, item=item)
     visibility, shifts = leak_visibility(serial, cases, semantics, delimiter, record)
     every = np.concatenate(differences) if differences else np.empty(0)
     return Measurement(
@@ -79,10 +81,10 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         ),
         attestation=Attestation.joined(attestations),
         samples={"cases": len(cases), "items": len(every)},
-        details={
-            "mean_abs_diff": float(every.mean()) if every.size else None,
-            "worst": worst,
-            "query_only_max_abs_diff": max(map(max_abs, plain), default=None),
-            "leak_visibility_median": float(np.median(shifts)) if shifts else None,
-        },
+        details=details.Equivalence(
+            mean_abs_diff=float(every.mean()) if every.size else None,
+            worst=worst,
+            query_only_max_abs_diff=max(map(max_abs, plain), default=None),
+            leak_visibility_median=float(np.median(shifts)) if shifts else None,
+        ),
     )

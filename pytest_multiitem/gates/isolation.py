@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
@@ -12,6 +13,7 @@ from pytest_multiitem.gates.evidence import baseline, floors, leak_visibility, m
 from pytest_multiitem.gates.gate import Evidence, Gate
 from pytest_multiitem.gates.record import Measurement
 from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case, mutations
 from pytest_multiitem.targets.target import Target, declared_semantics
 
@@ -54,7 +56,7 @@ def measure(
     usable = [case for case in cases if len(case.items) > 1]
     if not usable:  # no item is untouched where there is only one
         return Measurement(target=multi, value=None, samples={"cases": 0, "mutations": 0, "items": 0})
-    worst: list[dict[str, Any]] = []
+    worst: list[details.MutatedItem] = []
     own_changes = []
     unchanged = [baseline(multi, case, record) for case in usable]
     bases = [base.scores for base in unchanged]
@@ -70,33 +72,33 @@ def measure(
             changes = np.abs(scores - base).max(axis=1)
             own_changes.append(float(changes[mutation.index]))
             others = np.delete(changes, mutation.index)
-            entry = {
-                "case": case.name,
-                "mutation": mutation.kind,
-                "mutated_index": mutation.index,
-                "max_abs_diff_unchanged": float(others.max()),
-                "mean_abs_diff_unchanged": float(others.mean()),
-                "changed_items": int((others != 0).sum()),
-                "own_change": own_changes[-1],
-            }
-            record({"kind": "isolation mutated", **entry, "scores": scores.tolist()})
+            entry = details.MutatedItem(
+                case=case.name,
+                mutation=mutation.kind,
+                mutated_index=mutation.index,
+                max_abs_diff_unchanged=float(others.max()),
+                mean_abs_diff_unchanged=float(others.mean()),
+                changed_items=int((others != 0).sum()),
+                own_change=own_changes[-1],
+            )
+            record({"kind": "isolation mutated", **msgspec.structs.asdict(entry), "scores": scores.tolist()})
             worst.append(entry)
     visibility, shifts = leak_visibility(serial, usable, declared_semantics(multi), delimiter, record)
     problem = None
     if own_changes and max(own_changes) == 0.0 and not _saturated(bases):
         problem = "the mutated item keeps its own score: the engine does not read its items"
-    worst.sort(key=lambda entry: -entry["max_abs_diff_unchanged"])
+    worst.sort(key=lambda entry: -(entry.max_abs_diff_unchanged or 0.0))
     return Measurement(
         target=multi,
-        value=max((entry["max_abs_diff_unchanged"] for entry in worst), default=None),
+        value=max((entry.max_abs_diff_unchanged or 0.0 for entry in worst), default=None),
         evidence=Evidence(**floors(unchanged), leak_visibility=visibility, score_spread=score_spread(bases)),
         attestation=Attestation.joined(attestations),
         samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(b) for b in bases)},
-        details={
-            "worst": worst[:6],
-            "mutated_item_change_max": max(own_changes, default=None),
-            "leak_visibility_median": float(np.median(shifts)) if shifts else None,
-        },
+        details=details.Isolation(
+            worst=worst[:6],
+            mutated_item_change_max=max(own_changes, default=None),
+            leak_visibility_median=float(np.median(shifts)) if shifts else None,
+        ),
         problem=problem,
     )
 

@@ -8,6 +8,7 @@ from pytest_multiitem.gates.evidence import max_abs, score_spread
 from pytest_multiitem.gates.gate import Evidence, Gate
 from pytest_multiitem.gates.record import Measurement
 from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import Target
 
@@ -39,6 +40,6 @@ def measure(extend: Target, case: Case, *, record: Recorder) -> Measurement:
         evidence=Evidence(score_spread=score_spread([first])),
         attestation=attestation,
         samples={"runs": 2, "items": len(first)},
-        details={"row_sum_error": off},
+        details=details.PrefillExtend(row_sum_error=off),
         problem=problem,
     )

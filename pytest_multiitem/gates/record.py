@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.gate import Evidence, Gate
 from pytest_multiitem.gates.judge import judge_difference, judge_ratio
+from pytest_multiitem.results.details import Details, Notes
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.targets.target import Target
@@ -31,11 +31,12 @@ class Measurement:
     attestation: Attestation | None = None
     interval: tuple[float, float] | None = None
     samples: dict[str, int] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Details = field(default_factory=Notes)
     problem: str | None = None
     doubt: str | None = None
     holds: str | None = None
     backend: str | None = None
+    client_chunk_size: int | None = None
 
 
 def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
@@ -73,6 +74,7 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         semantic_visibility=measurement.evidence.semantic_visibility,
         samples=measurement.samples,
         engine=target.engine,
+        role=profile.role,
         backend=measurement.backend or profile.backend,
         model=target.model,
         dtype=target.dtype,
@@ -80,6 +82,7 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         mask_requested=profile.mask_impl,
         mask_attested=None if attestation is None else attestation.mask,
         server_chunk_size=profile.chunk_size,
+        client_chunk_size=measurement.client_chunk_size,
         items_per_sequence=None if attestation is None else attestation.items_per_sequence,
         details=measurement.details,
     )

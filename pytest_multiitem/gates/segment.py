@@ -6,11 +6,14 @@ compile gate (`pytest_multiitem.tpu`): the kernel lowers and compiles for TPUs o
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.record import Measurement, blank_record, record_of
+from pytest_multiitem.results import details
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.tpu.records import Report
@@ -57,19 +60,20 @@ def judge(target: Target, attestation: Attestation, report: Report | None) -> Ga
         record.verdict = Verdict.FAIL
         record.reason = f"compile gate: {report.reason}; {answered}"
     kinds = (("real run", ran), ("compile gate", report is not None and report.verdict is not Verdict.NOT_RUN))
-    record.details = {
-        "device": device,
-        "executed": attestation.mask,
-        "evidence": [kind for kind, is_there in kinds if is_there],
-        **_details(report),
-    }
+    record.details = details.SegmentPath(
+        device=device,
+        executed=attestation.mask,
+        evidence=[kind for kind, is_there in kinds if is_there],
+        tpu=_document(report),
+    )
     return record
 
 
 def judge_kernel(gate: Gate, report: Report) -> GateRecord:
     """The verdict of the compile gate alone, on a kernel that no server runs."""
     record = blank_record(gate, report.verdict, f"compile gate, no real run: {report.reason}")
-    record.details = {"evidence": ["compile gate"] if report.verdict is not Verdict.NOT_RUN else [], **_details(report)}
+    evidence = ["compile gate"] if report.verdict is not Verdict.NOT_RUN else []
+    record.details = details.SegmentPath(evidence=evidence, tpu=_document(report))
     record.seconds = report.seconds
     return record
 
@@ -87,5 +91,5 @@ def _beside(report: Report | None) -> str:
     return f"; compile gate{said}: {report.reason}"
 
 
-def _details(report: Report | None) -> dict[str, object]:
-    return {} if report is None else {"tpu": msgspec.to_builtins(report)}
+def _document(report: Report | None) -> dict[str, Any] | None:
+    return None if report is None else msgspec.to_builtins(report)

@@ -18,6 +18,7 @@ from pytest_multiitem.gates.gate import Evidence, Gate
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.record import Measurement
 from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics, unisolated
 from pytest_multiitem.targets.target import Target, declared_semantics
@@ -80,7 +81,7 @@ def measure(multi: Target, serial: Target, cases: Sequence[Case], *, delimiter: 
         ),
         attestation=packed.attestation,
         samples={"items": len(case.items)},
-        details={"distances": distances, "nearest": nearest},
+        details=details.Semantics(distances={**distances}, nearest=nearest),
         problem=problem,
         doubt=doubt,
         holds=f"nearest to {declared.value} ({distances[nearest]:.3g}; next {following}, {distances[following]:.3g})",

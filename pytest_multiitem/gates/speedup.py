@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench.curve import CurvePoint
 from pytest_multiitem.bench.statistics import recompilation
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.record import Measurement
+from pytest_multiitem.results import details
 from pytest_multiitem.targets.target import Target
 
 SPEEDUP_N32 = Gate(
@@ -32,8 +31,13 @@ def further_runs(point: CurvePoint, timed_runs: int) -> int:
     return 2 * timed_runs if interval[0] < limit <= interval[1] else 0
 
 
-def measure(multi: Target, curve: list[CurvePoint], attestation: Attestation) -> Measurement:
-    """The gated point of a performance curve, with the whole curve as its details."""
+def measure(
+    multi: Target, curve: list[CurvePoint], attestation: Attestation, *, tuned: list[CurvePoint] | None = None
+) -> Measurement:
+    """The gated point of a performance curve, with the whole curve as its details.
+
+    ``tuned``: the curve against a serial server that is tuned for such calls; reported beside it, never mixed with it.
+    """
     point = next((p for p in curve if p.num_items == GATED_ITEMS), None)
     return Measurement(
         target=multi,
@@ -41,7 +45,10 @@ def measure(multi: Target, curve: list[CurvePoint], attestation: Attestation) ->
         interval=None if point is None else point.interval,
         attestation=attestation,
         samples={"timed_runs": 0 if point is None else len(point.serial_sec)},
-        details={"performance": performance(curve)},
+        details=details.Speedup(
+            performance=performance(curve),
+            performance_vs_tuned_serial=None if tuned is None else performance(tuned),
+        ),
         doubt=None if point is None else compiled(point),
     )
 
@@ -61,6 +68,6 @@ def compiled(point: CurvePoint) -> str | None:
     return None
 
 
-def performance(curve: list[CurvePoint]) -> dict[str, Any]:
+def performance(curve: list[CurvePoint]) -> dict[str, details.SpeedPoint]:
     """A curve for the results, by N."""
-    return {str(point.num_items): point.as_dict() for point in curve}
+    return {str(point.num_items): point.record() for point in curve}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_multiitem.power.records import BuildRecord, Cell, KillMatrix
+from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports.blocks import markdown_table, section, terminal_table
 from pytest_multiitem.reports.table import number
+from pytest_multiitem.results.details import BuildRecord, Cell
 from pytest_multiitem.results.records import Verdict
 
 #: What a gate is called at the head of a narrow column.

@@ -9,8 +9,9 @@ from pytest_multiitem.reports import table
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import escape, markdown_table, section
 from pytest_multiitem.reports.tpu import checks_table
+from pytest_multiitem.results.details import Power
 from pytest_multiitem.results.published import HARDWARE, PUBLISHED, Published
-from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
+from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Verdict
 
 
 def render(matrix: Matrix) -> str:
@@ -18,7 +19,7 @@ def render(matrix: Matrix) -> str:
     sections = [
         _head(matrix),
         _gates(matrix.gates),
-        _unhappy(matrix),
+        _not_passed(matrix),
         section("TPU compile gate", markdown_table(*checks_table(matrix))),
         section("Speed-up", markdown_table(*table.curves(matrix))),
         section("Semantics", markdown_table(*table.semantics(matrix))),
@@ -57,8 +58,8 @@ def _gates(records: Sequence[GateRecord]) -> str:
     return section("Gates", pivot, legend, markdown_table(*table.others(records)))
 
 
-def _unhappy(matrix: Matrix) -> str:
-    records = table.unhappy(matrix.gates)
+def _not_passed(matrix: Matrix) -> str:
+    records = table.not_passed(matrix.gates)
     if not records:
         return ""
     lines = [f"- **{r.verdict.value}** `{r.gate}` ({table.where(r)}): {escape(r.reason)}" for r in records]
@@ -73,11 +74,7 @@ def _evidence(records: Sequence[GateRecord]) -> str:
             r.verdict.value,
             table.number(r.value),
             table.bound(r),
-            table.number(r.noise_floor),
-            table.number(r.traffic_floor),
-            table.number(r.leak_visibility),
-            table.number(r.semantic_visibility),
-            table.number(r.score_spread),
+            *(table.number(getattr(r, name)) for name in EVIDENCE),
             ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in r.samples.items()) or "-",
             r.semantics or "-",
             r.mask_requested or "-",
@@ -89,16 +86,15 @@ def _evidence(records: Sequence[GateRecord]) -> str:
         if r.verdict is not Verdict.NOT_RUN
     ]
     header = [
-        "gate", "for", "verdict", "value", "limit", "noise floor", "traffic floor", "leak visibility",
-        "semantic visibility", "score spread", "samples", "semantics", "mask requested", "mask executed",
-        "server chunk", "items per sequence",
+        "gate", "for", "verdict", "value", "limit", *(name.replace("_", " ") for name in EVIDENCE), "samples",
+        "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
     ]  # fmt: skip
     return markdown_table(header, rows)
 
 
 def _power(matrix: Matrix) -> str:
     """The kill matrix, where the run measured one."""
-    if not any("builds" in record.details for record in matrix.gates):
+    if not any(isinstance(record.details, Power) for record in matrix.gates):
         return ""
     from pytest_multiitem.power.summary import matrix_of
     from pytest_multiitem.reports.power import sections

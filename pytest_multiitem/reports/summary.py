@@ -52,7 +52,7 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
 
 def _reasons(matrix: Matrix) -> dict[tuple[Verdict, str, str], int]:
     counted: dict[tuple[Verdict, str, str], int] = {}
-    for record in table.unhappy(matrix.gates):
+    for record in table.not_passed(matrix.gates):
         key = (record.verdict, record.gate, record.reason)
         counted[key] = counted.get(key, 0) + 1
     return counted
@@ -60,7 +60,7 @@ def _reasons(matrix: Matrix) -> dict[tuple[Verdict, str, str], int]:
 
 def _now_passing(matrix: Matrix) -> Counter[str]:
     """Known incompatibilities that did not show, and how many gates passed in spite of them."""
-    return Counter(record.details["now_passes"] for record in matrix.gates if "now_passes" in record.details)
+    return Counter(record.now_passes for record in matrix.gates if record.now_passes is not None)
 
 
 def _first_line(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.results.details import SegmentPath
 from pytest_multiitem.results.records import Matrix, Verdict
 from pytest_multiitem.tpu.records import Check, Report
 
@@ -36,8 +37,8 @@ def _rows(kernel: str, checks: Iterable[Check]) -> list[list[str]]:
 
 def checks_table(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     """Header and rows of every kernel that a run has put through the compile gate; controls are left out."""
-    found = [record.details["tpu"] for record in matrix.gates if "tpu" in record.details]
-    reports = [msgspec.convert(raw, Report) for raw in found]
+    paths = [record.details for record in matrix.gates if isinstance(record.details, SegmentPath)]
+    reports = [msgspec.convert(path.tpu, Report) for path in paths if path.tpu is not None]
     return _HEADER, [row for report in reports for row in _rows(report.kernel, report.checks)]
 
 

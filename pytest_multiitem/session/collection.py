@@ -11,7 +11,7 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.session.added import put_last
 from pytest_multiitem.session.current import SESSION
 from pytest_multiitem.session.keys import SETTINGS
-from pytest_multiitem.session.parameters import _model_of, _profiles
+from pytest_multiitem.session.parameters import _model_of, _profiles, place_of
 from pytest_multiitem.session.verdicts import gate_of, uses_plugin
 
 
@@ -21,7 +21,8 @@ def note_deselected(items: Iterable[pytest.Item]) -> None:
 
     for item in items:
         if uses_plugin(item):
-            session_of(item.config).plan.deselected[item.nodeid] = gate_of(item)
+            plan = session_of(item.config).plan
+            plan.deselected[item.nodeid], plan.places[item.nodeid] = gate_of(item), place_of(item)
 
 
 def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -38,6 +39,7 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
         for item in added:
             plan.deselected.pop(item.nodeid, None)
         plan.selected.update({item.nodeid: gate_of(item) for item in ours})
+        plan.places.update({item.nodeid: place_of(item) for item in ours})
         session_of(config).profiles = tuple(
             dict.fromkeys(p for item in ours if not _refusal(item) for p in _profiles(item, config))
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import pytest
@@ -12,6 +12,7 @@ from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.record import Measurement, blank_record, judged
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.session.keys import RECORDS
@@ -68,11 +69,9 @@ class GateCheck:
             lambda gate: measure(multi, serial, run.cases(multi), delimiter=run.settings.delimiter, record=run.record)
         )
 
-    def not_run(self, reason: str, **details: Any) -> GateRecord:
+    def not_run(self, reason: str) -> GateRecord:
         """End the test: the gate cannot be measured here, for this reason."""
-        record = blank_record(self.gate, Verdict.NOT_RUN, reason)
-        record.details = details
-        return self.conclude(record)
+        return self.conclude(blank_record(self.gate, Verdict.NOT_RUN, reason))
 
     def fail(self, reason: str) -> GateRecord:
         """End the test: the gate fails without a measurement, for this reason."""
@@ -85,9 +84,7 @@ class GateCheck:
         """
         record.nodeid = self._item.nodeid
         if record.verdict is Verdict.PASS and record.engine is not None:
-            issue = self.run.engine.known_issue(self.model or self._settings.model or "")
-            if issue is not None:
-                record.details["now_passes"] = issue
+            record.now_passes = self.run.engine.known_issue(self.model or self._settings.model or "")
         self._item.stash.setdefault(RECORDS, []).append(record)
         text = f"{record.verdict}: {record.gate}: {record.reason}"
         lines = _evidence(record) if evidence is None else evidence
@@ -107,10 +104,11 @@ class GateCheck:
 
 def _evidence(record: GateRecord) -> list[str]:
     fields = msgspec.to_builtins(record)
+    nothing: tuple[object, ...] = (None, {}, msgspec.to_builtins(Notes()))
     shown = (
         "value", "limit", "interval", "noise_floor", "traffic_floor", "leak_visibility", "semantic_visibility",
         "score_spread", "samples", "backend", "model", "dtype", "semantics", "mask_requested", "mask_attested",
         "server_chunk_size", "items_per_sequence", "details",
     )  # fmt: skip
-    lines = [f"{name}: {fields[name]}" for name in shown if fields[name] not in (None, {})]
+    lines = [f"{name}: {fields[name]}" for name in shown if fields[name] not in nothing]
     return [line if len(line) <= 400 else line[:400] + " …" for line in lines]

@@ -32,11 +32,18 @@ class GateItem(pytest.Item):
     """
 
     def __init__(
-        self, *, gate: str, measure: Callable[[GateCheck], object], required: bool = False, **given: object
+        self,
+        *,
+        gate: str,
+        measure: Callable[[GateCheck], object],
+        label: str | None = None,
+        required: bool = False,
+        **given: object,
     ) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
         self.add_marker(pytest.mark.multiitem_gate(gate))
         self.gate = gate
+        self.label = label
         self.required = required
         self._measure = measure
 
@@ -53,7 +60,13 @@ class GateItem(pytest.Item):
         """The test ``SUITE::GATE[LABEL]``."""
         name = gate if label is None else f"{gate}[{label}]"
         return cls.from_parent(
-            suite, name=name, nodeid=f"{suite.name}::{name}", gate=gate, measure=measure, required=required
+            suite,
+            name=name,
+            nodeid=f"{suite.name}::{name}",
+            gate=gate,
+            measure=measure,
+            label=label,
+            required=required,
         )
 
     def runtest(self) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_multiitem.results.records import Place
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.session.keys import SETTINGS
 from pytest_multiitem.settings.settings import Settings
@@ -68,6 +69,16 @@ def _profiles(item: pytest.Item, config: pytest.Config) -> list[Profile]:
     if "prefill_extend_server" in names:
         found.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX, model=model))
     return found
+
+
+def place_of(item: pytest.Item) -> Place:
+    """A test's parameters, as its verdict carries them; an added test has its label alone."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return Place(label=getattr(item, "label", None))
+    given = {name: callspec.params.get(f"multiitem_{name}") for name in ("backend", "mask", "model")}
+    model = given["model"] and _id_of("multiitem_model", given["model"])
+    return Place(label=callspec.id or None, **given | {"model": model})
 
 
 def _model_of(item: pytest.Item) -> str | None:

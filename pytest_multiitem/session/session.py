@@ -140,15 +140,13 @@ class Session:
         """
         store.make_run_dir(self.run_dir)
         if not self.keeps:
-            content = {"selected": self.plan.selected, "deselected": self.plan.deselected}
-            store.write_atomically(self.run_dir / PLAN, msgspec.json.encode(content))
+            store.write_atomically(self.run_dir / PLAN, msgspec.json.encode(self.plan))
 
     def adopt_plan(self) -> None:
         """Take over the workers' plan and own the run from now on (the controller, before any test runs)."""
         path = self.run_dir / PLAN
         if not self.used:
-            content = msgspec.json.decode(path.read_bytes())
-            self.plan = Plan(content["selected"], content["deselected"])
+            self.plan = msgspec.json.decode(path.read_bytes(), type=Plan)
             _ = self.run
         path.unlink()  # every worker leaves the same
 
@@ -248,6 +246,7 @@ class Session:
                 elif nodeid in self.plan.selected:
                     reason = "the run ended before this test"
                 record = blank_record(gates()[gate], verdict, reason, nodeid)
+            record.place = self.plan.places[nodeid]
             records.append(record)
         return records
 

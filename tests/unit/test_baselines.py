@@ -589,7 +589,7 @@ def test_the_reports_show_every_timing():
         assert "PASS" in rows["a"] and "p95 > 15%" in rows["a"]
         assert "FAIL" in rows["b"] and "1.5" in rows["b"] and " to " in rows["b"]
         assert "FAIL" in rows["gone"] and "renamed, or not selected" in rows["gone"]
-    assert json.loads(json.dumps(record.details))["cells"][1]["ratios"][0]["ratio"] == pytest.approx(1.5)
+    assert json.loads(msgspec.json.encode(record.details))["cells"][1]["ratios"][0]["ratio"] == pytest.approx(1.5)
 
 
 # -- the commands ------------------------------------------------------------------------------
