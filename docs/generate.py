@@ -178,7 +178,7 @@ def _inner(record: type[msgspec.Struct], seen: tuple[type, ...] = ()) -> list[ty
 def with_kill_matrix(page: str, matrix: KillMatrix) -> str:
     """``page`` with what was measured between its marks renewed: the tables of a kill matrix, and what only one gate
     sees in the table of what each gate is for."""
-    measured = re.sub(r"^## ", "### ", "\n\n".join(power.sections(matrix)), flags=re.MULTILINE)
+    measured = re.sub(r"^## ", "### ", power.sections(matrix).strip(), flags=re.MULTILINE)
     facts = f"{matrix.machine['processor']}, {matrix.machine['cpus_usable']} cores; {matrix.started_at_utc} to "
     facts += f"{matrix.finished_at_utc}; " + ", ".join(
         f"{name} {matrix.versions[name]}" for name in ("pytest-multiitem", "torch", "jax") if name in matrix.versions

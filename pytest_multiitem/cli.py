@@ -19,7 +19,7 @@ from pytest_multiitem.commands.load import load
 from pytest_multiitem.commands.power import power
 from pytest_multiitem.commands.replay import replay
 from pytest_multiitem.commands.tpu_check import tpu_check
-from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.errors import MultiItemError
 
 app = typer.Typer(
     name="multiitem",
@@ -137,33 +137,13 @@ def launch(
     launch_command.run(spec)
 
 
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="A run's directory, or its matrix.json.")] = Path(
-        "multiitem-results/latest"
-    ),
-    output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
-) -> None:
-    """Render the Markdown report of a finished run again, from its matrix.json alone."""
-    from pytest_multiitem.reports.run import render
-    from pytest_multiitem.results.store import read_matrix, write_atomically
-
-    text = render(read_matrix(run))
-    if output is None:
-        print(text, end="")
-    else:
-        try:
-            write_atomically(output, text.encode())
-        except OSError as error:
-            raise UsageError(f"cannot write {output}: {error.strerror}") from None
-
-
 for command in (
     evaluation.evaluate,
     evaluation.combine,
     evaluation.check,
     artefacts.workload,
     artefacts.validate,
+    artefacts.report,
     load,
     replay,
     tpu_check,

@@ -176,3 +176,24 @@ def validate(
         else:
             typer.echo(f"{file}: valid {found.schema}{found.summary and f', {found.summary}'}")
     raise typer.Exit(status)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's directory, or its matrix.json.")] = Path(
+        "multiitem-results/latest"
+    ),
+    output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
+    name: Annotated[str, typer.Option("--format", metavar="NAME", help="The format of the report.")] = "markdown",
+) -> None:
+    """Render the report of a finished run again, from its matrix.json alone."""
+    from pytest_multiitem.reports.format import rendered
+    from pytest_multiitem.results.store import read_matrix, write_atomically
+
+    content = rendered(read_matrix(run), name)
+    if output is None:
+        typer.echo(content, nl=False)
+        return
+    try:
+        write_atomically(output, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None

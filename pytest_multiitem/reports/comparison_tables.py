@@ -236,7 +236,7 @@ def worst_items(view: ComparedView) -> Rows:
     ]
 
 
-def unhappy(comparison: Comparison) -> list[tuple[str, Check]]:
+def not_passed(comparison: Comparison) -> list[tuple[str, Check]]:
     """Every correctness check that is not a PASS, the worst first, with what it is of; equal ones of a view once."""
     sizes: dict[tuple[str, str, str, str], list[int]] = {}
     checks = {}
@@ -254,3 +254,18 @@ def unhappy(comparison: Comparison) -> list[tuple[str, Check]]:
 def _rank(check: Check) -> int:
     order = [verdict.value for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)]
     return order.index(check.verdict) if check.verdict in order else 0
+
+
+def declared(comparison: Comparison) -> list[str]:
+    """The semantics that each side declares."""
+    return [f"{spoken(side.backend)} {side.view}: {side.semantics or 'not declared'}" for side in comparison.sides]
+
+
+def semantic_gap(comparison: Comparison, view: ComparedView) -> tuple[str, str] | None:
+    """Where the sides of a view declare different semantics: these, and the largest difference between their scores."""
+    semantics = {side.semantics for side in comparison.sides if side.view == view.view and side.semantics}
+    gaps = [row.agreement.max_abs_diff for row in view.rows if row.agreement is not None]
+    known = [gap for gap in gaps if gap is not None]
+    if len(semantics) < 2 or not known:
+        return None
+    return ", ".join(sorted(semantics)), difference(max(known))

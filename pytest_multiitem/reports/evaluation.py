@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from msgspec import UNSET
 
 from pytest_multiitem.evaluation.records import Combined
+from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.reports.table import bound, number
 from pytest_multiitem.results.records import GateRecord
 
 
 def table(records: Sequence[GateRecord]) -> list[str]:
     """A heading, and one line a gate: verdict, gate, value, limit, reason."""
-    rows = [("verdict", "gate", "value", "limit", "reason")]
-    rows += [(r.verdict.value, r.gate, _shown(r), bound(r), r.reason) for r in records]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rows = [(r.verdict.value, r.gate, _shown(r), bound(r), r.reason) for r in records]
+    return terminal_table(("verdict", "gate", "value", "limit", "reason"), rows)
 
 
 def reported(combined: Combined) -> list[str]:

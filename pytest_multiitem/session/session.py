@@ -294,12 +294,12 @@ class Session:
             self.not_saved = str(error)
 
     def _write_files(self, matrix: Matrix) -> None:
-        from pytest_multiitem.reports.run import render
+        from pytest_multiitem.reports.format import write_reports
 
         store.make_run_dir(self.run_dir)  # where collection did not come to its end
         store.write_matrix(self.run_dir, matrix)
         self.matrix = matrix
-        store.write_atomically(self.run_dir / store.REPORT, render(matrix).encode())
+        write_reports(matrix, self.run_dir)
         store.point_latest(self.run_dir)
         self.written = self.run_dir
 

@@ -22,8 +22,8 @@ from pytest_multiitem.commands import baseline as commands
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.records import MatrixSummary, Row, RunRecord, ScoreMatrix, WorkloadRef
 from pytest_multiitem.errors import MultiItemError, UsageError
-from pytest_multiitem.reports import run as markdown
 from pytest_multiitem.reports import summary as terminal
+from pytest_multiitem.reports.formats import markdown
 from pytest_multiitem.results import records
 from pytest_multiitem.results.records import SettingRecord, Verdict
 from pytest_multiitem.results.store import write_matrix

@@ -136,7 +136,7 @@ def joined(multiitem, evaluated, tmp_path):
 def verdicts(out):
     """Gate → verdict and the whole line, from what ``check`` prints."""
     found = {}
-    for line in out.splitlines()[1 : 1 + len(GATES)]:
+    for line in out.splitlines()[2 : 2 + len(GATES)]:
         verdict, gate = line.split()[:2]
         found[gate] = (verdict, line)
     return found

@@ -6,10 +6,13 @@ import pytest
 from sample_matrix import benchmark, gate_record, matrix, not_run
 
 from pytest_multiitem.bench.curve import CurvePoint
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gate_names
-from pytest_multiitem.reports import run as markdown
 from pytest_multiitem.reports import summary as terminal
 from pytest_multiitem.reports import table
+from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.format import ReportFormat, extend, report_formats, write_reports
+from pytest_multiitem.reports.formats import markdown
 from pytest_multiitem.results.details import Semantics, Speedup
 from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import Place, ServerRecord, SettingRecord, Verdict
@@ -302,3 +305,53 @@ def test_any_backend_mask_and_model_has_its_column_and_its_row(backend, mask, mo
     assert header == ["gate", "limit", place.label] and [row[0] for row in body] == [gates[0].gate, gates[1].gate]
     (own,) = table.contract(matrix(gates))[1]
     assert own == [place.label, "0", "0.25", "-", "0.50", "-", "-", "-", "-"], "JAX packed is about another backend"
+
+
+# -- formats -----------------------------------------------------------------------------------
+
+
+def counted(run):
+    return b"\xff" + str(len(run.gates)).encode()
+
+
+COUNT = ReportFormat("count", "count.bin", counted)
+
+
+@pytest.fixture
+def count():
+    undo = extend([COUNT])
+    yield COUNT
+    undo()
+    assert "count" not in report_formats()
+
+
+def test_a_run_is_written_in_the_formats_that_are_asked_for(tmp_path, count):
+    run = matrix([gate_record()])
+    assert write_reports(run, tmp_path) == [tmp_path / "report.md"]
+    assert write_reports(run, tmp_path, ["count", "markdown"]) == [tmp_path / "count.bin", tmp_path / "report.md"]
+    assert (tmp_path / "count.bin").read_bytes() == b"\xff1"
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == markdown.render(run)
+
+
+def test_every_module_of_the_formats_is_one_of_them(count):
+    assert list(report_formats()) == ["markdown", "count"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name"), [("markdown", "other.md"), ("other", "report.md"), ("count", "c"), ("c", "count.bin")]
+)
+def test_a_format_whose_name_or_file_is_taken_is_refused_and_none_is_added(count, name, file_name):
+    with pytest.raises(UsageError, match="is there already"):
+        extend([ReportFormat("new", "new.txt", counted), ReportFormat(name, file_name, counted)])
+    assert "new" not in report_formats()
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match=r"no report format 'markdwon'.*did you mean 'markdown'"):
+        write_reports(matrix(), tmp_path, ["markdown", "markdwon"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_cell_of_a_terminal_table_is_cut():
+    _, rule, row, end = terminal_table(["gate", "reason"], [["a", "x" * 2000 + " [bold] end"]])
+    assert row.endswith("x [bold] end") and len(row) == len(rule) and end == ""

@@ -8,7 +8,7 @@ from sample_matrix import matrix
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS, judge, judge_kernel
-from pytest_multiitem.reports import run as markdown
+from pytest_multiitem.reports.formats import markdown
 from pytest_multiitem.reports.summary import lines
 from pytest_multiitem.reports.tpu import checks_table, report_lines
 from pytest_multiitem.results.details import SegmentPath
