@@ -186,7 +186,7 @@ def report(
     name: Annotated[str, typer.Option("--format", metavar="NAME", help="The format of the report.")] = "markdown",
 ) -> None:
     """Render the report of a finished run again, from its matrix.json alone."""
-    from pytest_multiitem.reports.format import rendered
+    from pytest_multiitem.reports.formats import rendered
     from pytest_multiitem.results.store import read_matrix, write_atomically
 
     content = rendered(read_matrix(run), name)

@@ -9,13 +9,7 @@ from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.decision.decide import GUARDRAIL_RATIO
 from pytest_multiitem.comparison.decision.recommend import spoken
 from pytest_multiitem.comparison.decision.speed import ratio_of
-from pytest_multiitem.comparison.records import (
-    ComparedRow,
-    ComparedView,
-    Comparison,
-    Outcome,
-    ScoreMatrix,
-)
+from pytest_multiitem.comparison.records import ComparedRow, ComparedView, Comparison, Outcome, ScoreMatrix
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.reports import comparison_evidence as evidence
 from pytest_multiitem.reports import comparison_tables as tables
@@ -89,10 +83,7 @@ def _findings(comparison: Comparison) -> list[str]:
         if len(view.backends) < 2:
             continue
         for mine, other in (view.backends, view.backends[::-1]):
-            for name, words, better in (
-                ("throughput_items_sec", "more items/s", 1),
-                ("p95_ms", "a lower p95", -1),
-            ):
+            for name, words, better in (("throughput_items_sec", "more items/s", 1), ("p95_ms", "a lower p95", -1)):
                 cells = [
                     f"{row.client_chunk_size} ({tables.percent(delta)}{_shown(view, row, mine) if better == 1 else ''})"
                     for row in view.rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 
 from pytest_multiitem.gates import equivalence, isolation, parity
-from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.gates.gate import Gate, larger_floor
 from pytest_multiitem.results.details import Semantics, SpeedPoint, Speedup
 from pytest_multiitem.results.published import PUBLISHED, Published
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
@@ -31,8 +31,7 @@ def cell(record: GateRecord) -> str:
 
 def floor(record: GateRecord) -> float | None:
     """The larger of a record's noise floors: what a difference must exceed to be more than noise."""
-    known = [value for value in (record.noise_floor, record.traffic_floor) if value is not None]
-    return max(known, default=None)
+    return larger_floor(record.noise_floor, record.traffic_floor)
 
 
 def resolved(record: GateRecord) -> str:
@@ -77,15 +76,7 @@ def pivot(records: Iterable[GateRecord]) -> Rows:
 def others(records: Iterable[GateRecord]) -> Rows:
     """Header and rows of the gates that stand between backends, or on a backend alone."""
     rows = [
-        [
-            r.gate,
-            bound(r),
-            where(r),
-            cell(r),
-            number(floor(r)),
-            number(r.leak_visibility),
-            r.mask_attested or "-",
-        ]
+        [r.gate, bound(r), where(r), cell(r), number(floor(r)), number(r.leak_visibility), r.mask_attested or "-"]
         for r in records
         if not _is_backend_and_mask(r.place)
     ]

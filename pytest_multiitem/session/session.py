@@ -294,7 +294,7 @@ class Session:
             self.not_saved = str(error)
 
     def _write_files(self, matrix: Matrix) -> None:
-        from pytest_multiitem.reports.format import write_reports
+        from pytest_multiitem.reports.formats import write_reports
 
         store.make_run_dir(self.run_dir)  # where collection did not come to its end
         store.write_matrix(self.run_dir, matrix)

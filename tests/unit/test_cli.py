@@ -89,7 +89,7 @@ def test_a_report_in_a_format(multiitem, run_directory):
     named = multiitem("report", run_directory, "--format", "markdown")
     assert named == multiitem("report", run_directory) and named[0] == 0
     code, out, err = multiitem("report", run_directory, "--format", "html")
-    assert (code, out) == (2, "") and "no report format 'html'; expected one of markdown" in err
+    assert (code, out) == (2, "") and "no report format is called 'html'; expected one of markdown" in err
 
 
 def test_a_report_of_something_else(multiitem, tmp_path):

@@ -6,7 +6,7 @@ from pytest_multiitem.power.summary import matrix_of
 from pytest_multiitem.reports import power, table
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import bullets
-from pytest_multiitem.reports.format import ReportFormat
+from pytest_multiitem.reports.formats import ReportFormat
 from pytest_multiitem.reports.page import page
 from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results.details import Power
