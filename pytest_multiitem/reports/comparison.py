@@ -66,14 +66,14 @@ def _best_native(comparison: Comparison) -> str:
         return "The view best_native was not measured."
     header = ["backend", "best client chunk size", "items/s", "p50 ms", "p95 ms", "engine", "mask", "items per USD"]
     rows = [row[2:] for row in tables.winners(comparison)[1] if row[0] == "best_native" and row[1] != "the view"]
-    told = []
+    notes = []
     if len(view.winners_by_backend) == 2:
         ours, theirs = (view.winners_by_backend[backend] for backend in view.backends)
         deltas = [f"{tables.percent(_relative(ours.throughput_items_sec, theirs.throughput_items_sec))} items/s"]
         if (p95 := _relative(ours.p95_ms, theirs.p95_ms)) is not None:
             deltas.append(f"{tables.percent(p95)} p95")
-        told.append(f"{spoken(ours.backend)}'s best relative to {spoken(theirs.backend)}'s: {', '.join(deltas)}.")
-    return "\n\n".join([markdown_table(header, rows) or "No row may win.", *told])
+        notes.append(f"{spoken(ours.backend)}'s best relative to {spoken(theirs.backend)}'s: {', '.join(deltas)}.")
+    return "\n\n".join([markdown_table(header, rows) or "No row may win.", *notes])
 
 
 def _findings(comparison: Comparison) -> list[str]:
@@ -85,7 +85,7 @@ def _findings(comparison: Comparison) -> list[str]:
         for mine, other in (view.backends, view.backends[::-1]):
             for name, words, better in (("throughput_items_sec", "more items/s", 1), ("p95_ms", "a lower p95", -1)):
                 cells = [
-                    f"{row.client_chunk_size} ({tables.percent(delta)}{_shown(view, row, mine) if better == 1 else ''})"
+                    f"{row.client_chunk_size} ({tables.percent(delta)}{_seen(view, row, mine) if better == 1 else ''})"
                     for row in view.rows
                     if (delta := _delta(row, mine, other, name)) is not None and better * delta > 0
                 ]
@@ -113,7 +113,7 @@ def _findings(comparison: Comparison) -> list[str]:
     return found
 
 
-def _shown(view: ComparedView, row: ComparedRow, backend: str) -> str:
+def _seen(view: ComparedView, row: ComparedRow, backend: str) -> str:
     """Whether the interval shows a backend's speed at a client chunk size."""
     verdict = "a_faster" if backend == view.backends[0] else "b_faster"
     return ", shown by the interval" if row.speed_verdict == verdict else ", not shown"

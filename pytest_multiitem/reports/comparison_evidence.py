@@ -66,10 +66,10 @@ def _failures(measured: Sequence[tuple[str, str, Row]]) -> str:
     counts: Counter[str] = Counter()
     for _, _, row in measured:
         counts.update(row.failure_reason_counts)
-    told = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds)
+    failures = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds)
     partial = sum(row.status == "partial_failure" for _, _, row in measured)
     failed = sum(row.status == "failed" for _, _, row in measured)
-    summary = f"{len(measured)} rows were measured: {failed} failed, {partial} failed in part. Failed runs: {told}."
+    summary = f"{len(measured)} rows were measured: {failed} failed, {partial} failed in part. Failed runs: {failures}."
     return "\n\n".join(part for part in (summary, markdown_table(header, bad)) if part)
 
 

@@ -45,8 +45,8 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
         found.append((f"gates: {counts or 'none'}", _MARKUP[worst or Verdict.PASS]))
     found += [(f"required gate not run: {name}", {"red": True, "bold": True}) for name in unmet]
     if written is not None:
-        shown = written.relative_to(base) if written.is_relative_to(base) else written
-        found.append((f"results: {shown / store.MATRIX}, {shown / store.REPORT}", {}))
+        path = written.relative_to(base) if written.is_relative_to(base) else written
+        found.append((f"results: {path / store.MATRIX}, {path / store.REPORT}", {}))
     return found
 
 

@@ -49,8 +49,8 @@ def report_lines(report: Report) -> list[str]:
     lines += terminal_table(_HEADER, _rows(report.kernel, report.checks))
     lines.append(_controls([check for check in report.checks if check.role == "control"]))
     lines += [f"{tier.tier} {tier.verdict.value}: {tier.reason}" for tier in report.tiers]
-    said = f": {report.reason}" if report.verdict is Verdict.PASS else ""  # else the lines above have said it
-    return [*lines, f"{report.verdict.value}: {report.kernel}{said}"]
+    reason = f": {report.reason}" if report.verdict is Verdict.PASS else ""  # else the lines above have said it
+    return [*lines, f"{report.verdict.value}: {report.kernel}{reason}"]
 
 
 def _controls(controls: Sequence[Check]) -> str:

@@ -22,8 +22,8 @@ def _level(level: Level) -> list[str]:
     found = []
     counts = {name: getattr(level, name) for name in ("successful", "errored", "incomplete")}
     if sum(counts.values()) != level.requests:
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
-        found.append(f"requests is {level.requests}, but {told}")
+        counted = ", ".join(f"{count} {name}" for name, count in counts.items())
+        found.append(f"requests is {level.requests}, but {counted}")
     if sum(level.errors_by_kind.values()) != level.errored:
         found.append(f"errors_by_kind are {level.errors_by_kind}, but {level.errored} requests errored")
     if level.goodput_items_per_sec > level.items_per_sec * (1 + 1e-9):

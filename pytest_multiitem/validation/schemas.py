@@ -73,7 +73,7 @@ KINDS: Mapping[str, Kind] = {
 def schema_of(name: str) -> dict[str, Any]:
     """The JSON Schema of a kind of file, from its record."""
     record = KINDS[name].record
-    schema = msgspec.json.schema(record)
+    schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(record)))  # as JSON has it: no tuple
     top = schema["$defs"][record.__name__]
     top["properties"]["schema_version"] = {"const": name}
     top["required"] = list(dict.fromkeys(["schema_version", *top.get("required", ())]))
