@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pytest_multiitem.reports.table import Rows
 from pytest_multiitem.results.details import AgainstBaseline, TimingVerdict
 from pytest_multiitem.results.records import GateRecord
 
 
-def baseline(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
+def baseline(records: Iterable[GateRecord]) -> Rows:
     """Header and rows: every timing of the baseline by every condition, with ratio, interval and verdict."""
     header = ["timing", "condition", "new/baseline", "95 % interval", "runs", "verdict", ""]
     rows: list[list[str]] = []

@@ -131,32 +131,18 @@ def _relative(ours: float | None, theirs: float | None) -> float | None:
 
 
 def _published(comparison: Comparison) -> tables.Rows:
-    header = ["", "engine", "hardware", "how", "items/s"]
-    rows = [
-        [
-            "published",
-            p.engine,
-            p.hardware,
-            p.how,
-            " to ".join(tables.plain(value, 2) for value in (p.items_per_sec, p.highest) if value is not None),
-        ]
-        for p in PUBLISHED_THROUGHPUT
-    ]
-    sides = {(side.backend, side.view): side for side in comparison.sides}
+    rows = []
+    for p in PUBLISHED_THROUGHPUT:
+        rates = " to ".join(tables.plain(rate, 2) for rate in (p.items_per_sec, p.highest) if rate is not None)
+        rows.append(["published", p.engine, p.hardware, p.how, rates])
+    devices = {(side.backend, side.view): evidence.device(side) for side in comparison.sides}
     for view in comparison.views:
         for backend, won in view.winners_by_backend.items():
-            side = sides.get((backend, view.view))
-            rows.append(
-                [
-                    "**this comparison**",
-                    won.engine or spoken(backend),
-                    evidence.device(side) if side is not None else "-",
-                    f"{spoken(backend)} {view.view}, client chunk size {won.client_chunk_size}"
-                    + (f", mask {won.mask}" if won.mask else ""),
-                    tables.plain(won.throughput_items_sec, 2),
-                ]
-            )
-    return header, rows
+            how = f"{spoken(backend)} {view.view}, client chunk size {won.client_chunk_size}"
+            how += f", mask {won.mask}" if won.mask else ""
+            engine, device = won.engine or spoken(backend), devices.get((backend, view.view), "-")
+            rows.append(["**this comparison**", engine, device, how, tables.plain(won.throughput_items_sec, 2)])
+    return ["", "engine", "hardware", "how", "items/s"], rows
 
 
 #: What a comparison writes: its record, its tables, and the report of all that it rests on.

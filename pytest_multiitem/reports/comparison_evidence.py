@@ -170,15 +170,9 @@ def cost(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
             side = None if row is None else row.sides.get(backend)
             price = prices.get((backend, view.view))
             if price is not None or won.items_per_usd is not None:
-                rows.append(
-                    [
-                        f"{spoken(backend)} {view.view}",
-                        str(won.client_chunk_size),
-                        dollars(price),
-                        dollars(None if side is None else side.usd_per_run),
-                        plain(won.items_per_usd, 0),
-                    ]
-                )
+                run = dollars(None if side is None else side.usd_per_run)
+                name, size = f"{spoken(backend)} {view.view}", str(won.client_chunk_size)
+                rows.append([name, size, dollars(price), run, plain(won.items_per_usd, 0)])
     header = ["best row of", "client chunk size", "an hour", "a run over all items", "items per USD"]
     return markdown_table(header, rows) or "No price an hour was given."
 
@@ -237,11 +231,7 @@ def sides(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> list[str]:
     rows = [
         [
             f"{spoken(side.backend)} {side.view}",
-            side.engine or "-",
-            side.model or "-",
-            side.dtype or "-",
-            side.semantics or "-",
-            side.mask_requested or "-",
+            *(getattr(side, name) or "-" for name in ("engine", "model", "dtype", "semantics", "mask_requested")),
             executed.get((side.backend, side.view)) or "-",
             {True: "yes", False: "no", None: "-"}[side.complete],
             side.path or "-",

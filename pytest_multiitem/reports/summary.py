@@ -27,12 +27,12 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
     found: list[Line] = []
     if matrix is not None:
         pivot = terminal_table(*table.pivot(matrix.gates))
-        found += [(text, {}) for text in (*pivot[:-1], f"cells: {table.LEGEND}", "")] if pivot else []
-        for content in (table.others(matrix.gates), checks_table(matrix), table.curves(matrix),
-                        table.benchmarks(matrix), baseline(matrix.gates)):  # fmt: skip
-            found += [(text, {}) for text in terminal_table(*content)]
+        text = [*pivot[:-1], f"cells: {table.LEGEND}", ""] if pivot else []
+        contents = [table.others(matrix.gates), checks_table(matrix), table.curves(matrix)]
+        contents += [table.benchmarks(matrix), baseline(matrix.gates)]
         if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
-            found += [(text, {}) for text in terminal_table(*table.contract(matrix))]
+            contents.append(table.contract(matrix))
+        found += [(line, {}) for line in (*text, *(line for each in contents for line in terminal_table(*each)))]
         if not matrix.complete:
             found.append((f"incomplete: {matrix.interrupted_by or 'the run ended early'}", {"red": True}))
         for (verdict, gate, reason), count in _reasons(matrix).items():

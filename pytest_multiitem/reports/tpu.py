@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.table import Rows
 from pytest_multiitem.results.details import SegmentPath
 from pytest_multiitem.results.records import Matrix, Verdict
 from pytest_multiitem.tpu.records import Check, Report
@@ -35,7 +36,7 @@ def _rows(kernel: str, checks: Iterable[Check]) -> list[list[str]]:
     return rows
 
 
-def checks_table(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+def checks_table(matrix: Matrix) -> Rows:
     """Header and rows of every kernel that a run has put through the compile gate; controls are left out."""
     paths = [record.details for record in matrix.gates if isinstance(record.details, SegmentPath)]
     reports = [msgspec.convert(path.tpu, Report) for path in paths if path.tpu is not None]

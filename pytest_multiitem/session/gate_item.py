@@ -28,22 +28,17 @@ class GateItem(pytest.Item):
     """A test that gives the verdict of one gate.
 
     ``measure`` ends it by a method of the `GateCheck` that it is given. ``required``: whether NOT_RUN fails it,
-    as --require does.
+    as --require does. ``label``: which of the gate's tests it is.
     """
 
+    label: str | None = None
+
     def __init__(
-        self,
-        *,
-        gate: str,
-        measure: Callable[[GateCheck], object],
-        label: str | None = None,
-        required: bool = False,
-        **given: object,
+        self, *, gate: str, measure: Callable[[GateCheck], object], required: bool = False, **given: object
     ) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
         self.add_marker(pytest.mark.multiitem_gate(gate))
         self.gate = gate
-        self.label = label
         self.required = required
         self._measure = measure
 
@@ -59,15 +54,11 @@ class GateItem(pytest.Item):
     ) -> Self:
         """The test ``SUITE::GATE[LABEL]``."""
         name = gate if label is None else f"{gate}[{label}]"
-        return cls.from_parent(
-            suite,
-            name=name,
-            nodeid=f"{suite.name}::{name}",
-            gate=gate,
-            measure=measure,
-            label=label,
-            required=required,
+        item = cls.from_parent(
+            suite, name=name, nodeid=f"{suite.name}::{name}", gate=gate, measure=measure, required=required
         )
+        item.label = label
+        return item
 
     def runtest(self) -> None:
         """Measure; what cannot be measured is a FAIL."""
