@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -20,8 +20,10 @@ from pytest_multiitem.comparison.files import SCHEMAS
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports import power
+from pytest_multiitem.results.details import Details, Notes
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
+from pytest_multiitem.validation.schemas import KINDS, write_schemas
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -91,14 +93,27 @@ def gates_table() -> str:
     return "| gate | measures | holds when | a PASS needs |\n| --- | --- | --- | --- |\n" + _rows(rows)
 
 
+def renewed(page: str, name: str, content: str) -> str:
+    """``page`` with what stands between the marks of that name replaced."""
+    pattern = rf"(<!-- {name}: written by docs/generate.py -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda marks: f"{marks[1]}{content}{marks[2]}", page, flags=re.DOTALL)
+
+
 def with_gates_table(page: str) -> str:
-    """``page`` with the table of gates between its marks renewed."""
-    return re.sub(
-        r"(<!-- gates: written by docs/generate.py -->\n).*?(<!-- end -->)",
-        lambda marks: f"{marks[1]}{gates_table()}{marks[2]}",
-        page,
-        flags=re.DOTALL,
-    )
+    """reference/gates.md with its table of gates renewed."""
+    return renewed(page, "gates", gates_table())
+
+
+def with_schemas(page: str) -> str:
+    """reference/results.md with the tables of all kinds of files, and of all kinds of details, renewed."""
+    kinds = [[f"`{name}`", f"`{kind.written_by}`"] for name, kind in KINDS.items()]
+    page = renewed(page, "schemas", "| `schema_version` | written by |\n| --- | --- |\n" + _rows(kinds))
+    rows = []
+    for kind in get_args(Details):
+        own = ", ".join(f"`{name}`" for name in kind.__struct_fields__ if name not in Notes.__struct_fields__)
+        text = (inspect.getdoc(kind) or "").replace("``", "`")
+        rows.append([f"`{kind.__struct_config__.tag}`", own, " ".join(text.split())])
+    return renewed(page, "details", "| `kind` | fields | |\n| --- | --- | --- |\n" + _rows(rows))
 
 
 _COMPARISON_HEAD = """\
@@ -151,7 +166,7 @@ def _inner(record: type[msgspec.Struct], seen: tuple[type, ...] = ()) -> list[ty
 def with_kill_matrix(page: str, matrix: KillMatrix) -> str:
     """``page`` with what was measured between its marks renewed: the tables of a kill matrix, and what only one gate
     sees in the table of what each gate is for."""
-    measured = re.sub(r"^## ", "### ", "\n\n".join(power.sections(matrix)), flags=re.MULTILINE)
+    measured = re.sub(r"^## ", "### ", power.sections(matrix).strip(), flags=re.MULTILINE)
     facts = f"{matrix.machine['processor']}, {matrix.machine['cpus_usable']} cores; {matrix.started_at_utc} to "
     facts += f"{matrix.finished_at_utc}; " + ", ".join(
         f"{name} {matrix.versions[name]}" for name in ("pytest-multiitem", "torch", "jax") if name in matrix.versions
@@ -203,10 +218,12 @@ def main() -> None:
             (REFERENCE / ("engine-speed.json" if number == 1 else f"engine-speed-{number}.json")).write_bytes(results)
         (REFERENCE / "engine-speed.md").write_text(page_text, encoding="utf-8")
         return
+    write_schemas()
     (REFERENCE / "comparison-files.md").write_text(comparison_page(), encoding="utf-8")
     (REFERENCE / "options.md").write_text(options_page(), encoding="utf-8")
-    page = REFERENCE / "gates.md"
-    page.write_text(with_gates_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, renew in (("gates.md", with_gates_table), ("results.md", with_schemas)):
+        page = REFERENCE / name
+        page.write_text(renew(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pytest_multiitem.baselines.timings import Timings
 from pytest_multiitem.bench.statistics import P95_SAMPLES, Statistic, ratio_interval
 from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS
 from pytest_multiitem.gates.regression import NO_REGRESSION
+from pytest_multiitem.results.details import AgainstBaseline, TimingRatio, TimingVerdict
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.settings.conditions import Condition, Metric
 
@@ -40,29 +41,6 @@ def _p95(seconds: Any, axis: int | None = None) -> Any:
 _STATISTICS: Mapping[Metric, Statistic] = {"p50": np.median, "p95": _p95, "mean": np.mean, "throughput": np.median}
 
 
-class Ratio(msgspec.Struct, kw_only=True):
-    """One condition on one timing. ``ratio``: this run's metric over the baseline's. ``interval``: its 95 % one; null
-    where there are too few runs for a verdict. ``note``: what to think of it."""
-
-    condition: str
-    metric: str
-    ratio: float
-    interval: tuple[float, float] | None
-    verdict: Verdict
-    note: str | None = None
-
-
-class CellVerdict(msgspec.Struct, kw_only=True):
-    """One timing of the baseline. ``runs``: of the baseline and of this run. ``doubt``: why no ratio decides."""
-
-    key: str
-    verdict: Verdict
-    reason: str
-    runs: tuple[int, int]
-    ratios: list[Ratio] = []
-    doubt: str | None = None
-
-
 class Judgement(msgspec.Struct, kw_only=True):
     """A run against a baseline. ``notes``: what differs and does not decide."""
 
@@ -71,13 +49,12 @@ class Judgement(msgspec.Struct, kw_only=True):
     verdict: Verdict
     reason: str
     conditions: list[str]
-    cells: list[CellVerdict]
+    cells: list[TimingVerdict]
     notes: list[str] = []
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> AgainstBaseline:
         """For the gate's record."""
-        content: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: value for name, value in content.items() if name not in ("verdict", "reason")}
+        return msgspec.convert(self, AgainstBaseline, from_attributes=True)
 
     def lines(self) -> list[str]:
         """Every timing that is no PASS and every note, for people."""
@@ -123,7 +100,7 @@ def judge(baseline: Baseline, run: Timings, conditions: Sequence[Condition], *, 
     )
 
 
-def _judge_cell(old: Cell, found: Sequence[Cell], run: Timings, conditions: Sequence[Condition]) -> CellVerdict:
+def _judge_cell(old: Cell, found: Sequence[Cell], run: Timings, conditions: Sequence[Condition]) -> TimingVerdict:
     if not found:
         why = run.untimed.get(old.key) or run.untimed.get(old.nodeid or "") or "renamed, or not selected"
         return _undecided(old, Verdict.FAIL, f"missing in this run: {why}")
@@ -144,13 +121,13 @@ def _judge_cell(old: Cell, found: Sequence[Cell], run: Timings, conditions: Sequ
         verdict, doubt = Verdict.INCONCLUSIVE, "; ".join(doubts)
         for ratio in ratios:
             ratio.verdict = verdict
-        return CellVerdict(key=old.key, verdict=verdict, reason=doubt, runs=runs, ratios=ratios, doubt=doubt)
+        return TimingVerdict(key=old.key, verdict=verdict, reason=doubt, runs=runs, ratios=ratios, doubt=doubt)
     reason = "; ".join(_told(ratio) for ratio in ratios if ratio.verdict is verdict)
-    return CellVerdict(key=old.key, verdict=verdict, reason=reason, runs=runs, ratios=ratios)
+    return TimingVerdict(key=old.key, verdict=verdict, reason=reason, runs=runs, ratios=ratios)
 
 
-def _undecided(old: Cell, verdict: Verdict, reason: str, runs: tuple[int, int] | None = None) -> CellVerdict:
-    return CellVerdict(key=old.key, verdict=verdict, reason=reason, runs=runs or (len(old.seconds), 0))
+def _undecided(old: Cell, verdict: Verdict, reason: str, runs: tuple[int, int] | None = None) -> TimingVerdict:
+    return TimingVerdict(key=old.key, verdict=verdict, reason=reason, runs=runs or (len(old.seconds), 0))
 
 
 def _differences(old: Cell, new: Cell) -> tuple[list[str], list[str]]:
@@ -190,7 +167,7 @@ def _same_fact(name: str, old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def _judge_condition(condition: Condition, old: Sequence[float], new: Sequence[float]) -> Ratio:
+def _judge_condition(condition: Condition, old: Sequence[float], new: Sequence[float]) -> TimingRatio:
     """The ratio this run / baseline with its interval; of throughputs it is the inverse of the median times'."""
     statistic = _STATISTICS[condition.metric]
     over, under = (old, new) if condition.metric == "throughput" else (new, old)
@@ -199,7 +176,7 @@ def _judge_condition(condition: Condition, old: Sequence[float], new: Sequence[f
     interval = None
     if few >= MIN_PAIRED_BLOCKS:
         interval = ratio_interval(over, under, paired=False, statistic=statistic)
-    found = Ratio(
+    found = TimingRatio(
         condition=condition.text,
         metric=condition.metric,
         ratio=value,
@@ -220,7 +197,7 @@ def _judge_condition(condition: Condition, old: Sequence[float], new: Sequence[f
     return found
 
 
-def _told(ratio: Ratio) -> str:
+def _told(ratio: TimingRatio) -> str:
     text = f"{ratio.metric} is {ratio.ratio:.3g} times the baseline's"
     if ratio.interval is None:
         return f"{text}, from {ratio.note}"
@@ -229,7 +206,7 @@ def _told(ratio: Ratio) -> str:
     return f"{text} (95 % interval {low:.3g} to {high:.3g}): {words[ratio.verdict]} ({ratio.condition})"
 
 
-def _summary(cells: Sequence[CellVerdict], total: int) -> str:
+def _summary(cells: Sequence[TimingVerdict], total: int) -> str:
     """The reason of a verdict from those of its timings; those that share a reason are counted."""
     by_reason: dict[str, list[str]] = {}
     for cell in cells:
@@ -262,7 +239,7 @@ def _worst(verdicts: Iterable[Verdict]) -> Verdict:
     return next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if v in found), Verdict.PASS)
 
 
-def _worst_first(cells: Iterable[CellVerdict]) -> list[CellVerdict]:
+def _worst_first(cells: Iterable[TimingVerdict]) -> list[TimingVerdict]:
     return sorted(cells, key=lambda cell: (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS).index(cell.verdict))
 
 

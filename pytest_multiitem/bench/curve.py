@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.bench.statistics import P95_SAMPLES, instability, p50, p95, ratio_interval, recompilation
+from pytest_multiitem.results.details import SideTimes, SpeedPoint
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import PreparedRequest, prepare, read_scores
@@ -37,16 +37,16 @@ class CurvePoint:
         """The 95 % interval of the speed-up."""
         return ratio_interval(self.serial_sec, self.multi_sec)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the results; the p95 of so few runs is an interpolation and marked as one."""
-        return {
-            "serial": summary(self.serial_sec, self.num_items),
-            "multi": summary(self.multi_sec, self.num_items),
-            "speedup_vs_serial_p50": self.speedup,
-            "speedup_interval_95": self.interval,
-            "set_aside_sec": self.set_aside_sec,
-            "doubts": self.doubts,
-        }
+    def record(self) -> SpeedPoint:
+        """For the results."""
+        return SpeedPoint(
+            serial=summary(self.serial_sec, self.num_items),
+            multi=summary(self.multi_sec, self.num_items),
+            speedup_vs_serial_p50=self.speedup,
+            speedup_interval_95=self.interval,
+            set_aside_sec=self.set_aside_sec,
+            doubts=self.doubts,
+        )
 
     @property
     def doubts(self) -> list[str]:
@@ -147,13 +147,13 @@ def run_requests(target: Target, requests: Sequence[PreparedRequest]) -> float:
     return sum(seconds for seconds, _ in answers)
 
 
-def summary(seconds: Sequence[float], items: int) -> dict[str, Any]:
-    """Times of runs of N = ``items``, for results; a p95 of few runs is an interpolation and marked as one."""
-    return {
-        "latencies_sec": list(seconds),
-        "p50_sec": p50(seconds),
-        "p95_sec": p95(seconds),
-        "p95_interpolated": len(seconds) < P95_SAMPLES,
-        "items_per_sec_p50": items / p50(seconds),
-        "items_per_sec_p95": items / p95(seconds),
-    }
+def summary(seconds: Sequence[float], items: int) -> SideTimes:
+    """Times of runs of N = ``items``, for results."""
+    return SideTimes(
+        latencies_sec=list(seconds),
+        p50_sec=p50(seconds),
+        p95_sec=p95(seconds),
+        p95_interpolated=len(seconds) < P95_SAMPLES,
+        items_per_sec_p50=items / p50(seconds),
+        items_per_sec_p95=items / p95(seconds),
+    )

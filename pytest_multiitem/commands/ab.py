@@ -52,7 +52,7 @@ def ab(
         typer.echo(line)
     if output_json is not None:
         try:
-            write_atomically(output_json, msgspec.json.format(msgspec.json.encode(arms.as_dict(measured)), indent=1))
+            write_atomically(output_json, msgspec.json.format(msgspec.json.encode(arms.record(measured)), indent=1))
         except OSError as error:
             raise UsageError(f"cannot write {output_json}: {error.strerror}") from None
     wrong = arms.problems(measured)

@@ -18,14 +18,14 @@ def report(
     name: Annotated[str, typer.Option("--format", help="A format of the report, or one of a plugin.")] = "markdown",
 ) -> None:
     """Render the report of a finished run again, from its matrix.json alone."""
-    from pytest_multiitem.reports.formats import FORMATS
+    from pytest_multiitem.reports.formats import rendered
     from pytest_multiitem.results.store import read_matrix, write_atomically
 
-    text = FORMATS.choose(name).render(read_matrix(run))
+    content = rendered(read_matrix(run), name)
     if output is None:
-        typer.echo(text, nl=False)
-    else:
-        try:
-            write_atomically(output, text.encode())
-        except OSError as error:
-            raise UsageError(f"cannot write {output}: {error.strerror}") from None
+        typer.echo(content, nl=False)
+        return
+    try:
+        write_atomically(output, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None

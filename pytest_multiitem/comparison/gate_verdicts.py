@@ -11,6 +11,7 @@ from pytest_multiitem.comparison.records import Check, ComparedView, Outcome, Ro
 from pytest_multiitem.gates.comparison import COMPARISON_MEASURED
 from pytest_multiitem.gates.gate import Gate, larger_floor, magnitude
 from pytest_multiitem.gates.registry import required
+from pytest_multiitem.results.details import ComparedSides, Judged
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.settings.settings import Settings
 
@@ -148,7 +149,7 @@ def _judged(
         worst[1].reason if worst[1].verdict == Verdict.PASS else f"{worst[0]}: {worst[1].reason}",
         matrices,
         samples={"chunk_sizes": len(checks)},
-        details={where: {"value": check.value, "verdict": check.verdict} for where, check in checks},
+        details=ComparedSides(checks={at: Judged(verdict=check.verdict, value=check.value) for at, check in checks}),
     )
     record.value = max(values, key=magnitude, default=None)
     record.noise_floor = larger_floor(*floors)

@@ -16,6 +16,7 @@ import msgspec
 WORKLOAD_SCHEMA: Final = "canonical_score_workload_v1"
 MATRIX_SCHEMA: Final = "score_matrix_v1"
 COMPARISON_SCHEMA: Final = "cross_backend_comparison_v1"
+AB_SCHEMA: Final = "multiitem_ab_v1"
 
 #: Scores [N][K] of one request.
 Scores = list[list[float]]
@@ -354,3 +355,15 @@ class Outcome:
     comparison: Comparison
     failures: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
+
+
+class PairRecord(msgspec.Struct, kw_only=True):
+    """Two arms of an A/B, by name: their variables, and one row each. ``ratio_p50``: A's median run over B's."""
+
+    schema_version: Literal["multiitem_ab_v1"] = AB_SCHEMA
+    arms: dict[str, dict[str, str]]
+    rows: dict[str, Row]
+    ratio_p50: float | None
+    ratio_interval_95: tuple[float, float] | None
+    verdict: str
+    agreement: Agreement | None

@@ -47,7 +47,7 @@ def combine(multi: Side, serial: Side, torch: TorchReference | None) -> Combined
         if count in theirs.performance
     }
     combined = Combined(
-        schema=COMBINED_SCHEMA,
+        schema_version=COMBINED_SCHEMA,
         created_at_utc=utc_now(),
         package_version=pytest_multiitem.__version__,
         model=ours.model,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from pytest_multiitem.bench.curve import one_of_each_shape, run_requests, summary
@@ -197,4 +198,5 @@ def _time(target: Target, case: Case, into: Evaluation, *, warmup_runs: int, tim
     seconds: list[float] = []
     for _ in range(timed_runs):
         seconds.append(run_requests(target, timed))
-        into.performance[str(len(case.items))] = Timing(**summary(seconds, len(case.items)))
+        times = summary(seconds, len(case.items))
+        into.performance[str(len(case.items))] = Timing(**msgspec.structs.asdict(times))

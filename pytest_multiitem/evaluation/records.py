@@ -123,7 +123,7 @@ class Failure(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Evaluation(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One endpoint, measured. ``labels`` are those of ``isolation``'s request.
 
-    Everything from ``schema`` on is further. ``semantics``: what a multi-item server is declared to compute.
+    Everything from ``schema_version`` on is further. ``semantics``: what a multi-item server is declared to compute.
     ``backend``: what serves, "jax", "pytorch" or "transformers". ``complete``: whether everything was measured.
     ``leak_visibility``: by semantics, in serial mode. ``attestation``: of "scores" and of "timing".
     ``server``: what it says of itself. ``machine``: where the requests were sent from.
@@ -137,7 +137,7 @@ class Evaluation(msgspec.Struct, kw_only=True, omit_defaults=True):
     isolation: Isolation
     performance: dict[str, Timing]
     semantic_alignment: Alignment | None = None
-    schema: str | None = None
+    schema_version: str | None = None
     created_at_utc: str | None = None
     package_version: str | None = None
     semantics: Declared | None = None
@@ -208,7 +208,7 @@ class Combined(msgspec.Struct, kw_only=True):
     of the verdicts should know.
     """
 
-    schema: str | UnsetType = UNSET
+    schema_version: str | UnsetType = UNSET
     created_at_utc: str | UnsetType = UNSET
     package_version: str | UnsetType = UNSET
     model: str | UnsetType | None = UNSET
@@ -283,7 +283,7 @@ def _load(path: Path) -> Any:
 def _convert(path: Path, content: Any, kind: type[T], schema: str, advice: str) -> T:
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no object; expected a {schema} file; {advice}")
-    named = content.get("schema", schema)
+    named = content.get("schema_version", schema)
     if named != schema:
         raise UsageError(f"{path} is a {named!r} file; expected {schema}; {advice}")
     try:

@@ -97,7 +97,7 @@ def _blank(
         delimiter=target.delimiter,
         isolation=Isolation(query_ids=[], item_ids=[]),
         performance={},
-        schema=EVALUATION_SCHEMA,
+        schema_version=EVALUATION_SCHEMA,
         created_at_utc=utc_now(),
         package_version=pytest_multiitem.__version__,
         semantics=None if semantics is None else semantics.value,  # type: ignore[arg-type]

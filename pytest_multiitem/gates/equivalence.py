@@ -18,6 +18,7 @@ from pytest_multiitem.gates.evidence import (
 )
 from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
 from pytest_multiitem.targets.target import declared_semantics
 
 
@@ -33,7 +34,7 @@ def measure(subject: Subject) -> Measurement:
     semantics = declared_semantics(multi)
     differences, plain, bases, attestations = [], [], [], []
     scored: list[Baseline] = []
-    worst = {"max_abs_diff": -1.0}
+    largest, worst = -1.0, details.WorstItem(max_abs_diff=-1.0)
     for case in cases:
         aligned = replace(case, query=tuple(semantics.serial_query(case.query, delimiter)))
         ours, theirs = baseline(multi, case, record), baseline(serial, aligned, record)
@@ -54,9 +55,10 @@ def measure(subject: Subject) -> Measurement:
         differences.append(difference)
         plain.append(np.abs(packed - query_only))
         bases.append(reference)
-        if difference.max() > worst["max_abs_diff"]:
+        if difference.max() > largest:
             item = int(difference.argmax())
-            worst = {"max_abs_diff": float(difference[item]), "case": case.name, "item": item}  # type: ignore[dict-item]
+            largest = float(difference[item])
+            worst = details.WorstItem(max_abs_diff=largest, case=case.name, item=item)
     visibility, shifts = leak_visibility(serial, cases, semantics, delimiter, record)
     every = np.concatenate(differences) if differences else np.empty(0)
     return Measurement(
@@ -70,12 +72,12 @@ def measure(subject: Subject) -> Measurement:
         ),
         attestation=Attestation.joined(attestations),
         samples={"cases": len(cases), "items": len(every)},
-        details={
-            "mean_abs_diff": float(every.mean()) if every.size else None,
-            "worst": worst,
-            "query_only_max_abs_diff": max(map(max_abs, plain), default=None),
-            "leak_visibility_median": float(np.median(shifts)) if shifts else None,
-        },
+        details=details.Equivalence(
+            mean_abs_diff=float(every.mean()) if every.size else None,
+            worst=worst,
+            query_only_max_abs_diff=max(map(max_abs, plain), default=None),
+            leak_visibility_median=float(np.median(shifts)) if shifts else None,
+        ),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pytest_multiitem.faults.base import Part
+from pytest_multiitem.results.details import Details, Notes
 
 if TYPE_CHECKING:  # the plugin knows all gates before it knows whether a server is needed
     from pytest_multiitem.adapters.attestation import Attestation
@@ -65,11 +66,12 @@ class Measurement:
     attestation: Attestation | None = None
     interval: tuple[float, float] | None = None
     samples: dict[str, int] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Details = field(default_factory=Notes)
     problem: str | None = None
     doubt: str | None = None
     holds: str | None = None
     backend: str | None = None
+    client_chunk_size: int | None = None
 
 
 @dataclass(frozen=True)

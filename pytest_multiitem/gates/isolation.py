@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.evidence import baseline, floors, leak_visibility, max_abs, score_spread
 from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import mutations
 from pytest_multiitem.targets.target import declared_semantics
 
@@ -26,7 +28,7 @@ def measure(subject: Subject, *kinds: str) -> Measurement:
     usable = [case for case in subject.cases(multi) if len(case.items) > 1]
     if not usable:  # no item is untouched where there is only one
         return Measurement(target=multi, value=None, samples={"cases": 0, "mutations": 0, "items": 0})
-    worst: list[dict[str, Any]] = []
+    worst: list[details.MutatedItem] = []
     own_changes = []
     unchanged = [baseline(multi, case, record) for case in usable]
     bases = [base.scores for base in unchanged]
@@ -42,33 +44,33 @@ def measure(subject: Subject, *kinds: str) -> Measurement:
             changes = np.abs(scores - base).max(axis=1)
             own_changes.append(float(changes[mutation.index]))
             others = np.delete(changes, mutation.index)
-            entry = {
-                "case": case.name,
-                "mutation": mutation.kind,
-                "mutated_index": mutation.index,
-                "max_abs_diff_unchanged": float(others.max()),
-                "mean_abs_diff_unchanged": float(others.mean()),
-                "changed_items": int((others != 0).sum()),
-                "own_change": own_changes[-1],
-            }
-            record({"kind": "isolation mutated", **entry, "scores": scores.tolist()})
+            entry = details.MutatedItem(
+                case=case.name,
+                mutation=mutation.kind,
+                mutated_index=mutation.index,
+                max_abs_diff_unchanged=float(others.max()),
+                mean_abs_diff_unchanged=float(others.mean()),
+                changed_items=int((others != 0).sum()),
+                own_change=own_changes[-1],
+            )
+            record({"kind": "isolation mutated", **msgspec.structs.asdict(entry), "scores": scores.tolist()})
             worst.append(entry)
     visibility, shifts = leak_visibility(subject.serial, usable, declared_semantics(multi), multi.delimiter, record)
     problem = None
     if own_changes and max(own_changes) == 0.0 and not _saturated(bases):
         problem = "the mutated item keeps its own score: the engine does not read its items"
-    worst.sort(key=lambda entry: -magnitude(entry["max_abs_diff_unchanged"]))
+    worst.sort(key=lambda entry: -magnitude(entry.max_abs_diff_unchanged or 0.0))
     return Measurement(
         target=multi,
-        value=worst[0]["max_abs_diff_unchanged"] if worst else None,
+        value=worst[0].max_abs_diff_unchanged if worst else None,
         evidence=Evidence(**floors(unchanged), leak_visibility=visibility, score_spread=score_spread(bases)),
         attestation=Attestation.joined(attestations),
         samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(b) for b in bases)},
-        details={
-            "worst": worst[:6],
-            "mutated_item_change_max": max(own_changes, default=None),
-            "leak_visibility_median": float(np.median(shifts)) if shifts else None,
-        },
+        details=details.Isolation(
+            worst=worst[:6],
+            mutated_item_change_max=max(own_changes, default=None),
+            leak_visibility_median=float(np.median(shifts)) if shifts else None,
+        ),
         problem=problem,
     )
 

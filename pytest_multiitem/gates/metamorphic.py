@@ -11,6 +11,7 @@ from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD
 from pytest_multiitem.gates.relation_judge import Judge, Violation
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.properties.play import Player, send
+from pytest_multiitem.results import details
 from pytest_multiitem.results.counterexample import Counterexample, Server
 from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.results.store import utc_now
@@ -91,27 +92,28 @@ def _measurement(
         known = relation(name)
         assert known is not None
         worst[known.exact] = max(worst[known.exact], seen.worst, key=magnitude)
-        figures[name] = {"examples": seen.examples, "worst": seen.worst, "exact": known.exact}
-    details: dict[str, Any] = {
-        "relations": figures,
-        "over_limit": judge.over_limit,
-        "dismissed_as_noise": judge.dismissed,
-        "not_reproduced": judge.unstable,
-    }
+        figures[name] = details.RelationSeen(examples=seen.examples, worst=seen.worst, exact=known.exact)
+    counterexample = None
     if violation is not None:
-        details["counterexample"] = {
-            "relation": violation.scenario.relation,
-            "base": str(violation.scenario.base),
-            "difference": violation.difference,
-            "limit": violation.limit,
-        }
+        counterexample = details.ViolatedRelation(
+            relation=violation.scenario.relation,
+            base=str(violation.scenario.base),
+            difference=violation.difference,
+            limit=violation.limit,
+        )
     return Measurement(
         target=multi,
         value=worst[True],
         evidence=Evidence(noise_floor=judge.floor, score_spread=spread),
         attestation=attestation,
         samples={"examples": judge.examples, "requests": requests},
-        details=details,
+        details=details.Relations(
+            relations=figures,
+            over_limit=judge.over_limit,
+            dismissed_as_noise=judge.dismissed,
+            not_reproduced=judge.unstable,
+            counterexample=counterexample,
+        ),
         problem=None if violation is None else problem_of(violation),
         doubt=_doubt(judge, spread),
         holds=f"no relation is violated in {judge.examples} examples; scores differ by {worst[True]:.3g} at most where "

@@ -13,6 +13,7 @@ from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.gates.semantics import CAUSAL
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import unisolated
@@ -79,11 +80,11 @@ def measure(subject: Subject) -> Measurement:
         value=min((each.value for each in found if each.value is not None), default=None),
         evidence=compared.evidence,
         samples={"items": len(case.items), "gates": len(found)},
-        details={
-            "case": case.name,
-            "semantics": semantics.value,
-            "gates": {each.gate: {"verdict": each.verdict.value, "value": each.value} for each in found},
-        },
+        details=details.NegativeControl(
+            case=case.name,
+            semantics=semantics.value,
+            gates={each.gate: details.Judged(verdict=each.verdict, value=each.value) for each in found},
+        ),
         problem=message if passed else None,
         doubt=message if unseen else None,
         holds=f"without isolation all {len(found)} gates FAIL, as they must",

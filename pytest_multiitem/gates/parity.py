@@ -12,6 +12,7 @@ from pytest_multiitem.gates.evidence import Baseline, baseline, floors, leak_vis
 from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import Scores
@@ -92,13 +93,13 @@ def figure(comparison: Comparison, statistic: Callable[[Scores], float] = max_ab
         evidence=comparison.evidence,
         attestation=comparison.attestation,
         samples=comparison.samples,
-        details={
-            "left": left.label,
-            "right": right.label,
-            "max_abs_diff": max_abs(found) if found.size else None,
-            "mean_abs_diff": mean_abs(found) if found.size else None,
-            "client_chunk_size": comparison.client_chunk_size,
-        },
+        details=details.Agreement(
+            left=left.label,
+            right=right.label,
+            max_abs_diff=max_abs(found) if found.size else None,
+            mean_abs_diff=mean_abs(found) if found.size else None,
+        ),
+        client_chunk_size=comparison.client_chunk_size,
         doubt=doubt,
         backend=" vs ".join(dict.fromkeys((left.backend, right.backend))),
     )

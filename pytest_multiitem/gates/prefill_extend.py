@@ -7,6 +7,7 @@ import numpy as np
 from pytest_multiitem.gates.evidence import max_abs, score_spread
 from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
 
 NUM_ITEMS = 24
 _ROW_SUM_TOLERANCE = 5e-6  # five decimal places
@@ -29,7 +30,7 @@ def measure(subject: Subject) -> Measurement:
         evidence=Evidence(score_spread=score_spread([first])),
         attestation=attestation,
         samples={"runs": 2, "items": len(first)},
-        details={"row_sum_error": off},
+        details=details.PrefillExtend(row_sum_error=off),
         problem=problem,
     )
 

@@ -21,6 +21,7 @@ from pytest_multiitem.gates.evidence import (
 from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target, declared_semantics
@@ -102,7 +103,7 @@ def measure(subject: Subject) -> Measurement:
         ),
         attestation=Attestation.joined([whole.attestation, *([attestation] if held or broken else [])]),
         samples={"checks": len(held) + len(broken), "not_made": len(not_made)},
-        details={"broken": broken, "held": held, "not_made": not_made},
+        details=details.RequestContract(broken=broken, held=held, not_made=not_made),
         problem=problem,
         doubt=doubt if held else f"no check could be made: {'; '.join(not_made.values())}",
         holds=f"{len(held)} of {len(_CHECKS)} checks hold{left_out}" if held else None,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.evidence import baseline, leak_visibility, max_abs, replay, score_spread
 from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, larger_floor, magnitude
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.gates.traffic import surrounded
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import declared_semantics
 
@@ -26,7 +25,7 @@ def measure(subject: Subject) -> Measurement:
     cases, serial = subject.cases(multi), subject.serial_at_hand(multi)
     alone = [baseline(multi, case, record) for case in cases]
     smallest = min(cases, key=_tokens, default=None)
-    changes: list[dict[str, Any]] = []
+    changes: list[details.TrafficChange] = []
     floors: list[float] = []
     with multi.attest() as attestation:
         for case in cases:
@@ -35,7 +34,7 @@ def measure(subject: Subject) -> Measurement:
                 after, quiet, again = (replay(multi, case, record) for _ in range(3))
                 floors.append(max_abs(again - quiet))
                 changes += [
-                    {"case": case.name, "round": number, "what": what, "max_abs_diff": max_abs(scores - quiet)}
+                    details.TrafficChange(case=case.name, round=number, what=what, max_abs_diff=max_abs(scores - quiet))
                     for what, scores in (("among others", among), ("after others", after))
                 ]
     attestation.packed_sequences = attestation.packed_items = 0  # the others are smaller than what is measured
@@ -43,14 +42,14 @@ def measure(subject: Subject) -> Measurement:
     if serial is not None:
         visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), multi.delimiter, record)
     rounds = len(floors)
-    changes.sort(key=lambda change: -magnitude(change["max_abs_diff"]))
+    changes.sort(key=lambda change: -magnitude(change.max_abs_diff or 0.0))
     return Measurement(
         target=multi,
-        value=changes[0]["max_abs_diff"] if changes else None,
+        value=changes[0].max_abs_diff if changes else None,
         evidence=Evidence(larger_floor(*floors), visibility, score_spread([base.scores for base in alone])),
         attestation=Attestation.joined([*(base.attestation for base in alone), *([attestation] if rounds else [])]),
         samples={"cases": len(cases), "rounds": rounds, "items": sum(len(base.scores) for base in alone)},
-        details={"worst": changes[:3]},
+        details=details.RequestIsolation(worst=changes[:3]),
     )
 
 

@@ -17,6 +17,7 @@ from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.record import blank_record, record_of
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
@@ -96,19 +97,20 @@ def judge(target: Target, attestation: Attestation, report: Report | None) -> Ga
         record.verdict = Verdict.FAIL
         record.reason = f"compile gate: {report.reason}; {answered}"
     kinds = (("real run", ran), ("compile gate", report is not None and report.verdict is not Verdict.NOT_RUN))
-    record.details = {
-        "device": device,
-        "executed": attestation.mask,
-        "evidence": [kind for kind, is_there in kinds if is_there],
-        **_details(report),
-    }
+    record.details = details.SegmentPath(
+        device=device,
+        executed=attestation.mask,
+        evidence=[kind for kind, is_there in kinds if is_there],
+        tpu=_document(report),
+    )
     return record
 
 
 def judge_kernel(gate: Gate, report: Report) -> GateRecord:
     """The verdict of the compile gate alone, on a kernel that no server runs."""
     record = blank_record(gate, report.verdict, f"compile gate, no real run: {report.reason}")
-    record.details = {"evidence": ["compile gate"] if report.verdict is not Verdict.NOT_RUN else [], **_details(report)}
+    evidence = ["compile gate"] if report.verdict is not Verdict.NOT_RUN else []
+    record.details = details.SegmentPath(evidence=evidence, tpu=_document(report))
     record.seconds = report.seconds
     return record
 
@@ -126,8 +128,8 @@ def _beside(report: Report | None) -> str:
     return f"; compile gate{said}: {report.reason}"
 
 
-def _details(report: Report | None) -> dict[str, object]:
-    return {} if report is None else {"tpu": msgspec.to_builtins(report)}
+def _document(report: Report | None) -> dict[str, Any] | None:
+    return None if report is None else msgspec.to_builtins(report)
 
 
 SEGMENT_LOWERS = Gate(

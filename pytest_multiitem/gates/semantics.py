@@ -19,6 +19,7 @@ from pytest_multiitem.gates.evidence import (
 from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics, unisolated
 from pytest_multiitem.targets.target import Target, declared_semantics
@@ -56,7 +57,7 @@ def measure(subject: Subject) -> Measurement:
     distances = {name: max_abs(packed.scores - scores) for name, scores in references.items()}
     noise = NOISE_FACTOR * packed.noise
     problem, doubt = _judge(distances, declared, noise)
-    details: dict[str, object] = {}
+    not_compared: dict[str, str] = {}
     if problem is not None:  # a healthy server is not worth the loading of a model
         named = _named(distances, noise)
         try:
@@ -65,7 +66,7 @@ def measure(subject: Subject) -> Measurement:
             if named is None or _named(distances, noise) is not None:  # a second name for the same scores says less
                 problem, _ = _judge(distances, declared, noise)
         except EngineUnavailable as error:
-            details["not_compared"] = {CAUSAL_RESTARTING: str(error)}
+            not_compared[CAUSAL_RESTARTING] = str(error)
             if named is None:
                 problem = f"{problem}; {CAUSAL_RESTARTING} was not compared: {error}"
     record({"kind": "semantics", "case": case.name, "distances": distances, "declared": declared.value})
@@ -81,7 +82,7 @@ def measure(subject: Subject) -> Measurement:
         ),
         attestation=packed.attestation,
         samples={"items": len(case.items)},
-        details={"distances": distances, "nearest": nearest, **details},
+        details=details.Semantics(distances={**distances}, nearest=nearest, not_compared=not_compared),
         problem=problem,
         doubt=doubt,
         holds=f"nearest to {declared.value} ({distances[nearest]:.3g}; next {following}, {distances[following]:.3g})",

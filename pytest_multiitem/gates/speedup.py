@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench.curve import CurvePoint, Curves, measure_curves
 from pytest_multiitem.bench.statistics import recompilation
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
 from pytest_multiitem.targets.target import Target
 
 GATED_ITEMS = 32
@@ -30,11 +29,9 @@ def measure(subject: Subject) -> Measurement:
     """Time the packed server, and all that are timed together with it, against the same serial calls."""
     multi, serial = subject.multi, subject.serial
     tuned = subject.tuned_serial(serial)
-    measured = measure_curve(multi, *_curves(subject, serial)[multi.profile])
-    if tuned is not None:  # reported beside it, never mixed with it
-        curve, _ = _curves(subject, tuned)[multi.profile]
-        measured.details["performance_vs_tuned_serial"] = performance(curve)
-    return measured
+    curve, attestation = _curves(subject, serial)[multi.profile]
+    against_tuned = None if tuned is None else _curves(subject, tuned)[multi.profile][0]
+    return measure_curve(multi, curve, attestation, tuned=against_tuned)
 
 
 def _curves(subject: Subject, serial: Target) -> Curves:
@@ -55,8 +52,13 @@ def _curves(subject: Subject, serial: Target) -> Curves:
     return curves
 
 
-def measure_curve(multi: Target, curve: list[CurvePoint], attestation: Attestation) -> Measurement:
-    """The gated point of a performance curve, with the whole curve as its details."""
+def measure_curve(
+    multi: Target, curve: list[CurvePoint], attestation: Attestation, *, tuned: list[CurvePoint] | None = None
+) -> Measurement:
+    """The gated point of a performance curve, with the whole curve as its details.
+
+    ``tuned``: the curve against a serial server that is tuned for such calls; reported beside it, never mixed with it.
+    """
     point = next((p for p in curve if p.num_items == GATED_ITEMS), None)
     return Measurement(
         target=multi,
@@ -64,7 +66,10 @@ def measure_curve(multi: Target, curve: list[CurvePoint], attestation: Attestati
         interval=None if point is None else point.interval,
         attestation=attestation,
         samples={"timed_runs": 0 if point is None else len(point.serial_sec)},
-        details={"performance": performance(curve)},
+        details=details.Speedup(
+            performance=performance(curve),
+            performance_vs_tuned_serial=None if tuned is None else performance(tuned),
+        ),
         doubt=None if point is None else compiled(point),
     )
 
@@ -84,9 +89,9 @@ def compiled(point: CurvePoint) -> str | None:
     return None
 
 
-def performance(curve: list[CurvePoint]) -> dict[str, Any]:
+def performance(curve: list[CurvePoint]) -> dict[str, details.SpeedPoint]:
     """A curve for the results, by N."""
-    return {str(point.num_items): point.as_dict() for point in curve}
+    return {str(point.num_items): point.record() for point in curve}
 
 
 SPEEDUP_N32 = Gate(

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from pytest_multiitem.results.records import SettingRecord, Verdict
+from pytest_multiitem.results.details import BuildRecord
+from pytest_multiitem.results.records import SettingRecord
 
 SCHEMA_VERSION: Final = "kill_matrix_v1"
 
@@ -27,38 +28,6 @@ class FaultRecord(msgspec.Struct, kw_only=True):
     strengths: list[float] = []
     unit: str = ""
     circumstances: dict[str, Any] = {}
-
-
-class Cell(msgspec.Struct, kw_only=True):
-    """What one gate said of one build. ``place``: which of several measurements of the same gate."""
-
-    gate: str
-    verdict: Verdict
-    reason: str
-    place: str | None = None
-    value: float | None = None
-    limit: float | None = None
-    noise_floor: float | None = None
-    traffic_floor: float | None = None
-    leak_visibility: float | None = None
-    mask_attested: str | None = None
-    seconds: float = 0.0
-
-
-class BuildRecord(msgspec.Struct, kw_only=True):
-    """One build: a fault at a strength on a backend, or a healthy one (``fault`` null). ``killed_by``: the gates that
-    saw the fault. ``as_expected``: a healthy build passed every gate, a fault at its default strength was killed;
-    null where nothing is expected (weaker strengths show how sensitive the gates are)."""
-
-    backend: str
-    label: str
-    fault: str | None = None
-    strength: float | None = None
-    circumstances: dict[str, Any] = {}
-    cells: list[Cell] = []
-    killed_by: list[str] = []
-    as_expected: bool | None = None
-    seconds: float = 0.0
 
 
 class KillMatrix(msgspec.Struct, kw_only=True):

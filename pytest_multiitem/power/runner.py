@@ -21,9 +21,10 @@ from pytest_multiitem.faults.catalogue import catalogue, fault
 from pytest_multiitem.gates.record import judged
 from pytest_multiitem.power.builds import Build, Labs
 from pytest_multiitem.power.columns import Column, columns, not_measured
-from pytest_multiitem.power.records import BuildRecord, Cell, KillMatrix
+from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.power.summary import _described, summarise
 from pytest_multiitem.results import store
+from pytest_multiitem.results.details import BuildRecord, Cell
 from pytest_multiitem.results.machine import machine_info, package_versions
 from pytest_multiitem.results.records import GateRecord, SettingRecord, Verdict
 from pytest_multiitem.servers.pool import ServerPool

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from pytest_multiitem.faults.base import Fault, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.power.columns import columns, not_measured
-from pytest_multiitem.power.records import BuildRecord, FaultRecord, KillMatrix
+from pytest_multiitem.power.records import FaultRecord, KillMatrix
+from pytest_multiitem.results.details import BuildRecord, Power
 from pytest_multiitem.results.records import GateRecord, Verdict
 
 
@@ -100,7 +99,7 @@ def _described(kind: type[Fault]) -> FaultRecord:
 
 def matrix_of(records: Iterable[GateRecord]) -> KillMatrix:
     """The kill matrix that a run's verdicts of `power` carry."""
-    builds = [msgspec.convert(build, BuildRecord) for record in records for build in record.details.get("builds", [])]
+    builds = [build for record in records if isinstance(record.details, Power) for build in record.details.builds]
     known = catalogue()
     names = dict.fromkeys(build.fault for build in builds if build.fault in known)
     matrix = KillMatrix(

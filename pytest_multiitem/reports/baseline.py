@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
-from pytest_multiitem.baselines.judging import CellVerdict
-from pytest_multiitem.gates.regression import NO_REGRESSION
+from pytest_multiitem.reports.table import Rows
+from pytest_multiitem.results.details import AgainstBaseline, TimingVerdict
 from pytest_multiitem.results.records import GateRecord
 
 
-def baseline(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
+def baseline(records: Iterable[GateRecord]) -> Rows:
     """Header and rows: every timing of the baseline by every condition, with ratio, interval and verdict."""
     header = ["timing", "condition", "new/baseline", "95 % interval", "runs", "verdict", ""]
     rows: list[list[str]] = []
     for record in records:
-        if record.gate == NO_REGRESSION.name:
-            for cell in msgspec.convert(record.details.get("cells", []), list[CellVerdict]):
+        if isinstance(record.details, AgainstBaseline):
+            for cell in record.details.cells:
                 rows += _rows(cell)
     return header, rows
 
 
-def _rows(cell: CellVerdict) -> list[list[str]]:
+def _rows(cell: TimingVerdict) -> list[list[str]]:
     old, new = cell.runs
     if not cell.ratios:
         return [[cell.key, "-", "-", "-", f"{old}, {new}", cell.verdict.value, cell.reason]]

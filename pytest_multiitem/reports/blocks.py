@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import StringIO
 
 from rich.box import SIMPLE
@@ -12,16 +12,21 @@ from rich.table import Table
 
 def section(title: str, *parts: str) -> str:
     """A Markdown section of the parts that hold something; nothing where none does."""
-    body = "\n\n".join(part for part in parts if part)
+    body = "\n\n".join(text for part in parts if (text := part.strip()))
     return f"## {title}\n\n{body}" if body else ""
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; nothing without rows."""
-    if not rows:
-        return ""
     lines = [header, ["---"] * len(header), *rows]
+    if len(lines) == 2:
+        return ""
     return "\n".join("| " + " | ".join(escape(c) for c in line) + " |" for line in lines)
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A Markdown list; nothing without lines."""
+    return "\n".join(f"- {escape(line)}" for line in lines)
 
 
 def terminal_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -34,7 +39,7 @@ def terminal_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     for row in rows:
         grid.add_row(*row)
     out = StringIO()
-    Console(file=out, width=400, color_system=None, markup=False, emoji=False).print(grid)
+    Console(file=out, width=10_000, color_system=None, markup=False, emoji=False).print(grid)
     return [*(line.rstrip() for line in out.getvalue().splitlines()), ""]
 
 

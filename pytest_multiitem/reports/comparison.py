@@ -7,67 +7,38 @@ from pathlib import Path
 
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.decision.guardrail import GUARDRAIL_RATIO
-from pytest_multiitem.comparison.decision.recommendation import display_name as spoken
+from pytest_multiitem.comparison.decision.recommendation import display_name
 from pytest_multiitem.comparison.decision.speed import ratio_of
-from pytest_multiitem.comparison.records import (
-    ComparedRow,
-    ComparedView,
-    Comparison,
-    Outcome,
-    ScoreMatrix,
-)
+from pytest_multiitem.comparison.records import ComparedRow, ComparedView, Comparison, Outcome, ScoreMatrix
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.reports import comparison_evidence as evidence
 from pytest_multiitem.reports import comparison_tables as tables
-from pytest_multiitem.reports.blocks import escape, markdown_table, section, terminal_table
+from pytest_multiitem.reports.blocks import markdown_table, terminal_table
+from pytest_multiitem.reports.page import page
 from pytest_multiitem.results.published import PUBLISHED_THROUGHPUT, THROUGHPUT_SHAPE
 from pytest_multiitem.results.store import write_atomically
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """``comparison.md``: a table a view, the winners, and the notes."""
-    parts = [_head("Multi-item scoring: comparison", comparison)]
-    for view in comparison.views:
-        parts.append(section(f"View {view.view}", markdown_table(*tables.contract(view)), _winner(view)))
-    parts += [
-        section("Winners", markdown_table(*tables.winners(comparison))),
-        _not_passed(comparison),
-        section("Recommendation", _recommendation(comparison)),
-        section("Notes", _bullets([tables.INTERPOLATED, *comparison.notes])),
-    ]
-    return _joined(parts)
+    return page("comparison", comparison=comparison, tables=tables, guardrail=f"{GUARDRAIL_RATIO:g}")
 
 
 def final_report(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
     """``final_report.md``: everything that the decision rests on. ``matrices``: those that were compared."""
-    parts = [_head("Multi-item scoring: final report", comparison)]
-    for view in comparison.views:
-        parts.append(
-            section(
-                f"Side by side: {view.view}",
-                markdown_table(*tables.side_by_side(view)),
-                _legend(view),
-                _bullets(tables.why_not(view)),
-                _winner(view),
-            )
-        )
-    parts += [
-        section("Best native", _best_native(comparison)),
-        section("Winners", markdown_table(*tables.winners(comparison))),
-        section("Findings", _bullets(_findings(comparison))),
-        section("Correctness", *_correctness(comparison)),
-        _not_passed(comparison),
-        section("Stability", *evidence.stability(matrices)),
-        section("Load", *evidence.load(matrices)),
-        section("The harness's own time", evidence.harness(matrices)),
-        section("Cost", evidence.cost(comparison, matrices)),
-        section("Beside published throughput", _published(comparison)),
-        section("Conclusion", _recommendation(comparison)),
-        section("Notes", _bullets(comparison.notes)),
-        section("Workload", evidence.workload(comparison)),
-        section("Machines, servers and versions", *evidence.sides(comparison, matrices)),
-    ]
-    return _joined(parts)
+    return page(
+        "final_report",
+        comparison=comparison,
+        matrices=matrices,
+        tables=tables,
+        evidence=evidence,
+        guardrail=f"{GUARDRAIL_RATIO:g}",
+        best_native=_best_native(comparison),
+        findings=_findings(comparison),
+        published=_published(comparison),
+        published_shape=THROUGHPUT_SHAPE,
+        shape=evidence.shape(comparison),
+    )
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
@@ -75,7 +46,9 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     lines = []
     for view in comparison.views:
         lines += terminal_table(*tables.in_short(view))
-    lines += [f"{check.verdict} {check.gate}: {where}: {check.reason}" for where, check in tables.unhappy(comparison)]
+    lines += [
+        f"{check.verdict} {check.gate}: {where}: {check.reason}" for where, check in tables.not_passed(comparison)
+    ]
     if comparison.summary:
         lines.append(comparison.summary)
     recommendation = comparison.recommendation
@@ -87,50 +60,22 @@ def comparison_lines(comparison: Comparison) -> list[str]:
 # -- sections ----------------------------------------------------------------------------------
 
 
-def _head(title: str, comparison: Comparison) -> str:
-    backends = dict.fromkeys(spoken(side.backend) for side in comparison.sides)
-    facts = [" and ".join(backends), comparison.status, comparison.generated_at_utc]
-    parts = [f"# {title}", f"**{escape(comparison.summary or 'no summary')}**"]
-    if comparison.blocker:
-        parts.append(f"Blocker: {escape(comparison.blocker)}")
-    return "\n\n".join([*parts, " · ".join(fact for fact in facts if fact)])
-
-
-def _winner(view: ComparedView) -> str:
-    if view.winner is None:
-        return f"Winner: none ({escape(view.deferred or 'no row may win')})."
-    return (
-        f"Winner: {spoken(view.winner.backend)} at client chunk size {view.winner.client_chunk_size}, the highest "
-        f"throughput with a p95 of at most {tables.plain(view.guardrail_p95_ms)} ms ({GUARDRAIL_RATIO:g} times the "
-        "lowest)."
-    )
-
-
-def _legend(view: ComparedView) -> str:
-    lines = [tables.INTERPOLATED]
-    if len(view.backends) == 2:
-        a, b = map(spoken, view.backends)
-        lines.append(
-            f"Deltas: {a} relative to {b}. Ratio of medians: {a}'s median run over {b}'s; above 1, {b} is faster."
-        )
-        lines.append("Paired: both were timed in interleaved blocks of one run.")
-    return "\n".join(f"- {line}" for line in lines)
-
-
 def _best_native(comparison: Comparison) -> str:
     view = next((view for view in comparison.views if view.view == "best_native"), None)
     if view is None:
         return "The view best_native was not measured."
     header = ["backend", "best client chunk size", "items/s", "p50 ms", "p95 ms", "engine", "mask", "items per USD"]
     rows = [row[2:] for row in tables.winners(comparison)[1] if row[0] == "best_native" and row[1] != "the view"]
-    told = []
+    notes = []
     if len(view.winners_by_backend) == 2:
         ours, theirs = (view.winners_by_backend[backend] for backend in view.backends)
         deltas = [f"{tables.percent(_relative(ours.throughput_items_sec, theirs.throughput_items_sec))} items/s"]
         if (p95 := _relative(ours.p95_ms, theirs.p95_ms)) is not None:
             deltas.append(f"{tables.percent(p95)} p95")
-        told.append(f"{spoken(ours.backend)}'s best relative to {spoken(theirs.backend)}'s: {', '.join(deltas)}.")
-    return "\n\n".join([markdown_table(header, rows) or "No row may win.", *told])
+        notes.append(
+            f"{display_name(ours.backend)}'s best relative to {display_name(theirs.backend)}'s: {', '.join(deltas)}."
+        )
+    return "\n\n".join([markdown_table(header, rows) or "No row may win.", *notes])
 
 
 def _findings(comparison: Comparison) -> list[str]:
@@ -140,18 +85,15 @@ def _findings(comparison: Comparison) -> list[str]:
         if len(view.backends) < 2:
             continue
         for mine, other in (view.backends, view.backends[::-1]):
-            for name, words, better in (
-                ("throughput_items_sec", "more items/s", 1),
-                ("p95_ms", "a lower p95", -1),
-            ):
+            for name, words, better in (("throughput_items_sec", "more items/s", 1), ("p95_ms", "a lower p95", -1)):
                 cells = [
-                    f"{row.client_chunk_size} ({tables.percent(delta)}{_shown(view, row, mine) if better == 1 else ''})"
+                    f"{row.client_chunk_size} ({tables.percent(delta)}{_seen(view, row, mine) if better == 1 else ''})"
                     for row in view.rows
                     if (delta := _delta(row, mine, other, name)) is not None and better * delta > 0
                 ]
                 if cells:
                     found.append(
-                        f"{view.view}: {spoken(mine)} has {words} than {spoken(other)} at client chunk size "
+                        f"{view.view}: {display_name(mine)} has {words} than {display_name(other)} at client chunk size "
                         f"{', '.join(cells)}."
                     )
         same = [str(row.client_chunk_size) for row in view.rows if row.speed_verdict == "no_difference_shown"]
@@ -159,21 +101,21 @@ def _findings(comparison: Comparison) -> list[str]:
             found.append(f"{view.view}: no difference in speed is shown at client chunk size {', '.join(same)}.")
     for winner in comparison.winners_by_backend.values():
         found.append(
-            f"{spoken(winner.backend)}'s best is client chunk size {winner.client_chunk_size} in {winner.view}: "
+            f"{display_name(winner.backend)}'s best is client chunk size {winner.client_chunk_size} in {winner.view}: "
             f"{tables.plain(winner.throughput_items_sec)} items/s."
         )
         elsewhere = [view.winners_by_backend.get(winner.backend) for view in comparison.views]
         best = max((w for w in elsewhere if w is not None), key=lambda w: w.throughput_items_sec, default=winner)
         if best.throughput_items_sec > winner.throughput_items_sec:
             found.append(
-                f"{spoken(winner.backend)} has more items/s in {best.view} "
+                f"{display_name(winner.backend)} has more items/s in {best.view} "
                 f"({tables.percent(_relative(best.throughput_items_sec, winner.throughput_items_sec))}, client chunk "
                 f"size {best.client_chunk_size}): its {winner.view} settings are not its best here."
             )
     return found
 
 
-def _shown(view: ComparedView, row: ComparedRow, backend: str) -> str:
+def _seen(view: ComparedView, row: ComparedRow, backend: str) -> str:
     """Whether the interval shows a backend's speed at a client chunk size."""
     verdict = "a_faster" if backend == view.backends[0] else "b_faster"
     return ", shown by the interval" if row.speed_verdict == verdict else ", not shown"
@@ -190,96 +132,19 @@ def _relative(ours: float | None, theirs: float | None) -> float | None:
     return None if ratio is None else 100 * (ratio - 1)
 
 
-def _correctness(comparison: Comparison) -> list[str]:
-    parts = []
-    for view in comparison.views:
-        table = markdown_table(*tables.agreements(view))
-        if table:
-            parts += [f"### {view.view}", table]
-        missing = [
-            f"- client chunk size {row.client_chunk_size}: {escape(row.agreement.problem)}"
-            for row in view.rows
-            if row.agreement is not None and row.agreement.problem
-        ]
-        parts.append("\n".join(missing))
-        gap = _semantic_gap(comparison, view)
-        worst = markdown_table(*tables.worst_items(view))
-        parts += [gap, f"The items that differ most:\n\n{worst}" if worst else ""]
-    own = markdown_table(*tables.own_references(comparison))
-    if own:
-        parts += ["### Each side against its own serial reference", own]
-    declared = [f"{spoken(side.backend)} {side.view}: {side.semantics or 'not declared'}" for side in comparison.sides]
-    return [*parts, f"Semantics: {', '.join(declared)}."]
-
-
-def _semantic_gap(comparison: Comparison, view: ComparedView) -> str:
-    declared = {side.semantics for side in comparison.sides if side.view == view.view and side.semantics}
-    gaps = [row.agreement.max_abs_diff for row in view.rows if row.agreement is not None]
-    known = [gap for gap in gaps if gap is not None]
-    if len(declared) < 2 or not known:
-        return ""
-    return (
-        f"The sides declare different semantics ({', '.join(sorted(declared))}): the differences above, up to "
-        f"{tables.difference(max(known))}, are the semantic gap and are not gated. Each side is gated against its own "
-        "serial reference."
-    )
-
-
-def _not_passed(comparison: Comparison) -> str:
-    lines = [
-        f"- **{check.verdict}** `{check.gate}` ({where}): {escape(check.reason)}"
-        for where, check in tables.unhappy(comparison)
-    ]
-    return section("What is not a PASS", "\n".join(lines))
-
-
-def _published(comparison: Comparison) -> str:
-    header = ["", "engine", "hardware", "how", "items/s"]
-    rows = [
-        [
-            "published",
-            p.engine,
-            p.hardware,
-            p.how,
-            " to ".join(tables.plain(value, 2) for value in (p.items_per_sec, p.highest) if value is not None),
-        ]
-        for p in PUBLISHED_THROUGHPUT
-    ]
-    sides = {(side.backend, side.view): side for side in comparison.sides}
+def _published(comparison: Comparison) -> tables.Rows:
+    rows = []
+    for p in PUBLISHED_THROUGHPUT:
+        rates = " to ".join(tables.plain(rate, 2) for rate in (p.items_per_sec, p.highest) if rate is not None)
+        rows.append(["published", p.engine, p.hardware, p.how, rates])
+    devices = {(side.backend, side.view): evidence.device(side) for side in comparison.sides}
     for view in comparison.views:
         for backend, won in view.winners_by_backend.items():
-            side = sides.get((backend, view.view))
-            rows.append(
-                [
-                    "**this comparison**",
-                    won.engine or spoken(backend),
-                    evidence.device(side) if side is not None else "-",
-                    f"{spoken(backend)} {view.view}, client chunk size {won.client_chunk_size}"
-                    + (f", mask {won.mask}" if won.mask else ""),
-                    tables.plain(won.throughput_items_sec, 2),
-                ]
-            )
-    shape = evidence.shape(comparison)
-    note = f"Published rows: {THROUGHPUT_SHAPE}." + (f" This comparison: {shape}." if shape else "")
-    return f"{markdown_table(header, rows)}\n\n{note}"
-
-
-def _recommendation(comparison: Comparison) -> str:
-    found = comparison.recommendation
-    if found is None:
-        return comparison.summary or "There is no recommendation."
-    parts = [f"**{escape(found.text)}**", f"Confidence: **{found.confidence}**", _bullets(found.reasons)]
-    if found.follow_ups:
-        parts += ["What to do next:", _bullets(found.follow_ups)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {escape(line)}" for line in lines)
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return "\n\n".join(part for part in parts if part) + "\n"
+            how = f"{display_name(backend)} {view.view}, client chunk size {won.client_chunk_size}"
+            how += f", mask {won.mask}" if won.mask else ""
+            engine, device = won.engine or display_name(backend), devices.get((backend, view.view), "-")
+            rows.append(["**this comparison**", engine, device, how, tables.plain(won.throughput_items_sec, 2)])
+    return ["", "engine", "hardware", "how", "items/s"], rows
 
 
 #: What a comparison writes: its record, its tables, and the report of all that it rests on.

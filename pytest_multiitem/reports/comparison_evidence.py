@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_multiitem.comparison.decision.recommendation import display_name as spoken
+from pytest_multiitem.comparison.decision.recommendation import display_name
 from pytest_multiitem.comparison.records import Comparison, Row, ScoreMatrix, Side
 from pytest_multiitem.reports.blocks import escape, markdown_table
 from pytest_multiitem.reports.comparison_tables import dollars, interval, plain
@@ -66,10 +66,10 @@ def _failures(measured: Sequence[tuple[str, str, Row]]) -> str:
     counts: Counter[str] = Counter()
     for _, _, row in measured:
         counts.update(row.failure_reason_counts)
-    told = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds)
+    failures = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds)
     partial = sum(row.status == "partial_failure" for _, _, row in measured)
     failed = sum(row.status == "failed" for _, _, row in measured)
-    summary = f"{len(measured)} rows were measured: {failed} failed, {partial} failed in part. Failed runs: {told}."
+    summary = f"{len(measured)} rows were measured: {failed} failed, {partial} failed in part. Failed runs: {failures}."
     return "\n\n".join(part for part in (summary, markdown_table(header, bad)) if part)
 
 
@@ -170,15 +170,9 @@ def cost(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
             side = None if row is None else row.sides.get(backend)
             price = prices.get((backend, view.view))
             if price is not None or won.items_per_usd is not None:
-                rows.append(
-                    [
-                        f"{spoken(backend)} {view.view}",
-                        str(won.client_chunk_size),
-                        dollars(price),
-                        dollars(None if side is None else side.usd_per_run),
-                        plain(won.items_per_usd, 0),
-                    ]
-                )
+                run = dollars(None if side is None else side.usd_per_run)
+                name, size = f"{display_name(backend)} {view.view}", str(won.client_chunk_size)
+                rows.append([name, size, dollars(price), run, plain(won.items_per_usd, 0)])
     header = ["best row of", "client chunk size", "an hour", "a run over all items", "items per USD"]
     return markdown_table(header, rows) or "No price an hour was given."
 
@@ -236,12 +230,8 @@ def sides(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> list[str]:
     }
     rows = [
         [
-            f"{spoken(side.backend)} {side.view}",
-            side.engine or "-",
-            side.model or "-",
-            side.dtype or "-",
-            side.semantics or "-",
-            side.mask_requested or "-",
+            f"{display_name(side.backend)} {side.view}",
+            *(getattr(side, name) or "-" for name in ("engine", "model", "dtype", "semantics", "mask_requested")),
             executed.get((side.backend, side.view)) or "-",
             {True: "yes", False: "no", None: "-"}[side.complete],
             side.path or "-",
@@ -304,4 +294,4 @@ def _of(part: int | None, whole: int | None) -> str:
 
 
 def _side(matrix: ScoreMatrix) -> str:
-    return f"{spoken(matrix.backend)} {matrix.evaluation_view}"
+    return f"{display_name(matrix.backend)} {matrix.evaluation_view}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pytest_multiitem.comparison.decision.recommendation import display_name as spoken
-from pytest_multiitem.comparison.decision.recommendation import in_order
+from pytest_multiitem.comparison.decision.recommendation import display_name, in_order
 from pytest_multiitem.comparison.records import Agreement, Check, ComparedRow, ComparedView, Comparison, SideRow, Winner
 from pytest_multiitem.results.records import Verdict
 
@@ -59,14 +58,14 @@ def verdict_of(row: ComparedRow) -> str:
 
 def faster(view: ComparedView, row: ComparedRow) -> str:
     """Which side is shown to be the faster one."""
-    named = dict(zip(("a_faster", "b_faster"), map(spoken, view.backends), strict=False))
+    named = dict(zip(("a_faster", "b_faster"), map(display_name, view.backends), strict=False))
     return named.get(row.speed_verdict, row.speed_verdict.replace("_", " "))
 
 
 def contract(view: ComparedView) -> Rows:
     """A client chunk size a row: both sides' p95 and items/s, their score differences, and whether they are right."""
     header = ["client chunk size"]
-    header += [f"{spoken(backend)} {what}" for what in ("p95 ms", "items/s") for backend in view.backends]
+    header += [f"{display_name(backend)} {what}" for what in ("p95 ms", "items/s") for backend in view.backends]
     header += ["max abs diff", "mean abs diff", "correct"]
     rows = []
     for row in view.rows:
@@ -89,7 +88,7 @@ def side_by_side(view: ComparedView) -> Rows:
     """A client chunk size a row: the times of both sides, their deltas, and what the interval shows."""
     header = ["client chunk size"]
     for backend in view.backends:
-        header += [f"{spoken(backend)} {what}" for what in ("p50 ms", "p95 ms", "items/s")]
+        header += [f"{display_name(backend)} {what}" for what in ("p50 ms", "p95 ms", "items/s")]
     both = len(view.backends) == 2
     if both:
         header += ["p95 delta", "throughput delta", "ratio of medians", "95 % interval", "faster", "paired", "correct"]
@@ -109,7 +108,7 @@ def side_by_side(view: ComparedView) -> Rows:
                 {True: "yes", False: "no", None: "-"}[row.paired],
                 verdict_of(row),
             ]
-        cells.append(", ".join(spoken(b) for b, side in row.sides.items() if side.eligible) or "none")
+        cells.append(", ".join(display_name(b) for b, side in row.sides.items() if side.eligible) or "none")
         rows.append(cells)
     return header, rows
 
@@ -121,12 +120,12 @@ def why_not(view: ComparedView) -> list[str]:
         for backend, side in row.sides.items():
             if side.why_not:
                 sizes.setdefault((backend, side.why_not), []).append(str(row.client_chunk_size))
-    return [f"{spoken(b)} at {', '.join(found)} may not win: {reason}." for (b, reason), found in sizes.items()]
+    return [f"{display_name(b)} at {', '.join(found)} may not win: {reason}." for (b, reason), found in sizes.items()]
 
 
 def in_short(view: ComparedView) -> Rows:
     """A client chunk size a row, for the terminal."""
-    header = [f"{view.view}: client chunk size", *(f"{spoken(backend)} items/s" for backend in view.backends)]
+    header = [f"{view.view}: client chunk size", *(f"{display_name(backend)} items/s" for backend in view.backends)]
     both = len(view.backends) == 2
     header += ["delta", "faster", "max abs diff", "correct"] if both else []
     rows = []
@@ -149,7 +148,9 @@ def winners(comparison: Comparison) -> Rows:
     for view in in_order(comparison.views):
         if view.winner is not None:
             rows.append([view.view, "the view", *_winner(view, view.winner)])
-        rows += [[view.view, spoken(backend), *_winner(view, won)] for backend, won in view.winners_by_backend.items()]
+        rows += [
+            [view.view, display_name(backend), *_winner(view, won)] for backend, won in view.winners_by_backend.items()
+        ]
     return header, rows
 
 
@@ -157,7 +158,7 @@ def _winner(view: ComparedView, won: Winner) -> list[str]:
     row = next((row for row in view.rows if row.client_chunk_size == won.client_chunk_size), None)
     side = None if row is None else row.sides.get(won.backend)
     return [
-        spoken(won.backend),
+        display_name(won.backend),
         str(won.client_chunk_size),
         plain(won.throughput_items_sec),
         plain(won.p50_ms),
@@ -206,7 +207,7 @@ def own_references(comparison: Comparison) -> Rows:
         if found is not None:
             rows.append(
                 [
-                    f"{spoken(side.backend)} {side.view}",
+                    f"{display_name(side.backend)} {side.view}",
                     side.semantics or "-",
                     difference(found.max_abs_diff),
                     difference(found.mean_abs_diff),
@@ -221,7 +222,12 @@ def own_references(comparison: Comparison) -> Rows:
 def worst_items(view: ComparedView) -> Rows:
     """The items that differ most at the client chunk size with the largest difference."""
     known = [row for row in view.rows if row.agreement is not None and row.agreement.worst_items]
-    header = ["client chunk size", "item", "max abs diff", *(f"{spoken(backend)} scores" for backend in view.backends)]
+    header = [
+        "client chunk size",
+        "item",
+        "max abs diff",
+        *(f"{display_name(backend)} scores" for backend in view.backends),
+    ]
     if not known:
         return header, []
     worst = max(known, key=lambda row: (row.agreement and row.agreement.max_abs_diff) or 0.0)
@@ -237,7 +243,7 @@ def worst_items(view: ComparedView) -> Rows:
     ]
 
 
-def unhappy(comparison: Comparison) -> list[tuple[str, Check]]:
+def not_passed(comparison: Comparison) -> list[tuple[str, Check]]:
     """Every correctness check that is not a PASS, the worst first, with what it is of; equal ones of a view once."""
     sizes: dict[tuple[str, str, str, str], list[int]] = {}
     checks = {}
@@ -255,3 +261,20 @@ def unhappy(comparison: Comparison) -> list[tuple[str, Check]]:
 def _rank(check: Check) -> int:
     order = [verdict.value for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)]
     return order.index(check.verdict) if check.verdict in order else 0
+
+
+def declared(comparison: Comparison) -> list[str]:
+    """The semantics that each side declares."""
+    return [
+        f"{display_name(side.backend)} {side.view}: {side.semantics or 'not declared'}" for side in comparison.sides
+    ]
+
+
+def semantic_gap(comparison: Comparison, view: ComparedView) -> tuple[str, str] | None:
+    """Where the sides of a view declare different semantics: these, and the largest difference between their scores."""
+    semantics = {side.semantics for side in comparison.sides if side.view == view.view and side.semantics}
+    gaps = [row.agreement.max_abs_diff for row in view.rows if row.agreement is not None]
+    known = [gap for gap in gaps if gap is not None]
+    if len(semantics) < 2 or not known:
+        return None
+    return ", ".join(sorted(semantics)), difference(max(known))

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from msgspec import UNSET
 
 from pytest_multiitem.evaluation.records import Combined
+from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.reports.table import bound, number
 from pytest_multiitem.results.records import GateRecord
 
 
 def table(records: Sequence[GateRecord]) -> list[str]:
     """A heading, and one line a gate: verdict, gate, value, limit, reason."""
-    rows = [("verdict", "gate", "value", "limit", "reason")]
-    rows += [(r.verdict.value, r.gate, _shown(r), bound(r), r.reason) for r in records]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rows = [(r.verdict.value, r.gate, _value(r), bound(r), r.reason) for r in records]
+    return terminal_table(("verdict", "gate", "value", "limit", "reason"), rows)
 
 
 def reported(combined: Combined) -> list[str]:
@@ -39,7 +38,7 @@ def reported(combined: Combined) -> list[str]:
     return [*lines, *combined.notes]
 
 
-def _shown(record: GateRecord) -> str:
+def _value(record: GateRecord) -> str:
     """A gate's value; digits enough to tell it from its limit."""
     text = number(record.value)
     if record.value is not None and record.limit is not None and record.value > record.limit >= float(text):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.power.records import BuildRecord, Cell, KillMatrix
-from pytest_multiitem.reports.blocks import markdown_table, section, terminal_table
-from pytest_multiitem.reports.table import number
+from pytest_multiitem.power.records import KillMatrix
+from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.page import page
+from pytest_multiitem.reports.table import Rows, number
+from pytest_multiitem.results.details import BuildRecord, Cell
 from pytest_multiitem.results.records import Verdict
 
 #: What a gate's other place is called at the head of a narrow column.
@@ -37,7 +39,7 @@ def cell_text(cell: Cell | None) -> str:
     return " ".join(part for part in (_MARK[cell.verdict], value) if part) or "ok"
 
 
-def kill_table(matrix: KillMatrix, backend: str) -> tuple[list[str], list[list[str]]]:
+def kill_table(matrix: KillMatrix, backend: str) -> Rows:
     """Header and rows of one backend: the healthy builds, then faults by their number, strongest first."""
     kinds = {fault.name: fault for fault in matrix.faults}
     order = [kind.name for kind in sorted(matrix.faults, key=lambda kind: kind.number or len(matrix.faults) + 100)]
@@ -63,14 +65,14 @@ def result(build: BuildRecord) -> str:
     return "not seen" if build.as_expected is None else "SURVIVES"
 
 
-def unique_table(matrix: KillMatrix) -> tuple[list[str], list[list[str]]]:
+def unique_table(matrix: KillMatrix) -> Rows:
     """Header and rows: the faults that only one gate sees."""
     return ["gate", "faults that only it sees"], [
         [gate, ", ".join(matrix.unique.get(gate, [])) or "-"] for gate in _gates(matrix)
     ]
 
 
-def sensitivity_table(matrix: KillMatrix) -> tuple[list[str], list[list[str]]]:
+def sensitivity_table(matrix: KillMatrix) -> Rows:
     """Header and rows: the smallest strength of each graded fault that a gate still sees."""
     graded = [fault for fault in matrix.faults if len(fault.strengths) > 1]
     measured = {build.fault for build in matrix.builds}
@@ -109,39 +111,31 @@ def power_lines(matrix: KillMatrix) -> list[str]:
     return [*lines, *summary_lines(matrix)]
 
 
-def render(matrix: KillMatrix) -> str:
-    """The kill matrix as a Markdown page."""
-    state = "complete" if matrix.complete else f"incomplete ({matrix.interrupted_by or 'not all builds were measured'})"
-    head = [
-        "# Power of the gates",
-        "",
-        f"{matrix.started_at_utc} to {matrix.finished_at_utc} · {state}",
-        "",
-        *(f"- {line}" for line in summary_lines(matrix)),
-    ]
-    return "\n\n".join(["\n".join(head), *sections(matrix)]) + "\n"
-
-
-def sections(matrix: KillMatrix) -> list[str]:
-    """The tables of a kill matrix as Markdown."""
+def tables(matrix: KillMatrix) -> dict[str, object]:
+    """The tables of a kill matrix, each a header and rows, as its page takes them."""
     faults = [
         [f"F{f.number}" if f.number else "-", f.name, f.layer, f.about, f.seen, _strengths(f.strengths, f.unit)]
         for f in matrix.faults
     ]
-    found = [
-        *(
-            section(f"Kill matrix: {backend}", markdown_table(*kill_table(matrix, backend)), LEGEND)
-            for backend in matrix.killed
-        ),
-        section("What only one gate sees", markdown_table(*unique_table(matrix))),
-        section("Sensitivity", markdown_table(*sensitivity_table(matrix))),
-        section("Faults", markdown_table(["", "fault", "of", "what it does", "seen", "strengths"], faults)),
-        section(
-            "Gates that are not measured",
-            markdown_table(["gate", "why"], [[gate, why] for gate, why in matrix.not_measured.items()]),
-        ),
-    ]
-    return [part for part in found if part]
+    return {
+        "kills": {backend: kill_table(matrix, backend) for backend in matrix.killed},
+        "legend": LEGEND,
+        "unique": unique_table(matrix),
+        "sensitivity": sensitivity_table(matrix),
+        "faults": (["", "fault", "of", "what it does", "seen", "strengths"], faults),
+        "not_measured": (["gate", "why"], [*matrix.not_measured.items()]),
+    }
+
+
+def render(matrix: KillMatrix) -> str:
+    """The kill matrix as a Markdown page."""
+    state = "complete" if matrix.complete else f"incomplete ({matrix.interrupted_by or 'not all builds were measured'})"
+    return page("power", matrix=matrix, state=state, lines=summary_lines(matrix), power=tables(matrix))
+
+
+def sections(matrix: KillMatrix) -> str:
+    """The tables of a kill matrix as Markdown."""
+    return page("power_tables", power=tables(matrix))
 
 
 def _strengths(strengths: Sequence[float], unit: str) -> str:

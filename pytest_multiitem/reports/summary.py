@@ -27,12 +27,12 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
     found: list[Line] = []
     if matrix is not None:
         pivot = terminal_table(*table.pivot(matrix.gates))
-        found += [(text, {}) for text in (*pivot[:-1], f"cells: {table.LEGEND}", "")] if pivot else []
-        for content in (table.others(matrix.gates), checks_table(matrix), table.curves(matrix),
-                        table.benchmarks(matrix), baseline(matrix.gates)):  # fmt: skip
-            found += [(text, {}) for text in terminal_table(*content)]
+        text = [*pivot[:-1], f"cells: {table.LEGEND}", ""] if pivot else []
+        contents = [table.others(matrix.gates), checks_table(matrix), table.curves(matrix)]
+        contents += [table.benchmarks(matrix), baseline(matrix.gates)]
         if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
-            found += [(text, {}) for text in terminal_table(*table.contract(matrix))]
+            contents.append(table.contract(matrix))
+        found += [(line, {}) for line in (*text, *(line for each in contents for line in terminal_table(*each)))]
         if not matrix.complete:
             found.append((f"incomplete: {matrix.interrupted_by or 'the run ended early'}", {"red": True}))
         for (verdict, gate, reason), count in _reasons(matrix).items():
@@ -45,14 +45,14 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
         found.append((f"gates: {counts or 'none'}", _MARKUP[worst or Verdict.PASS]))
     found += [(f"required gate not run: {name}", {"red": True, "bold": True}) for name in unmet]
     if written is not None:
-        shown = written.relative_to(base) if written.is_relative_to(base) else written
-        found.append((f"results: {shown / store.MATRIX}, {shown / store.REPORT}", {}))
+        path = written.relative_to(base) if written.is_relative_to(base) else written
+        found.append((f"results: {path / store.MATRIX}, {path / store.REPORT}", {}))
     return found
 
 
 def _reasons(matrix: Matrix) -> dict[tuple[Verdict, str, str], int]:
     counted: dict[tuple[Verdict, str, str], int] = {}
-    for record in table.unhappy(matrix.gates):
+    for record in table.not_passed(matrix.gates):
         key = (record.verdict, record.gate, record.reason)
         counted[key] = counted.get(key, 0) + 1
     return counted
@@ -60,7 +60,7 @@ def _reasons(matrix: Matrix) -> dict[tuple[Verdict, str, str], int]:
 
 def _now_passing(matrix: Matrix) -> Counter[str]:
     """Known incompatibilities that did not show, and how many gates passed in spite of them."""
-    return Counter(record.details["now_passes"] for record in matrix.gates if "now_passes" in record.details)
+    return Counter(record.now_passes for record in matrix.gates if record.now_passes is not None)
 
 
 def _first_line(text: str) -> str:

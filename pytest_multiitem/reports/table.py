@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import PurePath
+from collections.abc import Container, Iterable, Mapping
 
-from pytest_multiitem.gates.gate import larger_floor
-from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
-from pytest_multiitem.scoring.vocabulary import ATTACHED, BACKENDS, MASKS
+from pytest_multiitem.gates import equivalence, isolation, parity
+from pytest_multiitem.gates.gate import Gate, larger_floor
+from pytest_multiitem.results.details import Semantics, SpeedPoint, Speedup
+from pytest_multiitem.results.published import PUBLISHED, Published
+from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
+from pytest_multiitem.scoring.vocabulary import ATTACHED
 
+Rows = tuple[list[str], list[list[str]]]
 #: What a cell of `pivot` says, where it says more than a verdict.
 LEGEND = "verdict value | noise floor, the larger of quiet and in traffic | leak visibility; - where it does not apply"
 _ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 
 
 def where(record: GateRecord) -> str:
-    """Which parameters a verdict is for: the test's own id, e.g. ``pytorch-dense``."""
-    _, bracket, parameters = record.nodeid.partition("[")
-    return parameters.rstrip("]") if bracket else "-"
+    """Which parameters a verdict is for, e.g. ``pytorch-dense``."""
+    return record.place.label or "-"
 
 
 def cell(record: GateRecord) -> str:
@@ -53,12 +55,12 @@ def bound(record: GateRecord) -> str:
     return record.relation if record.limit is None else f"{record.relation} {record.limit:g}"
 
 
-def pivot(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
+def pivot(records: Iterable[GateRecord]) -> Rows:
     """Header and rows: a gate a row, a backend and mask a column, for the gates measured on all of them.
 
     `LEGEND` says how to read a cell.
     """
-    chosen = [r for r in records if _is_backend_and_mask(r)]
+    chosen = [r for r in records if _is_backend_and_mask(r.place)]
     columns = list(dict.fromkeys(where(r) for r in chosen))
     rows = []
     for gate in dict.fromkeys(r.gate for r in chosen):
@@ -71,25 +73,17 @@ def pivot(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
     return ["gate", "limit", *columns], rows
 
 
-def others(records: Iterable[GateRecord]) -> tuple[list[str], list[list[str]]]:
+def others(records: Iterable[GateRecord]) -> Rows:
     """Header and rows of the gates that stand between backends, or on a backend alone."""
     rows = [
-        [
-            r.gate,
-            bound(r),
-            where(r),
-            cell(r),
-            number(floor(r)),
-            number(r.leak_visibility),
-            r.mask_attested or "-",
-        ]
+        [r.gate, bound(r), where(r), cell(r), number(floor(r)), number(r.leak_visibility), r.mask_attested or "-"]
         for r in records
-        if not _is_backend_and_mask(r)
+        if not _is_backend_and_mask(r.place)
     ]
     return ["gate", "limit", "for", "verdict", "noise floor", "leak visibility", "executed"], rows
 
 
-def unhappy(records: Iterable[GateRecord]) -> list[GateRecord]:
+def not_passed(records: Iterable[GateRecord]) -> list[GateRecord]:
     """Every verdict that is not PASS, the worst first."""
     return [r for r in worst_first(records) if r.verdict is not Verdict.PASS]
 
@@ -99,76 +93,77 @@ def worst_first(records: Iterable[GateRecord]) -> list[GateRecord]:
     return sorted(records, key=lambda r: _ORDER.index(r.verdict))
 
 
-def short_test(nodeid: str) -> str:
-    """A node id without its directories."""
-    path, _, rest = nodeid.partition("::")
-    return f"{PurePath(path).name}::{rest}" if rest else nodeid
-
-
-def curves(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+def curves(matrix: Matrix) -> Rows:
     """Header and rows of the performance curves: speed-up over serial at each N."""
-    measured = {
-        f"{where(record)}{against}": record.details[curve]
-        for record in matrix.gates
-        for curve, against in (("performance", ""), ("performance_vs_tuned_serial", " vs tuned serial"))
-        if curve in record.details
-    }
+    measured: dict[str, dict[str, SpeedPoint]] = {}
+    for record in matrix.gates:
+        if isinstance(record.details, Speedup):
+            measured[where(record)] = record.details.performance
+            if record.details.performance_vs_tuned_serial is not None:
+                measured[f"{where(record)} vs tuned serial"] = record.details.performance_vs_tuned_serial
     counts = dict.fromkeys(n for points in measured.values() for n in points)
-    rows = [
-        [name, *(f"{points[n]['speedup_vs_serial_p50']:.2f}x" if n in points else "" for n in counts)]
-        for name, points in measured.items()
-    ]
+    rows = [[name, *(_speedup(points, n, "x") for n in counts)] for name, points in measured.items()]
     return ["speed-up over serial, p50", *(f"N={n}" for n in counts)], rows
 
 
-def semantics(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+def _speedup(points: Mapping[str, SpeedPoint], count: str, unit: str = "") -> str:
+    value = points[count].speedup_vs_serial_p50 if count in points else None
+    return "" if value is None else f"{value:.2f}{unit}"
+
+
+def semantics(matrix: Matrix) -> Rows:
     """Header and rows of how far packed scores are from each semantics: the declared one, and the gap to the others."""
-    measured = {where(r): r for r in matrix.gates if "distances" in r.details}
-    names = dict.fromkeys(name for record in measured.values() for name in record.details["distances"])
+    measured = {where(r): (r, r.details.distances) for r in matrix.gates if isinstance(r.details, Semantics)}
+    names = dict.fromkeys(name for _, distances in measured.values() for name in distances)
     rows = [
-        [server, record.semantics or "-", *(number(record.details["distances"].get(name)) for name in names)]
-        for server, record in measured.items()
+        [server, record.semantics or "-", *(number(distances.get(name)) for name in names)]
+        for server, (record, distances) in measured.items()
     ]
     return ["max abs diff to", "declared", *names], rows
 
 
-def contract(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+#: The gates of the published results: of one server; and between servers, with the backends that they are about.
+_OWN = {
+    "same-len": isolation.SAME_LENGTH,
+    "changed-len": isolation.CHANGED_LENGTH,
+    "aligned equiv": equivalence.EQUIVALENCE,
+}
+_BETWEEN: dict[str, tuple[Gate, Container[str | None] | None]] = {
+    "JAX vs torch serial": (parity.JAX_SERIAL_VS_TORCH_SERIAL, None),
+    "JAX multi vs torch multi-sem": (parity.JAX_MULTI_VS_TORCH_MULTI_SEMANTIC, ("jax", ATTACHED)),
+}
+_COUNTS = ("8", "32", "128")
+
+
+def contract(matrix: Matrix) -> Rows:
     """Header and rows of the contract as it is published: a server a row, by model where there are several."""
-    header = [
-        "model", "same-len", "changed-len", "aligned equiv", "JAX vs torch serial",
-        "JAX multi vs torch multi-sem", "×N=8", "×N=32", "×N=128",
-    ]  # fmt: skip
-    own = dict.fromkeys(where(r) for r in matrix.gates if r.gate == "same_length_isolation_zero")
-    return header, [_contract_row(matrix, server) for server in own]
+    servers = {where(r): r.place for r in matrix.gates if r.gate == isolation.SAME_LENGTH.name}
+    header = ["model", *_OWN, *_BETWEEN, *(f"×N={n}" for n in _COUNTS)]
+    return header, [_contract_row(matrix, server, place) for server, place in servers.items()]
 
 
-def _contract_row(matrix: Matrix, server: str) -> list[str]:
+def _contract_row(matrix: Matrix, server: str, place: Place) -> list[str]:
     records = worst_first(matrix.gates)
-    mine = {r.gate: r for r in reversed(records) if where(r) == server}
-    around = {r.gate: r for r in reversed(records) if set(where(r).split("-")) - {""} <= set(server.split("-"))}
-    speed = mine.get("speedup_n32_ge_3x")
-    points = speed.details.get("performance", {}) if speed is not None else {}
-    semantic = None if server.startswith("pytorch") else around.get("jax_multi_vs_torch_multi_semantic_le_0p02")
-    values = [
-        *(
-            mine.get(gate)
-            for gate in (
-                "same_length_isolation_zero",
-                "changed_length_isolation_zero",
-                "delimiter_aligned_equiv_le_0p02",
-            )
-        ),
-        around.get("jax_serial_vs_torch_serial_le_0p02"),
-        semantic,
-    ]
+    own = {r.gate: r for r in reversed(records) if where(r) == server}
+    between = {r.gate: r for r in reversed(records) if _includes(r.place, place)}
+    found = [own.get(gate.name) for gate in _OWN.values()]
+    for gate, backends in _BETWEEN.values():
+        found.append(between.get(gate.name) if backends is None or place.backend in backends else None)
+    curve = next((r.details.performance for r in own.values() if isinstance(r.details, Speedup)), {})
     return [
         server,
-        *("-" if r is None else r.verdict.value if r.value is None else number(r.value) for r in values),
-        *(f"{points[n]['speedup_vs_serial_p50']:.2f}" if n in points else "-" for n in ("8", "32", "128")),
+        *("-" if r is None else r.verdict.value if r.value is None else number(r.value) for r in found),
+        *(_speedup(curve, n) or "-" for n in _COUNTS),
     ]
 
 
-def benchmarks(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+def _includes(place: Place, server: Place) -> bool:
+    """Whether a server has all the parameters of a verdict."""
+    pairs = (place.backend, server.backend), (place.mask, server.mask), (place.model, server.model)
+    return all(mine in (None, its) for mine, its in pairs)
+
+
+def benchmarks(matrix: Matrix) -> Rows:
     """Header and rows of the benchmarks."""
     header = ["benchmark", "backend", "executed", "query/items/tokens", "chunk", "runs", "p50 s", "items/s"]
     rows = [
@@ -187,6 +182,65 @@ def benchmarks(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _is_backend_and_mask(record: GateRecord) -> bool:
-    words = where(record).split("-")
-    return len(words) >= 2 and words[0] in (*BACKENDS, ATTACHED) and words[1] in (*MASKS, ATTACHED)
+def evidence(records: Iterable[GateRecord]) -> Rows:
+    """Header and rows: what each verdict rests on."""
+    rows = [
+        [
+            r.gate,
+            where(r),
+            r.verdict.value,
+            number(r.value),
+            bound(r),
+            *(number(getattr(r, name)) for name in EVIDENCE),
+            ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in r.samples.items()) or "-",
+            r.semantics or "-",
+            r.mask_requested or "-",
+            r.mask_attested or "-",
+            "-" if r.server_chunk_size is None else str(r.server_chunk_size or "all"),
+            "-" if r.items_per_sequence is None else f"{r.items_per_sequence:.1f}",
+        ]
+        for r in records
+        if r.verdict is not Verdict.NOT_RUN
+    ]
+    header = [
+        "gate", "for", "verdict", "value", "limit", *(name.replace("_", " ") for name in EVIDENCE), "samples",
+        "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
+    ]  # fmt: skip
+    return header, rows
+
+
+def published(matrix: Matrix) -> Rows:
+    """Header and rows: this run's contract below the published ones."""
+    header, own = contract(matrix)
+    return header, [_published_row(p) for p in PUBLISHED] + [[f"**{name}**", *cells] for name, *cells in own]
+
+
+def _published_row(row: Published) -> list[str]:
+    return [row.model, *(f"{value:g}" for value in row[1:6]), *(f"{value:.2f}" for value in row[6:])]
+
+
+def servers(matrix: Matrix) -> Rows:
+    """Header and rows of the servers that the run used."""
+    rows = []
+    for server in matrix.servers:
+        info = server.info or {}
+        rows.append(
+            [
+                server.label,
+                server.url,
+                "started by this run" if server.owned else "attached",
+                str(info.get("model_path", "-")),
+                f"{info.get('dtype', '-')} on {info.get('device', '-')}",
+                "`" + " ".join(server.command) + "`" if server.command else "-",
+            ]
+        )
+    return ["server", "address", "", "model", "precision", "command"], rows
+
+
+def settings(matrix: Matrix) -> Rows:
+    """Header and rows of the settings, with where each came from."""
+    return ["setting", "value", "from"], [[s.name, s.value, s.origin] for s in matrix.settings]
+
+
+def _is_backend_and_mask(place: Place) -> bool:
+    return place.backend is not None and place.mask is not None

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.table import Rows
+from pytest_multiitem.results.details import SegmentPath
 from pytest_multiitem.results.records import Matrix, Verdict
 from pytest_multiitem.tpu.records import Check, Report
 
@@ -34,10 +36,10 @@ def _rows(kernel: str, checks: Iterable[Check]) -> list[list[str]]:
     return rows
 
 
-def checks_table(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
+def checks_table(matrix: Matrix) -> Rows:
     """Header and rows of every kernel that a run has put through the compile gate; controls are left out."""
-    found = [record.details["tpu"] for record in matrix.gates if "tpu" in record.details]
-    reports = [msgspec.convert(raw, Report) for raw in found]
+    paths = [record.details for record in matrix.gates if isinstance(record.details, SegmentPath)]
+    reports = [msgspec.convert(path.tpu, Report) for path in paths if path.tpu is not None]
     return _HEADER, [row for report in reports for row in _rows(report.kernel, report.checks)]
 
 
@@ -48,8 +50,8 @@ def report_lines(report: Report) -> list[str]:
     lines += terminal_table(_HEADER, _rows(report.kernel, report.checks))
     lines.append(_controls([check for check in report.checks if check.role == "control"]))
     lines += [f"{tier.tier} {tier.verdict.value}: {tier.reason}" for tier in report.tiers]
-    said = f": {report.reason}" if report.verdict is Verdict.PASS else ""  # else the lines above have said it
-    return [*lines, f"{report.verdict.value}: {report.kernel}{said}"]
+    reason = f": {report.reason}" if report.verdict is Verdict.PASS else ""  # else the lines above have said it
+    return [*lines, f"{report.verdict.value}: {report.kernel}{reason}"]
 
 
 def _controls(controls: Sequence[Check]) -> str:

@@ -91,10 +91,15 @@ def read(path: Path) -> Counterexample:
         found = msgspec.convert(raw, Counterexample)
     except msgspec.ValidationError as error:
         raise UsageError(f"{path} is no valid {COUNTEREXAMPLE} file: {error}") from None
-    problem = _problem(found.scenario)
-    if problem is not None:
+    for problem in problems(found):
         raise UsageError(f"{path} cannot be replayed: {problem}")
     return found
+
+
+def problems(found: Counterexample) -> list[str]:
+    """Why a counterexample cannot be replayed; empty where it can be."""
+    problem = _problem(found.scenario)
+    return [] if problem is None else [problem]
 
 
 def _problem(scenario: Scenario) -> str | None:

@@ -5,32 +5,52 @@ Adding an optional field keeps the version; removing or changing one raises it.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any, Final, Literal
 
 import msgspec
 
+from pytest_multiitem.results.details import Details, Notes
+from pytest_multiitem.results.verdict import Verdict as Verdict
+
 SCHEMA_VERSION: Final = "multiitem_matrix_v1"
 
 
-class Verdict(StrEnum):
-    """What a gate says. No data is never PASS."""
+class Place(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Which of a gate's tests a verdict is of, by the test's parameters. ``label``: all of them, as the test's id shows
+    them; null where it has none."""
 
-    PASS = "PASS"
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    NOT_RUN = "NOT_RUN"
+    label: str | None = None
+    backend: str | None = None
+    mask: str | None = None
+    model: str | None = None
 
 
-class GateRecord(msgspec.Struct, kw_only=True):
+class Evidence(msgspec.Struct, kw_only=True):
+    """What a verdict rests on; null where it was not measured.
+
+    ``noise_floor``: largest score difference between quiet replays of the same request. ``traffic_floor``: the same for
+    replays among other requests. ``leak_visibility``: how far a neighbour's tokens move a score on this model.
+    ``semantic_visibility``: how far the delimiter does. ``score_spread``: range of the scores over the items.
+    """
+
+    noise_floor: float | None = None
+    traffic_floor: float | None = None
+    leak_visibility: float | None = None
+    semantic_visibility: float | None = None
+    score_spread: float | None = None
+
+
+#: The fields of `Evidence`, in the order in which they are shown.
+EVIDENCE: Final = Evidence.__struct_fields__
+
+
+class GateRecord(Evidence, kw_only=True):
     """One gate's verdict with its evidence.
 
-    ``value`` and ``limit`` are in the gate's own unit (score difference, or ratio); ``null`` where
-    nothing (finite) was measured. ``noise_floor``: largest score difference between quiet replays of the
-    same request. ``traffic_floor``: the same for replays among other requests. ``leak_visibility``: how far a
-    neighbour's tokens move a score on this model. ``semantic_visibility``: how far the delimiter does.
-    ``score_spread``: range of the scores over the items. ``mask_attested``: what the running server
-    says it executed for exactly these requests.
+    ``value`` and ``limit`` are in the gate's own unit (score difference, or ratio); ``null`` where nothing (finite) was
+    measured. ``role``: what the server under test is there for. ``mask_attested``: what the running server says it
+    executed for exactly these requests. ``now_passes``: a known incompatibility that did not show. ``place``: which of
+    the gate's tests this is.
     """
 
     gate: str
@@ -40,23 +60,21 @@ class GateRecord(msgspec.Struct, kw_only=True):
     value: float | None = None
     limit: float | None = None
     interval: tuple[float, float] | None = None
-    noise_floor: float | None = None
-    leak_visibility: float | None = None
-    score_spread: float | None = None
-    traffic_floor: float | None = None
-    semantic_visibility: float | None = None
     samples: dict[str, int] = {}
     engine: str | None = None
-    backend: str | None = None
     role: str | None = None
+    backend: str | None = None
     model: str | None = None
     dtype: str | None = None
     semantics: str | None = None
     mask_requested: str | None = None
     mask_attested: str | None = None
     server_chunk_size: int | None = None
+    client_chunk_size: int | None = None
     items_per_sequence: float | None = None
-    details: dict[str, Any] = {}
+    details: Details = msgspec.field(default_factory=Notes)
+    now_passes: str | None = None
+    place: Place = Place()
     nodeid: str = ""
     seconds: float = 0.0
 

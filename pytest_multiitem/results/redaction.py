@@ -22,14 +22,14 @@ def redacted(value: Any) -> Any:
 
 def redacted_command(command: Sequence[str]) -> list[str]:
     """A command line without the values of flags that name a secret."""
-    shown: list[str] = []
+    words: list[str] = []
     hide = False
     for word in command:
         flag, equals, _ = word.partition("=")
         secret = flag.startswith("--") and _SECRET.search(flag) is not None
-        shown.append(REDACTED if hide else f"{flag}={REDACTED}" if secret and equals else word)
+        words.append(REDACTED if hide else f"{flag}={REDACTED}" if secret and equals else word)
         hide = secret and not equals
-    return shown
+    return words
 
 
 def without_credentials(url: str) -> str:

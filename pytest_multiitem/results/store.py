@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,6 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def matrix_schema() -> dict[str, Any]:
-    """The JSON Schema of ``matrix.json``, generated from the records."""
-    schema: dict[str, Any] = msgspec.json.schema(Matrix)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA_VERSION, **schema}
-
-
 def write_matrix(run_dir: Path, matrix: Matrix) -> Path:
     """Validate and write ``matrix.json``. Raises MultiItemError where it breaks its own schema."""
     content = msgspec.json.encode(matrix)
@@ -81,20 +77,42 @@ def read_matrix(path: Path) -> Matrix:
         raise UsageError(f"{file} is no {SCHEMA_VERSION} file: {error}") from None
 
 
-def schema_problems(content: Any) -> list[str]:
-    """What in a decoded ``matrix.json`` breaks the shipped schema; empty where nothing does."""
-    return [
-        f"{'/'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
-        for error in _validator().iter_errors(content)
-    ]
+def schema_problems(content: Any, schema: str = SCHEMA_VERSION) -> list[str]:
+    """What in a decoded file breaks a shipped schema, a line each; empty where nothing does."""
+    leaves = [leaf for error in _validator(schema).iter_errors(content) for leaf in _leaves(error)]
+    return list(dict.fromkeys(f"{place(leaf.absolute_path)}: {_shortened(leaf.message)}" for leaf in leaves))
+
+
+def schema_file(schema: str) -> Traversable:
+    """Where the package ships a JSON Schema; ``validation.schemas`` writes them."""
+    return resources.files("pytest_multiitem.results") / "schemas" / f"{schema}.schema.json"
+
+
+def place(path: Iterable[object]) -> str:
+    """Where something stands in a decoded file."""
+    return "/".join(map(str, path)) or "top level"
 
 
 @cache
-def _validator() -> Any:
-    from jsonschema import Draft202012Validator
+def _validator(schema: str) -> Any:
+    from jsonschema import Draft202012Validator  # 60 ms, and a run that writes nothing needs it not
 
-    shipped = resources.files("pytest_multiitem.results") / "schemas" / f"{SCHEMA_VERSION}.schema.json"
-    return Draft202012Validator(json.loads(shipped.read_text(encoding="utf-8")))
+    return Draft202012Validator(json.loads(schema_file(schema).read_text(encoding="utf-8")))
+
+
+def _leaves(error: Any) -> Iterator[Any]:
+    """The errors inside an "any of": that null, or a record of another kind, was possible too is not worth a line."""
+    other = {cause.relative_schema_path[0] for cause in error.context or () if list(cause.relative_path) == ["kind"]}
+    causes = [cause for cause in error.context or () if cause.relative_schema_path[0] not in other]
+    causes = [cause for cause in causes if cause.schema != {"type": "null"}]
+    if not causes:
+        yield error
+    for cause in causes:
+        yield from _leaves(cause)
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) < 200 else f"{message[:90]} … {message[-90:]}"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -11,7 +11,7 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.session.added import put_last
 from pytest_multiitem.session.keys import SETTINGS
-from pytest_multiitem.session.parameters import model_of, profiles_of
+from pytest_multiitem.session.parameters import model_of, place_of, profiles_of
 from pytest_multiitem.session.session import SESSION, session_of
 from pytest_multiitem.session.verdicts import gate_of, uses_plugin
 
@@ -20,7 +20,8 @@ def note_deselected(items: Iterable[pytest.Item]) -> None:
     """Remember the tests that the command line leaves out, so that they show as NOT_RUN."""
     for item in items:
         if uses_plugin(item):
-            session_of(item.config).plan.deselected[item.nodeid] = gate_of(item)
+            plan = session_of(item.config).plan
+            plan.deselected[item.nodeid], plan.places[item.nodeid] = gate_of(item), place_of(item)
 
 
 def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -35,6 +36,7 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
         for item in added:
             plan.deselected.pop(item.nodeid, None)
         plan.selected.update({item.nodeid: gate_of(item) for item in ours})
+        plan.places.update({item.nodeid: place_of(item) for item in ours})
         plan.profiles = tuple(dict.fromkeys(p for item in ours if not _refusal(item) for p in profiles_of(item)))
     if SESSION not in config.stash or config.getoption("collectonly"):
         return

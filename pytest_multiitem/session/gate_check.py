@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import pytest
@@ -13,6 +13,7 @@ from pytest_multiitem.faults.base import Part
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.record import blank_record, judged
 from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.session.keys import RECORDS
 from pytest_multiitem.session.run_subject import RunSubject
@@ -134,11 +135,9 @@ class GateCheck:
         """Judge a measurement of the test's own, and end the test by the verdict."""
         return self.conclude(self._judged(measure))
 
-    def not_run(self, reason: str, **details: Any) -> GateRecord:
+    def not_run(self, reason: str) -> GateRecord:
         """End the test: the gate cannot be measured here, for this reason."""
-        record = blank_record(self.gate, Verdict.NOT_RUN, reason)
-        record.details = details
-        return self.conclude(record)
+        return self.conclude(blank_record(self.gate, Verdict.NOT_RUN, reason))
 
     def fail(self, reason: str) -> GateRecord:
         """End the test: the gate fails without a measurement, for this reason."""
@@ -151,9 +150,7 @@ class GateCheck:
         """
         record.nodeid = self._item.nodeid
         if record.verdict is Verdict.PASS and record.engine is not None:
-            issue = self.run.engine.known_issue(self.model or self._settings.model or "")
-            if issue is not None:
-                record.details["now_passes"] = issue
+            record.now_passes = self.run.engine.known_issue(self.model or self._settings.model or "")
         self._item.stash.setdefault(RECORDS, []).append(record)
         text = f"{record.verdict}: {record.gate}: {record.reason}"
         lines = _evidence(record) if evidence is None else evidence
@@ -179,6 +176,7 @@ class GateCheck:
 
 def _evidence(record: GateRecord) -> list[str]:
     """The fields of a record that say something, a line each."""
+    nothing: tuple[object, ...] = (None, {}, msgspec.to_builtins(Notes()))
     known = {name: value for name, value in msgspec.to_builtins(record).items() if name not in _SAID_ELSEWHERE}
-    lines = [f"{name}: {value}" for name, value in known.items() if value not in (None, {})]
+    lines = [f"{name}: {value}" for name, value in known.items() if value not in nothing]
     return [line if len(line) <= 400 else line[:400] + " …" for line in lines]

@@ -27,6 +27,8 @@ class Suite(pytest.Collector):
 class GateItem(pytest.Item):
     """A test that gives the verdict of one gate: ``measure`` ends it by a method of the `GateCheck` that it gets."""
 
+    label: str | None = None
+
     def __init__(self, *, gate: str, measure: Callable[[GateCheck], object], **given: object) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
         self.add_marker(pytest.mark.multiitem_gate(gate))
@@ -46,6 +48,7 @@ class GateItem(pytest.Item):
         """The test ``SUITE::GATE[LABEL]``. ``required_by``: for what NOT_RUN fails it, as --require does."""
         name = f"{gate}[{label}]"
         item = cls.from_parent(suite, name=name, nodeid=f"{suite.name}::{name}", gate=gate, measure=measure)
+        item.label = label
         if required_by is not None:
             item.stash[REQUIRED_BY] = required_by
         return item

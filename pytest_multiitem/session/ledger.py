@@ -88,6 +88,7 @@ class Ledger:
                 elif nodeid in self._plan.selected:
                     reason = "the run ended before this test"
                 record = blank_record(gates()[gate], verdict, reason, nodeid)
+            record.place = self._plan.places[nodeid]
             records.append(record)
         return records
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_multiitem.results.records import Place
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.session.keys import SETTINGS
 from pytest_multiitem.settings.settings import Settings
@@ -81,6 +82,16 @@ def profiles_of(item: pytest.Item) -> list[Profile]:
     if "prefill_extend_server" in names:
         profiles.append(Profile("extend", backend, semantics=Semantics.QUERY_PREFIX, model=model))
     return profiles
+
+
+def place_of(item: pytest.Item) -> Place:
+    """A test's parameters, as its verdict carries them; an added test has its label alone."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return Place(label=getattr(item, "label", None))
+    given = {name: callspec.params.get(f"multiitem_{name}") for name in ("backend", "mask", "model")}
+    model = given["model"] and _id_of("multiitem_model", given["model"])
+    return Place(label=callspec.id or None, **given | {"model": model})
 
 
 def model_of(item: pytest.Item) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytest_multiitem.results.records import Place
 from pytest_multiitem.results.store import write_atomically
 
 if TYPE_CHECKING:
@@ -19,10 +20,12 @@ PLAN = ".plan.json"
 
 @dataclass
 class Plan:
-    """Selected and deselected tests: node id → gate name (None: no gate). ``profiles``: of the selected ones."""
+    """Selected and deselected tests: node id → gate name (None: no gate), and the parameters of both. ``profiles``: of
+    the selected ones."""
 
     selected: dict[str, str | None] = field(default_factory=dict)
     deselected: dict[str, str | None] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = ()
 
     @property
@@ -32,7 +35,7 @@ class Plan:
 
     def write(self, run_dir: Path) -> None:
         """Leave the tests for the controller; every worker leaves the same."""
-        content = {"selected": self.selected, "deselected": self.deselected}
+        content = {"selected": self.selected, "deselected": self.deselected, "places": self.places}
         write_atomically(run_dir / PLAN, msgspec.json.encode(content))
 
     def adopt(self, run_dir: Path) -> bool:
@@ -42,5 +45,6 @@ class Plan:
         if is_first:
             content = msgspec.json.decode(path.read_bytes())
             self.selected, self.deselected = content["selected"], content["deselected"]
+            self.places = msgspec.convert(content["places"], dict[str, Place])
         path.unlink()
         return is_first

@@ -162,13 +162,12 @@ class Session:
         return matrix.exit_status
 
     def _write_files(self, matrix: Matrix) -> None:
-        from pytest_multiitem.reports.formats import report_formats  # imports every report
+        from pytest_multiitem.reports.formats import write_reports  # imports every report
 
         store.make_run_dir(self.run_dir)  # where collection did not come to its end
         store.write_matrix(self.run_dir, matrix)
         self.matrix = matrix
-        for each in report_formats().values():
-            store.write_atomically(self.run_dir / each.file_name, each.render(matrix).encode())
+        write_reports(matrix, self.run_dir)
         store.point_latest(self.run_dir)
         self.written = self.run_dir
 

@@ -52,13 +52,13 @@ def _overall(comparison: Comparison, views: Mapping[str, tuple[ComparedView, dic
     absent = "is of the view {!r}, which this file does not hold"
     for backend, winner in comparison.winners_by_backend.items():
         view = views.get(winner.view)
-        told: Iterable[str] = [absent.format(winner.view)] if view is None else _own_winner(backend, winner, *view)
-        yield from (f"winners_by_backend: the winner of {backend} {text}" for text in told)
+        texts: Iterable[str] = [absent.format(winner.view)] if view is None else _own_winner(backend, winner, *view)
+        yield from (f"winners_by_backend: the winner of {backend} {text}" for text in texts)
     chosen = None if comparison.recommendation is None else comparison.recommendation.winner
     if chosen is not None:
         view = views.get(chosen.view)
-        told = [absent.format(chosen.view)] if view is None else _winner(chosen, *view, across=True)
-        yield from (f"recommendation: the winner {text}" for text in told)
+        texts = [absent.format(chosen.view)] if view is None else _winner(chosen, *view, across=True)
+        yield from (f"recommendation: the winner {text}" for text in texts)
 
 
 def _status(comparison: Comparison) -> Iterator[str]:
@@ -90,13 +90,13 @@ def _row(view: ComparedView, row: ComparedRow, raw: dict[str, Any]) -> Iterator[
         yield from _delta("throughput_delta_percent", row.throughput_delta_percent, *throughputs)
 
 
-def _delta(name: str, said: float | None, a: float | None, b: float | None) -> Iterator[str]:
+def _delta(name: str, stated: float | None, a: float | None, b: float | None) -> Iterator[str]:
     """A relative to B, in percent."""
-    if said is None or a is None or b is None or not b > 0:
+    if stated is None or a is None or b is None or not b > 0:
         return
     wanted = 100 * (a / b - 1)
-    if abs(said - wanted) > max(_DELTA, _EXACT * abs(wanted)):
-        yield f"{name} is {said:.6g}, but {a:.9g} against {b:.9g} is {wanted:.6g}"
+    if abs(stated - wanted) > max(_DELTA, _EXACT * abs(wanted)):
+        yield f"{name} is {stated:.6g}, but {a:.9g} against {b:.9g} is {wanted:.6g}"
 
 
 def _own_winner(backend: str, winner: Winner, view: ComparedView, raw: dict[str, Any]) -> Iterator[str]:
@@ -153,7 +153,7 @@ def _own_guardrail(backend: str, rows: list[tuple[ComparedRow, dict[str, Any]]])
 
 def _copied(winner: Winner, side: SideRow, named: str) -> Iterator[str]:
     for name in ("throughput_items_sec", "p50_ms", "p95_ms"):
-        said, there = getattr(winner, name), getattr(side, name)
-        known = said is not None and there is not None and math.isfinite(said + there)
-        if known and not math.isclose(said, there, rel_tol=_COPIED):
-            yield f"{named} has a {name} of {said:.9g}, but its row {there:.9g}"
+        stated, there = getattr(winner, name), getattr(side, name)
+        known = stated is not None and there is not None and math.isfinite(stated + there)
+        if known and not math.isclose(stated, there, rel_tol=_COPIED):
+            yield f"{named} has a {name} of {stated:.9g}, but its row {there:.9g}"

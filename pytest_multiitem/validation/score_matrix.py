@@ -81,8 +81,8 @@ def _row(row: Row, raw: dict[str, Any], measured: Measured) -> Iterator[str]:
             yield f"num_chunks is {row.num_chunks}, but {measured.num_items} items make {wanted}"
     yield from _counts(row, raw, runs)
     for index, run in enumerate(runs or ()):
-        told = "total_e2e_ms" in raw["run_records"][index]
-        yield from (f"run {index} {text}" for text in _run(run, row.num_chunks, told=told))
+        timed = "total_e2e_ms" in raw["run_records"][index]
+        yield from (f"run {index} {text}" for text in _run(run, row.num_chunks, timed=timed))
     if runs is not None:
         yield from _times(row, runs, measured.num_items)
     elif _below(row.p95_total_e2e_ms, row.p50_total_e2e_ms):
@@ -97,9 +97,9 @@ def _counts(row: Row, raw: dict[str, Any], runs: list[RunRecord] | None) -> Iter
     if runs is not None:
         timed, good = len(runs), sum(run.status == "ok" for run in runs)
         for name, counted in (("timed_runs", timed), ("successful_runs", good)):
-            said = getattr(row, name)
-            if said is not None and said != counted:
-                yield f"{name} is {said}, but run_records hold {counted}"
+            stated = getattr(row, name)
+            if stated is not None and stated != counted:
+                yield f"{name} is {stated}, but run_records hold {counted}"
     if timed is None or good is None:
         return
     if not 0 <= good <= timed:
@@ -116,19 +116,19 @@ def _counts(row: Row, raw: dict[str, Any], runs: list[RunRecord] | None) -> Iter
 
 
 def _failures(row: Row, failed: int, runs: list[RunRecord] | None) -> Iterator[str]:
-    said = {kind: count for kind, count in row.failure_reason_counts.items() if count}
+    stated = {kind: count for kind, count in row.failure_reason_counts.items() if count}
     reasons = [run.failure_reason for run in runs or () if run.status == "failed"]
     counted = Counter(reason for reason in reasons if reason is not None)
-    if sum(said.values()) != failed:
-        yield f"failure_reason_counts add up to {sum(said.values())}, but {failed} runs failed"
-    elif runs is not None and None not in reasons and said != counted:
-        yield f"failure_reason_counts are {said}, but the runs failed by {dict(counted)}"
+    if sum(stated.values()) != failed:
+        yield f"failure_reason_counts add up to {sum(stated.values())}, but {failed} runs failed"
+    elif runs is not None and None not in reasons and stated != counted:
+        yield f"failure_reason_counts are {stated}, but the runs failed by {dict(counted)}"
 
 
-def _run(run: RunRecord, num_chunks: int | None, *, told: bool) -> Iterator[str]:
-    """``told``: its file has the run's time, be it null."""
+def _run(run: RunRecord, num_chunks: int | None, *, timed: bool) -> Iterator[str]:
+    """``timed``: its file has the run's time, be it null."""
     total, calls = run.total_e2e_ms, run.chunk_call_ms
-    if run.status == "ok" and total is None and told:
+    if run.status == "ok" and total is None and timed:
         yield "is ok, but has no total_e2e_ms"
     if run.status == "ok" and run.failure_reason is not None:
         yield f"is ok, but has the failure_reason {run.failure_reason!r}"
@@ -194,17 +194,19 @@ def _scores(scores: list[list[float]], measured: Measured) -> Iterator[str]:
 
 
 def _recommendations(matrix: ScoreMatrix, content: dict[str, Any]) -> Iterator[str]:
-    told = matrix.summary
+    recommended = matrix.summary
     again = {row.client_chunk_size for row in matrix.confirm_results}
-    last = matrix.confirm_results if told.final_recommendation in again else matrix.results
+    last = matrix.confirm_results if recommended.final_recommendation in again else matrix.results
     for name, rows in (
         ("sweep_recommendation", matrix.results),
         ("confirm_recommendation", matrix.confirm_results),
         ("final_recommendation", last),
     ):
-        size = getattr(told, name)
+        size = getattr(recommended, name)
         if size is not None and (rows or "confirm_results" in content):
-            yield from (f"summary: {name} is {size}, {text}" for text in _recommended(size, rows, told.guardrail_ratio))
+            yield from (
+                f"summary: {name} is {size}, {text}" for text in _recommended(size, rows, recommended.guardrail_ratio)
+            )
 
 
 def _recommended(size: int, rows: Sequence[Row], ratio: float | None) -> Iterator[str]:

@@ -19,7 +19,7 @@ for _module in (
     "pytest_multiitem.bench.curve",
     "pytest_multiitem.session.gate_check",
     "pytest_multiitem.properties.search",
-    "pytest_multiitem.reports.run",
+    "pytest_multiitem.reports.formats",
     "pytest_multiitem.reports.summary",
     "pytest_multiitem.results.store",
     "pytest_multiitem.session.ledger",

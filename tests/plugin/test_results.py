@@ -113,12 +113,12 @@ def test_a_project_may_edit_the_matrix(project: Project) -> None:
         """
         def pytest_multiitem_update_matrix(config, matrix):
             for record in matrix.gates:
-                record.details["ticket"] = config.getini("minversion") or "T-1"
+                record.details.entries["ticket"] = config.getini("minversion") or "T-1"
         """,
     )
     project.write("test_it.py", VERDICTS)
     project.run("test_it.py::test_pass")
-    assert project.gate("same_length_isolation_zero")["details"] == {"ticket": "T-1"}
+    assert project.gate("same_length_isolation_zero")["details"]["entries"] == {"ticket": "T-1"}
     assert store.schema_problems(project.matrix) == []
 
 

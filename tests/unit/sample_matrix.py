@@ -4,6 +4,7 @@ from pytest_multiitem.results.records import (
     BenchmarkRecord,
     GateRecord,
     Matrix,
+    Place,
     ServerRecord,
     SettingRecord,
     TestRecord,
@@ -18,6 +19,7 @@ def gate_record(gate="same_length_isolation_zero", verdict=Verdict.PASS, where="
         "value": 0.0,
         "limit": 0.0,
         "nodeid": f"tests/regression/test_it.py::TestIt::test_it[{where}]",
+        "place": Place(**dict(zip(("backend", "mask", "model"), where.split("-", 2), strict=False)), label=where),
     }
     return GateRecord(gate=gate, verdict=verdict, **(given | more))
 

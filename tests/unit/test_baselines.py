@@ -22,8 +22,8 @@ from pytest_multiitem.commands import baseline as commands
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.records import MatrixSummary, Row, RunRecord, ScoreMatrix, WorkloadRef
 from pytest_multiitem.errors import MultiItemError, UsageError
-from pytest_multiitem.reports import run as markdown
 from pytest_multiitem.reports import summary as terminal
+from pytest_multiitem.reports.formats import markdown
 from pytest_multiitem.results import records
 from pytest_multiitem.results.records import SettingRecord, Verdict
 from pytest_multiitem.results.store import write_matrix
@@ -589,7 +589,7 @@ def test_the_reports_show_every_timing():
         assert "PASS" in rows["a"] and "p95 > 15%" in rows["a"]
         assert "FAIL" in rows["b"] and "1.5" in rows["b"] and " to " in rows["b"]
         assert "FAIL" in rows["gone"] and "renamed, or not selected" in rows["gone"]
-    assert json.loads(json.dumps(record.details))["cells"][1]["ratios"][0]["ratio"] == pytest.approx(1.5)
+    assert json.loads(msgspec.json.encode(record.details))["cells"][1]["ratios"][0]["ratio"] == pytest.approx(1.5)
 
 
 # -- the commands ------------------------------------------------------------------------------

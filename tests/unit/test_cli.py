@@ -10,7 +10,7 @@ from sample_matrix import gate_record, matrix, not_run
 from pytest_multiitem import __version__
 from pytest_multiitem.comparison.measuring import runner
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.reports import run as markdown
+from pytest_multiitem.reports.formats import markdown
 from pytest_multiitem.results import store
 from pytest_multiitem.settings.settings import OPTIONS
 
@@ -86,6 +86,13 @@ def test_the_latest_report_is_the_default(multiitem, run_directory, monkeypatch)
 def test_a_report_to_a_file(multiitem, run_directory, tmp_path):
     assert multiitem("report", run_directory, "--output", tmp_path / "report.md") == (0, "", "")
     assert (tmp_path / "report.md").read_text().startswith("# Multi-item scoring validation")
+
+
+def test_a_report_in_a_format(multiitem, run_directory):
+    named = multiitem("report", run_directory, "--format", "markdown")
+    assert named == multiitem("report", run_directory) and named[0] == 0
+    code, out, err = multiitem("report", run_directory, "--format", "html")
+    assert (code, out) == (2, "") and "no report format is called 'html'; expected one of markdown" in err
 
 
 def test_a_report_of_something_else(multiitem, tmp_path):

@@ -112,7 +112,7 @@ def test_a_healthy_server_holds_every_check():
     samples = []
     record = check(server(), samples=samples)
     assert record.verdict is Verdict.PASS, record.reason
-    assert set(record.details["held"]) == CHECKS and record.details["not_made"] == record.details["broken"] == {}
+    assert set(record.details.held) == CHECKS and record.details.not_made == record.details.broken == {}
     assert record.samples == {"checks": 7, "not_made": 0} and record.reason == "7 of 7 checks hold"
     assert record.mask_attested == "dense" and record.noise_floor == record.traffic_floor == 0.0
     assert record.leak_visibility > 0.1 and record.semantic_visibility > 0.02
@@ -126,7 +126,7 @@ def test_the_other_semantics_has_its_own_references():
         return packed_query_prefix(query, items, labels) * (1.0 if softmax else LABEL_MASS)
 
     assert check(server(answer, semantics=Semantics.QUERY_PREFIX)).verdict is Verdict.PASS
-    assert check(server(answer)).details["broken"].keys() == {"an empty item"}
+    assert check(server(answer)).details.broken.keys() == {"an empty item"}
 
 
 def test_a_server_that_takes_the_delimiter_as_content_holds():
@@ -136,7 +136,7 @@ def test_a_server_that_takes_the_delimiter_as_content_holds():
         return packed(query, items, labels) * (1.0 if softmax else LABEL_MASS)
 
     record = check(server(answer))
-    assert record.verdict is Verdict.PASS and "serial score" in record.details["held"]["the delimiter inside an item"]
+    assert record.verdict is Verdict.PASS and "serial score" in record.details.held["the delimiter inside an item"]
 
 
 def merged(query, items, labels, softmax):
@@ -250,20 +250,20 @@ FAULTS = {
 def test_every_fault_fails_by_the_name_of_its_check(fault):
     answer, name = FAULTS[fault]
     record = check(server(answer))
-    assert record.verdict is Verdict.FAIL and name in record.details["broken"], record.reason
-    assert record.reason.startswith(f"{next(iter(record.details['broken']))}: ")
-    assert set(record.details["broken"]) | set(record.details["held"]) == CHECKS
+    assert record.verdict is Verdict.FAIL and name in record.details.broken, record.reason
+    assert record.reason.startswith(f"{next(iter(record.details.broken))}: ")
+    assert set(record.details.broken) | set(record.details.held) == CHECKS
 
 
 def test_a_server_that_lives_on_after_no_over_long_input_fails():
     record = check(server(never_again(GONE)))
-    assert record.verdict is Verdict.FAIL and "scores nothing any more" in record.details["broken"]["over-long input"]
-    assert len(record.details["held"]) == 6
+    assert record.verdict is Verdict.FAIL and "scores nothing any more" in record.details.broken["over-long input"]
+    assert len(record.details.held) == 6
 
 
 def test_what_is_broken_is_told_with_what_was_seen():
     def said(answer):
-        (told,) = check(server(answer)).details["broken"].values()
+        (told,) = check(server(answer)).details.broken.values()
         return told
 
     assert said(truncating) == f"an item of {LIMIT + 1} tokens was scored; the server's own limit is {LIMIT}"
@@ -277,14 +277,14 @@ def test_what_is_broken_is_told_with_what_was_seen():
 def test_a_fault_of_one_check_leaves_the_others_alone():
     for name in ("a wrong normaliser", "one item is another path", "an empty item scores its neighbour"):
         answer, check_name = FAULTS[name]
-        assert set(check(server(answer)).details["broken"]) == {check_name}
+        assert set(check(server(answer)).details.broken) == {check_name}
 
 
 @pytest.mark.parametrize(("adapter", "engine"), [(Delicate, "delicate"), (None, "unknown")])
 def test_what_may_end_a_server_is_not_sent(adapter, engine):
     target = server(adapter=adapter, engine=engine)
     record = check(target)
-    not_made = record.details["not_made"]
+    not_made = record.details.not_made
     assert set(not_made) == {"an empty item", "the delimiter inside an item", "over-long input"}
     assert all(reason.startswith("not sent: ") for reason in not_made.values())
     assert record.verdict is Verdict.PASS and "4 of 7 checks hold; not made: an empty item" in record.reason
@@ -309,13 +309,13 @@ def test_an_attached_server_that_says_it_is_embedded_is_sent_all():
     ],
 )
 def test_a_limit_that_nobody_tells_is_not_probed(told, reason):
-    assert check(server(**told)).details["not_made"]["over-long input"] == reason
+    assert check(server(**told)).details.not_made["over-long input"] == reason
 
 
 @pytest.mark.parametrize("told", [{"limit": None, "models": LIMIT}, {"limit": LIMIT, "models": 900}])
 def test_the_smallest_limit_that_is_told_counts(told):
     record = check(server(**told))
-    assert record.details["held"]["over-long input"] == f"{LIMIT + 1} tokens, limit {LIMIT}: refused with status 400"
+    assert record.details.held["over-long input"] == f"{LIMIT + 1} tokens, limit {LIMIT}: refused with status 400"
 
 
 def test_a_server_that_lives_on_after_over_long_input_but_scores_otherwise_fails():
@@ -325,7 +325,7 @@ def test_a_server_that_lives_on_after_over_long_input_but_scores_otherwise_fails
         seen.extend(item for item in items if len(item) > LIMIT)
         return healthy(query[1:] if seen else query, items, labels, softmax)
 
-    broken = check(server(answer)).details["broken"]
+    broken = check(server(answer)).details.broken
     assert set(broken) == {"over-long input"} and broken["over-long input"].startswith("the next request: ")
 
 
@@ -335,14 +335,14 @@ def test_labels_that_score_alike_are_not_compared():
         return np.full((len(items), len(labels)), 0.5 if softmax else 0.01)
 
     record = check(server(even), reference(lambda *r: np.full((len(r[1]), len(r[2])), 0.5 if r[3] else 0.01)))
-    assert "hardly differ" in record.details["not_made"]["labels in reverse order"]
+    assert "hardly differ" in record.details.not_made["labels in reverse order"]
 
 
 def test_probabilities_of_zero_are_not_compared():
     def tiny(query, items, labels, softmax):
         return healthy(query, items, labels, softmax) * (1.0 if softmax else 0.0)
 
-    not_made = check(server(tiny)).details["not_made"]
+    not_made = check(server(tiny)).details.not_made
     assert not_made == {"probabilities without softmax": "the labels' probabilities round to 0"}
 
 
@@ -374,11 +374,11 @@ def test_noise_breaks_nothing():
         return scores + 0.03 * rng.choice([-1, 1], (len(items), 1)) * softmax
 
     record = check(server(noisy))
-    assert record.details["broken"] == {} and record.noise_floor > 0.02
+    assert record.details.broken == {} and record.noise_floor > 0.02
     assert record.verdict is Verdict.INCONCLUSIVE and record.reason.startswith("duplicates: ")
-    assert "replays of the same request are" in record.details["not_made"]["duplicates"]
+    assert "replays of the same request are" in record.details.not_made["duplicates"]
     swapped = check(server(lambda query, items, labels, softmax: noisy(query, items, sorted(labels), softmax)))
-    assert "labels in reverse order" in swapped.details["broken"]
+    assert "labels in reverse order" in swapped.details.broken
 
 
 def test_low_precision_is_allowed_for():
@@ -407,7 +407,7 @@ def test_a_leak_breaks_the_one_item_check():
         healthy(query, items, labels, softmax)
         return leaking(lambda i, j, n: j < i)(query, items, labels) * (1.0 if softmax else LABEL_MASS)
 
-    assert "one item alone" in check(server(answer)).details["broken"]
+    assert "one item alone" in check(server(answer)).details.broken
 
 
 # -- where exactly a check ends to hold --------------------------------------------------------
@@ -468,7 +468,7 @@ def test_the_probability_of_all_labels_may_be_off_by_a_factor(dtype, most, more)
         def answer(query, items, labels, softmax):
             return healthy(query, items, labels, softmax) * (1.0 if softmax else factor if more else 1 / factor)
 
-        return "probabilities without softmax" in check(with_dtype(server(answer), dtype)).details["broken"]
+        return "probabilities without softmax" in check(with_dtype(server(answer), dtype)).details.broken
 
     assert (off_by(most - 0.001), off_by(most + 0.001)) == (False, True)
 
@@ -566,7 +566,7 @@ def test_the_first_and_the_last_item_are_scored_alone(place):
         off = len(items) == 1 and items[0] == [item for item in CASE.items if item][:6][place]
         return healthy(query, items, labels, softmax) + 0.03 * off
 
-    broken = check(server(answer)).details["broken"]
+    broken = check(server(answer)).details.broken
     assert set(broken) == {"one item alone"}
     assert broken["one item alone"] == "one item alone, against the whole request: 0.03 apart, at most 0.02"
 
@@ -600,12 +600,12 @@ def test_an_odd_item_and_those_beside_it_are_compared(name, own, other):
         return packed(query, items, labels) * (1.0 if softmax else LABEL_MASS) + shifts
 
     record = check(server(answer))
-    assert set(record.details["broken"]) == ({name} if max(own, other) > 0.02 else set())
+    assert set(record.details.broken) == ({name} if max(own, other) > 0.02 else set())
     if own > 0.02:
         what = {"an empty item": "no item", "the delimiter inside an item": "the same content"}[name]
-        assert record.details["broken"][name].startswith(f"against the serial score of {what}: ")
+        assert record.details.broken[name].startswith(f"against the serial score of {what}: ")
     elif other > 0.02:
-        assert record.details["broken"][name].startswith("the items beside it: ")
+        assert record.details.broken[name].startswith("the items beside it: ")
 
 
 def test_odd_items_stand_in_the_middle_of_the_others():
@@ -623,9 +623,9 @@ def test_odd_items_stand_in_the_middle_of_the_others():
 
 
 def test_an_empty_item_needs_both_servers_and_the_delimiter_too():
-    assert "an empty item" in check(server(), reference(adapter=Delicate)).details["not_made"]
+    assert "an empty item" in check(server(), reference(adapter=Delicate)).details.not_made
     takes_it = server(lambda q, items, labels, softmax: packed(q, items, labels) * (1.0 if softmax else LABEL_MASS))
-    found = check(takes_it, reference(adapter=Delicate)).details["not_made"]
+    found = check(takes_it, reference(adapter=Delicate)).details.not_made
     assert found["the delimiter inside an item"] == "not sent: it may end a server of engine stub"
 
 
@@ -635,8 +635,8 @@ def test_an_empty_item_needs_both_servers_and_the_delimiter_too():
 def test_only_a_4xx_is_a_refusal(status, is_refusal):
     failure = ScoreFailure(FailureKind.HTTP_ERROR, "no", status)
     target = server(failing_on(has_delimiter, failure))
-    named = f"http_error: {target.place}: no"
-    said = check(target).details["held" if is_refusal else "broken"]["the delimiter inside an item"]
+    record, named = check(target), f"http_error: {target.place}: no"
+    said = (record.details.held if is_refusal else record.details.broken)["the delimiter inside an item"]
     assert said == (f"refused with status {status}" if is_refusal else f"not refused with a 4xx, but {named}")
 
 
@@ -711,7 +711,7 @@ def test_every_check_leaves_a_sample_and_what_it_executed(monkeypatch):
         {"kind": "contract", "case": CASE.name, "check": "check 2", "outcome": "not made", "seen": "not today"},
         {"kind": "contract", "case": CASE.name, "check": "check 3", "outcome": "broken", "seen": "off"},
     ]
-    assert record.details["broken"] == {"check 3": "off"} and record.score_spread > 0.1
+    assert record.details.broken == {"check 3": "off"} and record.score_spread > 0.1
     assert record.items_per_sequence == 6.0, "the first six items with tokens, in the checks too"
     assert (record.relation, record.value, record.backend) == ("holds", None, "stub")
 
@@ -770,7 +770,7 @@ def test_one_broken_check_fails_and_one_undecided_keeps_from_a_pass(outcomes, ve
     held = sum(outcome == "fine" for outcome in outcomes)
     not_made = sum(isinstance(outcome, contract._NotMade) for outcome in outcomes)
     assert record.samples == {"checks": len(outcomes) - not_made, "not_made": not_made}
-    assert [len(record.details[kind]) for kind in ("held", "not_made")] == [held, not_made]
+    assert [len(record.details.held), len(record.details.not_made)] == [held, not_made]
 
 
 @pytest.mark.parametrize("kind", [FailureKind.CONNECTION, FailureKind.TIMEOUT])

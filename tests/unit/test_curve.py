@@ -3,6 +3,7 @@
 import json
 
 import httpx
+import msgspec
 import pytest
 from stub_targets import baseline, make_case, multi
 
@@ -118,7 +119,7 @@ def test_a_first_block_that_is_slow_on_every_side_is_set_aside():
         (point,), _ = curves[target.profile]
         assert point.set_aside_sec == (15.0, first)
         assert point.serial_sec == (6.0,) * 3 and point.multi_sec == (usual,) * 3
-        assert point.as_dict()["set_aside_sec"] == (15.0, first)
+        assert point.record().set_aside_sec == (15.0, first)
         assert point.doubts == [
             f"the first block, 15 s serial and {first:.0f} s multi, was slow on every side: set aside"
         ]
@@ -152,10 +153,10 @@ def test_an_answer_without_scores_is_no_timing(answer, kind):
     assert caught.value.kind is kind
 
 
-def test_as_dict():
-    point = CurvePoint(8, (4.0, 4.0, 4.0), (1.0, 1.0, 1.0)).as_dict()
-    assert point["speedup_vs_serial_p50"] == 4.0 and point["speedup_interval_95"] == (4.0, 4.0)
-    assert point["multi"] == {
+def test_the_record_of_a_point():
+    point = CurvePoint(8, (4.0, 4.0, 4.0), (1.0, 1.0, 1.0)).record()
+    assert point.speedup_vs_serial_p50 == 4.0 and point.speedup_interval_95 == (4.0, 4.0)
+    assert msgspec.structs.asdict(point.multi) == {
         "latencies_sec": [1.0, 1.0, 1.0],
         "p50_sec": 1.0,
         "p95_sec": 1.0,
@@ -163,8 +164,8 @@ def test_as_dict():
         "items_per_sec_p50": 8.0,
         "items_per_sec_p95": 8.0,
     }
-    assert CurvePoint(8, (1.0,) * 90, (1.0,) * 90).as_dict()["serial"]["p95_interpolated"] is False
-    assert CurvePoint(8, (1.0,) * 2, (1.0,) * 2).as_dict()["speedup_interval_95"] is None
+    assert CurvePoint(8, (1.0,) * 90, (1.0,) * 90).record().serial.p95_interpolated is False
+    assert CurvePoint(8, (1.0,) * 2, (1.0,) * 2).record().speedup_interval_95 is None
 
 
 @pytest.mark.parametrize(
@@ -181,8 +182,8 @@ def test_a_straddling_gate_is_measured_longer_once(items, serial, multi, further
 
 
 def test_a_point_says_why_its_times_are_to_be_doubted():
-    assert CurvePoint(32, (3.0, 3.0, 3.0), (1.0, 1.0, 1.0)).as_dict()["doubts"] == []
-    doubts = CurvePoint(32, (3.0, 3.1, 3.0), (2.0, 1.0, 1.0)).as_dict()["doubts"]
+    assert CurvePoint(32, (3.0, 3.0, 3.0), (1.0, 1.0, 1.0)).record().doubts == []
+    doubts = CurvePoint(32, (3.0, 3.1, 3.0), (2.0, 1.0, 1.0)).record().doubts
     assert doubts == [
         "multi: the first timed run took 2.00 times the median of the others",
         "multi: the standard deviation is 43% of the mean",

@@ -55,6 +55,11 @@ def test_gates_are_what_the_code_has(generate: dict[str, Any]) -> None:
     assert written == text.replace("\n".join(listed), "\n".join(table))
 
 
+def test_kinds_of_files_and_of_details_are_what_the_code_has(generate: dict[str, Any]) -> None:
+    text = page("reference/results.md")
+    assert generate["with_schemas"](text) == text, REGENERATE
+
+
 def test_speed_of_the_engines_is_what_was_measured(generate: dict[str, Any]) -> None:
     paths = [DOCS / "reference/engine-speed.json", *sorted(DOCS.glob("reference/engine-speed-*.json"))]
     again = f"run: python docs/generate.py --engine-speed {' '.join(map(str, paths))}"

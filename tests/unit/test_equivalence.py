@@ -18,6 +18,7 @@ from stub_targets import (
 
 from pytest_multiitem.gates.equivalence import EQUIVALENCE, measure
 from pytest_multiitem.gates.record import record_of
+from pytest_multiitem.results.details import WorstItem
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
@@ -33,16 +34,16 @@ def check(target, cases=CASES, *, reference=None):
 def test_a_healthy_server_passes():
     record = check(multi())
     assert record.verdict is Verdict.PASS, record.reason
-    assert record.value == 0.0 and record.details["mean_abs_diff"] == 0.0
+    assert record.value == 0.0 and record.details.mean_abs_diff == 0.0
     assert record.samples == {"cases": 2, "items": 11}
-    assert record.details["query_only_max_abs_diff"] > 0.02, "the visible delimiter must change scores"
+    assert record.details.query_only_max_abs_diff > 0.02, "the visible delimiter must change scores"
 
 
 @pytest.mark.parametrize("target", [multi(packed_query_prefix, semantics=Semantics.QUERY_PREFIX), extender()])
 def test_each_semantics_is_compared_with_its_own_reference(target):
     record = check(target)
     assert record.verdict is Verdict.PASS, record.reason
-    assert record.value == record.details["query_only_max_abs_diff"] == 0.0
+    assert record.value == record.details.query_only_max_abs_diff == 0.0
 
 
 def test_the_serial_server_is_asked_with_the_delimiter_and_without():
@@ -69,7 +70,7 @@ def test_the_value_is_the_largest_difference_of_all(shift):
     record = check(multi(scores))
     assert record.value == pytest.approx(shift)
     assert record.verdict is (Verdict.FAIL if shift > 0.02 else Verdict.PASS)
-    assert record.details["worst"] == {"max_abs_diff": record.value, "case": "four", "item": 3}
+    assert record.details.worst == WorstItem(max_abs_diff=record.value, case="four", item=3)
 
 
 FAULTS = {

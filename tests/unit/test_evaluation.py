@@ -138,7 +138,7 @@ def joined(multiitem, evaluated, tmp_path):
 def verdicts(out):
     """Gate → verdict and the whole line, from what ``check`` prints."""
     found = {}
-    for line in out.splitlines()[1 : 1 + len(GATES)]:
+    for line in out.splitlines()[2 : 2 + len(GATES)]:
         verdict, gate = line.split()[:2]
         found[gate] = (verdict, line)
     return found
@@ -182,7 +182,7 @@ def test_a_healthy_pair_passes_every_gate(multiitem, joined):
 def test_the_evaluation_has_the_final_names(evaluated):
     code, _, multi, err = evaluated("multi", packed)
     assert code == 0 and "timing: 32 items" in err
-    assert multi["schema"] == "multiitem_evaluation_v1" and multi["complete"] is True and "failure" not in multi
+    assert multi["schema_version"] == "multiitem_evaluation_v1" and multi["complete"] is True and "failure" not in multi
     assert (multi["mode"], multi["url"], multi["model"]) == ("multi", "http://multi", "tiny")
     assert (multi["labels"], multi["delimiter"], multi["backend"]) == (list(LABELS), DELIMITER, "jax")
     isolation = multi["isolation"]
@@ -236,7 +236,7 @@ def test_both_modes_send_the_same_requests(evaluated):
 
 def test_the_combined_file_has_the_final_names(joined):
     combined = json.loads(joined().read_text())
-    assert combined["schema"] == "multiitem_combined_v1"
+    assert combined["schema_version"] == "multiitem_combined_v1"
     assert combined["isolation"]["same_length_mutation_max_abs_diff"] == 0.0
     assert combined["isolation"]["changed_length_mutation_max_abs_diff"] == 0.0
     assert combined["equivalence"]["max_abs_diff"] > 0.1
@@ -655,7 +655,7 @@ def test_the_sides_are_not_exchanged(multiitem, evaluated, tmp_path):
         ("performance.32.latencies_sec", [], "performance.32.latencies_sec is empty"),
         ("performance.32.p50_sec", math.nan, "performance.32 holds nan"),
         ("semantics", "all_delims_prefix", "semantics"),
-        ("schema", "multiitem_evaluation_v2", "is a 'multiitem_evaluation_v2' file"),
+        ("schema_version", "multiitem_evaluation_v2", "is a 'multiitem_evaluation_v2' file"),
         ("labels", [], "labels is empty"),
         ("isolation.mutations.0.mutated_item_ids.0", 10, "isolation.mutations[0].mutated_item_ids["),
     ],
@@ -839,7 +839,7 @@ def test_an_unusable_workload_is_one_line(evaluated, tmp_path):
 
 
 FURTHER = (
-    "schema", "created_at_utc", "package_version", "semantics", "backend", "seed", "warmup_runs", "complete",
+    "schema_version", "created_at_utc", "package_version", "semantics", "backend", "seed", "warmup_runs", "complete",
     "further_cases", "leak_visibility", "timed_request", "attestation", "server", "machine", "isolation.name",
     "isolation.labels", "isolation.replays", "isolation.mutations", "semantic_alignment.replays",
 )  # fmt: skip
@@ -1046,7 +1046,7 @@ def test_nothing_measured_is_no_success(multiitem, edited):
     ("text", "message"),
     [
         ("{}", "these are no combined results"),
-        ('{"schema": "multiitem_evaluation_v1"}', "is a 'multiitem_evaluation_v1' file"),
+        ('{"schema_version": "multiitem_evaluation_v1"}', "is a 'multiitem_evaluation_v1' file"),
         ('{"isolation": {"same_length_mutation_max_abs_diff": "0"}}', "Expected `float | null`, got `str`"),
         ('{"isolation": {"same_length_mutation_max_abs_diff": true}}', "got `bool`"),
         ('{"performance": []}', "$.performance"),

@@ -70,7 +70,7 @@ def test_a_larger_difference_fails(gate, limit):
 def test_the_mean_is_of_all_scores():
     record = check(multi(shifted(packed, 0.11)), multi(), gate=parity.CROSS_BACKEND_MEAN_ABS, statistic=parity.mean_abs)
     assert record.value == pytest.approx(2 * 0.11 / 22) and record.verdict is Verdict.PASS
-    assert record.details["max_abs_diff"] == pytest.approx(0.11)
+    assert record.details.max_abs_diff == pytest.approx(0.11)
     record = check(
         multi(lambda *r: packed(*r) + 0.011), multi(), gate=parity.CROSS_BACKEND_MEAN_ABS, statistic=parity.mean_abs
     )
@@ -116,7 +116,7 @@ def test_noise_of_either_side_counts(side):
 def test_client_chunks_cover_every_item_in_order(chunk):
     left = multi()
     record = check(left, multi(), chunk=chunk, cases=CASES[:1])
-    assert record.verdict is Verdict.PASS and record.details["client_chunk_size"] == chunk
+    assert record.verdict is Verdict.PASS and record.client_chunk_size == chunk
     requests = list(dict.fromkeys(items for query, items, _ in left.client.requests if query == CASES[0].query))
     assert len(requests) == math.ceil(7 / chunk), "one of them is replayed, for the floor"
     assert tuple(item for items in requests for item in items) == CASES[0].items
@@ -173,7 +173,7 @@ def test_a_serial_server_at_hand_says_how_visible_a_leak_would_be():
 
 def test_no_cases_measure_nothing():
     measurement = parity.figure(parity.compare(StubSubject([]), baseline(), baseline()))
-    assert measurement.value is None and measurement.details["mean_abs_diff"] is None
+    assert measurement.value is None and measurement.details.mean_abs_diff is None
 
 
 def test_both_sides_are_recorded():

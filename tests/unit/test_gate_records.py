@@ -20,6 +20,7 @@ from pytest_multiitem.gates.gate import Evidence
 from pytest_multiitem.gates.judge import judge_difference, judge_ratio
 from pytest_multiitem.gates.record import Measurement, record_of
 from pytest_multiitem.gates.registry import gate_names, gates, required
+from pytest_multiitem.results import details
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.resolve import resolve
@@ -215,19 +216,18 @@ def test_a_case_that_cannot_be_mutated_hides_no_leak_of_the_next():
 
 def test_details_of_isolation():
     found = isolated(multi(), baseline(), gate=isolation.CHANGED_LENGTH)
-    assert found.samples["mutations"] > 6 and len(found.details["worst"]) == 6
-    assert {entry["own_change"] > 0 for entry in found.details["worst"]} == {True}
-    assert found.details.keys() == {"worst", "mutated_item_change_max", "leak_visibility_median"}
-    assert found.details["mutated_item_change_max"] >= max(entry["own_change"] for entry in found.details["worst"])
+    assert found.samples["mutations"] > 6 and len(found.details.worst) == 6
+    assert {entry.own_change > 0 for entry in found.details.worst} == {True}
+    assert found.details.mutated_item_change_max >= max(entry.own_change for entry in found.details.worst)
 
 
 @pytest.mark.parametrize("measure", [isolated, equal])
 def test_the_median_of_the_visibility_is_told_where_there_is_one(measure):
-    median = measure(multi(), baseline()).details["leak_visibility_median"]
+    median = measure(multi(), baseline()).details.leak_visibility_median
     _, shifts = leak_visibility(baseline(), CASES, Semantics.PREFIX_FIRST_DELIM, DELIMITER, ignore)
     assert median == float(np.median(shifts))
     alone = make_case(lengths=[3, 0, 0])  # two items, and no neighbour with tokens
-    assert measure(multi(), baseline(), [alone]).details["leak_visibility_median"] is None
+    assert measure(multi(), baseline(), [alone]).details.leak_visibility_median is None
 
 
 def test_an_engine_that_ignores_its_items_is_told_so():
@@ -289,16 +289,12 @@ def test_equivalence_without_cases_tells_nothing():
     found = equal(multi(), baseline(), [])
     assert found.value is None and found.samples == {"cases": 0, "items": 0}
     assert (found.evidence.noise_floor, found.evidence.leak_visibility, found.evidence.score_spread) == (None,) * 3
-    assert found.details == {
-        "mean_abs_diff": None,
-        "worst": {"max_abs_diff": -1.0},
-        "query_only_max_abs_diff": None,
-        "leak_visibility_median": None,
-    }
+    nothing = {"mean_abs_diff": None, "query_only_max_abs_diff": None, "leak_visibility_median": None}
+    assert found.details == details.Equivalence(worst=details.WorstItem(max_abs_diff=-1.0), **nothing)
 
 
 def test_of_equal_differences_the_first_is_named():
-    assert equal(multi(), baseline()).details["worst"] == {"max_abs_diff": 0.0, "case": "seven", "item": 0}
+    assert equal(multi(), baseline()).details.worst == details.WorstItem(max_abs_diff=0.0, case="seven", item=0)
 
 
 # -- parity ------------------------------------------------------------------------------------
@@ -306,14 +302,14 @@ def test_of_equal_differences_the_first_is_named():
 
 def test_details_of_a_comparison():
     found = compared(multi(lambda *request: packed(*request) + 0.01), baseline(), client_chunk_size=3)
-    details = found.details
-    assert details.pop("max_abs_diff") == pytest.approx(0.01) == details.pop("mean_abs_diff")
-    assert details == {"left": "multi-item stub dense", "right": "serial stub", "client_chunk_size": 3}
+    assert found.details.max_abs_diff == pytest.approx(0.01) == found.details.mean_abs_diff
+    assert (found.details.left, found.details.right) == ("multi-item stub dense", "serial stub")
+    assert record_of(parity.CROSS_BACKEND_MAX_ABS, found).client_chunk_size == 3
 
 
 def test_a_comparison_without_cases_has_no_figures():
-    details = compared(multi(), baseline(), []).details
-    assert details["max_abs_diff"] is details["mean_abs_diff"] is None
+    found = compared(multi(), baseline(), []).details
+    assert found.max_abs_diff is found.mean_abs_diff is None
 
 
 def test_the_backends_of_both_sides_are_named_once():
@@ -354,7 +350,7 @@ def test_the_error_of_row_sums_is_told():
         return packed_query_prefix(*request) + np.array([2e-6, 0.0])
 
     found = replayed(extender(off), None)
-    assert found.details == {"row_sum_error": pytest.approx(2e-6)} and found.problem is None
+    assert found.details.row_sum_error == pytest.approx(2e-6) and found.problem is None
 
 
 # -- semantics ---------------------------------------------------------------------------------

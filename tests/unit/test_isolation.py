@@ -53,7 +53,7 @@ def test_every_leak_fails(gate, leak):
     record = check(gate, multi(leaking(LEAKS[leak])))
     assert record.verdict is Verdict.FAIL
     assert record.value > 0.01 and "exceeds the limit 0" in record.reason
-    assert record.details["worst"][0]["changed_items"] >= 1
+    assert record.details.worst[0].changed_items >= 1
 
 
 @every_gate
@@ -65,7 +65,7 @@ def test_every_other_item_is_compared_with_every_mutated_place(gate, source, vic
     target = multi(leaking(lambda i, j, n: (i, j) == (victim, source)))
     record = check(gate, target, [CASES[0]])
     assert record.verdict is Verdict.FAIL
-    assert {worst["mutated_index"] for worst in record.details["worst"] if worst["changed_items"]} == {source}
+    assert {worst.mutated_index for worst in record.details.worst if worst.changed_items} == {source}
 
 
 @every_gate
@@ -86,7 +86,7 @@ def test_the_value_is_the_largest_change_of_any_untouched_item():
     mutated = [(s["mutated_index"], np.array(s["scores"])) for s in samples if s["kind"] == "isolation mutated"]
     changes = [np.delete(np.abs(scores - base), index, axis=0) for index, scores in mutated]
     assert record.value == max(change.max() for change in changes)
-    assert record.details["worst"][0]["mean_abs_diff_unchanged"] < record.value
+    assert record.details.worst[0].mean_abs_diff_unchanged < record.value
 
 
 def test_a_leak_of_one_case_only_fails():
@@ -96,7 +96,7 @@ def test_a_leak_of_one_case_only_fails():
         return leaking(LEAKS["only backwards"] if query == CASES[0].query else lambda *_: False)(query, items, labels)
 
     record = check(SAME_LENGTH, multi(scores), [*quiet, CASES[0]])
-    assert record.verdict is Verdict.FAIL and record.details["worst"][0]["case"] == "seven"
+    assert record.verdict is Verdict.FAIL and record.details.worst[0].case == "seven"
 
 
 def test_the_mutated_places_are_first_middle_and_last():
@@ -112,7 +112,7 @@ def test_the_mutated_places_are_first_middle_and_last():
 
 def test_a_changed_length_grows_and_shrinks():
     record = check(CHANGED_LENGTH, multi())
-    assert {entry["mutation"] for entry in record.details["worst"]} == {"longer", "shorter"}
+    assert {entry.mutation for entry in record.details.worst} == {"longer", "shorter"}
 
 
 def test_a_leak_of_lengths_alone_fails_only_the_changed_length():

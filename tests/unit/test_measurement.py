@@ -20,6 +20,7 @@ from pytest_multiitem.gates.gate import Evidence, Gate
 from pytest_multiitem.gates.record import Measurement, blank_record, judged, record_of
 from pytest_multiitem.gates.registry import gate_names, gates
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
+from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
@@ -56,7 +57,7 @@ def test_a_problem_is_a_fail_whatever_the_value():
 
 def test_a_record_carries_its_evidence():
     target = multi(mask="segment", chunk=2)
-    samples, details = {"items": 4}, {"note": 1}
+    samples, details = {"items": 4}, Notes(entries={"note": 1})
     evidence = Evidence(0.001, 0.4, 0.3, 0.002, 0.5)
     measurement = Measurement(target, 0.01, evidence, Attestation("segment", 3, 6), samples=samples)
     measurement.details = details
@@ -98,7 +99,7 @@ def test_the_speed_up_of_a_curve(serial, multi_sec, verdict):
     record = record_of(speedup.SPEEDUP_N32, speedup.measure_curve(multi(), curve, Attestation("dense")))
     assert record.verdict is verdict
     assert record.samples == {"timed_runs": len(serial)}
-    assert set(record.details["performance"]) == {"8", "32"}
+    assert set(record.details.performance) == {"8", "32"}
 
 
 def test_a_curve_without_the_gated_point_measures_nothing():

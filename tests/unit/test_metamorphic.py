@@ -34,8 +34,8 @@ def test_a_healthy_server_passes_with_its_evidence():
     assert found is None and record.value == 0.0 and record.noise_floor == 0.0 and record.score_spread > 0.1
     assert record.samples["examples"] == 100 == len(samples) and record.samples["requests"] > 200
     assert "100 examples" in record.reason and record.mask_attested == "dense"
-    relations = record.details["relations"]
-    assert sum(figure["examples"] for figure in relations.values()) == 100 and len(relations) == 15
+    relations = record.details.relations
+    assert sum(figure.examples for figure in relations.values()) == 100 and len(relations) == 15
     assert samples[0].keys() == {"kind", "relation", "request", "difference", "limit", "base", "variant"}
 
 
@@ -63,7 +63,7 @@ def test_a_planted_leak_is_found_within_the_default_budget_and_shrunk(seed, adja
     assert len(items) <= 3 and {1, 18} <= {len(item) for item in (*items, *found.scenario.variant[0].items)}
     assert found.difference > 0.1 > found.limit >= 0 == found.noise
     assert found.relation in record.reason and "differ by" in record.reason
-    assert record.details["counterexample"]["relation"] == found.relation
+    assert record.details.counterexample.relation == found.relation
 
 
 def test_a_counterexample_says_where_and_what():
@@ -80,7 +80,7 @@ def test_a_counterexample_says_where_and_what():
 
 def test_the_search_stops_at_the_first_violation():
     record, _ = check(multi(leaking(lambda i, j, n: j == i - 1)), shrink=False)
-    assert list(record.details["relations"]) == ["mutate"] and record.samples["requests"] < 60
+    assert list(record.details.relations) == ["mutate"] and record.samples["requests"] < 60
 
 
 @pytest.mark.parametrize("constant", [[0.5, 0.5, 0.5], [0.3, 0.6, 0.1]])
@@ -169,7 +169,7 @@ def refusing(limit, *, always="sequence too long: this server takes at most 100 
 
 def test_a_request_over_an_untold_limit_is_no_violation():
     record, found = check(multi(refusing(300)), max_tokens=1024)
-    assert record.verdict is Verdict.PASS and found is None and record.details["over_limit"] > 0
+    assert record.verdict is Verdict.PASS and found is None and record.details.over_limit > 0
 
 
 def test_where_most_requests_are_over_the_limit_nothing_is_decided():

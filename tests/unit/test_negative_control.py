@@ -29,8 +29,8 @@ def check(target=None, cases=(CASE,), *, semantics=FIRST, samples=None):
 def test_it_holds_where_all_gates_fail(semantics):
     record = check(semantics=semantics)
     assert record.verdict is Verdict.PASS, record.reason
-    assert {name: found["verdict"] for name, found in record.details["gates"].items()} == dict.fromkeys(GATES, "FAIL")
-    assert record.value == min(found["value"] for found in record.details["gates"].values()) > 0.02
+    assert {name: found.verdict for name, found in record.details.gates.items()} == dict.fromkeys(GATES, "FAIL")
+    assert record.value == min(found.value for found in record.details.gates.values()) > 0.02
     assert record.samples == {"items": 8, "gates": 3}
     assert (record.engine, record.backend, record.noise_floor) == ("stub", "stub", 0.0)
     assert record.leak_visibility > 0.1 and record.semantic_visibility > 0.02
@@ -98,13 +98,13 @@ def test_two_items_are_too_few(lengths):
 
 def test_the_first_request_with_enough_items_is_used():
     small, large = make_case(2, name="small"), replace(CASE, name="large")
-    assert check(cases=[small, large]).details["case"] == "large"
+    assert check(cases=[small, large]).details.case == "large"
 
 
 def test_three_items_are_enough_and_what_was_used_is_told():
     record = check(cases=[make_case(lengths=[3, 0, 4, 5], name="three")], semantics=QUERY)
     assert record.verdict is Verdict.PASS and record.samples["items"] == 3
-    assert (record.details["case"], record.details["semantics"]) == ("three", QUERY.value)
+    assert (record.details.case, record.details.semantics) == ("three", QUERY.value)
     assert record.reason == "without isolation all 3 gates FAIL, as they must"
 
 
@@ -121,7 +121,7 @@ def test_a_gate_that_decides_nothing_leaves_the_control_undecided(monkeypatch):
     record = check()
     said = "the gates would not see a leak on these requests: delimiter_aligned_equiv_le_0p02 says INCONCLUSIVE: "
     assert (record.verdict, record.reason) == (Verdict.INCONCLUSIVE, f"{said}nothing was measured")
-    assert record.value == min(record.details["gates"][gate]["value"] for gate in GATES[:2])
+    assert record.value == min(record.details.gates[gate].value for gate in GATES[:2])
 
 
 @pytest.mark.parametrize("semantics", [FIRST, QUERY])

@@ -5,12 +5,16 @@ import re
 import pytest
 from sample_matrix import benchmark, gate_record, matrix, not_run
 
+from pytest_multiitem.bench.curve import CurvePoint
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gate_names
-from pytest_multiitem.reports import run as markdown
 from pytest_multiitem.reports import summary as terminal
 from pytest_multiitem.reports import table
+from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.formats import FORMATS, ReportFormat, markdown, report_formats, write_reports
+from pytest_multiitem.results.details import Semantics, Speedup
 from pytest_multiitem.results.published import PUBLISHED
-from pytest_multiitem.results.records import ServerRecord, SettingRecord, Verdict
+from pytest_multiitem.results.records import Place, ServerRecord, SettingRecord, Verdict
 
 
 def text_of(run, unmet=(), written=None, base=None):
@@ -159,13 +163,13 @@ def test_published_rows_are_always_there():
 
 
 def point(speedup):
-    return {"speedup_vs_serial_p50": speedup}
+    return CurvePoint(32, (speedup,), (1.0,)).record()
 
 
 def test_speed_ups():
     record = gate_record(
         "speedup_n32_ge_3x", relation=">=", value=4.5, limit=3.0,
-        details={"performance": {"8": point(2.5), "32": point(4.5)}},
+        details=Speedup(performance={"8": point(2.5), "32": point(4.5)}),
     )  # fmt: skip
     run = matrix([gate_record(), record])
     page = markdown.render(run)
@@ -180,7 +184,7 @@ def test_speed_ups():
 
 
 def test_speed_ups_over_a_tuned_baseline_stand_in_a_row_of_their_own():
-    details = {"performance": {"32": point(8.0)}, "performance_vs_tuned_serial": {"32": point(2.5)}}
+    details = Speedup(performance={"32": point(8.0)}, performance_vs_tuned_serial={"32": point(2.5)})
     run = matrix([gate_record("speedup_n32_ge_3x", value=8.0, details=details)])
     for text in (text_of(run), markdown.render(run)):
         lines = [line for line in text.splitlines() if "x" in line and "pytorch-dense" in line]
@@ -190,7 +194,8 @@ def test_speed_ups_over_a_tuned_baseline_stand_in_a_row_of_their_own():
 
 def test_the_gap_between_semantics_is_told():
     distances = {"prefix_first_delim": 1e-6, "query_prefix": 0.25, "causal": 0.5}
-    record = gate_record("semantics_as_declared", semantics="prefix_first_delim", details={"distances": distances})
+    details = Semantics(distances=distances, nearest="prefix_first_delim")
+    record = gate_record("semantics_as_declared", semantics="prefix_first_delim", details=details)
     found = rows(markdown.render(matrix([record])), "Semantics")
     assert found[0] == ["max abs diff to", "declared", *distances]
     assert found[-1] == ["pytorch-dense", "prefix_first_delim", "1e-06", "0.25", "0.50"]
@@ -199,7 +204,10 @@ def test_the_gap_between_semantics_is_told():
 def test_several_models_are_a_row_each():
     isolated, other = "same_length_isolation_zero", "jax_serial_vs_torch_serial_le_0p02"
     gates = [gate_record(isolated, where=f"jax-segment-{model}") for model in ("one-1", "two")]
-    gates += [gate_record(other, value=value, where=model) for model, value in (("one-1", 0.25), ("two", 0.75))]
+    gates += [
+        gate_record(other, value=value, place=Place(label=model, model=model))
+        for model, value in (("one-1", 0.25), ("two", 0.75))
+    ]
     run = matrix(gates, settings=[SettingRecord(name="models", value="a/one-1,two", origin="command line")])
     for text in (text_of(run), markdown.render(run)):
         assert re.search(r"jax-segment-one-1\W.*\b0\.25\b", text) and re.search(r"jax-segment-two\W.*\b0\.75\b", text)
@@ -207,7 +215,7 @@ def test_several_models_are_a_row_each():
 
 
 def test_a_known_incompatibility_that_is_gone_is_told():
-    run = matrix([gate_record(details={"now_passes": "its heads do not fit"})])
+    run = matrix([gate_record(now_passes="its heads do not fit")])
     assert "NOW PASSES (1 gates) although known not to: its heads do not fit" in text_of(run)
 
 
@@ -276,7 +284,64 @@ def test_numbers(value, shown):
     assert table.number(value) == shown
 
 
-def test_node_ids():
-    assert table.where(gate_record(nodeid="a/b.py::test_it")) == "-"
-    assert table.where(gate_record(nodeid="a/b.py::T::test_it[jax-segment]")) == "jax-segment"
-    assert table.short_test("a/b.py::T::test_it") == "b.py::T::test_it"
+@pytest.mark.parametrize("nodeid", ["a/b.py::test_it", "a/b.py::T::test_it[jax-segment]"])
+def test_tables_are_made_from_the_record_and_not_from_its_node_id(nodeid):
+    assert table.where(gate_record(nodeid=nodeid, place=Place())) == "-"
+    assert table.where(gate_record(nodeid=nodeid, place=Place(label="a-b"))) == "a-b"
+    assert table.pivot([gate_record(nodeid=nodeid, place=Place())])[1] == []
+
+
+@pytest.mark.parametrize("model", [None, "a-model-4b", "dense"])
+@pytest.mark.parametrize(("backend", "mask"), [("rocm", "flex"), ("jax-rocm", "block-sparse"), ("segment", "jax")])
+def test_any_backend_mask_and_model_has_its_column_and_its_row(backend, mask, model):
+    place = Place(label="-".join(filter(None, (backend, mask, model))), backend=backend, mask=mask, model=model)
+    serial, packed = "jax_serial_vs_torch_serial_le_0p02", "jax_multi_vs_torch_multi_semantic_le_0p02"
+    between = [Place(label=model, model=model), Place(label="other", mask="other")]
+    gates = [gate_record(place=place), gate_record("changed_length_isolation_zero", value=0.25, place=place)]
+    gates += [gate_record(serial, value=value, place=p) for value, p in zip((0.5, 0.75), between, strict=True)]
+    gates.append(gate_record(packed, value=0.125, place=Place(label=mask, mask=mask)))
+    header, body = table.pivot(gates)
+    assert header == ["gate", "limit", place.label] and [row[0] for row in body] == [gates[0].gate, gates[1].gate]
+    (own,) = table.contract(matrix(gates))[1]
+    assert own == [place.label, "0", "0.25", "-", "0.50", "-", "-", "-", "-"], "JAX packed is about another backend"
+
+
+# -- formats -----------------------------------------------------------------------------------
+
+
+def counted(run):
+    return b"\xff" + str(len(run.gates)).encode()
+
+
+COUNT = ReportFormat("count", "count.bin", counted)
+
+
+@pytest.fixture
+def count():
+    undo = FORMATS.extend([COUNT])
+    yield COUNT
+    undo()
+    assert "count" not in report_formats()
+
+
+def test_a_run_is_written_in_the_formats_that_are_asked_for(tmp_path, count):
+    run = matrix([gate_record()])
+    assert write_reports(run, tmp_path) == [tmp_path / "report.md"]
+    assert write_reports(run, tmp_path, ["count", "markdown"]) == [tmp_path / "count.bin", tmp_path / "report.md"]
+    assert (tmp_path / "count.bin").read_bytes() == b"\xff1"
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == markdown.render(run)
+
+
+def test_every_module_of_the_formats_is_one_of_them(count):
+    assert list(report_formats()) == ["markdown", "count"]
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match=r"no report format is called 'markdwon'.*did you mean 'markdown'"):
+        write_reports(matrix(), tmp_path, ["markdown", "markdwon"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_cell_of_a_terminal_table_is_cut():
+    _, rule, row, end = terminal_table(["gate", "reason"], [["a", "x" * 2000 + " [bold] end"]])
+    assert row.endswith("x [bold] end") and len(row) == len(rule) and end == ""

@@ -8,9 +8,10 @@ from sample_matrix import matrix
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS, judge, judge_kernel
-from pytest_multiitem.reports import run as markdown
+from pytest_multiitem.reports.formats import markdown
 from pytest_multiitem.reports.summary import lines
 from pytest_multiitem.reports.tpu import checks_table, report_lines
+from pytest_multiitem.results.details import SegmentPath
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.tpu.records import Check, Memory, Report, TierVerdict
 
@@ -56,7 +57,7 @@ def test_a_real_run_is_a_pass(device: str) -> None:
     record = judge(Server(device), SEGMENT, None)
     assert record.verdict is Verdict.PASS
     assert record.reason == f"real run: on {device} the segment path answered (executed: segment)"
-    assert record.details == {"device": device, "executed": "segment", "evidence": ["real run"]}
+    assert record.details == SegmentPath(device=device, executed="segment", evidence=["real run"])
     assert (record.engine, record.backend, record.mask_attested) == ("x", "jax", "segment")
 
 
@@ -64,14 +65,14 @@ def test_both_are_told() -> None:
     record = judge(Server("tpu:0"), SEGMENT, report())
     assert record.verdict is Verdict.PASS
     assert record.reason.startswith("real run: on tpu:0") and record.reason.endswith("; compile gate: compiled for v6e")
-    assert record.details["evidence"] == ["real run", "compile gate"]
+    assert record.details.evidence == ["real run", "compile gate"]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.NOT_RUN, Verdict.INCONCLUSIVE])
 def test_a_real_run_stands_beside_a_compile_gate_that_cannot_tell(verdict: Verdict) -> None:
     record = judge(Server("tpu:0"), SEGMENT, report(verdict, "why"))
     assert record.verdict is Verdict.PASS and record.reason.endswith(f"; compile gate {verdict.value}: why")
-    assert ("compile gate" in record.details["evidence"]) is (verdict is Verdict.INCONCLUSIVE)
+    assert ("compile gate" in record.details.evidence) is (verdict is Verdict.INCONCLUSIVE)
 
 
 def test_a_kernel_that_does_not_compile_fails_in_spite_of_a_real_run() -> None:
@@ -84,14 +85,14 @@ def test_without_an_accelerator_the_compile_gate_decides(verdict: Verdict) -> No
     record = judge(Server("cpu"), SEGMENT, report(verdict, "so it is"))
     assert record.verdict is verdict and "compile gate" in record.reason and "so it is" in record.reason
     assert "on cpu the segment path answered (executed: segment)" in record.reason
-    assert record.details["evidence"] == ([] if verdict is Verdict.NOT_RUN else ["compile gate"])
-    assert record.details["tpu"]["checks"][1]["error"] == "all of it"
+    assert record.details.evidence == ([] if verdict is Verdict.NOT_RUN else ["compile gate"])
+    assert record.details.tpu["checks"][1]["error"] == "all of it"
     assert record.backend == "jax"
 
 
 def test_without_either_nothing_was_compiled() -> None:
     record = judge(Server("cpu"), SEGMENT, None)
-    assert record.verdict is Verdict.NOT_RUN and record.details["evidence"] == []
+    assert record.verdict is Verdict.NOT_RUN and record.details.evidence == []
     assert record.reason.startswith("no accelerator: the server runs on cpu; there the segment path answered")
 
 
@@ -105,13 +106,13 @@ def test_another_mask_than_the_requested_one_is_a_fail(device: str, found: Repor
 def test_a_kernel_without_a_server() -> None:
     record = judge_kernel(SEGMENT_LOWERS, report())
     assert record.verdict is Verdict.PASS and record.reason == "compile gate, no real run: compiled for v6e"
-    assert record.details["evidence"] == ["compile gate"] and record.seconds == 2.5
-    assert judge_kernel(SEGMENT_LOWERS, report(Verdict.NOT_RUN, "why")).details["evidence"] == []
+    assert record.details.evidence == ["compile gate"] and record.seconds == 2.5
+    assert judge_kernel(SEGMENT_LOWERS, report(Verdict.NOT_RUN, "why")).details.evidence == []
 
 
 def test_reports_show_every_kernel_and_its_memory(tmp_path) -> None:
     record = judge(Server("cpu"), SEGMENT, report())
-    record.details = msgspec.json.decode(msgspec.json.encode(record.details))
+    record.details = msgspec.json.decode(msgspec.json.encode(record.details), type=SegmentPath)
     run = matrix([record])
     row = ["case rows=8", "compile", "v6e", "PASS", "1.25", "3.00 MiB", "1.00 MiB", "0.50 MiB"]
     assert checks_table(run)[1] == [row]

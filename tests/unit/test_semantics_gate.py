@@ -44,7 +44,7 @@ def test_a_server_that_has_what_it_declares_passes(scores, semantics):
     samples = []
     record = check(multi(scores, semantics=semantics), samples)
     assert record.verdict is Verdict.PASS and record.value == 0.0, record.reason
-    assert record.details["nearest"] == semantics.value and set(record.details["distances"]) == {FIRST, QUERY, "causal"}
+    assert record.details.nearest == semantics.value and set(record.details.distances) == {FIRST, QUERY, "causal"}
     assert record.samples == {"items": 6} and record.mask_attested == "dense"
     assert "semantics" in {sample["kind"] for sample in samples}
     alone = baseline()
@@ -56,7 +56,7 @@ def test_a_server_that_has_what_it_declares_passes(scores, semantics):
 def test_another_semantics_than_the_declared_one_fails_by_name(scores, declared, had):
     record = check(multi(scores, semantics=declared))
     assert record.verdict is Verdict.FAIL and f"its scores are those of {had.value}" in record.reason
-    assert record.value > 0.02 and record.details["distances"][had.value] == 0.0
+    assert record.value > 0.02 and record.details.distances[had.value] == 0.0
 
 
 @pytest.mark.parametrize("declared", [FIRST, QUERY])
@@ -82,7 +82,7 @@ def test_nearest_is_not_near_enough_beyond_the_limit(away, expected):
 
     record = check(multi(shifted))
     assert record.verdict is expected, record.reason
-    assert record.details["nearest"] == FIRST.value
+    assert record.details.nearest == FIRST.value
 
 
 def test_a_model_on_which_all_semantics_look_alike_decides_nothing():

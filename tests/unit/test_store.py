@@ -4,20 +4,23 @@ import json
 import math
 import subprocess
 import sys
-from importlib import resources
+from pathlib import Path
 
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 from sample_matrix import benchmark, gate_record, matrix, not_run
 
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.results import store
+from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.machine import machine_info, package_versions
-from pytest_multiitem.results.records import SCHEMA_VERSION, Verdict
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.validation.schemas import KINDS, schema_of
 
 FULL = matrix(
     [
-        gate_record(interval=(3.0, 4.0), samples={"items": 3}, details={"worst": [{"case": "ü | \n"}], "x": None}),
+        gate_record(interval=(3.0, 4.0), samples={"items": 3}, details=Notes(entries={"case": "ü | \n", "x": None})),
         not_run(),
     ],
     benchmarks=[benchmark()],
@@ -33,12 +36,35 @@ def test_a_round_trip(tmp_path):
     assert json.loads(path.read_text(encoding="utf-8"))["schema_version"] == "multiitem_matrix_v1"
 
 
-def test_the_shipped_schema_is_the_generated_one():
-    shipped = resources.files("pytest_multiitem.results") / "schemas" / f"{SCHEMA_VERSION}.schema.json"
-    assert json.loads(shipped.read_text(encoding="utf-8")) == store.matrix_schema(), (
-        f"the records changed; write json.dumps(store.matrix_schema(), indent=1) to {shipped}, and raise "
-        "SCHEMA_VERSION where a field was removed or changed"
+@pytest.mark.parametrize("name", KINDS)
+def test_the_shipped_schemas_are_what_the_records_give(name):
+    shipped = json.loads(store.schema_file(name).read_text(encoding="utf-8"))
+    assert shipped == schema_of(name), (
+        "the records changed: run docs/generate.py, and raise the schema's version where a field was removed or changed"
     )
+    Draft202012Validator.check_schema(shipped)
+    top = shipped["$defs"][KINDS[name].record.__name__]
+    assert top["properties"]["schema_version"] == {"const": name} and "schema_version" in top["required"]
+    assert shipped["$id"].endswith(f":{name}")
+
+
+def test_every_shipped_schema_is_one_of_a_kind_of_file():
+    shipped = {path.name for path in Path(str(store.schema_file("any"))).parent.glob("*.json")}
+    assert shipped == {f"{name}.schema.json" for name in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"kind": "isolation"}, "gates/0/details: 'worst' is a required property"),
+        ({"kind": "tickets"}, "gates/0/details: {'kind': 'tickets'} is not valid under any of the given schemas"),
+        ({"kind": "notes", "entries": {"a": [1]}}, "gates/0/details/entries/a: [1] is not "),
+    ],
+)
+def test_details_are_of_a_known_kind(change, problem):
+    content = json.loads(msgspec.json.encode(matrix([gate_record()])))
+    content["gates"][0]["details"] = change
+    assert any(line.startswith(problem) for line in store.schema_problems(content)), store.schema_problems(content)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

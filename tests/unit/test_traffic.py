@@ -187,7 +187,7 @@ def test_requests_that_are_not_kept_apart_fail(fault):
     """Quiet replays show nothing; without the traffic, the gates on items would pass such a server."""
     record = check(FAULTS[fault]())
     assert record.verdict is Verdict.FAIL and record.value > 0.02, record.reason
-    assert record.noise_floor == 0.0 and record.details["worst"][0]["max_abs_diff"] == record.value
+    assert record.noise_floor == 0.0 and record.details.worst[0].max_abs_diff == record.value
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -250,9 +250,9 @@ def test_the_worst_of_all_requests_and_rounds_counts(moved):
 
     record = check(busy(seen))
     assert record.verdict is Verdict.FAIL and record.value == pytest.approx(0.1)
-    worst = record.details["worst"][0]
-    assert worst["case"] == moved and worst["what"] == "among others" and worst["round"] >= 1
-    assert worst["max_abs_diff"] == record.value and set(worst) == {"case", "round", "what", "max_abs_diff"}
+    worst = record.details.worst[0]
+    assert worst.case == moved and worst.what == "among others" and worst.round >= 1
+    assert worst.max_abs_diff == record.value
     assert record.samples == {"cases": 2, "rounds": 4, "items": 11}, "the smallest request has three rounds"
 
 
@@ -289,9 +289,9 @@ def test_a_request_is_compared_with_its_second_quiet_replay():
 
     found = measured(multi(moving), [case])
     assert not moves and found.value == pytest.approx(0.3) and found.evidence.noise_floor == pytest.approx(0.02)
-    worst = [(each["case"], each["round"], each["what"]) for each in found.details["worst"]]
+    worst = [(each.case, each.round, each.what) for each in found.details.worst]
     assert worst == [("case", 3, "among others"), ("case", 1, "after others"), ("case", 1, "among others")]
-    assert [each["max_abs_diff"] for each in found.details["worst"]] == pytest.approx([0.3, 0.2, 0.05])
+    assert [each.max_abs_diff for each in found.details.worst] == pytest.approx([0.3, 0.2, 0.05])
 
 
 def test_no_requests_attest_nothing():

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.base import Profile, choose_engine
@@ -18,7 +17,7 @@ from pytest_multiitem.comparison.decision.agreement import agreement
 from pytest_multiitem.comparison.decision.speed import Speed, versus
 from pytest_multiitem.comparison.measuring.rows import new_session, row_of, sample
 from pytest_multiitem.comparison.measuring.sides import Connected, Side, with_served_delimiter
-from pytest_multiitem.comparison.records import Agreement, Row
+from pytest_multiitem.comparison.records import Agreement, PairRecord, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
@@ -192,13 +191,13 @@ def _variables(arm: Arm) -> str:
     return " ".join(f"{name}={value}" for name, value in arm.variables.items()) or "-"
 
 
-def as_dict(pair: Pair) -> dict[str, Any]:
+def record(pair: Pair) -> PairRecord:
     """The pair for a file."""
-    return {
-        "arms": {arm.name: dict(arm.variables) for arm in pair.arms},
-        "rows": {arm.name: msgspec.to_builtins(row) for arm, row in zip(pair.arms, pair.rows, strict=True)},
-        "ratio_p50": pair.speed.ratio,
-        "ratio_interval_95": pair.speed.interval,
-        "verdict": pair.verdict,
-        "agreement": msgspec.to_builtins(pair.agreement),
-    }
+    return PairRecord(
+        arms={arm.name: dict(arm.variables) for arm in pair.arms},
+        rows={arm.name: row for arm, row in zip(pair.arms, pair.rows, strict=True)},
+        ratio_p50=pair.speed.ratio,
+        ratio_interval_95=pair.speed.interval,
+        verdict=pair.verdict,
+        agreement=pair.agreement,
+    )

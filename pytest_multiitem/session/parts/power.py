@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import msgspec
 import pytest
 
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.power import FAULT_IS_KILLED, HEALTHY_PASSES
-from pytest_multiitem.power.records import BuildRecord
 from pytest_multiitem.power.runner import Planned, PowerRun, check_settings, plan
 from pytest_multiitem.reports.power import power_lines
+from pytest_multiitem.results.details import BuildRecord, Power
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.gate_item import GateItem, suite
@@ -102,7 +101,7 @@ def _record(gate: Gate, builds: Sequence[BuildRecord]) -> GateRecord:
         samples={"builds": len(builds), "gates": len(first.cells)},
         backend=first.backend,
         seconds=round(sum(build.seconds for build in builds), 3),
-        details={"builds": msgspec.to_builtins(builds)},
+        details=Power(builds=list(builds)),
     )
 
 

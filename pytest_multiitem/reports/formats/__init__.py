@@ -1,0 +1,41 @@
+"""The formats of a run's report, one a file: a module here defines ``FORMAT``; a project adds its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_multiitem.registry import Registry, modules_of
+from pytest_multiitem.results.records import Matrix
+from pytest_multiitem.results.store import write_atomically
+
+
+@dataclass(frozen=True)
+class ReportFormat:
+    """``file_name``: in the run's directory; ``render``: its content, from the records of the run alone."""
+
+    name: str
+    file_name: str
+    render: Callable[[Matrix], str | bytes]
+
+
+def _shipped() -> Iterator[ReportFormat]:
+    for module in modules_of(sys.modules[__name__]):
+        yield module.FORMAT
+
+
+FORMATS = Registry("report format", _shipped)
+
+
+def rendered(matrix: Matrix, name: str) -> bytes:
+    """A run's report in one format. Raises UsageError for a name that is none."""
+    content = FORMATS.choose(name).render(matrix)
+    return content.encode() if isinstance(content, str) else content
+
+
+def write_reports(matrix: Matrix, directory: Path) -> None:
+    """Write a run's report in every format, each whole or not at all."""
+    for name, report_format in FORMATS.all().items():
+        write_atomically(directory / report_format.file_name, rendered(matrix, name))

@@ -1,0 +1,272 @@
+"""What a gate measured beyond its value: a union of records, told apart by ``kind``, one kind of evidence each.
+
+Keys by N, by relation, by check are data; everything else is a field. A number that is not finite is null in a file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from pytest_multiitem.results.verdict import Verdict
+
+Number = float | None
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class Notes(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind", tag=_kind):
+    """Nothing that this package knows. ``entries``: what a project's own gate, or its hook, adds to any record."""
+
+    entries: dict[str, str | int | float | bool | None] = {}
+
+
+class MutatedItem(msgspec.Struct, kw_only=True):
+    """One mutation of one item. ``own_change``: of the mutated item's own score."""
+
+    case: str
+    mutation: str
+    mutated_index: int
+    max_abs_diff_unchanged: Number
+    mean_abs_diff_unchanged: Number
+    changed_items: int
+    own_change: Number
+
+
+class Isolation(Notes, kw_only=True):
+    """The worst mutations, and what shows that a leak could have been seen."""
+
+    worst: list[MutatedItem]
+    mutated_item_change_max: Number
+    leak_visibility_median: Number
+
+
+class WorstItem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The item that differs most; without a case nothing was compared."""
+
+    max_abs_diff: Number
+    case: str | None = None
+    item: int | None = None
+
+
+class Equivalence(Notes, kw_only=True):
+    """``query_only_max_abs_diff``: packed scores against plain ``query + item``, which no gate judges."""
+
+    mean_abs_diff: Number
+    worst: WorstItem
+    query_only_max_abs_diff: Number
+    leak_visibility_median: Number
+
+
+class Semantics(Notes, kw_only=True):
+    """``distances``: by semantics, how far packed scores are from its serial reference."""
+
+    distances: dict[str, Number]
+    nearest: str
+    not_compared: dict[str, str] = {}
+
+
+class TrafficChange(msgspec.Struct, kw_only=True):
+    """How far a request's scores moved in one round, ``what``: among others, or after them."""
+
+    case: str
+    round: int
+    what: str
+    max_abs_diff: Number
+
+
+class RequestIsolation(Notes, kw_only=True):
+    """The largest changes."""
+
+    worst: list[TrafficChange]
+
+
+class RequestContract(Notes, kw_only=True):
+    """By check, what was seen, or why it was not made."""
+
+    broken: dict[str, str]
+    held: dict[str, str]
+    not_made: dict[str, str]
+
+
+class Judged(msgspec.Struct, kw_only=True):
+    """A verdict with its value."""
+
+    verdict: str
+    value: Number
+
+
+class NegativeControl(Notes, kw_only=True):
+    """``gates``: what each said of a server without isolation."""
+
+    case: str
+    semantics: str
+    gates: dict[str, Judged]
+
+
+class RelationSeen(msgspec.Struct, kw_only=True):
+    """Examples of one relation, and their largest difference. ``exact``: it allows none."""
+
+    examples: int
+    worst: Number
+    exact: bool
+
+
+class ViolatedRelation(msgspec.Struct, kw_only=True):
+    """A counterexample in short; its file holds the requests."""
+
+    relation: str
+    base: str
+    difference: Number
+    limit: Number
+
+
+class Relations(Notes, kw_only=True):
+    """``over_limit``: requests that the server refused as too long."""
+
+    relations: dict[str, RelationSeen]
+    over_limit: int
+    dismissed_as_noise: int
+    not_reproduced: Number
+    counterexample: ViolatedRelation | None = None
+
+
+class SideTimes(msgspec.Struct, kw_only=True):
+    """Runs of N items on one side; a p95 of few runs is an interpolation and marked as one."""
+
+    latencies_sec: list[float]
+    p50_sec: Number
+    p95_sec: Number
+    p95_interpolated: bool
+    items_per_sec_p50: Number
+    items_per_sec_p95: Number
+
+
+class SpeedPoint(msgspec.Struct, kw_only=True):
+    """Both sides at one N. ``set_aside_sec``: a first block, slow on every side, that is none of the runs."""
+
+    serial: SideTimes
+    multi: SideTimes
+    speedup_vs_serial_p50: Number
+    speedup_interval_95: tuple[Number, Number] | None
+    set_aside_sec: tuple[float, float] | None
+    doubts: list[str]
+
+
+class Speedup(Notes, kw_only=True):
+    """By N, the curve against the serial server, and against one that is tuned for serial calls."""
+
+    performance: dict[str, SpeedPoint]
+    performance_vs_tuned_serial: dict[str, SpeedPoint] | None = None
+
+
+class Agreement(Notes, kw_only=True):
+    """Two servers, by their labels, and how far their scores are apart."""
+
+    left: str
+    right: str
+    max_abs_diff: Number
+    mean_abs_diff: Number
+
+
+class PrefillExtend(Notes, kw_only=True):
+    """``row_sum_error``: how far a row of scores is from adding up to 1."""
+
+    row_sum_error: Number
+
+
+class SegmentPath(Notes, kw_only=True):
+    """``evidence``: what the verdict rests on. ``tpu``: the compile gate's whole report, itself a
+    ``multiitem_tpu_check_v1`` document."""
+
+    evidence: list[str]
+    device: str | None = None
+    executed: str | None = None
+    tpu: dict[str, Any] | None = None
+
+
+class ComparedSides(Notes, kw_only=True):
+    """``checks``: by client chunk size or side, what the gate said of it."""
+
+    checks: dict[str, Judged]
+
+
+class Cell(msgspec.Struct, kw_only=True):
+    """What one gate said of one build. ``place``: which of several measurements of the same gate."""
+
+    gate: str
+    verdict: Verdict
+    reason: str
+    place: str | None = None
+    value: Number = None
+    limit: Number = None
+    noise_floor: Number = None
+    traffic_floor: Number = None
+    leak_visibility: Number = None
+    mask_attested: str | None = None
+    seconds: float = 0.0
+
+
+class BuildRecord(msgspec.Struct, kw_only=True):
+    """One build: a fault at a strength on a backend, or a healthy one (``fault`` null). ``killed_by``: the gates that
+    saw the fault. ``as_expected``: a healthy build passed every gate, a fault at its default strength was killed;
+    null where nothing is expected (weaker strengths show how sensitive the gates are)."""
+
+    backend: str
+    label: str
+    fault: str | None = None
+    strength: float | None = None
+    circumstances: dict[str, Any] = {}
+    cells: list[Cell] = []
+    killed_by: list[str] = []
+    as_expected: bool | None = None
+    seconds: float = 0.0
+
+
+class Power(Notes, kw_only=True):
+    """The builds of one fault, or a healthy one, with what every gate said of them."""
+
+    builds: list[BuildRecord]
+
+
+class TimingRatio(msgspec.Struct, kw_only=True):
+    """One condition on one timing. ``ratio``: this run's metric over the baseline's. ``interval``: its 95 % one; null
+    where there are too few runs for a verdict. ``note``: what to think of it."""
+
+    condition: str
+    metric: str
+    ratio: float
+    interval: tuple[float, float] | None
+    verdict: Verdict
+    note: str | None = None
+
+
+class TimingVerdict(msgspec.Struct, kw_only=True):
+    """One timing of the baseline. ``runs``: of the baseline and of this run. ``doubt``: why no ratio decides."""
+
+    key: str
+    verdict: Verdict
+    reason: str
+    runs: tuple[int, int]
+    ratios: list[TimingRatio] = []
+    doubt: str | None = None
+
+
+class AgainstBaseline(Notes, kw_only=True):
+    """Every timing of a baseline. ``notes``: what differs and does not decide."""
+
+    baseline: str
+    saved_at_utc: str
+    conditions: list[str]
+    cells: list[TimingVerdict]
+    notes: list[str] = []
+
+
+Details = (
+    Notes | Isolation | Equivalence | Semantics | RequestIsolation | RequestContract | NegativeControl | Relations
+    | Speedup | Agreement | PrefillExtend | SegmentPath | ComparedSides | Power | AgainstBaseline
+)  # fmt: skip

@@ -1,0 +1,98 @@
+"""Every kind of file that this package writes: its record, its JSON Schema, and what is checked beyond the schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_multiitem.baselines import store as baselines
+from pytest_multiitem.baselines.records import BASELINE_SCHEMA, Baseline
+from pytest_multiitem.bench.load import LOAD_SCHEMA, LoadReport
+from pytest_multiitem.comparison.files import Artefact
+from pytest_multiitem.comparison.records import (
+    AB_SCHEMA,
+    COMPARISON_SCHEMA,
+    MATRIX_SCHEMA,
+    WORKLOAD_SCHEMA,
+    Comparison,
+    PairRecord,
+    ScoreMatrix,
+    Workload,
+)
+from pytest_multiitem.evaluation.records import COMBINED_SCHEMA, EVALUATION_SCHEMA, Combined, Evaluation
+from pytest_multiitem.power.records import SCHEMA_VERSION as KILL_MATRIX_SCHEMA
+from pytest_multiitem.power.records import KillMatrix
+from pytest_multiitem.results import counterexample
+from pytest_multiitem.results.records import SCHEMA_VERSION as RUN_SCHEMA
+from pytest_multiitem.results.records import Matrix
+from pytest_multiitem.results.store import schema_file
+from pytest_multiitem.tpu.records import SCHEMA_VERSION as TPU_SCHEMA
+from pytest_multiitem.tpu.records import Report
+from pytest_multiitem.validation import comparison, load, score_matrix, workload
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file. ``written_by``: the command or option. ``problems``: of a file whose schema holds.
+
+    ``summary``: what a valid one holds, in a few words.
+    """
+
+    record: type[msgspec.Struct]
+    written_by: str
+    problems: Callable[[Artefact[Any]], list[str]] = lambda artefact: []
+    summary: Callable[[Any], str] = lambda record: ""
+
+
+#: By the name that stands in a file's ``schema_version``.
+KINDS: Mapping[str, Kind] = {
+    WORKLOAD_SCHEMA: Kind(Workload, "multiitem workload", workload.problems, workload.summary),
+    MATRIX_SCHEMA: Kind(ScoreMatrix, "multiitem compare run", score_matrix.problems, score_matrix.summary),
+    COMPARISON_SCHEMA: Kind(Comparison, "multiitem compare", comparison.problems, comparison.summary),
+    RUN_SCHEMA: Kind(Matrix, "pytest"),
+    BASELINE_SCHEMA: Kind(Baseline, "pytest --save-baseline", lambda artefact: baselines.problems(artefact.content)),
+    LOAD_SCHEMA: Kind(LoadReport, "multiitem load --output-json", lambda artefact: load.problems(artefact.record)),
+    EVALUATION_SCHEMA: Kind(Evaluation, "multiitem evaluate"),
+    COMBINED_SCHEMA: Kind(Combined, "multiitem combine"),
+    counterexample.COUNTEREXAMPLE: Kind(
+        counterexample.Counterexample,
+        "pytest, where a relation is violated",
+        lambda artefact: counterexample.problems(artefact.record),
+    ),
+    KILL_MATRIX_SCHEMA: Kind(KillMatrix, "pytest --power"),
+    TPU_SCHEMA: Kind(Report, "multiitem tpu-check --json"),
+    AB_SCHEMA: Kind(PairRecord, "multiitem ab --output-json"),
+}
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """The JSON Schema of a kind of file, from its record."""
+    record = KINDS[name].record
+    schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(record)))  # as JSON has it: no tuple
+    top = schema["$defs"][record.__name__]
+    top["properties"]["schema_version"] = {"const": name}
+    top["required"] = list(dict.fromkeys(["schema_version", *top.get("required", ())]))
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:pytest-multiitem:schema:{name}",
+        "title": name,
+        **schema,
+    }
+
+
+def write_schemas() -> list[Path]:
+    """Write every kind's schema to where the package ships it, a definition a line; gives their paths."""
+    paths = []
+    for name in KINDS:
+        schema = schema_of(name)
+        lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in schema.pop("$defs").items()]
+        head = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in schema.items())
+        path = Path(str(schema_file(name)))
+        path.write_text("{\n" + head + ',\n"$defs": {\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+        paths.append(path)
+    return paths
