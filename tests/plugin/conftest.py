@@ -36,7 +36,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     # Others' plugins are for test_coexistence.py; to load them costs more than most runs here.
     others = ("hypothesispytest", "asyncio", "anyio", "pytest_cov", "timeout")
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in others))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", str(FAKE), prepend=os.pathsep)
     monkeypatch.syspath_prepend(FAKE)
     made = Project(pytester)
     made.write("conftest.py", "from fake_engine import pytest_multiitem_engines\n")
