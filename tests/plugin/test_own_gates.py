@@ -163,7 +163,7 @@ def test_the_guide_s_gate_is_measured_as_it_stands(project: Project) -> None:
     guide = (Path(__file__).parents[2] / "docs/guides/write-a-gate-test.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```python\n(from pytest_multiitem.gates.evidence .*?)```", guide, re.DOTALL)
     extend = (
-        "    from pytest_multiitem.gates.registry import extend\n    config.undo = extend(pytest_multiitem_gates())\n"
+        "    from pytest_multiitem.gates.registry import extend\n    config.undo = extend(own_gates())\n"
     )
     project.write("conftest.py", f"from fake_engine import pytest_multiitem_engines\n{text}\n"
                   f"def pytest_configure(config):\n{extend}"
