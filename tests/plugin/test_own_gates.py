@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 from inner_project import SMALL, Project
 
@@ -157,17 +154,3 @@ def test_where_every_gate_has_a_test_nothing_more_is_collected(project: Project)
     result = project.run(*SMALL)
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     assert not project.runs
-
-
-def test_the_guide_s_gate_is_measured_as_it_stands(project: Project) -> None:
-    guide = (Path(__file__).parents[2] / "docs/guides/write-a-gate-test.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```python\n(from pytest_multiitem.gates.evidence .*?)```", guide, re.DOTALL)
-    extend = (
-        "    from pytest_multiitem.gates.registry import extend\n    config.undo = extend(own_gates())\n"
-    )
-    project.write("conftest.py", f"from fake_engine import pytest_multiitem_engines\n{text}\n"
-                  f"def pytest_configure(config):\n{extend}"
-                  "def pytest_unconfigure(config):\n    config.undo()\n")  # fmt: skip
-    project.write("test_further.py", "from pytest_multiitem.suites.regression.test_further_gates import *\n")
-    project.run(*SMALL).assert_outcomes(passed=1)
-    assert project.gate("reversed_le_0p02")["verdict"] == "PASS"
