@@ -236,7 +236,7 @@ def _delimiter_inside(probe: _Probe) -> str:
 def _too_long(probe: _Probe) -> str:
     """An item longer than the server's own limit is refused, and the server lives on."""
     _may_be_sent(probe.multi)
-    limit = _limit(probe.multi)
+    limit = _told_limit(probe.multi)
     marks = probe.case.pool or probe.case.items[0]
     long = tuple(marks[place % len(marks)] for place in range(limit + 1))
     refused = _scored_or_refused(probe, [*probe.case.items, long])
@@ -287,13 +287,20 @@ def _is_embedded(target: Target) -> bool:
     return target.info.get("engine") == "embedded"
 
 
-def _limit(target: Target) -> int:
-    """The smallest limit on a request's tokens that the server declares. Raises _NotMade where it declares none."""
-    if target.max_tokens is None:
+def _told_limit(target: Target) -> int:
+    """The smallest limit on a request's tokens that the server tells. Raises _NotMade where it tells none."""
+    told: list[object] = [target.info.get(name) for name in ("max_multi_item_seq_len", "context_length")]
+    try:
+        models = target.client.get("/v1/models").json()
+        told += [model.get("max_model_len") for model in models["data"]]
+    except (ScoreFailure, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    limits = [limit for limit in told if type(limit) is int and limit > 0]
+    if not limits:
         raise _NotMade("not sent: the server tells no limit")
-    if target.max_tokens > _LONGEST:
-        raise _NotMade(f"not sent: the server's limit is {target.max_tokens} tokens; at most {_LONGEST} are tried")
-    return target.max_tokens
+    if min(limits) > _LONGEST:
+        raise _NotMade(f"not sent: the server's limit is {min(limits)} tokens; at most {_LONGEST} are tried")
+    return min(limits)
 
 
 CONTRACT = Gate(

@@ -642,14 +642,14 @@ def test_only_a_4xx_is_a_refusal(status, is_refusal):
     [(1, None, 1), (0, 60, 60), (-1, 60, 60), (60.0, 70, 70), (None, 200_000, 200_000), (200_000, None, 200_000)],
 )
 def test_a_limit_is_a_number_of_tokens(info, models, limit):
-    assert contract._limit(server(limit=info, models=models)) == limit
+    assert contract._told_limit(server(limit=info, models=models)) == limit
 
 
 def test_the_length_of_the_context_is_a_limit():
     target = server(limit=60)
     info = target.client.server_info
     target.client.server_info = lambda: {**info(), "context_length": 40}
-    assert contract._limit(target) == 40
+    assert contract._told_limit(target) == 40
 
 
 @pytest.mark.parametrize("answer", [[], {}, {"data": None}, {"data": [7]}, {"data": [{"id": "no limit"}]}, ValueError])
@@ -661,7 +661,7 @@ def test_a_list_of_models_that_tells_nothing_is_no_failure(answer):
 
     target = server()
     target.client.get = lambda path: SimpleNamespace(json=listed)
-    assert contract._limit(target) == LIMIT
+    assert contract._told_limit(target) == LIMIT
 
 
 def test_over_long_input_is_one_token_longer_than_the_limit_and_real():
