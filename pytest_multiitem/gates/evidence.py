@@ -139,12 +139,7 @@ def semantic_visibility(serial: Target, cases: Sequence[Case], delimiter: int, r
             queries = (case.query, (*case.query, delimiter))
             plain, aligned = (serial.score_ids(query, items, case.labels) for query in queries)
             record(
-                {
-                    "kind": "semantic visibility",
-                    "case": case.name,
-                    "plain": plain.tolist(),
-                    "aligned": aligned.tolist(),
-                }
+                {"kind": "semantic visibility", "case": case.name, "plain": plain.tolist(), "aligned": aligned.tolist()}
             )
             shifts.append(max_abs(aligned - plain))
         serial.memo[key] = larger_floor(*shifts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,22 +62,15 @@ def plan(settings: Settings) -> list[Planned]:
     if not settings.power_faults:
         weaker = [kind(strength) for kind in catalogue().values() for strength in kind.strengths[1:]]
     # A shorter wait is no circumstance of a healthy server's scores.
-    circumstances = _distinct(
-        [{}, *(dict(f.circumstances) for f in chosen if not f.circumstances.get("request_timeout"))]
-    )
+    circumstances: list[dict[str, Any]] = [{}]
+    for each in chosen:
+        if not each.circumstances.get("request_timeout") and each.circumstances not in circumstances:
+            circumstances.append(each.circumstances)
     return [
         *(Planned(backend, None, given) for given in circumstances for backend in settings.backend),
         *(Planned(backend, f, f.circumstances) for f in chosen for backend in settings.backend),
         *(Planned(backend, f, f.circumstances, expects=False) for f in weaker for backend in settings.backend),
     ]
-
-
-def _distinct(mappings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for mapping in mappings:
-        if mapping not in found:
-            found.append(mapping)
-    return found
 
 
 def check_settings(settings: Settings) -> None:

@@ -22,8 +22,8 @@ from pytest_multiitem.session.verdicts import requirement
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target
 
-#: What the lines below a failure need not say again: the first line says it, or the report.
-_SAID_ELSEWHERE = frozenset({"gate", "verdict", "reason", "relation", "engine", "role", "nodeid", "seconds"})
+#: Fields that the evidence below a failure leaves out: its first line has them, or the report does.
+_NO_EVIDENCE = frozenset({"gate", "verdict", "reason", "relation", "engine", "role", "nodeid", "seconds"})
 
 
 class Measured:
@@ -175,8 +175,8 @@ class GateCheck:
 
 
 def _evidence(record: GateRecord) -> list[str]:
-    """The fields of a record that say something, a line each."""
+    """The fields of a record that are measured, a line each."""
     nothing: tuple[object, ...] = (None, {}, msgspec.to_builtins(Notes()))
-    known = {name: value for name, value in msgspec.to_builtins(record).items() if name not in _SAID_ELSEWHERE}
-    lines = [f"{name}: {value}" for name, value in known.items() if value not in nothing]
+    fields = msgspec.to_builtins(record).items()
+    lines = [f"{name}: {value}" for name, value in fields if name not in _NO_EVIDENCE and value not in nothing]
     return [line if len(line) <= 400 else line[:400] + " …" for line in lines]

@@ -431,3 +431,30 @@ def test_a_replay_without_a_number_fails_whatever_the_others_are(name, place):
     assert record.verdict is Verdict.FAIL, record.reason
     assert "gives a difference of nan" in record.reason
     assert not all(map(math.isfinite, (record.noise_floor, record.traffic_floor)))
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_all_that_are_timed_together_are_timed_once_and_a_tuned_baseline_stands_beside(tuned, monkeypatch):
+    """The times of two masks come from the same serial calls; only the gated N has all the timed runs."""
+    dense, segment, reference, faster = multi(), multi(mask="segment"), baseline(), baseline()
+    timed = []
+
+    def measure_curves(serial, multis, case_of, *, counts, warmup_runs, timed_runs, further_runs):
+        timed.append((serial, counts, warmup_runs, [timed_runs(count) for count in counts]))
+        assert further_runs(SimpleNamespace(num_items=32, interval=(2.9, 3.1))) == 2 * 7
+        return {each.profile: ([CurvePoint(32, (4.0,) * 5, (1.0,) * 5)], Attestation("dense")) for each in multis}
+
+    def measured(target):
+        timings = {"bench_timed_runs": 7, "bench_warmup_runs": 2}
+        subject = StubSubject([CASES[0]], multi=target, serial=reference, **timings)
+        subject.timed_together = lambda target: [dense, segment]
+        subject.tuned_serial = lambda serial: faster if tuned else None
+        subject.item_counts = (8, 2)
+        return speedup.measure(subject)
+
+    monkeypatch.setattr(speedup, "measure_curves", measure_curves)
+    found = [measured(target) for target in (dense, segment)]
+    assert [each.target for each in found] == [dense, segment]
+    assert timed == [(each, [2, 8, 32], 2, [3, 3, 7]) for each in (reference, *([faster] if tuned else []))]
+    for each in found:
+        assert each.value == 4.0 and ("performance_vs_tuned_serial" in each.details) is tuned

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from stub_targets import StubSubject, baseline, extender, make_case, multi, packed
 
+from pytest_multiitem.bench.curve import measure_curves
 from pytest_multiitem.gates import equivalence, isolation, parity, prefill_extend, semantics, speedup
 from pytest_multiitem.gates.gate import Evidence
 from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS
@@ -165,9 +166,15 @@ def replayed(target, serial, cases):
 
 def timed(runs):
     def measure(target, serial, cases):
-        subject = StubSubject(multi=target, serial=serial, bench_timed_runs=runs, bench_warmup_runs=0)
-        subject.timing_case = lambda target, count: make_case(count, lengths=[3] * count)
-        return speedup.measure(subject)
+        curves = measure_curves(
+            serial,
+            [target],
+            lambda count: make_case(count, lengths=[3] * count),
+            counts=[speedup.GATED_ITEMS],
+            warmup_runs=0,
+            timed_runs=lambda count: runs,
+        )
+        return speedup.measure_curve(target, *curves[target.profile])
 
     return measure
 

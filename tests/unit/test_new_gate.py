@@ -75,7 +75,7 @@ def test_a_new_file_makes_no_other_test_fail(new_file):
 
 def test_gates_are_added_for_a_while():
     before = registry.gates()
-    first, second = (Gate(name, "something", "holds", None, order=5) for name in ("first_holds", "second_holds"))
+    first, second = (Gate(name, "something", "holds", None, order=0) for name in ("first_holds", "second_holds"))
     undo = registry.REGISTRY.extend([second, first])
     assert list(registry.gates())[:2] == ["first_holds", "second_holds"]
     assert not_measured()["first_holds"] == "it states no way to measure it"
