@@ -22,7 +22,7 @@ def run(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.adapters.base import check_backends, choose_engine
     from pytest_multiitem.comparison.gate_verdicts import exit_status
     from pytest_multiitem.comparison.measuring.runner import compare
-    from pytest_multiitem.progress import Shown
+    from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.comparison import comparison_lines, publish
     from pytest_multiitem.settings.resolve import resolve
 
@@ -32,8 +32,8 @@ def run(given: Mapping[str, str | None]) -> None:
     settings = engine.with_own_names(settings)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it as Ctrl-C does
     try:
-        with Shown() as shown:
-            outcome = compare(settings, engine, Path.cwd(), shown, publish)
+        with ProgressBar() as bar:
+            outcome = compare(settings, engine, Path.cwd(), bar, publish)
     except KeyboardInterrupt:
         typer.echo("interrupted; what is measured is kept: the same command goes on from there", err=True)
         raise

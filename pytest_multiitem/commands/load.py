@@ -16,7 +16,7 @@ from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
     from pytest_multiitem.bench.load import Progress
-    from pytest_multiitem.progress import Shown
+    from pytest_multiitem.progress import ProgressBar
 
 Number = TypeVar("Number", int, float)
 _INFO_TIMEOUT = 10.0  # seconds
@@ -83,7 +83,7 @@ def load(
     from pytest_multiitem.comparison.records import Workload
     from pytest_multiitem.comparison.workload import generate
     from pytest_multiitem.evaluation.records import check_writable
-    from pytest_multiitem.progress import Shown
+    from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.blocks import terminal_table
     from pytest_multiitem.reports.load import HEADER, remarks, table
     from pytest_multiitem.results.redaction import redacted
@@ -129,8 +129,8 @@ def load(
         for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
     api_key = os.environ.get(api_key_env) or None
-    with Shown(redraws_per_second=2) as bar:  # drawing takes time from the generator
-        bar.expect(duration * (len({*shape.concurrency}) + len({*shape.rates})))
+    with ProgressBar(redraws_per_second=2) as bar:  # drawing takes time from the generator
+        bar.set_total(duration * (len({*shape.concurrency}) + len({*shape.rates})))
         progress = _progress(bar, duration)
         report = measure_load(address, requests, shape, api_key=api_key, ca_file=ca_file, progress=progress)
     report.server_info = redacted(dict(target.info)) or None
@@ -157,14 +157,14 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Number]) -> list[Number
     return values
 
 
-def _progress(bar: Shown, duration: float) -> Progress:
+def _progress(bar: ProgressBar, duration: float) -> Progress:
     """Moves a progress bar through levels of ``duration`` seconds each."""
     begun = 0
 
     def report(level: str, seconds: float) -> None:
         nonlocal begun
         begun += seconds == 0
-        bar.doing(level)
-        bar.reached((begun - 1) * duration + min(seconds, duration))
+        bar.describe(level)
+        bar.set_completed((begun - 1) * duration + min(seconds, duration))
 
     return report

@@ -93,8 +93,8 @@ def _findings(comparison: Comparison) -> list[str]:
                 ]
                 if cells:
                     found.append(
-                        f"{view.view}: {display_name(mine)} has {words} than {display_name(other)} at client chunk size "
-                        f"{', '.join(cells)}."
+                        f"{view.view}: {display_name(mine)} has {words} than {display_name(other)} at client chunk "
+                        f"size {', '.join(cells)}."
                     )
         same = [str(row.client_chunk_size) for row in view.rows if row.speed_verdict == "no_difference_shown"]
         if same:

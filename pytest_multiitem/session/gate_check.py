@@ -23,7 +23,7 @@ from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target
 
 #: Fields that the evidence below a failure leaves out: its first line has them, or the report does.
-_NO_EVIDENCE = frozenset({"gate", "verdict", "reason", "relation", "engine", "role", "nodeid", "seconds"})
+_NO_EVIDENCE = frozenset({"gate", "verdict", "reason", "relation", "engine", "role", "nodeid", "place", "seconds"})
 
 
 class Measured:

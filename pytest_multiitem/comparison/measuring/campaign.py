@@ -11,7 +11,7 @@ from pytest_multiitem.comparison.measuring.ledger import Ledger
 from pytest_multiitem.comparison.measuring.sides import Side
 from pytest_multiitem.comparison.records import Row, ScoreMatrix, Workload
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
-from pytest_multiitem.progress import Shown
+from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.settings.settings import Settings
 
 
@@ -26,7 +26,7 @@ class Campaign:
     settings: Settings
     ledger: Ledger
     workload: Workload
-    progress: Shown
+    progress: ProgressBar
     failures: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
 
@@ -50,14 +50,14 @@ class Campaign:
             self.not_run[side.label] = str(error)
         except MultiItemError as error:
             self.failures[side.label] = str(error)
-            self.progress.say(f"{side.label}: {error}")
+            self.progress.print(f"{side.label}: {error}")
         else:
             return True
         return False
 
     def line(self, stage: str, size: int | None, side: Side, text: str) -> None:
         """Print what came of a stage for a side, at a client chunk size or as a whole."""
-        self.progress.say(f"{stage:<7} {size or '':>4} {side.label:<29} {text}")
+        self.progress.print(f"{stage:<7} {size or '':>4} {side.label:<29} {text}")
 
     # -- what is known and what is left --------------------------------------------------------
 

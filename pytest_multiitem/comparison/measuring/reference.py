@@ -40,7 +40,7 @@ def _measured(campaign: Campaign, side: Side, semantics: str | None) -> OwnRefer
     if semantics is None:
         reference.reason = "the server declares no semantics"
         return reference
-    campaign.progress.doing(f"serial reference of {side.backend}")
+    campaign.progress.describe(f"serial reference of {side.backend}")
     request = campaign.request
     query = Semantics(semantics).serial_query(tuple(request.query_token_ids), campaign.settings.delimiter)
     indices = np.unique(np.linspace(0, campaign.items - 1, min(_ITEMS, campaign.items)).astype(int))

@@ -30,14 +30,14 @@ from pytest_multiitem.comparison.measuring.sweep import measure_rows
 from pytest_multiitem.comparison.measuring.under_load import measure_under_load
 from pytest_multiitem.comparison.records import Outcome, Workload, WorkloadRef
 from pytest_multiitem.errors import EngineUnavailable, UsageError
-from pytest_multiitem.progress import Shown
+from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.results.store import write_atomically
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.transport.client import ScoreFailure
 
 
 def compare(
-    settings: Settings, engine: Engine, base: Path, progress: Shown, publish: Callable[[Outcome], object]
+    settings: Settings, engine: Engine, base: Path, progress: ProgressBar, publish: Callable[[Outcome], object]
 ) -> Outcome:
     """Measure what the settings ask for, in a directory below ``base``, decide, and have the outcome published.
 
@@ -53,12 +53,12 @@ def compare(
         directory = ledger.directory
         place = directory.relative_to(base) if directory.is_relative_to(base) else directory
         if ledger.resumed:
-            progress.say(f"resuming {place}: {ledger.resumed} rows are measured already")
+            progress.print(f"resuming {place}: {ledger.resumed} rows are measured already")
         else:
-            progress.say(f"comparison in {place}")
+            progress.print(f"comparison in {place}")
         work = _workload(settings, directory)
         for reason in workload.degenerate(work):
-            progress.say(f"the workload hardly tells items apart: {reason}")
+            progress.print(f"the workload hardly tells items apart: {reason}")
         campaign = Campaign(settings, ledger, work, progress)
         _measure(campaign, sides)
         campaign.not_run |= missing(settings, sides)
@@ -96,7 +96,7 @@ def _workload(settings: Settings, directory: Path) -> Workload:
 
 def _measure(campaign: Campaign, sides: Sequence[Side]) -> None:
     """Measure all sides: interleaved where their servers can be up together, else one after the other."""
-    campaign.progress.expect(campaign.expected_cost(sides))
+    campaign.progress.set_total(campaign.expected_cost(sides))
     harness = _harness(campaign)
     together = all(side.url is not None or side.settings.device == "cpu" for side in sides)
     for group in [list(sides)] if together else [[side] for side in sides]:
@@ -136,7 +136,7 @@ def _open(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any], st
     up = []
     for connected in begun:
         side = connected.side
-        campaign.progress.doing(f"starting {side.label}")
+        campaign.progress.describe(f"starting {side.label}")
         if campaign.succeeds(side, connected.open):
             up.append(connected)
             for view in side.views:
@@ -167,7 +167,7 @@ def _notes(campaign: Campaign, side: Side) -> list[str]:
 
 def _harness(campaign: Campaign) -> dict[str, Any]:
     """The harness's own time for the whole request, against a server that does nothing."""
-    campaign.progress.doing("the harness's own time")
+    campaign.progress.describe("the harness's own time")
     request = campaign.request
     whole = encoded(request, request.query_token_ids, request.items_token_ids)
     try:

@@ -19,7 +19,7 @@ def compare_with_itself(campaign: Campaign, up: Sequence[Connected]) -> None:
         if size is None:
             continue
         if campaign.matrix(c.side).self_comparison is None:
-            campaign.progress.doing("A/A: a server against itself")
+            campaign.progress.describe("A/A: a server against itself")
             runs, session = campaign.runs(confirm=True), new_session()
             both = sample([(c.target, size)] * 2, campaign.request, warmup_runs=0, timed_runs=runs)
             first, second = (row_of(s, chunk_size=size, num_items=campaign.items, session=session) for s in both)

@@ -50,7 +50,7 @@ def _measure(
     if not wanted:
         return
     sizes = "/".join(map(str, dict.fromkeys(size for _, size in wanted)))
-    campaign.progress.doing(f"{_stage(confirm):<7} {sizes} items a request")
+    campaign.progress.describe(f"{_stage(confirm):<7} {sizes} items a request")
     session = new_session()
     samples = sample(
         [(c.target, size) for c, size in wanted],

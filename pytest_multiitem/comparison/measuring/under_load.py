@@ -28,7 +28,7 @@ def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
         row = rows.get(size or 0)
         if campaign.matrix(c.side).load is not None or row is None or not row.mean_chunk_call_ms:
             continue
-        campaign.progress.doing(f"load on {c.side.label}")
+        campaign.progress.describe(f"load on {c.side.label}")
         answered = 1000 / row.mean_chunk_call_ms  # requests a second of one sender
         shape = LoadShape(
             concurrency=_SENDERS,

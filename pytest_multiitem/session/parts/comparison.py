@@ -11,7 +11,7 @@ from pytest_multiitem.comparison.measuring.runner import compare
 from pytest_multiitem.comparison.records import Outcome
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.gate import Gate
-from pytest_multiitem.progress import Shown
+from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.reports.comparison import comparison_lines, publish
 from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.gate_item import GateItem, suite
@@ -61,9 +61,9 @@ class ComparisonPart(Part):
         session = session_of(self.config)
         session.release_servers()  # what is timed now must not share the machine, nor an accelerator
         capture = self.config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled(), Shown() as shown:
-            shown.say("")
-            outcome = compare(self.settings, session.engine, self.config.invocation_params.dir, shown, publish)
+        with capture.global_and_fixture_disabled(), ProgressBar() as bar:
+            bar.print("")
+            outcome = compare(self.settings, session.engine, self.config.invocation_params.dir, bar, publish)
         session.ledger.score_matrices += [matrix for _, matrix in outcome.matrices]
         return outcome
 
