@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class Shown:
+class ProgressBar:
     """Progress on standard error. Its units are those of whoever measures: an estimate of the time that each step
     takes, so that the time left is one."""
 
@@ -36,15 +36,15 @@ class Shown:
     ) -> None:
         self._bar.stop()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """A line that stays."""
         self._console.print(text, soft_wrap=True)
 
-    def doing(self, text: str) -> None:
+    def describe(self, text: str) -> None:
         """What is going on now."""
         self._bar.update(self._task, description=text)
 
-    def expect(self, units: float) -> None:
+    def set_total(self, units: float) -> None:
         """How much there is to do altogether."""
         self._bar.update(self._task, total=units)
 
@@ -52,6 +52,6 @@ class Shown:
         """So much more is done."""
         self._bar.advance(self._task, units)
 
-    def reached(self, units: float) -> None:
+    def set_completed(self, units: float) -> None:
         """So much is done altogether."""
         self._bar.update(self._task, completed=units)

@@ -32,15 +32,15 @@ def run(context: typer.Context) -> None:
     from pytest_multiitem.adapters.base import choose_engine
     from pytest_multiitem.comparison.measuring.runner import compare
     from pytest_multiitem.comparison.verdicts import exit_status
-    from pytest_multiitem.progress import Shown
+    from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.comparison import comparison_lines, publish
 
     settings = settings_from(context.args, None)
     engine = choose_engine(settings.engine)
     signal.signal(signal.SIGTERM, _end)
     try:
-        with Shown() as shown:
-            outcome = compare(settings, engine, Path.cwd(), shown, publish)
+        with ProgressBar() as bar:
+            outcome = compare(settings, engine, Path.cwd(), bar, publish)
     except KeyboardInterrupt:
         typer.echo("interrupted; what is measured is kept: the same command goes on from there", err=True)
         raise

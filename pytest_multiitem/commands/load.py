@@ -16,7 +16,7 @@ from pytest_multiitem.settings.table import OPTIONS
 
 if TYPE_CHECKING:
     from pytest_multiitem.bench.load import LoadReport, Progress
-    from pytest_multiitem.progress import Shown
+    from pytest_multiitem.progress import ProgressBar
 
 Number = TypeVar("Number", int, float)
 _OPTIONS = {option.name: option for option in OPTIONS}
@@ -85,7 +85,7 @@ def load(
     from pytest_multiitem.comparison.records import Workload
     from pytest_multiitem.comparison.workload import generate
     from pytest_multiitem.evaluation.records import check_writable
-    from pytest_multiitem.progress import Shown
+    from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.blocks import terminal_table
     from pytest_multiitem.results.redaction import redacted
     from pytest_multiitem.results.store import write_atomically
@@ -116,8 +116,8 @@ def load(
         for request in work.requests
         for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
-    with Shown(redraws_per_second=2) as shown:  # drawing takes time from the generator
-        shown.expect(duration * (len(set(senders)) + len(set(arrivals))))
+    with ProgressBar(redraws_per_second=2) as bar:  # drawing takes time from the generator
+        bar.set_total(duration * (len(set(senders)) + len(set(arrivals))))
         report = measure_load(
             address,
             requests,
@@ -129,7 +129,7 @@ def load(
             timeout=timeout,
             api_key=api_key,
             ca_file=ca_file,
-            progress=_telling(shown, duration),
+            progress=_telling(bar, duration),
         )
     report.server_info = redacted(info) or None
     for line in terminal_table(_HEADER, table(report)):
@@ -202,14 +202,14 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Number]) -> list[Number
     return values
 
 
-def _telling(shown: Shown, duration: float) -> Progress:
+def _telling(bar: ProgressBar, duration: float) -> Progress:
     """Shows levels of ``duration`` seconds each, as `measure_load` tells of them."""
     begun = 0
 
     def tell(what: str, seconds: float) -> None:
         nonlocal begun
         begun += seconds == 0
-        shown.doing(what)
-        shown.reached((begun - 1) * duration + min(seconds, duration))
+        bar.describe(what)
+        bar.set_completed((begun - 1) * duration + min(seconds, duration))
 
     return tell

@@ -20,7 +20,7 @@ def power(context: typer.Context) -> None:
     from pytest_multiitem.adapters.arguments import settings_from
     from pytest_multiitem.power.runner import PowerRun
     from pytest_multiitem.power.summary import verdict
-    from pytest_multiitem.progress import Shown
+    from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.power import power_lines, render, result
     from pytest_multiitem.results.store import new_run_id, write_atomically
 
@@ -30,16 +30,16 @@ def power(context: typer.Context) -> None:
     signal.signal(signal.SIGTERM, _end)
     run = PowerRun(settings, directory, run_id)
     interrupted = False
-    with Shown() as shown:
-        shown.expect(len(run.plan))
+    with ProgressBar() as bar:
+        bar.set_total(len(run.plan))
         for backend, reason in run.matrix.missing.items():
-            shown.say(f"NOT_RUN {backend}: {reason}")
+            bar.print(f"NOT_RUN {backend}: {reason}")
         try:
             with run:
                 for planned, record in run.as_measured():
                     by = ", ".join(record.killed_by)
-                    shown.say(f"{planned.backend:<8} {planned.label:<28} {result(record)}{': ' if by else ''}{by}")
-                    shown.advance(1)
+                    bar.print(f"{planned.backend:<8} {planned.label:<28} {result(record)}{': ' if by else ''}{by}")
+                    bar.advance(1)
         except KeyboardInterrupt:
             interrupted = True
     for line in power_lines(run.matrix):

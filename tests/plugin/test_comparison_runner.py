@@ -22,7 +22,7 @@ from pytest_multiitem.comparison import verdicts
 from pytest_multiitem.comparison.measuring import runner
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.progress import Shown
+from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.reports.comparison import publish
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.settings.resolve import resolve
@@ -55,8 +55,8 @@ def measured(base, **given):
     from fake_engine import FakeEngine
 
     settings, told = settings_of(**given), io.StringIO()
-    with Shown(Console(file=told, width=200)) as shown:
-        outcome = runner.compare(settings, FakeEngine(), base, shown, publish)
+    with ProgressBar(Console(file=told, width=200)) as bar:
+        outcome = runner.compare(settings, FakeEngine(), base, bar, publish)
     found = {
         f"{g.name}[{place}]": verdicts.verdict(outcome, settings, g, place) for g, place in verdicts.planned(settings)
     }
@@ -160,12 +160,12 @@ RUN = """
     from pathlib import Path
     from fake_engine import FakeEngine
     from pytest_multiitem.comparison.measuring import runner
-    from pytest_multiitem.progress import Shown
+    from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.comparison import publish
     from pytest_multiitem.settings.resolve import resolve
     settings = resolve({given!r}, {{}}, {{}})
-    with Shown() as shown:
-        runner.compare(settings, FakeEngine(), Path.cwd(), shown, publish)
+    with ProgressBar() as bar:
+        runner.compare(settings, FakeEngine(), Path.cwd(), bar, publish)
 """
 
 

@@ -33,7 +33,7 @@ from pytest_multiitem.comparison.records import (
 )
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.gates.evidence import max_abs
-from pytest_multiitem.progress import Shown
+from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.results.store import write_atomically
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.settings import Settings
@@ -50,7 +50,7 @@ _LOAD_SECONDS = 10.0
 
 
 def compare(
-    settings: Settings, engine: Engine, base: Path, shown: Shown, publish: Callable[[Outcome], object]
+    settings: Settings, engine: Engine, base: Path, bar: ProgressBar, publish: Callable[[Outcome], object]
 ) -> Outcome:
     """Measure what the settings ask for, in a directory below ``base``, decide, and have the outcome published.
 
@@ -64,13 +64,13 @@ def compare(
     with ledger.opened(settings, base) as kept:
         place = kept.directory.relative_to(base) if kept.directory.is_relative_to(base) else kept.directory
         if kept.resumed:
-            shown.say(f"resuming {place}: {kept.resumed} rows are measured already")
+            bar.print(f"resuming {place}: {kept.resumed} rows are measured already")
         else:
-            shown.say(f"comparison in {place}")
+            bar.print(f"comparison in {place}")
         work = _workload(settings, kept.directory)
         for reason in workload.degenerate(work):
-            shown.say(f"the workload hardly tells items apart: {reason}")
-        runner = _Runner(settings, kept, work, shown)
+            bar.print(f"the workload hardly tells items apart: {reason}")
+        runner = _Runner(settings, kept, work, bar)
         runner.measure(sides)
         runner.not_run |= missing(settings, sides)
         outcome = runner.outcome()
@@ -108,7 +108,7 @@ def _workload(settings: Settings, directory: Path) -> Workload:
 class _Runner:
     """One pass over a comparison's sides; what its ledger holds already is left out."""
 
-    def __init__(self, settings: Settings, kept: Ledger, work: Workload, shown: Shown) -> None:
+    def __init__(self, settings: Settings, kept: Ledger, work: Workload, bar: ProgressBar) -> None:
         self.settings = settings
         self.failures: dict[str, str] = {}
         self.not_run: dict[str, str] = {}
@@ -117,7 +117,7 @@ class _Runner:
         self._request = work.requests[0]
         self._items = len(self._request.items_token_ids)
         self._sizes = sorted({min(size, self._items) for size in settings.compare_chunk_sizes}, reverse=True)
-        self._shown = shown
+        self._bar = bar
         self._attempt = 1 + len(list(kept.directory.glob("servers/*")))
         content = artefacts.load_json(kept.directory / ledger.WORKLOAD)
         self._head: dict[str, Any] = {
@@ -132,7 +132,7 @@ class _Runner:
 
     def measure(self, sides: Sequence[Side]) -> None:
         """Measure all sides: interleaved where their servers can be up together, else one after the other."""
-        self._shown.expect(self._expected(sides))
+        self._bar.set_total(self._expected(sides))
         self._head["harness"] = self._harness()
         together = all(side.url is not None or side.settings.device == "cpu" for side in sides)
         for group in [list(sides)] if together else [[side] for side in sides]:
@@ -183,7 +183,7 @@ class _Runner:
             begun.append(connected)
         opened = []
         for connected in begun:
-            self._shown.doing(f"starting {connected.side.label}")
+            self._bar.describe(f"starting {connected.side.label}")
             if self._guarded(connected.side, connected.open) is not None:
                 opened.append(connected)
                 head = {
@@ -206,7 +206,7 @@ class _Runner:
             self.not_run[side.label] = str(error)
         except MultiItemError as error:
             self.failures[side.label] = str(error)
-            self._shown.say(f"{side.label}: {error}")
+            self._bar.print(f"{side.label}: {error}")
         return None
 
     def _rows(self, asked: Sequence[tuple[Connected, int]], connected: list[Connected], *, confirm: bool) -> None:
@@ -234,7 +234,7 @@ class _Runner:
                     f"requests that its server chunk size does not split make it compute what {leader.label} computes; "
                     "such rows were measured there, after a first request to each had given exactly the same scores",
                 )
-                self._shown.say(f"{_phase(confirm)} {size:>4} {c.side.label:<29} the same as {leader.label}")
+                self._bar.print(f"{_phase(confirm)} {size:>4} {c.side.label:<29} the same as {leader.label}")
             else:
                 self._measure([(c, size)], connected, confirm=confirm)
 
@@ -242,7 +242,7 @@ class _Runner:
         if not wanted:
             return
         sizes = "/".join(map(str, dict.fromkeys(size for _, size in wanted)))
-        self._shown.doing(f"{_phase(confirm)} {sizes} items a request")
+        self._bar.describe(f"{_phase(confirm)} {sizes} items a request")
         session = new_session()
         samples = sample(
             [(c.target, size) for c, size in wanted],
@@ -255,7 +255,7 @@ class _Runner:
                 sampled, chunk_size=size, num_items=self._items, session=session, cost_per_hour=c.side.cost_per_hour
             )
             self._enter(c.side, row, confirm=confirm)
-            self._shown.say(f"{_phase(confirm)} {size:>4} {c.side.label:<29} {_told(row)}")
+            self._bar.print(f"{_phase(confirm)} {size:>4} {c.side.label:<29} {_told(row)}")
             if (sampled.given_up or FailureKind.CONNECTION in row.failure_reason_counts) and not self._revived(
                 c, unresponsive=sampled.given_up
             ):
@@ -264,7 +264,7 @@ class _Runner:
     def _enter(self, side: Side, row: Row, *, confirm: bool) -> None:
         for view in side.views:
             self._kept.add(side.backend, view, row, confirm=confirm)
-        self._shown.advance(self._cost(row.client_chunk_size, self._runs(confirm)))
+        self._bar.advance(self._cost(row.client_chunk_size, self._runs(confirm)))
 
     def _note(self, side: Side, text: str) -> None:
         for view in side.views:
@@ -301,7 +301,7 @@ class _Runner:
             if size is None:
                 continue
             if first.self_comparison is None:
-                self._shown.doing("A/A: a server against itself")
+                self._bar.describe("A/A: a server against itself")
                 runs = self.settings.confirm_runs
                 session = new_session()
                 both = sample([(c.target, size)] * 2, self._request, warmup_runs=0, timed_runs=runs)
@@ -319,7 +319,7 @@ class _Runner:
             row = {**self._known(c.side, confirm=False), **self._known(c.side, confirm=True)}.get(size or 0)
             if matrix.load is not None or row is None or not row.mean_chunk_call_ms:
                 continue
-            self._shown.doing(f"load on {c.side.label}")
+            self._bar.describe(f"load on {c.side.label}")
             answered = 1000 / row.mean_chunk_call_ms  # requests a second of one sender
             report = measure_load(
                 c.target.url,
@@ -333,7 +333,7 @@ class _Runner:
                 api_key=os.environ.get(self.settings.api_key_env) or None,
                 ca_file=self.settings.ca_file,
             )
-            self._shown.say(f"load         {c.side.label:<29} goodput {report.max_goodput_items_per_sec:.1f} items/s")
+            self._bar.print(f"load         {c.side.label:<29} goodput {report.max_goodput_items_per_sec:.1f} items/s")
             for view in c.side.views:
                 self._kept.change(c.side.backend, view, load=msgspec.to_builtins(report))
 
@@ -362,7 +362,7 @@ class _Runner:
         if semantics is None:
             found.reason = "the server declares no semantics"
             return found
-        self._shown.doing(f"serial reference of {side.backend}")
+        self._bar.describe(f"serial reference of {side.backend}")
         try:
             serial = serial_of(side)
             connected = Connected(serial, self._directory_of(serial))
@@ -436,7 +436,7 @@ class _Runner:
 
     def _harness(self) -> dict[str, Any]:
         """The harness's own time for the whole request, against a server that does nothing."""
-        self._shown.doing("the harness's own time")
+        self._bar.describe("the harness's own time")
         request = self._request
         whole = encoded(request, request.query_token_ids, request.items_token_ids)
         try:

@@ -12,7 +12,7 @@ from pytest_multiitem.comparison.measuring.runner import compare
 from pytest_multiitem.comparison.records import Outcome
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.gate import Gate
-from pytest_multiitem.progress import Shown
+from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.reports.comparison import publish
 from pytest_multiitem.session.current import session_of
 from pytest_multiitem.session.gate_item import GateItem, suite
@@ -55,10 +55,10 @@ class _Once:
             session.release_servers()  # what is timed now must not share the machine, nor an accelerator
             capture = self._config.pluginmanager.getplugin("capturemanager")
             try:
-                with capture.global_and_fixture_disabled(), Shown() as shown:
-                    shown.say("")
+                with capture.global_and_fixture_disabled(), ProgressBar() as bar:
+                    bar.print("")
                     base = self._config.invocation_params.dir
-                    session.comparison = compare(session.settings, session.engine, base, shown, publish)
+                    session.comparison = compare(session.settings, session.engine, base, bar, publish)
             except MultiItemError as error:
                 self._error = error
                 raise
