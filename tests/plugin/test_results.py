@@ -40,6 +40,21 @@ def test_files_of_a_run(project: Project) -> None:
         assert text in project.report or text == matrix["run_id"]
 
 
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["plain", "xdist"])
+def test_every_verdict_names_its_place_measured_or_not(project: Project, arguments: tuple[str, ...]) -> None:
+    project.write("test_it.py", REGRESSION)
+    project.run(*SMALL, "-k", "same_length_isolation", "--multiitem-server-chunk-size=2,4", *arguments)
+    gates = project.matrix["gates"]
+    assert {gate["verdict"] for gate in gates} == {"PASS", "NOT_RUN"}
+    for gate in gates:
+        assert gate["place"].get("label", "") == gate["nodeid"].partition("[")[2].rstrip("]")
+    own = [gate for gate in gates if gate["gate"] == "same_length_isolation_zero"]
+    assert [gate["place"] for gate in own] == [
+        {"label": f"pytorch-dense-chunk{size}", "backend": "pytorch", "mask": "dense"} for size in (2, 4)
+    ]
+    assert [(gate["role"], gate["server_chunk_size"]) for gate in own] == [("multi", 2), ("multi", 4)]
+
+
 def test_a_second_run_leaves_the_first_alone(project: Project) -> None:
     project.write("test_it.py", VERDICTS)
     project.run("test_it.py::test_pass")
