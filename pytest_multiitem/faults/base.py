@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from typing_extensions import override
 
@@ -13,10 +13,7 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores, ScoringSteps
-
-#: The servers of a faulty build, as the gates use them: the packed one under test, the packed one of the other mask
-#: that it is compared with, prefill+extend, and the serial baseline.
-Part = Literal["multi", "other_mask", "extend", "serial"]
+from pytest_multiitem.scoring.vocabulary import Part
 
 
 class AsgiApp(Protocol):

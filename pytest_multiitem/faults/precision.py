@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from pytest_multiitem.faults.base import Part
 from pytest_multiitem.faults.wire import (
     Exchange,
     JsonObject,
@@ -21,6 +20,7 @@ from pytest_multiitem.faults.wire import (
     rescored,
     softmax_asked,
 )
+from pytest_multiitem.scoring.vocabulary import Part
 
 _SEED = 20_260_101
 _EVERYWHERE: frozenset[Part] = frozenset({"multi", "other_mask", "extend", "serial"})

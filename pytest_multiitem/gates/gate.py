@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
-from pytest_multiitem.faults.base import Part
 from pytest_multiitem.results.details import Details, Notes
+from pytest_multiitem.scoring.vocabulary import Part
 
 if TYPE_CHECKING:  # the plugin knows all gates before it knows whether a server is needed
     from pytest_multiitem.adapters.attestation import Attestation

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
-from pytest_multiitem.faults.base import Part
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.results.counterexample import Counterexample
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.scoring.vocabulary import Part
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.tpu.records import Report

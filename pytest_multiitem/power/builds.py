@@ -14,13 +14,13 @@ import httpx
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.errors import EngineUnavailable
-from pytest_multiitem.faults.base import Fault, Part
+from pytest_multiitem.faults.base import Fault
 from pytest_multiitem.faults.catalogue import server_environment
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.vocabulary import REFERENCE
+from pytest_multiitem.scoring.vocabulary import REFERENCE, Part
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.settings.settings import Settings

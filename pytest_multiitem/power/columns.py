@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_multiitem.faults.base import Part
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.builds import PACKED, Build
 from pytest_multiitem.results.records import GateRecord
+from pytest_multiitem.scoring.vocabulary import Part
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-BACKENDS = ("pytorch", "jax")
-
-
-MASKS = ("dense", "segment", "auto", "flashinfer")
-
-
-#: What an option that takes a list of names takes for all that there are.
-ALL = "all"
-#: What --require takes for all gates that a run's options ask for.
-EVERY_GATE = ALL
-
+from typing import Literal
 
 VIEWS = ("portable", "best_native")
-
-
+#: What an option that takes a list of names takes for all that there are; of gates: all that a run's options ask for.
+ALL = EVERY_GATE = "all"
 #: The client chunk sizes of the comparison contract.
 CHUNK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
-
-
 #: The backend and the mask of a server that someone else started, as test ids show them.
 ATTACHED = "attached"
-
-
 #: The backend of the server that scores with transformers' own model.
 REFERENCE = "transformers"
+#: The servers that gates measure: the packed one under test, the packed one of the other mask that it is compared with,
+#: prefill+extend, and the serial baseline.
+Part = Literal["multi", "other_mask", "extend", "serial"]

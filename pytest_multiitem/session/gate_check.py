@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from pytest_multiitem.errors import MultiItemError
-from pytest_multiitem.faults.base import Part
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.record import blank_record, judged
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.scoring.vocabulary import Part
 from pytest_multiitem.session.keys import RECORDS
 from pytest_multiitem.session.run_subject import RunSubject
 from pytest_multiitem.session.session import Session

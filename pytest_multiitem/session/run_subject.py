@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError
-from pytest_multiitem.faults.base import Part
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.reports.counterexample import failure_lines
@@ -16,7 +15,7 @@ from pytest_multiitem.reports.tpu import report_lines
 from pytest_multiitem.results.counterexample import Counterexample
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.vocabulary import ATTACHED, BACKENDS
+from pytest_multiitem.scoring.vocabulary import ATTACHED, Part
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.tpu.records import Report
@@ -105,7 +104,7 @@ class RunSubject(Subject):
     @property
     def opposite(self) -> RunSubject:
         """The other backend; of the serial servers, transformers' own model stands in where the run has one backend."""
-        other = next(name for name in BACKENDS if name != self.backend)
+        other = "pytorch" if self.backend == "jax" else "jax"
         return replace(self, backend=other, given={}, _reference_of=self._tested if self._reference_stands_in else None)
 
     @property

@@ -18,7 +18,7 @@ import pytest_multiitem
 from pytest_multiitem.adapters.base import ENGINES
 from pytest_multiitem.faults.catalogue import FAULTS, catalogue, server_environment
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.reports.formats import report_formats
+from pytest_multiitem.reports.formats import FORMATS
 
 GUIDES = Path(__file__).parents[2] / "docs/guides"
 
@@ -153,7 +153,7 @@ def test_in_pytest(own: Project, load: Callable[[Project], tuple[str, ...]]) -> 
     assert record["mask_requested"] == record["mask_attested"] == "flex" and record["backend"] == "rocm"
     assert (own.runs[-1] / "gates.csv").read_text() == "rows_sum_to_one,PASS\n"
     assert (own.runs[-1] / "report.md").exists(), "the others are written as well"
-    known = {*ENGINES.all(), *gates(), *catalogue(), *report_formats()}
+    known = {*ENGINES.all(), *gates(), *catalogue(), *FORMATS.all()}
     assert not known & {"own", "rows_sum_to_one", "scores_halved", "csv"}, "the run took them away again"
 
 
@@ -303,7 +303,7 @@ def test_inside_the_package(
     """One new file in its room, and no edit elsewhere."""
     package = tmp_path_factory.mktemp("copy") / "pytest_multiitem"
     shutil.copytree(Path(pytest_multiitem.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    for room, text in (("adapters", ENGINE), ("gates", GATE), ("reports", REPORT), ("faults", FAULT)):
+    for room, text in (("adapters", ENGINE), ("gates", GATE), ("reports/formats", REPORT), ("faults", FAULT)):
         project.write(str(package / room / "own.py"), text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), str(FAKE)]))
     project.write("conftest.py", "")
