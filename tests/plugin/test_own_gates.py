@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from inner_project import SMALL, Project
 
@@ -150,3 +153,14 @@ def test_where_every_gate_has_a_test_nothing_more_is_collected(project: Project)
     result = project.run(*SMALL)
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     assert not project.runs
+
+
+def test_the_guide_s_gate_is_measured_as_it_stands(project: Project) -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/add-a-gate.md").read_text(encoding="utf-8")
+    gate, test = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    project.write("my_gate.py", gate)
+    project.write("test_mine.py", test)
+    project.write("test_further.py", "from pytest_multiitem.suites.regression.test_further_gates import *\n")
+    project.pytester.syspathinsert()
+    project.run("-p", "my_gate", *SMALL).assert_outcomes(passed=2)
+    assert project.verdicts == {"rows_sum_to_one": ["PASS", "PASS"]}

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from engine_cases import DELIMITER, LABELS, tokens
-from stub_targets import StubClient, baseline
+from stub_targets import StubClient, StubSubject, baseline
 
 from pytest_multiitem.adapters.base import Profile, choose_engine
 from pytest_multiitem.engine import causal_reference
 from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.scorer import MaskImpl, Scorer, ScorerConfig
-from pytest_multiitem.faults.catalogue import fault
+from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.gates.semantics import AS_DECLARED, measure
 from pytest_multiitem.results.records import Verdict
@@ -36,11 +36,9 @@ class SglJaxOnACpu(StubClient):
 
 def probe(backend, checkpoint, *faults, semantics=FIRST, chunk=0, model="the checkpoint"):
     """The probe on the embedded engine behind the words of sgl-jax."""
-    kind = Scorer
-    for name in faults:
-        kind = fault(name).scorer(kind)
     config = {"delimiter": DELIMITER, "mask_impl": MaskImpl.DENSE, "semantics": semantics}
-    engine, plain = kind(backend, ScorerConfig(chunk_size=chunk, **config)), Scorer(backend, ScorerConfig())
+    engine = Scorer(backend, ScorerConfig(chunk_size=chunk, **config), ActiveFaults.parse(faults).mutate).steps
+    plain = Scorer(backend, ScorerConfig())
 
     def scores(which):
         return lambda query, items, labels: which.score(list(query), list(map(list, items)), labels, True).scores
@@ -53,8 +51,7 @@ def probe(backend, checkpoint, *faults, semantics=FIRST, chunk=0, model="the che
     rng = np.random.default_rng(5)
     query, *items = (tuple(tokens(rng, n)) for n in (20, 3, 9, 1, 12, 7, 5))
     case = Case("case", query, tuple(items), LABELS[:2], tuple(range(DELIMITER)))
-    measured = measure(target, baseline(scores(plain)), [case], delimiter=DELIMITER, record=[].append)
-    return record_of(AS_DECLARED, measured)
+    return record_of(AS_DECLARED, measure(StubSubject([case], multi=target, serial=baseline(scores(plain)))))
 
 
 @pytest.mark.parametrize("semantics", [FIRST, QUERY])
@@ -62,7 +59,7 @@ def test_a_healthy_engine_on_a_cpu_passes_by_its_scores_alone(backend, checkpoin
     monkeypatch.setattr(causal_reference.subprocess, "run", None)  # no model is loaded for it
     record = probe(backend, checkpoint, semantics=semantics)
     assert (record.verdict, record.mask_attested) == (Verdict.PASS, "unattested"), record.reason
-    assert set(record.details["distances"]) == {FIRST, QUERY, "causal"} and "not_compared" not in record.details
+    assert set(record.details.distances) == {FIRST, QUERY, "causal"} and not record.details.not_compared
 
 
 @pytest.mark.parametrize(
@@ -74,7 +71,7 @@ def test_causal_attention_fails_by_the_name_of_its_positions(backend, checkpoint
     record = probe(backend, checkpoint, name, semantics=semantics, chunk=chunk)
     assert (record.verdict, record.mask_attested) == (Verdict.FAIL, "unattested")
     assert f"its scores are those of {name}: " in record.reason, record.reason
-    assert record.details["nearest"] == name and record.details["distances"][name] < 1e-5
+    assert record.details.nearest == name and record.details.distances[name] < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -87,4 +84,4 @@ def test_causal_attention_fails_by_the_name_of_its_positions(backend, checkpoint
 def test_without_its_weights_restarting_positions_are_not_named(backend, checkpoint, model, words):
     record = probe(backend, checkpoint, "causal_restarting", model=model)
     assert record.verdict is Verdict.FAIL and "of no other semantics either" in record.reason
-    assert words in record.details["not_compared"]["causal_restarting"]
+    assert words in record.details.not_compared["causal_restarting"]

@@ -138,7 +138,7 @@ def test_causal_attention_fails_by_the_name_of_its_positions(asked, scores, size
     record = check(multi(in_sequences(scores, size or 8), chunk=size))
     name = scores.__name__.replace("restarting", "causal_restarting")
     assert record.verdict is Verdict.FAIL and f"its scores are those of {name}: 0 away from it" in record.reason
-    assert record.details["nearest"] == name and record.details["distances"]["causal_restarting"] >= 0
+    assert record.details.nearest == name and record.details.distances["causal_restarting"] >= 0
     (request,) = asked
     filled = [item for item in CASE.items if item][:6]
     assert [len(items) for items in request.sequences] == ([2, 2, 2] if size else [6])
@@ -174,7 +174,7 @@ def test_scores_that_are_far_from_every_reference_are_not_named_by_the_nearest(a
         return causal(query, items, labels) + np.array([away, -away])
 
     record = check(multi(shifted))
-    assert record.verdict is Verdict.FAIL and record.details["nearest"] == "causal"
+    assert record.verdict is Verdict.FAIL and record.details.nearest == "causal"
     assert ("its scores are those of causal" in record.reason) is named
     assert ("of no other semantics either" in record.reason) is not named
 
@@ -188,7 +188,7 @@ def test_what_was_not_compared_is_told_where_nothing_has_a_name(monkeypatch, sco
     record = check(multi(scores))
     assert record.verdict is Verdict.FAIL
     assert ("; causal_restarting was not compared: no weights" in record.reason) is told
-    assert record.details["not_compared"] == {"causal_restarting": "no weights"}
+    assert record.details.not_compared == {"causal_restarting": "no weights"}
 
 
 def test_a_server_that_names_no_checkpoint_is_said_so(asked):
