@@ -45,7 +45,7 @@ def test_a_prefill_extend_server_is_measured_as_what_it_is(project: Project, ser
     assert {(r["mask_requested"], r["mask_attested"]) for r in measured} == {(None, "prefill+extend")}
     assert {r["semantics"] for r in measured} == {"query_prefix"}
     reason = project.gate("segment_vs_dense_le_1e_4")["reason"]
-    assert "runs prefill+extend; this gate needs one that packs with segment" in reason
+    assert "runs prefill+extend; this gate needs one that packs with mask segment" in reason
 
 
 def test_packed_inside_serial_still_fails(project: Project, server: Start) -> None:
