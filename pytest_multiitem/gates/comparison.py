@@ -10,8 +10,6 @@ _NO_COLUMN = "delimiter_aligned_equiv_le_0p02 on the comparison's own workload"
 COMPARISON_MEASURED = Gate(
     "comparison_measured",
     "every row of every side was measured, on the path that was asked for",
-    "holds",
-    None,
     rests_on="every side that was asked for",
     asked_by="compare",
     no_column="it judges whether a comparison was carried out; measured by --compare only",

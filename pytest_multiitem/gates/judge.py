@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from pytest_multiitem.gates.gate import Evidence, Gate
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.gates.gate import Gate, larger_floor
+from pytest_multiitem.results.records import Evidence, Verdict
 
 #: Scores that range over less than this hardly differ between items; a leak would hide among them.
 MIN_SCORE_SPREAD = 0.01
@@ -32,7 +32,7 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
         return Verdict.FAIL, f"the measured difference is {value}; an absolute difference is 0 or more"
     if (problem := floor_problem(evidence)) is not None:
         return Verdict.FAIL, problem
-    floor, replaying = evidence.floor, _replaying(evidence)
+    floor, replaying = _floor(evidence)
     if value > limit:
         if floor is not None and floor > limit and value <= NOISE_FACTOR * floor:
             return (
@@ -82,15 +82,15 @@ def judge_statement(
 
 def floor_problem(evidence: Evidence) -> str | None:
     """What is wrong with replays whose scores are apart by no finite number; None where nothing is."""
-    wrong = evidence.floor is not None and not math.isfinite(evidence.floor)
-    return f"{_replaying(evidence)} gives a difference of {evidence.floor}" if wrong else None
+    floor, replaying = _floor(evidence)
+    return None if floor is None or math.isfinite(floor) else f"{replaying} gives a difference of {floor}"
 
 
-def _replaying(evidence: Evidence) -> str:
-    """What the larger floor is that of."""
-    quiet = evidence.noise_floor
-    busy = quiet is None or (math.isfinite(quiet) and quiet != evidence.floor)
-    return "replaying the same request among others" if busy else "replaying the same request"
+def _floor(evidence: Evidence) -> tuple[float | None, str]:
+    """The larger floor, below which a difference may be noise, and what it is that of."""
+    quiet, floor = evidence.noise_floor, larger_floor(evidence.noise_floor, evidence.traffic_floor)
+    busy = quiet is None or (math.isfinite(quiet) and quiet != floor)
+    return floor, f"replaying the same request{' among others' if busy else ''}"
 
 
 def judge_ratio(

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_multiitem.gates.evidence import score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
+from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD
 from pytest_multiitem.gates.relation_judge import Judge, Violation
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.properties.play import Player, send
 from pytest_multiitem.results import details
 from pytest_multiitem.results.counterexample import Counterexample, Server
+from pytest_multiitem.results.records import Evidence
 from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, token_pool
@@ -183,8 +184,6 @@ def _counterexample(
 RELATIONS_HOLD = Gate(
     "metamorphic_relations_hold",
     "scores agree under every relation that must not change them, on requests found by a search",
-    "holds",
-    None,
     rests_on="noise floor 0, score spread",
     measure=measure,
     needs=("multi",),

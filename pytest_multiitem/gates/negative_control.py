@@ -100,8 +100,6 @@ def _leaking(case: Case) -> Case | None:
 NEGATIVE_CONTROL = Gate(
     "negative_control_fails",
     "whether isolation and equivalence FAIL on the same requests where every item sees all items before it",
-    "holds",
-    None,
     rests_on="a FAIL of all three gates that it measures",
     measure=measure,
     needs=("serial",),

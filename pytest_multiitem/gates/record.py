@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+
+import msgspec
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.gate import Gate, Measurement
@@ -42,7 +43,7 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         value=None if value is None else float(value),
         limit=gate.limit,
         interval=measurement.interval,
-        **asdict(measurement.evidence),
+        **msgspec.structs.asdict(measurement.evidence),
         samples=measurement.samples,
         engine=target.engine,
         role=profile.role,

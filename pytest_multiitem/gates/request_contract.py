@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.gates.evidence import (
-    Baseline,
-    baseline,
-    floors,
-    leak_visibility,
-    max_abs,
-    score_spread,
-    semantic_visibility,
-)
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
+from pytest_multiitem.gates.evidence import Baseline, baseline, evidence_of, max_abs
+from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
@@ -91,16 +83,10 @@ def measure(subject: Subject) -> Measurement:
         name = next(iter(broken))
         problem = f"{name}: {broken[name]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else "")
     left_out = f"; not made: {', '.join(not_made)}" if not_made else ""
-    visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), delimiter, record)
     return Measurement(
         target=multi,
         value=None,
-        evidence=Evidence(
-            **floors([whole]),
-            leak_visibility=visibility,
-            score_spread=score_spread([whole.scores]),
-            semantic_visibility=semantic_visibility(serial, cases, delimiter, record),
-        ),
+        evidence=evidence_of(multi, serial, cases, record, scored=[whole], spread=[whole], semantic=True),
         attestation=Attestation.joined([whole.attestation, *([attestation] if held or broken else [])]),
         samples={"checks": len(held) + len(broken), "not_made": len(not_made)},
         details=details.RequestContract(broken=broken, held=held, not_made=not_made),
@@ -297,8 +283,6 @@ CONTRACT = Gate(
     "request_contract_holds",
     "whether what is asked for is what is answered (duplicates, labels, softmax, one item, an empty item), and what "
     "cannot be scored is refused (too long, the delimiter inside an item)",
-    "holds",
-    None,
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

@@ -135,8 +135,6 @@ def _document(report: Report | None) -> dict[str, Any] | None:
 SEGMENT_LOWERS = Gate(
     "segment_lowers",
     "the segment path compiles for the target accelerator and answers",
-    "holds",
-    None,
     rests_on="an accelerator, or libtpu and control kernels that behave",
     measure=measure,
     needs=("multi",),

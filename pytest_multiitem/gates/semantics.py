@@ -8,15 +8,8 @@ from dataclasses import replace
 from pytest_multiitem.engine.causal_reference import Request, restarting_scores
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
-from pytest_multiitem.gates.evidence import (
-    baseline,
-    floors,
-    leak_visibility,
-    max_abs,
-    score_spread,
-    semantic_visibility,
-)
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
+from pytest_multiitem.gates.evidence import baseline, evidence_of, max_abs
+from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
@@ -74,12 +67,7 @@ def measure(subject: Subject) -> Measurement:
     return Measurement(
         target=multi,
         value=distances[declared],
-        evidence=Evidence(
-            **floors([packed]),
-            leak_visibility=leak_visibility(serial, cases, declared, delimiter, record)[0],
-            score_spread=score_spread([packed.scores]),
-            semantic_visibility=semantic_visibility(serial, cases, delimiter, record),
-        ),
+        evidence=evidence_of(multi, serial, cases, record, scored=[packed], spread=[packed], semantic=True),
         attestation=packed.attestation,
         samples={"items": len(case.items)},
         details=details.Semantics(distances={**distances}, nearest=nearest, not_compared=not_compared),
@@ -147,8 +135,6 @@ AS_DECLARED = Gate(
     "semantics_as_declared",
     "which serial reference packed scores are nearest to: the declared semantics, another one, or plain causal "
     "attention",
-    "holds",
-    None,
     rests_on="serial references that differ by semantics",
     measure=measure,
     needs=("multi", "serial"),
