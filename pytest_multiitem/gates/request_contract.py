@@ -49,39 +49,33 @@ def measure(subject: Subject) -> Measurement:
     be noise, nothing is decided.
     """
     multi, serial, record = subject.multi, subject.serial, subject.record
-    delimiter = multi.delimiter
     cases = subject.cases(multi)
-    first = cases[0]
-    case = replace(first, items=tuple(item for item in first.items if item)[:_ITEMS])
+    case = replace(cases[0], items=tuple(filter(None, cases[0].items))[:_ITEMS])
     if not case.items:
         return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
     whole = baseline(multi, case, record)
-    probe = _Probe(multi, serial, case, whole, delimiter)
-    held: dict[str, str] = {}
-    not_made: dict[str, str] = {}
-    broken: dict[str, str] = {}
+    probe = _Probe(multi, serial, case, whole, multi.delimiter)
+    outcomes: dict[str, dict[str, str]] = {"holds": {}, "not made": {}, "broken": {}}
+    held, not_made, broken = outcomes.values()
     doubt = None
     with multi.attest() as attestation:
         for name, check in _CHECKS.items():
             try:
-                held[name] = check(probe)
+                outcome, seen = "holds", check(probe)
             except _NotMade as reason:
-                not_made[name] = str(reason)
+                outcome, seen = "not made", str(reason)
                 if isinstance(reason, _Undecided):
                     doubt = doubt or f"{name}: {reason}"
             except _Broken as reason:
-                broken[name] = str(reason)
+                outcome, seen = "broken", str(reason)
             except ScoreFailure as failure:
                 if failure.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT):
                     raise
-                broken[name] = str(failure)
-            outcome = "holds" if name in held else "not made" if name in not_made else "broken"
-            seen = {**held, **not_made, **broken}[name]
+                outcome, seen = "broken", str(failure)
+            outcomes[outcome][name] = seen
             record({"kind": "contract", "case": case.name, "check": name, "outcome": outcome, "seen": seen})
-    problem = None
-    if broken:
-        name = next(iter(broken))
-        problem = f"{name}: {broken[name]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else "")
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    problem = next((f"{name}: {seen}{more}" for name, seen in broken.items()), None)
     left_out = f"; not made: {', '.join(not_made)}" if not_made else ""
     return Measurement(
         target=multi,

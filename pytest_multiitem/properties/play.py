@@ -21,12 +21,7 @@ class Sender(Protocol):
     """A connection to a scoring server, such as `transport.client.ScoreClient`."""
 
     def score(
-        self,
-        query: Sequence[int],
-        items: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        *,
-        apply_softmax: bool = True,
+        self, query: Sequence[int], items: Sequence[Sequence[int]], labels: Sequence[int], *, apply_softmax: bool = True
     ) -> Rows: ...
 
 
