@@ -35,10 +35,8 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
     floor, replaying = _floor(evidence)
     if value > limit:
         if floor is not None and floor > limit and value <= NOISE_FACTOR * floor:
-            return (
-                Verdict.INCONCLUSIVE,
-                f"{value:.3g} is above the limit {limit:g}, but {replaying} already moves scores by {floor:.3g}",
-            )
+            reason = f"{value:.3g} is above the limit {limit:g}, but {replaying} already moves scores by {floor:.3g}"
+            return Verdict.INCONCLUSIVE, reason
         shown = f"{value:.6g}"
         if float(shown) <= limit:  # rounding would hide by how little it is off
             shown = repr(float(value))
@@ -61,10 +59,8 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
         )
     spread = evidence.score_spread
     if spread is not None and not spread > max(MIN_SCORE_SPREAD, limit):
-        return (
-            Verdict.INCONCLUSIVE,
-            f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation",
-        )
+        reason = f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation"
+        return Verdict.INCONCLUSIVE, reason
     return Verdict.PASS, f"{value:.6g} is within the limit {limit:g}"
 
 
@@ -105,10 +101,8 @@ def judge_ratio(
     if not all(math.isfinite(number) for number in bounds):
         return Verdict.FAIL, f"the measured ratio is {value} with interval {interval}: not finite"
     if blocks < MIN_PAIRED_BLOCKS or interval is None:
-        return (
-            Verdict.INCONCLUSIVE,
-            f"{blocks} timed runs of each side; at least {MIN_PAIRED_BLOCKS} are needed for a verdict",
-        )
+        reason = f"{blocks} timed runs of each side; at least {MIN_PAIRED_BLOCKS} are needed for a verdict"
+        return Verdict.INCONCLUSIVE, reason
     low, high = interval
     text = f"{value:.3g} (95 % interval {low:.3g} to {high:.3g})"
     low, high = min(low, value), max(high, value)  # resampled medians need not enclose the measured one

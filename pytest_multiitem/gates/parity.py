@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -112,70 +113,54 @@ def by_mean(compared: Measurement) -> Measurement:
     return replace(compared, value=compared.details.mean_abs_diff)
 
 
-_EVIDENCE = frozenset({"noise_floor", "score_spread"})
+_difference = partial(Gate, relation="<=", limit=0.02, evidence=frozenset({"noise_floor", "score_spread"}))
 
-SERIAL_VS_REFERENCE = Gate(
+SERIAL_VS_REFERENCE = _difference(
     "serial_vs_reference_le_0p02",
     "max abs score difference, serial server vs transformers' own model of the same checkpoint",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
     measure=lambda subject: compare(subject, subject.serial, subject.reference),
     needs=("serial", "reference"),
     short="reference",
     order=15,
 )
-JAX_SERIAL_VS_TORCH_SERIAL = Gate(
+JAX_SERIAL_VS_TORCH_SERIAL = _difference(
     "jax_serial_vs_torch_serial_le_0p02",
     "max abs score difference, JAX serial vs PyTorch serial on the same checkpoint",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
     measure=lambda subject: compare(subject, subject.serial, subject.opposite.serial),
     needs=("serial", "opposite.serial"),
     short="serial j/t",
     order=11,
 )
-JAX_MULTI_VS_TORCH_MULTI_SEMANTIC = Gate(
+JAX_MULTI_VS_TORCH_MULTI_SEMANTIC = _difference(
     "jax_multi_vs_torch_multi_semantic_le_0p02",
     "max abs score difference, JAX packed vs PyTorch serial on the packed semantics' context",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
     measure=_packed_jax_vs_serial_torch,
     needs=("multi", "opposite.serial"),
     judges=lambda backend: ("serial",) if backend == "pytorch" else ("multi",),
     short="multi-sem",
     order=12,
 )
-CROSS_BACKEND_MAX_ABS = Gate(
+CROSS_BACKEND_MAX_ABS = _difference(
     "cross_backend_max_abs_le_0p02",
     "max abs score difference between the backends at one client chunk size",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
     measure=_packed_sides,
     needs=("multi", "opposite.multi"),
     short="cross max",
     order=13,
 )
-CROSS_BACKEND_MEAN_ABS = Gate(
+CROSS_BACKEND_MEAN_ABS = _difference(
     "cross_backend_mean_abs_le_0p01",
     "mean abs score difference between the backends at one client chunk size",
-    "<=",
-    0.01,
-    evidence=_EVIDENCE,
+    limit=0.01,
     measure=lambda subject: by_mean(_packed_sides(subject)),
     needs=("multi", "opposite.multi"),
     short="cross mean",
     order=14,
 )
-SEGMENT_VS_DENSE = Gate(
+SEGMENT_VS_DENSE = _difference(
     "segment_vs_dense_le_1e_4",
     "max abs score difference, segment vs dense",
-    "<=",
-    1e-4,
-    evidence=_EVIDENCE,
+    limit=1e-4,
     measure=lambda subject: compare(subject, subject.multi, subject.other_mask),
     needs=("multi", "other_mask"),
     short="seg/dense",

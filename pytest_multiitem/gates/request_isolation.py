@@ -8,7 +8,6 @@ from pytest_multiitem.gates.gate import Gate, Measurement, larger_floor, magnitu
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.gates.traffic import surrounded
 from pytest_multiitem.results import details
-from pytest_multiitem.scoring.cases import Case
 
 #: Rounds of the smallest request, each among others; every other request has one.
 _ROUNDS = 3
@@ -23,7 +22,7 @@ def measure(subject: Subject) -> Measurement:
     multi, record = subject.multi, subject.record
     cases, serial = subject.cases(multi), subject.serial_at_hand(multi)
     alone = [baseline(multi, case, record) for case in cases]
-    smallest = min(cases, key=_tokens, default=None)
+    smallest = min(cases, key=lambda case: len(case.query) + sum(map(len, case.items)), default=None)
     changes: list[details.TrafficChange] = []
     floors: list[float] = []
     with multi.attest() as attestation:
@@ -48,10 +47,6 @@ def measure(subject: Subject) -> Measurement:
         samples={"cases": len(cases), "rounds": rounds, "items": sum(len(base.scores) for base in alone)},
         details=details.RequestIsolation(worst=changes[:3]),
     )
-
-
-def _tokens(case: Case) -> int:
-    return len(case.query) + sum(map(len, case.items))
 
 
 REQUEST_ISOLATION = Gate(

@@ -54,7 +54,10 @@ def measure(subject: Subject) -> Measurement:
     if problem is not None:  # a healthy server is not worth the loading of a model
         named = _named(distances, noise)
         try:
-            scores = _restarting(subject.settings.model or multi.model, case, sequences, delimiter, declared)
+            model = subject.settings.model or multi.model
+            if model is None:
+                raise EngineUnavailable("the server does not name its checkpoint; name it: --model DIR")
+            scores = restarting_scores(Request(model, case.query, sequences, case.labels, delimiter, declared))
             distances[CAUSAL_RESTARTING] = max_abs(packed.scores - scores)
             if named is None or _named(distances, noise) is not None:  # a second name for the same scores says less
                 problem, _ = _judge(distances, declared, noise)
@@ -111,24 +114,17 @@ def _judge(distances: Mapping[str, float], declared: Semantics, noise: float) ->
     return None, None
 
 
-def _restarting(model: str | None, case: Case, sequences: _Sequences, delimiter: int, semantics: Semantics) -> Scores:
-    """The scores [N, K] of a case under `CAUSAL_RESTARTING`, computed from a checkpoint. Raises EngineUnavailable."""
-    if model is None:
-        raise EngineUnavailable("the server does not name its checkpoint; name it: --model DIR")
-    return restarting_scores(Request(model, case.query, sequences, case.labels, delimiter, semantics))
-
-
 def _references(serial: Target, case: Case, sequences: _Sequences, delimiter: int) -> Mapping[str, Scores]:
     """Serial scores [N, K] of a case under every semantics that some serial request can express."""
-    found = {
+    references = {
         semantics.value: serial.score_ids(semantics.serial_query(case.query, delimiter), case.items, case.labels)
         for semantics in Semantics
         if semantics.has_serial_reference
     }
     query = Semantics.PREFIX_FIRST_DELIM.serial_query(case.query, delimiter)
     seen = [before for items in sequences for before in unisolated(items, delimiter)]
-    found[CAUSAL] = serial.score_ids(query, seen, case.labels)
-    return found
+    references[CAUSAL] = serial.score_ids(query, seen, case.labels)
+    return references
 
 
 AS_DECLARED = Gate(

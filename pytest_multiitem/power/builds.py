@@ -162,10 +162,6 @@ class Build(Subject):
             raise EngineUnavailable(f"it compares both backends; the settings choose {self.backend} only")
         return self.labs.healthy(other, self.circumstances)
 
-    def has_fault(self, part: Part) -> bool:
-        """Whether a server of this build has the fault."""
-        return self.fault is not None and part in self.fault.scope
-
     def built_in_cases(self, target: Target) -> tuple[Case, ...]:
         """The built-in requests of the suites, with fewer items; the same for every server."""
         return self._built_in_cases
@@ -212,7 +208,7 @@ class Build(Subject):
     def server(self, part: Part) -> Target:
         """The server of a part: of this build where it has the fault, else of its healthy twin."""
         twin = self._healthy_twin(part)
-        if twin is not self and not self.has_fault(part):
+        if twin is not self and (self.fault is None or part not in self.fault.scope):
             return twin.server(part)
         if part not in self._parts:
             profile = Profile("serial", self.backend)
