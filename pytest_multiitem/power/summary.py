@@ -45,7 +45,7 @@ def _unique(matrix: KillMatrix) -> dict[str, list[str]]:
 
 def _sensitivity(matrix: KillMatrix) -> dict[str, dict[str, float]]:
     """By gate and fault, the smallest strength at which the gate fails on every backend that was measured."""
-    found: dict[str, dict[str, float]] = {}
+    smallest: dict[str, dict[str, float]] = {}
     graded = {fault.name for fault in matrix.faults if len(fault.strengths) > 1}
     strengths: dict[tuple[str, float], list[BuildRecord]] = {}
     for build in matrix.builds:
@@ -54,11 +54,10 @@ def _sensitivity(matrix: KillMatrix) -> dict[str, dict[str, float]]:
     for (name, strength), builds in strengths.items():
         failing = [{cell.gate for cell in build.cells if cell.verdict is Verdict.FAIL} for build in builds]
         for gate in set.intersection(*failing):
-            known = found.setdefault(gate, {})
+            known = smallest.setdefault(gate, {})
             known[name] = min(strength, known.get(name, strength))
-    return {
-        gate: found[gate] for gate in dict.fromkeys(name.partition("[")[0] for name in matrix.gates) if gate in found
-    }
+    order = dict.fromkeys(name.partition("[")[0] for name in matrix.gates)
+    return {gate: smallest[gate] for gate in order if gate in smallest}
 
 
 def verdict(matrix: KillMatrix) -> tuple[int, list[str]]:
