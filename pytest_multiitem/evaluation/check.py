@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import UNSET
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.evaluation.records import Combined, GateEvidence
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
-from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.isolation import CHANGED_LENGTH, SAME_LENGTH
 from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS, judge_difference, judge_ratio
 from pytest_multiitem.gates.parity import JAX_SERIAL_VS_TORCH_SERIAL
 from pytest_multiitem.gates.speedup import GATED_ITEMS, SPEEDUP_N32
-from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.results.records import Evidence, GateRecord, Verdict
 
 RELEASE_GATES = (SAME_LENGTH, CHANGED_LENGTH, EQUIVALENCE, SPEEDUP_N32, JAX_SERIAL_VS_TORCH_SERIAL)
 
@@ -51,7 +52,6 @@ def _record(gate: Gate, combined: Combined) -> GateRecord:
     path, value = _value_of(gate, combined)
     found = combined.evidence.get(gate.name, _NO_EVIDENCE)
     measured = float(value) if isinstance(value, int | float) else None
-    evidence = Evidence(found.noise_floor, found.leak_visibility, found.score_spread)
     verdict, reason = _verdict(gate, path, value, found, combined)
     reason = " ".join(reason.split())  # a server's own words may span lines
     return GateRecord(
@@ -61,9 +61,7 @@ def _record(gate: Gate, combined: Combined) -> GateRecord:
         relation=gate.relation,
         value=measured,
         limit=gate.limit,
-        noise_floor=evidence.noise_floor,
-        leak_visibility=evidence.leak_visibility,
-        score_spread=evidence.score_spread,
+        **msgspec.structs.asdict(msgspec.convert(found, Evidence, from_attributes=True)),
     )
 
 
@@ -81,8 +79,7 @@ def _verdict(gate: Gate, path: str, value: object, found: GateEvidence, combined
     if gate.relation == ">=":
         verdict, reason = _judge_speedup(gate, float(value), combined)
     else:
-        evidence = Evidence(found.noise_floor, found.leak_visibility, found.score_spread)
-        verdict, reason = judge_difference(gate, float(value), evidence)
+        verdict, reason = judge_difference(gate, float(value), msgspec.convert(found, Evidence, from_attributes=True))
     if verdict is Verdict.PASS and found.doubt is not None:
         return Verdict.INCONCLUSIVE, found.doubt
     return verdict, reason

@@ -188,7 +188,7 @@ class SpeedPoint(msgspec.Struct, kw_only=True):
 
 
 class GateEvidence(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What was measured around a gate's value (see `gates.gate.Evidence`).
+    """What was measured around a gate's value (see `results.records.Evidence`).
 
     ``problem`` makes the gate FAIL, ``doubt`` keeps it from a PASS, ``not_run`` says why there is no value.
     """

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pytest_multiitem.gates.gate import Gate
 
-_EVIDENCE = frozenset({"noise_floor", "score_spread"})
+_difference = partial(Gate, relation="<=", limit=0.02, evidence=frozenset({"noise_floor", "score_spread"}))
 _NO_COLUMN = "delimiter_aligned_equiv_le_0p02 on the comparison's own workload"
 
 COMPARISON_MEASURED = Gate(
     "comparison_measured",
     "every row of every side was measured, on the path that was asked for",
-    "holds",
-    None,
     rests_on="every side that was asked for",
     asked_by="compare",
     no_column="it judges whether a comparison was carried out; measured by --compare only",
     order=18,
 )
-OWN_REFERENCE_MAX_ABS = Gate(
+OWN_REFERENCE_MAX_ABS = _difference(
     "own_reference_max_abs_le_0p02",
     "max abs score difference between a side of the comparison and its own serial reference",
-    "<=",
-    0.02,
-    evidence=_EVIDENCE,
     asked_by="compare",
     no_column=_NO_COLUMN,
     order=19,
 )
-OWN_REFERENCE_MEAN_ABS = Gate(
+OWN_REFERENCE_MEAN_ABS = _difference(
     "own_reference_mean_abs_le_0p01",
     "mean abs score difference between a side of the comparison and its own serial reference",
-    "<=",
-    0.01,
-    evidence=_EVIDENCE,
+    limit=0.01,
     asked_by="compare",
     no_column=_NO_COLUMN,
     order=20,

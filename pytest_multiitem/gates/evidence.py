@@ -10,7 +10,8 @@ import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.gate import larger_floor, magnitude
-from pytest_multiitem.gates.traffic import Recorder, surrounded
+from pytest_multiitem.gates.traffic import Recorder, sample, surrounded
+from pytest_multiitem.results.records import Evidence
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.targets.target import Target
@@ -52,22 +53,38 @@ def baseline(target: Target, case: Case, record: Recorder) -> Baseline:
         busy.packed_sequences = busy.packed_items = 0  # how small the other requests are says nothing of this one
         attestation = Attestation.joined([quiet, busy])
         target.memo[case] = Baseline(scores, floor, max_abs(again - scores), attestation)
-    found: Baseline = target.memo[case]
-    return found
+    measured: Baseline = target.memo[case]
+    return measured
 
 
-def floors(found: Sequence[Baseline]) -> dict[str, float | None]:
-    """Both floors of several requests, as `Evidence` takes them: the largest of each."""
-    return {
-        "noise_floor": larger_floor(*(each.floor for each in found)),
-        "traffic_floor": larger_floor(*(each.traffic_floor for each in found)),
-    }
+def evidence_of(
+    packed: Target,
+    serial: Target | None,
+    cases: Sequence[Case],
+    record: Recorder,
+    *,
+    scored: Sequence[Baseline],
+    spread: Sequence[Baseline],
+    semantic: bool = False,
+) -> Evidence:
+    """The larger floors of the ``scored`` requests, the range of the scores of the ``spread`` ones, and how visible a
+    leak between the items of ``cases`` would be by ``serial``, where there is one; so a delimiter with ``semantic``."""
+    evidence = Evidence(
+        noise_floor=larger_floor(*(each.floor for each in scored)),
+        traffic_floor=larger_floor(*(each.traffic_floor for each in scored)),
+        score_spread=score_spread([each.scores for each in spread]),
+    )
+    if serial is not None and packed.profile.semantics is not None:
+        evidence.leak_visibility, _ = leak_visibility(serial, cases, packed.profile.semantics, packed.delimiter, record)
+        if semantic:
+            evidence.semantic_visibility = semantic_visibility(serial, cases, packed.delimiter, record)
+    return evidence
 
 
 def replayed(target: Target, case: Case, record: Recorder) -> tuple[Scores, float]:
     """The scores [N, K] of a request that nothing else is beside, and its quiet noise floor."""
     scores = target.score(case)
-    record({"kind": "scores", "server": target.profile.label, "case": case.name, "scores": scores.tolist()})
+    sample(record, "scores", server=target.profile.label, case=case.name, scores=scores)
     return scores, replay_floor(target, case, scores, record)
 
 
@@ -79,7 +96,7 @@ def replay_floor(target: Target, case: Case, first: Scores, record: Recorder) ->
 def replay(target: Target, case: Case, record: Recorder) -> Scores:
     """The scores [N, K] of a request that was sent before."""
     again = target.score(case)
-    record({"kind": "replay", "server": target.profile.label, "case": case.name, "scores": again.tolist()})
+    sample(record, "replay", server=target.profile.label, case=case.name, scores=again)
     return again
 
 
@@ -101,24 +118,17 @@ def leak_visibility(
     chosen = tuple(cases[:_VISIBILITY_CASES])
     key = ("leak visibility", chosen, semantics, delimiter)
     if key not in serial.memo:
-        serial.memo[key] = _neighbour_shifts(serial, chosen, semantics, delimiter, record)
-    shifts: list[float] = serial.memo[key]
-    return larger_floor(*shifts), shifts
-
-
-def _neighbour_shifts(
-    serial: Target, cases: Sequence[Case], semantics: Semantics, delimiter: int, record: Recorder
-) -> list[float]:
-    shifts: list[float] = []
-    for case in cases:
-        query = semantics.serial_query(case.query, delimiter)
+        shifts: list[float] = []
         between = (delimiter,) if semantics.sees_first_delimiter else ()
-        filled = [item for item in case.items if item]
-        for left, right in islice(pairwise(filled), _VISIBILITY_PAIRS):
-            scores = serial.score_ids(query, [right, (*left, *between, *right)], case.labels)
-            record({"kind": "leak visibility", "case": case.name, "scores": scores.tolist()})
-            shifts.append(max_abs(scores[1] - scores[0]))
-    return shifts
+        for case in chosen:
+            query = semantics.serial_query(case.query, delimiter)
+            for left, right in islice(pairwise(filter(None, case.items)), _VISIBILITY_PAIRS):
+                scores = serial.score_ids(query, [right, (*left, *between, *right)], case.labels)
+                sample(record, "leak visibility", case=case.name, scores=scores)
+                shifts.append(max_abs(scores[1] - scores[0]))
+        serial.memo[key] = shifts
+    known: list[float] = serial.memo[key]
+    return larger_floor(*known), known
 
 
 def semantic_visibility(serial: Target, cases: Sequence[Case], delimiter: int, record: Recorder) -> float | None:
@@ -138,10 +148,8 @@ def semantic_visibility(serial: Target, cases: Sequence[Case], delimiter: int, r
                 continue
             queries = (case.query, (*case.query, delimiter))
             plain, aligned = (serial.score_ids(query, items, case.labels) for query in queries)
-            record(
-                {"kind": "semantic visibility", "case": case.name, "plain": plain.tolist(), "aligned": aligned.tolist()}
-            )
+            sample(record, "semantic visibility", case=case.name, plain=plain, aligned=aligned)
             shifts.append(max_abs(aligned - plain))
         serial.memo[key] = larger_floor(*shifts)
-    found: float | None = serial.memo[key]
-    return found
+    largest: float | None = serial.memo[key]
+    return largest

@@ -1,45 +1,20 @@
-"""What a gate is, what it measures, and the evidence that its verdict rests on."""
+"""What a gate is, and what it measures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pytest_multiitem.results.details import Details, Notes
+from pytest_multiitem.results.records import Evidence, GateRecord
 from pytest_multiitem.scoring.vocabulary import Part
 
 if TYPE_CHECKING:  # the plugin knows all gates before it knows whether a server is needed
     from pytest_multiitem.adapters.attestation import Attestation
     from pytest_multiitem.gates.subject import Subject
-    from pytest_multiitem.results.records import GateRecord
     from pytest_multiitem.targets.target import Target
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What was measured around a value; None where it was not.
-
-    ``noise_floor``: how far quiet replays of a request move its scores. ``traffic_floor``: the same for a replay among
-    other requests. ``leak_visibility``: how far a neighbour's tokens move a score, ``semantic_visibility``: how far the
-    delimiter does, both on this model by the serial server alone. ``score_spread``: range of scores over the items.
-    """
-
-    noise_floor: float | None = None
-    leak_visibility: float | None = None
-    score_spread: float | None = None
-    traffic_floor: float | None = None
-    semantic_visibility: float | None = None
-
-    @property
-    def floor(self) -> float | None:
-        """The larger floor: a difference below it may be noise. Not finite where one of them is not."""
-        return larger_floor(self.noise_floor, self.traffic_floor)
-
-
-#: The fields of `Evidence`; records and cells carry each under the same name.
-EVIDENCE = tuple(field.name for field in fields(Evidence))
 
 
 def magnitude(value: float) -> float:
@@ -92,8 +67,8 @@ class Gate:
 
     name: str
     measures: str
-    relation: Literal["==", "<=", ">=", "holds"]
-    limit: float | None
+    relation: Literal["==", "<=", ">=", "holds"] = "holds"
+    limit: float | None = None
     _: KW_ONLY
     timing: bool = False
     evidence: frozenset[str] = frozenset()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.gates.evidence import baseline, floors, leak_visibility, max_abs, score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
+from pytest_multiitem.gates.evidence import baseline, evidence_of, leak_visibility, max_abs
+from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.gates.traffic import sample
 from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import mutations
 from pytest_multiitem.targets.target import declared_semantics
 
+#: Scores closer than this to 0 or 1: a real change could round away.
 _SATURATED = 1e-6
 
 
@@ -29,11 +28,9 @@ def measure(subject: Subject, *kinds: str) -> Measurement:
     if not usable:  # no item is untouched where there is only one
         return Measurement(target=multi, value=None, samples={"cases": 0, "mutations": 0, "items": 0})
     worst: list[details.MutatedItem] = []
-    own_changes = []
     unchanged = [baseline(multi, case, record) for case in usable]
-    bases = [base.scores for base in unchanged]
     attestations = [base.attestation for base in unchanged]
-    for case, base in zip(usable, bases, strict=True):
+    for case, base in zip(usable, unchanged, strict=True):
         mutated = mutations(case, kinds, seed=subject.settings.seed)
         if not mutated:
             continue
@@ -41,8 +38,7 @@ def measure(subject: Subject, *kinds: str) -> Measurement:
             answers = [multi.score(mutation.case) for mutation in mutated]
         attestations.append(attestation)
         for mutation, scores in zip(mutated, answers, strict=True):
-            changes = np.abs(scores - base).max(axis=1)
-            own_changes.append(float(changes[mutation.index]))
+            changes = np.abs(scores - base.scores).max(axis=1)
             others = np.delete(changes, mutation.index)
             entry = details.MutatedItem(
                 case=case.name,
@@ -51,40 +47,33 @@ def measure(subject: Subject, *kinds: str) -> Measurement:
                 max_abs_diff_unchanged=float(others.max()),
                 mean_abs_diff_unchanged=float(others.mean()),
                 changed_items=int((others != 0).sum()),
-                own_change=own_changes[-1],
+                own_change=float(changes[mutation.index]),
             )
-            record({"kind": "isolation mutated", **msgspec.structs.asdict(entry), "scores": scores.tolist()})
+            sample(record, "isolation mutated", **msgspec.structs.asdict(entry), scores=scores)
             worst.append(entry)
-    visibility, shifts = leak_visibility(subject.serial, usable, declared_semantics(multi), multi.delimiter, record)
+    _, shifts = leak_visibility(subject.serial, usable, declared_semantics(multi), multi.delimiter, record)
+    own_change = max((entry.own_change or 0.0 for entry in worst), default=None)
     problem = None
-    if own_changes and max(own_changes) == 0.0 and not _saturated(bases):
+    if own_change == 0.0 and not all(max_abs(np.minimum(b.scores, 1 - b.scores)) < _SATURATED for b in unchanged):
         problem = "the mutated item keeps its own score: the engine does not read its items"
     worst.sort(key=lambda entry: -magnitude(entry.max_abs_diff_unchanged or 0.0))
     return Measurement(
         target=multi,
         value=worst[0].max_abs_diff_unchanged if worst else None,
-        evidence=Evidence(**floors(unchanged), leak_visibility=visibility, score_spread=score_spread(bases)),
+        evidence=evidence_of(multi, subject.serial, usable, record, scored=unchanged, spread=unchanged),
         attestation=Attestation.joined(attestations),
-        samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(b) for b in bases)},
+        samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(base.scores) for base in unchanged)},
         details=details.Isolation(
             worst=worst[:6],
-            mutated_item_change_max=max(own_changes, default=None),
+            mutated_item_change_max=own_change,
             leak_visibility_median=float(np.median(shifts)) if shifts else None,
         ),
         problem=problem,
     )
 
 
-def _saturated(bases: Sequence[np.ndarray[Any, Any]]) -> bool:
-    """Whether every score lies so close to 0 or 1 that a real change could round away."""
-    return all(max_abs(np.minimum(base, 1 - base)) < _SATURATED for base in bases)
-
-
 #: The mutations of each gate.
-KINDS = {
-    "same_length_isolation_zero": ("same_length",),
-    "changed_length_isolation_zero": ("longer", "shorter"),
-}
+KINDS = {"same_length_isolation_zero": ("same_length",), "changed_length_isolation_zero": ("longer", "shorter")}
 
 
 def _gate(name: str, what: str, *, short: str, order: int) -> Gate:

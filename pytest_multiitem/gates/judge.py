@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from pytest_multiitem.gates.gate import Evidence, Gate
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.gates.gate import Gate, larger_floor
+from pytest_multiitem.results.records import Evidence, Verdict
 
 #: Scores that range over less than this hardly differ between items; a leak would hide among them.
 MIN_SCORE_SPREAD = 0.01
@@ -32,13 +32,11 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
         return Verdict.FAIL, f"the measured difference is {value}; an absolute difference is 0 or more"
     if (problem := floor_problem(evidence)) is not None:
         return Verdict.FAIL, problem
-    floor, replaying = evidence.floor, _replaying(evidence)
+    floor, replaying = _floor(evidence)
     if value > limit:
         if floor is not None and floor > limit and value <= NOISE_FACTOR * floor:
-            return (
-                Verdict.INCONCLUSIVE,
-                f"{value:.3g} is above the limit {limit:g}, but {replaying} already moves scores by {floor:.3g}",
-            )
+            reason = f"{value:.3g} is above the limit {limit:g}, but {replaying} already moves scores by {floor:.3g}"
+            return Verdict.INCONCLUSIVE, reason
         shown = f"{value:.6g}"
         if float(shown) <= limit:  # rounding would hide by how little it is off
             shown = repr(float(value))
@@ -61,10 +59,8 @@ def judge_difference(gate: Gate, value: float | None, evidence: Evidence) -> tup
         )
     spread = evidence.score_spread
     if spread is not None and not spread > max(MIN_SCORE_SPREAD, limit):
-        return (
-            Verdict.INCONCLUSIVE,
-            f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation",
-        )
+        reason = f"scores hardly differ between items (range {spread:.3g}): these requests cannot show a violation"
+        return Verdict.INCONCLUSIVE, reason
     return Verdict.PASS, f"{value:.6g} is within the limit {limit:g}"
 
 
@@ -82,15 +78,15 @@ def judge_statement(
 
 def floor_problem(evidence: Evidence) -> str | None:
     """What is wrong with replays whose scores are apart by no finite number; None where nothing is."""
-    wrong = evidence.floor is not None and not math.isfinite(evidence.floor)
-    return f"{_replaying(evidence)} gives a difference of {evidence.floor}" if wrong else None
+    floor, replaying = _floor(evidence)
+    return None if floor is None or math.isfinite(floor) else f"{replaying} gives a difference of {floor}"
 
 
-def _replaying(evidence: Evidence) -> str:
-    """What the larger floor is that of."""
-    quiet = evidence.noise_floor
-    busy = quiet is None or (math.isfinite(quiet) and quiet != evidence.floor)
-    return "replaying the same request among others" if busy else "replaying the same request"
+def _floor(evidence: Evidence) -> tuple[float | None, str]:
+    """The larger floor, below which a difference may be noise, and what it is that of."""
+    quiet, floor = evidence.noise_floor, larger_floor(evidence.noise_floor, evidence.traffic_floor)
+    busy = quiet is None or (math.isfinite(quiet) and quiet != floor)
+    return floor, f"replaying the same request{' among others' if busy else ''}"
 
 
 def judge_ratio(
@@ -105,10 +101,8 @@ def judge_ratio(
     if not all(math.isfinite(number) for number in bounds):
         return Verdict.FAIL, f"the measured ratio is {value} with interval {interval}: not finite"
     if blocks < MIN_PAIRED_BLOCKS or interval is None:
-        return (
-            Verdict.INCONCLUSIVE,
-            f"{blocks} timed runs of each side; at least {MIN_PAIRED_BLOCKS} are needed for a verdict",
-        )
+        reason = f"{blocks} timed runs of each side; at least {MIN_PAIRED_BLOCKS} are needed for a verdict"
+        return Verdict.INCONCLUSIVE, reason
     low, high = interval
     text = f"{value:.3g} (95 % interval {low:.3g} to {high:.3g})"
     low, high = min(low, value), max(high, value)  # resampled medians need not enclose the measured one

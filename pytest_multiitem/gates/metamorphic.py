@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.evidence import score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
+from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD
 from pytest_multiitem.gates.relation_judge import Judge, Violation
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.properties.play import Player, send
 from pytest_multiitem.results import details
 from pytest_multiitem.results.counterexample import Counterexample, Server
+from pytest_multiitem.results.records import Evidence
 from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, token_pool
@@ -55,9 +57,8 @@ def measure(subject: Subject) -> Measurement:
             raise judge.unanswered
         reproduced = violation is not None and judge.again(violation)
     if violation is not None:
-        subject.keep(_counterexample(multi, violation, judge, seed=settings.seed, reproduced=reproduced))
-    return _measurement(multi, judge, violation, spread=score_spread(judge.bases), requests=player.played,
-                        attestation=attestation)  # fmt: skip
+        subject.keep(_counterexample(multi, violation, judge.examples, settings.seed, reproduced))
+    return _measurement(multi, judge, requests=player.played, attestation=attestation)
 
 
 def space_of(multi: Target, *, labels: Sequence[int], delimiter: int, max_tokens: int) -> Space:
@@ -83,16 +84,12 @@ def _probe(space: Space) -> ScoreBody:
     return ScoreBody(query=space.tokens(7, 5, 101), items=tuple(items), label_token_ids=space.labels)
 
 
-def _measurement(
-    multi: Target, judge: Judge, violation: Violation | None, *, spread: float | None, requests: int, attestation: Any
-) -> Measurement:
-    worst = {True: 0.0, False: 0.0}
-    figures = {}
-    for name, seen in judge.seen.items():
-        known = relation(name)
-        assert known is not None
-        worst[known.exact] = max(worst[known.exact], seen.worst, key=magnitude)
-        figures[name] = details.RelationSeen(examples=seen.examples, worst=seen.worst, exact=known.exact)
+def _measurement(multi: Target, judge: Judge, *, requests: int, attestation: Attestation) -> Measurement:
+    violation, spread = judge.violation, score_spread(judge.bases)
+    exact, placed = (
+        max((seen.worst or 0.0 for seen in judge.seen.values() if seen.exact is kind), key=magnitude, default=0.0)
+        for kind in (True, False)
+    )
     counterexample = None
     if violation is not None:
         counterexample = details.ViolatedRelation(
@@ -103,12 +100,12 @@ def _measurement(
         )
     return Measurement(
         target=multi,
-        value=worst[True],
+        value=exact,
         evidence=Evidence(noise_floor=judge.floor, score_spread=spread),
         attestation=attestation,
         samples={"examples": judge.examples, "requests": requests},
         details=details.Relations(
-            relations=figures,
+            relations=judge.seen,
             over_limit=judge.over_limit,
             dismissed_as_noise=judge.dismissed,
             not_reproduced=judge.unstable,
@@ -116,8 +113,8 @@ def _measurement(
         ),
         problem=None if violation is None else problem_of(violation),
         doubt=_doubt(judge, spread),
-        holds=f"no relation is violated in {judge.examples} examples; scores differ by {worst[True]:.3g} at most where "
-        f"items keep their places, by {worst[False]:.3g} where they do not",
+        holds=f"no relation is violated in {judge.examples} examples; scores differ by {exact:.3g} at most where "
+        f"items keep their places, by {placed:.3g} where they do not",
     )
 
 
@@ -149,9 +146,7 @@ def _doubt(judge: Judge, spread: float | None) -> str | None:
     return None
 
 
-def _counterexample(
-    multi: Target, violation: Violation, judge: Judge, *, seed: int, reproduced: bool
-) -> Counterexample:
+def _counterexample(multi: Target, violation: Violation, examples: int, seed: int, reproduced: bool) -> Counterexample:
     scenario, profile = violation.scenario, multi.profile
     known = relation(scenario.relation)
     return Counterexample(
@@ -167,7 +162,7 @@ def _counterexample(
         noise=violation.noise,
         reproduced=reproduced,
         seed=seed,
-        examples=judge.examples,
+        examples=examples,
         server=Server(
             url=without_credentials(multi.url),
             label=profile.label,
@@ -183,8 +178,6 @@ def _counterexample(
 RELATIONS_HOLD = Gate(
     "metamorphic_relations_hold",
     "scores agree under every relation that must not change them, on requests found by a search",
-    "holds",
-    None,
     rests_on="noise floor 0, score spread",
     measure=measure,
     needs=("multi",),

@@ -31,12 +31,7 @@ class Unisolated(Target):
     serial: Target
 
     def score_ids(
-        self,
-        query: Sequence[int],
-        items: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        *,
-        apply_softmax: bool = True,
+        self, query: Sequence[int], items: Sequence[Sequence[int]], labels: Sequence[int], *, apply_softmax: bool = True
     ) -> Scores:
         """The serial scores [N, K] of each item behind all items before it. Raises as `Target.score_ids`."""
         seen = declared_semantics(self).serial_query(query, self.delimiter)
@@ -68,26 +63,25 @@ def measure(subject: Subject) -> Measurement:
     profile = Profile("multi", serial.profile.backend, CAUSAL, 0, semantics, serial.profile.model)
     leaking = Unisolated(profile, serial.engine, serial.client, serial=serial, delimiter=serial.delimiter)
     played = subject.instead(leaking, [case])
-    measured = [(gate, isolation.measure(played, *isolation.KINDS[gate.name])) for gate in isolation.GATES]
+    records = [record_of(gate, isolation.measure(played, *isolation.KINDS[gate.name])) for gate in isolation.GATES]
     compared = equivalence.measure(played)
-    measured.append((equivalence.EQUIVALENCE, compared))
-    found = [record_of(gate, each) for gate, each in measured]
-    unseen = [f"{each.gate} says {each.verdict}: {each.reason}" for each in found if each.verdict is not Verdict.FAIL]
-    passed = any(each.verdict is Verdict.PASS for each in found)
+    records.append(record_of(equivalence.EQUIVALENCE, compared))
+    unseen = [f"{each.gate} says {each.verdict}: {each.reason}" for each in records if each.verdict is not Verdict.FAIL]
+    passed = any(each.verdict is Verdict.PASS for each in records)
     message = f"the gates would not see a leak on these requests: {'; '.join(unseen)}"
     return Measurement(
         target=serial,
-        value=min((each.value for each in found if each.value is not None), default=None),
+        value=min((each.value for each in records if each.value is not None), default=None),
         evidence=compared.evidence,
-        samples={"items": len(case.items), "gates": len(found)},
+        samples={"items": len(case.items), "gates": len(records)},
         details=details.NegativeControl(
             case=case.name,
             semantics=semantics.value,
-            gates={each.gate: details.Judged(verdict=each.verdict, value=each.value) for each in found},
+            gates={each.gate: details.Judged(verdict=each.verdict, value=each.value) for each in records},
         ),
         problem=message if passed else None,
         doubt=message if unseen else None,
-        holds=f"without isolation all {len(found)} gates FAIL, as they must",
+        holds=f"without isolation all {len(records)} gates FAIL, as they must",
     )
 
 
@@ -100,8 +94,6 @@ def _leaking(case: Case) -> Case | None:
 NEGATIVE_CONTROL = Gate(
     "negative_control_fails",
     "whether isolation and equivalence FAIL on the same requests where every item sees all items before it",
-    "holds",
-    None,
     rests_on="a FAIL of all three gates that it measures",
     measure=measure,
     needs=("serial",),

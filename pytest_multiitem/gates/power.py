@@ -7,8 +7,6 @@ from pytest_multiitem.gates.gate import Gate
 HEALTHY_PASSES = Gate(
     "healthy_build_passes",
     "a healthy build of the embedded engine passes every gate, under every circumstance that a fault is measured under",
-    "holds",
-    None,
     asked_by="power",
     no_column="it judges the gates, by this matrix",
     order=21,
@@ -16,8 +14,6 @@ HEALTHY_PASSES = Gate(
 FAULT_IS_KILLED = Gate(
     "fault_is_killed",
     "some gate fails on a build of the embedded engine with a planted fault",
-    "holds",
-    None,
     asked_by="power",
     no_column="it judges the gates, by this matrix",
     order=22,

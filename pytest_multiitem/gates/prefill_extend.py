@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from pytest_multiitem.gates.evidence import max_abs, score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
+from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.gates.traffic import sample
 from pytest_multiitem.results import details
+from pytest_multiitem.results.records import Evidence
 
 NUM_ITEMS = 24
 _ROW_SUM_TOLERANCE = 5e-6  # five decimal places
@@ -15,11 +17,11 @@ _ROW_SUM_TOLERANCE = 5e-6  # five decimal places
 
 def measure(subject: Subject) -> Measurement:
     """Score a case twice: the first run fills the scoring cache, the second reads it."""
-    extend, record = subject.extend, subject.record
+    extend = subject.extend
     case = subject.timing_case(extend, NUM_ITEMS)
     with extend.attest() as attestation:
         first, second = extend.score(case), extend.score(case)
-    record({"kind": "prefill+extend", "case": case.name, "first": first.tolist(), "second": second.tolist()})
+    sample(subject.record, "prefill+extend", case=case.name, first=first, second=second)
     off = max_abs(np.concatenate([first, second]).sum(axis=1) - 1.0)
     problem = None
     if off > _ROW_SUM_TOLERANCE:

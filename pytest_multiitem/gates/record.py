@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+
+import msgspec
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.gate import Gate, Measurement
@@ -16,16 +17,13 @@ from pytest_multiitem.transport.client import ScoreFailure
 
 def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
     """Judge a measurement. A mask that was requested but not executed is a FAIL, not a warning."""
+    value, evidence = measurement.value, measurement.evidence
     if gate.relation == ">=":
-        verdict, reason = judge_ratio(
-            gate, measurement.value, measurement.interval, measurement.samples.get("timed_runs", 0)
-        )
+        verdict, reason = judge_ratio(gate, value, measurement.interval, measurement.samples.get("timed_runs", 0))
     elif gate.limit is None:
-        verdict, reason = judge_statement(
-            measurement.value, measurement.evidence, holds=measurement.holds, doubt=measurement.doubt
-        )
+        verdict, reason = judge_statement(value, evidence, holds=measurement.holds, doubt=measurement.doubt)
     else:
-        verdict, reason = judge_difference(gate, measurement.value, measurement.evidence)
+        verdict, reason = judge_difference(gate, value, evidence)
     if verdict is Verdict.PASS and measurement.doubt is not None:
         verdict, reason = Verdict.INCONCLUSIVE, measurement.doubt
     attestation = measurement.attestation
@@ -33,7 +31,6 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         if problem is not None:  # what was measured may say so as well
             verdict, reason = Verdict.FAIL, f"{problem}; {reason}" if verdict is Verdict.FAIL else problem
     target, profile = measurement.target, measurement.target.profile
-    value = measurement.value
     return GateRecord(
         gate=gate.name,
         verdict=verdict,
@@ -42,7 +39,7 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
         value=None if value is None else float(value),
         limit=gate.limit,
         interval=measurement.interval,
-        **asdict(measurement.evidence),
+        **msgspec.structs.asdict(evidence),
         samples=measurement.samples,
         engine=target.engine,
         role=profile.role,

@@ -7,8 +7,6 @@ from pytest_multiitem.gates.gate import Gate
 NO_REGRESSION = Gate(
     "no_regression_vs_baseline",
     "every timing of a saved baseline against the same one of this run: there, comparable, and not slower than allowed",
-    "holds",
-    None,
     timing=True,
     rests_on="a confidence interval of each ratio",
     asked_by="baseline",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
-from pytest_multiitem.gates.traffic import Recorder
+from pytest_multiitem.gates.traffic import Recorder, sample
 from pytest_multiitem.properties.play import Player
+from pytest_multiitem.results.details import RelationSeen
 from pytest_multiitem.scoring.relations import Rows, Scenario, ScoreBody, replay
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
@@ -26,14 +26,6 @@ _GONE = (FailureKind.TIMEOUT, FailureKind.CONNECTION)
 #: Scores lie between 0 and 1: noise above this explains whatever differs.
 _HALF_THE_RANGE = 0.5
 _LIMIT_WORDS = re.compile(r"too.?(long|many|large)|exceed|maximum|at most|context.?length|limit", re.IGNORECASE)
-
-
-@dataclass
-class Seen:
-    """Of one relation: how many scenarios were tried, and the largest difference."""
-
-    examples: int = 0
-    worst: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +62,14 @@ class Judge:
         self.dismissed = 0
         self.over_limit = 0
         self.unanswered: ScoreFailure | None = None
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, RelationSeen] = {}
         self.bases: list[Rows] = []
         self._player = player
         self._dtype = dtype
         self._record = record
         self._known: dict[Scenario, Violation] = {}
         self._longest = self._most = 0
-        self._asked: ScoreBody | None = None
+        self._sent: ScoreBody | None = None
         self._stop: tuple[float, int] | None = None
 
     @property
@@ -146,17 +138,19 @@ class Judge:
         """Play it; a difference above the limit is confirmed before it counts."""
         searching = self._stop is None
         if searching:
-            seen = self.seen.setdefault(scenario.relation, Seen())
+            blank = RelationSeen(examples=0, worst=0.0, exact=scenario.exact)
+            seen = self.seen.setdefault(scenario.relation, blank)
             seen.examples += 1
         limit = scenario.limit(self._dtype)
         try:
             base, variant = self._rows(scenario.base), self._variant(scenario)
             difference = max_abs(scenario.differences(base, variant))
             if searching:
-                seen.worst = max(seen.worst, difference, key=magnitude)
+                seen.worst = max(seen.worst or 0.0, difference, key=magnitude)
                 if scenario.base.apply_softmax and len(set(scenario.base.items)) > 1:
                     self.bases.append(base)
-                self._note(scenario, difference, limit, base, variant)
+                figures = {"difference": difference, "limit": limit, "base": base, "variant": variant}
+                sample(self._record, "relation", relation=scenario.relation, request=str(scenario.base), **figures)
             if difference <= limit:
                 return None
             return self._confirmed(scenario, limit, base, variant)
@@ -166,8 +160,8 @@ class Judge:
             if self._is_over_limit(failure):
                 self.over_limit += searching
                 return None
-            asked = self._asked or scenario.base
-            return Violation(scenario, limit, failure=f"a valid request ({asked}) was not answered: {failure}")
+            sent = self._sent or scenario.base
+            return Violation(scenario, limit, failure=f"a valid request ({sent}) was not answered: {failure}")
 
     def _confirmed(self, scenario: Scenario, limit: float, base: Rows, variant: Rows) -> Violation | None:
         """The violation, unless noise explains the difference, or it does not come again.
@@ -179,55 +173,38 @@ class Judge:
         noise = max_abs(settled - last)
         self.floor = max(self.floor, noise, key=magnitude)
         noise_limit = NOISE_FACTOR * self.floor * scenario.magnified(variant)
-        if noise_limit > _HALF_THE_RANGE:
-            noise_limit = math.inf
+        noise_limit = math.inf if noise_limit > _HALF_THE_RANGE else noise_limit
         threshold = max(limit, noise_limit)
         if scenario.relation == replay.__name__:
             answers = (base, variant)
         else:
             answers = (settled, self._variant(scenario))
             stable = max(max_abs(base - once), max_abs(base - settled)) <= threshold
-            if scenario.beside and stable and not self._differ(scenario, answers) > threshold:
+            if scenario.beside and stable and not max_abs(scenario.differences(*answers)) > threshold:
                 answers = (base, variant)  # what happens at the same time need not happen twice
-        difference = self._differ(scenario, answers)
+        difference = max_abs(scenario.differences(*answers))
         if difference > threshold:
             return Violation(scenario, limit, difference, *answers, noise=noise)
-        if self._differ(scenario, (base, variant)) <= noise_limit:
+        first = max_abs(scenario.differences(base, variant))
+        if first <= noise_limit:
             self.dismissed += 1
         else:
-            self.unstable = max(self.unstable, self._differ(scenario, (base, variant)))
+            self.unstable = max(self.unstable, first)
         return None
 
-    @staticmethod
-    def _differ(scenario: Scenario, answers: Sequence[Rows]) -> float:
-        return max_abs(scenario.differences(*answers))
-
     def _rows(self, request: ScoreBody) -> Rows:
-        self._asked = request
+        self._sent = request
         rows = self._player.rows(request)
         self._longest = max(self._longest, request.tokens)
         self._most = max(self._most, len(request.items))
         return rows
 
     def _variant(self, scenario: Scenario) -> Rows:
-        self._asked = max((*scenario.before, *scenario.variant, *scenario.beside), key=lambda request: request.tokens)
+        self._sent = max((*scenario.before, *scenario.variant, *scenario.beside), key=lambda request: request.tokens)
         return self._player.variant(scenario)
 
     def _is_over_limit(self, failure: ScoreFailure) -> bool:
         """Whether the server refused a request for its length, and has answered none that is as long."""
-        asked = self._asked
+        sent = self._sent
         refused = failure.status in (400, 413, 422) and _LIMIT_WORDS.search(str(failure)) is not None
-        return refused and asked is not None and (asked.tokens > self._longest or len(asked.items) > self._most)
-
-    def _note(self, scenario: Scenario, difference: float, limit: float, base: Rows, variant: Rows) -> None:
-        self._record(
-            {
-                "kind": "relation",
-                "relation": scenario.relation,
-                "request": str(scenario.base),
-                "difference": difference,
-                "limit": limit,
-                "base": base.tolist(),
-                "variant": variant.tolist(),
-            }
-        )
+        return refused and sent is not None and (sent.tokens > self._longest or len(sent.items) > self._most)

@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.gates.evidence import (
-    Baseline,
-    baseline,
-    floors,
-    leak_visibility,
-    max_abs,
-    score_spread,
-    semantic_visibility,
-)
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
+from pytest_multiitem.gates.evidence import Baseline, baseline, evidence_of, max_abs
+from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
@@ -57,50 +49,38 @@ def measure(subject: Subject) -> Measurement:
     be noise, nothing is decided.
     """
     multi, serial, record = subject.multi, subject.serial, subject.record
-    delimiter = multi.delimiter
     cases = subject.cases(multi)
-    first = cases[0]
-    case = replace(first, items=tuple(item for item in first.items if item)[:_ITEMS])
+    case = replace(cases[0], items=tuple(filter(None, cases[0].items))[:_ITEMS])
     if not case.items:
         return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
     whole = baseline(multi, case, record)
-    probe = _Probe(multi, serial, case, whole, delimiter)
-    held: dict[str, str] = {}
-    not_made: dict[str, str] = {}
-    broken: dict[str, str] = {}
+    probe = _Probe(multi, serial, case, whole, multi.delimiter)
+    outcomes: dict[str, dict[str, str]] = {"holds": {}, "not made": {}, "broken": {}}
+    held, not_made, broken = outcomes.values()
     doubt = None
     with multi.attest() as attestation:
         for name, check in _CHECKS.items():
             try:
-                held[name] = check(probe)
+                outcome, seen = "holds", check(probe)
             except _NotMade as reason:
-                not_made[name] = str(reason)
+                outcome, seen = "not made", str(reason)
                 if isinstance(reason, _Undecided):
                     doubt = doubt or f"{name}: {reason}"
             except _Broken as reason:
-                broken[name] = str(reason)
+                outcome, seen = "broken", str(reason)
             except ScoreFailure as failure:
                 if failure.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT):
                     raise
-                broken[name] = str(failure)
-            outcome = "holds" if name in held else "not made" if name in not_made else "broken"
-            seen = {**held, **not_made, **broken}[name]
+                outcome, seen = "broken", str(failure)
+            outcomes[outcome][name] = seen
             record({"kind": "contract", "case": case.name, "check": name, "outcome": outcome, "seen": seen})
-    problem = None
-    if broken:
-        name = next(iter(broken))
-        problem = f"{name}: {broken[name]}" + (f" (and {len(broken) - 1} more)" if len(broken) > 1 else "")
+    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    problem = next((f"{name}: {seen}{more}" for name, seen in broken.items()), None)
     left_out = f"; not made: {', '.join(not_made)}" if not_made else ""
-    visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), delimiter, record)
     return Measurement(
         target=multi,
         value=None,
-        evidence=Evidence(
-            **floors([whole]),
-            leak_visibility=visibility,
-            score_spread=score_spread([whole.scores]),
-            semantic_visibility=semantic_visibility(serial, cases, delimiter, record),
-        ),
+        evidence=evidence_of(multi, serial, cases, record, scored=[whole], spread=[whole], semantic=True),
         attestation=Attestation.joined([whole.attestation, *([attestation] if held or broken else [])]),
         samples={"checks": len(held) + len(broken), "not_made": len(not_made)},
         details=details.RequestContract(broken=broken, held=held, not_made=not_made),
@@ -297,8 +277,6 @@ CONTRACT = Gate(
     "request_contract_holds",
     "whether what is asked for is what is answered (duplicates, labels, softmax, one item, an empty item), and what "
     "cannot be scored is refused (too long, the delimiter inside an item)",
-    "holds",
-    None,
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.gates.evidence import baseline, leak_visibility, max_abs, replay, score_spread
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, larger_floor, magnitude
+from pytest_multiitem.gates.evidence import baseline, evidence_of, max_abs, replay
+from pytest_multiitem.gates.gate import Gate, Measurement, larger_floor, magnitude
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.gates.traffic import surrounded
 from pytest_multiitem.results import details
-from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.targets.target import declared_semantics
 
 #: Rounds of the smallest request, each among others; every other request has one.
 _ROUNDS = 3
@@ -24,7 +22,7 @@ def measure(subject: Subject) -> Measurement:
     multi, record = subject.multi, subject.record
     cases, serial = subject.cases(multi), subject.serial_at_hand(multi)
     alone = [baseline(multi, case, record) for case in cases]
-    smallest = min(cases, key=_tokens, default=None)
+    smallest = min(cases, key=lambda case: len(case.query) + sum(map(len, case.items)), default=None)
     changes: list[details.TrafficChange] = []
     floors: list[float] = []
     with multi.attest() as attestation:
@@ -38,23 +36,17 @@ def measure(subject: Subject) -> Measurement:
                     for what, scores in (("among others", among), ("after others", after))
                 ]
     attestation.packed_sequences = attestation.packed_items = 0  # the others are smaller than what is measured
-    visibility = None
-    if serial is not None:
-        visibility, _ = leak_visibility(serial, cases, declared_semantics(multi), multi.delimiter, record)
-    rounds = len(floors)
+    evidence = evidence_of(multi, serial, cases, record, scored=[], spread=alone)
+    evidence.noise_floor, rounds = larger_floor(*floors), len(floors)
     changes.sort(key=lambda change: -magnitude(change.max_abs_diff or 0.0))
     return Measurement(
         target=multi,
         value=changes[0].max_abs_diff if changes else None,
-        evidence=Evidence(larger_floor(*floors), visibility, score_spread([base.scores for base in alone])),
+        evidence=evidence,
         attestation=Attestation.joined([*(base.attestation for base in alone), *([attestation] if rounds else [])]),
         samples={"cases": len(cases), "rounds": rounds, "items": sum(len(base.scores) for base in alone)},
         details=details.RequestIsolation(worst=changes[:3]),
     )
-
-
-def _tokens(case: Case) -> int:
-    return len(case.query) + sum(map(len, case.items))
 
 
 REQUEST_ISOLATION = Gate(

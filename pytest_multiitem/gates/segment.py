@@ -77,18 +77,17 @@ def judge(target: Target, attestation: Attestation, report: Report | None) -> Ga
     device = str(target.info.get("device", "unknown"))
     ran = device.startswith(_ACCELERATORS)
     answered = f"on {device} the segment path answered (executed: {attestation.mask})"
-    if ran:
-        holds = f"real run: {answered}{_beside(report)}"
-        record = record_of(SEGMENT_LOWERS, Measurement(target, None, attestation=attestation, holds=holds))
-    elif report is None:
-        record = _undecided(target, attestation)
+    verdict = "" if report is None or report.verdict is Verdict.PASS else f" {report.verdict.value}"
+    beside = "" if report is None else f"; compile gate{verdict}: {report.reason}"
+    holds = f"real run: {answered}{beside}" if ran else None
+    record = record_of(SEGMENT_LOWERS, Measurement(target, None, attestation=attestation, holds=holds))
+    if not ran and report is None:
         record.verdict = Verdict.NOT_RUN
         record.reason = (
             f"no accelerator: the server runs on {device}; there the segment path answered "
             f"(executed: {attestation.mask}), which says nothing about a TPU"
         )
-    else:
-        record = _undecided(target, attestation)
+    elif not ran and report is not None:
         record.verdict = report.verdict
         record.reason = f"compile gate, no real run: {report.reason}; {answered}"
     if attestation.problem is not None:
@@ -101,7 +100,7 @@ def judge(target: Target, attestation: Attestation, report: Report | None) -> Ga
         device=device,
         executed=attestation.mask,
         evidence=[kind for kind, is_there in kinds if is_there],
-        tpu=_document(report),
+        tpu=msgspec.to_builtins(report),
     )
     return record
 
@@ -110,33 +109,14 @@ def judge_kernel(gate: Gate, report: Report) -> GateRecord:
     """The verdict of the compile gate alone, on a kernel that no server runs."""
     record = blank_record(gate, report.verdict, f"compile gate, no real run: {report.reason}")
     evidence = ["compile gate"] if report.verdict is not Verdict.NOT_RUN else []
-    record.details = details.SegmentPath(evidence=evidence, tpu=_document(report))
+    record.details = details.SegmentPath(evidence=evidence, tpu=msgspec.to_builtins(report))
     record.seconds = report.seconds
     return record
-
-
-def _undecided(target: Target, attestation: Attestation) -> GateRecord:
-    """A record of what answered, without a verdict yet."""
-    return record_of(SEGMENT_LOWERS, Measurement(target, None, attestation=attestation))
-
-
-def _beside(report: Report | None) -> str:
-    """What the compile gate says beside a real run."""
-    if report is None:
-        return ""
-    said = "" if report.verdict is Verdict.PASS else f" {report.verdict.value}"
-    return f"; compile gate{said}: {report.reason}"
-
-
-def _document(report: Report | None) -> dict[str, Any] | None:
-    return None if report is None else msgspec.to_builtins(report)
 
 
 SEGMENT_LOWERS = Gate(
     "segment_lowers",
     "the segment path compiles for the target accelerator and answers",
-    "holds",
-    None,
     rests_on="an accelerator, or libtpu and control kernels that behave",
     measure=measure,
     needs=("multi",),

@@ -8,15 +8,8 @@ from dataclasses import replace
 from pytest_multiitem.engine.causal_reference import Request, restarting_scores
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
-from pytest_multiitem.gates.evidence import (
-    baseline,
-    floors,
-    leak_visibility,
-    max_abs,
-    score_spread,
-    semantic_visibility,
-)
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, magnitude
+from pytest_multiitem.gates.evidence import baseline, evidence_of, max_abs
+from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
@@ -61,7 +54,10 @@ def measure(subject: Subject) -> Measurement:
     if problem is not None:  # a healthy server is not worth the loading of a model
         named = _named(distances, noise)
         try:
-            scores = _restarting(subject.settings.model or multi.model, case, sequences, delimiter, declared)
+            model = subject.settings.model or multi.model
+            if model is None:
+                raise EngineUnavailable("the server does not name its checkpoint; name it: --model DIR")
+            scores = restarting_scores(Request(model, case.query, sequences, case.labels, delimiter, declared))
             distances[CAUSAL_RESTARTING] = max_abs(packed.scores - scores)
             if named is None or _named(distances, noise) is not None:  # a second name for the same scores says less
                 problem, _ = _judge(distances, declared, noise)
@@ -74,12 +70,7 @@ def measure(subject: Subject) -> Measurement:
     return Measurement(
         target=multi,
         value=distances[declared],
-        evidence=Evidence(
-            **floors([packed]),
-            leak_visibility=leak_visibility(serial, cases, declared, delimiter, record)[0],
-            score_spread=score_spread([packed.scores]),
-            semantic_visibility=semantic_visibility(serial, cases, delimiter, record),
-        ),
+        evidence=evidence_of(multi, serial, cases, record, scored=[packed], spread=[packed], semantic=True),
         attestation=packed.attestation,
         samples={"items": len(case.items)},
         details=details.Semantics(distances={**distances}, nearest=nearest, not_compared=not_compared),
@@ -123,32 +114,23 @@ def _judge(distances: Mapping[str, float], declared: Semantics, noise: float) ->
     return None, None
 
 
-def _restarting(model: str | None, case: Case, sequences: _Sequences, delimiter: int, semantics: Semantics) -> Scores:
-    """The scores [N, K] of a case under `CAUSAL_RESTARTING`, computed from a checkpoint. Raises EngineUnavailable."""
-    if model is None:
-        raise EngineUnavailable("the server does not name its checkpoint; name it: --model DIR")
-    return restarting_scores(Request(model, case.query, sequences, case.labels, delimiter, semantics))
-
-
 def _references(serial: Target, case: Case, sequences: _Sequences, delimiter: int) -> Mapping[str, Scores]:
     """Serial scores [N, K] of a case under every semantics that some serial request can express."""
-    found = {
+    references = {
         semantics.value: serial.score_ids(semantics.serial_query(case.query, delimiter), case.items, case.labels)
         for semantics in Semantics
         if semantics.has_serial_reference
     }
     query = Semantics.PREFIX_FIRST_DELIM.serial_query(case.query, delimiter)
     seen = [before for items in sequences for before in unisolated(items, delimiter)]
-    found[CAUSAL] = serial.score_ids(query, seen, case.labels)
-    return found
+    references[CAUSAL] = serial.score_ids(query, seen, case.labels)
+    return references
 
 
 AS_DECLARED = Gate(
     "semantics_as_declared",
     "which serial reference packed scores are nearest to: the declared semantics, another one, or plain causal "
     "attention",
-    "holds",
-    None,
     rests_on="serial references that differ by semantics",
     measure=measure,
     needs=("multi", "serial"),

@@ -67,8 +67,7 @@ def measure_curve(
         attestation=attestation,
         samples={"timed_runs": 0 if point is None else len(point.serial_sec)},
         details=details.Speedup(
-            performance=performance(curve),
-            performance_vs_tuned_serial=None if tuned is None else performance(tuned),
+            performance=performance(curve), performance_vs_tuned_serial=None if tuned is None else performance(tuned)
         ),
         doubt=None if point is None else compiled(point),
     )

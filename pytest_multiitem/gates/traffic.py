@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from threading import Event
 from typing import Any
 
+import numpy as np
+
 from pytest_multiitem.scoring.cases import Case, unrelated
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import Scores
@@ -16,6 +18,11 @@ from pytest_multiitem.transport.client import Scores
 Recorder = Callable[[dict[str, Any]], None]
 
 _BESIDE = 2
+
+
+def sample(record: Recorder, kind: str, **fields: Any) -> None:
+    """Record a raw sample; scores as lists."""
+    record({"kind": kind, **{name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in fields.items()}})
 
 
 def surrounded(target: Target, case: Case, record: Recorder, number: int = 0) -> Scores:
@@ -49,13 +56,5 @@ def surrounded(target: Target, case: Case, record: Recorder, number: int = 0) ->
         answered.set()
         for other in others:
             other.result()
-    record(
-        {
-            "kind": "surrounded",
-            "server": target.profile.label,
-            "case": case.name,
-            "number": number,
-            "scores": scores.tolist(),
-        }
-    )
+    sample(record, "surrounded", server=target.profile.label, case=case.name, number=number, scores=scores)
     return scores

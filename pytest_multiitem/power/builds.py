@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,9 @@ from pytest_multiitem.targets.ready import scored_request
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient
 
-#: The mask of the packed server under test, and that of the one it is compared with.
-MASK, OTHER_MASK = "segment", "dense"
-#: The parts that pack items into sequences.
-PACKED: frozenset[Part] = frozenset({"multi", "other_mask"})
+#: The masks of the parts that pack items into sequences: the server under test, and the one it is compared with.
+_MASKS: dict[Part, str] = {"multi": "segment", "other_mask": "dense"}
+PACKED = frozenset(_MASKS)
 #: Tokens of the longest sequence that a server of a build takes: a request beyond it is soon made and soon refused.
 CONTEXT_LENGTH = 4096
 #: Items of the built-in requests: half of what the suites send, since there are more than a hundred builds.
@@ -62,10 +61,6 @@ class Labs:
             self._healthy[key] = Build(self, backend, None, circumstances)
         return self._healthy[key]
 
-    def build(self, backend: str, fault: Fault) -> Build:
-        """A new build with a fault."""
-        return Build(self, backend, fault, fault.circumstances)
-
     def target(self, profile: Profile, settings: Settings, fault: Fault | None) -> Target:
         """A server of a profile, with or without a fault.
 
@@ -75,16 +70,20 @@ class Labs:
         reason = EMBEDDED.unavailable(profile, settings)
         if reason is not None:
             raise EngineUnavailable(reason)
-        own_process = fault is not None and fault.own_process
         command = [*EMBEDDED.arguments(profile, settings), "--context-length", str(CONTEXT_LENGTH)]
-        if fault is not None and not own_process:
+        if fault is not None and not fault.own_process:
             command += ["--fault", fault.label]
         # The reference is transformers' own model, which is torch as well.
-        lab = self._lab("pytorch" if profile.backend == REFERENCE else profile.backend)
-        url = lab.url + self._mount(lab, command)
-        server = lab
-        if fault is not None and own_process:
-            server = self._proxy(url, fault, profile)
+        server = self._lab("pytorch" if profile.backend == REFERENCE else profile.backend)
+        url = server.url + self._mount(server, command)
+        if fault is not None and fault.own_process:
+            server = self._started(
+                f"{profile.label} {fault.label}",
+                ("pytest_multiitem.faults.proxy", "--upstream", url, "--fault", fault.label),
+                port=30_120,
+                timeout=_PROXY_STARTUP,
+                restart=True,
+            )
             url = server.url
         scored_request(settings.labels, timeout=settings.request_timeout)(url)
         return Target(
@@ -99,15 +98,23 @@ class Labs:
 
     def _lab(self, backend: str) -> RunningServer:
         if backend not in self._labs:
-            spec = LaunchSpec(
-                label=f"lab {backend}",
-                command=(sys.executable, "-m", "pytest_multiitem.engine.lab", "--port", "{port}"),
-                env=server_environment(),
-                preferred_port=30_100,
-                startup_timeout=self.settings.startup_timeout,
-            )
-            self._labs[backend] = self._pool.acquire(spec, _healthy)
+            timeout = self.settings.startup_timeout
+            command = ("pytest_multiitem.engine.lab",)
+            self._labs[backend] = self._started(f"lab {backend}", command, port=30_100, timeout=timeout)
         return self._labs[backend]
+
+    def _started(
+        self, label: str, command: tuple[str, ...], *, port: int, timeout: float, restart: bool = False
+    ) -> RunningServer:
+        """A process of its own; ``command``: a module and its arguments."""
+        spec = LaunchSpec(
+            label=label,
+            command=(sys.executable, "-m", *command, "--port", "{port}"),
+            env=server_environment(),
+            preferred_port=port,
+            startup_timeout=timeout,
+        )
+        return self._pool.acquire(spec, _healthy, restart=restart)
 
     def _mount(self, lab: RunningServer, command: list[str]) -> str:
         answer = httpx.post(
@@ -117,18 +124,6 @@ class Labs:
             raise EngineUnavailable(answer.text)
         path: str = answer.json()["path"]
         return path
-
-    def _proxy(self, upstream: str, fault: Fault, profile: Profile) -> RunningServer:
-        """A process of its own for a fault that ends it."""
-        module = "pytest_multiitem.faults.proxy"
-        spec = LaunchSpec(
-            label=f"{profile.label} {fault.label}",
-            command=(sys.executable, "-m", module, "--upstream", upstream, "--fault", fault.label, "--port", "{port}"),
-            env=server_environment(),
-            preferred_port=30_120,
-            startup_timeout=_PROXY_STARTUP,
-        )
-        return self._pool.acquire(spec, _healthy, restart=True)
 
 
 def _healthy(url: str) -> None:
@@ -149,20 +144,15 @@ class Build(Subject):
     shrink = False
 
     def __post_init__(self) -> None:
-        changed = dict(self.circumstances)
-        if "server_chunk_size" in changed:
-            changed["server_chunk_size"] = (changed["server_chunk_size"],)
+        changed: dict[str, Any] = {n: (v,) if n == "server_chunk_size" else v for n, v in self.circumstances.items()}
         self.settings, self.record = replace(self.labs.settings, **changed), self.labs.record
         self.examples = min(_EXAMPLES, self.settings.property_examples)
 
-    @property
+    @cached_property
     def reference(self) -> Target:
         """Transformers' own model, always healthy."""
-        return self._healthy_twin()._reference
-
-    @cached_property
-    def _reference(self) -> Target:
-        return self.labs.target(Profile("serial", REFERENCE), self.settings, None)
+        twin = self._healthy_twin()
+        return self.labs.target(Profile("serial", REFERENCE), self.settings, None) if twin is self else twin.reference
 
     @property
     def opposite(self) -> Build:
@@ -172,22 +162,19 @@ class Build(Subject):
             raise EngineUnavailable(f"it compares both backends; the settings choose {self.backend} only")
         return self.labs.healthy(other, self.circumstances)
 
-    def has_fault(self, part: Part) -> bool:
-        """Whether a server of this build has the fault."""
-        return self.fault is not None and part in self.fault.scope
-
     def built_in_cases(self, target: Target) -> tuple[Case, ...]:
         """The built-in requests of the suites, with fewer items; the same for every server."""
         return self._built_in_cases
 
     @cached_property
     def _built_in_cases(self) -> tuple[Case, ...]:
-        settings = self.settings
+        settings, vocab_size = self.settings, self._healthy_twin().serial.vocab_size
+        assert vocab_size is not None  # the embedded engine tells it
         return built_in_cases(
             seed=settings.seed,
             labels=settings.labels,
             delimiter=settings.delimiter,
-            vocab_size=self._vocab_size,
+            vocab_size=vocab_size,
             empty_item=EMBEDDED.allows_empty_items,
             mixed_items=_MIXED_ITEMS,
             equal_items=_EQUAL_ITEMS,
@@ -210,12 +197,6 @@ class Build(Subject):
             target.client.close()
         self._parts.clear()
 
-    @property
-    def _vocab_size(self) -> int:
-        size = self._healthy_twin().serial.vocab_size
-        assert size is not None  # the embedded engine tells it
-        return size
-
     def _healthy_twin(self, part: Part = "serial") -> Build:
         """The healthy build whose server of a part is the one of this build where that has no fault.
 
@@ -227,19 +208,14 @@ class Build(Subject):
     def server(self, part: Part) -> Target:
         """The server of a part: of this build where it has the fault, else of its healthy twin."""
         twin = self._healthy_twin(part)
-        if twin is not self and not self.has_fault(part):
+        if twin is not self and (self.fault is None or part not in self.fault.scope):
             return twin.server(part)
         if part not in self._parts:
-            self._parts[part] = self.labs.target(_profiles(self)[part](), self.settings, self.fault)
+            profile = Profile("serial", self.backend)
+            if part in PACKED:
+                chunk = self.settings.server_chunk_size[0]
+                profile = Profile("multi", self.backend, _MASKS[part], chunk, self.semantics)
+            elif part == "extend":
+                profile = Profile("extend", self.backend, semantics=Semantics.QUERY_PREFIX)
+            self._parts[part] = self.labs.target(profile, self.settings, self.fault)
         return self._parts[part]
-
-
-def _profiles(build: Build) -> Mapping[Part, Callable[[], Profile]]:
-    settings = build.settings
-    chunk, semantics = settings.server_chunk_size[0], Semantics(settings.semantics)
-    return {
-        "multi": lambda: Profile("multi", build.backend, MASK, chunk, semantics),
-        "other_mask": lambda: Profile("multi", build.backend, OTHER_MASK, chunk, semantics),
-        "extend": lambda: Profile("extend", build.backend, semantics=Semantics.QUERY_PREFIX),
-        "serial": lambda: Profile("serial", build.backend),
-    }

@@ -54,8 +54,5 @@ def columns() -> tuple[Column, ...]:
 def not_measured() -> dict[str, str]:
     """The gates that are no column, with the reason."""
     measured = {column.gate.name for column in columns()}
-    return {
-        name: gate.no_column or "it states no way to measure it"
-        for name, gate in gates().items()
-        if name not in measured
-    }
+    others = {name: gate.no_column for name, gate in gates().items() if name not in measured}
+    return {name: reason or "it states no way to measure it" for name, reason in others.items()}

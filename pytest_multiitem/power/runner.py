@@ -20,13 +20,12 @@ from pytest_multiitem.faults.base import Fault
 from pytest_multiitem.faults.catalogue import catalogue, fault
 from pytest_multiitem.gates.record import judged
 from pytest_multiitem.power.builds import Build, Labs
-from pytest_multiitem.power.columns import Column, columns, not_measured
-from pytest_multiitem.power.records import KillMatrix
-from pytest_multiitem.power.summary import _described, summarise
+from pytest_multiitem.power.columns import Column, columns
+from pytest_multiitem.power.summary import new_matrix, summarise
 from pytest_multiitem.results import store
 from pytest_multiitem.results.details import BuildRecord, Cell
 from pytest_multiitem.results.machine import machine_info, package_versions
-from pytest_multiitem.results.records import GateRecord, SettingRecord, Verdict
+from pytest_multiitem.results.records import SettingRecord, Verdict
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.settings.settings import Settings
 
@@ -57,10 +56,9 @@ def plan(settings: Settings) -> list[Planned]:
     A healthy build stands beside every set of circumstances under which some fault is measured. What is expected of a
     strength that the user names is what is expected of a default.
     """
-    chosen = [fault(text) for text in settings.power_faults] or [kind() for kind in catalogue().values()]
-    weaker = []
-    if not settings.power_faults:
-        weaker = [kind(strength) for kind in catalogue().values() for strength in kind.strengths[1:]]
+    kinds = [] if settings.power_faults else list(catalogue().values())
+    chosen = [fault(text) for text in settings.power_faults] or [kind() for kind in kinds]
+    weaker = [kind(strength) for kind in kinds for strength in kind.strengths[1:]]
     # A shorter wait is no circumstance of a healthy server's scores.
     circumstances: list[dict[str, Any]] = [{}]
     for each in chosen:
@@ -121,23 +119,20 @@ class PowerRun:
         self._writing = threading.Lock()
         self._closed = threading.Event()
         planned = plan(settings)
-        involved = dict.fromkeys(type(each.fault) for each in planned if each.fault is not None)
         missing = {
             backend: reason
             for backend in settings.backend
             if (reason := EMBEDDED.unavailable(Profile("serial", backend), settings)) is not None
         }
         self.plan = [each for each in planned if each.backend not in missing]
-        self._results: dict[int, Future[BuildRecord]] = {id(each): Future() for each in self.plan}
-        self.matrix = KillMatrix(
+        self._results: dict[Planned, Future[BuildRecord]] = {each: Future() for each in self.plan}
+        self.matrix = new_matrix(
+            dict.fromkeys(type(each.fault) for each in planned if each.fault is not None),
             run_id=run_id,
             started_at_utc=store.utc_now(),
             machine=machine_info(),
             versions=package_versions(),
             settings=msgspec.convert(settings.records(), list[SettingRecord]),
-            gates=[column.name for column in self._columns],
-            not_measured=not_measured(),
-            faults=[_described(kind) for kind in involved],
             missing=missing,
         )
 
@@ -161,13 +156,13 @@ class PowerRun:
 
     def as_measured(self) -> Iterator[tuple[Planned, BuildRecord]]:
         """Every build as it is finished. Raises what went wrong with the measuring itself."""
-        planned = {id(self._results[id(each)]): each for each in self.plan}
-        for future in as_completed(self._results.values()):
-            yield planned[id(future)], future.result()
+        planned = {future: each for each, future in self._results.items()}
+        for future in as_completed(planned):
+            yield planned[future], future.result()
 
     def result(self, planned: Planned) -> BuildRecord:
         """A build of `plan`, once it is measured."""
-        return self._results[id(planned)].result()
+        return self._results[planned].result()
 
     def close(self, interrupted_by: str | None) -> None:
         """Stop the servers and write the matrix as it then is."""
@@ -183,21 +178,20 @@ class PowerRun:
         """Healthy builds with their times; scores of all others, on all backends side by side; then their times."""
         first = [each for each in self.plan if each.fault is None and not each.circumstances]
         rest = [each for each in self.plan if each not in first]
-        timed: list[_Begun] = []
+        timed: dict[Planned, _Begun] = {}
         self._each(first, lambda each: self._finish(self._scored(each)))
 
         def scores(each: Planned) -> None:
             begun = self._scored(each)
             if begun.timing:
-                timed.append(begun)
+                timed[each] = begun
             else:
                 self._finish(begun)
 
         with ThreadPoolExecutor(len(self._labs)) as threads:
             for backend in self._labs:
                 threads.submit(self._each, [each for each in rest if each.backend == backend], scores)
-        begun_of = {id(begun.planned): begun for begun in timed}
-        self._each([begun.planned for begun in timed], lambda each: self._finish(begun_of[id(each)]))
+        self._each(list(timed), lambda each: self._finish(timed[each]))
 
     def _each(self, planned: Sequence[Planned], measure: Callable[[Planned], None]) -> None:
         for each in planned:
@@ -206,7 +200,7 @@ class PowerRun:
             try:
                 measure(each)
             except BaseException as error:  # noqa: BLE001 - whoever waits for the build gets it
-                self._results[id(each)].set_exception(error)
+                self._results[each].set_exception(error)
 
     def _scored(self, planned: Planned) -> _Begun:
         """Measure what needs no clock."""
@@ -215,7 +209,7 @@ class PowerRun:
         if planned.fault is None:
             build = labs.healthy(planned.backend, planned.circumstances)
         else:
-            build = labs.build(planned.backend, planned.fault)
+            build = Build(labs, planned.backend, planned.fault, planned.circumstances)
         concerned = [column for column in self._columns if column.concerns(build)]
         cells = [self._cell(build, column) for column in concerned if not column.gate.timing]
         timing = [column for column in concerned if column.gate.timing]
@@ -234,23 +228,11 @@ class PowerRun:
                 return
             self.matrix.builds.append(record)
             self._write()
-        self._results[id(begun.planned)].set_result(record)
+        self._results[begun.planned].set_result(record)
 
     def _cell(self, build: Build, column: Column) -> Cell:
-        record: GateRecord = judged(column.gate, lambda gate: column.measure(build))
-        return Cell(
-            gate=record.gate,
-            place=column.place,
-            verdict=record.verdict,
-            reason=record.reason,
-            value=record.value,
-            limit=record.limit,
-            noise_floor=record.noise_floor,
-            traffic_floor=record.traffic_floor,
-            leak_visibility=record.leak_visibility,
-            mask_attested=record.mask_attested,
-            seconds=record.seconds,
-        )
+        record = judged(column.gate, lambda gate: column.measure(build))
+        return Cell(**{name: getattr(record, name) for name in Cell.__struct_fields__} | {"place": column.place})
 
     def _write(self) -> None:
         matrix = self.matrix
@@ -263,21 +245,19 @@ class PowerRun:
 
 def _judged(planned: Planned, cells: Sequence[Cell]) -> BuildRecord:
     """A build with what its cells come to."""
+    fault, verdicts = planned.fault, {cell.verdict for cell in cells}
     kills = {Verdict.FAIL}
-    if planned.fault is not None and planned.fault.inconclusive_counts:
+    if fault is not None and fault.inconclusive_counts:
         kills.add(Verdict.INCONCLUSIVE)
     killed_by = list(dict.fromkeys(cell.gate for cell in cells if cell.verdict in kills))
-    expected: bool | None = None
-    if planned.fault is None:
-        passed = {cell.verdict for cell in cells} <= {Verdict.PASS, Verdict.NOT_RUN}
-        expected = passed and any(cell.verdict is Verdict.PASS for cell in cells)
-    elif planned.expects:
-        expected = bool(killed_by)
+    expected = bool(killed_by) if planned.expects else None
+    if fault is None:
+        expected = Verdict.PASS in verdicts and verdicts <= {Verdict.PASS, Verdict.NOT_RUN}
     return BuildRecord(
         backend=planned.backend,
         label=planned.label,
-        fault=None if planned.fault is None else planned.fault.name,
-        strength=None if planned.fault is None else planned.fault.strength,
+        fault=None if fault is None else fault.name,
+        strength=None if fault is None else fault.strength,
         circumstances=dict(planned.circumstances),
         cells=list(cells),
         killed_by=killed_by,

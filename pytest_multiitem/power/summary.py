@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pytest_multiitem.faults.base import Fault, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
@@ -14,35 +15,29 @@ from pytest_multiitem.results.records import GateRecord, Verdict
 
 def summarise(matrix: KillMatrix) -> None:
     """Fill in what follows from the builds."""
-    numbers = {fault.name: fault.number for fault in matrix.faults}
-    judged = [build for build in matrix.builds if build.fault is not None and build.as_expected is not None]
-    backends = dict.fromkeys(build.backend for build in matrix.builds)
-    matrix.expected = sorted({number for number in numbers.values() if number})
-    matrix.killed = {
-        backend: [number for number in matrix.expected if _is_killed(number, backend, numbers, judged)]
-        for backend in backends
-    }
+    names: dict[int, set[str | None]] = {}
+    for fault in matrix.faults:
+        if fault.number:
+            names.setdefault(fault.number, set()).add(fault.name)
+    matrix.expected = sorted(names)
+    matrix.killed = {}
+    for backend in dict.fromkeys(build.backend for build in matrix.builds):
+        killed = {build.fault for build in matrix.builds if build.backend == backend and build.as_expected}
+        matrix.killed[backend] = [number for number in matrix.expected if names[number] <= killed]
     matrix.unique = _unique(matrix)
     matrix.sensitivity = _sensitivity(matrix)
 
 
-def _is_killed(number: int, backend: str, numbers: dict[str, int], judged: Iterable[BuildRecord]) -> bool:
-    """Every fault with this number was measured on a backend and is killed there."""
-    names = {name for name, its in numbers.items() if its == number}
-    killed = {build.fault for build in judged if build.backend == backend and build.as_expected}
-    return names <= killed
-
-
 def _unique(matrix: KillMatrix) -> dict[str, list[str]]:
     """By gate, the builds that no other gate failed; with the backend where it is so on one only."""
-    backends = dict.fromkeys(build.backend for build in matrix.builds)
     only: dict[str, dict[str, list[str]]] = {}
     for build in matrix.builds:
         if build.fault is not None and len(build.killed_by) == 1:
             only.setdefault(build.killed_by[0], {}).setdefault(build.label, []).append(build.backend)
     return {
         gate: [
-            label if len(where) == len(backends) else f"{label} ({', '.join(where)})" for label, where in labels.items()
+            label if len(where) == len(matrix.killed) else f"{label} ({', '.join(where)})"
+            for label, where in labels.items()
         ]
         for gate, labels in only.items()
     }
@@ -50,7 +45,7 @@ def _unique(matrix: KillMatrix) -> dict[str, list[str]]:
 
 def _sensitivity(matrix: KillMatrix) -> dict[str, dict[str, float]]:
     """By gate and fault, the smallest strength at which the gate fails on every backend that was measured."""
-    found: dict[str, dict[str, float]] = {}
+    smallest: dict[str, dict[str, float]] = {}
     graded = {fault.name for fault in matrix.faults if len(fault.strengths) > 1}
     strengths: dict[tuple[str, float], list[BuildRecord]] = {}
     for build in matrix.builds:
@@ -59,11 +54,10 @@ def _sensitivity(matrix: KillMatrix) -> dict[str, dict[str, float]]:
     for (name, strength), builds in strengths.items():
         failing = [{cell.gate for cell in build.cells if cell.verdict is Verdict.FAIL} for build in builds]
         for gate in set.intersection(*failing):
-            known = found.setdefault(gate, {})
+            known = smallest.setdefault(gate, {})
             known[name] = min(strength, known.get(name, strength))
-    return {
-        gate: found[gate] for gate in dict.fromkeys(name.partition("[")[0] for name in matrix.gates) if gate in found
-    }
+    order = dict.fromkeys(name.partition("[")[0] for name in matrix.gates)
+    return {gate: smallest[gate] for gate in order if gate in smallest}
 
 
 def verdict(matrix: KillMatrix) -> tuple[int, list[str]]:
@@ -83,32 +77,30 @@ def verdict(matrix: KillMatrix) -> tuple[int, list[str]]:
     return (1 if problems else 0), problems
 
 
-def _described(kind: type[Fault]) -> FaultRecord:
-    return FaultRecord(
-        name=kind.name,
-        number=kind.number,
-        about=kind.about(),
-        seen=kind.seen,
-        layer="wire" if issubclass(kind, WireFault) else "engine",
-        scope=sorted(kind.scope),
-        strengths=list(kind.strengths),
-        unit=kind.unit,
-        circumstances=dict(kind.circumstances),
-    )
+def new_matrix(kinds: Iterable[type[Fault]], **facts: Any) -> KillMatrix:
+    """A kill matrix of some kinds of faults, with every column there is; ``facts``: what else is known of it."""
+    faults = [
+        FaultRecord(
+            name=kind.name,
+            number=kind.number,
+            about=kind.about(),
+            seen=kind.seen,
+            layer="wire" if issubclass(kind, WireFault) else "engine",
+            scope=sorted(kind.scope),
+            strengths=list(kind.strengths),
+            unit=kind.unit,
+            circumstances=dict(kind.circumstances),
+        )
+        for kind in kinds
+    ]
+    return KillMatrix(gates=[column.name for column in columns()], not_measured=not_measured(), faults=faults, **facts)
 
 
 def matrix_of(records: Iterable[GateRecord]) -> KillMatrix:
     """The kill matrix that a run's verdicts of `power` carry."""
     builds = [build for record in records if isinstance(record.details, Power) for build in record.details.builds]
     known = catalogue()
-    names = dict.fromkeys(build.fault for build in builds if build.fault in known)
-    matrix = KillMatrix(
-        run_id="",
-        started_at_utc="",
-        gates=[column.name for column in columns()],
-        not_measured=not_measured(),
-        faults=[_described(known[str(name)]) for name in names],
-        builds=builds,
-    )
+    kinds = [known[name] for name in dict.fromkeys(build.fault or "" for build in builds) if name in known]
+    matrix = new_matrix(kinds, run_id="", started_at_utc="", builds=builds)
     summarise(matrix)
     return matrix

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from pytest_multiitem.scoring.relations import Rows, Scenario, ScoreBody
+from pytest_multiitem.transport.client import ScoreClient
 
 #: Requests that one sender beside the variant makes at most.
 _BESIDE_AT_MOST = 50
@@ -17,41 +17,19 @@ _BESIDE_AT_MOST = 50
 RACE_ATTEMPTS = 20
 
 
-class Sender(Protocol):
-    """A connection to a scoring server, such as `transport.client.ScoreClient`."""
-
-    def score(
-        self,
-        query: Sequence[int],
-        items: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        *,
-        apply_softmax: bool = True,
-    ) -> Rows: ...
-
-
-class Player:
+class Player(ExitStack):
     """Plays scenarios on one server. Close it: it opens connections for requests that are sent at the same time.
 
     ``score``: sends one request. ``another``: opens a further connection. ``played``: requests sent so far, without
     those beside. Everything raises what ``score`` raises.
     """
 
-    def __init__(self, score: Callable[[ScoreBody], Rows], another: Callable[[], Any]) -> None:
+    def __init__(self, score: Callable[[ScoreBody], Rows], another: Callable[[], ScoreClient]) -> None:
+        super().__init__()
         self.played = 0
         self._score = score
         self._another = another
-        self._connections: list[Any] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
+        self._connections: list[ScoreClient] = []
 
     def rows(self, request: ScoreBody) -> Rows:
         """The scores [N, K] of one request."""
@@ -62,7 +40,7 @@ class Player:
         """The scores of the variant, its requests' rows one after the other."""
         for request in scenario.before:
             self.rows(request)
-        with _Traffic(scenario.beside, self._connect(len(scenario.beside))):
+        with _traffic(scenario.beside, self._connect(len(scenario.beside))):
             return np.concatenate([self.rows(request) for request in scenario.variant])
 
     def differing(self, scenario: Scenario, base: Rows, limit: float) -> tuple[Rows, int]:
@@ -74,52 +52,49 @@ class Player:
             variant, played = self.variant(scenario), played + 1
         return variant, played
 
-    def _connect(self, count: int) -> list[Any]:
+    def _connect(self, count: int) -> list[ScoreClient]:
         while len(self._connections) < count:
             self._connections.append(self._another())
+            self.callback(self._connections[-1].close)
         return self._connections[:count]
 
 
-def send(sender: Sender, request: ScoreBody) -> Rows:
+def send(sender: ScoreClient, request: ScoreBody) -> Rows:
     """One request through a connection."""
     return sender.score(request.query, request.items, request.label_token_ids, apply_softmax=request.apply_softmax)
 
 
-class _Traffic:
+@contextmanager
+def _traffic(requests: Sequence[ScoreBody], connections: Sequence[ScoreClient]) -> Iterator[None]:
     """Other senders, one a request, each sending its own again and again while the block runs.
 
     The block begins once all of them have begun, and what failed in one is raised at its end.
     """
+    begun, over = threading.Barrier(len(requests) + 1), threading.Event()
+    failures: list[Exception] = []
 
-    def __init__(self, requests: Sequence[ScoreBody], connections: Sequence[Any]) -> None:
-        self._begun = threading.Barrier(len(requests) + 1)
-        self._over = threading.Event()
-        self._failures: list[Exception] = []
-        self._threads = [
-            threading.Thread(target=self._send, args=pair, name="beside", daemon=True)
-            for pair in zip(requests, connections, strict=True)
-        ]
-
-    def _send(self, request: ScoreBody, connection: Any) -> None:
-        self._begun.wait()
+    def keep_sending(request: ScoreBody, connection: ScoreClient) -> None:
+        begun.wait()
         try:
             for _ in range(_BESIDE_AT_MOST):
                 send(connection, request)
-                if self._over.is_set():
+                if over.is_set():
                     return
         except Exception as failure:  # noqa: BLE001 - raised again where the block ends
-            self._failures.append(failure)
+            failures.append(failure)
 
-    def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
-        self._begun.wait()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
+    threads = [
+        threading.Thread(target=keep_sending, args=pair, name="beside", daemon=True)
+        for pair in zip(requests, connections, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
             thread.join()
-        if error is None and self._failures:
-            raise self._failures[0]
+    if failures:
+        raise failures[0]

@@ -29,8 +29,8 @@ BENCH = "from pytest_multiitem.suites.bench.test_bench_multi_item_score import *
 VERDICTS = """
     import types
     import pytest
-    from pytest_multiitem.gates.gate import Evidence
     from pytest_multiitem.gates.record import Measurement
+    from pytest_multiitem.results.records import Evidence
     from pytest_multiitem.adapters.base import Profile
 
     TARGET = types.SimpleNamespace(
@@ -38,7 +38,8 @@ VERDICTS = """
     )
 
     def measured(value, floor=0.0):
-        return lambda gate: Measurement(TARGET, value, Evidence(floor, 0.5, 0.5))
+        evidence = Evidence(noise_floor=floor, leak_visibility=0.5, score_spread=0.5)
+        return lambda gate: Measurement(TARGET, value, evidence)
 
     @pytest.mark.multiitem_gate("same_length_isolation_zero")
     def test_pass(multiitem_gate):

@@ -14,14 +14,16 @@ CONFTEST = """
 
     from fake_engine import pytest_multiitem_engines
     from pytest_multiitem.adapters.base import Profile
-    from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
+    from pytest_multiitem.gates.gate import Gate, Measurement
+    from pytest_multiitem.results.records import Evidence
 
     TARGET = types.SimpleNamespace(
         engine="fake", model="hash-model", dtype="float32", profile=Profile("serial", "pytorch")
     )
 
     def stated(name, relation, limit, value, floor=0.0, **more):
-        measurement = Measurement(TARGET, value, Evidence(floor, 0.5, 0.5), **more)
+        evidence = Evidence(noise_floor=floor, leak_visibility=0.5, score_spread=0.5)
+        measurement = Measurement(TARGET, value, evidence, **more)
         return Gate(name, "a stated value", relation, limit, measure=lambda subject: measurement, needs=("serial",))
 
     def replayed(subject):

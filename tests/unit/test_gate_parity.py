@@ -13,10 +13,10 @@ from pytest_multiitem.results.records import Verdict
 CASES = (make_case(7, name="seven"), make_case(4, seed=2, name="four"))
 
 
-def check(left, right, *, gate=parity.CROSS_BACKEND_MAX_ABS, cases=CASES, samples=None, chunk=None, **more):
+def check(left, right, *, gate=parity.CROSS_BACKEND_MAX_ABS, cases=CASES, samples=None, chunk=None):
     samples = [] if samples is None else samples
     compared = parity.compare(StubSubject(cases, record=samples.append), left, right, chunk)
-    return record_of(gate, parity.figure(compared, **more))
+    return record_of(gate, parity.by_mean(compared) if gate is parity.CROSS_BACKEND_MEAN_ABS else compared)
 
 
 def asked(target):
@@ -68,12 +68,10 @@ def test_a_larger_difference_fails(gate, limit):
 
 
 def test_the_mean_is_of_all_scores():
-    record = check(multi(shifted(packed, 0.11)), multi(), gate=parity.CROSS_BACKEND_MEAN_ABS, statistic=parity.mean_abs)
+    record = check(multi(shifted(packed, 0.11)), multi(), gate=parity.CROSS_BACKEND_MEAN_ABS)
     assert record.value == pytest.approx(2 * 0.11 / 22) and record.verdict is Verdict.PASS
     assert record.details.max_abs_diff == pytest.approx(0.11)
-    record = check(
-        multi(lambda *r: packed(*r) + 0.011), multi(), gate=parity.CROSS_BACKEND_MEAN_ABS, statistic=parity.mean_abs
-    )
+    record = check(multi(lambda *r: packed(*r) + 0.011), multi(), gate=parity.CROSS_BACKEND_MEAN_ABS)
     assert record.value == pytest.approx(0.011) and record.verdict is Verdict.FAIL
 
 
@@ -165,14 +163,14 @@ def test_a_serial_server_at_hand_says_how_visible_a_leak_would_be():
     compared = [
         parity.compare(StubSubject(CASES, hand=serial), multi(), multi(mask="segment")) for serial in (None, baseline())
     ]
-    without, beside = (record_of(parity.SEGMENT_VS_DENSE, parity.figure(each)) for each in compared)
+    without, beside = (record_of(parity.SEGMENT_VS_DENSE, each) for each in compared)
     assert without.verdict is beside.verdict is Verdict.PASS
     assert without.leak_visibility is None and beside.leak_visibility > 0.1
     assert without.traffic_floor == 0.0
 
 
 def test_no_cases_measure_nothing():
-    measurement = parity.figure(parity.compare(StubSubject([]), baseline(), baseline()))
+    measurement = parity.compare(StubSubject([]), baseline(), baseline())
     assert measurement.value is None and measurement.details.mean_abs_diff is None
 
 

@@ -16,12 +16,11 @@ from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench.curve import CurvePoint
 from pytest_multiitem.gates import equivalence, isolation, parity, power, prefill_extend, semantics, speedup
 from pytest_multiitem.gates.evidence import leak_visibility, semantic_visibility
-from pytest_multiitem.gates.gate import Evidence
 from pytest_multiitem.gates.judge import judge_difference, judge_ratio
 from pytest_multiitem.gates.record import Measurement, record_of
 from pytest_multiitem.gates.registry import gate_names, gates, required
 from pytest_multiitem.results import details
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import Evidence, Verdict
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure, prepare, read_scores
@@ -44,7 +43,7 @@ def equal(target, reference, cases=CASES, *, record=ignore):
 
 
 def compared(left, right, cases=CASES, *, record=ignore, client_chunk_size=None):
-    return parity.figure(parity.compare(StubSubject(cases, record=record), left, right, client_chunk_size))
+    return parity.compare(StubSubject(cases, record=record), left, right, client_chunk_size)
 
 
 def probed(target, reference, cases=CASES, *, record=ignore):

@@ -2,15 +2,15 @@
 
 import math
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from stub_targets import multi
 
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement, larger_floor, magnitude
+from pytest_multiitem.gates.gate import Gate, Measurement, larger_floor, magnitude
 from pytest_multiitem.gates.isolation import SAME_LENGTH
 from pytest_multiitem.gates.judge import judge_difference, judge_ratio
 from pytest_multiitem.gates.prefill_extend import PREFILL_EXTEND_REPLAY
@@ -19,7 +19,7 @@ from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.gates.speedup import SPEEDUP_N32
 from pytest_multiitem.reports import table
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import Evidence, Verdict
 
 STRONG = Evidence(noise_floor=0.0, leak_visibility=0.5, score_spread=0.5)
 NAMES = ("noise_floor", "leak_visibility", "score_spread")
@@ -70,7 +70,7 @@ def test_everything_that_is_missing_is_named():
 
 def test_a_gate_asks_only_for_its_own_evidence():
     assert verdict(PREFILL_EXTEND_REPLAY, 0.0, Evidence(score_spread=0.5)) is Verdict.PASS
-    assert verdict(PREFILL_EXTEND_REPLAY, 0.0, Evidence(0.0, 0.5, None)) is Verdict.INCONCLUSIVE
+    assert verdict(PREFILL_EXTEND_REPLAY, 0.0, Evidence(noise_floor=0.0, leak_visibility=0.5)) is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("missing", NAMES)
@@ -122,7 +122,7 @@ def test_the_larger_floor_counts(value, quiet, traffic, expected, words):
 
 @given(quiet=st.none() | st.floats(), traffic=st.none() | st.floats())
 def test_no_floor_hides_the_other(quiet, traffic):
-    floor = Evidence(noise_floor=quiet, traffic_floor=traffic).floor
+    floor = larger_floor(quiet, traffic)
     known = [each for each in (quiet, traffic) if each is not None]
     if all(map(math.isfinite, known)):
         assert floor == max(known, default=None)
@@ -195,7 +195,10 @@ def test_no_pass_without_a_held_limit_and_strong_evidence(limit, required, value
 
 @given(value=st.floats(0, 0.02), spread=st.floats(0.03, 1), visibility=st.floats(0.03, 1), floor=st.floats(0, 0.02))
 def test_a_held_limit_with_strong_evidence_passes(value, spread, visibility, floor):
-    assert verdict(EQUIVALENCE, value, Evidence(floor, visibility, spread)) is Verdict.PASS
+    assert (
+        verdict(EQUIVALENCE, value, Evidence(noise_floor=floor, leak_visibility=visibility, score_spread=spread))
+        is Verdict.PASS
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,24 @@ import math
 from types import SimpleNamespace
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from stub_targets import StubSubject, baseline, extender, make_case, multi, packed
 
 from pytest_multiitem.bench.curve import measure_curves
 from pytest_multiitem.gates import equivalence, isolation, parity, prefill_extend, semantics, speedup
-from pytest_multiitem.gates.gate import Evidence
 from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS
 from pytest_multiitem.gates.record import Measurement, record_of
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import EVIDENCE, Evidence, Verdict
 from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.keys import RECORDS
 from pytest_multiitem.transport import client as client_module
 from pytest_multiitem.transport.client import ScoreClient
 
 #: Everything was measured, nothing was noisy, and a violation would have been seen.
-STRONG = Evidence(**{each.name: 0.0 if "floor" in each.name else 0.9 for each in dataclasses.fields(Evidence)})
+STRONG = Evidence(**{name: 0.0 if "floor" in name else 0.9 for name in EVIDENCE})
 
 differences = pytest.mark.parametrize(
     "gate", [g for g in gates().values() if g.relation in ("==", "<=")], ids=lambda gate: gate.name
@@ -76,7 +76,7 @@ def test_no_difference_is_that_value(gate, value):
 @pytest.mark.parametrize("floor", [math.nan, math.inf])
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_replays_that_are_no_numbers_fail(gate, floor, value):
-    record = record_of(gate, Measurement(multi(), value, dataclasses.replace(STRONG, noise_floor=floor)))
+    record = record_of(gate, Measurement(multi(), value, msgspec.structs.replace(STRONG, noise_floor=floor)))
     assert record.verdict is Verdict.FAIL and "replaying the same request" in record.reason
 
 
@@ -157,7 +157,7 @@ def against_serial(gate):
 
 
 def compared(target, serial, cases):
-    return parity.figure(parity.compare(StubSubject(cases), target, serial))
+    return parity.compare(StubSubject(cases), target, serial)
 
 
 def replayed(target, serial, cases):

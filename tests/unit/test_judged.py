@@ -5,9 +5,8 @@ from stub_targets import multi
 
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
-from pytest_multiitem.gates.gate import Evidence
 from pytest_multiitem.gates.record import Measurement, blank_record, judged
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import Evidence, Verdict
 from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
@@ -43,7 +42,7 @@ def test_a_measurement_is_judged_and_timed():
 
     def measure(gate):
         measured.append(gate)
-        return Measurement(multi(), 0.03, Evidence(0.0, 0.5, 0.5))
+        return Measurement(multi(), 0.03, Evidence(noise_floor=0.0, leak_visibility=0.5, score_spread=0.5))
 
     record = judged(EQUIVALENCE, measure)
     assert measured == [EQUIVALENCE] and record.verdict is Verdict.FAIL and record.value == 0.03

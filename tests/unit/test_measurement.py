@@ -16,18 +16,18 @@ from pytest_multiitem.gates import speedup
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
 from pytest_multiitem.gates.evidence import baseline as measured_baseline
 from pytest_multiitem.gates.evidence import leak_visibility, max_abs, replay_floor, score_spread, semantic_visibility
-from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.record import Measurement, blank_record, judged, record_of
 from pytest_multiitem.gates.registry import gate_names, gates
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.results.details import Notes
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import Evidence, Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
-STRONG = Evidence(0.0, 0.5, 0.5)
+STRONG = Evidence(noise_floor=0.0, leak_visibility=0.5, score_spread=0.5)
 
 
 def ignore(line):
@@ -58,7 +58,9 @@ def test_a_problem_is_a_fail_whatever_the_value():
 def test_a_record_carries_its_evidence():
     target = multi(mask="segment", chunk=2)
     samples, details = {"items": 4}, Notes(entries={"note": 1})
-    evidence = Evidence(0.001, 0.4, 0.3, 0.002, 0.5)
+    evidence = Evidence(
+        noise_floor=0.001, leak_visibility=0.4, score_spread=0.3, traffic_floor=0.002, semantic_visibility=0.5
+    )
     measurement = Measurement(target, 0.01, evidence, Attestation("segment", 3, 6), samples=samples)
     measurement.details = details
     record = record_of(EQUIVALENCE, measurement)

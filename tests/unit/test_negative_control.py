@@ -8,10 +8,9 @@ from stub_targets import DELIMITER, VOCABULARY, StubSubject, baseline, hashed, m
 
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.gates import equivalence, isolation
-from pytest_multiitem.gates.gate import Evidence
 from pytest_multiitem.gates.negative_control import NEGATIVE_CONTROL, Unisolated, measure
 from pytest_multiitem.gates.record import Measurement, record_of
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import Evidence, Verdict
 from pytest_multiitem.scoring.semantics import Semantics, unisolated
 
 FIRST, QUERY = Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX
@@ -64,7 +63,7 @@ def test_a_gate_that_sees_no_leak_fails_the_control(blind, monkeypatch):
     def nothing(*arguments, **more):
         found = seeing(*arguments, **more)
         found.value, found.problem = 0.0, None
-        found.evidence = Evidence(0.0, 0.5, 0.5)
+        found.evidence = Evidence(noise_floor=0.0, leak_visibility=0.5, score_spread=0.5)
         return found
 
     monkeypatch.setattr(module, "measure", nothing)

@@ -12,11 +12,11 @@ from stub_targets import StubSubject, baseline, make_case, multi
 import pytest_multiitem.gates as package
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates import registry
-from pytest_multiitem.gates.gate import Evidence, Gate, Measurement
+from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.record import judged
 from pytest_multiitem.power.columns import columns, not_measured
 from pytest_multiitem.reports.power import short
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import Evidence, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW = '''
@@ -117,6 +117,6 @@ def test_a_subject_with_another_server_in_the_place_of_the_packed_one():
 
 def test_a_measurement_that_is_judged_already_is_left_as_it_is():
     gate = Gate("mine_le_1", "something", "<=", 1.0)
-    record = judged(gate, lambda gate: Measurement(multi(), 0.5, Evidence(0.0)))
+    record = judged(gate, lambda gate: Measurement(multi(), 0.5, Evidence(noise_floor=0.0)))
     record.verdict = Verdict.NOT_RUN
     assert judged(gate, lambda gate: record) is record and record.verdict is Verdict.NOT_RUN

@@ -9,10 +9,10 @@ import numpy as np
 from pytest_multiitem.comparison.decision.agreement import agreement
 from pytest_multiitem.comparison.records import Agreement, Check, OwnReference, Row, ScoreMatrix
 from pytest_multiitem.gates.comparison import OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS
-from pytest_multiitem.gates.gate import Evidence, Gate
+from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.judge import judge_difference
 from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import Evidence, Verdict
 
 #: A gate on the largest score difference, and one on the mean.
 CROSS_BACKEND = (CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS)
@@ -84,7 +84,8 @@ def _judge(gates: Sequence[Gate], agreed: Agreement | None, missing: str, prefix
             verdict, reason = Verdict.FAIL, agreed.problem or "there is no score difference"
         else:
             value = getattr(agreed, statistic)
-            verdict, reason = judge_difference(gate, value, Evidence(agreed.noise_floor, None, agreed.score_spread))
+            evidence = Evidence(noise_floor=agreed.noise_floor, score_spread=agreed.score_spread)
+            verdict, reason = judge_difference(gate, value, evidence)
         checks.append(
             Check(gate=gate.name, verdict=verdict.value, reason=prefix + reason, value=value, limit=gate.limit)
         )
