@@ -17,6 +17,10 @@ from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
 
 Role = Literal["multi", "serial", "extend"]
+#: What roles are called in messages.
+ROLE_WORDS: Mapping[Role | None, str] = {
+    "multi": "multi-item", "extend": "prefill+extend", "serial": "serial", None: "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,24 @@ class Profile:
     @property
     def label(self) -> str:
         """For people: which server this is."""
-        words = {"multi": "multi-item", "serial": "serial", "extend": "prefill+extend"}[self.role]
-        chunk = "" if not self.chunk_size else f" chunk {self.chunk_size}"
-        mask = "" if self.mask_impl is None else f" {self.mask_impl}"
-        tuned = "tuned " if self.tuned else ""
-        model = "" if self.model is None else f" {model_name(self.model)}"
-        return f"{tuned}{words} {self.backend}{mask}{chunk}{model}"
+        chunk = f"chunk {self.chunk_size}" if self.chunk_size else None
+        model = None if self.model is None else model_name(self.model)
+        words = ("tuned" if self.tuned else None, ROLE_WORDS[self.role], self.backend, self.mask_impl, chunk, model)
+        return " ".join(word for word in words if word is not None)
 
 
 def model_name(model: str) -> str:
     """What a model is called in tables: the last part of its path or hub id."""
     return model.rstrip("/").rpartition("/")[2]
+
+
+def role_of(info: Mapping[str, Any]) -> Role | None:
+    """The role of a server by its own word, its ``/get_server_info``; None where it does not tell."""
+    if info.get("multi_item_enable_prefill_extend"):
+        return "extend"
+    if info.get("multi_item_scoring_delimiter") is not None or info.get("enable_mis"):
+        return "multi"
+    return "serial" if "multi_item_scoring_delimiter" in info or "enable_mis" in info else None
 
 
 class Engine:
