@@ -18,9 +18,7 @@ from pytest_multiitem.settings.settings import Settings
 
 Role = Literal["multi", "serial", "extend"]
 #: What roles are called in messages.
-ROLE_WORDS: Mapping[Role | None, str] = {
-    "multi": "multi-item", "extend": "prefill+extend", "serial": "serial", None: "",
-}  # fmt: skip
+ROLE_WORDS: Mapping[Role, str] = {"multi": "multi-item", "extend": "prefill+extend", "serial": "serial"}
 
 
 @dataclass(frozen=True)
@@ -84,28 +82,27 @@ class Engine:
         Raises UsageError for a backend or a mask that was chosen and that it does not have.
         """
         settings = self.with_own_names(settings)
-        origins = dict(settings.origins)
-        changed: dict[str, Any] = {}
         for name, possible in self._own.items():
             chosen = getattr(settings, name)
-            if origins.get(name, "default") != "default":
+            if settings.origins.get(name, "default") != "default":
                 settings.check_names(name, chosen, (*possible, ALL), f": engine {self.name} has no other")
             elif not set(chosen) <= set(possible):
-                changed[name] = tuple(word for word in chosen if word in possible)
-                origins[name] = f"engine {self.name}"
-        return replace(settings, **changed, origins=origins) if changed else settings
+                settings = self._choose(settings, name, tuple(word for word in chosen if word in possible))
+        return settings
 
     def with_own_names(self, settings: Settings) -> Settings:
         """The settings with this engine's backends and masks for ``all``, and for a default of which it has none."""
-        origins = dict(settings.origins)
-        changed: dict[str, Any] = {}
         for name, possible in self._own.items():
-            chosen = getattr(settings, name)
+            chosen, origin = getattr(settings, name), settings.origins.get(name, "default")
             if chosen == (ALL,):
-                changed[name] = possible
-            elif origins.get(name, "default") == "default" and not set(chosen) & set(possible):
-                changed[name], origins[name] = possible, f"engine {self.name}"
-        return replace(settings, **changed, origins=origins) if changed else settings
+                settings = self._choose(settings, name, possible, origin)
+            elif origin == "default" and not set(chosen) & set(possible):
+                settings = self._choose(settings, name, possible)
+        return settings
+
+    def _choose(self, settings: Settings, name: str, names: tuple[str, ...], origin: str | None = None) -> Settings:
+        changed: dict[str, Any] = {name: names}
+        return replace(settings, **changed, origins={**settings.origins, name: origin or f"engine {self.name}"})
 
     @property
     def _own(self) -> dict[str, tuple[str, ...]]:

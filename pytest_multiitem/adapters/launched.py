@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 from pytest_multiitem.adapters import profiles
@@ -94,13 +95,10 @@ class LaunchedEngine(Engine):
 
     def _port(self, profile: Profile, settings: Settings, first: int) -> int:
         """Each server of a role its own port: the first from ``first``, further ones in steps of 10."""
-        in_use = [
-            (backend, mask, chunk)
-            for backend in self.backends
-            if backend in settings.backend
-            for mask in (settings.mask_impl if profile.role == "multi" else (None,))
-            for chunk in (settings.server_chunk_size if profile.role == "multi" else (None,))
-        ]
+        packed = profile.role == "multi"
+        backends = [backend for backend in self.backends if backend in settings.backend]
+        masks, chunks = (settings.mask_impl, settings.server_chunk_size) if packed else ((None,), (None,))
+        in_use: list[tuple[str, str | None, int | None]] = list(product(backends, masks, chunks))
         wanted = (profile.backend, profile.mask_impl, profile.chunk_size)
         return first + 10 * (in_use.index(wanted) if wanted in in_use else len(in_use))
 
@@ -179,7 +177,7 @@ class InstalledEngine(LaunchedEngine):
     def packages(self, settings: Settings) -> Mapping[str, str]:
         """What is installed around the engine; nothing is known of an attached one."""
         with suppress(EngineUnavailable):
-            return {} if settings.engine_python is None else dict(self.installed(settings).packages)
+            return {} if settings.engine_python is None else self.installed(settings).packages
         return {}
 
 
@@ -202,8 +200,7 @@ def launch_of(name: str, settings: Settings) -> LaunchSpec:
         settings.server_chunk_size[0] if packed else None,
         Semantics(settings.semantics),
     )
-    reason = engine.unavailable(profile, settings)
-    if reason is not None:
+    if (reason := engine.unavailable(profile, settings)) is not None:
         raise EngineUnavailable(reason)
     spec = engine.launch(profile, settings)
     return replace(spec, command=tuple(part.replace("{port}", str(spec.preferred_port)) for part in spec.command))

@@ -153,8 +153,8 @@ class Guard:
     def _reap(self) -> bool:
         """Collect ended children except the anchor; True once the engine is among them."""
         for pid in self._children():
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found and found == self._engine:
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped and reaped == self._engine:
                 self._reaped = True
                 self._write_state("exited", returncode=os.waitstatus_to_exitcode(status), reason=self._reason)
         return self._reaped

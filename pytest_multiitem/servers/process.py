@@ -223,9 +223,9 @@ def _request_until_gone(directories: list[Path], request: bytes, timeout: float)
     """Send ``request`` once to each guard; return those still alive after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     left = [path for path in directories if is_locked(path / "alive")]
-    unasked = list(left)
+    waiting = left
     while left:
-        unasked = [path for path in unasked if path in left and not _request(path / "stop", request)]
+        waiting = [path for path in waiting if path in left and not _request(path / "stop", request)]
         left = [path for path in left if is_locked(path / "alive")]
         if not left or time.monotonic() >= deadline:
             break

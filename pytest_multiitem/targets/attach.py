@@ -79,8 +79,8 @@ def attach(role: Role | None, client: ScoreClient, settings: Settings, engine: E
     """
     info = client.server_info() or client.model_info() or {}
     served = Served.read(info)
-    place = f"the {ROLE_WORDS[role]} server {without_credentials(client.url)}".replace("  ", " ")
-    accepted = (None, "multi", "extend") if role == "multi" else (None, role)
+    place = f"the {'' if role is None else f'{ROLE_WORDS[role]} '}server {without_credentials(client.url)}"
+    accepted = ("multi", "extend") if role == "multi" else (role,)
     if role is not None and served.role is not None and served.role not in accepted:
         raise UsageError(f"{place} says that it {_why(served.role, info)}; {_INSTEAD[role]}")
     for name, declared, given in _contradictions(role, served, settings):

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -134,30 +134,25 @@ class ScoreClient:
         """The arguments the server runs with and what it has executed, from ``/get_server_info`` or ``/server_info``;
         None where it does not say. Later calls ask the one that answered, and nothing where both answered without.
         """
-        for path in self._info_paths:
-            try:
-                info = _object(self._http.get(path))
-            except httpx.HTTPError:
-                return None
-            if info is not None:
-                self._info_paths = (path,)
-                return info
-        if self._info_paths == _INFO_PATHS:
-            self._info_paths = ()
+        with suppress(httpx.HTTPError):
+            for path in self._info_paths:
+                if (info := _object(self._http.get(path))) is not None:
+                    self._info_paths = (path,)
+                    return info
+            if self._info_paths == _INFO_PATHS:
+                self._info_paths = ()
         return None
 
     def model_info(self) -> dict[str, Any] | None:
         """The served model, from ``/model_info`` or the first of ``/v1/models``; None where neither says."""
-        for path in _MODEL_PATHS:
-            try:
+        with suppress(httpx.HTTPError):
+            for path in _MODEL_PATHS:
                 info = _object(self._http.get(path)) or {}
-            except httpx.HTTPError:
-                return None
-            models = info.get("data")
-            if isinstance(models, list):
-                info = {**models[0], "served_model_name": models[0].get("id")} if models and models[0] else {}
-            if info:
-                return info
+                models = info.get("data")
+                if isinstance(models, list):
+                    info = {**models[0], "served_model_name": models[0].get("id")} if models and models[0] else {}
+                if info:
+                    return info
         return None
 
     def get(self, path: str) -> httpx.Response:
