@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -19,21 +18,15 @@ class ProgressBar:
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        self._bar = Progress(
-            *columns,
-            console=self._console,
-            disable=not self._console.is_terminal,
-            refresh_per_second=redraws_per_second,
-        )
+        hidden = not self._console.is_terminal
+        self._bar = Progress(*columns, console=self._console, disable=hidden, refresh_per_second=redraws_per_second)
         self._task = self._bar.add_task("", total=None)
 
     def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def print(self, text: str) -> None:

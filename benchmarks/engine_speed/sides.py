@@ -16,7 +16,8 @@ from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.results.machine import cpu_count
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.servers import LaunchSpec, RunningServer, ServerPool
+from pytest_multiitem.servers.pool import ServerPool
+from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import Settings

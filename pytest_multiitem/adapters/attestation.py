@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 #: The mask of a server that cannot say what it executed.
 UNATTESTED = "unattested"
 
@@ -42,70 +44,62 @@ class Attestation:
         )
 
 
-@dataclass(frozen=True)
-class Executed:
+class _Extended(msgspec.Struct, frozen=True):
+    items: int
+
+
+class Executed(msgspec.Struct, frozen=True):
     """Counters of what ran since a server started: packed sequences and items by mask, items of
     prefill+extend, serial sequences."""
 
-    sequences: Mapping[str, int]
-    items: Mapping[str, int]
-    extended: int
-    serial: int
+    packed_sequences: dict[str, int]
+    packed_items: dict[str, int]
+    prefill_extend: _Extended
+    serial_sequences: int
 
     @classmethod
     def read(cls, info: Mapping[str, Any] | None) -> Executed | None:
         """The counters in an answer to ``/get_server_info``; None where it has none."""
-        executed = (info or {}).get("executed")
-        if not isinstance(executed, dict):
-            return None
         try:
-            return cls(
-                dict(executed["packed_sequences"]),
-                dict(executed["packed_items"]),
-                int(executed["prefill_extend"]["items"]),
-                int(executed["serial_sequences"]),
-            )
-        except (KeyError, TypeError, ValueError):
+            return msgspec.convert((info or {}).get("executed"), cls)
+        except msgspec.ValidationError:
             return None
 
     def since(self, before: Executed, attestation: Attestation, wanted: set[str | None]) -> None:
         """Fill in what ran since ``before``; anything but the ``wanted`` masks is a problem."""
-        packed = {mask: count - before.sequences.get(mask, 0) for mask, count in self.sequences.items()}
+        packed = {mask: count - before.packed_sequences.get(mask, 0) for mask, count in self.packed_sequences.items()}
         paths = [mask for mask, count in packed.items() if count]
-        if self.extended > before.extended:
+        if self.prefill_extend.items > before.prefill_extend.items:
             paths.append("prefill+extend")
-        if self.serial > before.serial:
+        if self.serial_sequences > before.serial_sequences:
             paths.append("serial")
         attestation.mask = "+".join(paths) or "none"
         attestation.packed_sequences = sum(packed.values())
-        attestation.packed_items = sum(self.items.values()) - sum(before.items.values())
+        attestation.packed_items = sum(self.packed_items.values()) - sum(before.packed_items.values())
         if not paths or not set(paths) <= wanted:
-            asked = " or ".join(sorted(map(str, wanted)))
-            attestation.problem = f"{asked} was requested, but the server executed {attestation.mask}"
+            requested = " or ".join(sorted(map(str, wanted)))
+            attestation.problem = f"{requested} was requested, but the server executed {attestation.mask}"
 
 
-#: Arguments of a launch on which a verdict depends, as servers tell them.
-_TOLD = frozenset(
-    {
-        "attention_backend", "chunked_prefill_size", "disable_radix_cache", "dtype", "enable_mis",
-        "enable_scoring_cache", "multi_item_enable_prefill_extend", "multi_item_mask_impl",
-        "multi_item_scoring_chunk_size", "multi_item_scoring_delimiter",
-    }
-)  # fmt: skip
+#: Arguments of a launch on which a verdict depends, as servers declare them.
+_ARGUMENTS = {
+    "attention_backend", "chunked_prefill_size", "disable_radix_cache", "dtype", "enable_mis", "enable_scoring_cache",
+    "multi_item_enable_prefill_extend", "multi_item_mask_impl", "multi_item_scoring_chunk_size",
+    "multi_item_scoring_delimiter",
+}  # fmt: skip
 
 
-def contradictions(info: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def contradictions(info: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """Where a server says that it runs with other arguments than it was started with.
 
-    ``asked`` maps names of arguments, as the server writes them, to values; what the server does not
+    ``requested`` maps names of arguments, as the server writes them, to values; what the server does not
     tell is no contradiction.
     """
-    found = []
-    for name in sorted(_TOLD & asked.keys()):
-        told, value = info.get(name), asked[name]
-        if told is not None and _plain(told) != _plain(value):
-            found.append(f"{name} was set to {value}, but the server says {told}")
-    return found
+    return [
+        f"{name} was set to {requested[name]}, but the server says {info[name]}"
+        for name in sorted(_ARGUMENTS & requested.keys())
+        if info.get(name) is not None and _plain(info[name]) != _plain(requested[name])
+    ]
 
 
 def _plain(value: Any) -> str:

@@ -17,6 +17,8 @@ from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
 
 Role = Literal["multi", "serial", "extend"]
+#: What roles are called in messages.
+ROLE_WORDS: Mapping[Role, str] = {"multi": "multi-item", "extend": "prefill+extend", "serial": "serial"}
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,24 @@ class Profile:
     @property
     def label(self) -> str:
         """For people: which server this is."""
-        words = {"multi": "multi-item", "serial": "serial", "extend": "prefill+extend"}[self.role]
-        chunk = "" if not self.chunk_size else f" chunk {self.chunk_size}"
-        mask = "" if self.mask_impl is None else f" {self.mask_impl}"
-        tuned = "tuned " if self.tuned else ""
-        model = "" if self.model is None else f" {model_name(self.model)}"
-        return f"{tuned}{words} {self.backend}{mask}{chunk}{model}"
+        chunk = f"chunk {self.chunk_size}" if self.chunk_size else None
+        model = None if self.model is None else model_name(self.model)
+        words = ("tuned" if self.tuned else None, ROLE_WORDS[self.role], self.backend, self.mask_impl, chunk, model)
+        return " ".join(word for word in words if word is not None)
 
 
 def model_name(model: str) -> str:
     """What a model is called in tables: the last part of its path or hub id."""
     return model.rstrip("/").rpartition("/")[2]
+
+
+def role_of(info: Mapping[str, Any]) -> Role | None:
+    """The role of a server by its own word, its ``/get_server_info``; None where it does not tell."""
+    if info.get("multi_item_enable_prefill_extend"):
+        return "extend"
+    if info.get("multi_item_scoring_delimiter") is not None or info.get("enable_mis"):
+        return "multi"
+    return "serial" if "multi_item_scoring_delimiter" in info or "enable_mis" in info else None
 
 
 class Engine:
@@ -73,28 +82,27 @@ class Engine:
         Raises UsageError for a backend or a mask that was chosen and that it does not have.
         """
         settings = self.with_own_names(settings)
-        origins = dict(settings.origins)
-        changed: dict[str, Any] = {}
         for name, possible in self._own.items():
             chosen = getattr(settings, name)
-            if origins.get(name, "default") != "default":
+            if settings.origins.get(name, "default") != "default":
                 settings.check_names(name, chosen, (*possible, ALL), f": engine {self.name} has no other")
             elif not set(chosen) <= set(possible):
-                changed[name] = tuple(word for word in chosen if word in possible)
-                origins[name] = f"engine {self.name}"
-        return replace(settings, **changed, origins=origins) if changed else settings
+                settings = self._choose(settings, name, tuple(word for word in chosen if word in possible))
+        return settings
 
     def with_own_names(self, settings: Settings) -> Settings:
         """The settings with this engine's backends and masks for ``all``, and for a default of which it has none."""
-        origins = dict(settings.origins)
-        changed: dict[str, Any] = {}
         for name, possible in self._own.items():
-            chosen = getattr(settings, name)
+            chosen, origin = getattr(settings, name), settings.origins.get(name, "default")
             if chosen == (ALL,):
-                changed[name] = possible
-            elif origins.get(name, "default") == "default" and not set(chosen) & set(possible):
-                changed[name], origins[name] = possible, f"engine {self.name}"
-        return replace(settings, **changed, origins=origins) if changed else settings
+                settings = self._choose(settings, name, possible, origin)
+            elif origin == "default" and not set(chosen) & set(possible):
+                settings = self._choose(settings, name, possible)
+        return settings
+
+    def _choose(self, settings: Settings, name: str, names: tuple[str, ...], origin: str | None = None) -> Settings:
+        changed: dict[str, Any] = {name: names}
+        return replace(settings, **changed, origins={**settings.origins, name: origin or f"engine {self.name}"})
 
     @property
     def _own(self) -> dict[str, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,10 +41,9 @@ class Installed:
     """One engine as it is installed: its version, the flags it knows, and the packages around it."""
 
     python: str
-    distribution: str
     version: str
     flags: frozenset[str]
-    packages: tuple[tuple[str, str], ...]
+    packages: Mapping[str, str]
 
     def lacking(self, flags: Iterable[str]) -> list[str]:
         """Those of ``flags`` that this version does not know."""
@@ -82,10 +81,4 @@ def inspect(python: str, package: str, sources: str, distribution: str, further:
             "another interpreter: --engine-python PATH"
         )
     packages = {"python": answer["python"], **versions}
-    return Installed(
-        python=str(Path(python)),
-        distribution=distribution,
-        version=versions.get(distribution, "unknown"),
-        flags=frozenset(answer["flags"]),
-        packages=tuple(packages.items()),
-    )
+    return Installed(str(Path(python)), versions.get(distribution, "unknown"), frozenset(answer["flags"]), packages)

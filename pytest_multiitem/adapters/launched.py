@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from typing import Any
 
+from pytest_multiitem.adapters import profiles
 from pytest_multiitem.adapters.base import Engine, Profile, choose_engine
 from pytest_multiitem.adapters.installed import Installed, inspect
-from pytest_multiitem.adapters.profiles import (
-    Flags,
-    LaunchProfile,
-    arguments,
-    filled,
-    launch_profile,
-    profile_name,
-    read_profiles,
-    with_profile_defaults,
-)
+from pytest_multiitem.adapters.profiles import Flags, LaunchProfile, launch_profile, profile_name, read_profiles
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
+
+#: Settings that a launch profile names by their own names.
+_FILLED_IN = (
+    "dtype", "device", "delimiter", "segment_threshold",
+    "extend_batch_size", "extend_max_running_requests", "extend_precompile_bs_paddings",
+)  # fmt: skip
 
 
 class LaunchedEngine(Engine):
@@ -34,7 +35,7 @@ class LaunchedEngine(Engine):
 
     def fit(self, settings: Settings) -> Settings:
         """The profiles in use have a say as well."""
-        return super().fit(with_profile_defaults(settings, self.name))
+        return super().fit(profiles.with_profile_defaults(settings, self.name))
 
     def program(self, profile: Profile, settings: Settings) -> list[str]:
         """The command before the profile's flags: interpreter and module."""
@@ -53,8 +54,8 @@ class LaunchedEngine(Engine):
 
     def asked(self, profile: Profile, settings: Settings) -> Mapping[str, Any]:
         """The flags that the launch gives, with the run's values filled in."""
-        flags = self.chosen_flags(self.launch_profile(profile, settings), settings)
-        return {name.replace("-", "_"): value for name, value in filled(flags, _values(profile, settings)).items()}
+        flags = profiles.filled(self._flags(profile, settings), _values(profile, settings))
+        return {name.replace("-", "_"): value for name, value in flags.items()}
 
     def has_tuned_serial(self, settings: Settings) -> bool:
         """Where there is a launch profile for it."""
@@ -71,8 +72,10 @@ class LaunchedEngine(Engine):
 
     def arguments(self, profile: Profile, settings: Settings) -> list[str]:
         """The launch profile's flags with the run's values filled in; no address is among them."""
-        flags = self.chosen_flags(self.launch_profile(profile, settings), settings)
-        return arguments(flags, _values(profile, settings))
+        return profiles.arguments(self._flags(profile, settings), _values(profile, settings))
+
+    def _flags(self, profile: Profile, settings: Settings) -> Flags:
+        return self.chosen_flags(self.launch_profile(profile, settings), settings)
 
     def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
         """The command that listens on a port that is still to be claimed."""
@@ -92,13 +95,10 @@ class LaunchedEngine(Engine):
 
     def _port(self, profile: Profile, settings: Settings, first: int) -> int:
         """Each server of a role its own port: the first from ``first``, further ones in steps of 10."""
-        in_use = [
-            (backend, mask, chunk)
-            for backend in self.backends
-            if backend in settings.backend
-            for mask in (settings.mask_impl if profile.role == "multi" else (None,))
-            for chunk in (settings.server_chunk_size if profile.role == "multi" else (None,))
-        ]
+        packed = profile.role == "multi"
+        backends = [backend for backend in self.backends if backend in settings.backend]
+        masks, chunks = (settings.mask_impl, settings.server_chunk_size) if packed else ((None,), (None,))
+        in_use: list[tuple[str, str | None, int | None]] = list(product(backends, masks, chunks))
         wanted = (profile.backend, profile.mask_impl, profile.chunk_size)
         return first + 10 * (in_use.index(wanted) if wanted in in_use else len(in_use))
 
@@ -117,6 +117,8 @@ class InstalledEngine(LaunchedEngine):
     surroundings: tuple[str, ...]
     # Neither the directory of the run nor this interpreter's path may shadow the engine's modules.
     environment: Mapping[str, str] = {"PYTHONSAFEPATH": "1", "PYTHONPATH": ""}
+    #: What the server logs when it refuses its own arguments; its words are the first group.
+    refusals: tuple[re.Pattern[str], ...] = ()
 
     def fit(self, settings: Settings) -> Settings:
         """The device is what the machine has, unless the user says otherwise.
@@ -144,13 +146,12 @@ class InstalledEngine(LaunchedEngine):
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
         """Why not: no environment, or a version that cannot express the profile."""
         reason = super().unavailable(profile, settings)
-        if reason is not None:
-            return reason
         try:
-            self.chosen_flags(self.launch_profile(profile, settings), settings)
+            if reason is None:
+                self._flags(profile, settings)
         except EngineUnavailable as error:
             return str(error)
-        return None
+        return reason
 
     def program(self, profile: Profile, settings: Settings) -> list[str]:
         """The engine's own launcher, run by its own interpreter."""
@@ -161,8 +162,7 @@ class InstalledEngine(LaunchedEngine):
         installed = self.installed(settings)
         lacking = []
         for flags in launch.alternatives():
-            missing = installed.lacking(flags)
-            if not missing:
+            if not (missing := installed.lacking(flags)):
                 return flags
             lacking.append(" ".join(f"--{name}" for name in missing))
         raise EngineUnavailable(
@@ -170,14 +170,15 @@ class InstalledEngine(LaunchedEngine):
             f"{launch.name}: it does not know {', nor '.join(lacking)}"
         )
 
+    def refusal(self, log: str) -> str | None:
+        """What the server says when it refuses its own arguments."""
+        return next((words[1].strip() for pattern in self.refusals if (words := pattern.search(log))), None)
+
     def packages(self, settings: Settings) -> Mapping[str, str]:
         """What is installed around the engine; nothing is known of an attached one."""
-        if settings.engine_python is None:
-            return {}
-        try:
-            return dict(self.installed(settings).packages)
-        except EngineUnavailable:
-            return {}
+        with suppress(EngineUnavailable):
+            return {} if settings.engine_python is None else self.installed(settings).packages
+        return {}
 
 
 def launch_of(name: str, settings: Settings) -> LaunchSpec:
@@ -199,8 +200,7 @@ def launch_of(name: str, settings: Settings) -> LaunchSpec:
         settings.server_chunk_size[0] if packed else None,
         Semantics(settings.semantics),
     )
-    reason = engine.unavailable(profile, settings)
-    if reason is not None:
+    if (reason := engine.unavailable(profile, settings)) is not None:
         raise EngineUnavailable(reason)
     spec = engine.launch(profile, settings)
     return replace(spec, command=tuple(part.replace("{port}", str(spec.preferred_port)) for part in spec.command))
@@ -218,18 +218,11 @@ def detected_device() -> str:
 
 def _values(profile: Profile, settings: Settings) -> dict[str, Any]:
     """What ``{name}`` stands for in a launch profile."""
-    return {
+    return {name: getattr(settings, name) for name in _FILLED_IN} | {
         "model": profile.model or settings.model,
-        "dtype": settings.dtype,
-        "device": settings.device,
         "log_level": settings.bench_log_level,
         "download_dir": settings.bench_download_dir,
-        "delimiter": settings.delimiter,
         "chunk_size": profile.chunk_size or 0,
         "mask_impl": profile.mask_impl,
-        "segment_threshold": settings.segment_threshold,
         "semantics": profile.semantics,
-        "extend_batch_size": settings.extend_batch_size,
-        "extend_max_running_requests": settings.extend_max_running_requests,
-        "extend_precompile_bs_paddings": settings.extend_precompile_bs_paddings,
     }

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_multiitem.adapters.attestation import UNATTESTED, Attestation
-from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.base import ROLE_WORDS, Profile, role_of
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
 
 _FALLBACK = re.compile(r"^.*attention.*falling back to native.*$", re.IGNORECASE | re.MULTILINE)
-_REFUSAL = re.compile(r"AssertionError: (.*)")
 _LOG_START = 2**20  # bytes; the fallback is announced at the start
 _WITHOUT_WARNINGS = ("error", "critical")  # log levels at which the fallback is not announced
 
@@ -34,11 +33,7 @@ class SglJaxEngine(InstalledEngine):
     sources = "srt/server_args.py"
     distribution = "sglang-jax"
     surroundings = ("jax", "jaxlib", "libtpu", "flax", "transformers", "numpy")
-
-    def refusal(self, log: str) -> str | None:
-        """What the server says when it refuses its own arguments."""
-        found = _REFUSAL.search(log)
-        return None if found is None else found[1].strip()
+    refusals = (re.compile(r"AssertionError: (.*)"),)
 
     def known_issue(self, model: str) -> str | None:
         """Two models fail on their first request: the fused KV layout does not fit their heads."""
@@ -60,26 +55,21 @@ class SglJaxEngine(InstalledEngine):
         """
         if not info:
             return Attestation()
-        packs = info.get("multi_item_scoring_delimiter") is not None
-        extends = bool(info.get("multi_item_enable_prefill_extend"))
-        mode = "prefill+extend" if extends else "multi-item" if packs else "serial"
-        wanted = {"multi": "multi-item", "extend": "prefill+extend", "serial": "serial"}[profile.role]
+        mode, wanted = ROLE_WORDS[role_of(info) or "serial"], ROLE_WORDS[profile.role]
         if mode != wanted:
             return Attestation(mode, problem=f"{wanted} was requested, but the server runs {mode}")
         if profile.role != "multi":
             return Attestation(mode)
-        told, backend = str(info.get("multi_item_mask_impl")), str(info.get("attention_backend"))
+        mask, backend = str(info.get("multi_item_mask_impl")), str(info.get("attention_backend"))
         fallback = _fallback(log)
         if backend != "fa" or fallback:
             why = fallback or f"attention backend {backend} on {info.get('device')}"
-            return Attestation(
-                "causal (native)",
-                problem=f"{told} was requested, but the native attention backend has no item mask ({why})",
-            )
-        if profile.mask_impl not in (told, None):
-            return Attestation(told, problem=f"{profile.mask_impl} was requested, but the server is set to {told}")
+            problem = f"{mask} was requested, but the native attention backend has no item mask ({why})"
+            return Attestation("causal (native)", problem=problem)
+        if profile.mask_impl not in (mask, None):
+            return Attestation(mask, problem=f"{profile.mask_impl} was requested, but the server is set to {mask}")
         silent = log is None or str(info.get("log_level")).lower() in _WITHOUT_WARNINGS
-        return Attestation(UNATTESTED if info.get("device") == "cpu" and silent else told)
+        return Attestation(UNATTESTED if info.get("device") == "cpu" and silent else mask)
 
 
 def _fallback(log: Path | None) -> str | None:
@@ -87,9 +77,8 @@ def _fallback(log: Path | None) -> str | None:
     if log is None:
         return None
     with log.open("rb") as file:
-        text = file.read(_LOG_START).decode("utf-8", errors="replace")
-    found = _FALLBACK.search(text)
-    return None if found is None else found[0].strip()
+        line = _FALLBACK.search(file.read(_LOG_START).decode("utf-8", errors="replace"))
+    return line and line[0].strip()
 
 
 ENGINE = SglJaxEngine()

@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_multiitem.adapters.attestation import UNATTESTED, Attestation
-from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.base import Profile, role_of
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
 
 _FLASHINFER = "flashinfer"
-_REFUSALS = (
-    re.compile(r"AssertionError: (Multi-item scoring requires .*)"),
-    re.compile(r"(?:AssertionError|Exception): (.*(?:multi-item|enable-mis|flashinfer).*)", re.IGNORECASE),
-)
 
 
 class SglangEngine(InstalledEngine):
@@ -35,13 +31,10 @@ class SglangEngine(InstalledEngine):
     sources = "srt/server_args.py srt/arg_groups/**/*.py"
     distribution = "sglang"
     surroundings = ("torch", "transformers", "flashinfer-python", "sgl-kernel", "triton", "numpy")
-
-    def refusal(self, log: str) -> str | None:
-        """What the server says when it refuses its own arguments."""
-        for pattern in _REFUSALS:
-            if found := pattern.search(log):
-                return found[1].strip()
-        return None
+    refusals = (
+        re.compile(r"AssertionError: (Multi-item scoring requires .*)"),
+        re.compile(r"(?:AssertionError|Exception): (.*(?:multi-item|enable-mis|flashinfer).*)", re.IGNORECASE),
+    )
 
     def hazard(self, profile: Profile, case: Case) -> str | None:
         """An empty query with an empty item ends the server's scheduler, and with it the server."""
@@ -53,26 +46,23 @@ class SglangEngine(InstalledEngine):
         """Whether multi-item scoring is on, and on the one attention backend that isolates items."""
         if not info:
             return Attestation()
-        packs = bool(info.get("enable_mis")) or info.get("multi_item_scoring_delimiter") is not None
+        packs = role_of(info) in ("multi", "extend")
         if profile.role != "multi":
-            said = Attestation("multi-item" if packs else "serial")
-            if packs and profile.role == "serial":
-                said.problem = "serial scoring was requested, but the server runs with multi-item scoring on"
-            return said
+            problem = "serial scoring was requested, but the server runs with multi-item scoring on"
+            is_wrong = packs and profile.role == "serial"
+            return Attestation("multi-item" if packs else "serial", problem=problem if is_wrong else None)
         if not packs:
             return Attestation("serial", problem="multi-item scoring was requested, but the server runs without it")
         backend = info.get("prefill_attention_backend") or info.get("attention_backend")
         if backend is None:
             return Attestation(UNATTESTED)
-        if backend != _FLASHINFER:
-            return Attestation(
-                f"causal ({backend})",
-                problem=(
-                    f"multi-item scoring runs on the attention backend {backend}, which has no item mask: scores "
-                    "are those of plain causal attention; only flashinfer isolates items"
-                ),
-            )
-        return Attestation(_FLASHINFER)
+        if backend == _FLASHINFER:
+            return Attestation(_FLASHINFER)
+        problem = (
+            f"multi-item scoring runs on the attention backend {backend}, which has no item mask: scores "
+            "are those of plain causal attention; only flashinfer isolates items"
+        )
+        return Attestation(f"causal ({backend})", problem=problem)
 
 
 ENGINE = SglangEngine()

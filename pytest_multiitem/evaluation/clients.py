@@ -9,8 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from pytest_multiitem.targets.deadline import deadline
-from pytest_multiitem.transport.client import PreparedRequest, ScoreClient, ScoreFailure, Scores
+from pytest_multiitem.transport.client import PreparedRequest, ScoreClient, ScoreFailure, Scores, deadline
 
 
 class WholeRequestClient(ScoreClient):

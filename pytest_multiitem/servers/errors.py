@@ -24,9 +24,7 @@ class ServerDied(ServerError):
     """
 
     def __init__(self, label: str, returncode: int, reason: str, log_path: Path, log_tail: str) -> None:
-        self.label = label
         self.returncode = returncode
-        self.reason = reason
         self.log_path = log_path
         self.log_tail = log_tail
         super().__init__(
@@ -47,10 +45,7 @@ class ServerNotReady(ServerError):
     def __init__(
         self, label: str, timeout: float, last_error: BaseException | None, log_path: Path, log_tail: str
     ) -> None:
-        self.label = label
-        self.timeout = timeout
         self.last_error = last_error
-        self.log_path = log_path
         self.log_tail = log_tail
         came = "no probe finished" if last_error is None else f"{type(last_error).__name__}: {last_error}"
         never = isinstance(last_error, NeverReady)

@@ -1,12 +1,12 @@
 """The guard: a tiny supervisor process, one per server. Run by path; uses nothing but the standard library.
 
-``python -I -S guard.py --lease FILE --stop FIFO --state FILE --grace SECONDS -- COMMAND …``
+``python -I -S guard.py LEASE DIRECTORY GRACE COMMAND…``
 
 It starts COMMAND (the engine) in a process group of its own and ends it, with everything it left behind, when
 
-- the owner of the lease is gone: the owner holds an exclusive flock on the lease file, a thread here waits
+- the owner of the file LEASE is gone: the owner holds an exclusive flock on it, a thread here waits
   for a shared one (so that all guards wake at once). The kernel frees the lock however the owner ends;
-- somebody writes ``T`` (SIGTERM, then SIGKILL after the grace) or ``K`` (SIGKILL now) into the stop FIFO:
+- somebody writes ``T`` (SIGTERM, then SIGKILL after GRACE seconds) or ``K`` (SIGKILL now) into the FIFO DIRECTORY/stop:
   that needs no pid, works from any process, and opening it fails with ENXIO once no guard reads it;
 - the guard itself gets SIGTERM, SIGINT or SIGHUP;
 - the engine exits by itself (then only its leftovers are ended);
@@ -20,13 +20,12 @@ The anchor is a fork of the guard that leads the engine's process group and does
 guard's end. As the guard reaps it last, the group's id cannot be reused while the guard may signal it. On
 Linux the guard is also a child subreaper: even daemonised descendants end up as its own, un-reaped children.
 
-Exit codes: 0 after the engine has ended, 127 if it could not be started. Its own messages, and the engine's
-output, go to the standard output and error it was started with.
+Exit codes: 0 after the engine has ended, 127 if it could not be started; DIRECTORY/state.json holds pids, exit code
+and reason. Its own messages, and the engine's output, go to the standard output and error it was started with.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import fcntl
@@ -41,6 +40,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -53,10 +53,10 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Guard:
     """One engine's life: start, wait for a reason to end it, end all of it."""
 
-    def __init__(self, *, lease: Path, stop: Path, state: Path, grace: float) -> None:
+    def __init__(self, lease: Path, directory: Path, grace: float) -> None:
         self._lease_path = lease
-        self._stop_path = stop
-        self._state_path = state
+        self._stop_path = directory / "stop"
+        self._state_path = directory / "state.json"
         self._grace = grace
         self._anchor = 0
         self._engine = 0
@@ -153,8 +153,8 @@ class Guard:
     def _reap(self) -> bool:
         """Collect ended children except the anchor; True once the engine is among them."""
         for pid in self._children():
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found and found == self._engine:
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped and reaped == self._engine:
                 self._reaped = True
                 self._write_state("exited", returncode=os.waitstatus_to_exitcode(status), reason=self._reason)
         return self._reaped
@@ -196,9 +196,14 @@ class Guard:
             "returncode": returncode,
             "reason": reason,
         }
-        draft = self._state_path.with_suffix(".draft")
-        draft.write_text(json.dumps(state), encoding="utf-8")
-        draft.replace(self._state_path)
+        write_json(self._state_path, state)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that nobody sees half written."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    draft.replace(path)
 
 
 def _fork_anchor() -> int:
@@ -248,19 +253,7 @@ def _linux_child_setup() -> Callable[[], None] | None:
     return prepare
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="guard")
-    parser.add_argument("--lease", type=Path, required=True, help="file that the owner keeps locked")
-    parser.add_argument("--stop", type=Path, required=True, help="FIFO for stop requests")
-    parser.add_argument("--state", type=Path, required=True, help="JSON file for pids and exit code")
-    parser.add_argument("--grace", type=float, required=True, help="seconds between SIGTERM and SIGKILL")
-    parser.add_argument("command", nargs="+")
-    options = parser.parse_args(argv)
+if __name__ == "__main__":
     if os.getsid(0) != os.getpid():
         os.setsid()  # away from the terminal: Ctrl-C reaches the engine through its owner only
-    guard = Guard(lease=options.lease, stop=options.stop, state=options.state, grace=options.grace)
-    return guard.run(options.command)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(Guard(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])).run(sys.argv[4:]))

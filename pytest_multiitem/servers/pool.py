@@ -10,26 +10,18 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import io
 import os
 import re
 import time
 import weakref
 from pathlib import Path
-from types import TracebackType
 
 import filelock
 
+from pytest_multiitem.servers import process
 from pytest_multiitem.servers.errors import ServerError, ServerNotReady
-from pytest_multiitem.servers.process import (
-    LaunchSpec,
-    Ready,
-    RunningServer,
-    attach,
-    is_locked,
-    start,
-    stop_all,
-    wait_ready,
-)
+from pytest_multiitem.servers.process import LaunchSpec, Ready, RunningServer
 
 _LEASE_PATIENCE = 1.0  # seconds; guards of an earlier owner hold a shared lock for an instant
 _POLL = 0.02  # seconds
@@ -62,10 +54,9 @@ class ServerPool:
         server = self.start(spec, restart=restart)
         probing = filelock.FileLock(server.directory / "probing.lock")
         deadline = time.monotonic() + spec.startup_timeout
-        while True:
+        while not probing.is_locked:
             try:
                 probing.acquire(timeout=_LOOK)
-                break
             except filelock.Timeout:
                 server.check_alive()
                 if time.monotonic() > deadline:
@@ -77,7 +68,7 @@ class ServerPool:
             if passed.exists():
                 server.check_alive()
             else:
-                wait_ready(server, ready, spec.startup_timeout)
+                process.wait_ready(server, ready, spec.startup_timeout)
                 passed.touch()
         finally:
             probing.release()
@@ -90,20 +81,20 @@ class ServerPool:
         """
         with filelock.FileLock(self._servers / f"{spec.key}.lock"):
             launches = sorted(self._servers.glob(f"{spec.key}/*"), key=lambda path: int(path.name))
-            completed = [server for path in launches if (server := attach(path)) is not None]
+            completed = [server for path in launches if (server := process.attach(path)) is not None]
             if completed:
                 latest = completed[-1]
                 if not restart:
                     latest.check_alive()
                 if latest.poll() is None:
                     return latest
-            if not is_locked(self._lease_path):
+            if not process.is_locked(self._lease_path):
                 raise ServerError(
                     f"Expected an owner to hold {self._lease_path} while {spec.label!r} is started, but "
                     "nobody does: the run has ended, or it never opened a ServerPool(…, owner=True). "
                     "Open one first, and keep it open."
                 )
-            return start(
+            return process.start(
                 spec,
                 lease=self._lease_path,
                 directory=self._servers / spec.key / str(len(launches)),
@@ -115,63 +106,48 @@ class ServerPool:
 
         Raises :class:`ServerError` if some remain ``timeout`` seconds plus the kernel's time after SIGKILL.
         """
-        stop_all((path.parent for path in self._servers.glob("*/*/alive")), timeout)
+        process.stop_all((path.parent for path in self._servers.glob("*/*/alive")), timeout)
 
     def close(self, timeout: float = 15.0) -> None:
         """The owner's end of the run: free the lease, then :meth:`release_all`. Idempotent.
 
         Does nothing in a process that is not the owner: its servers belong to the run.
         """
-        if self._lease is None or not self._lease.held:
+        if self._lease is None or self._lease.closed:
             return
-        self._lease.free()
+        self._lease.close()
         self.release_all(timeout)
         atexit.unregister(self.close)
 
     def __enter__(self) -> ServerPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class _Lease:
-    """An exclusive flock on a file, held by this process alone: not by children that it forks."""
+class _Lease(io.FileIO):
+    """An exclusive flock on a file, held until it is closed by this process alone: not by children that it forks."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        super().__init__(path, "a")
         deadline = time.monotonic() + _LEASE_PATIENCE
         while True:
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    os.close(self._fd)
+                    self.close()
                     raise ServerError(
                         f"Expected {path} to be free, but another process owns the servers of this run. "
                         "Use another run directory, or attach with owner=False."
                     ) from None
             time.sleep(_POLL)
-        # A forked child shares the lock; it must not keep the servers alive after its parent.
+        # A forked child shares the lock; it must not keep the servers alive after its parent. Closing, not unlocking:
+        # the parent's lock must stay.
         itself = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _drop(itself()))
-
-    @property
-    def held(self) -> bool:
-        return self._fd >= 0
-
-    def free(self) -> None:
-        """Closing, not unlocking: in a forked child the parent's lock must stay."""
-        os.close(self._fd)
-        self._fd = -1
-
-
-def _drop(lease: _Lease | None) -> None:
-    if lease is not None and lease.held:
-        lease.free()
+        os.register_at_fork(after_in_child=lambda: None if (lease := itself()) is None else lease.close())
 
 
 def _slug(label: str) -> str:

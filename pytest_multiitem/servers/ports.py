@@ -10,43 +10,31 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import socket
 import stat
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 from pytest_multiitem.servers.errors import PortUnavailable, ServerError
 
 HOST = "127.0.0.1"
 _TRIES = 500
+_TAKEN = {
+    errno.EAGAIN: "another test run of this user has claimed it",
+    errno.EADDRINUSE: "another program uses it",
+    errno.EACCES: "this user may not bind it",
+}
 
 
-class PortClaim:
-    """One claimed port. The claim lasts until every process that holds ``fileno()`` has closed it."""
+class PortClaim(io.FileIO):
+    """The locked file of one claimed port. The claim lasts until every process that holds ``fileno()``, which a child
+    gets with ``pass_fds``, has closed it (no explicit unlock: heirs keep their share)."""
 
-    def __init__(self, port: int, fd: int) -> None:
+    def __init__(self, directory: Path, port: int) -> None:
+        super().__init__(directory / str(port), "a")
         self.port = port
-        self._fd = fd
-
-    def fileno(self) -> int:
-        """The locked descriptor, to be handed to a child with ``pass_fds``; -1 once closed here."""
-        return self._fd
-
-    def close(self) -> None:
-        """Give up this process's share of the claim (no explicit unlock: heirs keep theirs). Idempotent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> PortClaim:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def claim_port(preferred: int, strict: bool = False) -> PortClaim:
@@ -60,21 +48,17 @@ def claim_port(preferred: int, strict: bool = False) -> PortClaim:
     directory = _claim_directory()
     why = ""
     for port in range(preferred, last + 1):
-        fd = os.open(directory / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        claim = PortClaim(directory, port)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _check_bindable(port)
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # As servers do, with SO_REUSEADDR: a port in TIME_WAIT counts as free, a listening one as busy.
+            socket.create_server((HOST, port)).close()
+            return claim
         except OSError as error:
-            os.close(fd)
-            # EAGAIN: claimed; EADDRINUSE: somebody who does not claim; EACCES: a privileged port.
-            if error.errno not in (errno.EAGAIN, errno.EADDRINUSE, errno.EACCES):
+            claim.close()
+            if error.errno not in _TAKEN:
                 raise
-            why = _explain(error)
-        except BaseException:
-            os.close(fd)
-            raise
-        else:
-            return PortClaim(port, fd)
+            why = _TAKEN[error.errno]
     if strict:
         raise PortUnavailable(
             f"Expected port {preferred} on {HOST} to be free, but {why}. "
@@ -86,28 +70,13 @@ def claim_port(preferred: int, strict: bool = False) -> PortClaim:
     )
 
 
-def _explain(error: OSError) -> str:
-    if error.errno == errno.EAGAIN:
-        return "another test run of this user has claimed it"
-    if error.errno == errno.EACCES:
-        return "this user may not bind it"
-    return "another program uses it"
-
-
-def _check_bindable(port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: with SO_REUSEADDR a port in TIME_WAIT counts as free, a listening one as busy.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((HOST, port))
-
-
 def _claim_directory() -> Path:
     directory = Path(tempfile.gettempdir()) / f"pytest-multiitem-ports-{os.getuid()}"
     directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise ServerError(
-            f"Expected {directory} to be a directory of user {os.getuid()}, but user {found.st_uid} owns it. "
+            f"Expected {directory} to be a directory of user {os.getuid()}, but user {status.st_uid} owns it. "
             "Remove it, or set TMPDIR to a directory of your own."
         )
     return directory

@@ -28,13 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_multiitem.servers import guard
 from pytest_multiitem.servers.errors import NeverReady, ServerDied, ServerError, ServerNotReady
 from pytest_multiitem.servers.ports import HOST, claim_port
 
 Ready = Callable[[str], None]
 """Called with a server's URL; raises while the server is not ready. Sets its own timeout per probe."""
 
-_GUARD = Path(__file__).with_name("guard.py")
 _TAIL_LINES = 40
 _TAIL_BYTES = 64 * 1024
 _POLL = 0.02  # seconds between two looks at a lock
@@ -68,14 +68,6 @@ class LaunchSpec:
 
 
 @dataclass(frozen=True)
-class ServerExit:
-    """How a server ended: a :mod:`subprocess`-style return code, and on whose behalf."""
-
-    returncode: int
-    reason: str
-
-
-@dataclass(frozen=True)
 class RunningServer:
     """A server that was started under a guard, by this process or another one of the same run."""
 
@@ -88,22 +80,22 @@ class RunningServer:
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
-    def ended(self) -> ServerExit | None:
-        """How the server ended, or None while it runs (or is being started)."""
+    def ended(self) -> tuple[int, str] | None:
+        """A :mod:`subprocess`-style return code, and on whose behalf the server ended; None while it runs (or is being
+        started)."""
         locked = is_locked(self.directory / "alive")
         # Read AFTER the lock: the guard writes its last state before it lets go of it.
         state = _read_json(self.directory / "state.json")
         if state.get("status") == "exited":
-            return ServerExit(int(state["returncode"]), str(state["reason"]))
+            return int(state["returncode"]), str(state["reason"])
         if locked:
             return None
-        why = "its guard was killed" if state else "its guard failed before the start"
-        return ServerExit(-signal.SIGKILL, why)
+        return -signal.SIGKILL, "its guard was killed" if state else "its guard failed before the start"
 
     def poll(self) -> int | None:
         """The exit code as :mod:`subprocess` has it, or None while the server runs."""
         ended = self.ended()
-        return None if ended is None else ended.returncode
+        return None if ended is None else ended[0]
 
     def check_alive(self, patience: float = 0.0) -> None:
         """Raise :class:`ServerDied`, with the end of the log, unless the server runs.
@@ -114,7 +106,7 @@ class RunningServer:
         while (ended := self.ended()) is None and time.monotonic() < deadline:
             time.sleep(_POLL)
         if ended is not None:
-            raise ServerDied(self.label, ended.returncode, ended.reason, self.log_path, self.log_tail())
+            raise ServerDied(self.label, *ended, self.log_path, self.log_tail())
 
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
         """The last ``lines`` lines of the log."""
@@ -145,12 +137,13 @@ def start(spec: LaunchSpec, *, lease: Path, directory: Path, log_path: Path) -> 
         alive = os.open(directory / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(alive, fcntl.LOCK_EX)  # before the guard exists, and inherited by it: no gap
-            with log_path.open("ab") as log:
+            with log_path.open("ab", buffering=0) as log:
                 moment = time.strftime("%Y-%m-%d %H:%M:%S")
                 log.write(f"[multiitem] {moment} {spec.label}: {shlex.join(command)}\n".encode())
-                log.flush()
-                guard = subprocess.Popen(
-                    [*_guard_command(lease, directory, spec.stop_grace), "--", *command],
+                # -I -S: start fast, and deaf to PYTHON* variables, which are meant for the engine.
+                arguments = ["-I", "-S", guard.__file__, str(lease), str(directory), str(spec.stop_grace), *command]
+                process = subprocess.Popen(
+                    [sys.executable, *arguments],
                     env=environment(spec.env),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -161,10 +154,10 @@ def start(spec: LaunchSpec, *, lease: Path, directory: Path, log_path: Path) -> 
         finally:
             os.close(alive)
     # Collect the guard as soon as it ends, whoever stopped it: no zombie, and nothing to do at exit.
-    threading.Thread(target=guard.wait, name=f"reap guard of {spec.label}", daemon=True).start()
+    threading.Thread(target=process.wait, name=f"reap guard of {spec.label}", daemon=True).start()
     server = RunningServer(spec.label, claim.port, log_path, directory)
     # Last: readers take a directory without this file for a launch that was interrupted.
-    _write_json(directory / "server.json", {"label": spec.label, "port": claim.port, "log": str(log_path)})
+    guard.write_json(directory / "server.json", {"label": spec.label, "port": claim.port, "log": str(log_path)})
     return server
 
 
@@ -188,17 +181,15 @@ def wait_ready(server: RunningServer, ready: Ready, timeout: float) -> None:
         server.check_alive()
         try:
             ready(server.url)
-        except NeverReady as error:
-            tail = server.log_tail()
-            server.stop()
-            raise ServerNotReady(server.label, timeout, error, server.log_path, tail) from error
-        except Exception as error:  # noqa: BLE001 - any other failure of the caller's probe means "not yet"
+        except Exception as error:  # noqa: BLE001 - any failure of the caller's probe but NeverReady means "not yet"
             last_error = error
         else:
             server.check_alive()  # else the answer came from somebody else on this port
             return
-        server.check_alive()
-        if time.monotonic() + pause > deadline:
+        is_final = isinstance(last_error, NeverReady)
+        if not is_final:
+            server.check_alive()
+        if is_final or time.monotonic() + pause > deadline:
             tail = server.log_tail()
             server.stop()
             raise ServerNotReady(server.label, timeout, last_error, server.log_path, tail) from last_error
@@ -221,26 +212,20 @@ def stop_all(directories: Iterable[Path], timeout: float) -> None:
 def is_locked(path: Path) -> bool:
     """Whether some process holds an exclusive flock on ``path``; a missing file is not locked."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two lookers do not see each other
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(fd)
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two lookers do not see each other
+    except (FileNotFoundError, BlockingIOError) as error:
+        return isinstance(error, BlockingIOError)
+    return False
 
 
 def _request_until_gone(directories: list[Path], request: bytes, timeout: float) -> list[Path]:
     """Send ``request`` once to each guard; return those still alive after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     left = [path for path in directories if is_locked(path / "alive")]
-    unasked = list(left)
+    waiting = left
     while left:
-        unasked = [path for path in unasked if path in left and not _request(path / "stop", request)]
+        waiting = [path for path in waiting if path in left and not _request(path / "stop", request)]
         left = [path for path in left if is_locked(path / "alive")]
         if not left or time.monotonic() >= deadline:
             break
@@ -251,31 +236,13 @@ def _request_until_gone(directories: list[Path], request: bytes, timeout: float)
 def _request(fifo: Path, request: bytes) -> bool:
     """Write to the guard's FIFO; False while nobody reads it (the guard is just starting, or has ended)."""
     try:
-        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), "wb", buffering=0) as file:
+            file.write(request)
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ENOENT):
+        if error.errno in (errno.ENXIO, errno.ENOENT, errno.EPIPE):
             return False
         raise
-    try:
-        os.write(fd, request)
-    except BrokenPipeError:  # ended in between
-        return False
-    finally:
-        os.close(fd)
     return True
-
-
-def _guard_command(lease: Path, directory: Path, grace: float) -> list[str]:
-    """-I -S: start fast, and deaf to PYTHON* variables, which are meant for the engine."""
-    files = [
-        "--lease",
-        str(lease),
-        "--stop",
-        str(directory / "stop"),
-        "--state",
-        str(directory / "state.json"),
-    ]
-    return [sys.executable, "-I", "-S", str(_GUARD), *files, "--grace", str(grace)]
 
 
 def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
@@ -289,9 +256,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
     return {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(content), encoding="utf-8")
-    draft.replace(path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_multiitem.adapters.base import Engine, Profile, Role, model_name
+from pytest_multiitem.adapters.base import ROLE_WORDS, Engine, Profile, Role, model_name, role_of
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.scoring.semantics import Semantics
@@ -26,15 +26,8 @@ from pytest_multiitem.transport.client import SCORE_PATH, ScoreClient
 #: The backend of a server of which nobody says what serves.
 UNKNOWN = "unknown"
 _DELIMITER = "multi_item_scoring_delimiter"
-_ROLES: Mapping[Role | None, str] = {"multi": "multi-item", "extend": "prefill+extend", "serial": "serial", None: ""}
-#: What may serve where a role was asked for, and what to do about anything else.
-_ACCEPTED: Mapping[Role | None, tuple[Role, ...]] = {
-    "multi": ("multi", "extend"),
-    "extend": ("extend",),
-    "serial": ("serial",),
-    None: ("multi", "extend", "serial"),
-}
-_INSTEAD: Mapping[Role | None, str] = {
+#: What to do about a server of another role.
+_INSTEAD: Mapping[Role, str] = {
     "multi": "give the address of one that packs or runs prefill+extend, or start this one so "
     "(sglang, sgl-jax and multiitem serve: --multi-item-scoring-delimiter ID)",
     "extend": "give the address of one that runs prefill+extend",
@@ -63,15 +56,15 @@ class Served:
         """What an answer to ``/get_server_info`` says, whichever engine's names it uses."""
         declared = info.get("semantics")
         return cls(
-            role=_role(info),
-            backend=_one_of(_word(info.get("backend")), ("jax", "pytorch", "transformers")),
+            role=role_of(info),
+            backend=_one_of(info.get("backend"), ("jax", "pytorch", "transformers")),
             delimiter=_whole(info.get(_DELIMITER)),
             mask_impl=_word(info.get("multi_item_mask_impl")),
             chunk_size=_whole(info.get("multi_item_scoring_chunk_size")),
             semantics=_word(declared.get("declared")) if isinstance(declared, dict) else None,
             vocab_size=_whole(info.get("vocab_size")),
-            dtype=_one_of(_word(info.get("dtype")), ("float32", "bfloat16", "float16")),
-            device=_one_of(_word(info.get("device")), ("cpu", "cuda", "tpu")),
+            dtype=_one_of(info.get("dtype"), ("float32", "bfloat16", "float16")),
+            device=_one_of(info.get("device"), ("cpu", "cuda", "tpu")),
             model=_word(info.get("model_path")) or _word(info.get("served_model_name")),
         )
 
@@ -86,22 +79,23 @@ def attach(role: Role | None, client: ScoreClient, settings: Settings, engine: E
     """
     info = client.server_info() or client.model_info() or {}
     served = Served.read(info)
-    place = f"the {_ROLES[role]} server {without_credentials(client.url)}".replace("  ", " ")
-    if served.role is not None and served.role not in _ACCEPTED[role]:
+    place = f"the {'' if role is None else f'{ROLE_WORDS[role]} '}server {without_credentials(client.url)}"
+    accepted = ("multi", "extend") if role == "multi" else (role,)
+    if role is not None and served.role is not None and served.role not in accepted:
         raise UsageError(f"{place} says that it {_why(served.role, info)}; {_INSTEAD[role]}")
-    for name, says, given in _contradictions(role, served, settings):
+    for name, declared, given in _contradictions(role, served, settings):
         origin = settings.origins[name]
         where = origin if origin.startswith("--") else OPTION_OF[name].place(origin)
         raise UsageError(
-            f"{place} says that {says}, but {given} was given ({where}); leave that out to take the server at its "
+            f"{place} says that {declared}, but {given} was given ({where}); leave that out to take the server at its "
             f"word, or give the address of one with {given}"
         )
-    is_known = settings.origins.get("engine", "default") != "default" and engine is not None
+    adapter = engine if settings.origins.get("engine", "default") != "default" else None
     return Target(
         _profile(place, served.role or role or "multi", served, settings),
-        engine.name if engine is not None and is_known else ATTACHED,
+        ATTACHED if adapter is None else adapter.name,
         client,
-        adapter=engine if is_known else None,
+        adapter=adapter,
         assumed_vocab_size=settings.vocab_size,
         described=info,
         delimiter=settings.delimiter if served.delimiter is None else served.delimiter,
@@ -158,14 +152,6 @@ def is_stated(settings: Settings, name: str) -> bool:
     return not settings.origins.get(name, "default").startswith(("default", "profile ", "engine ", "detected"))
 
 
-def _role(info: Mapping[str, Any]) -> Role | None:
-    if info.get("multi_item_enable_prefill_extend"):
-        return "extend"
-    if info.get(_DELIMITER) is not None or info.get("enable_mis"):
-        return "multi"
-    return "serial" if _DELIMITER in info or "enable_mis" in info else None
-
-
 def _why(role: Role, info: Mapping[str, Any]) -> str:
     if role == "extend":
         return "runs prefill+extend"
@@ -185,25 +171,23 @@ def _contradictions(role: Role | None, served: Served, settings: Settings) -> It
         "model": (served.model, settings.model),
     }
     if role in ("multi", None):
-        lists = {"mask_impl": served.mask_impl, "server_chunk_size": served.chunk_size}
-        if served.role == "extend":
-            for name in filter(lambda name: is_stated(settings, name), lists):
-                lacking = f"it runs prefill+extend, which has no {name.replace('_', ' ')}"
-                yield name, lacking, getattr(settings, name)[0]
-        else:
-            for name, told in lists.items():
-                facts[name] = (told, next((value for value in getattr(settings, name) if value != told), told))
+        for name, declared in (("mask_impl", served.mask_impl), ("server_chunk_size", served.chunk_size)):
+            values = getattr(settings, name)
+            if served.role != "extend":
+                facts[name] = (declared, next((value for value in values if value != declared), declared))
+            elif is_stated(settings, name):
+                yield name, f"it runs prefill+extend, which has no {name.replace('_', ' ')}", values[0]
         facts["semantics"] = (served.semantics if served.semantics in _PRODUCTION else None, settings.semantics)
-    for name, (told, given) in facts.items():
-        if told is not None and told != given and is_stated(settings, name) and _comparable(name, told, given):
-            yield name, f"its {name.replace('_', ' ')} is {told}", given
+    for name, (declared, given) in facts.items():
+        if declared not in (None, given) and is_stated(settings, name) and _comparable(name, declared, given):
+            yield name, f"its {name.replace('_', ' ')} is {declared}", given
 
 
-def _comparable(name: str, told: Any, given: Any) -> bool:
+def _comparable(name: str, declared: Any, given: Any) -> bool:
     """Whether two words for a fact that differ mean two things, as far as anyone can know."""
     if name == "model":  # a directory has another name on every machine; what is on a hub has one
-        return model_name(told) != model_name(given) and all(map(_on_hub, (told, given)))
-    return name != "vocab_size" or given > told  # less than the vocabulary may be drawn from, not more
+        return model_name(declared) != model_name(given) and all(map(_on_hub, (declared, given)))
+    return name != "vocab_size" or given > declared  # less than the vocabulary may be drawn from, not more
 
 
 def _on_hub(model: str) -> bool:
@@ -225,16 +209,13 @@ def _profile(place: str, role: Role, served: Served, settings: Settings) -> Prof
         )
     if role == "extend":
         return Profile("extend", backend, semantics=Semantics(semantics))
-    engine_mask = settings.origins.get("mask_impl", "default").startswith("engine ")
-    mask = settings.mask_impl[0] if is_stated(settings, "mask_impl") or engine_mask else None
-    chunk = settings.server_chunk_size[0] if is_stated(settings, "server_chunk_size") else None
-    return Profile(
-        "multi",
-        backend,
-        served.mask_impl or mask,
-        chunk if served.chunk_size is None else served.chunk_size,
-        Semantics(semantics),
-    )
+    mask, chunk = served.mask_impl, served.chunk_size
+    is_engine_mask = settings.origins.get("mask_impl", "default").startswith("engine ")
+    if not mask and (is_engine_mask or is_stated(settings, "mask_impl")):
+        mask = settings.mask_impl[0]
+    if chunk is None and is_stated(settings, "server_chunk_size"):
+        chunk = settings.server_chunk_size[0]
+    return Profile("multi", backend, mask or None, chunk, Semantics(semantics))
 
 
 def _whole(value: object) -> int | None:
@@ -245,7 +226,7 @@ def _word(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _one_of(word: str | None, known: tuple[str, ...]) -> str | None:
+def _one_of(value: object, known: tuple[str, ...]) -> str | None:
     """A word without its number or its library's name ("cuda:0", "torch.float32"), where it is a known one."""
-    plain = (word or "").partition(":")[0].rpartition(".")[2]
+    plain = (_word(value) or "").partition(":")[0].rpartition(".")[2]
     return plain if plain in known else None

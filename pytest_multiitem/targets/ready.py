@@ -38,13 +38,7 @@ def check_ready(client: ScoreClient, labels: Sequence[int], *, delimiter: int | 
     try:
         client.score(ids[:3], [ids[3:4], ids[4:6]], labels)
     except ScoreFailure as failure:
-        if _is_final(failure):
+        is_refused = 400 <= (failure.status or 0) < 500 and failure.status not in _PASSING
+        if is_refused or failure.kind in (FailureKind.BAD_JSON, FailureKind.BAD_RESPONSE):
             raise NeverReady(f"{place}/v1/score: {failure}") from None
         raise
-
-
-def _is_final(failure: ScoreFailure) -> bool:
-    """Whether waiting changes nothing: the request was understood and refused, or answered with no scores."""
-    if failure.kind in (FailureKind.BAD_JSON, FailureKind.BAD_RESPONSE):
-        return True
-    return failure.status is not None and 400 <= failure.status < 500 and failure.status not in _PASSING

@@ -6,7 +6,7 @@ from functools import cache
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring import cases
-from pytest_multiitem.scoring.cases import Case, TokenIds
+from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
 
@@ -50,35 +50,21 @@ class Requests:
     def equal_length_case(self, target: Target, query_tokens: int, num_items: int, item_tokens: int) -> Case:
         """A seeded request of a given shape."""
         settings = self._settings
-        vocab_size = target.vocab_size or cases.ASSUMED_VOCABULARY
-        return cases.equal_length_case(
-            seed=settings.seed,
-            query_tokens=query_tokens,
-            num_items=num_items,
-            item_tokens=item_tokens,
-            labels=settings.labels,
-            pool=_pool_of(vocab_size, (*settings.labels, target.delimiter)),
-        )
+        pool = _pool_of(target.vocab_size or cases.ASSUMED_VOCABULARY, (*settings.labels, target.delimiter))
+        shape = {"query_tokens": query_tokens, "num_items": num_items, "item_tokens": item_tokens}
+        return cases.equal_length_case(seed=settings.seed, **shape, labels=settings.labels, pool=pool)
 
     def _read(self, target: Target, vocab_size: int) -> tuple[Case, ...]:
-        settings = self._settings
-        if settings.workload is None:
-            return cases.built_in_cases(
-                seed=settings.seed,
-                labels=settings.labels,
-                delimiter=target.delimiter,
-                vocab_size=vocab_size,
-                empty_item=target.adapter is not None and target.adapter.allows_empty_items,
+        seed, workload, labels = self._settings.seed, self._settings.workload, self._settings.labels
+        delimiter = target.delimiter
+        if workload is not None:
+            return cases.read_workload(
+                workload, encode=target.encode, labels=labels, delimiter=delimiter, vocab_size=vocab_size
             )
-        return cases.read_workload(
-            settings.workload,
-            encode=target.encode,
-            labels=settings.labels,
-            delimiter=target.delimiter,
-            vocab_size=vocab_size,
+        empty_item = target.adapter is not None and target.adapter.allows_empty_items
+        return cases.built_in_cases(
+            seed=seed, labels=labels, delimiter=delimiter, vocab_size=vocab_size, empty_item=empty_item
         )
 
 
-@cache
-def _pool_of(vocab_size: int, excluded: TokenIds) -> TokenIds:
-    return cases.token_pool(vocab_size, excluded)
+_pool_of = cache(cases.token_pool)

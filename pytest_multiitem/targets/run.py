@@ -68,13 +68,8 @@ class Run:
         self._model = model
         self._starter = Starter(self._pool, self._ready, at_once=cpu_count())
         if self.settings.device == "cpu":  # an accelerator holds one server at a time
-            self._starter.begin(
-                self._launch(profile)
-                for profile in self._planned
-                if profile.model == model
-                and profile.backend != ATTACHED
-                and self._engine_of(profile).unavailable(profile, self._settings_of(profile)) is None
-            )
+            own = [profile for profile in self._planned if profile.model == model and profile.backend != ATTACHED]
+            self._starter.begin(self._launch(profile) for profile in own if self._unavailable(profile) is None)
 
     def release(self) -> None:
         """Stop all servers; one that is asked for later starts anew."""
@@ -193,11 +188,11 @@ class Run:
             return None
         return self.target(replace(serial.profile, tuned=True))
 
-    def keep_counterexample(self, found: Counterexample) -> Path:
+    def keep_counterexample(self, example: Counterexample) -> Path:
         """Save a counterexample in the run's directory, with the settings of the run."""
-        found.settings = msgspec.convert(self.settings.records(), list[SettingRecord])
+        example.settings = msgspec.convert(self.settings.records(), list[SettingRecord])
         several = len({profile for profile in self._planned if profile.role == "multi"}) > 1
-        return save(self.run_dir, found, label=found.server.label if several else None)
+        return save(self.run_dir, example, label=example.server.label if several else None)
 
     def once(self, key: Any, measure: Callable[[], T]) -> T:
         """Measure something that several tests share once in this process."""
@@ -256,21 +251,20 @@ class Run:
         return target
 
     def _start(self, profile: Profile) -> Target:
-        engine, settings = self._engine_of(profile), self._settings_of(profile)
-        reason = engine.unavailable(profile, settings)
-        if reason is not None:
+        if (reason := self._unavailable(profile)) is not None:
             raise EngineUnavailable(reason)
         try:
             assert self._starter is not None  # target() has entered the profile's model
             server = self._starter.server(self._launch(profile))
         except ServerDied as death:
+            engine, _ = self._launcher(profile)
             if (refusal := engine.refusal(death.log_tail)) is not None:
                 raise EngineUnavailable(f"{engine.name} refused to start: {refusal}") from None
             raise
         return self._target_of(profile, server)
 
     def _target_of(self, profile: Profile, server: RunningServer) -> Target:
-        engine, settings = self._engine_of(profile), self._settings_of(profile)
+        engine, settings = self._launcher(profile)
         return Target(
             profile,
             engine.name,
@@ -282,16 +276,19 @@ class Run:
             delimiter=settings.delimiter if settings.multi_url is None else self.delimiter,
         )
 
-    def _engine_of(self, profile: Profile) -> Engine:
-        """The engine under test; the reference is always the embedded server."""
-        return EMBEDDED if profile.backend == REFERENCE else self.engine
-
-    def _settings_of(self, profile: Profile) -> Settings:
-        """The settings of a server's launch; the reference computes in float32, wherever it can."""
+    def _launcher(self, profile: Profile) -> tuple[Engine, Settings]:
+        """The engine under test and the settings of a server's launch; the reference is always the embedded server, and
+        computes in float32, wherever it can."""
         if profile.backend != REFERENCE:
-            return self.settings
+            return self.engine, self.settings
         device = "cpu" if self.settings.device == "cpu" else "auto"
-        return replace(self.settings, dtype="float32", device=device, serial_profile=None, serial_port=None)
+        settings = replace(self.settings, dtype="float32", device=device, serial_profile=None, serial_port=None)
+        return EMBEDDED, settings
+
+    def _unavailable(self, profile: Profile) -> str | None:
+        engine, settings = self._launcher(profile)
+        return engine.unavailable(profile, settings)
 
     def _launch(self, profile: Profile) -> LaunchSpec:
-        return self._engine_of(profile).launch(profile, self._settings_of(profile))
+        engine, settings = self._launcher(profile)
+        return engine.launch(profile, settings)

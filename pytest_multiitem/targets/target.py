@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation, Executed, contradictions
-from pytest_multiitem.adapters.base import Engine, Profile
+from pytest_multiitem.adapters.base import ROLE_WORDS, Engine, Profile
 from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
@@ -79,13 +79,11 @@ class Target:
     def vocab_size(self) -> int | None:
         """The served vocabulary, in tokens: what the user says, the server, or the model's config.json where it
         lies on this machine; None where nobody does."""
-        told = self.info.get("vocab_size")
-        if self.assumed_vocab_size is None and not isinstance(told, int) and self.model is not None:
-            try:
-                told = json.loads((Path(self.model) / "config.json").read_bytes()).get("vocab_size")
-            except (OSError, ValueError, AttributeError):
-                told = None
-        return self.assumed_vocab_size or (told if isinstance(told, int) else None)
+        declared = self.info.get("vocab_size")
+        if self.assumed_vocab_size is None and not isinstance(declared, int) and self.model is not None:
+            with suppress(OSError, ValueError, AttributeError):
+                declared = json.loads((Path(self.model) / "config.json").read_bytes()).get("vocab_size")
+        return self.assumed_vocab_size or (declared if isinstance(declared, int) else None)
 
     @cached_property
     def max_tokens(self) -> int | None:
@@ -112,12 +110,7 @@ class Target:
         return self.score_ids(case.query, case.items, case.labels)
 
     def score_ids(
-        self,
-        query: Sequence[int],
-        items: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        *,
-        apply_softmax: bool = True,
+        self, query: Sequence[int], items: Sequence[Sequence[int]], labels: Sequence[int], *, apply_softmax: bool = True
     ) -> Scores:
         """The scores [N, K] of a request. Raises ScoreFailure, or ServerDied with the log's end."""
         with self.watch():
@@ -158,15 +151,15 @@ class Target:
             after.since(before, attestation, self._wanted)
         elif self.adapter is not None:
             log = self.server.log_path if self.server is not None else None
-            said = self.adapter.attest(self.profile, info or {}, log)
-            attestation.mask, attestation.problem = said.mask, said.problem
+            declared = self.adapter.attest(self.profile, info or {}, log)
+            attestation.mask, attestation.problem = declared.mask, declared.problem
         problems = [attestation.problem] if attestation.problem else []
         attestation.problem = "; ".join([*problems, *contradictions(info or {}, self.asked)]) or None
 
     @property
     def _wanted(self) -> set[str | None]:
         if self.profile.role != "multi":
-            return {{"extend": "prefill+extend", "serial": "serial"}[self.profile.role]}
+            return {ROLE_WORDS[self.profile.role]}
         return {"dense", "segment"} if self.profile.mask_impl == "auto" else {self.profile.mask_impl}
 
 

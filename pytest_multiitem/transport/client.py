@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Any, NoReturn, Self
 
 import httpx
 import msgspec
@@ -72,8 +75,7 @@ def prepare(
         "items": [list(item) for item in items],
         "label_token_ids": list(labels),
         "apply_softmax": apply_softmax,
-        **({"item_first": True} if item_first else {}),
-    }
+    } | ({"item_first": True} if item_first else {})
     return PreparedRequest(msgspec.json.encode(body), len(items), len(labels))
 
 
@@ -100,9 +102,7 @@ class ScoreClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -110,25 +110,20 @@ class ScoreClient:
         self._http.close()
 
     def score(
-        self,
-        query: Sequence[int],
-        items: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        *,
-        apply_softmax: bool = True,
+        self, query: Sequence[int], items: Sequence[Sequence[int]], labels: Sequence[int], *, apply_softmax: bool = True
     ) -> Scores:
         """The scores [N, K] of one request. Raises ScoreFailure."""
         return self.send(prepare(query, items, labels, apply_softmax=apply_softmax))
 
     def send(self, request: PreparedRequest) -> Scores:
         """Send an encoded request and check its answer. Raises ScoreFailure."""
-        return read_scores(self._post(request), request)
+        return read_scores(self._send(self.build(request)), request)
 
     def timed_send(self, request: PreparedRequest) -> tuple[float, httpx.Response]:
         """Seconds from sending an encoded request to its last byte, and the unread answer."""
-        ready = self.build(request)
+        built = self.build(request)
         start = time.perf_counter()
-        response = self._send(ready)
+        response = self._send(built)
         return time.perf_counter() - start, response
 
     def build(self, request: PreparedRequest) -> httpx.Request:
@@ -139,38 +134,30 @@ class ScoreClient:
         """The arguments the server runs with and what it has executed, from ``/get_server_info`` or ``/server_info``;
         None where it does not say. Later calls ask the one that answered, and nothing where both answered without.
         """
-        for path in self._info_paths:
-            try:
-                info = _object(self._http.get(path))
-            except httpx.HTTPError:
-                return None
-            if info is not None:
-                self._info_paths = (path,)
-                return info
-        if self._info_paths == _INFO_PATHS:
-            self._info_paths = ()
+        with suppress(httpx.HTTPError):
+            for path in self._info_paths:
+                if (info := _object(self._http.get(path))) is not None:
+                    self._info_paths = (path,)
+                    return info
+            if self._info_paths == _INFO_PATHS:
+                self._info_paths = ()
         return None
 
     def model_info(self) -> dict[str, Any] | None:
         """The served model, from ``/model_info`` or the first of ``/v1/models``; None where neither says."""
-        for path in _MODEL_PATHS:
-            try:
+        with suppress(httpx.HTTPError):
+            for path in _MODEL_PATHS:
                 info = _object(self._http.get(path)) or {}
-            except httpx.HTTPError:
-                return None
-            models = info.get("data")
-            if isinstance(models, list):
-                info = {**models[0], "served_model_name": models[0].get("id")} if models and models[0] else {}
-            if info:
-                return info
+                models = info.get("data")
+                if isinstance(models, list):
+                    info = {**models[0], "served_model_name": models[0].get("id")} if models and models[0] else {}
+                if info:
+                    return info
         return None
 
     def get(self, path: str) -> httpx.Response:
         """A plain GET. Raises ScoreFailure where no answer comes."""
         return self._send(self._http.build_request("GET", path))
-
-    def _post(self, request: PreparedRequest) -> httpx.Response:
-        return self._send(self.build(request))
 
     def _send(self, request: httpx.Request) -> httpx.Response:
         try:
@@ -259,3 +246,30 @@ def _object(response: httpx.Response) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
+
+
+@contextmanager
+def deadline(seconds: float, what: str) -> Iterator[None]:
+    """Raise ScoreFailure (timeout) inside the block once it has taken ``seconds``: a server that sends a byte now and
+    then outlasts every socket timeout.
+
+    By the interval timer, so only in the main thread of a POSIX process; elsewhere the block runs unlimited.
+    A timer that runs already goes on afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def expire(number: int, frame: FrameType | None) -> NoReturn:
+        raise ScoreFailure(FailureKind.TIMEOUT, f"{what} gave no whole answer within {seconds:g} s")
+
+    start = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, expire)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - start), 1e-3), interval)

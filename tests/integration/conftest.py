@@ -11,7 +11,7 @@ from real_engine import STARTUP, RealEngine
 
 from pytest_multiitem.adapters.base import choose_engine
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
-from pytest_multiitem.servers import ServerPool
+from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.settings.resolve import resolve
 
 ROOT = Path(__file__).parents[2]

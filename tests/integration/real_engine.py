@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_multiitem.adapters.base import Profile, Role, choose_engine
-from pytest_multiitem.servers import RunningServer, ServerPool
-from pytest_multiitem.servers.process import LaunchSpec
+from pytest_multiitem.servers.pool import ServerPool
+from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.ready import scored_request
 

@@ -19,7 +19,7 @@ import pytest
 from real_engine import LABELS, RealEngine
 
 from pytest_multiitem.scoring.relations import budget, relation, relation_names
-from pytest_multiitem.servers import ServerDied
+from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.transport.client import ScoreClient
 
 pytestmark = pytest.mark.real_engine

@@ -6,7 +6,17 @@ from pytest_multiitem.adapters.attestation import Attestation, Executed, contrad
 
 
 def counters(dense=0, segment=0, items=None, extended=0, serial=0):
-    return Executed({"dense": dense, "segment": segment}, items or {"dense": 0, "segment": 0}, extended, serial)
+    return executed({"dense": dense, "segment": segment}, items or {"dense": 0, "segment": 0}, extended, serial)
+
+
+def executed(sequences, items, extended, serial):
+    read = {
+        "packed_sequences": sequences,
+        "packed_items": items,
+        "prefill_extend": {"items": extended},
+        "serial_sequences": serial,
+    }
+    return Executed.read({"executed": read})
 
 
 def between(before, after, wanted=("dense",)):
@@ -24,7 +34,7 @@ def test_only_what_ran_in_between_counts():
 
 
 def test_a_mask_that_no_request_had_run_before_is_counted_from_zero():
-    found = between(Executed({}, {}, 0, 0), Executed({"dense": 1}, {"dense": 4}, 0, 0))
+    found = between(executed({}, {}, 0, 0), executed({"dense": 1}, {"dense": 4}, 0, 0))
     assert (found.mask, found.packed_sequences, found.packed_items) == ("dense", 1, 4)
 
 
@@ -40,9 +50,9 @@ def test_nothing_that_ran_is_a_problem():
     assert found.problem == "dense was requested, but the server executed none"
 
 
-@pytest.mark.parametrize("executed", ["dense", "segment"])
-def test_either_mask_is_what_auto_asked_for(executed):
-    assert between(counters(), counters(**{executed: 1}), wanted=("dense", "segment")).problem is None
+@pytest.mark.parametrize("mask", ["dense", "segment"])
+def test_either_mask_is_what_auto_asked_for(mask):
+    assert between(counters(), counters(**{mask: 1}), wanted=("dense", "segment")).problem is None
 
 
 GOOD = {
@@ -54,7 +64,9 @@ GOOD = {
 
 
 def test_counters_are_read_by_their_names():
-    assert Executed.read({"executed": GOOD}) == Executed({"dense": 1}, {"dense": 3}, 5, 7)
+    counted = Executed.read({"executed": GOOD})
+    assert (counted.packed_sequences, counted.packed_items) == ({"dense": 1}, {"dense": 3})
+    assert (counted.prefill_extend.items, counted.serial_sequences) == (5, 7)
 
 
 @pytest.mark.parametrize("name", GOOD)

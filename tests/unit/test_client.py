@@ -311,7 +311,7 @@ def test_requests_of_one_client_share_a_connection(served):
     with ScoreClient(served) as client:
         ports = set()
         for _ in range(3):
-            response = client._post(REQUEST)
+            _, response = client.timed_send(REQUEST)
             ports.add(response.extensions["network_stream"].get_extra_info("client_addr"))
             assert read_scores(response, REQUEST).shape == (2, 2)
         assert len(ports) == 1
@@ -320,7 +320,8 @@ def test_requests_of_one_client_share_a_connection(served):
 def test_another_connection_is_one_of_its_own(served):
     with ScoreClient(served, timeout=7.0, api_key="K") as client, client.another() as other:
         ports = {
-            each._post(REQUEST).extensions["network_stream"].get_extra_info("client_addr") for each in (client, other)
+            each.timed_send(REQUEST)[1].extensions["network_stream"].get_extra_info("client_addr")
+            for each in (client, other)
         }
         assert len(ports) == 2 and type(other) is ScoreClient and other.url == client.url
         assert other._http.headers["authorization"] == "Bearer K" and other._http.timeout == client._http.timeout

@@ -17,8 +17,7 @@ from stub_targets import DELIMITER, LABELS, hashed, leaking, packed, packed_quer
 
 from pytest_multiitem.bench.statistics import ratio_interval
 from pytest_multiitem.evaluation import check as judging
-from pytest_multiitem.targets.deadline import deadline
-from pytest_multiitem.transport.client import FailureKind, ScoreFailure
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, deadline
 
 SMALL = (
     "--labels", "5,6", "--delimiter", str(DELIMITER), "--vocab-size", "900", "--query-tokens", "8",

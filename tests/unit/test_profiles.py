@@ -30,7 +30,7 @@ def installed(monkeypatch, tmp_path):
     python.chmod(0o755)
 
     def install(version, *flags):
-        there = Installed(str(python), "sglang", version, frozenset({*COMMON, *flags}), ())
+        there = Installed(str(python), version, frozenset({*COMMON, *flags}), {})
         monkeypatch.setattr(launched, "inspect", lambda *question: there)
         return str(python)
 

@@ -20,15 +20,9 @@ import httpx
 import psutil
 import pytest
 
-from pytest_multiitem.servers import (
-    LaunchSpec,
-    PortUnavailable,
-    RunningServer,
-    ServerDied,
-    ServerError,
-    ServerNotReady,
-    ServerPool,
-)
+from pytest_multiitem.servers.errors import PortUnavailable, ServerDied, ServerError, ServerNotReady
+from pytest_multiitem.servers.pool import ServerPool
+from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.starter import Starter
 
 ENGINE = """
@@ -141,7 +135,7 @@ def assert_ended(server: RunningServer) -> None:
 
 def python(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
     """Another process of the run, as an xdist worker is one."""
-    code = "from pytest_multiitem.servers import *\nimport sys\nfrom pathlib import Path\n"
+    code = "from pytest_multiitem.servers.pool import *\nimport sys\nfrom pathlib import Path\n"
     code += "import json, urllib.request\n"
     code += "def ready(url): urllib.request.urlopen(url, timeout=2).read()\n" + textwrap.dedent(script)
     return subprocess.Popen(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_multiitem.servers import PortUnavailable, claim_port
+from pytest_multiitem.servers.errors import PortUnavailable
+from pytest_multiitem.servers.ports import claim_port
 
 
 @pytest.fixture
