@@ -35,7 +35,7 @@ def final_report(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str
         guardrail=f"{GUARDRAIL_RATIO:g}",
         best_native=_best_native(comparison),
         findings=_findings(comparison),
-        published=_published(comparison),
+        published=PUBLISHED_THROUGHPUT,
         published_shape=THROUGHPUT_SHAPE,
         shape=evidence.shape(comparison),
     )
@@ -130,21 +130,6 @@ def _relative(ours: float | None, theirs: float | None) -> float | None:
     """In percent."""
     ratio = ratio_of(ours, theirs)
     return None if ratio is None else 100 * (ratio - 1)
-
-
-def _published(comparison: Comparison) -> tables.Rows:
-    rows = []
-    for p in PUBLISHED_THROUGHPUT:
-        rates = " to ".join(tables.plain(rate, 2) for rate in (p.items_per_sec, p.highest) if rate is not None)
-        rows.append(["published", p.engine, p.hardware, p.how, rates])
-    devices = {(side.backend, side.view): evidence.device(side) for side in comparison.sides}
-    for view in comparison.views:
-        for backend, won in view.winners_by_backend.items():
-            how = f"{display_name(backend)} {view.view}, client chunk size {won.client_chunk_size}"
-            how += f", mask {won.mask}" if won.mask else ""
-            engine, device = won.engine or display_name(backend), devices.get((backend, view.view), "-")
-            rows.append(["**this comparison**", engine, device, how, tables.plain(won.throughput_items_sec, 2)])
-    return ["", "engine", "hardware", "how", "items/s"], rows
 
 
 #: What a comparison writes: its record, its tables, and the report of all that it rests on.
