@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pytest_multiitem.reports.table import Rows
+from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.results.details import AgainstBaseline, TimingVerdict
 from pytest_multiitem.results.records import GateRecord
 

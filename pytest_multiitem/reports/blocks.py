@@ -23,7 +23,7 @@ def cell(value: object) -> str:
     """What is known, in a table: yes or no of a truth; "-" for nothing."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "-" if value is None or value == "" else str(value)
+    return "-" if value is None else str(value)
 
 
 def _line(cells: Iterable[str]) -> str:

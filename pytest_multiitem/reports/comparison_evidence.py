@@ -51,12 +51,11 @@ def _failures(measured: Sequence[tuple[str, str, Row]]) -> str:
     kinds = dict.fromkeys([*_FIRST, *(kind for _, _, row in measured for kind in row.failure_reason_counts)])
     header = ["side", "phase", "client chunk size", "status", "successful runs", *(k.replace("_", " ") for k in kinds)]
     bad = [
-        [side, phase, str(row.client_chunk_size), row.status]
-        + [f"{cell(row.successful_runs)} of {cell(row.timed_runs)}"]
-        + [str(row.failure_reason_counts.get(kind, 0)) for kind in kinds]
+        [side, phase, str(row.client_chunk_size), row.status, f"{cell(row.successful_runs)} of {cell(row.timed_runs)}",
+         *(str(row.failure_reason_counts.get(kind, 0)) for kind in kinds)]
         for side, phase, row in measured
         if row.status != "ok" or any(row.failure_reason_counts.values())
-    ]
+    ]  # fmt: skip
     counts: Counter[str] = Counter()
     for _, _, row in measured:
         counts.update(row.failure_reason_counts)

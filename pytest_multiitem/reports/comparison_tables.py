@@ -180,7 +180,7 @@ def _winner(view: ComparedView, won: Winner) -> list[str]:
     side = None if row is None else row.sides.get(won.backend)
     time = plain(won.p95_ms) if side is None else p95(side)
     numbers = [str(won.client_chunk_size), plain(won.throughput_items_sec), plain(won.p50_ms), time]
-    return [display_name(won.backend), *numbers, cell(won.engine), cell(won.mask), plain(won.items_per_usd, 0)]
+    return [display_name(won.backend), *numbers, won.engine or "-", won.mask or "-", plain(won.items_per_usd, 0)]
 
 
 def worst_verdict(side: Side) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import KillMatrix
-from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.blocks import Rows, terminal_table
 from pytest_multiitem.reports.page import page
-from pytest_multiitem.reports.table import Rows, number
+from pytest_multiitem.reports.table import number
 from pytest_multiitem.results.details import BuildRecord, Cell
 from pytest_multiitem.results.records import Verdict
 

@@ -6,12 +6,12 @@ from collections.abc import Container, Iterable, Mapping
 
 from pytest_multiitem.gates import equivalence, isolation, parity
 from pytest_multiitem.gates.gate import Gate, larger_floor
+from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.results.details import Semantics, SpeedPoint, Speedup
 from pytest_multiitem.results.published import PUBLISHED, Published
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 
-Rows = tuple[list[str], list[list[str]]]
 #: What a cell of `pivot` says, where it says more than a verdict.
 LEGEND = "verdict value | noise floor, the larger of quiet and in traffic | leak visibility; - where it does not apply"
 _ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
@@ -36,9 +36,8 @@ def floor(record: GateRecord) -> float | None:
 
 def resolved(record: GateRecord) -> str:
     """A verdict and its value, with the floor below which it is noise and the size that a leak would have."""
-    if record.value is None:
-        return record.verdict.value
-    return " | ".join((cell(record), number(floor(record)), number(record.leak_visibility)))
+    sizes = () if record.value is None else (floor(record), record.leak_visibility)
+    return " | ".join((cell(record), *map(number, sizes)))
 
 
 def number(value: float | None) -> str:
@@ -167,41 +166,24 @@ def benchmarks(matrix: Matrix) -> Rows:
     """Header and rows of the benchmarks."""
     header = ["benchmark", "backend", "executed", "query/items/tokens", "chunk", "runs", "p50 s", "items/s"]
     rows = [
-        [
-            b.name,
-            b.backend,
-            b.mask_attested or "-",
-            f"{b.query_tokens}/{b.num_items}/{b.item_tokens}",
-            str(b.client_chunk_size),
-            str(len(b.runs_sec)),
-            f"{b.p50_sec:.3f}",
-            f"{b.items_per_sec_p50:.1f}",
-        ]
+        [b.name, b.backend, b.mask_attested or "-", f"{b.query_tokens}/{b.num_items}/{b.item_tokens}",
+         str(b.client_chunk_size), str(len(b.runs_sec)), f"{b.p50_sec:.3f}", f"{b.items_per_sec_p50:.1f}"]
         for b in matrix.benchmarks
-    ]
+    ]  # fmt: skip
     return header, rows
 
 
 def evidence(records: Iterable[GateRecord]) -> Rows:
     """Header and rows: what each verdict rests on."""
     rows = [
-        [
-            r.gate,
-            where(r),
-            r.verdict.value,
-            number(r.value),
-            bound(r),
-            *(number(getattr(r, name)) for name in EVIDENCE),
-            ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in r.samples.items()) or "-",
-            r.semantics or "-",
-            r.mask_requested or "-",
-            r.mask_attested or "-",
-            "-" if r.server_chunk_size is None else str(r.server_chunk_size or "all"),
-            "-" if r.items_per_sequence is None else f"{r.items_per_sequence:.1f}",
-        ]
+        [r.gate, where(r), r.verdict.value, number(r.value), bound(r), *(number(getattr(r, name)) for name in EVIDENCE),
+         ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in r.samples.items()) or "-",
+         r.semantics or "-", r.mask_requested or "-", r.mask_attested or "-",
+         "-" if r.server_chunk_size is None else str(r.server_chunk_size or "all"),
+         "-" if r.items_per_sequence is None else f"{r.items_per_sequence:.1f}"]
         for r in records
         if r.verdict is not Verdict.NOT_RUN
-    ]
+    ]  # fmt: skip
     header = [
         "gate", "for", "verdict", "value", "limit", *(name.replace("_", " ") for name in EVIDENCE), "samples",
         "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
@@ -212,34 +194,8 @@ def evidence(records: Iterable[GateRecord]) -> Rows:
 def published(matrix: Matrix) -> Rows:
     """Header and rows: this run's contract below the published ones."""
     header, own = contract(matrix)
-    return header, [_published_row(p) for p in PUBLISHED] + [[f"**{name}**", *cells] for name, *cells in own]
-
-
-def _published_row(row: Published) -> list[str]:
-    return [row.model, *(f"{value:g}" for value in row[1:6]), *(f"{value:.2f}" for value in row[6:])]
-
-
-def servers(matrix: Matrix) -> Rows:
-    """Header and rows of the servers that the run used."""
-    rows = []
-    for server in matrix.servers:
-        info = server.info or {}
-        rows.append(
-            [
-                server.label,
-                server.url,
-                "started by this run" if server.owned else "attached",
-                str(info.get("model_path", "-")),
-                f"{info.get('dtype', '-')} on {info.get('device', '-')}",
-                "`" + " ".join(server.command) + "`" if server.command else "-",
-            ]
-        )
-    return ["server", "address", "", "model", "precision", "command"], rows
-
-
-def settings(matrix: Matrix) -> Rows:
-    """Header and rows of the settings, with where each came from."""
-    return ["setting", "value", "from"], [[s.name, s.value, s.origin] for s in matrix.settings]
+    rows = [[p.model, *(f"{value:g}" for value in p[1:6]), *(f"{value:.2f}" for value in p[6:])] for p in PUBLISHED]
+    return header, rows + [[f"**{name}**", *cells] for name, *cells in own]
 
 
 def _is_backend_and_mask(place: Place) -> bool:

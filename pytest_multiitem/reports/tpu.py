@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pytest_multiitem.reports.blocks import terminal_table
-from pytest_multiitem.reports.table import Rows
+from pytest_multiitem.reports.blocks import Rows, terminal_table
 from pytest_multiitem.results.details import SegmentPath
 from pytest_multiitem.results.records import Matrix, Verdict
 from pytest_multiitem.tpu.records import Check, Report
