@@ -19,12 +19,6 @@ SETTINGS = (
 )  # fmt: skip
 #: What tells one machine from another. Kernel and Python change on the same one.
 _MACHINE = ("architecture", "processor", "cpus_usable", "memory_gib", "device")
-_UNTIMED = {
-    "deselected": "its test was deselected",
-    "skipped": "its test was skipped",
-    "failed": "its test failed",
-    "not reached": "its test was not reached",
-}
 
 
 @dataclass(frozen=True)
@@ -190,7 +184,7 @@ def _facts(machine: Any) -> dict[str, Any]:
 
 
 def _why_untimed(test: TestRecord) -> str:
-    if test.outcome not in _UNTIMED:
+    if test.outcome == "passed":
         return "its test passed and timed something else"
-    reason = f": {test.reason.partition(chr(10))[0]}" if test.reason else ""
-    return f"{_UNTIMED[test.outcome]}{reason}"
+    outcome = "failed" if test.outcome == "failed" else f"was {test.outcome}"
+    return f"its test {outcome}{f': {test.reason.partition(chr(10))[0]}' if test.reason else ''}"

@@ -12,7 +12,7 @@ import msgspec
 from pytest_multiitem.comparison.decision.recommendation import display_name
 from pytest_multiitem.comparison.records import Comparison, Row, ScoreMatrix
 from pytest_multiitem.reports.blocks import cell, escape, markdown_table
-from pytest_multiitem.reports.comparison_tables import dollars, finite, interval, plain
+from pytest_multiitem.reports.comparison_tables import dollars, finite, interval, plain, winning_side
 from pytest_multiitem.transport.client import FailureKind
 
 _FIRST = (FailureKind.TIMEOUT.value, FailureKind.OOM.value)
@@ -153,10 +153,9 @@ def cost(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
     rows = []
     for view in comparison.views:
         for backend, won in view.winners_by_backend.items():
-            row = next((row for row in view.rows if row.client_chunk_size == won.client_chunk_size), None)
-            side = None if row is None else row.sides.get(backend)
             price = prices.get((backend, view.view))
             if price is not None or won.items_per_usd is not None:
+                side = winning_side(view, won)
                 run = dollars(None if side is None else side.usd_per_run)
                 name, size = f"{display_name(backend)} {view.view}", str(won.client_chunk_size)
                 rows.append([name, size, dollars(price), run, plain(won.items_per_usd, 0)])

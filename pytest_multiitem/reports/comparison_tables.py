@@ -175,9 +175,14 @@ def winners(comparison: Comparison) -> Rows:
     return header, rows
 
 
-def _winner(view: ComparedView, won: Winner) -> list[str]:
+def winning_side(view: ComparedView, won: Winner) -> SideRow | None:
+    """The winner's figures among the rows of a view; None where they are not there."""
     row = next((row for row in view.rows if row.client_chunk_size == won.client_chunk_size), None)
-    side = None if row is None else row.sides.get(won.backend)
+    return None if row is None else row.sides.get(won.backend)
+
+
+def _winner(view: ComparedView, won: Winner) -> list[str]:
+    side = winning_side(view, won)
     time = plain(won.p95_ms) if side is None else p95(side)
     numbers = [str(won.client_chunk_size), plain(won.throughput_items_sec), plain(won.p50_ms), time]
     return [display_name(won.backend), *numbers, won.engine or "-", won.mask or "-", plain(won.items_per_usd, 0)]

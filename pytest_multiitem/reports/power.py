@@ -50,9 +50,9 @@ def kill_table(matrix: KillMatrix, backend: str) -> Rows:
     builds = sorted((build for build in matrix.builds if build.backend == backend), key=place)
     rows = []
     for build in builds:
-        of = "" if build.fault is None else f"F{kinds[build.fault].number}" if kinds[build.fault].number else "-"
-        cells = {_column(cell): cell for cell in build.cells}
-        rows.append([of, build.label, result(build), *(cell_text(cells.get(gate)) for gate in matrix.gates)])
+        row = "" if build.fault is None else f"F{kinds[build.fault].number}" if kinds[build.fault].number else "-"
+        cells = {cell.gate if cell.place is None else f"{cell.gate}[{cell.place}]": cell for cell in build.cells}
+        rows.append([row, build.label, result(build), *(cell_text(cells.get(gate)) for gate in matrix.gates)])
     return ["", "build", "", *map(short, matrix.gates)], rows
 
 
@@ -74,9 +74,8 @@ def unique_table(matrix: KillMatrix) -> Rows:
 
 def sensitivity_table(matrix: KillMatrix) -> Rows:
     """Header and rows: the smallest strength of each graded fault that a gate still sees."""
-    graded = [fault for fault in matrix.faults if len(fault.strengths) > 1]
     measured = {build.fault for build in matrix.builds}
-    graded = [fault for fault in graded if fault.name in measured]
+    graded = [fault for fault in matrix.faults if len(fault.strengths) > 1 and fault.name in measured]
     rows = [
         [gate, *(f"{known[f.name]:g}" if f.name in known else "-" for f in graded)]
         for gate in _gates(matrix)
@@ -140,10 +139,6 @@ def sections(matrix: KillMatrix) -> str:
 
 def _strengths(strengths: Sequence[float], unit: str) -> str:
     return f"{', '.join(f'{s:g}' for s in strengths)} {unit}".strip() or "-"
-
-
-def _column(cell: Cell) -> str:
-    return cell.gate if cell.place is None else f"{cell.gate}[{cell.place}]"
 
 
 def _gates(matrix: KillMatrix) -> list[str]:

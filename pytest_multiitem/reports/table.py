@@ -8,7 +8,7 @@ from pytest_multiitem.gates import equivalence, isolation, parity
 from pytest_multiitem.gates.gate import Gate, larger_floor
 from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.results.details import Semantics, SpeedPoint, Speedup
-from pytest_multiitem.results.published import PUBLISHED, Published
+from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 

@@ -22,16 +22,10 @@ def _rows(kernel: str, checks: Iterable[Check]) -> list[list[str]]:
             continue
         memory = check.memory
         sizes = [None] * 3 if memory is None else [memory.argument, memory.output, memory.temp]
-        rows.append(
-            [
-                f"{kernel.rpartition(':')[2]} {check.name}",
-                check.tier,
-                check.chip,
-                check.verdict.value,
-                "-" if check.seconds is None else f"{check.seconds:.2f}",
-                *("-" if size is None else f"{size / 2**20:.2f} MiB" for size in sizes),
-            ]
-        )
+        seconds = "-" if check.seconds is None else f"{check.seconds:.2f}"
+        mebibytes = ["-" if size is None else f"{size / 2**20:.2f} MiB" for size in sizes]
+        name = f"{kernel.rpartition(':')[2]} {check.name}"
+        rows.append([name, check.tier, check.chip, check.verdict.value, seconds, *mebibytes])
     return rows
 
 

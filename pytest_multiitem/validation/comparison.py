@@ -30,7 +30,7 @@ def summary(comparison: Comparison) -> str:
 def problems(artefact: Artefact[Comparison]) -> list[str]:
     """What is wrong with a comparison whose schema holds."""
     comparison, content = artefact.record, artefact.content
-    found = [*linked(artefact.path, comparison.workload_ref).problems, *_status(comparison)]
+    found = [*linked(artefact.path, comparison.workload_ref)[1], *_status(comparison)]
     raw_views = content.get("views", ())
     for view, raw in zip(comparison.views, raw_views, strict=True):
         where = f"view {view.view}"
@@ -82,9 +82,8 @@ def _row(view: ComparedView, row: ComparedRow, raw: dict[str, Any]) -> Iterator[
         for check in row.checks:
             if check.verdict == Verdict.FAIL:
                 yield f"correct is true, but {check.gate} is FAIL"
-    sides = [row.sides.get(backend) for backend in view.backends]
-    if len(sides) == 2 and sides[0] is not None and sides[1] is not None:
-        a, b = sides[0], sides[1]
+    a, b = [row.sides.get(backend) for backend in view.backends] if len(view.backends) == 2 else (None, None)
+    if a is not None and b is not None:
         yield from _delta("p95_delta_percent", row.p95_delta_percent, a.p95_ms, b.p95_ms)
         throughputs = a.throughput_items_sec, b.throughput_items_sec
         yield from _delta("throughput_delta_percent", row.throughput_delta_percent, *throughputs)

@@ -44,9 +44,8 @@ def summary(matrix: ScoreMatrix) -> str:
 def problems(artefact: Artefact[ScoreMatrix]) -> list[str]:
     """What is wrong with a matrix whose schema holds."""
     matrix, content = artefact.record, artefact.content
-    workload = linked(artefact.path, matrix.workload_ref)
-    measured = _measured(matrix, workload.request)
-    found = workload.problems
+    request, found = linked(artefact.path, matrix.workload_ref)
+    measured = _measured(matrix, request)
     for name, rows in (("results", matrix.results), ("confirm_results", matrix.confirm_results)):
         found += twice(name, [row.client_chunk_size for row in rows])
         for row, raw in zip(rows, content.get(name, ()), strict=True):
@@ -144,34 +143,28 @@ def _run(run: RunRecord, num_chunks: int | None, *, timed: bool) -> Iterator[str
 def _times(row: Row, runs: list[RunRecord], num_items: int | None) -> Iterator[str]:
     totals = [time for run in runs if run.status == "ok" and _usable(time := run.total_e2e_ms)]
     calls = [time for run in runs for time in run.chunk_call_ms if _usable(time)]
-    of_runs = {name: getattr(row, name) for name in ("p50_total_e2e_ms", "p95_total_e2e_ms", "mean_total_e2e_ms")}
     good = sum(run.status == "ok" for run in runs)
     if good == 0:
-        for name, value in {**of_runs, "throughput_items_sec": row.throughput_items_sec}.items():
-            if value is not None:
+        for name in ("p50_total_e2e_ms", "p95_total_e2e_ms", "mean_total_e2e_ms", "throughput_items_sec"):
+            if (value := getattr(row, name)) is not None:
                 yield f"{name} is {value:g}, but no run succeeded"
         return
     if len(totals) == good:
         median, mean, largest = float(np.median(totals)), float(np.mean(totals)), max(totals)
         what = f"of its {len(totals)} successful runs"
-        yield from _outside("p50_total_e2e_ms", row.p50_total_e2e_ms, (median, median), f"the median {what}")
-        yield from _outside(
-            "p95_total_e2e_ms", row.p95_total_e2e_ms, (median, largest), f"from the median to the maximum {what}"
-        )
-        yield from _outside("mean_total_e2e_ms", row.mean_total_e2e_ms, (mean, mean), f"the mean {what}")
+        yield from _outside(row, "p50_total_e2e_ms", (median, median), f"the median {what}")
+        yield from _outside(row, "p95_total_e2e_ms", (median, largest), f"from the median to the maximum {what}")
+        yield from _outside(row, "mean_total_e2e_ms", (mean, mean), f"the mean {what}")
         if num_items is not None:
             rates = 1000 * num_items / largest, 1000 * num_items / min(totals)
-            yield from _outside(
-                "throughput_items_sec", row.throughput_items_sec, rates, f"by the slowest and the fastest {what}"
-            )
+            yield from _outside(row, "throughput_items_sec", rates, f"by the slowest and the fastest {what}")
     if calls:
-        what, span = f"its {len(calls)} requests", (min(calls), max(calls))
-        yield from _outside("mean_chunk_call_ms", row.mean_chunk_call_ms, span, f"the range of {what}")
-        yield from _outside("p95_chunk_call_ms", row.p95_chunk_call_ms, span, f"the range of {what}")
+        for name in ("mean_chunk_call_ms", "p95_chunk_call_ms"):
+            yield from _outside(row, name, (min(calls), max(calls)), f"the range of its {len(calls)} requests")
 
 
-def _outside(name: str, value: float | None, span: tuple[float, float], what: str) -> Iterator[str]:
-    low, high = span
+def _outside(row: Row, name: str, span: tuple[float, float], what: str) -> Iterator[str]:
+    value, (low, high) = getattr(row, name), span
     if value is not None and not low * (1 - _EXACT) <= value <= high * (1 + _EXACT) and math.isfinite(value):
         wanted = f"{low:.9g}" if low == high else f"{low:.9g} to {high:.9g}"
         yield f"{name} is {value:.9g}; expected {wanted}, {what}"

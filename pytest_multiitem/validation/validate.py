@@ -55,11 +55,6 @@ def examine(path: Path) -> Examination:
     return Examination(schema, kind.summary(record), numbers + kind.problems(Artefact(path, record, content)))
 
 
-def problems(path: Path) -> list[str]:
-    """What is wrong with a file; empty where nothing is. Raises UsageError as `examine` does."""
-    return examine(path).problems
-
-
 def _unusable_numbers(content: dict[str, Any]) -> list[str]:
     """One line for all NaN and Infinity, which are no JSON and no measurement, and one for numbers out of range."""
     not_finite, out_of_range = [], []
