@@ -23,10 +23,7 @@ _MEMORY_TOLERANCE = 0.05
 _SAME = {
     "workload_sha256": "workload",
     "items": "item count",
-    "engine": "engine",
-    "backend": "backend",
-    "model": "model",
-    "dtype": "dtype",
+    **{name: name for name in ("engine", "backend", "model", "dtype")},
     "mask_attested": "mask executed",
 }
 #: The verdicts that are no PASS, the worst first.
@@ -48,15 +45,12 @@ def judge(baseline: Baseline, run: Timings, conditions: Sequence[Condition], *, 
     FAIL: one regressed, is missing, or is of something else. INCONCLUSIVE: the runs cannot decide, or another machine
     measured them. PASS: none of that. ``name``: what the baseline is called here.
     """
-    here: dict[str, list[Cell]] = {}
-    for cell in run.cells:
-        here.setdefault(cell.key, []).append(cell)
     if not conditions:
         raise ValueError("no condition to judge by")
-    keys = {cell.key for cell in baseline.cells}
-    excused = {key for key, instead in run.unconfirmed.items() if key in keys - here.keys() and instead in keys}
+    keys, measured = ({cell.key for cell in cells} for cells in (baseline.cells, run.cells))
+    excused = {key for key, instead in run.unconfirmed.items() if key in keys - measured and instead in keys}
     expected = [cell for cell in baseline.cells if cell.key not in excused]
-    cells = [_judge_cell(cell, here.get(cell.key, []), run, conditions) for cell in expected]
+    cells = [_judge_cell(cell, [new for new in run.cells if new.key == cell.key], run, conditions) for cell in expected]
     verdict = _worst(cell.verdict for cell in cells)
     if not run.cells:
         verdict = Verdict.FAIL

@@ -57,12 +57,13 @@ def timings(
     untimed = {nodeid: _why_untimed(test) for nodeid, test in known.items()}
     unconfirmed: dict[str, str] = {}
     for matrix in matrices:
-        for row, stage in _rows(matrix):
-            problem = row_problem(row)
-            if problem is None:
-                cells.append(_row_cell(matrix, row, stage))
-            else:
-                untimed[_row_key(matrix, row.client_chunk_size, stage)] = problem
+        for stage, rows in (("sweep", matrix.results), ("confirm", matrix.confirm_results)):
+            for row in rows:
+                problem = row_problem(row)
+                if problem is None:
+                    cells.append(_row_cell(matrix, row, stage))
+                else:
+                    untimed[_row_key(matrix, row.client_chunk_size, stage)] = problem
         unconfirmed |= _unconfirmed(matrix)
     return Timings(
         tuple(cells),
@@ -79,9 +80,8 @@ def timings_of(run: Matrix | None, matrices: Sequence[ScoreMatrix]) -> Timings:
     """The timings of a run's ``matrix.json``, of a comparison's matrices, or of both."""
     if run is None:
         hardware = matrices[0].hardware if matrices else None
-        return timings(
-            matrices=matrices, machine=hardware if isinstance(hardware, dict) else {}, versions={}, settings={}
-        )
+        machine = hardware if isinstance(hardware, dict) else {}
+        return timings(matrices=matrices, machine=machine, versions={}, settings={})
     around = {name: version for server in run.servers for name, version in server.packages.items()}
     return timings(
         run.benchmarks,
@@ -153,10 +153,6 @@ def _row_key(matrix: ScoreMatrix, chunk_size: int, stage: str) -> str:
 
 def _joined(parts: Iterable[str | None]) -> str:
     return " · ".join(part for part in parts if part)
-
-
-def _rows(matrix: ScoreMatrix) -> list[tuple[Row, str]]:
-    return [*((row, "sweep") for row in matrix.results), *((row, "confirm") for row in matrix.confirm_results)]
 
 
 def _seconds(row: Row) -> list[float]:

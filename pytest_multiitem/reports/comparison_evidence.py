@@ -192,7 +192,7 @@ def device(comparison: Comparison, backend: str, view: str) -> str:
     if isinstance(known, dict):
         named = [str(known[name]) for name in ("device", "accelerator", "gpu", "processor") if known.get(name)]
         return ", ".join(named) or ", ".join(f"{k} {v}" for k, v in _flat(known).items()) or "-"
-    return cell(known)
+    return "-" if known is None else str(known)
 
 
 def executed(matrices: Sequence[ScoreMatrix], backend: str, view: str) -> str:
@@ -222,9 +222,9 @@ def _shared(matrices: Sequence[ScoreMatrix], text_of: Callable[[ScoreMatrix], st
 
 
 def _json(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"```json\n{msgspec.json.format(msgspec.json.encode(value), indent=1).decode()}\n```"
+    return (
+        "" if value is None else f"```json\n{msgspec.json.format(msgspec.json.encode(value), indent=1).decode()}\n```"
+    )
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

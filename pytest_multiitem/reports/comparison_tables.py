@@ -69,10 +69,6 @@ def _scores(row: ComparedRow) -> Agreement:
     return row.agreement or Agreement()
 
 
-def _overlap(k: str, row: ComparedRow) -> str:
-    return plain(_scores(row).top_k_overlap.get(k), 2)
-
-
 #: Figures of one side, and of a row, by the name of their column.
 _OF_SIDE: Mapping[str, Callable[[SideRow], str]] = {
     "p50 ms": lambda side: plain(side.p50_ms),
@@ -147,7 +143,9 @@ def agreements(view: ComparedView) -> Rows:
     """How far both sides' scores agree, as numbers and as a ranking."""
     rows = [row for row in view.rows if row.agreement is not None]
     sizes = dict.fromkeys(k for row in rows for k in _scores(row).top_k_overlap)
-    overlaps = [(f"top-{k} overlap", partial(_overlap, k)) for k in sizes]
+    overlaps = [
+        (f"top-{k} overlap", partial(lambda k, row: plain(_scores(row).top_k_overlap.get(k), 2), k)) for k in sizes
+    ]
     differences = ("max abs diff", "mean abs diff", "max log-odds diff", "mean log-odds diff", "Kendall tau")
     further = _of_row("NDCG@10", "NDCG@10 reverse", "noise floor", "score spread", "correct")
     return _table(rows, [*_of_row("client chunk size", *differences), *overlaps, *further])
@@ -228,15 +226,14 @@ def not_passed(comparison: Comparison) -> list[tuple[str, Check]]:
 
 
 def _rank(check: Check) -> int:
-    order = [verdict.value for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)]
-    return order.index(check.verdict) if check.verdict in order else 0
+    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+    return next((at for at, verdict in enumerate(order) if check.verdict == verdict), 0)
 
 
 def semantic_gap(comparison: Comparison, view: ComparedView) -> tuple[str, str] | None:
     """Where the sides of a view declare different semantics: these, and the largest difference between their scores."""
     semantics = {side.semantics for side in comparison.sides if side.view == view.view and side.semantics}
-    gaps = [row.agreement.max_abs_diff for row in view.rows if row.agreement is not None]
-    known = [gap for gap in gaps if gap is not None]
+    known = [gap for row in view.rows if (gap := _scores(row).max_abs_diff) is not None]
     if len(semantics) < 2 or not known:
         return None
     return ", ".join(sorted(semantics)), difference(max(known))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports.blocks import Rows, terminal_table
@@ -113,9 +111,10 @@ def power_lines(matrix: KillMatrix) -> list[str]:
 def tables(matrix: KillMatrix) -> dict[str, object]:
     """The tables of a kill matrix, each a header and rows, as its page takes them."""
     faults = [
-        [f"F{f.number}" if f.number else "-", f.name, f.layer, f.about, f.seen, _strengths(f.strengths, f.unit)]
+        [f"F{f.number}" if f.number else "-", f.name, f.layer, f.about, f.seen,
+         f"{', '.join(f'{strength:g}' for strength in f.strengths)} {f.unit}".strip() or "-"]
         for f in matrix.faults
-    ]
+    ]  # fmt: skip
     return {
         "kills": {backend: kill_table(matrix, backend) for backend in matrix.killed},
         "legend": LEGEND,
@@ -128,17 +127,12 @@ def tables(matrix: KillMatrix) -> dict[str, object]:
 
 def render(matrix: KillMatrix) -> str:
     """The kill matrix as a Markdown page."""
-    state = "complete" if matrix.complete else f"incomplete ({matrix.interrupted_by or 'not all builds were measured'})"
-    return page("power", matrix=matrix, state=state, lines=summary_lines(matrix), power=tables(matrix))
+    return page("power", matrix=matrix, lines=summary_lines(matrix), power=tables(matrix))
 
 
 def sections(matrix: KillMatrix) -> str:
     """The tables of a kill matrix as Markdown."""
     return page("power_tables", power=tables(matrix))
-
-
-def _strengths(strengths: Sequence[float], unit: str) -> str:
-    return f"{', '.join(f'{s:g}' for s in strengths)} {unit}".strip() or "-"
 
 
 def _gates(matrix: KillMatrix) -> list[str]:

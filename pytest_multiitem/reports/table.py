@@ -24,9 +24,7 @@ def where(record: GateRecord) -> str:
 
 def cell(record: GateRecord) -> str:
     """A verdict with its value."""
-    if record.value is None:
-        return record.verdict.value
-    return f"{record.verdict.value} {number(record.value)}"
+    return record.verdict.value if record.value is None else f"{record.verdict.value} {number(record.value)}"
 
 
 def floor(record: GateRecord) -> float | None:
@@ -64,10 +62,7 @@ def pivot(records: Iterable[GateRecord]) -> Rows:
     rows = []
     for gate in dict.fromkeys(r.gate for r in chosen):
         mine = [r for r in chosen if r.gate == gate]
-        cells = []
-        for column in columns:
-            here = worst_first(r for r in mine if where(r) == column)
-            cells.append(resolved(here[0]) if here else "")
+        cells = [next(map(resolved, worst_first(r for r in mine if where(r) == column)), "") for column in columns]
         rows.append([gate, bound(mine[0]), *cells])
     return ["gate", "limit", *columns], rows
 
@@ -142,16 +137,16 @@ def contract(matrix: Matrix) -> Rows:
 
 
 def _contract_row(matrix: Matrix, server: str, place: Place) -> list[str]:
-    records = worst_first(matrix.gates)
-    own = {r.gate: r for r in reversed(records) if where(r) == server}
-    between = {r.gate: r for r in reversed(records) if _includes(r.place, place)}
-    found = [own.get(gate.name) for gate in _OWN.values()]
+    by_verdict = worst_first(matrix.gates)
+    own = {r.gate: r for r in reversed(by_verdict) if where(r) == server}
+    between = {r.gate: r for r in reversed(by_verdict) if _includes(r.place, place)}
+    records = [own.get(gate.name) for gate in _OWN.values()]
     for gate, backends in _BETWEEN.values():
-        found.append(between.get(gate.name) if backends is None or place.backend in backends else None)
+        records.append(between.get(gate.name) if backends is None or place.backend in backends else None)
     curve = next((r.details.performance for r in own.values() if isinstance(r.details, Speedup)), {})
     return [
         server,
-        *("-" if r is None else r.verdict.value if r.value is None else number(r.value) for r in found),
+        *("-" if r is None else r.verdict.value if r.value is None else number(r.value) for r in records),
         *(_speedup(curve, n) or "-" for n in _COUNTS),
     ]
 

@@ -17,9 +17,7 @@ _HEADER = ["TPU kernel", "tier", "chip", "verdict", "seconds", "arguments", "out
 def _rows(kernel: str, checks: Iterable[Check]) -> list[list[str]]:
     """A row a case, chip and tier: verdict, time, and device memory in MiB as the compiler's analysis says."""
     rows = []
-    for check in checks:
-        if check.role == "control":
-            continue
+    for check in (each for each in checks if each.role != "control"):
         memory = check.memory
         sizes = [None] * 3 if memory is None else [memory.argument, memory.output, memory.temp]
         seconds = "-" if check.seconds is None else f"{check.seconds:.2f}"

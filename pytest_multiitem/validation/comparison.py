@@ -124,7 +124,11 @@ def _winner(winner: Winner, view: ComparedView, raw_view: dict[str, Any], *, acr
         yield f"{named} is a row that {'is not correct' if row.correct is False else 'is not shown to be correct'}"
     elif not _eligible(side, raw_side) if across else side.success_rate not in (None, 1.0):
         yield f"{named} is a row that may not win{f': {side.why_not}' if side.why_not else ''}"
-    yield from _copied(winner, side, named)
+    for name in ("throughput_items_sec", "p50_ms", "p95_ms"):
+        stated, there = getattr(winner, name), getattr(side, name)
+        known = stated is not None and there is not None and math.isfinite(stated + there)
+        if known and not math.isclose(stated, there, rel_tol=_COPIED):
+            yield f"{named} has a {name} of {stated:.9g}, but its row {there:.9g}"
     limit = view.guardrail_p95_ms if across else _own_guardrail(winner.backend, rows)
     if limit is not None and side.p95_ms is not None and side.p95_ms > limit * (1 + _EXACT):
         yield f"{named} has a p95 of {side.p95_ms:.9g} ms, above the guardrail, {limit:.9g} ms"
@@ -148,11 +152,3 @@ def _own_guardrail(backend: str, rows: list[tuple[ComparedRow, dict[str, Any]]])
         ],
         GUARDRAIL_RATIO,
     )
-
-
-def _copied(winner: Winner, side: SideRow, named: str) -> Iterator[str]:
-    for name in ("throughput_items_sec", "p50_ms", "p95_ms"):
-        stated, there = getattr(winner, name), getattr(side, name)
-        known = stated is not None and there is not None and math.isfinite(stated + there)
-        if known and not math.isclose(stated, there, rel_tol=_COPIED):
-            yield f"{named} has a {name} of {stated:.9g}, but its row {there:.9g}"

@@ -39,11 +39,9 @@ def examine(path: Path) -> Examination:
     content = artefacts.load_json(path)
     schema = content.get("schema_version")
     if not isinstance(schema, str) or schema not in KINDS:
-        named = (
-            "has no schema_version" if schema is None else f"has the unknown schema_version {json.dumps(schema):.80}"
-        )
+        what = "has no schema_version" if schema is None else f"has the unknown schema_version {json.dumps(schema):.80}"
         hint = did_you_mean(schema, KINDS) if isinstance(schema, str) else ""
-        raise UsageError(f"{path} {named}; expected one of {', '.join(KINDS)}{hint}")
+        raise UsageError(f"{path} {what}; expected one of {', '.join(KINDS)}{hint}")
     kind, numbers = KINDS[schema], _unusable_numbers(content)
     broken = schema_problems(content, schema)
     if broken or any(_OUT_OF_RANGE in line for line in numbers):
