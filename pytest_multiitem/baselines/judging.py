@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from pytest_multiitem.baselines.records import Baseline, Cell
@@ -24,12 +23,11 @@ _MEMORY_TOLERANCE = 0.05
 _SAME = {
     "workload_sha256": "workload",
     "items": "item count",
-    "engine": "engine",
-    "backend": "backend",
-    "model": "model",
-    "dtype": "dtype",
+    **{name: name for name in ("engine", "backend", "model", "dtype")},
     "mask_attested": "mask executed",
 }
+#: The verdicts that are no PASS, the worst first.
+_BAD = (Verdict.FAIL, Verdict.INCONCLUSIVE)
 #: Keys named in a reason; the others are in the details.
 _NAMED = 3
 
@@ -41,79 +39,67 @@ def _p95(seconds: Any, axis: int | None = None) -> Any:
 _STATISTICS: Mapping[Metric, Statistic] = {"p50": np.median, "p95": _p95, "mean": np.mean, "throughput": np.median}
 
 
-class Judgement(msgspec.Struct, kw_only=True):
-    """A run against a baseline. ``notes``: what differs and does not decide."""
-
-    baseline: str
-    saved_at_utc: str
-    verdict: Verdict
-    reason: str
-    conditions: list[str]
-    cells: list[TimingVerdict]
-    notes: list[str] = []
-
-    def details(self) -> AgainstBaseline:
-        """For the gate's record."""
-        return msgspec.convert(self, AgainstBaseline, from_attributes=True)
-
-    def lines(self) -> list[str]:
-        """Every timing that is no PASS and every note, for people."""
-        wrong = [cell for cell in _worst_first(self.cells) if cell.verdict is not Verdict.PASS]
-        found = [f"{cell.verdict.value} {cell.key}: {cell.reason}" for cell in wrong]
-        return [*found, *(f"note: {note}" for note in self.notes)]
-
-
-def judge(baseline: Baseline, run: Timings, conditions: Sequence[Condition], *, name: str | None = None) -> Judgement:
-    """Judge every timing of a baseline by every condition.
+def judge(baseline: Baseline, run: Timings, conditions: Sequence[Condition], *, name: str | None = None) -> GateRecord:
+    """Judge every timing of a baseline by every condition; the details hold their ratios and intervals.
 
     FAIL: one regressed, is missing, or is of something else. INCONCLUSIVE: the runs cannot decide, or another machine
     measured them. PASS: none of that. ``name``: what the baseline is called here.
     """
-    here: dict[str, list[Cell]] = {}
-    for cell in run.cells:
-        here.setdefault(cell.key, []).append(cell)
     if not conditions:
         raise ValueError("no condition to judge by")
-    keys = {cell.key for cell in baseline.cells}
-    excused = {key for key, instead in run.unconfirmed.items() if key in keys - here.keys() and instead in keys}
+    keys, measured = ({cell.key for cell in cells} for cells in (baseline.cells, run.cells))
+    excused = {key for key, instead in run.unconfirmed.items() if key in keys - measured and instead in keys}
     expected = [cell for cell in baseline.cells if cell.key not in excused]
-    cells = [_judge_cell(cell, here.get(cell.key, []), run, conditions) for cell in expected]
+    cells = [_judge_cell(cell, [new for new in run.cells if new.key == cell.key], run, conditions) for cell in expected]
     verdict = _worst(cell.verdict for cell in cells)
-    asked = ", ".join(condition.text for condition in conditions)
     if not run.cells:
         verdict = Verdict.FAIL
         reason = f"no timing was measured; the baseline has {len(baseline.cells)}"
         if cells:
             reason += f", such as {cells[0].key} ({cells[0].reason})"
     elif verdict is Verdict.PASS:
-        reason = f"none of {len(cells)} timings regressed ({asked})"
+        reason = f"none of {len(cells)} timings regressed ({', '.join(condition.text for condition in conditions)})"
     else:
         reason = _summary([cell for cell in cells if cell.verdict is verdict], len(cells))
-    return Judgement(
+    details = AgainstBaseline(
         baseline=name or baseline.name,
         saved_at_utc=baseline.saved_at_utc,
-        verdict=verdict,
-        reason=reason,
         conditions=[condition.text for condition in conditions],
         cells=cells,
         notes=_notes(baseline, run, keys, excused),
     )
+    return GateRecord(
+        gate=NO_REGRESSION.name,
+        verdict=verdict,
+        reason=reason,
+        relation=NO_REGRESSION.relation,
+        samples={"timings": len(cells), "compared": sum(bool(cell.ratios) for cell in cells)},
+        details=details,
+    )
 
 
-def _judge_cell(old: Cell, found: Sequence[Cell], run: Timings, conditions: Sequence[Condition]) -> TimingVerdict:
-    if not found:
+def evidence_lines(record: GateRecord) -> list[str]:
+    """Of the record of a judgement: every timing that is no PASS and every note, for people."""
+    assert isinstance(record.details, AgainstBaseline)
+    wrong = sorted((cell for cell in record.details.cells if cell.verdict in _BAD), key=lambda c: _BAD.index(c.verdict))
+    found = [f"{cell.verdict.value} {cell.key}: {cell.reason}" for cell in wrong]
+    return [*found, *(f"note: {note}" for note in record.details.notes)]
+
+
+def _judge_cell(old: Cell, same: Sequence[Cell], run: Timings, conditions: Sequence[Condition]) -> TimingVerdict:
+    if not same:
         why = run.untimed.get(old.key) or run.untimed.get(old.nodeid or "") or "renamed, or not selected"
-        return _undecided(old, Verdict.FAIL, f"missing in this run: {why}")
-    if len(found) > 1:
-        return _undecided(old, Verdict.FAIL, f"{len(found)} timings of this run have this name; tell them apart")
-    new = found[0]
+        return _failed(old, f"missing in this run: {why}")
+    if len(same) > 1:
+        return _failed(old, f"{len(same)} timings of this run have this name; tell them apart")
+    new = same[0]
     runs = (len(old.seconds), len(new.seconds))
     bad = [value for value in new.seconds if not (math.isfinite(value) and value > 0)]
     if bad or not new.seconds:
-        return _undecided(old, Verdict.FAIL, f"{bad[0]!r} is no time" if bad else "it has no run", runs)
+        return _failed(old, f"{bad[0]!r} is no time" if bad else "it has no run", runs)
     other, unknown = _differences(old, new)
     if other:
-        return _undecided(old, Verdict.FAIL, f"not the same thing: {'; '.join(other)}", runs)
+        return _failed(old, f"not the same thing: {'; '.join(other)}", runs)
     ratios = [_judge_condition(condition, old.seconds, new.seconds) for condition in conditions]
     verdict = _worst(ratio.verdict for ratio in ratios)
     doubts = [*unknown, *_other_machine(old.machine, new.machine)]
@@ -122,12 +108,12 @@ def _judge_cell(old: Cell, found: Sequence[Cell], run: Timings, conditions: Sequ
         for ratio in ratios:
             ratio.verdict = verdict
         return TimingVerdict(key=old.key, verdict=verdict, reason=doubt, runs=runs, ratios=ratios, doubt=doubt)
-    reason = "; ".join(_told(ratio) for ratio in ratios if ratio.verdict is verdict)
+    reason = "; ".join(_ratio_text(ratio) for ratio in ratios if ratio.verdict is verdict)
     return TimingVerdict(key=old.key, verdict=verdict, reason=reason, runs=runs, ratios=ratios)
 
 
-def _undecided(old: Cell, verdict: Verdict, reason: str, runs: tuple[int, int] | None = None) -> TimingVerdict:
-    return TimingVerdict(key=old.key, verdict=verdict, reason=reason, runs=runs or (len(old.seconds), 0))
+def _failed(old: Cell, reason: str, runs: tuple[int, int] | None = None) -> TimingVerdict:
+    return TimingVerdict(key=old.key, verdict=Verdict.FAIL, reason=reason, runs=runs or (len(old.seconds), 0))
 
 
 def _differences(old: Cell, new: Cell) -> tuple[list[str], list[str]]:
@@ -157,8 +143,8 @@ def _other_machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     differing = [name for name in old if name in both and not _same_fact(name, old[name], new[name])]
     if not differing:
         return []
-    told = ", ".join(f"{name.replace('_', ' ')} {old[name]} and {new[name]}" for name in differing)
-    return [f"another machine than the baseline's: {told}"]
+    facts = ", ".join(f"{name.replace('_', ' ')} {old[name]} and {new[name]}" for name in differing)
+    return [f"another machine than the baseline's: {facts}"]
 
 
 def _same_fact(name: str, old: Any, new: Any) -> bool:
@@ -173,31 +159,25 @@ def _judge_condition(condition: Condition, old: Sequence[float], new: Sequence[f
     over, under = (old, new) if condition.metric == "throughput" else (new, old)
     value = float(statistic(over) / statistic(under))
     few = min(len(old), len(new))
-    interval = None
-    if few >= MIN_PAIRED_BLOCKS:
-        interval = ratio_interval(over, under, paired=False, statistic=statistic)
-    found = TimingRatio(
-        condition=condition.text,
-        metric=condition.metric,
-        ratio=value,
-        interval=interval,
-        verdict=Verdict.INCONCLUSIVE,
+    interval = ratio_interval(over, under, paired=False, statistic=statistic) if few >= MIN_PAIRED_BLOCKS else None
+    judged = TimingRatio(
+        condition=condition.text, metric=condition.metric, ratio=value, interval=interval, verdict=Verdict.INCONCLUSIVE
     )
     if interval is None:
-        found.note = f"{len(old)} and {len(new)} timed runs; at least {MIN_PAIRED_BLOCKS} of each are needed"
-        return found
+        judged.note = f"{len(old)} and {len(new)} timed runs; at least {MIN_PAIRED_BLOCKS} of each are needed"
+        return judged
     if condition.metric == "p95" and few < P95_SAMPLES:
-        found.note = f"p95 interpolated from {len(old)} and {len(new)} runs"
+        judged.note = f"p95 interpolated from {len(old)} and {len(new)} runs"
     low, high = min(interval[0], value), max(interval[1], value)  # a resampled interval need not enclose the value
     if condition.metric == "throughput":
         beyond, within = high < condition.limit, low >= condition.limit
     else:
         beyond, within = low > condition.limit, high <= condition.limit
-    found.verdict = Verdict.FAIL if beyond else Verdict.PASS if within else Verdict.INCONCLUSIVE
-    return found
+    judged.verdict = Verdict.FAIL if beyond else Verdict.PASS if within else Verdict.INCONCLUSIVE
+    return judged
 
 
-def _told(ratio: TimingRatio) -> str:
+def _ratio_text(ratio: TimingRatio) -> str:
     text = f"{ratio.metric} is {ratio.ratio:.3g} times the baseline's"
     if ratio.interval is None:
         return f"{text}, from {ratio.note}"
@@ -211,12 +191,12 @@ def _summary(cells: Sequence[TimingVerdict], total: int) -> str:
     by_reason: dict[str, list[str]] = {}
     for cell in cells:
         by_reason.setdefault(cell.reason, []).append(cell.key)
-    told = []
+    reasons = []
     for reason, keys in list(by_reason.items())[:_NAMED]:
         named = ", ".join(keys[:_NAMED]) + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
-        told.append(f"{named}: {reason}")
+        reasons.append(f"{named}: {reason}")
     more = len(by_reason) - _NAMED
-    return f"{len(cells)} of {total} timings: {'; '.join(told)}" + (f"; and {more} more" if more > 0 else "")
+    return f"{len(cells)} of {total} timings: {'; '.join(reasons)}" + (f"; and {more} more" if more > 0 else "")
 
 
 def _notes(baseline: Baseline, run: Timings, keys: Set[str], excused: Set[str]) -> list[str]:
@@ -235,21 +215,5 @@ def _notes(baseline: Baseline, run: Timings, keys: Set[str], excused: Set[str]) 
 
 
 def _worst(verdicts: Iterable[Verdict]) -> Verdict:
-    found = set(verdicts)
-    return next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE) if v in found), Verdict.PASS)
-
-
-def _worst_first(cells: Iterable[TimingVerdict]) -> list[TimingVerdict]:
-    return sorted(cells, key=lambda cell: (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS).index(cell.verdict))
-
-
-def record_of(judgement: Judgement) -> GateRecord:
-    """The gate's record, with every timing's ratios and intervals in its details."""
-    return GateRecord(
-        gate=NO_REGRESSION.name,
-        verdict=judgement.verdict,
-        reason=judgement.reason,
-        relation=NO_REGRESSION.relation,
-        samples={"timings": len(judgement.cells), "compared": sum(bool(cell.ratios) for cell in judgement.cells)},
-        details=judgement.details(),
-    )
+    present = set(verdicts)
+    return next((verdict for verdict in _BAD if verdict in present), Verdict.PASS)

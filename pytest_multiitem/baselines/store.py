@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -76,14 +77,11 @@ def problems(content: Any) -> list[str]:
         baseline = msgspec.convert(content, Baseline)
     except msgspec.ValidationError as error:
         return [str(error)]
-    found = []
-    if not _NAME.fullmatch(baseline.name):
-        found.append(f"name: {baseline.name!r} is no name for a baseline")
+    found = [] if _NAME.fullmatch(baseline.name) else [f"name: {baseline.name!r} is no name for a baseline"]
     if not baseline.cells:
         found.append("cells: there is none; a baseline without a timing would let everything pass")
-    for key, count in Counter(cell.key for cell in baseline.cells).items():
-        if count > 1:
-            found.append(f"cells: {count} are called {key!r}")
+    keys = Counter(cell.key for cell in baseline.cells)
+    found += [f"cells: {count} are called {key!r}" for key, count in keys.items() if count > 1]
     for cell in baseline.cells:
         where = f"cell {cell.key!r}"
         if not cell.key:
@@ -141,11 +139,9 @@ def write(results_dir: Path, baseline: Baseline, *, replace: bool) -> Path:
     return path
 
 
-def _keep(path: Path) -> None:
+def _keep(old: Path) -> None:
     """Copy a baseline that is about to be replaced; the copy is a baseline file as well."""
-    kept = path.parent / REPLACED
+    kept = old.parent / REPLACED
     kept.mkdir(exist_ok=True)
-    number = 1
-    while (copy := kept / f"{path.stem}.{number}.json").exists():
-        number += 1
-    write_atomically(copy, path.read_bytes())
+    copy = next(path for n in itertools.count(1) if not (path := kept / f"{old.stem}.{n}.json").exists())
+    write_atomically(copy, old.read_bytes())

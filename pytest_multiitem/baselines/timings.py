@@ -19,12 +19,6 @@ SETTINGS = (
 )  # fmt: skip
 #: What tells one machine from another. Kernel and Python change on the same one.
 _MACHINE = ("architecture", "processor", "cpus_usable", "memory_gib", "device")
-_UNTIMED = {
-    "deselected": "its test was deselected",
-    "skipped": "its test was skipped",
-    "failed": "its test failed",
-    "not reached": "its test was not reached",
-}
 
 
 @dataclass(frozen=True)
@@ -63,12 +57,13 @@ def timings(
     untimed = {nodeid: _why_untimed(test) for nodeid, test in known.items()}
     unconfirmed: dict[str, str] = {}
     for matrix in matrices:
-        for row, stage in _rows(matrix):
-            problem = row_problem(row)
-            if problem is None:
-                cells.append(_row_cell(matrix, row, stage))
-            else:
-                untimed[_row_key(matrix, row.client_chunk_size, stage)] = problem
+        for stage, rows in (("sweep", matrix.results), ("confirm", matrix.confirm_results)):
+            for row in rows:
+                problem = row_problem(row)
+                if problem is None:
+                    cells.append(_row_cell(matrix, row, stage))
+                else:
+                    untimed[_row_key(matrix, row.client_chunk_size, stage)] = problem
         unconfirmed |= _unconfirmed(matrix)
     return Timings(
         tuple(cells),
@@ -85,9 +80,8 @@ def timings_of(run: Matrix | None, matrices: Sequence[ScoreMatrix]) -> Timings:
     """The timings of a run's ``matrix.json``, of a comparison's matrices, or of both."""
     if run is None:
         hardware = matrices[0].hardware if matrices else None
-        return timings(
-            matrices=matrices, machine=hardware if isinstance(hardware, dict) else {}, versions={}, settings={}
-        )
+        machine = hardware if isinstance(hardware, dict) else {}
+        return timings(matrices=matrices, machine=machine, versions={}, settings={})
     around = {name: version for server in run.servers for name, version in server.packages.items()}
     return timings(
         run.benchmarks,
@@ -161,10 +155,6 @@ def _joined(parts: Iterable[str | None]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _rows(matrix: ScoreMatrix) -> list[tuple[Row, str]]:
-    return [*((row, "sweep") for row in matrix.results), *((row, "confirm") for row in matrix.confirm_results)]
-
-
 def _seconds(row: Row) -> list[float]:
     return [run.total_e2e_ms / 1000 for run in row.run_records if run.status == "ok" and run.total_e2e_ms is not None]
 
@@ -190,7 +180,7 @@ def _facts(machine: Any) -> dict[str, Any]:
 
 
 def _why_untimed(test: TestRecord) -> str:
-    if test.outcome not in _UNTIMED:
+    if test.outcome == "passed":
         return "its test passed and timed something else"
-    reason = f": {test.reason.partition(chr(10))[0]}" if test.reason else ""
-    return f"{_UNTIMED[test.outcome]}{reason}"
+    outcome = "failed" if test.outcome == "failed" else f"was {test.outcome}"
+    return f"its test {outcome}{f': {test.reason.partition(chr(10))[0]}' if test.reason else ''}"

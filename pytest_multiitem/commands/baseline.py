@@ -58,7 +58,7 @@ def baseline_check(
     2: a file cannot be used.
     """
     from pytest_multiitem.baselines import store
-    from pytest_multiitem.baselines.judging import judge, record_of
+    from pytest_multiitem.baselines.judging import evidence_lines, judge
     from pytest_multiitem.baselines.timings import timings_of
     from pytest_multiitem.reports.baseline import baseline as table
     from pytest_multiitem.reports.blocks import terminal_table
@@ -67,12 +67,12 @@ def baseline_check(
 
     wanted = [conditions.parse(text) for text in parse_value("--fail-if", "fail_if", fail_if)]
     path = store.find(name, results_dir, Path.cwd())
-    judgement = judge(store.read(path), timings_of(*_read(sources)), wanted, name=path.stem)
-    for line in (*terminal_table(*table([record_of(judgement)])), *judgement.lines()):
+    record = judge(store.read(path), timings_of(*_read(sources)), wanted, name=path.stem)
+    for line in (*terminal_table(*table([record])), *evidence_lines(record)):
         typer.echo(line)
-    typer.echo(f"{judgement.verdict.value}: {judgement.reason}")
+    typer.echo(f"{record.verdict.value}: {record.reason}")
     passing = {Verdict.PASS, Verdict.INCONCLUSIVE} if allow_inconclusive else {Verdict.PASS}
-    raise typer.Exit(0 if judgement.verdict in passing else 1)
+    raise typer.Exit(0 if record.verdict in passing else 1)
 
 
 def baseline_list(results_dir: _ResultsDir = DEFAULTS.results_dir) -> None:

@@ -9,6 +9,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+#: A table's header and rows.
+Rows = tuple[list[str], list[list[str]]]
+
 
 def section(title: str, *parts: str) -> str:
     """A Markdown section of the parts that hold something; nothing where none does."""
@@ -16,12 +19,31 @@ def section(title: str, *parts: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def cell(value: object) -> str:
+    """What is known, in a table: yes or no of a truth; "-" for nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(escape, cells))} |"
+
+
+def header(*names: str) -> str:
+    """The head of a Markdown table."""
+    return f"{_line(names)}\n{_line(['---'] * len(names))}"
+
+
+def row(*values: object) -> str:
+    """A line of a Markdown table."""
+    return _line(map(cell, values))
+
+
+def markdown_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; nothing without rows."""
-    lines = [header, ["---"] * len(header), *rows]
-    if len(lines) == 2:
-        return ""
-    return "\n".join("| " + " | ".join(escape(c) for c in line) + " |" for line in lines)
+    lines = [_line(cells) for cells in rows]
+    return "\n".join([header(*names), *lines]) if lines else ""
 
 
 def bullets(lines: Iterable[str]) -> str:

@@ -9,11 +9,11 @@ from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.decision.guardrail import GUARDRAIL_RATIO
 from pytest_multiitem.comparison.decision.recommendation import display_name
 from pytest_multiitem.comparison.decision.speed import ratio_of
-from pytest_multiitem.comparison.records import ComparedRow, ComparedView, Comparison, Outcome, ScoreMatrix
+from pytest_multiitem.comparison.records import Comparison, Outcome, ScoreMatrix
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.reports import comparison_evidence as evidence
 from pytest_multiitem.reports import comparison_tables as tables
-from pytest_multiitem.reports.blocks import markdown_table, terminal_table
+from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.reports.page import page
 from pytest_multiitem.results.published import PUBLISHED_THROUGHPUT, THROUGHPUT_SHAPE
 from pytest_multiitem.results.store import write_atomically
@@ -33,9 +33,9 @@ def final_report(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str
         tables=tables,
         evidence=evidence,
         guardrail=f"{GUARDRAIL_RATIO:g}",
-        best_native=_best_native(comparison),
+        relative=_relative,
         findings=_findings(comparison),
-        published=_published(comparison),
+        published=PUBLISHED_THROUGHPUT,
         published_shape=THROUGHPUT_SHAPE,
         shape=evidence.shape(comparison),
     )
@@ -57,94 +57,48 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     return [" ".join(line.splitlines()) if "\n" in line else line for line in lines]
 
 
-# -- sections ----------------------------------------------------------------------------------
-
-
-def _best_native(comparison: Comparison) -> str:
-    view = next((view for view in comparison.views if view.view == "best_native"), None)
-    if view is None:
-        return "The view best_native was not measured."
-    header = ["backend", "best client chunk size", "items/s", "p50 ms", "p95 ms", "engine", "mask", "items per USD"]
-    rows = [row[2:] for row in tables.winners(comparison)[1] if row[0] == "best_native" and row[1] != "the view"]
-    notes = []
-    if len(view.winners_by_backend) == 2:
-        ours, theirs = (view.winners_by_backend[backend] for backend in view.backends)
-        deltas = [f"{tables.percent(_relative(ours.throughput_items_sec, theirs.throughput_items_sec))} items/s"]
-        if (p95 := _relative(ours.p95_ms, theirs.p95_ms)) is not None:
-            deltas.append(f"{tables.percent(p95)} p95")
-        notes.append(
-            f"{display_name(ours.backend)}'s best relative to {display_name(theirs.backend)}'s: {', '.join(deltas)}."
-        )
-    return "\n\n".join([markdown_table(header, rows) or "No row may win.", *notes])
-
-
 def _findings(comparison: Comparison) -> list[str]:
     """Where each side is better, by how much, and at which client chunk size."""
-    found = []
+    findings = []
     for view in comparison.views:
         if len(view.backends) < 2:
             continue
-        for mine, other in (view.backends, view.backends[::-1]):
+        for mine, other, verdict in zip(view.backends, view.backends[::-1], ("a_faster", "b_faster"), strict=True):
             for name, words, better in (("throughput_items_sec", "more items/s", 1), ("p95_ms", "a lower p95", -1)):
-                cells = [
-                    f"{row.client_chunk_size} ({tables.percent(delta)}{_seen(view, row, mine) if better == 1 else ''})"
-                    for row in view.rows
-                    if (delta := _delta(row, mine, other, name)) is not None and better * delta > 0
-                ]
+                cells = []
+                for row in view.rows:
+                    delta = _relative(*(getattr(row.sides.get(backend), name, None) for backend in (mine, other)))
+                    seen = ", shown by the interval" if row.speed_verdict == verdict else ", not shown"
+                    if delta is not None and better * delta > 0:
+                        cells.append(f"{row.client_chunk_size} ({tables.percent(delta)}{seen if better == 1 else ''})")
                 if cells:
-                    found.append(
+                    findings.append(
                         f"{view.view}: {display_name(mine)} has {words} than {display_name(other)} at client chunk "
                         f"size {', '.join(cells)}."
                     )
         same = [str(row.client_chunk_size) for row in view.rows if row.speed_verdict == "no_difference_shown"]
         if same:
-            found.append(f"{view.view}: no difference in speed is shown at client chunk size {', '.join(same)}.")
+            findings.append(f"{view.view}: no difference in speed is shown at client chunk size {', '.join(same)}.")
     for winner in comparison.winners_by_backend.values():
-        found.append(
+        findings.append(
             f"{display_name(winner.backend)}'s best is client chunk size {winner.client_chunk_size} in {winner.view}: "
             f"{tables.plain(winner.throughput_items_sec)} items/s."
         )
         elsewhere = [view.winners_by_backend.get(winner.backend) for view in comparison.views]
         best = max((w for w in elsewhere if w is not None), key=lambda w: w.throughput_items_sec, default=winner)
         if best.throughput_items_sec > winner.throughput_items_sec:
-            found.append(
+            findings.append(
                 f"{display_name(winner.backend)} has more items/s in {best.view} "
                 f"({tables.percent(_relative(best.throughput_items_sec, winner.throughput_items_sec))}, client chunk "
                 f"size {best.client_chunk_size}): its {winner.view} settings are not its best here."
             )
-    return found
-
-
-def _seen(view: ComparedView, row: ComparedRow, backend: str) -> str:
-    """Whether the interval shows a backend's speed at a client chunk size."""
-    verdict = "a_faster" if backend == view.backends[0] else "b_faster"
-    return ", shown by the interval" if row.speed_verdict == verdict else ", not shown"
-
-
-def _delta(row: ComparedRow, mine: str, other: str, name: str) -> float | None:
-    """One backend relative to the other, in percent."""
-    return _relative(*(getattr(row.sides.get(backend), name, None) for backend in (mine, other)))
+    return findings
 
 
 def _relative(ours: float | None, theirs: float | None) -> float | None:
     """In percent."""
     ratio = ratio_of(ours, theirs)
     return None if ratio is None else 100 * (ratio - 1)
-
-
-def _published(comparison: Comparison) -> tables.Rows:
-    rows = []
-    for p in PUBLISHED_THROUGHPUT:
-        rates = " to ".join(tables.plain(rate, 2) for rate in (p.items_per_sec, p.highest) if rate is not None)
-        rows.append(["published", p.engine, p.hardware, p.how, rates])
-    devices = {(side.backend, side.view): evidence.device(side) for side in comparison.sides}
-    for view in comparison.views:
-        for backend, won in view.winners_by_backend.items():
-            how = f"{display_name(backend)} {view.view}, client chunk size {won.client_chunk_size}"
-            how += f", mask {won.mask}" if won.mask else ""
-            engine, device = won.engine or display_name(backend), devices.get((backend, view.view), "-")
-            rows.append(["**this comparison**", engine, device, how, tables.plain(won.throughput_items_sec, 2)])
-    return ["", "engine", "hardware", "how", "items/s"], rows
 
 
 #: What a comparison writes: its record, its tables, and the report of all that it rests on.
@@ -160,9 +114,8 @@ def write(directory: Path, comparison: Comparison, matrices: Sequence[ScoreMatri
     """Write a comparison and its two reports; gives their paths. Raises UsageError where that fails."""
     paths = [directory / name for name in FILES]
     artefacts.write(paths[0], comparison)
-    for path, text in zip(
-        paths[1:], (comparison_markdown(comparison), final_report(comparison, matrices)), strict=True
-    ):
+    texts = comparison_markdown(comparison), final_report(comparison, matrices)
+    for path, text in zip(paths[1:], texts, strict=True):
         try:
             write_atomically(path, text.encode())
         except OSError as error:

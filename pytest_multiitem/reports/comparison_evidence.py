@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from pytest_multiitem.comparison.decision.recommendation import display_name
-from pytest_multiitem.comparison.records import Comparison, Row, ScoreMatrix, Side
-from pytest_multiitem.reports.blocks import escape, markdown_table
-from pytest_multiitem.reports.comparison_tables import dollars, interval, plain
+from pytest_multiitem.comparison.records import Comparison, Row, ScoreMatrix
+from pytest_multiitem.reports.blocks import cell, escape, markdown_table
+from pytest_multiitem.reports.comparison_tables import dollars, finite, interval, plain, winning_side
 from pytest_multiitem.transport.client import FailureKind
 
 _FIRST = (FailureKind.TIMEOUT.value, FailureKind.OOM.value)
@@ -27,15 +27,14 @@ def stability(matrices: Sequence[ScoreMatrix]) -> list[str]:
 
 def _servers(matrices: Sequence[ScoreMatrix]) -> list[tuple[str, ScoreMatrix]]:
     """The matrices by name; one that was measured once and stands in several views comes once."""
-    found: list[tuple[str, ScoreMatrix]] = []
+    servers: list[tuple[str, ScoreMatrix]] = []
     for matrix in matrices:
-        for at, (name, known) in enumerate(found):
-            if _same_rows(matrix, known):
-                found[at] = (f"{name}, {matrix.evaluation_view}", known)
-                break
+        at = next((at for at, (_, known) in enumerate(servers) if _same_rows(matrix, known)), None)
+        if at is None:
+            servers.append((_side(matrix), matrix))
         else:
-            found.append((_side(matrix), matrix))
-    return found
+            servers[at] = (f"{servers[at][0]}, {matrix.evaluation_view}", servers[at][1])
+    return servers
 
 
 def _same_rows(a: ScoreMatrix, b: ScoreMatrix) -> bool:
@@ -52,37 +51,30 @@ def _failures(measured: Sequence[tuple[str, str, Row]]) -> str:
     kinds = dict.fromkeys([*_FIRST, *(kind for _, _, row in measured for kind in row.failure_reason_counts)])
     header = ["side", "phase", "client chunk size", "status", "successful runs", *(k.replace("_", " ") for k in kinds)]
     bad = [
-        [
-            side,
-            phase,
-            str(row.client_chunk_size),
-            row.status,
-            _of(row.successful_runs, row.timed_runs),
-            *(str(row.failure_reason_counts.get(kind, 0)) for kind in kinds),
-        ]
+        [side, phase, str(row.client_chunk_size), row.status, f"{cell(row.successful_runs)} of {cell(row.timed_runs)}",
+         *(str(row.failure_reason_counts.get(kind, 0)) for kind in kinds)]
         for side, phase, row in measured
         if row.status != "ok" or any(row.failure_reason_counts.values())
-    ]
+    ]  # fmt: skip
     counts: Counter[str] = Counter()
     for _, _, row in measured:
         counts.update(row.failure_reason_counts)
     failures = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds)
-    partial = sum(row.status == "partial_failure" for _, _, row in measured)
-    failed = sum(row.status == "failed" for _, _, row in measured)
+    partial, failed = (sum(row.status == status for _, _, row in measured) for status in ("partial_failure", "failed"))
     summary = f"{len(measured)} rows were measured: {failed} failed, {partial} failed in part. Failed runs: {failures}."
     return "\n\n".join(part for part in (summary, markdown_table(header, bad)) if part)
 
 
 def _doubts(measured: Sequence[tuple[str, str, Row]]) -> str:
     rows = [
-        [side, phase, str(row.client_chunk_size), what, found, plain(row.first_run_penalty_ratio, 2)]
+        [side, phase, str(row.client_chunk_size), what, why, plain(row.first_run_penalty_ratio, 2)]
         for side, phase, row in measured
-        for what, found in (
+        for what, why in (
             ("unstable", row.unstable),
             ("recompilation", row.recompilation),
             ("executed path", row.attestation_problem),
         )
-        if found
+        if why
     ]
     header = ["side", "phase", "client chunk size", "doubt", "why", "first run over the others"]
     return markdown_table(header, rows) or "No row is marked unstable, recompiled, or run on another path."
@@ -91,11 +83,11 @@ def _doubts(measured: Sequence[tuple[str, str, Row]]) -> str:
 def _self_comparisons(servers: Sequence[tuple[str, ScoreMatrix]]) -> str:
     rows = []
     for side, matrix in servers:
-        found = matrix.self_comparison
-        if found is not None:
-            bounds = found.ratio_interval_95
+        pair = matrix.self_comparison
+        if pair is not None:
+            bounds = pair.ratio_interval_95
             says = "-" if bounds is None else "no difference" if bounds[0] <= 1 <= bounds[1] else "a difference"
-            rows.append([side, str(found.client_chunk_size), plain(found.ratio_p50, 3), interval(bounds), says])
+            rows.append([side, str(pair.client_chunk_size), plain(pair.ratio_p50, 3), interval(bounds), says])
     header = ["A/A: a server against itself", "client chunk size", "ratio of medians", "95 % interval", "shows"]
     return markdown_table(header, rows) or "A/A: no server was compared with itself."
 
@@ -119,19 +111,15 @@ def load(matrices: Sequence[ScoreMatrix]) -> list[str]:
 
 
 def _level(level: Mapping[str, Any]) -> list[str]:
-    rate, senders = level.get("offered_rate"), level.get("concurrency")
-    name = f"concurrency {senders}" if senders is not None else f"{plain(_number(rate))} requests/s"
-    latency = level.get("latency_ms")
+    senders, latency, errors = level.get("concurrency"), level.get("latency_ms"), level.get("errors_by_kind")
     latency = latency if isinstance(latency, dict) else {}
-    share, errors = _number(level.get("share_within_objective")), level.get("errors_by_kind")
+    share = finite(level.get("share_within_objective"))
     saturated = {"True": "yes", "False": "no"}.get(str(level.get("saturated")), "not known")
     return [
-        name,
-        plain(_number(level.get("requests")), 0),
-        plain(_number(level.get("successful")), 0),
-        plain(_number(level.get("items_per_sec"))),
-        plain(_number(level.get("goodput_items_per_sec"))),
-        *(plain(_number(latency.get(percentile))) for percentile in ("p50", "p95", "p99")),
+        f"concurrency {senders}" if senders is not None else f"{plain(level.get('offered_rate'))} requests/s",
+        *(plain(level.get(name), 0) for name in ("requests", "successful")),
+        *(plain(level.get(name)) for name in ("items_per_sec", "goodput_items_per_sec")),
+        *(plain(latency.get(percentile)) for percentile in ("p50", "p95", "p99")),
         "-" if share is None else f"{share:.0%}",
         f"{saturated}: {level['saturation']}" if level.get("saturation") else saturated,
         ", ".join(f"{count} {kind}" for kind, count in errors.items()) if isinstance(errors, dict) and errors else "-",
@@ -140,24 +128,23 @@ def _level(level: Mapping[str, Any]) -> list[str]:
 
 def harness(matrices: Sequence[ScoreMatrix]) -> str:
     """What a request takes that nobody computes anything for; nothing where it was not measured."""
-    lines: dict[str, list[str]] = {}
-    for matrix in matrices:
-        found = matrix.harness or {}
+
+    def text(matrix: ScoreMatrix) -> str:
+        measured = matrix.harness or {}
+        p50 = {name: of.get("p50") for name, of in measured.items() if isinstance(of, dict)}
         facts = [
-            f"- {words}: {plain(_number(value), 3)}{unit}"
+            f"- {words}: {plain(value, 3)}{unit}"
             for words, value, unit in (
-                ("the harness's median request to a server that computes nothing", _in(found, "harness", "p50"), " ms"),
-                ("the same bytes over a bare socket", _in(found, "raw_socket", "p50"), " ms"),
-                ("what the harness adds", found.get("added_ms_p50"), " ms"),
-                ("a plain requests.post(json=…) over the harness's", found.get("requests_over_harness"), " times"),
+                ("the harness's median request to a server that computes nothing", p50.get("harness"), " ms"),
+                ("the same bytes over a bare socket", p50.get("raw_socket"), " ms"),
+                ("what the harness adds", measured.get("added_ms_p50"), " ms"),
+                ("a plain requests.post(json=…) over the harness's", measured.get("requests_over_harness"), " times"),
             )
-            if _number(value) is not None
+            if finite(value) is not None
         ]
-        if "reason" in found:
-            facts.append(f"- {found['reason']}")
-        if facts:
-            lines.setdefault("\n".join(facts), []).append(_side(matrix))
-    return "\n\n".join(f"{', '.join(sides)}:\n\n{facts}" for facts, sides in lines.items())
+        return "\n".join([*facts, f"- {measured['reason']}"] if "reason" in measured else facts)
+
+    return "\n\n".join(f"{sides}:\n\n{facts}" for facts, sides in _shared(matrices, text))
 
 
 def cost(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
@@ -166,10 +153,9 @@ def cost(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
     rows = []
     for view in comparison.views:
         for backend, won in view.winners_by_backend.items():
-            row = next((row for row in view.rows if row.client_chunk_size == won.client_chunk_size), None)
-            side = None if row is None else row.sides.get(backend)
             price = prices.get((backend, view.view))
             if price is not None or won.items_per_usd is not None:
+                side = winning_side(view, won)
                 run = dollars(None if side is None else side.usd_per_run)
                 name, size = f"{display_name(backend)} {view.view}", str(won.client_chunk_size)
                 rows.append([name, size, dollars(price), run, plain(won.items_per_usd, 0)])
@@ -200,66 +186,45 @@ def shape(comparison: Comparison) -> str:
     return ", ".join([*models, *precisions, *words])
 
 
-def device(side: Side) -> str:
+def device(comparison: Comparison, backend: str, view: str) -> str:
     """What a side ran on, in a few words."""
-    known = side.hardware
+    known = next((side.hardware for side in comparison.sides if (side.backend, side.view) == (backend, view)), None)
     if isinstance(known, dict):
-        found = [str(known[name]) for name in ("device", "accelerator", "gpu", "processor") if known.get(name)]
-        return ", ".join(found) or ", ".join(f"{k} {v}" for k, v in _flat(known).items()) or "-"
+        named = [str(known[name]) for name in ("device", "accelerator", "gpu", "processor") if known.get(name)]
+        return ", ".join(named) or ", ".join(f"{k} {v}" for k, v in _flat(known).items()) or "-"
     return "-" if known is None else str(known)
 
 
-def sides(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> list[str]:
-    """Who was compared: a table, then machines, versions and server configurations; what several share stands once."""
-    header = [
-        "side",
-        "engine",
-        "model",
-        "precision",
-        "semantics",
-        "mask requested",
-        "mask executed",
-        "complete",
-        "file",
-    ]
-    executed = {
-        (m.backend, m.evaluation_view): ", ".join(
-            dict.fromkeys(row.mask_attested for _, rows in _phases(m) for row in rows if row.mask_attested)
-        )
-        for m in matrices
+def executed(matrices: Sequence[ScoreMatrix], backend: str, view: str) -> str:
+    """The masks that a side's server has executed."""
+    mine = [matrix for matrix in matrices if (matrix.backend, matrix.evaluation_view) == (backend, view)]
+    masks = dict.fromkeys(row.mask_attested for matrix in mine[-1:] for _, rows in _phases(matrix) for row in rows)
+    return ", ".join(mask for mask in masks if mask)
+
+
+def configurations(matrices: Sequence[ScoreMatrix]) -> list[str]:
+    """Machines, versions and server configurations; what several share stands once."""
+    kinds: Mapping[str, Callable[[ScoreMatrix], str]] = {
+        "Machine": lambda m: _facts(_flat(m.hardware)),
+        "Versions": lambda m: _facts(m.versions),
+        "Server configuration": lambda m: _json(m.server_config),
     }
-    rows = [
-        [
-            f"{display_name(side.backend)} {side.view}",
-            *(getattr(side, name) or "-" for name in ("engine", "model", "dtype", "semantics", "mask_requested")),
-            executed.get((side.backend, side.view)) or "-",
-            {True: "yes", False: "no", None: "-"}[side.complete],
-            side.path or "-",
-        ]
-        for side in comparison.sides
-    ]
-    return [
-        markdown_table(header, rows),
-        *_shared("Machine", matrices, lambda m: _facts(_flat(m.hardware))),
-        *_shared("Versions", matrices, lambda m: _facts(m.versions)),
-        *_shared("Server configuration", matrices, lambda m: _json(m.server_config)),
-    ]
+    return [f"### {kind}: {named}\n\n{text}" for kind, of in kinds.items() for text, named in _shared(matrices, of)]
 
 
-def _shared(title: str, matrices: Sequence[ScoreMatrix], text_of: Callable[[ScoreMatrix], str]) -> list[str]:
-    """A text for each matrix; those that have the same share it."""
+def _shared(matrices: Sequence[ScoreMatrix], text_of: Callable[[ScoreMatrix], str]) -> list[tuple[str, str]]:
+    """Each matrix's text, with the names of those that share it."""
     texts: dict[str, list[str]] = {}
     for matrix in matrices:
-        text = text_of(matrix)
-        if text:
+        if text := text_of(matrix):
             texts.setdefault(text, []).append(_side(matrix))
-    return [f"### {title}: {', '.join(named)}\n\n{text}" for text, named in texts.items()]
+    return [(text, ", ".join(named)) for text, named in texts.items()]
 
 
 def _json(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"```json\n{msgspec.json.format(msgspec.json.encode(value), indent=1).decode()}\n```"
+    return (
+        "" if value is None else f"```json\n{msgspec.json.format(msgspec.json.encode(value), indent=1).decode()}\n```"
+    )
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
@@ -269,28 +234,13 @@ def _facts(facts: Mapping[str, Any]) -> str:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """What a nested object holds, by dotted name; empty entries left out."""
     if isinstance(value, dict):
-        found: dict[str, Any] = {}
+        flat: dict[str, Any] = {}
         for name, entry in value.items():
-            found |= _flat(entry, f"{prefix}.{name}" if prefix else str(name))
-        return found
+            flat |= _flat(entry, f"{prefix}.{name}" if prefix else str(name))
+        return flat
     if value is None or value == [] or (isinstance(value, float) and not math.isfinite(value)):
         return {}
     return {prefix or "name": ", ".join(map(str, value)) if isinstance(value, list) else value}
-
-
-def _in(found: Mapping[str, Any], *path: str) -> Any:
-    value: Any = found
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _of(part: int | None, whole: int | None) -> str:
-    return f"{'-' if part is None else part} of {'-' if whole is None else whole}"
 
 
 def _side(matrix: ScoreMatrix) -> str:

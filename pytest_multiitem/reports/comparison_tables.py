@@ -1,49 +1,52 @@
-"""The tables of a comparison, as rows of text; the terminal and the Markdown reports both show them."""
+"""The tables of a comparison, as rows of text; the terminal and the Markdown reports show them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from pytest_multiitem.comparison.decision.recommendation import display_name, in_order
-from pytest_multiitem.comparison.records import Agreement, Check, ComparedRow, ComparedView, Comparison, SideRow, Winner
+from pytest_multiitem.comparison.records import (
+    Agreement,
+    Check,
+    ComparedRow,
+    ComparedView,
+    Comparison,
+    Side,
+    SideRow,
+    Winner,
+)
+from pytest_multiitem.reports.blocks import Rows, cell
 from pytest_multiitem.results.records import Verdict
 
-Rows = tuple[list[str], list[list[str]]]
+Column = tuple[str, Callable[[ComparedRow], str]]
 _CORRECT = {True: "PASS", False: "FAIL", None: "INCONCLUSIVE"}
 INTERPOLATED = "≈: interpolated; so few runs (below 90) show no p95."
 
 
-def plain(value: float | None, digits: int = 1) -> str:
+def finite(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _formatted(form: str, value: Any) -> str:
+    return "-" if finite(value) is None else form.format(value)
+
+
+def plain(value: Any, digits: int = 1) -> str:
     """A number with a fixed count of decimals; "-" where there is none."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+    return _formatted(f"{{:,.{digits}f}}", value)
 
 
-def difference(value: float | None) -> str:
-    """A score difference, a correlation, a share: three digits; "-" where there is none."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3g}"
+#: A score difference, a correlation; a signed percentage; US dollars; "-" where there is none.
+difference, percent, dollars = (partial(_formatted, form) for form in ("{:.3g}", "{:+.1f} %", "${:.4g}"))
 
 
-def percent(value: float | None) -> str:
-    """A signed percentage; "-" where there is none."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:+.1f} %"
-
-
-def dollars(value: float | None) -> str:
-    """US dollars; "-" where there are none."""
-    return "-" if value is None or not math.isfinite(value) else f"${value:.4g}"
-
-
-def p95(side: SideRow | None) -> str:
+def p95(side: SideRow) -> str:
     """A p95 in milliseconds, marked where it is interpolated."""
-    if side is None or side.p95_ms is None:
-        return "-"
-    return ("≈" if side.p95_interpolated else "") + plain(side.p95_ms)
-
-
-def _of(side: SideRow | None, name: str) -> float | None:
-    value: float | None = getattr(side, name, None)
-    return value
+    return ("≈" if side.p95_ms is not None and side.p95_interpolated else "") + plain(side.p95_ms)
 
 
 def interval(bounds: tuple[float, float] | None) -> str:
@@ -62,55 +65,90 @@ def faster(view: ComparedView, row: ComparedRow) -> str:
     return named.get(row.speed_verdict, row.speed_verdict.replace("_", " "))
 
 
+def _scores(row: ComparedRow) -> Agreement:
+    return row.agreement or Agreement()
+
+
+#: Figures of one side, and of a row, by the name of their column.
+_OF_SIDE: Mapping[str, Callable[[SideRow], str]] = {
+    "p50 ms": lambda side: plain(side.p50_ms),
+    "p95 ms": p95,
+    "items/s": lambda side: plain(side.throughput_items_sec),
+}
+_OF_ROW: Mapping[str, Callable[[ComparedRow], str]] = {
+    "client chunk size": lambda row: str(row.client_chunk_size),
+    "max abs diff": lambda row: difference(_scores(row).max_abs_diff),
+    "mean abs diff": lambda row: difference(_scores(row).mean_abs_diff),
+    "max log-odds diff": lambda row: difference(_scores(row).max_log_odds_diff),
+    "mean log-odds diff": lambda row: difference(_scores(row).mean_log_odds_diff),
+    "Kendall tau": lambda row: plain(_scores(row).kendall_tau, 4),
+    "NDCG@10": lambda row: plain(_scores(row).ndcg_at_10, 4),
+    "NDCG@10 reverse": lambda row: plain(_scores(row).ndcg_at_10_reverse, 4),
+    "noise floor": lambda row: difference(_scores(row).noise_floor),
+    "score spread": lambda row: difference(_scores(row).score_spread),
+    "p95 delta": lambda row: percent(row.p95_delta_percent),
+    "throughput delta": lambda row: percent(row.throughput_delta_percent),
+    "ratio of medians": lambda row: plain(row.speed_ratio, 3),
+    "95 % interval": lambda row: interval(row.speed_ratio_interval_95),
+    "paired": lambda row: cell(row.paired),
+    "correct": verdict_of,
+    "may win": lambda row: ", ".join(display_name(b) for b, side in row.sides.items() if side.eligible) or "none",
+}
+
+
+def _of_row(*names: str) -> list[Column]:
+    return [(name, _OF_ROW[name]) for name in names]
+
+
+def _of_sides(backends: Sequence[str], *figures: str) -> list[Column]:
+    def shown(backend: str, figure: str, row: ComparedRow) -> str:
+        return _OF_SIDE[figure](row.sides.get(backend) or SideRow())
+
+    return [(f"{display_name(b)} {figure}", partial(shown, b, figure)) for figure in figures for b in backends]
+
+
+def _table(rows: Iterable[ComparedRow], columns: Sequence[Column]) -> Rows:
+    """A client chunk size a row."""
+    return [name for name, _ in columns], [[text_of(row) for _, text_of in columns] for row in rows]
+
+
 def contract(view: ComparedView) -> Rows:
-    """A client chunk size a row: both sides' p95 and items/s, their score differences, and whether they are right."""
-    header = ["client chunk size"]
-    header += [f"{display_name(backend)} {what}" for what in ("p95 ms", "items/s") for backend in view.backends]
-    header += ["max abs diff", "mean abs diff", "correct"]
-    rows = []
-    for row in view.rows:
-        sides = [row.sides.get(backend) for backend in view.backends]
-        found = row.agreement or Agreement()
-        rows.append(
-            [
-                str(row.client_chunk_size),
-                *map(p95, sides),
-                *(plain(_of(side, "throughput_items_sec")) for side in sides),
-                difference(found.max_abs_diff),
-                difference(found.mean_abs_diff),
-                verdict_of(row),
-            ]
-        )
-    return header, rows
+    """Both sides' p95 and items/s, their score differences, and whether they are right."""
+    figures = _of_sides(view.backends, "p95 ms", "items/s")
+    agreement = _of_row("max abs diff", "mean abs diff", "correct")
+    return _table(view.rows, [*_of_row("client chunk size"), *figures, *agreement])
 
 
 def side_by_side(view: ComparedView) -> Rows:
-    """A client chunk size a row: the times of both sides, their deltas, and what the interval shows."""
-    header = ["client chunk size"]
+    """The times of both sides, their deltas, and what the interval shows."""
+    columns = _of_row("client chunk size")
     for backend in view.backends:
-        header += [f"{display_name(backend)} {what}" for what in ("p50 ms", "p95 ms", "items/s")]
-    both = len(view.backends) == 2
-    if both:
-        header += ["p95 delta", "throughput delta", "ratio of medians", "95 % interval", "faster", "paired", "correct"]
-    header += ["may win"]
-    rows = []
-    for row in view.rows:
-        cells = [str(row.client_chunk_size)]
-        for side in (row.sides.get(backend) for backend in view.backends):
-            cells += [plain(_of(side, "p50_ms")), p95(side), plain(_of(side, "throughput_items_sec"))]
-        if both:
-            cells += [
-                percent(row.p95_delta_percent),
-                percent(row.throughput_delta_percent),
-                plain(row.speed_ratio, 3),
-                interval(row.speed_ratio_interval_95),
-                faster(view, row),
-                {True: "yes", False: "no", None: "-"}[row.paired],
-                verdict_of(row),
-            ]
-        cells.append(", ".join(display_name(b) for b, side in row.sides.items() if side.eligible) or "none")
-        rows.append(cells)
-    return header, rows
+        columns += _of_sides([backend], "p50 ms", "p95 ms", "items/s")
+    if len(view.backends) == 2:
+        columns += _of_row("p95 delta", "throughput delta", "ratio of medians", "95 % interval")
+        columns += [("faster", partial(faster, view)), *_of_row("paired", "correct")]
+    return _table(view.rows, [*columns, *_of_row("may win")])
+
+
+def in_short(view: ComparedView) -> Rows:
+    """For the terminal."""
+    columns = [(f"{view.view}: client chunk size", _OF_ROW["client chunk size"]), *_of_sides(view.backends, "items/s")]
+    if len(view.backends) == 2:
+        columns += [("delta", _OF_ROW["throughput delta"]), ("faster", partial(faster, view))]
+        columns += _of_row("max abs diff", "correct")
+    return _table(view.rows, columns)
+
+
+def agreements(view: ComparedView) -> Rows:
+    """How far both sides' scores agree, as numbers and as a ranking."""
+    rows = [row for row in view.rows if row.agreement is not None]
+    sizes = dict.fromkeys(k for row in rows for k in _scores(row).top_k_overlap)
+    overlaps = [
+        (f"top-{k} overlap", partial(lambda k, row: plain(_scores(row).top_k_overlap.get(k), 2), k)) for k in sizes
+    ]
+    differences = ("max abs diff", "mean abs diff", "max log-odds diff", "mean log-odds diff", "Kendall tau")
+    further = _of_row("NDCG@10", "NDCG@10 reverse", "noise floor", "score spread", "correct")
+    return _table(rows, [*_of_row("client chunk size", *differences), *overlaps, *further])
 
 
 def why_not(view: ComparedView) -> list[str]:
@@ -123,115 +161,44 @@ def why_not(view: ComparedView) -> list[str]:
     return [f"{display_name(b)} at {', '.join(found)} may not win: {reason}." for (b, reason), found in sizes.items()]
 
 
-def in_short(view: ComparedView) -> Rows:
-    """A client chunk size a row, for the terminal."""
-    header = [f"{view.view}: client chunk size", *(f"{display_name(backend)} items/s" for backend in view.backends)]
-    both = len(view.backends) == 2
-    header += ["delta", "faster", "max abs diff", "correct"] if both else []
-    rows = []
-    for row in view.rows:
-        sides = [row.sides.get(backend) for backend in view.backends]
-        cells = [str(row.client_chunk_size), *(plain(_of(side, "throughput_items_sec")) for side in sides)]
-        if both:
-            found = row.agreement or Agreement()
-            cells += [percent(row.throughput_delta_percent), faster(view, row), difference(found.max_abs_diff)]
-            cells.append(verdict_of(row))
-        rows.append(cells)
-    return header, rows
-
-
 def winners(comparison: Comparison) -> Rows:
     """The winner of each view, and each backend's own in it."""
     header = ["view", "winner of", "backend", "client chunk size", "items/s", "p50 ms", "p95 ms", "engine", "mask",
               "items per USD"]  # fmt: skip
     rows = []
     for view in in_order(comparison.views):
-        if view.winner is not None:
-            rows.append([view.view, "the view", *_winner(view, view.winner)])
-        rows += [
-            [view.view, display_name(backend), *_winner(view, won)] for backend, won in view.winners_by_backend.items()
-        ]
+        named = [] if view.winner is None else [("the view", view.winner)]
+        named += [(display_name(backend), won) for backend, won in view.winners_by_backend.items()]
+        rows += [[view.view, of, *_winner(view, won)] for of, won in named]
     return header, rows
+
+
+def winning_side(view: ComparedView, won: Winner) -> SideRow | None:
+    """The winner's figures among the rows of a view; None where they are not there."""
+    row = next((row for row in view.rows if row.client_chunk_size == won.client_chunk_size), None)
+    return None if row is None else row.sides.get(won.backend)
 
 
 def _winner(view: ComparedView, won: Winner) -> list[str]:
-    row = next((row for row in view.rows if row.client_chunk_size == won.client_chunk_size), None)
-    side = None if row is None else row.sides.get(won.backend)
-    return [
-        display_name(won.backend),
-        str(won.client_chunk_size),
-        plain(won.throughput_items_sec),
-        plain(won.p50_ms),
-        p95(side) if side is not None else plain(won.p95_ms),
-        won.engine or "-",
-        won.mask or "-",
-        plain(won.items_per_usd, 0),
-    ]
+    side = winning_side(view, won)
+    time = plain(won.p95_ms) if side is None else p95(side)
+    numbers = [str(won.client_chunk_size), plain(won.throughput_items_sec), plain(won.p50_ms), time]
+    return [display_name(won.backend), *numbers, won.engine or "-", won.mask or "-", plain(won.items_per_usd, 0)]
 
 
-def agreements(view: ComparedView) -> Rows:
-    """A client chunk size a row: how far both sides' scores agree, as numbers and as a ranking."""
-    sizes = list(dict.fromkeys(k for row in view.rows if row.agreement for k in row.agreement.top_k_overlap))
-    header = ["client chunk size", "max abs diff", "mean abs diff", "max log-odds diff", "mean log-odds diff",
-              "Kendall tau", *(f"top-{k} overlap" for k in sizes), "NDCG@10", "NDCG@10 reverse", "noise floor",
-              "score spread", "correct"]  # fmt: skip
-    return header, [
-        [str(row.client_chunk_size), *agreement_cells(row.agreement, sizes), verdict_of(row)]
-        for row in view.rows
-        if row.agreement is not None
-    ]
-
-
-def agreement_cells(found: Agreement, sizes: Sequence[str]) -> list[str]:
-    """The numbers of an agreement, with the top-k overlaps of ``sizes``."""
-    return [
-        difference(found.max_abs_diff),
-        difference(found.mean_abs_diff),
-        difference(found.max_log_odds_diff),
-        difference(found.mean_log_odds_diff),
-        plain(found.kendall_tau, 4),
-        *(plain(found.top_k_overlap.get(k), 2) for k in sizes),
-        plain(found.ndcg_at_10, 4),
-        plain(found.ndcg_at_10_reverse, 4),
-        difference(found.noise_floor),
-        difference(found.score_spread),
-    ]
-
-
-def own_references(comparison: Comparison) -> Rows:
-    """A side a row: how far it agrees with its own serial reference, at its worst client chunk size."""
-    header = ["side", "semantics", "max abs diff", "mean abs diff", "Kendall tau", "noise floor", "verdict"]
-    rows = []
-    for side in comparison.sides:
-        found = side.own_reference_agreement
-        if found is not None:
-            rows.append(
-                [
-                    f"{display_name(side.backend)} {side.view}",
-                    side.semantics or "-",
-                    difference(found.max_abs_diff),
-                    difference(found.mean_abs_diff),
-                    plain(found.kendall_tau, 4),
-                    difference(found.noise_floor),
-                    min(side.own_reference_checks, key=_rank).verdict if side.own_reference_checks else "-",
-                ]
-            )
-    return header, rows
+def worst_verdict(side: Side) -> str:
+    """The worst one of a side against its own serial reference."""
+    return min(side.own_reference_checks, key=_rank).verdict if side.own_reference_checks else "-"
 
 
 def worst_items(view: ComparedView) -> Rows:
     """The items that differ most at the client chunk size with the largest difference."""
-    known = [row for row in view.rows if row.agreement is not None and row.agreement.worst_items]
-    header = [
-        "client chunk size",
-        "item",
-        "max abs diff",
-        *(f"{display_name(backend)} scores" for backend in view.backends),
-    ]
+    scores = (f"{display_name(backend)} scores" for backend in view.backends)
+    header = ["client chunk size", "item", "max abs diff", *scores]
+    known = [row for row in view.rows if _scores(row).worst_items]
     if not known:
         return header, []
-    worst = max(known, key=lambda row: (row.agreement and row.agreement.max_abs_diff) or 0.0)
-    assert worst.agreement is not None
+    worst = max(known, key=lambda row: _scores(row).max_abs_diff or 0.0)
     return header, [
         [
             str(worst.client_chunk_size),
@@ -239,7 +206,7 @@ def worst_items(view: ComparedView) -> Rows:
             difference(item.get("max_abs_diff")),
             *(", ".join(f"{score:.6f}" for score in item.get(side, [])) or "-" for side in ("a", "b")),
         ]
-        for item in worst.agreement.worst_items
+        for item in _scores(worst).worst_items
     ]
 
 
@@ -259,22 +226,14 @@ def not_passed(comparison: Comparison) -> list[tuple[str, Check]]:
 
 
 def _rank(check: Check) -> int:
-    order = [verdict.value for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)]
-    return order.index(check.verdict) if check.verdict in order else 0
-
-
-def declared(comparison: Comparison) -> list[str]:
-    """The semantics that each side declares."""
-    return [
-        f"{display_name(side.backend)} {side.view}: {side.semantics or 'not declared'}" for side in comparison.sides
-    ]
+    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+    return next((at for at, verdict in enumerate(order) if check.verdict == verdict), 0)
 
 
 def semantic_gap(comparison: Comparison, view: ComparedView) -> tuple[str, str] | None:
     """Where the sides of a view declare different semantics: these, and the largest difference between their scores."""
     semantics = {side.semantics for side in comparison.sides if side.view == view.view and side.semantics}
-    gaps = [row.agreement.max_abs_diff for row in view.rows if row.agreement is not None]
-    known = [gap for gap in gaps if gap is not None]
+    known = [gap for row in view.rows if (gap := _scores(row).max_abs_diff) is not None]
     if len(semantics) < 2 or not known:
         return None
     return ", ".join(sorted(semantics)), difference(max(known))

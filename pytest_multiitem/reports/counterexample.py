@@ -72,9 +72,8 @@ def comparison_lines(scenario: Scenario, base: Scores, variant: Scores, limit: f
     header = ["row", "base", "row", "variant", "difference", ""]
     notes = []
     if scenario.columns:
-        notes.append(
-            "columns: " + ", ".join(f"{left} of the base, {right} of the variant" for left, right in scenario.columns)
-        )
+        columns = (f"{left} of the base, {right} of the variant" for left, right in scenario.columns)
+        notes.append(f"columns: {', '.join(columns)}")
     if scenario.normalise:
         notes.append("rows of the variant are divided by their sum, which must not exceed 1, before they are compared")
     return [*notes, *(line for line in terminal_table(header, rows) if line)]

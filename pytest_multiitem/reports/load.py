@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_multiitem.bench.load import LoadReport
+from pytest_multiitem.reports.blocks import cell
 
 HEADER = (
     "load", "requests", "ok", "errors", "incomplete", "p50 ms", "p95 ms", "mean ms", "items/s", "goodput",
@@ -12,22 +13,18 @@ HEADER = (
 
 def table(report: LoadReport) -> list[list[str]]:
     """One row a level, under :data:`HEADER`."""
-    rows = []
-    for level in report.levels:
-        times = [level.latency_ms["p50"], level.latency_ms["p95"], level.mean_latency_ms]
-        rows.append(
-            [
-                level.label,
-                *map(str, (level.requests, level.successful, level.errored, level.incomplete)),
-                *("-" if value is None else f"{value:.1f}" for value in times),
-                f"{level.items_per_sec:.1f}",
-                f"{level.goodput_items_per_sec:.1f}",
-                "-" if level.share_within_objective is None else f"{level.share_within_objective:.0%}",
-                "-" if level.lateness_ms_p50 is None else f"{level.lateness_ms_p50:.1f}",
-                {True: "yes", False: "no", None: "-"}[level.saturated],
-            ]
-        )
-    return rows
+    return [
+        [level.label, *map(str, (level.requests, level.successful, level.errored, level.incomplete)),
+         *map(_tenths, (level.latency_ms["p50"], level.latency_ms["p95"], level.mean_latency_ms)),
+         _tenths(level.items_per_sec), _tenths(level.goodput_items_per_sec),
+         "-" if level.share_within_objective is None else f"{level.share_within_objective:.0%}",
+         _tenths(level.lateness_ms_p50), cell(level.saturated)]
+        for level in report.levels
+    ]  # fmt: skip
+
+
+def _tenths(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def remarks(report: LoadReport) -> list[str]:

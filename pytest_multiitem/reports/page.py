@@ -7,7 +7,7 @@ import re
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pytest_multiitem.comparison.decision.recommendation import display_name
-from pytest_multiitem.reports.blocks import bullets, escape, markdown_table, section
+from pytest_multiitem.reports.blocks import bullets, escape, header, markdown_table, row, section
 
 _PAGES = Environment(
     loader=PackageLoader("pytest_multiitem.reports"),
@@ -16,7 +16,7 @@ _PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGES.globals["section"] = section
+_PAGES.globals |= {"section": section, "header": header, "row": row}
 _PAGES.filters |= {
     "escape": escape,
     "bullets": bullets,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import KillMatrix
-from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.blocks import Rows, terminal_table
 from pytest_multiitem.reports.page import page
-from pytest_multiitem.reports.table import Rows, number
+from pytest_multiitem.reports.table import number
 from pytest_multiitem.results.details import BuildRecord, Cell
 from pytest_multiitem.results.records import Verdict
 
@@ -50,9 +48,9 @@ def kill_table(matrix: KillMatrix, backend: str) -> Rows:
     builds = sorted((build for build in matrix.builds if build.backend == backend), key=place)
     rows = []
     for build in builds:
-        of = "" if build.fault is None else f"F{kinds[build.fault].number}" if kinds[build.fault].number else "-"
-        cells = {_column(cell): cell for cell in build.cells}
-        rows.append([of, build.label, result(build), *(cell_text(cells.get(gate)) for gate in matrix.gates)])
+        row = "" if build.fault is None else f"F{kinds[build.fault].number}" if kinds[build.fault].number else "-"
+        cells = {cell.gate if cell.place is None else f"{cell.gate}[{cell.place}]": cell for cell in build.cells}
+        rows.append([row, build.label, result(build), *(cell_text(cells.get(gate)) for gate in matrix.gates)])
     return ["", "build", "", *map(short, matrix.gates)], rows
 
 
@@ -74,9 +72,8 @@ def unique_table(matrix: KillMatrix) -> Rows:
 
 def sensitivity_table(matrix: KillMatrix) -> Rows:
     """Header and rows: the smallest strength of each graded fault that a gate still sees."""
-    graded = [fault for fault in matrix.faults if len(fault.strengths) > 1]
     measured = {build.fault for build in matrix.builds}
-    graded = [fault for fault in graded if fault.name in measured]
+    graded = [fault for fault in matrix.faults if len(fault.strengths) > 1 and fault.name in measured]
     rows = [
         [gate, *(f"{known[f.name]:g}" if f.name in known else "-" for f in graded)]
         for gate in _gates(matrix)
@@ -114,9 +111,10 @@ def power_lines(matrix: KillMatrix) -> list[str]:
 def tables(matrix: KillMatrix) -> dict[str, object]:
     """The tables of a kill matrix, each a header and rows, as its page takes them."""
     faults = [
-        [f"F{f.number}" if f.number else "-", f.name, f.layer, f.about, f.seen, _strengths(f.strengths, f.unit)]
+        [f"F{f.number}" if f.number else "-", f.name, f.layer, f.about, f.seen,
+         f"{', '.join(f'{strength:g}' for strength in f.strengths)} {f.unit}".strip() or "-"]
         for f in matrix.faults
-    ]
+    ]  # fmt: skip
     return {
         "kills": {backend: kill_table(matrix, backend) for backend in matrix.killed},
         "legend": LEGEND,
@@ -129,21 +127,12 @@ def tables(matrix: KillMatrix) -> dict[str, object]:
 
 def render(matrix: KillMatrix) -> str:
     """The kill matrix as a Markdown page."""
-    state = "complete" if matrix.complete else f"incomplete ({matrix.interrupted_by or 'not all builds were measured'})"
-    return page("power", matrix=matrix, state=state, lines=summary_lines(matrix), power=tables(matrix))
+    return page("power", matrix=matrix, lines=summary_lines(matrix), power=tables(matrix))
 
 
 def sections(matrix: KillMatrix) -> str:
     """The tables of a kill matrix as Markdown."""
     return page("power_tables", power=tables(matrix))
-
-
-def _strengths(strengths: Sequence[float], unit: str) -> str:
-    return f"{', '.join(f'{s:g}' for s in strengths)} {unit}".strip() or "-"
-
-
-def _column(cell: Cell) -> str:
-    return cell.gate if cell.place is None else f"{cell.gate}[{cell.place}]"
 
 
 def _gates(matrix: KillMatrix) -> list[str]:

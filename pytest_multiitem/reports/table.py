@@ -6,12 +6,12 @@ from collections.abc import Container, Iterable, Mapping
 
 from pytest_multiitem.gates import equivalence, isolation, parity
 from pytest_multiitem.gates.gate import Gate, larger_floor
+from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.results.details import Semantics, SpeedPoint, Speedup
-from pytest_multiitem.results.published import PUBLISHED, Published
+from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 
-Rows = tuple[list[str], list[list[str]]]
 #: What a cell of `pivot` says, where it says more than a verdict.
 LEGEND = "verdict value | noise floor, the larger of quiet and in traffic | leak visibility; - where it does not apply"
 _ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
@@ -24,9 +24,7 @@ def where(record: GateRecord) -> str:
 
 def cell(record: GateRecord) -> str:
     """A verdict with its value."""
-    if record.value is None:
-        return record.verdict.value
-    return f"{record.verdict.value} {number(record.value)}"
+    return record.verdict.value if record.value is None else f"{record.verdict.value} {number(record.value)}"
 
 
 def floor(record: GateRecord) -> float | None:
@@ -36,9 +34,8 @@ def floor(record: GateRecord) -> float | None:
 
 def resolved(record: GateRecord) -> str:
     """A verdict and its value, with the floor below which it is noise and the size that a leak would have."""
-    if record.value is None:
-        return record.verdict.value
-    return " | ".join((cell(record), number(floor(record)), number(record.leak_visibility)))
+    sizes = () if record.value is None else (floor(record), record.leak_visibility)
+    return " | ".join((cell(record), *map(number, sizes)))
 
 
 def number(value: float | None) -> str:
@@ -65,10 +62,7 @@ def pivot(records: Iterable[GateRecord]) -> Rows:
     rows = []
     for gate in dict.fromkeys(r.gate for r in chosen):
         mine = [r for r in chosen if r.gate == gate]
-        cells = []
-        for column in columns:
-            here = worst_first(r for r in mine if where(r) == column)
-            cells.append(resolved(here[0]) if here else "")
+        cells = [next(map(resolved, worst_first(r for r in mine if where(r) == column)), "") for column in columns]
         rows.append([gate, bound(mine[0]), *cells])
     return ["gate", "limit", *columns], rows
 
@@ -143,16 +137,16 @@ def contract(matrix: Matrix) -> Rows:
 
 
 def _contract_row(matrix: Matrix, server: str, place: Place) -> list[str]:
-    records = worst_first(matrix.gates)
-    own = {r.gate: r for r in reversed(records) if where(r) == server}
-    between = {r.gate: r for r in reversed(records) if _includes(r.place, place)}
-    found = [own.get(gate.name) for gate in _OWN.values()]
+    by_verdict = worst_first(matrix.gates)
+    own = {r.gate: r for r in reversed(by_verdict) if where(r) == server}
+    between = {r.gate: r for r in reversed(by_verdict) if _includes(r.place, place)}
+    records = [own.get(gate.name) for gate in _OWN.values()]
     for gate, backends in _BETWEEN.values():
-        found.append(between.get(gate.name) if backends is None or place.backend in backends else None)
+        records.append(between.get(gate.name) if backends is None or place.backend in backends else None)
     curve = next((r.details.performance for r in own.values() if isinstance(r.details, Speedup)), {})
     return [
         server,
-        *("-" if r is None else r.verdict.value if r.value is None else number(r.value) for r in found),
+        *("-" if r is None else r.verdict.value if r.value is None else number(r.value) for r in records),
         *(_speedup(curve, n) or "-" for n in _COUNTS),
     ]
 
@@ -167,41 +161,24 @@ def benchmarks(matrix: Matrix) -> Rows:
     """Header and rows of the benchmarks."""
     header = ["benchmark", "backend", "executed", "query/items/tokens", "chunk", "runs", "p50 s", "items/s"]
     rows = [
-        [
-            b.name,
-            b.backend,
-            b.mask_attested or "-",
-            f"{b.query_tokens}/{b.num_items}/{b.item_tokens}",
-            str(b.client_chunk_size),
-            str(len(b.runs_sec)),
-            f"{b.p50_sec:.3f}",
-            f"{b.items_per_sec_p50:.1f}",
-        ]
+        [b.name, b.backend, b.mask_attested or "-", f"{b.query_tokens}/{b.num_items}/{b.item_tokens}",
+         str(b.client_chunk_size), str(len(b.runs_sec)), f"{b.p50_sec:.3f}", f"{b.items_per_sec_p50:.1f}"]
         for b in matrix.benchmarks
-    ]
+    ]  # fmt: skip
     return header, rows
 
 
 def evidence(records: Iterable[GateRecord]) -> Rows:
     """Header and rows: what each verdict rests on."""
     rows = [
-        [
-            r.gate,
-            where(r),
-            r.verdict.value,
-            number(r.value),
-            bound(r),
-            *(number(getattr(r, name)) for name in EVIDENCE),
-            ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in r.samples.items()) or "-",
-            r.semantics or "-",
-            r.mask_requested or "-",
-            r.mask_attested or "-",
-            "-" if r.server_chunk_size is None else str(r.server_chunk_size or "all"),
-            "-" if r.items_per_sequence is None else f"{r.items_per_sequence:.1f}",
-        ]
+        [r.gate, where(r), r.verdict.value, number(r.value), bound(r), *(number(getattr(r, name)) for name in EVIDENCE),
+         ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in r.samples.items()) or "-",
+         r.semantics or "-", r.mask_requested or "-", r.mask_attested or "-",
+         "-" if r.server_chunk_size is None else str(r.server_chunk_size or "all"),
+         "-" if r.items_per_sequence is None else f"{r.items_per_sequence:.1f}"]
         for r in records
         if r.verdict is not Verdict.NOT_RUN
-    ]
+    ]  # fmt: skip
     header = [
         "gate", "for", "verdict", "value", "limit", *(name.replace("_", " ") for name in EVIDENCE), "samples",
         "semantics", "mask requested", "mask executed", "server chunk", "items per sequence",
@@ -212,34 +189,8 @@ def evidence(records: Iterable[GateRecord]) -> Rows:
 def published(matrix: Matrix) -> Rows:
     """Header and rows: this run's contract below the published ones."""
     header, own = contract(matrix)
-    return header, [_published_row(p) for p in PUBLISHED] + [[f"**{name}**", *cells] for name, *cells in own]
-
-
-def _published_row(row: Published) -> list[str]:
-    return [row.model, *(f"{value:g}" for value in row[1:6]), *(f"{value:.2f}" for value in row[6:])]
-
-
-def servers(matrix: Matrix) -> Rows:
-    """Header and rows of the servers that the run used."""
-    rows = []
-    for server in matrix.servers:
-        info = server.info or {}
-        rows.append(
-            [
-                server.label,
-                server.url,
-                "started by this run" if server.owned else "attached",
-                str(info.get("model_path", "-")),
-                f"{info.get('dtype', '-')} on {info.get('device', '-')}",
-                "`" + " ".join(server.command) + "`" if server.command else "-",
-            ]
-        )
-    return ["server", "address", "", "model", "precision", "command"], rows
-
-
-def settings(matrix: Matrix) -> Rows:
-    """Header and rows of the settings, with where each came from."""
-    return ["setting", "value", "from"], [[s.name, s.value, s.origin] for s in matrix.settings]
+    rows = [[p.model, *(f"{value:g}" for value in p[1:6]), *(f"{value:.2f}" for value in p[6:])] for p in PUBLISHED]
+    return header, rows + [[f"**{name}**", *cells] for name, *cells in own]
 
 
 def _is_backend_and_mask(place: Place) -> bool:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pytest_multiitem.reports.blocks import terminal_table
-from pytest_multiitem.reports.table import Rows
+from pytest_multiitem.reports.blocks import Rows, terminal_table
 from pytest_multiitem.results.details import SegmentPath
 from pytest_multiitem.results.records import Matrix, Verdict
 from pytest_multiitem.tpu.records import Check, Report
@@ -18,21 +17,13 @@ _HEADER = ["TPU kernel", "tier", "chip", "verdict", "seconds", "arguments", "out
 def _rows(kernel: str, checks: Iterable[Check]) -> list[list[str]]:
     """A row a case, chip and tier: verdict, time, and device memory in MiB as the compiler's analysis says."""
     rows = []
-    for check in checks:
-        if check.role == "control":
-            continue
+    for check in (each for each in checks if each.role != "control"):
         memory = check.memory
         sizes = [None] * 3 if memory is None else [memory.argument, memory.output, memory.temp]
-        rows.append(
-            [
-                f"{kernel.rpartition(':')[2]} {check.name}",
-                check.tier,
-                check.chip,
-                check.verdict.value,
-                "-" if check.seconds is None else f"{check.seconds:.2f}",
-                *("-" if size is None else f"{size / 2**20:.2f} MiB" for size in sizes),
-            ]
-        )
+        seconds = "-" if check.seconds is None else f"{check.seconds:.2f}"
+        mebibytes = ["-" if size is None else f"{size / 2**20:.2f} MiB" for size in sizes]
+        name = f"{kernel.rpartition(':')[2]} {check.name}"
+        rows.append([name, check.tier, check.chip, check.verdict.value, seconds, *mebibytes])
     return rows
 
 

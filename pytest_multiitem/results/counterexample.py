@@ -98,23 +98,18 @@ def read(path: Path) -> Counterexample:
 
 def problems(found: Counterexample) -> list[str]:
     """Why a counterexample cannot be replayed; empty where it can be."""
-    problem = _problem(found.scenario)
-    return [] if problem is None else [problem]
-
-
-def _problem(scenario: Scenario) -> str | None:
-    """Why a scenario cannot be sent and compared; None where it can be."""
-    for request in scenario.requests:
-        if not (request.query and request.items and request.label_token_ids):
-            return "a request has no query, no items or no labels"
+    scenario = found.scenario
+    if not all(request.query and request.items and request.label_token_ids for request in scenario.requests):
+        return ["a request has no query, no items or no labels"]
     if not scenario.variant or not scenario.pairs:
-        return "it has no variant, or compares nothing"
+        return ["it has no variant, or compares nothing"]
     rows = (len(scenario.base.items), sum(len(request.items) for request in scenario.variant))
     widths = {len(request.label_token_ids) for request in scenario.variant}
     columns = (len(scenario.base.label_token_ids), min(widths))
     if len(widths) > 1 or (not scenario.columns and columns[0] != columns[1]):
-        return "its requests have different numbers of labels"
-    for what, pairs, bounds in (("pairs", scenario.pairs, rows), ("columns", scenario.columns, columns)):
-        if any(not 0 <= index < bound for pair in pairs for index, bound in zip(pair, bounds, strict=True)):
-            return f"its {what} name rows or columns that its requests do not have"
-    return None
+        return ["its requests have different numbers of labels"]
+    return [
+        f"its {what} name rows or columns that its requests do not have"
+        for what, pairs, bounds in (("pairs", scenario.pairs, rows), ("columns", scenario.columns, columns))
+        if any(not 0 <= index < bound for pair in pairs for index, bound in zip(pair, bounds, strict=True))
+    ][:1]

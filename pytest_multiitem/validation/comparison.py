@@ -30,7 +30,7 @@ def summary(comparison: Comparison) -> str:
 def problems(artefact: Artefact[Comparison]) -> list[str]:
     """What is wrong with a comparison whose schema holds."""
     comparison, content = artefact.record, artefact.content
-    found = [*linked(artefact.path, comparison.workload_ref).problems, *_status(comparison)]
+    found = [*linked(artefact.path, comparison.workload_ref)[1], *_status(comparison)]
     raw_views = content.get("views", ())
     for view, raw in zip(comparison.views, raw_views, strict=True):
         where = f"view {view.view}"
@@ -82,9 +82,8 @@ def _row(view: ComparedView, row: ComparedRow, raw: dict[str, Any]) -> Iterator[
         for check in row.checks:
             if check.verdict == Verdict.FAIL:
                 yield f"correct is true, but {check.gate} is FAIL"
-    sides = [row.sides.get(backend) for backend in view.backends]
-    if len(sides) == 2 and sides[0] is not None and sides[1] is not None:
-        a, b = sides[0], sides[1]
+    a, b = [row.sides.get(backend) for backend in view.backends] if len(view.backends) == 2 else (None, None)
+    if a is not None and b is not None:
         yield from _delta("p95_delta_percent", row.p95_delta_percent, a.p95_ms, b.p95_ms)
         throughputs = a.throughput_items_sec, b.throughput_items_sec
         yield from _delta("throughput_delta_percent", row.throughput_delta_percent, *throughputs)
@@ -125,7 +124,11 @@ def _winner(winner: Winner, view: ComparedView, raw_view: dict[str, Any], *, acr
         yield f"{named} is a row that {'is not correct' if row.correct is False else 'is not shown to be correct'}"
     elif not _eligible(side, raw_side) if across else side.success_rate not in (None, 1.0):
         yield f"{named} is a row that may not win{f': {side.why_not}' if side.why_not else ''}"
-    yield from _copied(winner, side, named)
+    for name in ("throughput_items_sec", "p50_ms", "p95_ms"):
+        stated, there = getattr(winner, name), getattr(side, name)
+        known = stated is not None and there is not None and math.isfinite(stated + there)
+        if known and not math.isclose(stated, there, rel_tol=_COPIED):
+            yield f"{named} has a {name} of {stated:.9g}, but its row {there:.9g}"
     limit = view.guardrail_p95_ms if across else _own_guardrail(winner.backend, rows)
     if limit is not None and side.p95_ms is not None and side.p95_ms > limit * (1 + _EXACT):
         yield f"{named} has a p95 of {side.p95_ms:.9g} ms, above the guardrail, {limit:.9g} ms"
@@ -149,11 +152,3 @@ def _own_guardrail(backend: str, rows: list[tuple[ComparedRow, dict[str, Any]]])
         ],
         GUARDRAIL_RATIO,
     )
-
-
-def _copied(winner: Winner, side: SideRow, named: str) -> Iterator[str]:
-    for name in ("throughput_items_sec", "p50_ms", "p95_ms"):
-        stated, there = getattr(winner, name), getattr(side, name)
-        known = stated is not None and there is not None and math.isfinite(stated + there)
-        if known and not math.isclose(stated, there, rel_tol=_COPIED):
-            yield f"{named} has a {name} of {stated:.9g}, but its row {there:.9g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from pytest_multiitem.comparison import files as artefacts
@@ -11,37 +10,29 @@ from pytest_multiitem.comparison.workload import request_sha256
 from pytest_multiitem.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Linked:
-    """The request that was measured, None where its file is not at hand; and what contradicts the reference to it."""
+def linked(path: Path, ref: WorkloadRef) -> tuple[WorkloadRequest | None, list[str]]:
+    """The request that the artefact at ``path`` says it measured, and what contradicts the reference to it.
 
-    request: WorkloadRequest | None
-    problems: list[str]
-
-
-def linked(path: Path, ref: WorkloadRef) -> Linked:
-    """The request that the artefact at ``path`` says it measured: the file may have moved, together with it."""
+    None where its file is not at hand; it may have moved, together with the artefact.
+    """
     file = _beside(path, ref.path)
     if file is None:
-        return Linked(None, [])
+        return None, []
     try:
         workload = artefacts.read(file, Workload)
     except UsageError as error:
-        return Linked(None, [f"workload_ref: {error}"])
-    found = {
-        request.request_id: (request, request_sha256(raw))
-        for request, raw in zip(workload.record.requests, workload.content["requests"], strict=True)
-    }
-    name = ref.request_id if ref.request_id is not None or len(found) != 1 else next(iter(found))
+        return None, [f"workload_ref: {error}"]
+    requests = {request.request_id: request for request in workload.record.requests}
+    name = ref.request_id if ref.request_id is not None or len(requests) != 1 else next(iter(requests))
     if name is None:
-        return Linked(None, [])  # of several requests, it does not say which
-    if name not in found:
-        return Linked(None, [f"workload_ref: {file.name} holds no request {name!r}"])
-    request, actual = found[name]
-    if ref.sha256 is not None and ref.sha256 != actual:
-        problem = f"workload_ref: sha256 is {ref.sha256:.64}, but request {name!r} of {file.name} has {actual}"
-        return Linked(request, [problem])
-    return Linked(request, [])
+        return None, []  # of several requests, it does not say which
+    if name not in requests:
+        return None, [f"workload_ref: {file.name} holds no request {name!r}"]
+    actual = {raw["request_id"]: request_sha256(raw) for raw in workload.content["requests"]}[name]
+    if ref.sha256 is None or ref.sha256 == actual:
+        return requests[name], []
+    problem = f"workload_ref: sha256 is {ref.sha256:.64}, but request {name!r} of {file.name} has {actual}"
+    return requests[name], [problem]
 
 
 def _beside(path: Path, named: str | None) -> Path | None:

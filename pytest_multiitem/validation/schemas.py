@@ -13,17 +13,8 @@ import msgspec
 from pytest_multiitem.baselines import store as baselines
 from pytest_multiitem.baselines.records import BASELINE_SCHEMA, Baseline
 from pytest_multiitem.bench.load import LOAD_SCHEMA, LoadReport
+from pytest_multiitem.comparison import records as compared
 from pytest_multiitem.comparison.files import Artefact
-from pytest_multiitem.comparison.records import (
-    AB_SCHEMA,
-    COMPARISON_SCHEMA,
-    MATRIX_SCHEMA,
-    WORKLOAD_SCHEMA,
-    Comparison,
-    PairRecord,
-    ScoreMatrix,
-    Workload,
-)
 from pytest_multiitem.evaluation.records import COMBINED_SCHEMA, EVALUATION_SCHEMA, Combined, Evaluation
 from pytest_multiitem.power.records import SCHEMA_VERSION as KILL_MATRIX_SCHEMA
 from pytest_multiitem.power.records import KillMatrix
@@ -51,9 +42,11 @@ class Kind:
 
 #: By the name that stands in a file's ``schema_version``.
 KINDS: Mapping[str, Kind] = {
-    WORKLOAD_SCHEMA: Kind(Workload, "multiitem workload", workload.problems, workload.summary),
-    MATRIX_SCHEMA: Kind(ScoreMatrix, "multiitem compare run", score_matrix.problems, score_matrix.summary),
-    COMPARISON_SCHEMA: Kind(Comparison, "multiitem compare", comparison.problems, comparison.summary),
+    compared.WORKLOAD_SCHEMA: Kind(compared.Workload, "multiitem workload", workload.problems, workload.summary),
+    compared.MATRIX_SCHEMA: Kind(
+        compared.ScoreMatrix, "multiitem compare run", score_matrix.problems, score_matrix.summary
+    ),
+    compared.COMPARISON_SCHEMA: Kind(compared.Comparison, "multiitem compare", comparison.problems, comparison.summary),
     RUN_SCHEMA: Kind(Matrix, "pytest"),
     BASELINE_SCHEMA: Kind(Baseline, "pytest --save-baseline", lambda artefact: baselines.problems(artefact.content)),
     LOAD_SCHEMA: Kind(LoadReport, "multiitem load --output-json", lambda artefact: load.problems(artefact.record)),
@@ -66,7 +59,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     KILL_MATRIX_SCHEMA: Kind(KillMatrix, "pytest --power"),
     TPU_SCHEMA: Kind(Report, "multiitem tpu-check --json"),
-    AB_SCHEMA: Kind(PairRecord, "multiitem ab --output-json"),
+    compared.AB_SCHEMA: Kind(compared.PairRecord, "multiitem ab --output-json"),
 }
 
 

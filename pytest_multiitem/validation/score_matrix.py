@@ -44,9 +44,8 @@ def summary(matrix: ScoreMatrix) -> str:
 def problems(artefact: Artefact[ScoreMatrix]) -> list[str]:
     """What is wrong with a matrix whose schema holds."""
     matrix, content = artefact.record, artefact.content
-    workload = linked(artefact.path, matrix.workload_ref)
-    measured = _measured(matrix, workload.request)
-    found = workload.problems
+    request, found = linked(artefact.path, matrix.workload_ref)
+    measured = _measured(matrix, request)
     for name, rows in (("results", matrix.results), ("confirm_results", matrix.confirm_results)):
         found += twice(name, [row.client_chunk_size for row in rows])
         for row, raw in zip(rows, content.get(name, ()), strict=True):
@@ -83,10 +82,11 @@ def _row(row: Row, raw: dict[str, Any], measured: Measured) -> Iterator[str]:
     for index, run in enumerate(runs or ()):
         timed = "total_e2e_ms" in raw["run_records"][index]
         yield from (f"run {index} {text}" for text in _run(run, row.num_chunks, timed=timed))
+    p50, p95 = row.p50_total_e2e_ms, row.p95_total_e2e_ms
     if runs is not None:
         yield from _times(row, runs, measured.num_items)
-    elif _below(row.p95_total_e2e_ms, row.p50_total_e2e_ms):
-        yield f"p95_total_e2e_ms is {row.p95_total_e2e_ms:g}, below p50_total_e2e_ms, {row.p50_total_e2e_ms:g}"
+    elif p50 is not None and p95 is not None and p95 < p50 * (1 - _EXACT):
+        yield f"p95_total_e2e_ms is {p95:g}, below p50_total_e2e_ms, {p50:g}"
     if row.reference_scores is not None:
         yield from _scores(row.reference_scores, measured)
 
@@ -144,34 +144,28 @@ def _run(run: RunRecord, num_chunks: int | None, *, timed: bool) -> Iterator[str
 def _times(row: Row, runs: list[RunRecord], num_items: int | None) -> Iterator[str]:
     totals = [time for run in runs if run.status == "ok" and _usable(time := run.total_e2e_ms)]
     calls = [time for run in runs for time in run.chunk_call_ms if _usable(time)]
-    of_runs = {name: getattr(row, name) for name in ("p50_total_e2e_ms", "p95_total_e2e_ms", "mean_total_e2e_ms")}
     good = sum(run.status == "ok" for run in runs)
     if good == 0:
-        for name, value in {**of_runs, "throughput_items_sec": row.throughput_items_sec}.items():
-            if value is not None:
+        for name in ("p50_total_e2e_ms", "p95_total_e2e_ms", "mean_total_e2e_ms", "throughput_items_sec"):
+            if (value := getattr(row, name)) is not None:
                 yield f"{name} is {value:g}, but no run succeeded"
         return
     if len(totals) == good:
         median, mean, largest = float(np.median(totals)), float(np.mean(totals)), max(totals)
         what = f"of its {len(totals)} successful runs"
-        yield from _outside("p50_total_e2e_ms", row.p50_total_e2e_ms, (median, median), f"the median {what}")
-        yield from _outside(
-            "p95_total_e2e_ms", row.p95_total_e2e_ms, (median, largest), f"from the median to the maximum {what}"
-        )
-        yield from _outside("mean_total_e2e_ms", row.mean_total_e2e_ms, (mean, mean), f"the mean {what}")
+        yield from _outside(row, "p50_total_e2e_ms", (median, median), f"the median {what}")
+        yield from _outside(row, "p95_total_e2e_ms", (median, largest), f"from the median to the maximum {what}")
+        yield from _outside(row, "mean_total_e2e_ms", (mean, mean), f"the mean {what}")
         if num_items is not None:
             rates = 1000 * num_items / largest, 1000 * num_items / min(totals)
-            yield from _outside(
-                "throughput_items_sec", row.throughput_items_sec, rates, f"by the slowest and the fastest {what}"
-            )
+            yield from _outside(row, "throughput_items_sec", rates, f"by the slowest and the fastest {what}")
     if calls:
-        what, span = f"its {len(calls)} requests", (min(calls), max(calls))
-        yield from _outside("mean_chunk_call_ms", row.mean_chunk_call_ms, span, f"the range of {what}")
-        yield from _outside("p95_chunk_call_ms", row.p95_chunk_call_ms, span, f"the range of {what}")
+        for name in ("mean_chunk_call_ms", "p95_chunk_call_ms"):
+            yield from _outside(row, name, (min(calls), max(calls)), f"the range of its {len(calls)} requests")
 
 
-def _outside(name: str, value: float | None, span: tuple[float, float], what: str) -> Iterator[str]:
-    low, high = span
+def _outside(row: Row, name: str, span: tuple[float, float], what: str) -> Iterator[str]:
+    value, (low, high) = getattr(row, name), span
     if value is not None and not low * (1 - _EXACT) <= value <= high * (1 + _EXACT) and math.isfinite(value):
         wanted = f"{low:.9g}" if low == high else f"{low:.9g} to {high:.9g}"
         yield f"{name} is {value:.9g}; expected {wanted}, {what}"
@@ -187,10 +181,8 @@ def _scores(scores: list[list[float]], measured: Measured) -> Iterator[str]:
     elif measured.softmax:
         off = [i for i, row in enumerate(scores) if abs(sum(row) - 1) > _SUM]
         if off:
-            yield (
-                f"reference_scores/{off[0]} adds up to {sum(scores[off[0]]):.6g}, expected 1 after softmax"
-                + (f"; so do {len(off) - 1} more rows" if off[1:] else "")
-            )
+            more = f"; so do {len(off) - 1} more rows" if off[1:] else ""
+            yield f"reference_scores/{off[0]} adds up to {sum(scores[off[0]]):.6g}, expected 1 after softmax{more}"
 
 
 def _recommendations(matrix: ScoreMatrix, content: dict[str, Any]) -> Iterator[str]:
@@ -204,9 +196,8 @@ def _recommendations(matrix: ScoreMatrix, content: dict[str, Any]) -> Iterator[s
     ):
         size = getattr(recommended, name)
         if size is not None and (rows or "confirm_results" in content):
-            yield from (
-                f"summary: {name} is {size}, {text}" for text in _recommended(size, rows, recommended.guardrail_ratio)
-            )
+            for text in _recommended(size, rows, recommended.guardrail_ratio):
+                yield f"summary: {name} is {size}, {text}"
 
 
 def _recommended(size: int, rows: Sequence[Row], ratio: float | None) -> Iterator[str]:
@@ -227,7 +218,3 @@ def _recommended(size: int, rows: Sequence[Row], ratio: float | None) -> Iterato
 
 def _usable(time: float | None) -> TypeGuard[float]:
     return time is not None and math.isfinite(time) and time > 0
-
-
-def _below(a: float | None, b: float | None) -> bool:
-    return a is not None and b is not None and a < b * (1 - _EXACT)

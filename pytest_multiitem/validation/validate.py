@@ -39,11 +39,9 @@ def examine(path: Path) -> Examination:
     content = artefacts.load_json(path)
     schema = content.get("schema_version")
     if not isinstance(schema, str) or schema not in KINDS:
-        named = (
-            "has no schema_version" if schema is None else f"has the unknown schema_version {json.dumps(schema):.80}"
-        )
+        what = "has no schema_version" if schema is None else f"has the unknown schema_version {json.dumps(schema):.80}"
         hint = did_you_mean(schema, KINDS) if isinstance(schema, str) else ""
-        raise UsageError(f"{path} {named}; expected one of {', '.join(KINDS)}{hint}")
+        raise UsageError(f"{path} {what}; expected one of {', '.join(KINDS)}{hint}")
     kind, numbers = KINDS[schema], _unusable_numbers(content)
     broken = schema_problems(content, schema)
     if broken or any(_OUT_OF_RANGE in line for line in numbers):
@@ -53,11 +51,6 @@ def examine(path: Path) -> Examination:
     except msgspec.ValidationError as error:  # what JSON Schema allows and the record does not: 1.0 for 1
         return Examination(schema, "", [*numbers, str(error)])
     return Examination(schema, kind.summary(record), numbers + kind.problems(Artefact(path, record, content)))
-
-
-def problems(path: Path) -> list[str]:
-    """What is wrong with a file; empty where nothing is. Raises UsageError as `examine` does."""
-    return examine(path).problems
 
 
 def _unusable_numbers(content: dict[str, Any]) -> list[str]:

@@ -16,10 +16,11 @@ _ONLY_REQUEST = ("request_sha256", "sha256")
 
 def summary(workload: Workload) -> str:
     """What it holds, in a few words."""
-    shapes = {
-        f"{len(r.query_token_ids)}/{len(r.items_token_ids)}/{'-'.join(map(str, _extremes(r)))}"
-        for r in workload.requests
-    }
+    shapes = set()
+    for request in workload.requests:
+        lengths = {len(item) for item in request.items_token_ids} or {0}
+        extremes = "-".join(map(str, sorted({min(lengths), max(lengths)})))
+        shapes.add(f"{len(request.query_token_ids)}/{len(request.items_token_ids)}/{extremes}")
     count = len(workload.requests)
     return f"{count} request{'s' * (count != 1)} of {', '.join(sorted(shapes))}"
 
@@ -57,8 +58,7 @@ def _checksum_problems(workload: Workload, raw_requests: list[dict[str, Any]]) -
 
 
 def _request_problems(request: WorkloadRequest, workload: Workload) -> Iterator[str]:
-    items, labels = request.items_token_ids, request.label_token_ids
-    query = request.query_token_ids
+    query, items, labels = request.query_token_ids, request.items_token_ids, request.label_token_ids
     for what, tokens in (("query", query), ("list of items", items), ("list of labels", labels)):
         if not tokens:
             yield f"the {what} is empty"
@@ -90,9 +90,3 @@ def _request_problems(request: WorkloadRequest, workload: Workload) -> Iterator[
 
 def _more(found: list[Any]) -> str:
     return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-
-
-def _extremes(request: WorkloadRequest) -> list[int]:
-    """The shortest and the longest item's length; one number where they are the same."""
-    lengths = {len(item) for item in request.items_token_ids}
-    return sorted({min(lengths, default=0), max(lengths, default=0)})

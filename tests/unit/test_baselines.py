@@ -13,7 +13,7 @@ from scipy.stats import binom
 from typer.testing import CliRunner
 
 from pytest_multiitem.baselines import store
-from pytest_multiitem.baselines.judging import judge, record_of
+from pytest_multiitem.baselines.judging import evidence_lines, judge
 from pytest_multiitem.baselines.records import Baseline, Cell
 from pytest_multiitem.baselines.saving import refusal
 from pytest_multiitem.baselines.timings import Timings, timings, timings_of
@@ -81,9 +81,9 @@ def verdict(old, new, conditions=P95, **more):
 )
 def test_a_regression_is_seen_and_nothing_else(condition, factor, expected):
     found = verdict([cell()], [cell(seconds=slower(factor))], [parse(condition)])
-    assert found.verdict == found.cells[0].verdict == found.cells[0].ratios[0].verdict == expected
+    assert found.verdict == found.details.cells[0].verdict == found.details.cells[0].ratios[0].verdict == expected
     assert condition in found.reason
-    ratio = found.cells[0].ratios[0]
+    ratio = found.details.cells[0].ratios[0]
     assert ratio.ratio == pytest.approx(1 / factor if "throughput" in condition else factor)
     assert ratio.interval[0] <= ratio.ratio <= ratio.interval[1]
 
@@ -91,19 +91,19 @@ def test_a_regression_is_seen_and_nothing_else(condition, factor, expected):
 def test_one_condition_of_several_is_enough():
     noisy = [0.9, 1.0, 1.0, 1.0, 1.0, 1.0, 1.9]  # the median holds, the mean does not
     found = verdict([cell()], [cell(seconds=noisy)], [parse("p50 > 100%"), parse("p95 > 5%"), parse("mean > 0%")])
-    assert [ratio.verdict for ratio in found.cells[0].ratios] == ["PASS", "INCONCLUSIVE", "INCONCLUSIVE"]
+    assert [ratio.verdict for ratio in found.details.cells[0].ratios] == ["PASS", "INCONCLUSIVE", "INCONCLUSIVE"]
     found = verdict([cell()], [cell(seconds=slower(1.3))], [parse("p50 > 50%"), parse("p95 > 20%")])
-    assert [ratio.verdict for ratio in found.cells[0].ratios] == ["PASS", "FAIL"]
+    assert [ratio.verdict for ratio in found.details.cells[0].ratios] == ["PASS", "FAIL"]
     assert found.verdict == "FAIL" and "p95 > 20%" in found.reason and "p50" not in found.reason
 
 
 def test_an_interpolated_p95_says_so():
-    few = verdict([cell()], [cell()]).cells[0].ratios[0]
+    few = verdict([cell()], [cell()]).details.cells[0].ratios[0]
     assert few.note == "p95 interpolated from 7 and 7 runs" and few.verdict == "PASS"
     rng = np.random.default_rng(3)
     many = [cell(seconds=rng.normal(1, 0.01, 90))]
-    assert verdict(many, many).cells[0].ratios[0].note is None
-    assert verdict([cell()], [cell()], [parse("p50 > 15%")]).cells[0].ratios[0].note is None
+    assert verdict(many, many).details.cells[0].ratios[0].note is None
+    assert verdict([cell()], [cell()], [parse("p50 > 15%")]).details.cells[0].ratios[0].note is None
 
 
 @pytest.mark.parametrize(("old", "new"), [(7, 4), (4, 7), (1, 1), (2, 30)])
@@ -112,7 +112,7 @@ def test_too_few_runs_decide_nothing(old, new, factor):
     found = verdict([cell(seconds=[1.0] * old)], [cell(seconds=[factor] * new)])
     assert found.verdict == "INCONCLUSIVE"
     assert f"{old} and {new} timed runs; at least 5 of each are needed" in found.reason
-    assert found.cells[0].ratios[0].interval is None
+    assert found.details.cells[0].ratios[0].interval is None
 
 
 SAMPLES = st.lists(st.floats(0.001, 100), min_size=5, max_size=12)
@@ -136,7 +136,7 @@ def test_the_unit_of_time_does_not_matter(old, new, unit):
     conditions = [parse("p95 > 15%"), parse("throughput < -10%")]
     seconds = verdict([cell(seconds=old)], [cell(seconds=new)], conditions)
     others = verdict([cell(seconds=slower(unit, old))], [cell(seconds=slower(unit, new))], conditions)
-    for a, b in zip(seconds.cells[0].ratios, others.cells[0].ratios, strict=True):
+    for a, b in zip(seconds.details.cells[0].ratios, others.details.cells[0].ratios, strict=True):
         assert a.ratio == pytest.approx(b.ratio)
         assert a.interval == pytest.approx(b.interval)
 
@@ -177,7 +177,7 @@ def test_another_thing_is_a_fail_that_names_both(field, word, other):
         assert found.verdict == "FAIL"
         was, is_now = (f"{v[:12]}…" if field == "workload_sha256" else v for v in (was, is_now))
         assert f"not the same thing: {word} {was} in the baseline, {is_now} in this run" in found.reason
-        assert not found.cells[0].ratios
+        assert not found.details.cells[0].ratios
 
 
 @pytest.mark.parametrize("field", ["workload_sha256", "engine", "model", "dtype", "mask_attested"])
@@ -208,8 +208,8 @@ def test_another_machine_decides_nothing(fact, factor):
     ((name, value),) = fact.items()
     assert found.verdict == "INCONCLUSIVE"
     assert f"{name.replace('_', ' ')} {MACHINE[name]} and {value}" in found.reason
-    assert found.cells[0].ratios[0].ratio == pytest.approx(factor)  # shown, and not judged
-    assert found.cells[0].ratios[0].verdict == "INCONCLUSIVE"
+    assert found.details.cells[0].ratios[0].ratio == pytest.approx(factor)  # shown, and not judged
+    assert found.details.cells[0].ratios[0].verdict == "INCONCLUSIVE"
 
 
 def test_the_same_machine_may_seem_to_have_a_little_less_memory():
@@ -239,7 +239,7 @@ def test_every_timing_that_is_missing_is_named(names, kept):
     there = [c for index, c in enumerate(cells) if index in kept and index < len(cells) - 1]
     found = verdict(cells, there)
     assert found.verdict == "FAIL"
-    missing = {c.key for c in found.cells if c.reason.startswith("missing in this run")}
+    missing = {c.key for c in found.details.cells if c.reason.startswith("missing in this run")}
     assert missing == set(names) - {c.key for c in there}
 
 
@@ -260,13 +260,13 @@ def test_why_it_is_missing(untimed, why):
 def test_nothing_measured_is_a_fail():
     found = verdict([cell("packed"), cell("other")], [])
     assert found.verdict == "FAIL" and found.reason.startswith("no timing was measured; the baseline has 2")
-    assert {c.verdict for c in found.cells} == {"FAIL"}
+    assert {c.verdict for c in found.details.cells} == {"FAIL"}
 
 
 def test_what_only_the_run_has_is_noted():
     found = verdict([cell()], [cell(), cell("new")])
-    assert found.verdict == "PASS" and [c.key for c in found.cells] == ["packed"]
-    assert found.notes == ["not in the baseline, and not judged: new"]
+    assert found.verdict == "PASS" and [c.key for c in found.details.cells] == ["packed"]
+    assert found.details.notes == ["not in the baseline, and not judged: new"]
     assert verdict([cell()], [cell("new")]).verdict == "FAIL"  # renamed
 
 
@@ -283,7 +283,7 @@ def test_the_worst_timing_decides():
     assert verdict([good, doubtful], [good, doubt]).verdict == "INCONCLUSIVE"
     found = verdict([good, doubtful, bad], [good, doubt, worse])
     assert found.verdict == "FAIL" and found.reason.startswith("1 of 3 timings: c: p95 is 2 times")
-    assert [line.split()[0] for line in found.lines()] == ["FAIL", "INCONCLUSIVE"]
+    assert [line.split()[0] for line in evidence_lines(found)] == ["FAIL", "INCONCLUSIVE"]
 
 
 def test_timings_that_share_a_reason_are_told_once():
@@ -300,7 +300,7 @@ def test_other_versions_and_settings_are_noted():
     run = Timings((cell(),), versions={"torch": "2.7", "jax": "0.5"}, settings={"seed": "2", "dtype": "float32"})
     found = judge(old, run, P95)
     assert found.verdict == "PASS"
-    assert found.notes == ["other versions: torch 2.6 → 2.7", "other settings: seed 1 → 2"]
+    assert found.details.notes == ["other versions: torch 2.6 → 2.7", "other settings: seed 1 → 2"]
 
 
 def test_without_a_condition_there_is_no_verdict():
@@ -418,9 +418,9 @@ def test_another_choice_to_confirm_is_no_missing_timing():
     assert found.verdict == "PASS"
     assert (
         "not confirmed again, and judged by their sweep: comparison · portable · jax · chunk 64 · confirm"
-        in found.notes
+        in found.details.notes
     )
-    assert [c.key.rpartition(" · ")[2] for c in found.cells] == ["sweep", "sweep"]
+    assert [c.key.rpartition(" · ")[2] for c in found.details.cells] == ["sweep", "sweep"]
 
 
 @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ def test_a_baseline_survives_its_file(tmp_path):
     assert store.problems(json.loads(path.read_bytes())) == []
     assert saved.settings == {"dtype": "float32"} and saved.run_id == "20260101-1"
     found = judge(store.read(path), run, P95)
-    assert found.verdict == "PASS" and not found.notes
+    assert found.verdict == "PASS" and not found.details.notes
 
 
 def test_what_is_replaced_is_kept(tmp_path):
@@ -577,8 +577,7 @@ def test_a_file_that_is_no_json_is_no_baseline(content, tmp_path):
 
 
 def test_the_reports_show_every_timing():
-    found = verdict([cell("a"), cell("b"), cell("gone")], [cell("a"), cell("b", seconds=slower(1.5))])
-    record = record_of(found)
+    record = verdict([cell("a"), cell("b"), cell("gone")], [cell("a"), cell("b", seconds=slower(1.5))])
     record.nodeid = "multiitem-baseline::no_regression_vs_baseline[main]"
     run = matrix([record])
     page = markdown.render(run)

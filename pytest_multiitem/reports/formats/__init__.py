@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,7 @@ class ReportFormat:
     render: Callable[[Matrix], str | bytes]
 
 
-def _shipped() -> Iterator[ReportFormat]:
-    for module in modules_of(sys.modules[__name__]):
-        yield module.FORMAT
-
-
-FORMATS = Registry("report format", _shipped)
+FORMATS = Registry("report format", lambda: (module.FORMAT for module in modules_of(sys.modules[__name__])))
 
 
 def rendered(matrix: Matrix, name: str) -> bytes:

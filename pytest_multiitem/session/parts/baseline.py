@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_multiitem.baselines import store
-from pytest_multiitem.baselines.judging import judge, record_of
+from pytest_multiitem.baselines.judging import evidence_lines, judge
 from pytest_multiitem.baselines.records import Baseline
 from pytest_multiitem.baselines.saving import refusal
 from pytest_multiitem.baselines.timings import Timings, timings
@@ -58,8 +58,8 @@ class BaselinePart(Part):
         conditions = [parse(text) for text in self.settings.fail_if]
 
         def measure(check: GateCheck) -> None:
-            judgement = judge(baseline, self._timings(), conditions, name=label)
-            check.conclude(record_of(judgement), evidence=judgement.lines())
+            record = judge(baseline, self._timings(), conditions, name=label)
+            check.conclude(record, evidence=evidence_lines(record))
 
         yield GateItem.make(
             suite(session, SUITE), NO_REGRESSION.name, measure, label=label, required_by="the run's options"
