@@ -1,7 +1,7 @@
 """The embedded engine's HTTP server, as an ASGI application over anything that scores.
 
 The application knows the wire and nothing of models. Whoever wants another behaviour on the wire
-wraps the application as ASGI middleware; in scoring, the :class:`Scores` object; below, the backend.
+wraps the application as ASGI middleware; in scoring, the :class:`ScoringSteps`; below, the backend.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pytest_multiitem.engine.tokenizer import TextTokenizer
-from pytest_multiitem.scoring.steps import ScoreResult
+from pytest_multiitem.scoring.steps import ScoringSteps
 from pytest_multiitem.scoring.wire import (
     ScoreRequest,
     ScoreResponse,
@@ -44,23 +44,6 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: Nobody reads this answer: the client has gone (nginx's code for it).
 _CLIENT_GONE = 499
-
-
-class Scores(Protocol):
-    """What the application needs of a scorer; `engine.scorer.Scorer` is one."""
-
-    def score(
-        self,
-        query: Sequence[int],
-        items: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        apply_softmax: bool,
-        item_first: bool = False,
-    ) -> ScoreResult: ...
-
-    def flush_cache(self) -> None: ...
-
-    def executed(self) -> dict[str, Any]: ...
 
 
 class Worker:
@@ -101,7 +84,7 @@ class Service:
     ``/get_server_info`` that does not change.
     """
 
-    scorer: Scores
+    scorer: ScoringSteps
     tokenizer: TextTokenizer | None
     model: str
     vocab_size: int
@@ -257,9 +240,7 @@ async def _read_body(request: Request, limit: int) -> bytes:
                 break
     if received > limit:
         raise WireError(
-            413,
-            "body_too_large",
-            f"the body has more than {limit} bytes; send fewer items in each request",
+            413, "body_too_large", f"the body has more than {limit} bytes; send fewer items in each request"
         )
     return b"".join(chunks)
 

@@ -178,11 +178,7 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{_PROG}: {address} in front of {shown} with {each}{labels}\n")
         sys.stdout.flush()
         asyncio.run(
-            _serve(
-                listener,
-                upstream,
-                lambda app: Each(app, faults.labels) if arguments.each else faults.before(app),
-            )
+            _serve(listener, upstream, lambda app: Each(app, faults.labels) if arguments.each else faults.before(app))
         )
     return 0
 

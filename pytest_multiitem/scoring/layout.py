@@ -156,13 +156,7 @@ def restarting_positions(layout: PackedLayout) -> NDArray[np.int32]:
 
 
 def visible(
-    semantics: Semantics,
-    *,
-    query_index: Any,
-    query_item: Any,
-    key_index: Any,
-    key_item: Any,
-    key_is_delimiter: Any,
+    semantics: Semantics, *, query_index: Any, query_item: Any, key_index: Any, key_item: Any, key_is_delimiter: Any
 ) -> Any:
     """Whether a token attends to a key: the mask rule of every semantics, on broadcastable arrays.
 

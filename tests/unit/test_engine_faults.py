@@ -332,7 +332,7 @@ def test_a_fault_changes_steps_that_the_scorer_takes_and_says_so(kind):
     """A step that is renamed would leave the fault healthy; with ``override``, mypy refuses it."""
     own = kind.__mro__[: kind.__mro__.index(ScorerFault)]
     changed = [vars(each)[name] for each in own for name in vars(each).keys() & STEPS]
-    assert changed and vars(ScorerFault).keys() >= STEPS, "what a fault leaves alone is the scorer's"
+    assert changed and vars(Scorer).keys() >= STEPS, "what a fault leaves alone is the scorer's"
     assert all(getattr(step.fget if isinstance(step, property) else step, "__override__", False) for step in changed)
 
 
