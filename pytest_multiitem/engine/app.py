@@ -147,13 +147,9 @@ class _Endpoints:
         result = self._service.scorer.score(
             query, items, request.label_token_ids, request.apply_softmax, request.item_first
         )
-        return encode_score_response(
-            ScoreResponse(
-                scores=result.scores.tolist(),
-                model=request.model or self._service.model,
-                usage=Usage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens),
-            )
-        )
+        usage = Usage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens)
+        model = request.model or self._service.model
+        return encode_score_response(ScoreResponse(scores=result.scores.tolist(), model=model, usage=usage))
 
     async def health(self, request: Request) -> Response:
         """The process lives; says nothing of the engine."""
@@ -169,22 +165,16 @@ class _Endpoints:
             raise
         except Exception:
             log.exception("the health check's request failed")
-            raise WireError(
-                503, "not_ready", "the engine failed to score a small request; its log has the details"
-            ) from None
+            message = "the engine failed to score a small request; its log has the details"
+            raise WireError(503, "not_ready", message) from None
         return _json(b'{"status":"ok"}')
 
     async def server_info(self, request: Request) -> Response:
-        info = {**self._service.info, "executed": self._service.scorer.executed()}
-        return _json(msgspec.json.encode(info))
+        return _json(msgspec.json.encode({**self._service.info, "executed": self._service.scorer.executed()}))
 
     async def models(self, request: Request) -> Response:
-        model = {
-            "id": self._service.model,
-            "object": "model",
-            "owned_by": "pytest-multiitem",
-            "max_model_len": self._service.max_positions,
-        }
+        limit = self._service.max_positions
+        model = {"id": self._service.model, "object": "model", "owned_by": "pytest-multiitem", "max_model_len": limit}
         return _json(msgspec.json.encode({"object": "list", "data": [model]}))
 
     async def flush_cache(self, request: Request) -> Response:
@@ -239,9 +229,8 @@ async def _read_body(request: Request, limit: int) -> bytes:
             if received > 2 * limit:
                 break
     if received > limit:
-        raise WireError(
-            413, "body_too_large", f"the body has more than {limit} bytes; send fewer items in each request"
-        )
+        message = f"the body has more than {limit} bytes; send fewer items in each request"
+        raise WireError(413, "body_too_large", message)
     return b"".join(chunks)
 
 

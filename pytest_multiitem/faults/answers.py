@@ -19,7 +19,7 @@ from pytest_multiitem.faults.wire import (
     items_of,
     matrix,
     rescored,
-    softmax_asked,
+    wants_softmax,
 )
 from pytest_multiitem.scoring.wire import internal_error
 
@@ -57,7 +57,7 @@ class SoftmaxOverItems(ScoringFault, name="softmax_over_items", number=14):
 
     async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for plain probabilities: their columns are what a softmax along the wrong axis normalises."""
-        if not softmax_asked(exchange.request):
+        if not wants_softmax(exchange.request):
             return await exchange.answer()
         return rescored(await exchange.answer({**exchange.request, "apply_softmax": False}), _shares_of_items)
 

@@ -88,20 +88,16 @@ class CausalRestarting(
 
 
 class LeakNext(
-    LeakFault,
-    name="leak_next",
-    number=2,
-    seen="an off-by-one segment boundary",
-    strengths=(1.0, 1e-2, 1e-4, 1e-6),
-    unit="of the attention weight",
+    LeakFault, name="leak_next", number=2, strengths=(1.0, 1e-2, 1e-4, 1e-6), unit="of the attention weight"
 ):
     """One item leaks into the next one only: its tokens keep a share of their attention weight there."""
+
+    seen = "an off-by-one segment boundary"
 
     def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
         """The item before."""
         item = layout.item[:, None]
-        leaked: NDArray[np.bool_] = (layout.item[None, :] == item - 1) & (item > 0)
-        return leaked
+        return (layout.item[None, :] == item - 1) & (item > 0)
 
 
 class NeighbourLeak(LeakFault):
@@ -116,8 +112,7 @@ class NeighbourLeak(LeakFault):
         lengths = np.diff(np.append(layout.block_start, layout.length)) - 1
         open_ = np.zeros(layout.num_items + 1, dtype=np.bool_)  # one more, for PREFIX as the last entry
         open_[1:-1] = self.opens(lengths[:-1], lengths[1:])
-        leaked: NDArray[np.bool_] = open_[layout.item][:, None] & (layout.item[None, :] == layout.item[:, None] - 1)
-        return leaked
+        return open_[layout.item][:, None] & (layout.item[None, :] == layout.item[:, None] - 1)
 
 
 class LeakBoundary(NeighbourLeak, name="leak_boundary", seen="planted: what the property-based search is for"):
@@ -131,12 +126,10 @@ class LeakBoundary(NeighbourLeak, name="leak_boundary", seen="planted: what the 
         return (before == 1) & (length > self.LONGER_THAN)
 
 
-class LeakLength(
-    NeighbourLeak,
-    name="leak_length",
-    seen="planted: one length that none of the fixed requests has, nor their mutations",
-):
+class LeakLength(NeighbourLeak, name="leak_length"):
     """An item of exactly 18 tokens is seen by the item after it."""
+
+    seen = "planted: one length that none of the fixed requests has, nor their mutations"
 
     LENGTH = 18
 
@@ -155,34 +148,22 @@ class OtherSemantics(AttentionFault):
         return replace(layout, semantics=self.semantics, bias=None).log_weights()
 
 
-class QueryOnlyPrefix(
-    OtherSemantics,
-    name="query_only_prefix",
-    number=4,
-    seen="ablation: isolation 0, equivalence 0.4579",
-    semantics=Semantics.QUERY_ONLY_PREFIX,
-):
+class QueryOnlyPrefix(OtherSemantics, name="query_only_prefix", number=4, semantics=Semantics.QUERY_ONLY_PREFIX):
     """The mask hides the first delimiter: positions as declared, context `query` instead of `query + d`."""
 
+    seen = "ablation: isolation 0, equivalence 0.4579"
 
-class AllDelimsPrefix(
-    OtherSemantics,
-    name="all_delims_prefix",
-    number=4,
-    seen="ablation: equivalence 0.0833",
-    semantics=Semantics.ALL_DELIMS_PREFIX,
-):
+
+class AllDelimsPrefix(OtherSemantics, name="all_delims_prefix", number=4, semantics=Semantics.ALL_DELIMS_PREFIX):
     """The mask lets items see every earlier delimiter, and through them the items before."""
 
+    seen = "ablation: equivalence 0.0833"
 
-class ChunkWithoutQuery(
-    AttentionFault,
-    name="chunk_without_query",
-    number=16,
-    seen="follows from chunking; a boundary of one prefill reused for the next",
-    circumstances={"server_chunk_size": 8},
-):
+
+class ChunkWithoutQuery(AttentionFault, name="chunk_without_query", number=16, circumstances={"server_chunk_size": 8}):
     """The first item of every further chunk is scored without the query: it sees the delimiter and itself."""
+
+    seen = "follows from chunking; a boundary of one prefill reused for the next"
 
     def weights(self, layout: PackedLayout, start: int) -> Weights:
         """The query's tokens are hidden from item 0 of a chunk that is not the first."""

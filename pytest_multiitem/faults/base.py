@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from inspect import get_annotations, getdoc
 from typing import Any, ClassVar, Protocol
@@ -100,8 +100,3 @@ class WireFault(Fault):
     def wrap(self, app: AsgiApp) -> AsgiApp:
         """The application with the fault in front of it; state, if any, is that of this one wrapping."""
         raise NotImplementedError
-
-
-def labels(faults: Sequence[Fault]) -> str:
-    """Several faults as a user types them."""
-    return ", ".join(fault.label for fault in faults)

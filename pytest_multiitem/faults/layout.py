@@ -26,14 +26,11 @@ class LayoutFault(ScorerFault):
 
 
 class PositionsNotReset(
-    LayoutFault,
-    name="positions_not_reset",
-    number=3,
-    seen="changed-length drift",
-    strengths=(1.0, 1e-1, 1e-2),
-    unit="of the tokens before",
+    LayoutFault, name="positions_not_reset", number=3, strengths=(1.0, 1e-1, 1e-2), unit="of the tokens before"
 ):
     """Positions are not reset at delimiters: they grow through the sequence, by a share of the tokens before."""
+
+    seen = "changed-length drift"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Every item is shifted by its share of the tokens between the first item and itself."""
@@ -42,16 +39,11 @@ class PositionsNotReset(
         return replace(layout, positions=layout.positions + by_item[layout.item])
 
 
-class PositionWrap(
-    LayoutFault,
-    name="position_wrap",
-    number=7,
-    seen="sglang #26629: 16 bits, over 65,535 tokens (position_wrap=16 here)",
-    strengths=(7.0,),
-    accepts=(lambda s: s in range(1, 31), "a whole number of bits from 1 to 30 (16 wrap at 65,536 tokens, 7 at 128)"),
-    unit="bits",
-):
+class PositionWrap(LayoutFault, name="position_wrap", number=7, strengths=(7.0,), unit="bits"):
     """Item positions are kept in too few bits and wrap, with HTTP 200."""
+
+    seen = "sglang #26629: 16 bits, over 65,535 tokens (position_wrap=16 here)"
+    accepts = (lambda s: s in range(1, 31), "a whole number of bits from 1 to 30 (16 wrap at 65,536 tokens, 7 at 128)")
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Only the positions of items; the query's are kept in full."""

@@ -17,7 +17,7 @@ from pytest_multiitem.faults.wire import (
     ScoringFault,
     items_of,
     rescored,
-    softmax_asked,
+    wants_softmax,
 )
 from pytest_multiitem.scoring.vocabulary import Part
 
@@ -54,15 +54,10 @@ class Drift(
         return np.stack(columns, axis=1) * total[:, None]
 
 
-class ModelDrift(
-    Drift,
-    name="model_drift",
-    number=0,
-    seen="a wrong constant of the model (a norm's epsilon, a rotary base) is the same on every path",
-    scope=_EVERYWHERE,
-    strengths=(1e-1,),
-):
+class ModelDrift(Drift, name="model_drift", number=0, scope=_EVERYWHERE, strengths=(1e-1,)):
     """The model itself is computed wrongly, packed and serial alike: a build that agrees with itself."""
+
+    seen = "a wrong constant of the model (a norm's epsilon, a rotary base) is the same on every path"
 
 
 class Rounded(ScoresFault, name="rounded", number=18):
@@ -95,15 +90,13 @@ class Random(ScoresFault, name="random", number=19, seen="vLLM #21681", scope=_E
         """[N, K] within 0 and 1; shares of 1 where the softmax was asked for, else of less."""
         items, labels = items_of(request), request["label_token_ids"]
         drawn = np.empty((len(items), len(labels)))
-        query = blake2b(msgspec.json.encode(request["query"]), digest_size=8)
+        query = msgspec.json.encode(request["query"])
         for i, item in enumerate(items):
-            behind = query.copy()
-            behind.update(msgspec.json.encode(item))
+            content = query + msgspec.json.encode(item)
             for k, label in enumerate(labels):
-                last = behind.copy()
-                last.update(msgspec.json.encode(label))
-                drawn[i, k] = (int.from_bytes(last.digest(), "big") + 1) / (2**64 + 1)
-        return drawn / (drawn.sum(axis=1, keepdims=True) if softmax_asked(request) else len(labels))
+                digest = blake2b(content + msgspec.json.encode(label), digest_size=8).digest()
+                drawn[i, k] = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
+        return drawn / (drawn.sum(axis=1, keepdims=True) if wants_softmax(request) else len(labels))
 
 
 class Nondeterministic(
@@ -128,7 +121,7 @@ class Nondeterministic(
 
         def moved(rows: Rows) -> Rows:
             noisy = np.clip(rows + self._noise.uniform(-strength, strength, rows.shape), 0, 1)
-            return _with_first(rows, noisy[:, 0]) if softmax_asked(exchange.request) else noisy
+            return _with_first(rows, noisy[:, 0]) if wants_softmax(exchange.request) else noisy
 
         return rescored(await exchange.answer(), moved)
 

@@ -154,14 +154,10 @@ class OtherImplementation(ScorerFault):
         return self.runs
 
 
-class DenseInsteadOfSegment(
-    OtherImplementation,
-    name="dense_instead_of_segment",
-    number=15,
-    seen="a regression test compared dense with dense for weeks",
-    runs=MaskImpl.DENSE,
-):
+class DenseInsteadOfSegment(OtherImplementation, name="dense_instead_of_segment", number=15, runs=MaskImpl.DENSE):
     """Segment is requested, and dense is silently run."""
+
+    seen = "a regression test compared dense with dense for weeks"
 
 
 class SegmentInsteadOfDense(
@@ -175,14 +171,10 @@ class SegmentInsteadOfDense(
     """Dense is requested, and segment is silently run: the baseline is no baseline."""
 
 
-class LastChunkPadded(
-    ScorerFault,
-    name="last_chunk_padded",
-    number=16,
-    seen="follows from fixed chunk sizes",
-    circumstances={"server_chunk_size": 8},
-):
+class LastChunkPadded(ScorerFault, name="last_chunk_padded", number=16, circumstances={"server_chunk_size": 8}):
     """The last chunk, which is not full, is padded into its last item: that is scored after the padding."""
+
+    seen = "follows from fixed chunk sizes"
 
     @override
     def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
@@ -193,15 +185,11 @@ class LastChunkPadded(
         return self.inner.lay_out(query, items, start)
 
 
-class SerialInside(
-    ScorerFault,
-    name="serial_inside",
-    number=24,
-    seen="the wrong flag generation: --multi-item-scoring-delimiter became --enable-mis (sglang #22544)",
-    timed=True,
-):
+class SerialInside(ScorerFault, name="serial_inside", number=24, timed=True):
     """The multi-item server is a serial one inside: every score is right, and nothing is gained. It attests the mask
     that was asked for."""
+
+    seen = "the wrong flag generation: --multi-item-scoring-delimiter became --enable-mis (sglang #22544)"
 
     @override
     def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:

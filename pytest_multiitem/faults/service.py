@@ -104,18 +104,12 @@ class Recompiles(
         return answer
 
 
-class Dies(
-    ScoringFault,
-    name="dies",
-    number=23,
-    seen="sglang #9142",
-    strengths=(3.0,),
-    accepts=(lambda s: s >= 1 and s.is_integer(), "a whole number of at least 1"),
-    unit="answered requests",
-    own_process=True,
-):
+class Dies(ScoringFault, name="dies", number=23, strengths=(3.0,), unit="answered requests", own_process=True):
     """The process ends, as if killed, at the scoring request that follows those it has answered; the strength says
     how many these are."""
+
+    seen = "sglang #9142"
+    accepts = (lambda s: s >= 1 and s.is_integer(), "a whole number of at least 1")
 
     def begin(self) -> None:
         """Count answers."""

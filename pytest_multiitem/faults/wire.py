@@ -164,7 +164,7 @@ def encoded(body: JsonObject) -> bytes:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def softmax_asked(request: JsonObject) -> bool:
+def wants_softmax(request: JsonObject) -> bool:
     """Whether a row is a distribution over the labels."""
     return request.get("apply_softmax") is True
 

@@ -136,15 +136,12 @@ class Choices(Protocol):
 
     def number(self, least: int, most: int) -> int:
         """A whole number, both ends included."""
-        ...
 
     def among(self, options: Sequence[T]) -> T:
         """One of them."""
-        ...
 
     def several(self, one: Callable[[Choices], T], least: int, most: int) -> list[T]:
         """A list of so many."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -186,13 +183,10 @@ class Space:
         # One length is all that is left, and an empty item is not simpler than others, but special.
         lengths = (*ITEM_LENGTHS, self.max_tokens, *([0] * 4 if self.empty_items else []))
 
+        last = len(self.pool) - 1
+
         def one(choose: Choices) -> tuple[int, int, int, int]:
-            return (
-                choose.among(lengths),
-                choose.number(0, len(self.pool) - 1),
-                choose.among(STRIDES),
-                choose.among(marks),
-            )
+            return choose.among(lengths), choose.number(0, last), choose.among(STRIDES), choose.among(marks)
 
         most = min(most, choose.among((_FEW_ITEMS, _FEW_ITEMS, most)), (budget - len(query)) // 2)
         drawn = choose.several(one, least, max(least, most))
