@@ -336,6 +336,11 @@ def test_a_fault_changes_steps_that_the_scorer_takes_and_says_so(kind):
     assert all(getattr(step.fget if isinstance(step, property) else step, "__override__", False) for step in changed)
 
 
+def test_a_fault_states_only_what_a_fault_has():
+    with pytest.raises(TypeError, match="Misspelt: a fault has no 'strenghts'"):
+        type("Misspelt", (ScorerFault,), {}, strenghts=(1.0,))
+
+
 STEPS = {name for name in vars(ScoringSteps) if not name.startswith("_")}
 
 
