@@ -25,7 +25,7 @@ from pytest_multiitem.transport.listening import bind, listen, until_signal
 
 
 class TransformersScores:
-    """`engine.app.Scores`: N sequences ``query + item``, ``batch`` at a time, in float32 on a CPU."""
+    """The scorer of an `engine.app.Service`: N sequences ``query + item``, ``batch`` at a time, in float32 on a CPU."""
 
     def __init__(self, model: Any, batch: int) -> None:
         self._model = model

@@ -1,7 +1,7 @@
 """The embedded engine's HTTP server, as an ASGI application over anything that scores.
 
 The application knows the wire and nothing of models. Whoever wants another behaviour on the wire
-wraps the application as ASGI middleware; in scoring, the :class:`Scores` object; below, the backend.
+wraps the application as ASGI middleware; in scoring, the :class:`ScoringSteps`; below, the backend.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pytest_multiitem.engine.tokenizer import TextTokenizer
-from pytest_multiitem.scoring.steps import ScoreResult
+from pytest_multiitem.scoring.steps import ScoringSteps
 from pytest_multiitem.scoring.wire import (
     ScoreRequest,
     ScoreResponse,
@@ -44,23 +44,6 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: Nobody reads this answer: the client has gone (nginx's code for it).
 _CLIENT_GONE = 499
-
-
-class Scores(Protocol):
-    """What the application needs of a scorer; `engine.scorer.Scorer` is one."""
-
-    def score(
-        self,
-        query: Sequence[int],
-        items: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        apply_softmax: bool,
-        item_first: bool = False,
-    ) -> ScoreResult: ...
-
-    def flush_cache(self) -> None: ...
-
-    def executed(self) -> dict[str, Any]: ...
 
 
 class Worker:
@@ -101,7 +84,7 @@ class Service:
     ``/get_server_info`` that does not change.
     """
 
-    scorer: Scores
+    scorer: ScoringSteps
     tokenizer: TextTokenizer | None
     model: str
     vocab_size: int
@@ -164,13 +147,9 @@ class _Endpoints:
         result = self._service.scorer.score(
             query, items, request.label_token_ids, request.apply_softmax, request.item_first
         )
-        return encode_score_response(
-            ScoreResponse(
-                scores=result.scores.tolist(),
-                model=request.model or self._service.model,
-                usage=Usage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens),
-            )
-        )
+        usage = Usage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens)
+        model = request.model or self._service.model
+        return encode_score_response(ScoreResponse(scores=result.scores.tolist(), model=model, usage=usage))
 
     async def health(self, request: Request) -> Response:
         """The process lives; says nothing of the engine."""
@@ -186,22 +165,16 @@ class _Endpoints:
             raise
         except Exception:
             log.exception("the health check's request failed")
-            raise WireError(
-                503, "not_ready", "the engine failed to score a small request; its log has the details"
-            ) from None
+            message = "the engine failed to score a small request; its log has the details"
+            raise WireError(503, "not_ready", message) from None
         return _json(b'{"status":"ok"}')
 
     async def server_info(self, request: Request) -> Response:
-        info = {**self._service.info, "executed": self._service.scorer.executed()}
-        return _json(msgspec.json.encode(info))
+        return _json(msgspec.json.encode({**self._service.info, "executed": self._service.scorer.executed()}))
 
     async def models(self, request: Request) -> Response:
-        model = {
-            "id": self._service.model,
-            "object": "model",
-            "owned_by": "pytest-multiitem",
-            "max_model_len": self._service.max_positions,
-        }
+        limit = self._service.max_positions
+        model = {"id": self._service.model, "object": "model", "owned_by": "pytest-multiitem", "max_model_len": limit}
         return _json(msgspec.json.encode({"object": "list", "data": [model]}))
 
     async def flush_cache(self, request: Request) -> Response:
@@ -256,11 +229,8 @@ async def _read_body(request: Request, limit: int) -> bytes:
             if received > 2 * limit:
                 break
     if received > limit:
-        raise WireError(
-            413,
-            "body_too_large",
-            f"the body has more than {limit} bytes; send fewer items in each request",
-        )
+        message = f"the body has more than {limit} bytes; send fewer items in each request"
+        raise WireError(413, "body_too_large", message)
     return b"".join(chunks)
 
 

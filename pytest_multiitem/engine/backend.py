@@ -35,7 +35,6 @@ class SerialBackend(Protocol):
 
     def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
         """One plain causal forward pass of one sequence; reads its last token. n = 1."""
-        ...
 
 
 @runtime_checkable
@@ -44,18 +43,15 @@ class Backend(SerialBackend, Protocol):
 
     def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> Prefix:
         """Run the prefix [P] causally and keep each layer's keys and values."""
-        ...
 
     def prefix_readout(self, prefix: Prefix, row: int, labels: Sequence[int], normalise: bool) -> Readout:
         """Read the logits at row ``row`` of a computed prefix. n = 1."""
-        ...
 
     def plan(self, prefix: Prefix, layout: PackedLayout, num_items: int) -> Plan:
         """Where :meth:`segment` is to compute the items of a sequence behind a prefix (:mod:`engine.plan`).
 
         ``num_items``: the N that sizes fixed tiles.
         """
-        ...
 
     def padded_length(self, layout: PackedLayout) -> int:
         """The length that decides for mask implementation `auto`: packed tokens, and the padding that :meth:`segment`
@@ -63,7 +59,6 @@ class Backend(SerialBackend, Protocol):
 
         PyTorch pads items only, to whole slots and blocks; JAX fills up tiles, and pads the prefix to its bucket.
         """
-        ...
 
     def segment(
         self, prefix: Prefix, visible_prefix: int, blocks: Sequence[Block], labels: Sequence[int], normalise: bool
@@ -72,11 +67,9 @@ class Backend(SerialBackend, Protocol):
 
         Each slot attends to the visible prefix and causally to itself; no S×S object is formed.
         """
-        ...
 
     def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
         """Run the whole packed sequence under its S×S mask. n = N, in item order.
 
         Every token attends to every key, hidden keys with weight exactly zero.
         """
-        ...

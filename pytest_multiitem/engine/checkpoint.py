@@ -1,9 +1,8 @@
 """Deterministic Qwen3 checkpoints whose scores discriminate, written in Hugging Face layout.
 
-Random weights usually make a model answer almost the same for every item, and then a leak hides.
-Here the scales are chosen so that label scores vary between items and a neighbour's tokens would
-be seen: unit-variance embeddings, sharpened attention (query and key norms above 1), and a small
-final norm so that the label softmax does not saturate.
+Random weights usually make a model answer almost the same for every item, and then a leak hides. Here the scales are
+chosen so that label scores vary between items and a neighbour's tokens would be seen: unit-variance embeddings,
+sharpened attention (query and key norms above 1), and a small final norm so that the label softmax does not saturate.
 """
 
 from __future__ import annotations
@@ -139,16 +138,12 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _config(spec: CheckpointSpec) -> dict[str, Any]:
+    sizes = asdict(spec)
+    del sizes["seed"]
     return {
+        **sizes,
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
-        "vocab_size": spec.vocab_size,
-        "hidden_size": spec.hidden_size,
-        "intermediate_size": spec.intermediate_size,
-        "num_hidden_layers": spec.num_hidden_layers,
-        "num_attention_heads": spec.num_attention_heads,
-        "num_key_value_heads": spec.num_key_value_heads,
-        "head_dim": spec.head_dim,
         "hidden_act": "silu",
         "attention_bias": False,
         "attention_dropout": 0.0,

@@ -213,8 +213,7 @@ class JaxBackend:
         frequency = self._config.rope_theta ** -(np.arange(0, dim, 2) / dim)
         angle = np.arange(size)[:, None] * frequency
         tables = programs.Rotary(np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32))
-        placed: programs.Rotary = jax.device_put(tables, self._device)
-        return placed
+        return jax.device_put(tables, self._device)
 
 
 def keep_compiled_programs() -> None:

@@ -214,8 +214,8 @@ def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any, shifted: bool) -> Attent
 
     scaled = (q * dim**-0.5).astype(q.dtype)
     padded = jnp.pad(scaled, ((0, 0), (0, parts * rows - count), (0, 0))).reshape(kv_heads * parts, rows, dim)
-    found = lax.map(part, (padded, jnp.repeat(jnp.arange(kv_heads), parts)))
-    return Attention(*(x.reshape(kv_heads, parts * rows, *x.shape[2:])[:, :count] for x in found))
+    attended = lax.map(part, (padded, jnp.repeat(jnp.arange(kv_heads), parts)))
+    return Attention(*(x.reshape(kv_heads, parts * rows, *x.shape[2:])[:, :count] for x in attended))
 
 
 def _columns(keys: int) -> int:
@@ -423,9 +423,9 @@ def _causal(q: Any, k: Any, v: Any) -> Any:
         # The query heads of one key head are more rows against the same keys, in one axis from here on.
         parts = jnp.moveaxis(q[:, :, start:end].reshape(kv_heads, group, -1, rows, dim), 2, 0)
         numbers = jnp.arange(start, end).reshape(-1, rows)
-        found = lax.map(part, (parts.reshape(-1, kv_heads, group * rows, dim), numbers))
-        found = found.reshape(-1, kv_heads, group, rows, dim)
-        blocks.append(jnp.moveaxis(found, 0, 2).reshape(kv_heads, group, end - start, dim))
+        attended = lax.map(part, (parts.reshape(-1, kv_heads, group * rows, dim), numbers))
+        attended = attended.reshape(-1, kv_heads, group, rows, dim)
+        blocks.append(jnp.moveaxis(attended, 0, 2).reshape(kv_heads, group, end - start, dim))
     return jnp.concatenate(blocks, axis=2)
 
 

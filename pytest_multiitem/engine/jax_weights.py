@@ -49,6 +49,7 @@ def load_weights(directory: Path, config: ModelConfig, dtype: str, device: Any) 
     """
     hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    rows_of = {"q": query, "k": key, "v": key}
     target = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(np.float32)
 
     def put(values: np.ndarray) -> Any:
@@ -77,13 +78,7 @@ def load_weights(directory: Path, config: ModelConfig, dtype: str, device: Any) 
             embedding=embedding,
             layers=Layers(
                 input_norm=stacked("input_layernorm", hidden),
-                qkv=fused(
-                    {
-                        "self_attn.q_proj": (query, hidden),
-                        "self_attn.k_proj": (key, hidden),
-                        "self_attn.v_proj": (key, hidden),
-                    }
-                ),
+                qkv=fused({f"self_attn.{name}_proj": (rows, hidden) for name, rows in rows_of.items()}),
                 q_norm=stacked("self_attn.q_norm", dim),
                 k_norm=stacked("self_attn.k_norm", dim),
                 output=fused({"self_attn.o_proj": (hidden, query)}),

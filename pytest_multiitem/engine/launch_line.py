@@ -128,9 +128,8 @@ class ServeArgs:
         for name, *_ in _ONLY_ONE:
             number = getattr(namespace, name.removeprefix("--").replace("-", "_"))
             if number != 1:
-                raise UsageError(
-                    f"{name} is {number}; the embedded engine runs in one process on one device: expected 1"
-                )
+                message = f"{name} is {number}; the embedded engine runs in one process on one device: expected 1"
+                raise UsageError(message)
         ignored = [flag for flag in namespace.given if flag not in packing]
         if namespace.enable_scoring_cache and not namespace.multi_item_enable_prefill_extend:
             ignored.append("--enable-scoring-cache")

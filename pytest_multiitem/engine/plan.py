@@ -1,9 +1,8 @@
 """Where each token of a packed sequence is computed.
 
-Floating-point sums depend on the shape and the placement of their operands. If one item's length
-could move another item's rows, or change the shape of a matrix they are computed in, the other
-item's score would change in its last bits, and an isolation of exactly 0.0 would be luck. There are
-three placements, and none leaves it to luck:
+Floating-point sums depend on the shape and the placement of their operands. If one item's length could move another
+item's rows, or change the shape of a matrix they are computed in, the other item's score would change in its last bits,
+and an isolation of exactly 0.0 would be luck. There are three placements, and none leaves it to luck:
 
 * :func:`place`, fixed slots in fixed tiles, needs nothing but that a computation repeats itself. An
   item's slot has a WIDTH that depends on its own length only, at a PLACE (tile number, slot number)
@@ -99,11 +98,10 @@ def _rounded_down(count: int) -> int:
 class Tile:
     """G slots of W tokens each, one after another.
 
-    ``tokens``, ``positions`` [G, W]: padding is token 0 at position 0, after a block's own tokens,
-    so causality alone hides it. ``packed_index`` [G, W]: index in the packed sequence, -1 for
-    padding. ``item`` [G]: item index, -1 for an empty slot. ``score_row`` [G]: row within the slot
-    whose logits score the item (0 where there is nothing to read here). ``reads`` [G]: whether the
-    slot's score is read in this tile (false for empty slots and for empty items).
+    ``tokens``, ``positions`` [G, W]: padding is token 0 at position 0, after a block's own tokens, so causality alone
+    hides it. ``packed_index`` [G, W]: index in the packed sequence, -1 for padding. ``item`` [G]: item index, -1 for an
+    empty slot. ``score_row`` [G]: row within the slot whose logits score the item (0 where there is nothing to read
+    here). ``reads`` [G]: whether the slot's score is read in this tile (false for empty slots and for empty items).
     """
 
     tokens: NDArray[np.int32]

@@ -83,11 +83,7 @@ class ReferenceBackend:
 
     @torch.inference_mode()
     def causal(
-        self,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int32],
-        rows: NDArray[np.int64],
-        labels: Sequence[int],
+        self, tokens: NDArray[np.int64], positions: NDArray[np.int32], rows: NDArray[np.int64], labels: Sequence[int]
     ) -> Readout:
         """One plain causal forward pass of S tokens at positions [S] of their own; reads the tokens at ``rows``.
 

@@ -1,8 +1,7 @@
 """From token ids to scores: limits, chunks, the choice of mask implementation, and what really ran.
 
-Three modes: serial (one forward pass per item), packed (one sequence per chunk of items), and
-prefill+extend (the query once, then batches of items against it). The model is behind `SerialBackend`
-or, for the latter two, `Backend`.
+Three modes: serial (one forward pass per item), packed (one sequence per chunk of items), and prefill+extend (the query
+once, then batches of items against it). The model is behind `SerialBackend` or, for the latter two, `Backend`.
 """
 
 from __future__ import annotations
@@ -55,10 +54,6 @@ class Executed:
         default_factory=lambda: {"prefills": 0, "cache_hits": 0, "extend_batches": 0, "items": 0}
     )
     items_by_semantics: dict[str, int] = field(default_factory=lambda: {semantics.value: 0 for semantics in Semantics})
-
-    def snapshot(self) -> dict[str, Any]:
-        """A copy, as plain JSON values."""
-        return asdict(self)
 
 
 class PrefixCache:
@@ -133,13 +128,9 @@ class Scorer(ScoringSteps):
         self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
     ) -> ScoreResult:
         if len(items) > self.config.max_items:
-            raise WireError(
-                400,
-                "too_many_items",
-                f"the request has {len(items)} items; this server takes at most {self.config.max_items}. "
-                "Send them in several requests, or raise --max-multi-item-count",
-                "items",
-            )
+            what = f"the request has {len(items)} items; this server takes at most {self.config.max_items}"
+            remedy = "Send them in several requests, or raise --max-multi-item-count"
+            raise WireError(400, "too_many_items", f"{what}. {remedy}", "items")
         read = Reading(labels, apply_softmax)
         match self.config.mode:
             case Mode.SERIAL:
@@ -158,9 +149,7 @@ class Scorer(ScoringSteps):
 
     @override
     def executed(self) -> dict[str, Any]:
-        return self._executed.snapshot()
-
-    # -- serial ------------------------------------------------------------------------------
+        return asdict(self._executed)
 
     def _serial(self, query: Ids, items: Sequence[Ids], read: Reading, item_first: bool) -> ScoreResult:
         """One causal forward pass per item; an empty item scores the query's last token."""
@@ -175,8 +164,6 @@ class Scorer(ScoringSteps):
     @override
     def score_alone(self, tokens: Ids, read: Reading) -> Scores:
         return read.scores(self.backend.serial(tokens, read.labels, read.normalise))[0]
-
-    # -- packed ------------------------------------------------------------------------------
 
     @override
     def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
@@ -196,12 +183,9 @@ class Scorer(ScoringSteps):
             layouts.append(self.steps.lay_out(query, items[chunk], chunk.start))
             last = int(layouts[-1].positions.max())
             if last >= self._max_positions:
-                raise _too_long(
-                    f"items {chunk.start} to {chunk.stop - 1} reach position {last}",
-                    f"{self._max_positions} positions",
-                    "shorten the query or the longest item",
-                    "items",
-                )
+                what = f"items {chunk.start} to {chunk.stop - 1} reach position {last}"
+                remedy = "shorten the query or the longest item"
+                raise _too_long(what, f"{self._max_positions} positions", remedy, "items")
         scores = [self._packed_sequence(layout, read) for layout in layouts]
         return ScoreResult(np.concatenate(scores), sum(layout.length for layout in layouts))
 
@@ -249,8 +233,6 @@ class Scorer(ScoringSteps):
             scores[list(plan.empty_items)] = read.scores(readout)[0]
         return scores
 
-    # -- prefill+extend ----------------------------------------------------------------------
-
     def _extended(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
         """The query once (or from the cache), then batches of items against it.
 
@@ -262,7 +244,13 @@ class Scorer(ScoringSteps):
         limit = min(self._max_positions, self.config.max_seq_len)
         self._check_each(query, items, limit, "query + item")
         ran = self._executed.prefill_extend
-        prefix, hit = self._cache.get(tuple(query), lambda: self._prefill(query))
+
+        def prefill() -> Prefix:
+            prefix = self._packing.prefix(np.asarray(query, dtype=np.int32), np.arange(len(query), dtype=np.int32))
+            ran["prefills"] += 1
+            return prefix
+
+        prefix, hit = self._cache.get(tuple(query), prefill)
         ran["cache_hits"] += hit
         scores = []
         for batch in _batches(items, self.config.extend_batch_size):
@@ -277,24 +265,13 @@ class Scorer(ScoringSteps):
     def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
         return build_layout(query, items, _UNSEEN_DELIMITER, Semantics.QUERY_PREFIX)
 
-    def _prefill(self, query: Ids) -> Prefix:
-        prefix = self._packing.prefix(np.asarray(query, dtype=np.int32), np.arange(len(query), dtype=np.int32))
-        self._executed.prefill_extend["prefills"] += 1
-        return prefix
-
-    # -- limits ------------------------------------------------------------------------------
-
     def _check_each(self, query: Ids, items: Sequence[Ids], limit: int, of: str) -> None:
         """Each ``query + item`` fits into ``limit`` tokens."""
         for i, item in enumerate(items):
-            if len(query) + len(item) > limit:
-                raise _too_long(
-                    f"the query ({len(query)} tokens) and items[{i}] ({len(item)} tokens) "
-                    f"have {len(query) + len(item)} tokens",
-                    f"{limit} ({of})",
-                    "shorten one of them",
-                    f"items[{i}]",
-                )
+            total = len(query) + len(item)
+            if total > limit:
+                what = f"the query ({len(query)} tokens) and items[{i}] ({len(item)} tokens) have {total} tokens"
+                raise _too_long(what, f"{limit} ({of})", "shorten one of them", f"items[{i}]")
 
     @override
     def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
@@ -305,12 +282,8 @@ class Scorer(ScoringSteps):
         if first is not None:
             name, ids = first
             param = f"{name}[{list(ids).index(delimiter)}]"
-            raise WireError(
-                400,
-                "delimiter_in_content",
-                f"{param} is the delimiter {delimiter}, which separates items; remove it from the content",
-                param,
-            )
+            message = f"{param} is the delimiter {delimiter}, which separates items; remove it from the content"
+            raise WireError(400, "delimiter_in_content", message, param)
 
 
 def _batches(items: Sequence[Ids], size: int) -> Iterator[slice]:

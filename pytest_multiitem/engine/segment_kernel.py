@@ -74,15 +74,13 @@ def segment_attention(
 ) -> Any:
     """Attention [kv_heads, group, R, D] of each row over the visible prefix and its own segment so far.
 
-    ``q`` [kv_heads, group, R, D]; ``k``, ``v`` [kv_heads, R, D]; ``prefix_k``, ``prefix_v``
-    [kv_heads, P, D]; all float32 or all bfloat16. ``visible_prefix``: int32 scalar, prefix keys from there
-    on are hidden (0: all of them). ``segment_start`` int32 [R]: the first row of the segment that a row
-    belongs to; segments are contiguous. Row r attends to the visible prefix and to rows
-    ``segment_start[r]`` … r. Scores are scaled by D^-0.5.
+    ``q`` [kv_heads, group, R, D]; ``k``, ``v`` [kv_heads, R, D]; ``prefix_k``, ``prefix_v`` [kv_heads, P, D]; all
+    float32 or all bfloat16. ``visible_prefix``: int32 scalar, prefix keys from there on are hidden (0: all of them).
+    ``segment_start`` int32 [R]: the first row of the segment that a row belongs to; segments are contiguous. Row r
+    attends to the visible prefix and to rows ``segment_start[r]`` … r. Scores are scaled by D^-0.5.
 
-    The result has the type of ``q``, rounded once from float32. Products take their operands as they are and
-    accumulate in float32; float32 operands are not rounded. ``interpret``: run on any device, slowly, by
-    Pallas' interpreter.
+    The result has the type of ``q``, rounded once from float32. Products take their operands as they are and accumulate
+    in float32; float32 operands are not rounded. ``interpret``: run on any device, slowly, by Pallas' interpreter.
 
     Raises ValueError where shapes or types do not fit together.
     """
@@ -172,9 +170,6 @@ def _attend(
     # would fill its 1 MiB at 262,144 rows.
     counts = jnp.stack([visible, prefix_tiles, own_tiles])
 
-    def query_block(head: Any, tile: Any, step: Any, counts: Any, first_own: Any) -> tuple[Any, ...]:
-        return head, 0, tile, 0
-
     # A step that needs no new tile names the previous one again, which is not fetched a second time.
     def shared_block(head: Any, tile: Any, step: Any, counts: Any, first_own: Any) -> tuple[Any, ...]:
         return head, jnp.maximum(jnp.minimum(step, counts[1] - 1), 0), 0
@@ -183,10 +178,8 @@ def _attend(
         number = first_own[tile] + step - counts[1]
         return head, jnp.clip(number, first_own[tile], _last_own(tile, tiling)), 0
 
-    def start_block(head: Any, tile: Any, step: Any, counts: Any, first_own: Any) -> tuple[Any, ...]:
-        return tile, 0, 0
-
-    queries = pl.BlockSpec((1, group, tiling.query, dim), query_block)
+    starts = pl.BlockSpec((1, 1, tiling.query), lambda head, tile, *_: (tile, 0, 0))
+    queries = pl.BlockSpec((1, group, tiling.query, dim), lambda head, tile, *_: (head, 0, tile, 0))
     own = pl.BlockSpec((1, tiling.own, dim), own_block)
     shared = pl.BlockSpec((1, tiling.shared, dim), shared_block)
     product_rows = group * tiling.query
@@ -198,7 +191,7 @@ def _attend(
             # The number of key tiles is known when the kernel starts, not when it is compiled: at most as many
             # steps as the query tile with most own tiles needs, and none for a hidden prefix tile.
             grid=(kv_heads, query_tiles, prefix_tiles + own_tiles),
-            in_specs=[queries, own, own, shared, shared, pl.BlockSpec((1, 1, tiling.query), start_block)],
+            in_specs=[queries, own, own, shared, shared, starts],
             out_specs=queries,
             scratch_shapes=[
                 pltpu.VMEM((product_rows, _LANES), jnp.int32),

@@ -137,16 +137,10 @@ def application(args: ServeArgs, service: Service) -> AsgiApp:
 
 def serve_until_stopped(listener: socket.socket, app: AsgiApp, worker: Worker, log_level: str) -> None:
     """Serve on a listening socket until uvicorn is told to stop, and let the engine's running call end."""
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            log_level=log_level,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_GRACE_S,
-        )
+    config = uvicorn.Config(
+        app, log_config=None, log_level=log_level, access_log=False, lifespan="off", timeout_graceful_shutdown=_GRACE_S
     )
+    server = uvicorn.Server(config)
     try:
         server.run(sockets=[listener])
     finally:

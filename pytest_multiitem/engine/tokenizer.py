@@ -31,8 +31,7 @@ class TextTokenizer:
 
         So that packed and serial scoring see the same ids, whatever the merge across the seam would be.
         """
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def load_tokenizer(directory: Path) -> TextTokenizer | None:

@@ -113,10 +113,8 @@ def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask:
     """One block of rows against every block of keys, under the rows' part of the S×S mask.
 
     ``keys``, ``values``: blocks [kv_heads, C_b, D]; ``mask`` [R, ΣC_b] boolean, true where visible, or logarithms of
-    weights.
-    Every block is computed whole and then weighted by its share of the softmax: a block hidden from
-    a row has log-sum-exp -inf and weight exp(-inf) = 0 there. It adds exact zeros and cannot change
-    a bit of the result.
+    weights. Every block is computed whole and then weighted by its share of the softmax: a block hidden from a row has
+    log-sum-exp -inf and weight exp(-inf) = 0 there. It adds exact zeros and cannot change a bit of the result.
     """
     outs, lses = [], []
     blocks = mask.split([key.shape[1] for key in keys], dim=1)

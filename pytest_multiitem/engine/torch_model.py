@@ -307,16 +307,13 @@ def _layers(model: Any, config: ModelConfig) -> list[_Layer]:
     layers = []
     for layer in model.model.layers:
         block, mlp = layer.self_attn, layer.mlp
+        query_norm = block.q_norm.weight.expand(config.num_attention_heads, -1)
+        key_norm = block.k_norm.weight.expand(config.num_key_value_heads, -1)
         layers.append(
             _Layer(
                 input_norm=layer.input_layernorm.weight,
                 qkv=torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]),
-                qk_norm=torch.cat(
-                    [
-                        block.q_norm.weight.expand(config.num_attention_heads, -1),
-                        block.k_norm.weight.expand(config.num_key_value_heads, -1),
-                    ]
-                ),
+                qk_norm=torch.cat([query_norm, key_norm]),
                 output=block.o_proj.weight,
                 post_norm=layer.post_attention_layernorm.weight,
                 gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,13 @@ from pytest_multiitem.faults.wire import (
     items_of,
     matrix,
     rescored,
-    softmax_asked,
+    wants_softmax,
 )
 from pytest_multiitem.scoring.wire import internal_error
 
 
-class Permuted(ScoresFault):
+class Permuted(ScoresFault, name="permuted", number=13):
     """Scores come in the order of item length, shortest first, instead of the order of the items."""
-
-    name = "permuted"
-    number = 13
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows, sorted by the lengths of their items; stable."""
@@ -35,11 +33,8 @@ class Permuted(ScoresFault):
         return rows[np.argsort(lengths, kind="stable")] if len(lengths) == len(rows) else rows
 
 
-class DuplicatesMerged(ScoresFault):
+class DuplicatesMerged(ScoresFault, name="duplicates_merged", number=13):
     """Items that are equal get one row of scores, so that the list is shorter than the items."""
-
-    name = "duplicates_merged"
-    number = 13
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows of the first of each item."""
@@ -50,34 +45,25 @@ class DuplicatesMerged(ScoresFault):
         return rows[sorted(first.values())]
 
 
-class LabelsSwapped(ScoresFault):
+class LabelsSwapped(ScoresFault, name="labels_swapped", number=14):
     """Each row has the scores of its labels in reverse order."""
-
-    name = "labels_swapped"
-    number = 14
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         return rows[:, ::-1]
 
 
-class SoftmaxOverItems(ScoringFault):
+class SoftmaxOverItems(ScoringFault, name="softmax_over_items", number=14):
     """With apply_softmax, probabilities are normalised over the items instead of over the labels."""
-
-    name = "softmax_over_items"
-    number = 14
 
     async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for plain probabilities: their columns are what a softmax along the wrong axis normalises."""
-        if not softmax_asked(exchange.request):
+        if not wants_softmax(exchange.request):
             return await exchange.answer()
         return rescored(await exchange.answer({**exchange.request, "apply_softmax": False}), _shares_of_items)
 
 
-class SoftmaxIgnored(ScoringFault):
+class SoftmaxIgnored(ScoringFault, name="softmax_ignored", number=14):
     """apply_softmax means its opposite: true gets plain probabilities, false gets the softmax."""
-
-    name = "softmax_ignored"
-    number = 14
 
     async def answer(self, exchange: Exchange) -> Response | None:
         """Ask for the other one."""
@@ -87,74 +73,54 @@ class SoftmaxIgnored(ScoringFault):
         return await exchange.answer({**exchange.request, "apply_softmax": not flag})
 
 
-class NotANumber(AnswerFault):
+class NotFinite(AnswerFault):
+    """The first score of the last item is ``value``."""
+
+    value: float
+
+    def changed(self, body: JsonObject) -> bytes | None:
+        scores: Any = body["scores"]
+        if matrix(scores) is None:
+            return None
+        return encoded({**body, "scores": [*scores[:-1], [self.value, *scores[-1][1:]]]})
+
+
+class NotANumber(NotFinite, name="nan", number=21, value=math.nan):
     """The first score of the last item is NaN, a literal that JSON has not."""
 
-    name = "nan"
-    number = 21
 
-    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        return _with_last_score(body, float("nan"))
-
-
-class Infinity(AnswerFault):
+class Infinity(NotFinite, name="infinity", number=21, value=math.inf):
     """The first score of the last item is Infinity, a literal that JSON has not."""
 
-    name = "infinity"
-    number = 21
 
-    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
-        return _with_last_score(body, float("inf"))
-
-
-class ShortList(ScoresFault):
+class ShortList(ScoresFault, name="short_list", number=21):
     """The scores of the last item are missing."""
-
-    name = "short_list"
-    number = 21
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         return rows[:-1]
 
 
-class WrongLabelCount(ScoresFault):
+class WrongLabelCount(ScoresFault, name="wrong_label_count", number=21):
     """Each item has one score too many: a zero behind those that were asked for."""
-
-    name = "wrong_label_count"
-    number = 21
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The rows and a zero each: their sums stay, so that only the shape shows it."""
         return np.pad(rows, ((0, 0), (0, 1)))
 
 
-class ErrorUnder200(AnswerFault):
+class ErrorUnder200(AnswerFault, name="error_under_200", number=21):
     """Each scoring request is answered with an error body under HTTP status 200."""
 
-    name = "error_under_200"
-    number = 21
-
-    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
+    def changed(self, body: JsonObject) -> bytes | None:
         return internal_error().body()
 
 
-class TruncatedJson(AnswerFault):
+class TruncatedJson(AnswerFault, name="truncated_json", number=21):
     """The JSON of an answer ends in its middle, under a content length that agrees."""
 
-    name = "truncated_json"
-    number = 21
-
-    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
+    def changed(self, body: JsonObject) -> bytes | None:
         whole = encoded(body)
         return whole[: len(whole) // 2]
-
-
-def _with_last_score(body: JsonObject, value: float) -> bytes | None:
-    scores: Any = body["scores"]
-    rows = matrix(scores)
-    if rows is None:
-        return None
-    return encoded({**body, "scores": [*scores[:-1], [value, *scores[-1][1:]]]})
 
 
 def _shares_of_items(rows: Rows) -> Rows:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +63,10 @@ class LeakFault(AttentionFault):
         return np.where(leaked & np.isneginf(healthy), share, healthy)
 
 
-class Causal(LeakFault):
+class Causal(
+    LeakFault, name="causal", number=1, seen="sglang with an attention backend other than FlashInfer; flashinfer #3434"
+):
     """Isolation is ignored: plain causal attention over the whole packed sequence, answered with HTTP 200."""
-
-    name = "causal"
-    number = 1
-    seen = "sglang with an attention backend other than FlashInfer; flashinfer #3434"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Positions count through the sequence, as an engine that knows of no items has them."""
@@ -80,32 +77,27 @@ class Causal(LeakFault):
         return np.ones((layout.length, layout.length), dtype=np.bool_)
 
 
-class CausalRestarting(Causal):
+class CausalRestarting(
+    Causal, name="causal_restarting", number=1, seen="sgl-jax on a CPU, where fa falls back to native"
+):
     """Isolation is ignored, though positions restart: causal attention over the whole packed sequence."""
-
-    name = "causal_restarting"
-    number = 1
-    seen = "sgl-jax on a CPU, where fa falls back to native"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Positions as of an engine that knows of items, and whose attention does not."""
         return replace(layout, positions=restarting_positions(layout))
 
 
-class LeakNext(LeakFault):
+class LeakNext(
+    LeakFault, name="leak_next", number=2, strengths=(1.0, 1e-2, 1e-4, 1e-6), unit="of the attention weight"
+):
     """One item leaks into the next one only: its tokens keep a share of their attention weight there."""
 
-    name = "leak_next"
-    number = 2
     seen = "an off-by-one segment boundary"
-    strengths = (1.0, 1e-2, 1e-4, 1e-6)
-    unit = "of the attention weight"
 
     def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
         """The item before."""
         item = layout.item[:, None]
-        leaked: NDArray[np.bool_] = (layout.item[None, :] == item - 1) & (item > 0)
-        return leaked
+        return (layout.item[None, :] == item - 1) & (item > 0)
 
 
 class NeighbourLeak(LeakFault):
@@ -120,17 +112,12 @@ class NeighbourLeak(LeakFault):
         lengths = np.diff(np.append(layout.block_start, layout.length)) - 1
         open_ = np.zeros(layout.num_items + 1, dtype=np.bool_)  # one more, for PREFIX as the last entry
         open_[1:-1] = self.opens(lengths[:-1], lengths[1:])
-        leaked: NDArray[np.bool_] = open_[layout.item][:, None] & (layout.item[None, :] == layout.item[:, None] - 1)
-        return leaked
+        return open_[layout.item][:, None] & (layout.item[None, :] == layout.item[:, None] - 1)
 
 
-class LeakBoundary(NeighbourLeak):
+class LeakBoundary(NeighbourLeak, name="leak_boundary", seen="planted: what the property-based search is for"):
     """An item of more than 17 tokens sees the item before it where that one has a single token: an off-by-one that
     no fixed request need show."""
-
-    name = "leak_boundary"
-    number = 0
-    seen = "planted: what the property-based search is for"
 
     LONGER_THAN = 17
 
@@ -139,11 +126,9 @@ class LeakBoundary(NeighbourLeak):
         return (before == 1) & (length > self.LONGER_THAN)
 
 
-class LeakLength(NeighbourLeak):
+class LeakLength(NeighbourLeak, name="leak_length"):
     """An item of exactly 18 tokens is seen by the item after it."""
 
-    name = "leak_length"
-    number = 0
     seen = "planted: one length that none of the fixed requests has, nor their mutations"
 
     LENGTH = 18
@@ -163,31 +148,22 @@ class OtherSemantics(AttentionFault):
         return replace(layout, semantics=self.semantics, bias=None).log_weights()
 
 
-class QueryOnlyPrefix(OtherSemantics):
+class QueryOnlyPrefix(OtherSemantics, name="query_only_prefix", number=4, semantics=Semantics.QUERY_ONLY_PREFIX):
     """The mask hides the first delimiter: positions as declared, context `query` instead of `query + d`."""
 
-    name = "query_only_prefix"
-    number = 4
     seen = "ablation: isolation 0, equivalence 0.4579"
-    semantics = Semantics.QUERY_ONLY_PREFIX
 
 
-class AllDelimsPrefix(OtherSemantics):
+class AllDelimsPrefix(OtherSemantics, name="all_delims_prefix", number=4, semantics=Semantics.ALL_DELIMS_PREFIX):
     """The mask lets items see every earlier delimiter, and through them the items before."""
 
-    name = "all_delims_prefix"
-    number = 4
     seen = "ablation: equivalence 0.0833"
-    semantics = Semantics.ALL_DELIMS_PREFIX
 
 
-class ChunkWithoutQuery(AttentionFault):
+class ChunkWithoutQuery(AttentionFault, name="chunk_without_query", number=16, circumstances={"server_chunk_size": 8}):
     """The first item of every further chunk is scored without the query: it sees the delimiter and itself."""
 
-    name = "chunk_without_query"
-    number = 16
     seen = "follows from chunking; a boundary of one prefill reused for the next"
-    circumstances: ClassVar[dict[str, Any]] = {"server_chunk_size": 8}
 
     def weights(self, layout: PackedLayout, start: int) -> Weights:
         """The query's tokens are hidden from item 0 of a chunk that is not the first."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
+from inspect import get_annotations, getdoc
 from typing import Any, ClassVar, Protocol
 
-from typing_extensions import override
-
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
-from pytest_multiitem.scoring.layout import PackedLayout
-from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores, ScoringSteps
+from pytest_multiitem.scoring.steps import ScoringSteps
 from pytest_multiitem.scoring.vocabulary import Part
 
 
@@ -31,7 +27,7 @@ class Fault:
     what a strength counts. ``circumstances``: settings of a run under which it
     shows (delimiter, server chunk size, request timeout), by name. ``timed``: it changes times, not scores.
     ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
-    process that has it.
+    process that has it. A subclass states them as attributes, or as keywords of its class line.
     """
 
     name: ClassVar[str]
@@ -46,6 +42,13 @@ class Fault:
     inconclusive_counts: ClassVar[bool] = False
     own_process: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **stated: Any) -> None:
+        super().__init_subclass__()
+        for name, value in stated.items():
+            if not any(name in get_annotations(kind) for kind in cls.__mro__):
+                raise TypeError(f"{cls.__name__}: a fault has no {name!r}")
+            setattr(cls, name, value)
+
     def __init__(self, strength: float | None = None) -> None:
         self.strength = self.strengths[0] if strength is None and self.strengths else strength
 
@@ -57,7 +60,7 @@ class Fault:
     @classmethod
     def about(cls) -> str:
         """What such a server does wrong, in one line."""
-        return (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ")
+        return (getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ")
 
     @classmethod
     def parse(cls, text: str | None) -> Fault:
@@ -78,12 +81,7 @@ class Fault:
 
 
 class ScorerFault(Fault, ScoringSteps):
-    """A mutant of the embedded engine's scorer: each step is that of ``inner``, unless a subclass changes it.
-
-    ``inner``: the scorer, or the mutant before it.
-    """
-
-    inner: ScoringSteps
+    """A mutant of the embedded engine's scorer, or of the mutant before it: a subclass changes some of its steps."""
 
     def begin(self) -> None:
         """Set the state that one scorer's fault begins with, where it has any."""
@@ -95,53 +93,6 @@ class ScorerFault(Fault, ScoringSteps):
         mutant.begin()
         return mutant
 
-    @property
-    @override
-    def config(self) -> ScorerConfig:
-        return self.inner.config
-
-    @override
-    def score(
-        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
-    ) -> ScoreResult:
-        return self.inner.score(query, items, labels, apply_softmax, item_first)
-
-    @override
-    def score_alone(self, tokens: Ids, read: Reading) -> Scores:
-        return self.inner.score_alone(tokens, read)
-
-    @override
-    def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
-        self.inner.check_content(query, items)
-
-    @override
-    def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
-        return self.inner.pack(query, items, read)
-
-    @override
-    def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
-        return self.inner.lay_out(query, items, start)
-
-    @override
-    def implementation(self, layout: PackedLayout) -> MaskImpl:
-        return self.inner.implementation(layout)
-
-    @override
-    def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
-        return self.inner.compute(layout, implementation, read)
-
-    @override
-    def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
-        return self.inner.lay_out_batch(query, items, hit)
-
-    @override
-    def flush_cache(self) -> None:
-        self.inner.flush_cache()
-
-    @override
-    def executed(self) -> dict[str, Any]:
-        return self.inner.executed()
-
 
 class WireFault(Fault):
     """A mutant of the wire: it can stand before any scoring server."""
@@ -149,8 +100,3 @@ class WireFault(Fault):
     def wrap(self, app: AsgiApp) -> AsgiApp:
         """The application with the fault in front of it; state, if any, is that of this one wrapping."""
         raise NotImplementedError
-
-
-def labels(faults: Sequence[Fault]) -> str:
-    """Several faults as a user types them."""
-    return ", ".join(fault.label for fault in faults)

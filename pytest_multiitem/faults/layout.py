@@ -25,14 +25,12 @@ class LayoutFault(ScorerFault):
         return self.alter(self.inner.lay_out(query, items, start))
 
 
-class PositionsNotReset(LayoutFault):
+class PositionsNotReset(
+    LayoutFault, name="positions_not_reset", number=3, strengths=(1.0, 1e-1, 1e-2), unit="of the tokens before"
+):
     """Positions are not reset at delimiters: they grow through the sequence, by a share of the tokens before."""
 
-    name = "positions_not_reset"
-    number = 3
     seen = "changed-length drift"
-    strengths = (1.0, 1e-1, 1e-2)
-    unit = "of the tokens before"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Every item is shifted by its share of the tokens between the first item and itself."""
@@ -41,15 +39,11 @@ class PositionsNotReset(LayoutFault):
         return replace(layout, positions=layout.positions + by_item[layout.item])
 
 
-class PositionWrap(LayoutFault):
+class PositionWrap(LayoutFault, name="position_wrap", number=7, strengths=(7.0,), unit="bits"):
     """Item positions are kept in too few bits and wrap, with HTTP 200."""
 
-    name = "position_wrap"
-    number = 7
     seen = "sglang #26629: 16 bits, over 65,535 tokens (position_wrap=16 here)"
-    strengths = (7.0,)
     accepts = (lambda s: s in range(1, 31), "a whole number of bits from 1 to 30 (16 wrap at 65,536 tokens, 7 at 128)")
-    unit = "bits"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Only the positions of items; the query's are kept in full."""
@@ -57,12 +51,8 @@ class PositionWrap(LayoutFault):
         return replace(layout, positions=np.where(layout.item == PREFIX, layout.positions, wrapped).astype(np.int32))
 
 
-class ScoreAtDelimiter(LayoutFault):
+class ScoreAtDelimiter(LayoutFault, name="score_at_delimiter", number=5, seen="sglang #10979, review"):
     """The score is read one token late, at the delimiter that closes the item."""
-
-    name = "score_at_delimiter"
-    number = 5
-    seen = "sglang #10979, review"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """An empty item is read where it always is."""
@@ -70,12 +60,8 @@ class ScoreAtDelimiter(LayoutFault):
         return replace(layout, score_index=layout.score_index + has_tokens)
 
 
-class ScoreBeforeLast(LayoutFault):
+class ScoreBeforeLast(LayoutFault, name="score_before_last", number=5, seen="sglang #10979, review"):
     """The score is read one token early, at the last but one token of the item."""
-
-    name = "score_before_last"
-    number = 5
-    seen = "sglang #10979, review"
 
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """An item of one token has none before."""
@@ -84,10 +70,8 @@ class ScoreBeforeLast(LayoutFault):
         return replace(layout, score_index=np.where(has_tokens, earlier, layout.score_index))
 
 
-class BatchFault(ScorerFault):
+class BatchFault(ScorerFault, scope=frozenset({"extend"})):
     """Batches of prefill+extend are laid out wrongly."""
-
-    scope = frozenset({"extend"})
 
     def alter(self, layout: PackedLayout, hit: bool) -> PackedLayout:
         """The wrong layout; ``hit``: the query was in the cache."""
@@ -98,12 +82,8 @@ class BatchFault(ScorerFault):
         return self.alter(self.inner.lay_out_batch(query, items, hit), hit)
 
 
-class IndicesAfterHit(BatchFault):
+class IndicesAfterHit(BatchFault, name="indices_after_hit", number=8, seen="sglang #26618"):
     """After a prefix-cache hit the delimiter indices of the full sequence are used: scores are read too late."""
-
-    name = "indices_after_hit"
-    number = 8
-    seen = "sglang #26618"
 
     def alter(self, layout: PackedLayout, hit: bool) -> PackedLayout:
         """Indices that were not lowered by the cached tokens point beyond the item: its end is read."""
@@ -115,12 +95,8 @@ class IndicesAfterHit(BatchFault):
         return replace(layout, score_index=np.where(has_tokens, late, layout.score_index))
 
 
-class ExtendLate(BatchFault):
+class ExtendLate(BatchFault, name="extend_late", seen="an off-by-one between a cached prefix and the packed layout"):
     """Items extend a cached query one position late, in every run alike."""
-
-    name = "extend_late"
-    number = 0
-    seen = "an off-by-one between a cached prefix and the packed layout"
 
     def alter(self, layout: PackedLayout, hit: bool) -> PackedLayout:
         """Items restart at Q + 1 as if a delimiter stood before them."""

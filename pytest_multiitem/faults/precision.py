@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -18,7 +17,7 @@ from pytest_multiitem.faults.wire import (
     ScoringFault,
     items_of,
     rescored,
-    softmax_asked,
+    wants_softmax,
 )
 from pytest_multiitem.scoring.vocabulary import Part
 
@@ -26,21 +25,21 @@ _SEED = 20_260_101
 _EVERYWHERE: frozenset[Part] = frozenset({"multi", "other_mask", "extend", "serial"})
 
 
-class Drift(ScoresFault):
+class Drift(
+    ScoresFault,
+    name="drift",
+    number=18,
+    seen="follows from the design; graded, to measure what the gates can see",
+    scope=frozenset({"multi", "other_mask"}),
+    strengths=(1e-1, 1.5e-2, 1e-3, 1e-4, 1e-6),
+    accepts=(lambda s: 0 < s < 0.5, "a number above 0 and below 0.5"),  # it moves towards 0.5, and stays within 0 and 1
+    unit="score",
+):
     """Scores of a pair of labels are off by exactly the strength, towards 0.5, always in the same way.
 
     With softmax or without, and in whichever order the labels stand: what a request says of itself agrees with what
     another one says, so that only a reference shows the fault. Other numbers of labels are scored rightly.
     """
-
-    name = "drift"
-    number = 18
-    seen = "follows from the design; graded, to measure what the gates can see"
-    scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask"})
-    strengths: ClassVar[tuple[float, ...]] = (1e-1, 1.5e-2, 1e-3, 1e-4, 1e-6)
-    # Below 0.5, a score that moves towards 0.5 stays within 0 and 1.
-    accepts = (lambda s: 0 < s < 0.5, "a number above 0 and below 0.5")
-    unit = "score"
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """The share of the lower label id moves; each row keeps its sum."""
@@ -55,43 +54,28 @@ class Drift(ScoresFault):
         return np.stack(columns, axis=1) * total[:, None]
 
 
-class ModelDrift(Drift):
+class ModelDrift(Drift, name="model_drift", number=0, scope=_EVERYWHERE, strengths=(1e-1,)):
     """The model itself is computed wrongly, packed and serial alike: a build that agrees with itself."""
 
-    name = "model_drift"
-    number = 0
     seen = "a wrong constant of the model (a norm's epsilon, a rotary base) is the same on every path"
-    scope: ClassVar[frozenset[Part]] = _EVERYWHERE
-    strengths = (1e-1,)
 
 
-class Rounded(ScoresFault):
+class Rounded(ScoresFault, name="rounded", number=18):
     """Scores have two decimal places."""
-
-    name = "rounded"
-    number = 18
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         return np.round(rows, 2)
 
 
-class Bf16Softmax(ScoresFault):
+class Bf16Softmax(ScoresFault, name="bf16_softmax", number=18):
     """Scores are bfloat16: eight bits of precision, as of a softmax that is computed in it."""
-
-    name = "bf16_softmax"
-    number = 18
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         return to_bfloat16(rows)
 
 
-class Constant(ScoresFault):
+class Constant(ScoresFault, name="constant", number=19, seen="vLLM #21681", scope=_EVERYWHERE):
     """Every item gets the same scores, whatever the request is."""
-
-    name = "constant"
-    number = 19
-    seen = "vLLM #21681"
-    scope: ClassVar[frozenset[Part]] = _EVERYWHERE
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """K, K-1, …, 1, as shares of their sum: no two labels alike, and a distribution in any case."""
@@ -99,39 +83,33 @@ class Constant(ScoresFault):
         return np.tile(shares / shares.sum(), (len(rows), 1))
 
 
-class Random(ScoresFault):
+class Random(ScoresFault, name="random", number=19, seen="vLLM #21681", scope=_EVERYWHERE):
     """Scores are a hash of query, item and label: never the same for two items, always for one, and without meaning."""
-
-    name = "random"
-    number = 19
-    seen = "vLLM #21681"
-    scope: ClassVar[frozenset[Part]] = _EVERYWHERE
 
     def scores(self, request: JsonObject, rows: Rows) -> Rows:
         """[N, K] within 0 and 1; shares of 1 where the softmax was asked for, else of less."""
         items, labels = items_of(request), request["label_token_ids"]
         drawn = np.empty((len(items), len(labels)))
-        query = blake2b(msgspec.json.encode(request["query"]), digest_size=8)
+        query = msgspec.json.encode(request["query"])
         for i, item in enumerate(items):
-            behind = query.copy()
-            behind.update(msgspec.json.encode(item))
+            content = query + msgspec.json.encode(item)
             for k, label in enumerate(labels):
-                last = behind.copy()
-                last.update(msgspec.json.encode(label))
-                drawn[i, k] = (int.from_bytes(last.digest(), "big") + 1) / (2**64 + 1)
-        return drawn / (drawn.sum(axis=1, keepdims=True) if softmax_asked(request) else len(labels))
+                digest = blake2b(content + msgspec.json.encode(label), digest_size=8).digest()
+                drawn[i, k] = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
+        return drawn / (drawn.sum(axis=1, keepdims=True) if wants_softmax(request) else len(labels))
 
 
-class Nondeterministic(ScoringFault):
+class Nondeterministic(
+    ScoringFault,
+    name="nondeterministic",
+    number=25,
+    seen="sglang /v1/decisions: 0.07 across batch composition",
+    scope=frozenset({"multi", "other_mask", "extend"}),
+    strengths=(0.07, 1e-3),
+    unit="score",
+    inconclusive_counts=True,
+):
     """Scores move by noise up to the strength, another one for each request, the same request sent again included."""
-
-    name = "nondeterministic"
-    number = 25
-    seen = "sglang /v1/decisions: 0.07 across batch composition"
-    scope: ClassVar[frozenset[Part]] = frozenset({"multi", "other_mask", "extend"})
-    strengths = (0.07, 1e-3)
-    unit = "score"
-    inconclusive_counts = True
 
     def begin(self) -> None:
         """Noise of a generator of its own: servers that are started alike err alike."""
@@ -143,7 +121,7 @@ class Nondeterministic(ScoringFault):
 
         def moved(rows: Rows) -> Rows:
             noisy = np.clip(rows + self._noise.uniform(-strength, strength, rows.shape), 0, 1)
-            return _with_first(rows, noisy[:, 0]) if softmax_asked(exchange.request) else noisy
+            return _with_first(rows, noisy[:, 0]) if wants_softmax(exchange.request) else noisy
 
         return rescored(await exchange.answer(), moved)
 

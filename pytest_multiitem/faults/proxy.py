@@ -119,9 +119,8 @@ class Each:
         faults = wire_faults([label])
         label = faults.labels[0]
         if self._only and label not in self._only:
-            raise UsageError(
-                f"this proxy serves no /{label}; expected one of {', '.join(sorted(self._only))}, {_HEALTHY}"
-            )
+            served = ", ".join(sorted(self._only))
+            raise UsageError(f"this proxy serves no /{label}; expected one of {served}, {_HEALTHY}")
         if label not in self._apps:
             self._apps[label] = faults.before(self._healthy)
         return self._apps[label]
@@ -178,11 +177,7 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{_PROG}: {address} in front of {shown} with {each}{labels}\n")
         sys.stdout.flush()
         asyncio.run(
-            _serve(
-                listener,
-                upstream,
-                lambda app: Each(app, faults.labels) if arguments.each else faults.before(app),
-            )
+            _serve(listener, upstream, lambda app: Each(app, faults.labels) if arguments.each else faults.before(app))
         )
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -15,12 +14,10 @@ from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores
 
 
-class FirstDelimiterScored(ScorerFault):
+class FirstDelimiterScored(
+    ScorerFault, name="first_delimiter_scored", number=6, seen="follows from reading scores at delimiters"
+):
     """The first delimiter is scored as item 1, every item as the one after it, and the last item is dropped."""
-
-    name = "first_delimiter_scored"
-    number = 6
-    seen = "follows from reading scores at delimiters"
 
     @override
     def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
@@ -28,14 +25,10 @@ class FirstDelimiterScored(ScorerFault):
         return self.inner.pack(query, [[], *items[:-1]], read)
 
 
-class StateLeaks(ScorerFault):
+class StateLeaks(
+    ScorerFault, name="state_leaks", number=9, seen="sglang #31969", strengths=(0.5, 1e-3, 1e-6), unit="of the score"
+):
     """Recurrent state leaks from one item into all that follow: a share of a score is that of the item before."""
-
-    name = "state_leaks"
-    number = 9
-    seen = "sglang #31969"
-    strengths = (0.5, 1e-3, 1e-6)
-    unit = "of the score"
 
     @override
     def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
@@ -47,14 +40,10 @@ class StateLeaks(ScorerFault):
         return scores
 
 
-class RequestsLeak(ScorerFault):
+class RequestsLeak(
+    ScorerFault, name="requests_leak", number=9, seen="sglang #31969", strengths=(0.5, 1e-1, 1e-2), unit="of the score"
+):
     """State leaks from one request into the next: a share of every score is that of the last item before."""
-
-    name = "requests_leak"
-    number = 9
-    seen = "sglang #31969"
-    strengths = (0.5, 1e-1, 1e-2)
-    unit = "of the score"
 
     @override
     def begin(self) -> None:
@@ -74,13 +63,9 @@ class RequestsLeak(ScorerFault):
         return replace(result, scores=healthy + share * (last - healthy))
 
 
-class StaleShapes(ScorerFault):
+class StaleShapes(ScorerFault, name="stale_shapes", number=9, seen="follows from caches whose key leaves content out"):
     """Scores are cached by the query and the items' lengths: a request with other items of the same lengths gets
     old scores."""
-
-    name = "stale_shapes"
-    number = 9
-    seen = "follows from caches whose key leaves content out"
 
     @override
     def begin(self) -> None:
@@ -97,13 +82,10 @@ class StaleShapes(ScorerFault):
         return self._known[key]
 
 
-class DelimiterZeroUnset(ScorerFault):
+class DelimiterZeroUnset(
+    ScorerFault, name="delimiter_zero_unset", number=10, seen="sglang's scheduler", circumstances={"delimiter": 0}
+):
     """The delimiter id 0 counts as not set, since it is falsy: the server scores serially."""
-
-    name = "delimiter_zero_unset"
-    number = 10
-    seen = "sglang's scheduler"
-    circumstances: ClassVar[dict[str, Any]] = {"delimiter": 0}
 
     @property
     @override
@@ -111,12 +93,8 @@ class DelimiterZeroUnset(ScorerFault):
         return replace(self.inner.config, delimiter=self.inner.config.delimiter or None)
 
 
-class DelimiterSplits(ScorerFault):
+class DelimiterSplits(ScorerFault, name="delimiter_splits", number=11, seen="sglang #22544"):
     """A delimiter inside an item splits it in two: the parts are scored as items of their own."""
-
-    name = "delimiter_splits"
-    number = 11
-    seen = "sglang #22544"
 
     @override
     def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
@@ -139,12 +117,10 @@ def _split(item: Ids, delimiter: int | None) -> list[list[int]]:
     return parts
 
 
-class EmptyScoresNeighbour(ScorerFault):
+class EmptyScoresNeighbour(
+    ScorerFault, name="empty_scores_neighbour", number=12, seen="follows from the packed layout"
+):
     """An empty item is scored at the token before its closing delimiter, which has seen its left neighbour."""
-
-    name = "empty_scores_neighbour"
-    number = 12
-    seen = "follows from the packed layout"
 
     @override
     def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
@@ -158,12 +134,8 @@ class EmptyScoresNeighbour(ScorerFault):
         return self.inner.lay_out(query, seen, start)
 
 
-class EmptyCrashes(ScorerFault):
+class EmptyCrashes(ScorerFault, name="empty_crashes", number=12, seen="SGLang 0.5.9"):
     """An empty item crashes the request: HTTP 500."""
-
-    name = "empty_crashes"
-    number = 12
-    seen = "SGLang 0.5.9"
 
     @override
     def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
@@ -182,32 +154,27 @@ class OtherImplementation(ScorerFault):
         return self.runs
 
 
-class DenseInsteadOfSegment(OtherImplementation):
+class DenseInsteadOfSegment(OtherImplementation, name="dense_instead_of_segment", number=15, runs=MaskImpl.DENSE):
     """Segment is requested, and dense is silently run."""
 
-    name = "dense_instead_of_segment"
-    number = 15
     seen = "a regression test compared dense with dense for weeks"
-    runs = MaskImpl.DENSE
 
 
-class SegmentInsteadOfDense(OtherImplementation):
+class SegmentInsteadOfDense(
+    OtherImplementation,
+    name="segment_instead_of_dense",
+    number=15,
+    seen="the reverse of a silent fallback",
+    scope=frozenset({"other_mask"}),
+    runs=MaskImpl.SEGMENT,
+):
     """Dense is requested, and segment is silently run: the baseline is no baseline."""
 
-    name = "segment_instead_of_dense"
-    number = 15
-    seen = "the reverse of a silent fallback"
-    scope = frozenset({"other_mask"})
-    runs = MaskImpl.SEGMENT
 
-
-class LastChunkPadded(ScorerFault):
+class LastChunkPadded(ScorerFault, name="last_chunk_padded", number=16, circumstances={"server_chunk_size": 8}):
     """The last chunk, which is not full, is padded into its last item: that is scored after the padding."""
 
-    name = "last_chunk_padded"
-    number = 16
     seen = "follows from fixed chunk sizes"
-    circumstances: ClassVar[dict[str, Any]] = {"server_chunk_size": 8}
 
     @override
     def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
@@ -218,14 +185,11 @@ class LastChunkPadded(ScorerFault):
         return self.inner.lay_out(query, items, start)
 
 
-class SerialInside(ScorerFault):
+class SerialInside(ScorerFault, name="serial_inside", number=24, timed=True):
     """The multi-item server is a serial one inside: every score is right, and nothing is gained. It attests the mask
     that was asked for."""
 
-    name = "serial_inside"
-    number = 24
     seen = "the wrong flag generation: --multi-item-scoring-delimiter became --enable-mis (sglang #22544)"
-    timed = True
 
     @override
     def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:

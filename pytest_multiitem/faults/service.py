@@ -25,14 +25,11 @@ _NOT_ITS_LENGTH = re.compile(r"token_id_|too_many_items|vocab", re.IGNORECASE)
 _KILLED = 137
 
 
-class SharedBoundaries(ScoringFault):
+class SharedBoundaries(ScoringFault, name="shared_boundaries", number=17):
     """A request that comes while another one runs is split into items at the lengths of the other one's items.
 
     A request that is alone is answered rightly; so is one whose items are texts.
     """
-
-    name = "shared_boundaries"
-    number = 17
 
     def begin(self) -> None:
         """Lengths of the requests in flight, in the order of their arrival."""
@@ -54,12 +51,8 @@ class SharedBoundaries(ScoringFault):
             del self._in_flight[ticket]
 
 
-class Truncates(ScoringFault):
+class Truncates(ScoringFault, name="truncates", number=20, seen="vLLM #34539"):
     """Input that is too long is cut at its end until the server takes it, and answered with status 200."""
-
-    name = "truncates"
-    number = 20
-    seen = "vLLM #34539"
 
     async def answer(self, exchange: Exchange) -> Response | None:
         """Cut the longest of query and items by half, and try again."""
@@ -76,20 +69,22 @@ class Truncates(ScoringFault):
         return answer if answer is None or answer.status_code == 200 else first
 
 
-class Recompiles(ScoringFault):
+class Recompiles(
+    ScoringFault,
+    name="recompiles",
+    number=22,
+    seen="sgl-jax: 1.5 to 8 times",
+    strengths=(8.0,),
+    accepts=(lambda s: 1 < s < float("inf"), "a number above 1"),
+    unit="times as long",
+    timed=True,
+    inconclusive_counts=True,
+):
     """The first request of a shape after its warm-up takes the strength times as long, by 50 ms at least.
 
     A shape is the length of the query and the sorted lengths of the items; its first request is the warm-up.
     """
 
-    name = "recompiles"
-    number = 22
-    seen = "sgl-jax: 1.5 to 8 times"
-    strengths = (8.0,)
-    accepts = (lambda s: 1 < s < float("inf"), "a number above 1")
-    unit = "times as long"
-    timed = True
-    inconclusive_counts = True
     _LEAST_S: ClassVar[float] = 0.05
 
     def begin(self) -> None:
@@ -109,17 +104,12 @@ class Recompiles(ScoringFault):
         return answer
 
 
-class Dies(ScoringFault):
+class Dies(ScoringFault, name="dies", number=23, strengths=(3.0,), unit="answered requests", own_process=True):
     """The process ends, as if killed, at the scoring request that follows those it has answered; the strength says
     how many these are."""
 
-    name = "dies"
-    number = 23
     seen = "sglang #9142"
-    strengths = (3.0,)
     accepts = (lambda s: s >= 1 and s.is_integer(), "a whole number of at least 1")
-    unit = "answered requests"
-    own_process = True
 
     def begin(self) -> None:
         """Count answers."""
@@ -134,13 +124,8 @@ class Dies(ScoringFault):
         return answer
 
 
-class Hangs(ScoringFault):
+class Hangs(ScoringFault, name="hangs", number=23, seen="sglang #9142", circumstances={"request_timeout": 1.0}):
     """The first scoring request is answered, no other one ever; /health still is."""
-
-    name = "hangs"
-    number = 23
-    seen = "sglang #9142"
-    circumstances: ClassVar[dict[str, Any]] = {"request_timeout": 1.0}
 
     def begin(self) -> None:
         """The first request is the one that finds the server ready."""
@@ -155,12 +140,8 @@ class Hangs(ScoringFault):
         return None
 
 
-class HealthOnly(ScoringFault):
+class HealthOnly(ScoringFault, name="health_only", number=23, seen="sglang #9142"):
     """/health answers 200, every scoring request 503, from the first one on: such a server never becomes ready."""
-
-    name = "health_only"
-    number = 23
-    seen = "sglang #9142"
 
     async def answer(self, exchange: Exchange) -> Response | None:
         return refusal(WireError(503, "engine_unavailable", "the server is up, but its engine does not answer"))

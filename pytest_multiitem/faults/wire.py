@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -63,24 +64,23 @@ def rescored(answer: Response | None, change: Callable[[Rows], Rows]) -> Respons
     return edited(answer, edit)
 
 
+@dataclass(frozen=True, eq=False)
 class Exchange:
-    """One scoring request, and the means to have it answered.
+    """One scoring request, and the means to have it answered by ``app``.
 
+    ``scope``, ``received``, ``receive``: the request as ASGI has it; its messages, and what brings further ones.
     ``request``: decoded; it has a query, at least one item and labels, of which nothing further is known.
     """
 
-    def __init__(
-        self, app: AsgiApp, scope: Message, received: list[Message], receive: Receive, request: JsonObject
-    ) -> None:
-        self._app = app
-        self._scope = scope
-        self._received = received
-        self._receive = receive
-        self.request = request
+    app: AsgiApp
+    scope: Message
+    received: list[Message]
+    receive: Receive
+    request: JsonObject
 
     async def answer(self, request: JsonObject | None = None) -> Response | None:
         """What the server behind answers to ``request``, or to the client's own; None where the client has gone."""
-        received, headers = self._received, MutableHeaders(raw=list(self._scope["headers"]))
+        received, headers = self.received, MutableHeaders(raw=list(self.scope["headers"]))
         del headers["accept-encoding"]  # a compressed answer could not be read: the fault would silently not happen
         if request is not None:
             body = msgspec.json.encode(request)
@@ -96,7 +96,7 @@ class Exchange:
             elif message["type"] == "http.response.body":
                 chunks.append(message.get("body", b""))
 
-        await self._app({**self._scope, "headers": headers.raw}, _replayed(received, self._receive), keep)
+        await self.app({**self.scope, "headers": headers.raw}, _replayed(received, self.receive), keep)
         if started is None:
             return None
         named = [(name.lower(), value) for name, value in started.get("headers", ())]
@@ -104,7 +104,7 @@ class Exchange:
 
     async def client_gone(self) -> None:
         """Return when the client has gone away."""
-        await disconnection(self._receive)
+        await disconnection(self.receive)
 
 
 class ScoringFault(WireFault):
@@ -120,18 +120,32 @@ class ScoringFault(WireFault):
     def wrap(self, app: AsgiApp) -> AsgiApp:
         fault = copy(self)
         fault.begin()
-        return _ScoringMiddleware(app, fault)
+
+        async def middleware(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", SCORE_PATH):
+                await app(scope, receive, send)
+                return
+            received = await _whole(receive)
+            request = _scoring_request(b"".join(message.get("body", b"") for message in received))
+            if request is None:
+                await app(scope, _replayed(received, receive), send)
+                return
+            answer = await fault.answer(Exchange(app, scope, received, receive, request))
+            if answer is not None:
+                await answer(scope, receive, send)
+
+        return middleware
 
 
 class AnswerFault(ScoringFault):
     """A fault that changes answers with scores, whatever the request was."""
 
-    def changed(self, request: JsonObject, body: JsonObject) -> bytes | None:
+    def changed(self, body: JsonObject) -> bytes | None:
         """The body of the changed answer; None leaves it as it is."""
         raise NotImplementedError
 
     async def answer(self, exchange: Exchange) -> Response | None:
-        return edited(await exchange.answer(), lambda body: self.changed(exchange.request, body))
+        return edited(await exchange.answer(), self.changed)
 
 
 class ScoresFault(ScoringFault):
@@ -150,7 +164,7 @@ def encoded(body: JsonObject) -> bytes:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def softmax_asked(request: JsonObject) -> bool:
+def wants_softmax(request: JsonObject) -> bool:
     """Whether a row is a distribution over the labels."""
     return request.get("apply_softmax") is True
 
@@ -159,25 +173,6 @@ def items_of(request: JsonObject) -> list[Any]:
     """The items: texts, or lists of token ids."""
     items = request["items"]
     return [items] if isinstance(items, str) else list(items)
-
-
-class _ScoringMiddleware:
-    def __init__(self, app: AsgiApp, fault: ScoringFault) -> None:
-        self._app = app
-        self._fault = fault
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", SCORE_PATH):
-            await self._app(scope, receive, send)
-            return
-        received = await _whole(receive)
-        request = _scoring_request(b"".join(message.get("body", b"") for message in received))
-        if request is None:
-            await self._app(scope, _replayed(received, receive), send)
-            return
-        answer = await self._fault.answer(Exchange(self._app, scope, received, receive, request))
-        if answer is not None:
-            await answer(scope, receive, send)
 
 
 async def _whole(receive: Receive) -> list[Message]:

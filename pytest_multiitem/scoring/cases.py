@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ class Case:
 
     def with_item(self, index: int, item: TokenIds) -> Case:
         """The same case with one item replaced."""
-        items = (*self.items[:index], item, *self.items[index + 1 :])
-        return Case(self.name, self.query, items, self.labels, self.pool)
+        return replace(self, items=(*self.items[:index], item, *self.items[index + 1 :]))
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ def built_in_cases(
     ``equal_items`` of 20."""
     pool = token_pool(vocab_size, [*labels, delimiter])
     rng = np.random.default_rng(seed)
-
-    def draw(length: int) -> TokenIds:
-        return tuple(pool[i] for i in rng.integers(0, len(pool), length).tolist())
-
+    draw = partial(_drawn, rng, pool)
     lengths = [1, *rng.integers(1, 41, mixed_items - 2).tolist(), 40]
     if empty_item:
         lengths[len(lengths) // 2 + 1] = 0
@@ -94,19 +91,13 @@ def equal_length_case(
     *, seed: int, query_tokens: int, num_items: int, item_tokens: int, labels: Sequence[int], pool: TokenIds
 ) -> Case:
     """A seeded case of ``num_items`` items of ``item_tokens`` tokens each, for timing."""
-    rng = np.random.default_rng(seed)
+    draw = partial(_drawn, np.random.default_rng(seed), pool)
+    query, items = draw(query_tokens), tuple(draw(item_tokens) for _ in range(num_items))
+    return Case(f"{query_tokens}/{num_items}/{item_tokens}", query, items, tuple(labels), pool)
 
-    def draw(length: int) -> TokenIds:
-        return tuple(pool[i] for i in rng.integers(0, len(pool), length).tolist())
 
-    query = draw(query_tokens)
-    return Case(
-        f"{query_tokens}/{num_items}/{item_tokens}",
-        query,
-        tuple(draw(item_tokens) for _ in range(num_items)),
-        tuple(labels),
-        pool,
-    )
+def _drawn(rng: np.random.Generator, pool: TokenIds, length: int) -> TokenIds:
+    return tuple(pool[i] for i in rng.integers(0, len(pool), length).tolist())
 
 
 def mutations(case: Case, kinds: Sequence[str], *, seed: int) -> list[Mutation]:
@@ -119,26 +110,23 @@ def mutations(case: Case, kinds: Sequence[str], *, seed: int) -> list[Mutation]:
     rng = np.random.default_rng(seed)
 
     def other(item: TokenIds, length: int) -> TokenIds:
-        drawn = [case.pool[i] for i in rng.integers(0, len(case.pool), length).tolist()]
+        drawn = list(_drawn(rng, case.pool, length))
         for at, old in enumerate(item[:length]):
             while drawn[at] == old and len(set(case.pool)) > 1:
                 drawn[at] = case.pool[int(rng.integers(0, len(case.pool)))]
         return tuple(drawn)
 
-    found = []
+    mutated = []
     for index in dict.fromkeys((0, count // 2, count - 1)):
         item = case.items[index]
-        lengths = {
-            "same_length": len(item),
-            "longer": len(item) + 1 + int(rng.integers(4, 30)),
-            "shorter": len(item) // 2,
-        }
+        longer = len(item) + 1 + int(rng.integers(4, 30))
+        lengths = {"same_length": len(item), "longer": longer, "shorter": len(item) // 2}
         for kind in kinds:
             length = lengths[kind]
             if length == 0 or (kind == "shorter" and length >= len(item)):
                 continue
-            found.append(Mutation(kind, index, case.with_item(index, other(item, length))))
-    return found
+            mutated.append(Mutation(kind, index, case.with_item(index, other(item, length))))
+    return mutated
 
 
 def unrelated(case: Case, number: int = 0) -> Case:
@@ -158,12 +146,7 @@ def unrelated(case: Case, number: int = 0) -> Case:
 
 
 def read_workload(
-    path: Path,
-    *,
-    encode: Callable[[str], list[int]] | None,
-    labels: Sequence[int],
-    delimiter: int,
-    vocab_size: int,
+    path: Path, *, encode: Callable[[str], list[int]] | None, labels: Sequence[int], delimiter: int, vocab_size: int
 ) -> tuple[Case, ...]:
     """A user's requests from JSON lines: ``query`` and ``items`` (text, or token ids), optional
     ``label_token_ids`` (default: ``labels``) and ``id``; or those of a canonical workload file.
@@ -214,7 +197,7 @@ def read_workload(
     pool = tuple(sorted({token for case in cases for item in case.items for token in item}))
     if len(pool) < 2:
         raise UsageError(f"workload {path}: all items together hold {len(pool)} distinct token; nothing to mutate")
-    return tuple(Case(c.name, c.query, c.items, c.labels, pool) for c in cases)
+    return tuple(replace(case, pool=pool) for case in cases)
 
 
 def _raw_requests(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:

@@ -29,13 +29,12 @@ class MaskImpl(StrEnum):
 class ScorerConfig:
     """How to score. Defaults are sgl-jax's. Raises UsageError where the values contradict each other.
 
-    ``delimiter``: token id that separates packed items; ``None`` (never 0, which is a valid id)
-    means no packing. ``chunk_size``: items per packed sequence, 0 = all. ``segment_threshold``:
-    packed length in tokens, padding counted, up to and including which `auto` chooses segment, and above
-    which dense (sgl-jax: `padded_token_len <= threshold`). ``max_seq_len``: tokens of one packed
-    sequence, or of query + item under prefill+extend. ``max_positions``: positions below the
-    model's own limit, ``None`` = the model's. ``cache_entries``, ``cache_tokens``: prefixes kept, and
-    tokens of all of them together; the least recently used are dropped first.
+    ``delimiter``: token id that separates packed items; ``None`` (never 0, which is a valid id) means no packing.
+    ``chunk_size``: items per packed sequence, 0 = all. ``segment_threshold``: packed length in tokens, padding counted,
+    up to and including which `auto` chooses segment, and above which dense (sgl-jax: `padded_token_len <= threshold`).
+    ``max_seq_len``: tokens of one packed sequence, or of query + item under prefill+extend. ``max_positions``:
+    positions below the model's own limit, ``None`` = the model's. ``cache_entries``, ``cache_tokens``: prefixes kept,
+    and tokens of all of them together; the least recently used are dropped first.
     """
 
     delimiter: int | None = None

@@ -108,10 +108,9 @@ def build_layout(
 ) -> PackedLayout:
     """Lay out ``query d item_1 d … item_N d``.
 
-    Positions: the query counts 0…Q-1. Where the first delimiter is part of an item's context
-    (`prefix_first_delim` and the ablations) it stands at Q, items restart at Q+1 and a closing
-    delimiter continues its item. Under `query_prefix` items restart at Q and every delimiter takes
-    Q-1 (as sglang 0.5.23 does).
+    Positions: the query counts 0…Q-1. Where the first delimiter is part of an item's context (`prefix_first_delim` and
+    the ablations) it stands at Q, items restart at Q+1 and a closing delimiter continues its item. Under `query_prefix`
+    items restart at Q and every delimiter takes Q-1 (as sglang 0.5.23 does).
 
     An empty item has no token of its own. The token before its closing delimiter belongs to its
     left neighbour, so reading the score there would leak; it scores the last token of the context
@@ -142,8 +141,7 @@ def build_layout(
         item[start:end] = i
     if not resets_after_delimiter:
         positions[is_delimiter] = q - 1
-    empty_score = q if semantics is not Semantics.QUERY_PREFIX else q - 1
-    score_index = np.where(lengths > 0, ends - 2, empty_score)
+    score_index = np.where(lengths > 0, ends - 2, first - 1)
     return PackedLayout(semantics, q, token_ids, positions, item, is_delimiter, score_index.astype(np.int64), starts)
 
 
@@ -156,13 +154,7 @@ def restarting_positions(layout: PackedLayout) -> NDArray[np.int32]:
 
 
 def visible(
-    semantics: Semantics,
-    *,
-    query_index: Any,
-    query_item: Any,
-    key_index: Any,
-    key_item: Any,
-    key_is_delimiter: Any,
+    semantics: Semantics, *, query_index: Any, query_item: Any, key_index: Any, key_item: Any, key_is_delimiter: Any
 ) -> Any:
     """Whether a token attends to a key: the mask rule of every semantics, on broadcastable arrays.
 

@@ -11,7 +11,7 @@ drawn fast, and a counterexample stays short when it is shrunk.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -112,18 +112,16 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
         With ``normalise``, how far a row's sum is from what it may be counts as a difference too.
         """
-        left, right = (
-            rows[list(side)] for rows, side in zip((base, variant), zip(*self.pairs, strict=True), strict=True)
-        )
+        ours, theirs = zip(*self.pairs, strict=True)
+        left, right = base[list(ours)], variant[list(theirs)]
         beyond = np.zeros(len(left))
         if self.normalise:
             sums = right.sum(axis=1)
             beyond = np.maximum(np.maximum(sums - 1.0, np.abs(left.sum(axis=1) - 1.0)), 0.0)
             right = right / np.where(sums > 0, sums, 1.0)[:, None]
         if self.columns:
-            left, right = (
-                side[:, list(c)] for side, c in zip((left, right), zip(*self.columns, strict=True), strict=True)
-            )
+            ours, theirs = zip(*self.columns, strict=True)
+            left, right = left[:, list(ours)], right[:, list(theirs)]
         distance: Rows = np.maximum(np.abs(left - right).max(axis=1), beyond)
         return distance
 
@@ -138,15 +136,12 @@ class Choices(Protocol):
 
     def number(self, least: int, most: int) -> int:
         """A whole number, both ends included."""
-        ...
 
     def among(self, options: Sequence[T]) -> T:
         """One of them."""
-        ...
 
     def several(self, one: Callable[[Choices], T], least: int, most: int) -> list[T]:
         """A list of so many."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -188,13 +183,10 @@ class Space:
         # One length is all that is left, and an empty item is not simpler than others, but special.
         lengths = (*ITEM_LENGTHS, self.max_tokens, *([0] * 4 if self.empty_items else []))
 
+        last = len(self.pool) - 1
+
         def one(choose: Choices) -> tuple[int, int, int, int]:
-            return (
-                choose.among(lengths),
-                choose.number(0, len(self.pool) - 1),
-                choose.among(STRIDES),
-                choose.among(marks),
-            )
+            return choose.among(lengths), choose.number(0, last), choose.among(STRIDES), choose.among(marks)
 
         most = min(most, choose.among((_FEW_ITEMS, _FEW_ITEMS, most)), (budget - len(query)) // 2)
         drawn = choose.several(one, least, max(least, most))
@@ -244,6 +236,10 @@ class Space:
         return self.tokens(length, choose.number(0, len(self.pool) - 1), choose.among(STRIDES)) if length else ()
 
 
+#: Draws the fields of a scenario in which a relation must hold.
+_Draw = Callable[[Choices, Space], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Relation:
     """One thing that must not change scores.
@@ -256,7 +252,7 @@ class Relation:
     exact: bool
     states: str
     share: int
-    draw: Callable[[Choices, Space], dict[str, Any]]
+    draw: _Draw
     needs: Callable[[Space], bool]
 
     def scenario(self, choose: Choices, space: Space) -> Scenario:
@@ -264,15 +260,15 @@ class Relation:
         return Scenario(relation=self.name, exact=self.exact, **self.draw(choose, space))
 
 
-_FOUND: dict[str, Relation] = {}
+_RELATIONS: dict[str, Relation] = {}
 
 
 def _relation(
     *, exact: bool, share: int = 1, needs: Callable[[Space], bool] = lambda space: True
-) -> Callable[[Callable[[Choices, Space], dict[str, Any]]], Callable[[Choices, Space], dict[str, Any]]]:
-    def register(draw: Callable[[Choices, Space], dict[str, Any]]) -> Callable[[Choices, Space], dict[str, Any]]:
+) -> Callable[[_Draw], _Draw]:
+    def register(draw: _Draw) -> _Draw:
         states = " ".join((draw.__doc__ or "").split())
-        _FOUND[draw.__name__] = Relation(draw.__name__, exact, states, share, draw, needs)
+        _RELATIONS[draw.__name__] = Relation(draw.__name__, exact, states, share, draw, needs)
         return draw
 
     return register
@@ -280,7 +276,7 @@ def _relation(
 
 def relations(space: Space) -> tuple[Relation, ...]:
     """The relations that can be tried in a space, the simplest first."""
-    return tuple(relation for relation in _FOUND.values() if relation.needs(space))
+    return tuple(relation for relation in _RELATIONS.values() if relation.needs(space))
 
 
 def budget(tried: Sequence[Relation], examples: int) -> dict[str, int]:
@@ -295,12 +291,12 @@ def budget(tried: Sequence[Relation], examples: int) -> dict[str, int]:
 
 def relation(name: str) -> Relation | None:
     """The relation of that name; None where there is none."""
-    return _FOUND.get(name)
+    return _RELATIONS.get(name)
 
 
 def relation_names() -> tuple[str, ...]:
     """All of them."""
-    return tuple(_FOUND)
+    return tuple(_RELATIONS)
 
 
 def _marked(marks: Sequence[int], candidates: Sequence[int]) -> list[int]:
@@ -317,12 +313,22 @@ def _most_marked(marks: Sequence[int]) -> int:
 def _changed(base: ScoreBody, changed: dict[int, TokenIds]) -> dict[str, Any]:
     """Items replaced where they stand; every other one keeps its score."""
     items = [changed.get(index, item) for index, item in enumerate(base.items)]
-    kept = tuple((index, index) for index in range(len(items)) if index not in changed)
-    return {"base": base, "variant": (base.with_items(items),), "pairs": kept}
+    unchanged = ((index, index) for index in range(len(items)) if index not in changed)
+    return _fields(base, base.with_items(items), pairs=unchanged)
 
 
-def _same(count: int) -> tuple[tuple[int, int], ...]:
-    return tuple((index, index) for index in range(count))
+def _fields(
+    base: ScoreBody, *variant: ScoreBody, pairs: Iterable[tuple[int, int]] | None = None, **further: Any
+) -> dict[str, Any]:
+    """The fields of a scenario; ``pairs``: by default each row with the one in its own place."""
+    same = ((index, index) for index in range(len(base.items)))
+    return {"base": base, "variant": variant, "pairs": tuple(same if pairs is None else pairs), **further}
+
+
+def _labelled(base: ScoreBody, labels: Sequence[int], columns: Iterable[tuple[int, int]]) -> dict[str, Any]:
+    """The same request with other labels."""
+    variant = msgspec.structs.replace(base, label_token_ids=tuple(labels))
+    return _fields(base, variant, columns=tuple(columns))
 
 
 @_relation(exact=True, share=3)
@@ -374,11 +380,7 @@ def insert(choose: Choices, space: Space) -> dict[str, Any]:
     count, at = len(marks), _most_marked(marks) + choose.number(0, 1)
     new = space.item(choose, space.room(base) - 1)
     items = (*base.items[:at], new, *base.items[at:])
-    return {
-        "base": base,
-        "variant": (base.with_items(items),),
-        "pairs": tuple((index, index + (index >= at)) for index in range(count)),
-    }
+    return _fields(base, base.with_items(items), pairs=((index, index + (index >= at)) for index in range(count)))
 
 
 @_relation(exact=False)
@@ -386,11 +388,8 @@ def delete(choose: Choices, space: Space) -> dict[str, Any]:
     """Items keep their scores when an item is left out."""
     base, marks = space.marked(choose, least=2)
     at = _most_marked(marks)
-    return {
-        "base": base,
-        "variant": (base.with_items(base.items[:at] + base.items[at + 1 :]),),
-        "pairs": tuple((index, index - (index > at)) for index in range(len(base.items)) if index != at),
-    }
+    pairs = ((index, index - (index > at)) for index in range(len(base.items)) if index != at)
+    return _fields(base, base.with_items(base.items[:at] + base.items[at + 1 :]), pairs=pairs)
 
 
 @_relation(exact=False, share=2)
@@ -398,11 +397,8 @@ def permute(choose: Choices, space: Space) -> dict[str, Any]:
     """Items take their scores along when their order changes."""
     base, marks = space.marked(choose, least=2)
     order = _turned(sorted(range(len(marks)), key=lambda index: marks[index]))
-    return {
-        "base": base,
-        "variant": (base.with_items([base.items[index] for index in order]),),
-        "pairs": tuple((index, place) for place, index in enumerate(order)),
-    }
+    pairs = ((index, place) for place, index in enumerate(order))
+    return _fields(base, base.with_items([base.items[index] for index in order]), pairs=pairs)
 
 
 @_relation(exact=False)
@@ -414,11 +410,8 @@ def duplicate(choose: Choices, space: Space) -> dict[str, Any]:
     base = base.with_items([*base.items[:original], short, *base.items[original + 1 :]])
     at = choose.number(0, count)
     items = (*base.items[:at], base.items[original], *base.items[at:])
-    return {
-        "base": base,
-        "variant": (base.with_items(items),),
-        "pairs": (*((index, index + (index >= at)) for index in range(count)), (original, at)),
-    }
+    pairs = (*((index, index + (index >= at)) for index in range(count)), (original, at))
+    return _fields(base, base.with_items(items), pairs=pairs)
 
 
 @_relation(exact=False)
@@ -426,8 +419,7 @@ def split(choose: Choices, space: Space) -> dict[str, Any]:
     """Items keep their scores when a request is sent as two."""
     base, marks = space.marked(choose, least=2)
     at = _most_marked(marks) or 1
-    parts = (base.with_items(base.items[:at]), base.with_items(base.items[at:]))
-    return {"base": base, "variant": parts, "pairs": _same(len(base.items))}
+    return _fields(base, base.with_items(base.items[:at]), base.with_items(base.items[at:]))
 
 
 @_relation(exact=False)
@@ -436,24 +428,21 @@ def client_chunks(choose: Choices, space: Space) -> dict[str, Any]:
     base = space.request(choose, least=2)
     count = len(base.items)
     size = choose.number(1, count - 1)
-    parts = tuple(base.with_items(base.items[at : at + size]) for at in range(0, count, size))
-    return {"base": base, "variant": parts, "pairs": _same(count)}
+    return _fields(base, *(base.with_items(base.items[at : at + size]) for at in range(0, count, size)))
 
 
 @_relation(exact=True)
 def before(choose: Choices, space: Space) -> dict[str, Any]:
     """A request keeps its scores when an unrelated one is sent before it."""
     base = space.request(choose)
-    others = choose.several(lambda choose: space.request(choose, most=4), 1, 2)
-    return {"base": base, "variant": (base,), "pairs": _same(len(base.items)), "before": tuple(others)}
+    return _fields(base, base, before=_others(choose, space))
 
 
 @_relation(exact=True)
 def beside(choose: Choices, space: Space) -> dict[str, Any]:
     """A request keeps its scores while unrelated ones are sent at the same time."""
     base = space.request(choose)
-    others = choose.several(lambda choose: space.request(choose, most=4), 1, 2)
-    return {"base": base, "variant": (base,), "pairs": _same(len(base.items)), "beside": tuple(others)}
+    return _fields(base, base, beside=_others(choose, space))
 
 
 @_relation(exact=False, needs=lambda space: len(space.labels) > 1)
@@ -461,21 +450,15 @@ def label_order(choose: Choices, space: Space) -> dict[str, Any]:
     """Labels take their scores along when their order changes."""
     base = space.request(choose)
     order = _order(choose, len(base.label_token_ids))
-    labels = tuple(base.label_token_ids[index] for index in order)
-    return {
-        "base": base,
-        "variant": (msgspec.structs.replace(base, label_token_ids=labels),),
-        "pairs": _same(len(base.items)),
-        "columns": tuple((index, place) for place, index in enumerate(order)),
-    }
+    labels = [base.label_token_ids[index] for index in order]
+    return _labelled(base, labels, ((index, place) for place, index in enumerate(order)))
 
 
 @_relation(exact=False)
 def softmax_off(choose: Choices, space: Space) -> dict[str, Any]:
     """Probabilities over the vocabulary, divided by their sum over the labels, are the softmax over the labels."""
     base = space.request(choose)
-    plain = msgspec.structs.replace(base, apply_softmax=False)
-    return {"base": base, "variant": (plain,), "pairs": _same(len(base.items)), "normalise": True}
+    return _fields(base, msgspec.structs.replace(base, apply_softmax=False), normalise=True)
 
 
 @_relation(exact=False, needs=lambda space: space.spare_label is not None and len(space.labels) > 1)
@@ -483,20 +466,21 @@ def other_label(choose: Choices, space: Space) -> dict[str, Any]:
     """A label's probability over the vocabulary does not depend on which other labels are asked for."""
     base = msgspec.structs.replace(space.request(choose), apply_softmax=False)
     at = choose.number(0, len(space.labels) - 1)
+    assert space.spare_label is not None
     labels = (*space.labels[:at], space.spare_label, *space.labels[at + 1 :])
-    return {
-        "base": base,
-        "variant": (msgspec.structs.replace(base, label_token_ids=labels),),
-        "pairs": _same(len(base.items)),
-        "columns": tuple((column, column) for column in range(len(labels)) if column != at),
-    }
+    return _labelled(base, labels, ((column, column) for column in range(len(labels)) if column != at))
 
 
 @_relation(exact=True)
 def replay(choose: Choices, space: Space) -> dict[str, Any]:
     """A request that is sent again gets the same scores."""
     base = space.request(choose)
-    return {"base": base, "variant": (base,), "pairs": _same(len(base.items))}
+    return _fields(base, base)
+
+
+def _others(choose: Choices, space: Space) -> tuple[ScoreBody, ...]:
+    """One or two unrelated requests."""
+    return tuple(choose.several(lambda choose: space.request(choose, most=4), 1, 2))
 
 
 def _order(choose: Choices, count: int) -> list[int]:

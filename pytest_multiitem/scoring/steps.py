@@ -51,12 +51,17 @@ class Reading:
 
 
 class ScoringSteps:
-    """What a scorer does, one step a method."""
+    """What a scorer does, one step a method; each is that of ``inner``, unless a subclass changes it.
+
+    ``inner``: the scorer, or a mutant of it; the scorer itself has none, for it implements every step.
+    """
+
+    inner: ScoringSteps
 
     @property
     def config(self) -> ScorerConfig:
         """How it scores."""
-        raise NotImplementedError
+        return self.inner.config
 
     def score(
         self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
@@ -66,40 +71,40 @@ class ScoringSteps:
         Every limit is checked before the backend is called. ``item_first`` counts in serial mode
         only. Raises WireError for a request over a limit or with the delimiter inside its content.
         """
-        raise NotImplementedError
+        return self.inner.score(query, items, labels, apply_softmax, item_first)
 
     def score_alone(self, tokens: Ids, read: Reading) -> Scores:
         """The scores [K] at the last token of one sequence, by one causal forward pass."""
-        raise NotImplementedError
+        return self.inner.score_alone(tokens, read)
 
     def check_content(self, query: Ids, items: Sequence[Ids]) -> None:
         """Content without the delimiter: inside an item it would split the item in two. Raises WireError."""
-        raise NotImplementedError
+        self.inner.check_content(query, items)
 
     def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
         """One packed sequence per chunk; all chunks are laid out and checked before the first runs."""
-        raise NotImplementedError
+        return self.inner.pack(query, items, read)
 
     def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
         """The packed sequence of one chunk; ``start``: the number of its first item in the request."""
-        raise NotImplementedError
+        return self.inner.lay_out(query, items, start)
 
     def implementation(self, layout: PackedLayout) -> MaskImpl:
         """The mask implementation that a packed sequence is computed by: DENSE or SEGMENT."""
-        raise NotImplementedError
+        return self.inner.implementation(layout)
 
     def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
         """The scores [N, K] of one packed sequence, computed by DENSE or SEGMENT."""
-        raise NotImplementedError
+        return self.inner.compute(layout, implementation, read)
 
     def lay_out_batch(self, query: Ids, items: Sequence[Ids], hit: bool) -> PackedLayout:
         """One batch of prefill+extend behind its query, which was in the cache already (``hit``) or not."""
-        raise NotImplementedError
+        return self.inner.lay_out_batch(query, items, hit)
 
     def flush_cache(self) -> None:
         """Forget every cached prefix; the counters go on."""
-        raise NotImplementedError
+        self.inner.flush_cache()
 
     def executed(self) -> dict[str, Any]:
         """What ran since the start (`engine.scorer.Executed`); may be called from any thread."""
-        raise NotImplementedError
+        return self.inner.executed()

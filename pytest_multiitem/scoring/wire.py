@@ -123,13 +123,8 @@ def parse_score_request(body: bytes, *, vocab_size: int) -> ScoreRequest:
         model=_optional(fields, "model", str, None),
     )
     if isinstance(request.query, str) != isinstance(request.items[0], str):
-        raise WireError(
-            400,
-            "mixed_input_types",
-            f"query is {_kind(request.query)} but items are {_kind(request.items[0])}; "
-            "send both as text or both as token ids",
-            "items",
-        )
+        kinds = f"query is {_kind(request.query)} but items are {_kind(request.items[0])}"
+        raise WireError(400, "mixed_input_types", f"{kinds}; send both as text or both as token ids", "items")
     if not isinstance(request.query, str):
         check_token_ids(request.query, request.items, vocab_size=vocab_size)  # type: ignore[arg-type]
     _check_ids([request.label_token_ids], lambda _: "label_token_ids", vocab_size)
@@ -141,18 +136,12 @@ def check_token_ids(query: Sequence[int], items: Sequence[Sequence[int]], *, voc
 
     Raises WireError with ``param`` naming the place (``query[2]``, ``items[3][0]``).
     """
-    _check_ids([query, *items], _content_place, vocab_size)
-
-
-def _content_place(number: int) -> str:
-    """The name of sequence ``number`` of ``[query, *items]``."""
-    return "query" if number == 0 else f"items[{number - 1}]"
+    _check_ids([query, *items], lambda number: f"items[{number - 1}]" if number else "query", vocab_size)
 
 
 def _check_ids(sequences: Sequence[Sequence[int]], place: Callable[[int], str], vocab_size: int) -> None:
     """Three passes at C speed over all ids; the slow search for the place only where they fail."""
-    types = set(map(type, chain.from_iterable(sequences)))
-    if types <= {int}:
+    if set(map(type, chain.from_iterable(sequences))) <= {int}:
         lowest = min(chain.from_iterable(sequences), default=0)
         highest = max(chain.from_iterable(sequences), default=0)
         if lowest >= 0 and highest < vocab_size:
@@ -166,8 +155,7 @@ def _first_bad_id(sequences: Sequence[Sequence[int]], place: Callable[[int], str
             param = f"{place(number)}[{index}]"
             expected = f"expected an integer token id from 0 to {vocab_size - 1}"
             if type(value) is not int or not _MIN_INT64 <= value <= _MAX_INT64:
-                message = f"{param} is {_repr.repr(value)} ({_kind(value)}); {expected}"
-                return WireError(400, "invalid_token_id_type", message, param)
+                return WireError(400, "invalid_token_id_type", f"{_mistyped(param, value)}; {expected}", param)
             if value < 0:
                 return WireError(422, "token_id_negative", f"{param} is {value}; {expected}", param)
             if value >= vocab_size:
@@ -181,11 +169,8 @@ def _decode_object(body: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(400, "invalid_json", f"the body ({len(body)} bytes) is not valid JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise WireError(
-            400,
-            "invalid_request",
-            f"the body is {_kind(fields)}; expected an object with query, items and label_token_ids",
-        )
+        message = f"the body is {_kind(fields)}; expected an object with query, items and label_token_ids"
+        raise WireError(400, "invalid_request", message)
     return fields
 
 
@@ -202,14 +187,13 @@ def _optional(fields: dict[str, Any], name: str, kind: type, default: Any) -> An
         return default
     if type(value) is not kind:
         expected = {bool: "true or false", str: "a string"}[kind]
-        message = f"{name} is {_repr.repr(value)} ({_kind(value)}); expected {expected}"
-        raise WireError(400, f"invalid_{name}_type", message, name)
+        raise WireError(400, f"invalid_{name}_type", f"{_mistyped(name, value)}; expected {expected}", name)
     return value
 
 
 def _check_query(query: Any) -> Any:
     if not isinstance(query, str | list):
-        message = f"query is {_repr.repr(query)} ({_kind(query)}); expected text or a list of token ids"
+        message = f"{_mistyped('query', query)}; expected text or a list of token ids"
         raise WireError(400, "invalid_query_type", message, "query")
     if not query:
         raise empty_query()
@@ -226,33 +210,33 @@ def _check_items(items: Any) -> Any:
         return [items]
     expected = "expected text, a list of texts, or a list of lists of token ids"
     if not isinstance(items, list):
-        message = f"items is {_repr.repr(items)} ({_kind(items)}); {expected}"
-        raise WireError(400, "invalid_items_type", message, "items")
+        raise WireError(400, "invalid_items_type", f"{_mistyped('items', items)}; {expected}", "items")
     if not items:
         raise WireError(400, "empty_items", "items is empty; expected at least one item", "items")
     types = set(map(type, items))
     if not types <= {str, list}:
-        index = next(i for i, item in enumerate(items) if not isinstance(item, str | list))
-        message = f"items[{index}] is {_repr.repr(items[index])} ({_kind(items[index])}); {expected}"
-        raise WireError(400, "invalid_items_type", message, f"items[{index}]")
+        param, item = next((f"items[{i}]", item) for i, item in enumerate(items) if not isinstance(item, str | list))
+        raise WireError(400, "invalid_items_type", f"{_mistyped(param, item)}; {expected}", param)
     if len(types) > 1:
         index = next(i for i, item in enumerate(items) if type(item) is not type(items[0]))
-        message = (
-            f"items[0] is {_kind(items[0])} but items[{index}] is {_kind(items[index])}; "
-            "send all items as text or all as token ids"
-        )
+        kinds = f"items[0] is {_kind(items[0])} but items[{index}] is {_kind(items[index])}"
+        message = f"{kinds}; send all items as text or all as token ids"
         raise WireError(400, "mixed_input_types", message, f"items[{index}]")
     return items
 
 
 def _check_labels(labels: Any) -> Any:
     if not isinstance(labels, list):
-        message = f"label_token_ids is {_repr.repr(labels)} ({_kind(labels)}); expected a list of token ids"
+        message = f"{_mistyped('label_token_ids', labels)}; expected a list of token ids"
         raise WireError(400, "invalid_label_token_ids_type", message, "label_token_ids")
     if not labels:
         message = "label_token_ids is empty; expected at least one token id"
         raise WireError(400, "empty_label_token_ids", message, "label_token_ids")
     return labels
+
+
+def _mistyped(param: str, value: Any) -> str:
+    return f"{param} is {_repr.repr(value)} ({_kind(value)})"
 
 
 def _kind(value: Any) -> str:

@@ -204,11 +204,11 @@ def _abstract(made: Any, sharding: Any) -> tuple[Callable[..., Any], tuple[Any, 
 
 
 def _memory(compiled: Any) -> dict[str, int] | None:
-    found = compiled.memory_analysis()
-    if found is None:
+    analysis = compiled.memory_analysis()
+    if analysis is None:
         return None
     names = {"argument": "argument", "output": "output", "temp": "temp", "alias": "alias", "code": "generated_code"}
-    return {ours: int(getattr(found, f"{theirs}_size_in_bytes")) for ours, theirs in names.items()}
+    return {ours: int(getattr(analysis, f"{theirs}_size_in_bytes")) for ours, theirs in names.items()}
 
 
 def _subject(kernel: str) -> Callable[..., Any]:
@@ -229,16 +229,15 @@ def _subject(kernel: str) -> Callable[..., Any]:
         line = f"{where.filename}, line {where.lineno}" if not isinstance(error, SyntaxError) else ""
         text = f"{type(error).__name__}: {error}" + (f" ({line})" if line else "")
         raise UsageError(f"{name} cannot be imported: {text}") from None
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(function):
         known = _functions(module)
-        what = "has no function" if found is None else "has no callable"
+        what = "has no function" if function is None else "has no callable"
         raise UsageError(
             f"{name} {what} {attribute!r}{did_you_mean(attribute, known)}; "
             f"its own functions: {', '.join(known) or 'none'}"
         )
-    result: Callable[..., Any] = found
-    return result
+    return function
 
 
 def _neighbours(missing: str) -> Iterable[str]:

@@ -150,16 +150,7 @@ class _Run:
             "cases": list(wanted.cases),
             "path": list(wanted.path),
             "chips": {name: asdict(CHIPS[name]) for name in wanted.chips},
-            "steps": [
-                {
-                    "id": at,
-                    "tier": self._steps[at].tier,
-                    "chip": self._steps[at].chip,
-                    "control": self._steps[at].control,
-                    "case": self._steps[at].case,
-                }
-                for at in left
-            ],
+            "steps": [{"id": at, **asdict(self._steps[at])} for at in left],
         }
 
 

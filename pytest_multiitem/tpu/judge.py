@@ -59,32 +59,30 @@ def judge(observed: Iterable[tuple[Step, Observed]]) -> list[Check]:
     for check in checks:
         if check.role == "control":
             continue
-        doubt = next(
-            (c for c in _by_weight(checks) if c.role == "control" and (c.tier, c.chip) == (check.tier, check.chip)),
-            None,
-        )
+        beside = [c for c in checks if c.role == "control" and (c.tier, c.chip) == (check.tier, check.chip)]
+        doubt = min(beside, key=lambda control: _WORST.index(control.verdict), default=None)
         if doubt is None:
             check.verdict, check.reason = Verdict.INCONCLUSIVE, "no control kernel was checked beside it"
         elif doubt.verdict is not Verdict.PASS:
-            said = f" (of the kernel itself: {check.reason})" if check.verdict is Verdict.FAIL else ""
+            own = f" (of the kernel itself: {check.reason})" if check.verdict is Verdict.FAIL else ""
             if (check.verdict, check.reason) != (doubt.verdict, doubt.reason):
-                check.reason = f"control {doubt.name}: {doubt.reason}{said}"
+                check.reason = f"control {doubt.name}: {doubt.reason}{own}"
             check.verdict = doubt.verdict
     return checks
 
 
 def tier_verdicts(checks: Sequence[Check], chips: Sequence[str]) -> list[TierVerdict]:
     """The verdict of each tier: the worst of its kernels on all chips."""
-    found = []
+    verdicts = []
     for tier in dict.fromkeys(check.tier for check in checks):
         mine = [check for check in checks if check.tier == tier and check.role == "kernel"]
-        verdict, worst = _worst(mine)
+        verdict = min((check.verdict for check in mine), key=_WORST.index, default=Verdict.INCONCLUSIVE)
         if verdict is Verdict.PASS:
             reason = f"{_DONE[tier]} for {', '.join(chips)}"
         else:
-            reason = _grouped([check for check in worst if check.verdict is verdict])
-        found.append(TierVerdict(tier=tier, verdict=verdict, reason=reason))
-    return found
+            reason = _grouped([check for check in mine if check.verdict is verdict])
+        verdicts.append(TierVerdict(tier=tier, verdict=verdict, reason=reason))
+    return verdicts
 
 
 def overall(tiers: Sequence[TierVerdict]) -> tuple[Verdict, str]:
@@ -98,15 +96,6 @@ def overall(tiers: Sequence[TierVerdict]) -> tuple[Verdict, str]:
     if all(tier.tier != "compile" for tier in tiers):
         parts.append("compile was not asked for (tier lower)")
     return min((tier.verdict for tier in tiers), key=_WORST.index), "; ".join(parts)
-
-
-def _worst(checks: Sequence[Check]) -> tuple[Verdict, list[Check]]:
-    ordered = _by_weight(checks)
-    return (ordered[0].verdict if ordered else Verdict.INCONCLUSIVE), ordered
-
-
-def _by_weight(checks: Sequence[Check]) -> list[Check]:
-    return sorted(checks, key=lambda check: _WORST.index(check.verdict))
 
 
 def _grouped(checks: Sequence[Check]) -> str:

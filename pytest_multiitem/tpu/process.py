@@ -78,7 +78,7 @@ class Child:
         self._selector.register(self._events, selectors.EVENT_READ)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died; `event` will tell
-            self._process.stdin.write(json.dumps(self._job).encode() + b"\n")
+            self._process.stdin.write(json.dumps(self._job, default=list).encode() + b"\n")
             self._process.stdin.flush()  # and stays open: the child ends when it closes
         return self
 
@@ -105,8 +105,8 @@ class Child:
                 return None
             self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\n")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        event: dict[str, Any] = json.loads(line)
+        return event
 
     def ended(self) -> int:
         """The return code as `subprocess` has it, once `event` has said None."""
@@ -131,8 +131,7 @@ class Child:
 
 
 def _environment(logs: str, libtpu: Path | None) -> dict[str, str]:
-    changes = {**_ENVIRONMENT, "TPU_LOG_DIR": logs}
-    merged = {**os.environ, **changes}
+    merged: dict[str, str | None] = {**os.environ, **_ENVIRONMENT, "TPU_LOG_DIR": logs}
     # This package last: where the parent has found it by a path of its own, the child must find it too.
     package = str(Path(pytest_multiitem.__file__).parents[1])
     paths = [*([] if libtpu is None else [str(libtpu)]), *filter(None, [os.environ.get("PYTHONPATH")]), package]
@@ -153,5 +152,5 @@ def exit_words(returncode: int) -> str:
 def last_words(output: str) -> str:
     """The line of a process's output that says why it ended: of a fatal log line only what it says, else the last."""
     lines = [line for line in output.splitlines() if line.strip()]
-    fatal = [found[1] for line in lines if (found := _FATAL.match(line))]
+    fatal = [match[1] for line in lines if (match := _FATAL.match(line))]
     return [*lines[-1:], *fatal][-1].strip() if lines else "it wrote nothing"

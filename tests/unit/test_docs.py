@@ -6,6 +6,7 @@ import argparse
 import re
 import runpy
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_every_error_code_of_the_server_is_listed() -> None:
 
 def test_every_counter_of_the_server_is_listed() -> None:
     text = page("reference/server.md")
-    assert not [name for name in Executed().snapshot() if f"`{name}`" not in text]
+    assert not [name for name in asdict(Executed()) if f"`{name}`" not in text]
 
 
 @pytest.mark.parametrize("source", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

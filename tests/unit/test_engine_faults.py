@@ -332,8 +332,13 @@ def test_a_fault_changes_steps_that_the_scorer_takes_and_says_so(kind):
     """A step that is renamed would leave the fault healthy; with ``override``, mypy refuses it."""
     own = kind.__mro__[: kind.__mro__.index(ScorerFault)]
     changed = [vars(each)[name] for each in own for name in vars(each).keys() & STEPS]
-    assert changed and vars(ScorerFault).keys() >= STEPS, "what a fault leaves alone is the scorer's"
+    assert changed and vars(Scorer).keys() >= STEPS, "what a fault leaves alone is the scorer's"
     assert all(getattr(step.fget if isinstance(step, property) else step, "__override__", False) for step in changed)
+
+
+def test_a_fault_states_only_what_a_fault_has():
+    with pytest.raises(TypeError, match="Misspelt: a fault has no 'strenghts'"):
+        type("Misspelt", (ScorerFault,), {}, strenghts=(1.0,))
 
 
 STEPS = {name for name in vars(ScoringSteps) if not name.startswith("_")}
