@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -206,30 +207,40 @@ def measure_load(
 async def _levels(
     settings: dict[str, Any], requests: Sequence[PreparedRequest], shape: LoadShape, progress: Progress
 ) -> list[Level]:
-    patience = math.inf if shape.drain is None else shape.drain
+    drain = math.inf if shape.drain is None else shape.drain
+    duration = shape.duration
     levels: list[Level] = []
     async with httpx.AsyncClient(**settings, limits=_LIMITS) as http:
 
-        async def begin(what: str) -> Generator:
+        async def measured(what: str, work: Callable[[Generator], Coroutine[Any, Any, None]], **load: Any) -> Level:
             progress(what, 0.0)
             await _warm_up(http, requests, shape.timeout)
-            return Generator(http, requests, timeout=shape.timeout)
+            generator = Generator(http, requests, timeout=shape.timeout)
+
+            async def report() -> None:
+                while True:
+                    await asyncio.sleep(_TICK)
+                    progress(what, generator.now())
+
+            reporting = asyncio.create_task(report())
+            try:
+                await work(generator)
+            finally:
+                reporting.cancel()
+            return level_of(generator, shape, **load)
 
         for senders in sorted(set(shape.concurrency)):
-            what = f"concurrency {senders}"
-            generator = await begin(what)
-            await _reported(generator.closed(senders, shape.duration, patience), generator, what, progress)
-            level = level_of(generator, shape, concurrency=senders)
+            work = partial(Generator.closed, concurrency=senders, duration=duration, drain=drain)
+            level = await measured(f"concurrency {senders}", work, concurrency=senders)
             best = max(levels, key=lambda lower: lower.items_per_sec, default=None)
             level.saturated, level.saturation = closed_saturation(level, best)
             levels.append(level)
         for rate in sorted(set(shape.rates)):
-            what = f"{rate:g} requests/s"
-            moments = poisson_schedule(rate, shape.duration, shape.seed)
-            generator = await begin(what)
-            work = generator.open(moments, shape.duration, patience, shape.max_outstanding)
-            await _reported(work, generator, what, progress)
-            level = level_of(generator, shape, offered_rate=rate)
+            moments = poisson_schedule(rate, duration, shape.seed)
+            work = partial(
+                Generator.open, moments=moments, duration=duration, drain=drain, max_outstanding=shape.max_outstanding
+            )
+            level = await measured(f"{rate:g} requests/s", work, offered_rate=rate)
             level.saturated, level.saturation = open_saturation(level)
             levels.append(level)
     return levels
@@ -241,21 +252,6 @@ async def _warm_up(http: httpx.AsyncClient, requests: Sequence[PreparedRequest],
         with suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(timeout):
                 await http.post(SCORE_PATH, content=request.body)
-
-
-async def _reported(work: Coroutine[Any, Any, None], generator: Generator, what: str, progress: Progress) -> None:
-    """Do a level's work, and report its progress from time to time."""
-
-    async def report() -> None:
-        while True:
-            await asyncio.sleep(_TICK)
-            progress(what, generator.now())
-
-    reporting = asyncio.create_task(report())
-    try:
-        await work
-    finally:
-        reporting.cancel()
 
 
 def level_of(

@@ -726,7 +726,7 @@ def test_sides_served_by_different_backends(multiitem, evaluated, tmp_path):
 
 
 def test_the_reference_computed_here(multiitem, evaluated, tmp_path, monkeypatch):
-    from pytest_multiitem.engine import serve as engine
+    from pytest_multiitem.engine import model_files as engine
     from pytest_multiitem.scoring.readout import Readout
 
     class Backend:

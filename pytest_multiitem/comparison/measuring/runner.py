@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,8 @@ def compare(
     with opened(settings, base) as ledger:
         directory = ledger.directory
         place = directory.relative_to(base) if directory.is_relative_to(base) else directory
-        if ledger.resumed:
-            progress.print(f"resuming {place}: {ledger.resumed} rows are measured already")
-        else:
-            progress.print(f"comparison in {place}")
+        resuming = f"resuming {place}: {ledger.resumed} rows are measured already"
+        progress.print(resuming if ledger.resumed else f"comparison in {place}")
         work = _workload(settings, directory)
         for reason in workload.degenerate(work):
             progress.print(f"the workload hardly tells items apart: {reason}")
@@ -121,21 +119,15 @@ def _group(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any]) -
     for side in sides:
         measure_reference(campaign, side)
         complete = not campaign.is_left(side)
-        begun = [view for view in side.views if (side.backend, view) in campaign.ledger.matrices]
-        for matrix in campaign.ledger.changed(side.backend, begun):
+        for matrix in campaign.ledger.changed(side.backend, side.views):
             matrix.complete, matrix.blocker = complete, campaign.failures.get(side.label)
 
 
 def _open(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any], stack: ExitStack) -> list[Connected]:
     """The servers of the sides, ready, their matrices begun; those that cannot be had are noted."""
-    begun = []
-    for side in sides:
-        connected = Connected(side, campaign.directory_of(side))
-        stack.callback(connected.close)
-        begun.append(connected)
+    begun = [(stack.enter_context(closing(Connected(side, campaign.directory_of(side)))), side) for side in sides]
     up = []
-    for connected in begun:
-        side = connected.side
+    for connected, side in begun:
         campaign.progress.describe(f"starting {side.label}")
         if campaign.succeeds(side, connected.open):
             up.append(connected)

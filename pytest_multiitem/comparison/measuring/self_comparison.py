@@ -23,18 +23,17 @@ def compare_with_itself(campaign: Campaign, up: Sequence[Connected]) -> None:
             runs, session = campaign.runs(confirm=True), new_session()
             both = sample([(c.target, size)] * 2, campaign.request, warmup_runs=0, timed_runs=runs)
             first, second = (row_of(s, chunk_size=size, num_items=campaign.items, session=session) for s in both)
+            speed = versus(first, second)
             for matrix in campaign.ledger.changed(c.side.backend, c.side.views):
-                matrix.self_comparison = _self_comparison(first, second)
+                matrix.self_comparison = SelfComparison(
+                    client_chunk_size=size,
+                    first_ms=_times(first),
+                    second_ms=_times(second),
+                    ratio_p50=speed.ratio,
+                    ratio_interval_95=speed.interval,
+                )
         return
 
 
-def _self_comparison(first: Row, second: Row) -> SelfComparison:
-    speed = versus(first, second)
-    times = [[r.total_e2e_ms for r in row.run_records if r.total_e2e_ms is not None] for row in (first, second)]
-    return SelfComparison(
-        client_chunk_size=first.client_chunk_size,
-        first_ms=times[0],
-        second_ms=times[1],
-        ratio_p50=speed.ratio,
-        ratio_interval_95=speed.interval,
-    )
+def _times(row: Row) -> list[float]:
+    return [run.total_e2e_ms for run in row.run_records if run.total_e2e_ms is not None]

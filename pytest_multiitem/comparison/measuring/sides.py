@@ -101,19 +101,19 @@ def with_served_delimiter(settings: Settings, sides: Sequence[Side]) -> Settings
 
     Raises UsageError where two of them differ, or one is another server than the settings say.
     """
-    told: dict[int, str] = {}
+    declared: dict[int, str] = {}
     for side in sides:
         if side.url is not None:
             with client_of(side.url, side.settings) as client:
                 target = attach(side.profile.role, client, side.settings, side.engine)
             if Served.read(target.info).delimiter is not None:
-                told.setdefault(target.delimiter, side.label)
-    if len(told) > 1:
-        packed = ", ".join(f"{label} with {delimiter}" for delimiter, label in told.items())
+                declared.setdefault(target.delimiter, side.label)
+    if len(declared) > 1:
+        packed = ", ".join(f"{label} with {delimiter}" for delimiter, label in declared.items())
         raise UsageError(
             f"the servers pack with different delimiters ({packed}); a workload is for one: start them alike"
         )
-    return replace(settings, delimiter=next(iter(told))) if told else settings
+    return replace(settings, delimiter=next(iter(declared))) if declared else settings
 
 
 class Connected:
