@@ -35,9 +35,6 @@ class Work:
         """Both together."""
         return self.matrix + self.attention
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.matrix + other.matrix, self.attention + other.attention)
-
 
 @dataclass(frozen=True)
 class _Rows:

@@ -361,7 +361,8 @@ def open_saturation(level: Level) -> tuple[bool | None, str]:
         return None, f"{len(records)} requests are too few; {_TREND_SAMPLES} are needed"
     due = np.array([record.due_sec for record in records])
     ends = np.array([_end(record, level.elapsed_sec) for record in records])
-    answered = sum(map(_answered, records))
+    # Dealt with, be it by an error; not where the server shed the load.
+    answered = sum(r.state == "successful" or r.http_status not in (None, *_SHED) for r in records)
     share = answered / len(records) * min(1.0, float(np.ptp(due) / np.ptp(ends)))
     if share < _KEEPS_UP:
         return True, f"it answered at {share:.0%} of the rate at which requests came"
@@ -379,13 +380,6 @@ def _end(record: LoadRecord, elapsed: float) -> float:
     if record.finished_sec is not None:
         return record.finished_sec
     return record.due_sec if record.started_sec is None else elapsed
-
-
-def _answered(record: LoadRecord) -> bool:
-    """Whether the server dealt with a request, be it with an error; not where it shed the load."""
-    if record.state == "errored":
-        return record.http_status is not None and record.http_status not in _SHED
-    return record.state == "successful"
 
 
 def _median_latency(records: Sequence[LoadRecord]) -> float | None:

@@ -148,26 +148,18 @@ def _judged(
 
 def _record(gate: Gate, verdict: Verdict, reason: str, matrices: Iterable[ScoreMatrix], **fields: Any) -> GateRecord:
     matrices = list(matrices)
-
-    def joined(name: str) -> str | None:
-        known = dict.fromkeys(str(v) for m in matrices if (v := getattr(m, name)) is not None)
-        return " vs ".join(known) or None
-
-    masks = dict.fromkeys(
-        r.mask_attested for m in matrices for r in (*m.results, *m.confirm_results) if r.mask_attested
-    )
+    served: dict[str, Any] = {
+        name: " vs ".join(dict.fromkeys(str(v) for m in matrices if (v := getattr(m, name)) is not None)) or None
+        for name in ("engine", "backend", "model", "dtype", "semantics", "mask_requested")
+    }
+    rows = [row for m in matrices for row in (*m.results, *m.confirm_results)]
     return GateRecord(
         gate=gate.name,
         verdict=verdict,
         reason=reason,
         relation=gate.relation,
         limit=gate.limit,
-        engine=joined("engine"),
-        backend=joined("backend"),
-        model=joined("model"),
-        dtype=joined("dtype"),
-        semantics=joined("semantics"),
-        mask_requested=joined("mask_requested"),
-        mask_attested=" vs ".join(masks) or None,
+        mask_attested=" vs ".join(dict.fromkeys(row.mask_attested for row in rows if row.mask_attested)) or None,
+        **served,
         **fields,
     )

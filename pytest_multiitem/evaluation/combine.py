@@ -153,16 +153,11 @@ def _parity(multi: Side, serial: Side, torch: TorchReference | None, combined: C
 
 def _speed_point(multi: Timing, serial: Timing) -> SpeedPoint:
     """One N on both sides; the speed-up comes from the latencies."""
+    sides = {"multi": multi, "serial": serial}
+    names = ("p50_sec", "p95_sec", "items_per_sec_p50", "latencies_sec")
     return SpeedPoint(
+        **{f"{side}_{name}": getattr(timing, name) for side, timing in sides.items() for name in names},
         speedup_vs_serial_p50=p50(serial.latencies_sec) / p50(multi.latencies_sec),
-        multi_p50_sec=multi.p50_sec,
-        multi_p95_sec=multi.p95_sec,
-        serial_p50_sec=serial.p50_sec,
-        serial_p95_sec=serial.p95_sec,
-        multi_items_per_sec_p50=multi.items_per_sec_p50,
-        serial_items_per_sec_p50=serial.items_per_sec_p50,
-        multi_latencies_sec=multi.latencies_sec,
-        serial_latencies_sec=serial.latencies_sec,
         speedup_interval_95=ratio_interval(serial.latencies_sec, multi.latencies_sec, paired=False),
     )
 

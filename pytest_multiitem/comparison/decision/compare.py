@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
 
 from pytest_multiitem.adapters.base import known_backends
 from pytest_multiitem.comparison import records
 from pytest_multiitem.comparison.decision import correctness, guardrail, speed
 from pytest_multiitem.comparison.decision.measured_side import MeasuredSide, measured_side
-from pytest_multiitem.comparison.decision.notes import IDENTITY, different_semantics, identity, notes_on
+from pytest_multiitem.comparison.decision.notes import different_semantics, identity, notes_on, workload_values
 from pytest_multiitem.comparison.decision.recommendation import display_name, in_order, recommend
 from pytest_multiitem.comparison.records import ComparedRow, ComparedView, Comparison, ScoreMatrix, SideRow, Winner
 from pytest_multiitem.errors import UsageError
@@ -81,31 +80,18 @@ def _check(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> None:
     for a, b in combinations(sides, 2):
         if (a.backend, a.view) == (b.backend, b.view):
             raise UsageError(f"{a.named} and {b.named} are the same side in the same view; give one matrix of each")
-        name, ours, theirs = _workload_difference(a, b)
-        if ours != theirs:
-            raise UsageError(
-                f"{a.named} and {b.named} measured different workloads ({name} {ours} and {theirs}); only matrices of "
-                "one workload can be compared"
-            )
-
-
-def _workload_difference(a: MeasuredSide, b: MeasuredSide) -> tuple[str, Any, Any]:
-    """In what the workloads of two matrices differ, and both values; equal values where they do not."""
-    ours, theirs = a.matrix.workload_ref, b.matrix.workload_ref
-    if ours.sha256 is not None and theirs.sha256 is not None:
-        return "sha256", ours.sha256, theirs.sha256
-    for name in IDENTITY:
-        values = [identity(side.matrix, name) for side in (a, b)]
-        if None not in values and values[0] != values[1]:
-            return name, *values
-    return "", None, None
+        for name, ours, theirs in workload_values(a.matrix, b.matrix):
+            if ours != theirs:
+                raise UsageError(
+                    f"{a.named} and {b.named} measured different workloads ({name} {ours} and {theirs}); only matrices "
+                    "of one workload can be compared"
+                )
 
 
 def _views(sides: Sequence[MeasuredSide]) -> list[str]:
     known: tuple[str, ...] = records.VIEWS
-    return sorted(
-        dict.fromkeys(side.view for side in sides), key=lambda view: known.index(view) if view in known else len(known)
-    )
+    names = dict.fromkeys(side.view for side in sides)
+    return sorted(names, key=lambda view: known.index(view) if view in known else len(known))
 
 
 def _missing(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.agreement import agreement
 from pytest_multiitem.comparison.decision.speed import Speed, versus
-from pytest_multiitem.comparison.measuring.rows import new_session, row_of, sample
+from pytest_multiitem.comparison.measuring.rows import row_of, sample
 from pytest_multiitem.comparison.measuring.sides import Connected, Side, with_served_delimiter
 from pytest_multiitem.comparison.records import Agreement, PairRecord, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
@@ -96,8 +96,7 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
             # As many runs as the user chose; else enough for a verdict, which the benchmark's default is not.
             timed_runs=settings.confirm_runs if is_default else settings.bench_timed_runs,
         )
-    items, session = settings.bench_items, new_session()
-    a, b = (row_of(sampled, chunk_size=items, num_items=items, session=session) for sampled in samples)
+    a, b = map(row_of, samples)
     scores = [np.array(row.reference_scores) for row in (a, b) if row.reference_scores is not None]
     agreed = agreement(*scores, labels=settings.labels) if len(scores) == 2 else None
     return Pair(arms, (a, b), versus(a, b), agreed)
@@ -161,13 +160,9 @@ def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode:
                 f"{option.variable} in the arm"
             )
     backend = settings.backend[0] if len(settings.backend) == 1 else ATTACHED
-    profile = Profile(
-        role,
-        backend,
-        settings.mask_impl[0] if packed else None,
-        settings.server_chunk_size[0] if packed else None,
-        {"multi": Semantics(settings.semantics), "extend": Semantics.QUERY_PREFIX, "serial": None}[role],
-    )
+    mask, chunk_size = (settings.mask_impl[0], settings.server_chunk_size[0]) if packed else (None, None)
+    semantics = {"multi": Semantics(settings.semantics), "extend": Semantics.QUERY_PREFIX, "serial": None}[role]
+    profile = Profile(role, backend, mask, chunk_size, semantics)
     return Arm(name, variables, Side(backend, (name,), settings, engine, profile, url))
 
 

@@ -17,7 +17,6 @@ from pytest_multiitem.comparison.measuring.campaign import Campaign
 from pytest_multiitem.comparison.measuring.ledger import WORKLOAD, opened
 from pytest_multiitem.comparison.measuring.reference import measure_reference
 from pytest_multiitem.comparison.measuring.rows import encoded
-from pytest_multiitem.comparison.measuring.self_comparison import compare_with_itself
 from pytest_multiitem.comparison.measuring.sides import (
     Connected,
     Side,
@@ -26,7 +25,7 @@ from pytest_multiitem.comparison.measuring.sides import (
     sides_of,
     with_served_delimiter,
 )
-from pytest_multiitem.comparison.measuring.sweep import measure_rows
+from pytest_multiitem.comparison.measuring.sweep import compare_with_itself, measure_rows
 from pytest_multiitem.comparison.measuring.under_load import measure_under_load
 from pytest_multiitem.comparison.records import Outcome, Workload, WorkloadRef
 from pytest_multiitem.errors import EngineUnavailable, UsageError
@@ -126,6 +125,9 @@ def _group(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any]) -
 def _open(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any], stack: ExitStack) -> list[Connected]:
     """The servers of the sides, ready, their matrices begun; those that cannot be had are noted."""
     begun = [(stack.enter_context(closing(Connected(side, campaign.directory_of(side)))), side) for side in sides]
+    content = artefacts.load_json(campaign.ledger.directory / WORKLOAD)
+    sha256 = workload.request_sha256(content["requests"][0])
+    measured = WorkloadRef(path=WORKLOAD, sha256=sha256, request_id=campaign.request.request_id)
     up = []
     for connected, side in begun:
         campaign.progress.describe(f"starting {side.label}")
@@ -135,15 +137,9 @@ def _open(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any], st
                 campaign.ledger.begin(side.backend, view)
             for matrix in campaign.ledger.changed(side.backend, side.views):
                 describe(matrix, connected)
-                matrix.workload_ref, matrix.workload = _workload_ref(campaign), workload.head(campaign.workload)
+                matrix.workload_ref, matrix.workload = measured, workload.head(campaign.workload)
                 matrix.harness, matrix.notes = harness, _notes(campaign, side)
     return up
-
-
-def _workload_ref(campaign: Campaign) -> WorkloadRef:
-    content = artefacts.load_json(campaign.ledger.directory / WORKLOAD)
-    sha256 = workload.request_sha256(content["requests"][0])
-    return WorkloadRef(path=WORKLOAD, sha256=sha256, request_id=campaign.request.request_id)
 
 
 def _notes(campaign: Campaign, side: Side) -> list[str]:
