@@ -323,10 +323,9 @@ def _own_limit(level: Level) -> str | None:
     if level.generator_busy is not None and level.generator_busy > _BUSY:
         return f"the generator itself computed {level.generator_busy:.0%} of the time: its limit, not the server's"
     allowed = max(_LATE_MS, _LATE_SHARE * (level.mean_latency_ms or 0.0))
-    if level.lateness_ms_p50 is not None and level.lateness_ms_p50 > allowed:
-        return (
-            f"the generator itself was {level.lateness_ms_p50:.0f} ms late at the median: its limit, not the server's"
-        )
+    late = level.lateness_ms_p50
+    if late is not None and late > allowed:
+        return f"the generator itself was {late:.0f} ms late at the median: its limit, not the server's"
     return None
 
 

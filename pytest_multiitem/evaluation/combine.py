@@ -64,9 +64,10 @@ def combine(multi: Side, serial: Side, torch: TorchReference | None) -> Combined
 
 def _isolation(multi: Side, serial: Side, field: str, combined: Combined) -> GateEvidence:
     requests = evidence.several(multi)
-    changes = [evidence.untouched_changes(i, mutation) for i in requests for mutation in evidence.mutations(i, field)]
-    if changes and isinstance(combined.isolation, records.CombinedIsolation):
-        worst = max(changes, key=max_abs)
+    mutated = [(i, mutation) for i in requests for mutation in evidence.mutations(i, field)]
+    untouched = [np.delete(evidence.changes(i, mutation), mutation.mutated_index) for i, mutation in mutated]
+    if untouched and isinstance(combined.isolation, records.CombinedIsolation):
+        worst = max(untouched, key=max_abs)
         setattr(combined.isolation, f"{field}_max_abs_diff", max_abs(worst))
         setattr(combined.isolation, f"{field}_unchanged_diffs", worst.tolist())
     ours, theirs = multi.evaluation, serial.evaluation

@@ -46,16 +46,16 @@ def mutations(isolation: Isolation, field: str) -> list[Mutation]:
     return list(filter(None, [getattr(isolation, field)]))
 
 
-def untouched_changes(isolation: Isolation, mutation: Mutation) -> Scores:
-    """The largest score change over the labels of every item but the mutated one, [N-1]."""
-    return np.delete(_changes(isolation, mutation), mutation.mutated_index)
+def changes(isolation: Isolation, mutation: Mutation) -> Scores:
+    """The largest score change over the labels of every item, [N]."""
+    difference: Scores = np.abs(np.array(mutation.scores) - np.array(isolation.base_scores)).max(axis=1)
+    return difference
 
 
 def isolation_problem(multi: Side, serial: Side, field: str) -> str | None:
     """Whether the server ignores its items: mutated ones keep their scores, which serial scoring moves."""
     ours, theirs = (
-        [_changes(i, m)[m.mutated_index] for i in several(side) for m in mutations(i, field)]
-        for side in (multi, serial)
+        [changes(i, m)[m.mutated_index] for i in several(side) for m in mutations(i, field)] for side in (multi, serial)
     )
     if ours and theirs and max(ours) == 0.0 and max(theirs) > 0.0:
         return (
@@ -121,8 +121,3 @@ def _difference(left: Mapping[str, Any], right: Mapping[str, Any], names: Sequen
         if ours != theirs and None not in (ours, theirs):
             return f"{name} is {ours} and {theirs}"
     return None
-
-
-def _changes(isolation: Isolation, mutation: Mutation) -> Scores:
-    difference: Scores = np.abs(np.array(mutation.scores) - np.array(isolation.base_scores)).max(axis=1)
-    return difference

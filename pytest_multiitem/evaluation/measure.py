@@ -39,11 +39,11 @@ def measure(
     A request that fails ends the evaluation; ``into.failure`` says where and how, as it does on Ctrl-C. ``say`` is
     told every stage.
     """
-    into.isolation, *further = [_blank(case) for case in requests.cases]
+    into.isolation, *further = [
+        Isolation(**_ids(case), name=case.name, labels=list(case.labels)) for case in requests.cases
+    ]
     into.further_cases = [FurtherCase(isolation=isolation) for isolation in further]
-    into.timed_request = records.TimedRequest(
-        query_ids=list(requests.timed.query), item_ids=[list(item) for item in requests.timed.items]
-    )
+    into.timed_request = records.TimedRequest(**_ids(requests.timed))
     owners: list[Evaluation | FurtherCase] = [into, *into.further_cases]
     pairs = list(zip(requests.cases, owners, strict=True))
     stage = SCORES
@@ -53,17 +53,14 @@ def measure(
             say(f"{SCORES}: {len(requests.cases)} requests, {sum(len(c.items) for c in requests.cases)} items")
             for case, owner in pairs:
                 measurement.replayed(target, case, _keep_scores(owner.isolation))
-            stage = MUTATIONS
-            say(stage)
+            say(stage := MUTATIONS)
             for case, owner in pairs:
                 _mutate(target, case, owner.isolation, settings.seed)
             if into.mode == "serial":
-                stage = ALIGNMENT
-                say(stage)
+                say(stage := ALIGNMENT)
                 for case, owner in pairs:
                     _align(target, case, owner, into.delimiter)
-                stage = VISIBILITY
-                say(stage)
+                say(stage := VISIBILITY)
                 _see_leaks(target, requests.cases, into)
         stage = TIMING
         with _attested(target, into, "timing"):
@@ -80,9 +77,8 @@ def measure(
         raise
 
 
-def _blank(case: Case) -> Isolation:
-    items = [list(item) for item in case.items]
-    return Isolation(query_ids=list(case.query), item_ids=items, name=case.name, labels=list(case.labels))
+def _ids(case: Case) -> dict[str, Any]:
+    return {"query_ids": list(case.query), "item_ids": [list(item) for item in case.items]}
 
 
 @contextmanager

@@ -42,8 +42,12 @@ def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str
         summary = f"{recommendation.text} Confidence: {recommendation.confidence}."
     else:
         partial = f"{display_name(backends[0])}-only partial" if len(backends) == 1 else "Partial"
-        head = f"{partial}: {deferred}. Winners across backends are deferred."
-        summary = " ".join([head, *map(_own_best, winners.values())])
+        own_best = [
+            f"{display_name(w.backend)}'s own best is client chunk size {w.client_chunk_size} in {w.view}, "
+            f"{w.throughput_items_sec:,.1f} items/s."
+            for w in winners.values()
+        ]
+        summary = " ".join([f"{partial}: {deferred}. Winners across backends are deferred.", *own_best])
     notes = notes_on(sides, [(compared, by_view[compared.view]) for compared in views])
     if blocker and not missing:
         notes.append(f"a blocker was named ({blocker}), but no side is missing")
@@ -242,11 +246,4 @@ def _side(side: MeasuredSide) -> records.Side:
         own_reference_checks=checks,
         own_reference_agreement=agreement,
         **{name: getattr(side.matrix, name) for name in shared},
-    )
-
-
-def _own_best(winner: Winner) -> str:
-    return (
-        f"{display_name(winner.backend)}'s own best is client chunk size {winner.client_chunk_size} in {winner.view}, "
-        f"{winner.throughput_items_sec:,.1f} items/s."
     )

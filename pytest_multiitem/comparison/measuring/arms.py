@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.agreement import agreement
@@ -97,7 +95,7 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
             timed_runs=settings.confirm_runs if is_default else settings.bench_timed_runs,
         )
     a, b = map(row_of, samples)
-    scores = [np.array(row.reference_scores) for row in (a, b) if row.reference_scores is not None]
+    scores = [row.reference_scores for row in (a, b) if row.reference_scores is not None]
     agreed = agreement(*scores, labels=settings.labels) if len(scores) == 2 else None
     return Pair(arms, (a, b), versus(a, b), agreed)
 

@@ -38,10 +38,9 @@ def measure_reference(campaign: Campaign, side: Side) -> None:
 
 
 def _measured(campaign: Campaign, side: Side, semantics: str | None) -> OwnReference:
-    reference = OwnReference(semantics=semantics)
     if semantics is None:
-        reference.reason = "the server declares no semantics"
-        return reference
+        return OwnReference(reason="the server declares no semantics")
+    reference = OwnReference(semantics=semantics)
     campaign.progress.describe(f"serial reference of {side.backend}")
     request = campaign.request
     query = Semantics(semantics).serial_query(tuple(request.query_token_ids), campaign.settings.delimiter)
