@@ -16,7 +16,7 @@ from pathlib import Path
 from pytest_multiitem.adapters.base import choose_engine
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.speed import versus
-from pytest_multiitem.comparison.measuring.rows import new_session, row_of, sample
+from pytest_multiitem.comparison.measuring.rows import row_of, sample
 from pytest_multiitem.comparison.measuring.sides import Connected, sides_of
 from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.results.machine import machine_info
@@ -44,8 +44,7 @@ def main() -> int:
                 both = sample(
                     [(target, options.items)] * 2, request, warmup_runs=int(number == 0), timed_runs=options.runs
                 )
-                session = new_session()
-                rows = [row_of(s, chunk_size=options.items, num_items=options.items, session=session) for s in both]
+                rows = list(map(row_of, both))
                 found.append(versus(*rows))
         finally:
             connected.close()

@@ -51,16 +51,13 @@ class CurvePoint:
     @property
     def doubts(self) -> list[str]:
         """Why the times are to be doubted: something was compiled in a timed run, or they scatter."""
-        found = []
+        doubts = []
         if self.set_aside_sec is not None:
-            serial, multi = self.set_aside_sec
-            found.append(
-                f"the first block, {serial:.3g} s serial and {multi:.3g} s multi, was slow on every side: set aside"
-            )
+            block = "{:.3g} s serial and {:.3g} s multi".format(*self.set_aside_sec)
+            doubts.append(f"the first block, {block}, was slow on every side: set aside")
         for side, seconds in (("serial", self.serial_sec), ("multi", self.multi_sec)):
-            reasons = (recompilation(seconds), instability(seconds))
-            found += [f"{side}: {reason}" for reason in reasons if reason is not None]
-        return found
+            doubts += [f"{side}: {reason}" for reason in (recompilation(seconds), instability(seconds)) if reason]
+        return doubts
 
 
 #: Per multi-item server: its curve, and what it attests to have executed for it.

@@ -35,9 +35,6 @@ class Work:
         """Both together."""
         return self.matrix + self.attention
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.matrix + other.matrix, self.attention + other.attention)
-
 
 @dataclass(frozen=True)
 class _Rows:
@@ -48,14 +45,6 @@ class _Rows:
     pairs: int
     read: int
     read_pairs: int
-
-    def __add__(self, other: _Rows) -> _Rows:
-        return _Rows(
-            self.rows + other.rows,
-            self.pairs + other.pairs,
-            self.read + other.read,
-            self.read_pairs + other.read_pairs,
-        )
 
 
 def packed(
@@ -79,13 +68,8 @@ def packed(
         return _of(config, _behind_prefix(seen, item_tokens), labels, needed=True)
     prefix = query_tokens + 1
     blocks = [length + 1 for length in item_tokens]
-    rows = _Rows(
-        prefix + sum(blocks),
-        _triangle(prefix) + sum(length * seen + _triangle(length) for length in blocks),
-        len(blocks),
-        0,
-    )
-    return _of(config, rows, labels, needed=False)
+    pairs = _triangle(prefix) + sum(length * seen + _triangle(length) for length in blocks)
+    return _of(config, _Rows(prefix + sum(blocks), pairs, len(blocks), 0), labels, needed=False)
 
 
 def extended(
@@ -99,22 +83,17 @@ def serial(
     config: ModelConfig, query_tokens: int, item_tokens: Sequence[int], *, labels: int, needed: bool = True
 ) -> Work:
     """N sequences ``query + item``, each computed whole."""
-    total = Work(0, 0)
-    for length in item_tokens:
-        tokens = query_tokens + length
-        total += _of(config, _Rows(tokens, _triangle(tokens), 1, tokens), labels, needed=needed)
-    return total
+    tokens = [query_tokens + length for length in item_tokens]
+    rows = _Rows(sum(tokens), sum(map(_triangle, tokens)), len(tokens), sum(tokens))
+    return _of(config, rows, labels, needed=needed)
 
 
 def _behind_prefix(seen: int, item_tokens: Sequence[int]) -> _Rows:
     """A causal prefix of ``seen`` tokens, and items that see all of it and themselves so far."""
-    full = [length for length in item_tokens if length]
-    rows = _Rows(seen, _triangle(seen), 0, 0)
-    for length in full:
-        rows += _Rows(length, length * seen + _triangle(length), 1, seen + length)
-    if len(full) < len(item_tokens):  # all empty items read the same row
-        rows += _Rows(0, 0, 1, seen)
-    return rows
+    tokens = sum(item_tokens)
+    pairs = _triangle(seen) + sum(length * seen + _triangle(length) for length in item_tokens)
+    read = sum(length > 0 for length in item_tokens) + (0 in item_tokens)  # all empty items read the same row
+    return _Rows(seen + tokens, pairs, read, read * seen + tokens)
 
 
 def _of(config: ModelConfig, rows: _Rows, labels: int, *, needed: bool) -> Work:

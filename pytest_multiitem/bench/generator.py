@@ -120,17 +120,13 @@ class Generator:
             async with asyncio.timeout(self._timeout):
                 sent.response = await self._http.send(request)
         except TimeoutError:
-            late = httpx.ReadTimeout(f"no whole answer within {self._timeout:g} s")
-            sent.failure = failure_of(late, request.url)
+            sent.failure = failure_of(httpx.ReadTimeout(f"no whole answer within {self._timeout:g} s"), request.url)
         except httpx.HTTPError as error:
             sent.failure = failure_of(error, request.url)
         finally:
             self._outstanding -= 1
         sent.finished = self.now()
-        self._watch(sent)
-
-    def _watch(self, sent: Sent) -> None:
-        """Notice that the server is gone: to go on would only count refused connections."""
+        # Notice that the server is gone: to go on would only count refused connections.
         if sent.failure is None or sent.failure.kind is not FailureKind.CONNECTION:
             self._failing_since = None
             return

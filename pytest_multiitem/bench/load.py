@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -206,30 +207,40 @@ def measure_load(
 async def _levels(
     settings: dict[str, Any], requests: Sequence[PreparedRequest], shape: LoadShape, progress: Progress
 ) -> list[Level]:
-    patience = math.inf if shape.drain is None else shape.drain
+    drain = math.inf if shape.drain is None else shape.drain
+    duration = shape.duration
     levels: list[Level] = []
     async with httpx.AsyncClient(**settings, limits=_LIMITS) as http:
 
-        async def begin(what: str) -> Generator:
+        async def measured(what: str, work: Callable[[Generator], Coroutine[Any, Any, None]], **load: Any) -> Level:
             progress(what, 0.0)
             await _warm_up(http, requests, shape.timeout)
-            return Generator(http, requests, timeout=shape.timeout)
+            generator = Generator(http, requests, timeout=shape.timeout)
+
+            async def report() -> None:
+                while True:
+                    await asyncio.sleep(_TICK)
+                    progress(what, generator.now())
+
+            reporting = asyncio.create_task(report())
+            try:
+                await work(generator)
+            finally:
+                reporting.cancel()
+            return level_of(generator, shape, **load)
 
         for senders in sorted(set(shape.concurrency)):
-            what = f"concurrency {senders}"
-            generator = await begin(what)
-            await _reported(generator.closed(senders, shape.duration, patience), generator, what, progress)
-            level = level_of(generator, shape, concurrency=senders)
+            work = partial(Generator.closed, concurrency=senders, duration=duration, drain=drain)
+            level = await measured(f"concurrency {senders}", work, concurrency=senders)
             best = max(levels, key=lambda lower: lower.items_per_sec, default=None)
             level.saturated, level.saturation = closed_saturation(level, best)
             levels.append(level)
         for rate in sorted(set(shape.rates)):
-            what = f"{rate:g} requests/s"
-            moments = poisson_schedule(rate, shape.duration, shape.seed)
-            generator = await begin(what)
-            work = generator.open(moments, shape.duration, patience, shape.max_outstanding)
-            await _reported(work, generator, what, progress)
-            level = level_of(generator, shape, offered_rate=rate)
+            moments = poisson_schedule(rate, duration, shape.seed)
+            work = partial(
+                Generator.open, moments=moments, duration=duration, drain=drain, max_outstanding=shape.max_outstanding
+            )
+            level = await measured(f"{rate:g} requests/s", work, offered_rate=rate)
             level.saturated, level.saturation = open_saturation(level)
             levels.append(level)
     return levels
@@ -241,21 +252,6 @@ async def _warm_up(http: httpx.AsyncClient, requests: Sequence[PreparedRequest],
         with suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(timeout):
                 await http.post(SCORE_PATH, content=request.body)
-
-
-async def _reported(work: Coroutine[Any, Any, None], generator: Generator, what: str, progress: Progress) -> None:
-    """Do a level's work, and report its progress from time to time."""
-
-    async def report() -> None:
-        while True:
-            await asyncio.sleep(_TICK)
-            progress(what, generator.now())
-
-    reporting = asyncio.create_task(report())
-    try:
-        await work
-    finally:
-        reporting.cancel()
 
 
 def level_of(
@@ -327,10 +323,9 @@ def _own_limit(level: Level) -> str | None:
     if level.generator_busy is not None and level.generator_busy > _BUSY:
         return f"the generator itself computed {level.generator_busy:.0%} of the time: its limit, not the server's"
     allowed = max(_LATE_MS, _LATE_SHARE * (level.mean_latency_ms or 0.0))
-    if level.lateness_ms_p50 is not None and level.lateness_ms_p50 > allowed:
-        return (
-            f"the generator itself was {level.lateness_ms_p50:.0f} ms late at the median: its limit, not the server's"
-        )
+    late = level.lateness_ms_p50
+    if late is not None and late > allowed:
+        return f"the generator itself was {late:.0f} ms late at the median: its limit, not the server's"
     return None
 
 
@@ -365,7 +360,8 @@ def open_saturation(level: Level) -> tuple[bool | None, str]:
         return None, f"{len(records)} requests are too few; {_TREND_SAMPLES} are needed"
     due = np.array([record.due_sec for record in records])
     ends = np.array([_end(record, level.elapsed_sec) for record in records])
-    answered = sum(map(_answered, records))
+    # Dealt with, be it by an error; not where the server shed the load.
+    answered = sum(r.state == "successful" or r.http_status not in (None, *_SHED) for r in records)
     share = answered / len(records) * min(1.0, float(np.ptp(due) / np.ptp(ends)))
     if share < _KEEPS_UP:
         return True, f"it answered at {share:.0%} of the rate at which requests came"
@@ -383,13 +379,6 @@ def _end(record: LoadRecord, elapsed: float) -> float:
     if record.finished_sec is not None:
         return record.finished_sec
     return record.due_sec if record.started_sec is None else elapsed
-
-
-def _answered(record: LoadRecord) -> bool:
-    """Whether the server dealt with a request, be it with an error; not where it shed the load."""
-    if record.state == "errored":
-        return record.http_status is not None and record.http_status not in _SHED
-    return record.state == "successful"
 
 
 def _median_latency(records: Sequence[LoadRecord]) -> float | None:

@@ -144,22 +144,14 @@ async def serve(listener: socket.socket, answers: Answers, *, ends_with_stdin: b
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if ends_with_stdin:
-        await loop.connect_read_pipe(lambda: _Lifeline(stop), sys.stdin)
+    if ends_with_stdin:  # held by whoever started this process: it ends when that process does, however it ends
+        lifeline = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lifeline), sys.stdin)
+        ended = asyncio.create_task(lifeline.read())
+        ended.add_done_callback(lambda _: stop.set())
     server = await loop.create_server(lambda: NullProtocol(answers), sock=listener, backlog=_BACKLOG)
     await stop.wait()
     server.close()
-
-
-class _Lifeline(asyncio.Protocol):
-    """Standard input, held by whoever started this process: it ends when that process does, however it ends."""
-
-    def __init__(self, stop: asyncio.Event) -> None:
-        self._stop = stop
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """The other end is gone."""
-        self._stop.set()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,24 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Final, Self
+from contextlib import closing, contextmanager, suppress
+from typing import Any, Final
 
 import httpx
 import msgspec
-import numpy as np
 
-from pytest_multiitem.bench.statistics import p50, percentiles, ratio_interval
+from pytest_multiitem.bench.statistics import difference_interval, p50, percentiles, ratio_interval
 from pytest_multiitem.servers.ports import HOST
-from pytest_multiitem.transport.client import (
-    SCORE_PATH,
-    FailureKind,
-    PreparedRequest,
-    ScoreClient,
-    ScoreFailure,
-    read_scores,
-)
+from pytest_multiitem.transport import client as transport
+from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreClient, ScoreFailure, read_scores
 
 #: Calls of one kind in a row, as in a run of many requests; then the next kind has its turn.
 BLOCK: Final = 10
@@ -39,8 +31,6 @@ _STOP_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 _RECEIVED_AT_ONCE: Final = 256 * 1024  # bytes
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)\r\n", re.IGNORECASE)
 _NO_PROXY: Final = {"http": "", "https": ""}  # else the environment's would be asked for 127.0.0.1
-_RESAMPLES: Final = 10_000
-_SEED: Final = 20_260_101
 
 
 @contextmanager
@@ -84,20 +74,24 @@ def measure_overhead(url: str, request: PreparedRequest, *, repeats: int = 200, 
     ``requests_over_harness``: ratio of medians, with its interval. ``outside_the_clock``: what timed runs leave
     out. Raises ScoreFailure or OSError where the server does not answer as it should.
     """
-    address = url + SCORE_PATH
+    address = url + transport.SCORE_PATH
     body = msgspec.json.decode(request.body)
-    post = _requests_post()
-    with ScoreClient(url, timeout=_TIMEOUT) as client, _RawSocket(client.build(request)) as raw:
+    requests: Any = None
+    with suppress(ImportError):  # this package does not depend on it
+        requests = importlib.import_module("requests")
+    with ScoreClient(url, timeout=_TIMEOUT) as client, closing(_RawSocket(client.build(request))) as raw:
         answer = client.timed_send(request)[1]
         read_scores(answer, request)
         calls = {
             "harness": lambda: client.timed_send(request)[0],
             "raw_socket": _timed(raw.exchange),
-            **({"requests_post": _timed(lambda: post(address, json=body, proxies=_NO_PROXY))} if post else {}),
+            "requests_post": _timed(lambda: requests.post(address, json=body, proxies=_NO_PROXY)),
             "encode": _timed(lambda: msgspec.json.encode(body)),
             "build": _timed(lambda: client.build(request)),
             "decode": _timed(lambda: read_scores(answer, request)),
         }
+        if requests is None:
+            del calls["requests_post"]
         times = _interleaved(calls, repeats=repeats, warmup=warmup)
     harness, floor, plain = times["harness"], times["raw_socket"], times.get("requests_post")
     return {
@@ -109,20 +103,11 @@ def measure_overhead(url: str, request: PreparedRequest, *, repeats: int = 200, 
         "raw_socket": _summary(floor),
         "requests_post": None if plain is None else _summary(plain),
         "added_ms_p50": p50(harness) - p50(floor),
-        "added_ms_interval_95": _difference_interval(harness, floor),
+        "added_ms_interval_95": difference_interval(harness, floor),
         "requests_over_harness": None if plain is None else p50(plain) / p50(harness),
         "requests_over_harness_interval_95": None if plain is None else ratio_interval(plain, harness),
         "outside_the_clock": {f"{kind}_ms_p50": p50(times[kind]) for kind in ("encode", "build", "decode")},
     }
-
-
-def _requests_post() -> Callable[..., Any] | None:
-    """``requests.post``, where the package is installed; this one does not depend on it."""
-    try:
-        post: Callable[..., Any] = importlib.import_module("requests").post
-    except ImportError:
-        return None
-    return post
 
 
 def _timed(call: Callable[[], Any]) -> Callable[[], float]:
@@ -138,37 +123,18 @@ def _timed(call: Callable[[], Any]) -> Callable[[], float]:
 
 def _interleaved(calls: Mapping[str, Callable[[], float]], *, repeats: int, warmup: int) -> dict[str, list[float]]:
     """Milliseconds of ``repeats`` calls of each kind; entry i of all kinds was measured in the same block."""
-    kinds = list(calls)
-    for kind in kinds:
+    for call in calls.values():
         for _ in range(warmup):
-            calls[kind]()
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+            call()
+    times: dict[str, list[float]] = {kind: [] for kind in calls}
     for block, begin in enumerate(range(0, repeats, BLOCK)):
-        for kind in kinds if block % 2 else reversed(kinds):
+        for kind in times if block % 2 else reversed(times):
             times[kind] += [1000 * calls[kind]() for _ in range(min(BLOCK, repeats - begin))]
     return times
 
 
 def _summary(times: Sequence[float]) -> dict[str, Any]:
     return {**percentiles(times), "samples_ms": list(times)}
-
-
-def _difference_interval(ours: Sequence[float], floor: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the difference of medians: a seeded bootstrap over calls of the same block."""
-    if len(ours) < 3:
-        return None
-    from scipy.stats import bootstrap
-
-    result = bootstrap(
-        (np.asarray(ours), np.asarray(floor)),
-        lambda a, b, axis: np.median(a, axis=axis) - np.median(b, axis=axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(_SEED),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 class _RawSocket:
@@ -182,12 +148,8 @@ class _RawSocket:
         self._socket = socket.create_connection((request.url.host, request.url.port or 80), timeout=_TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the connection."""
         self._socket.close()
 
     def exchange(self) -> bytes:

@@ -49,14 +49,14 @@ def p95(times: Sequence[float]) -> float:
 
 def percentiles(times: Sequence[float], wanted: Iterable[float] = (50, 90, 95, 99)) -> dict[str, Any]:
     """``{"p50": …, "p99": null, "reasons": {"p99": …}, "samples": n}``: null where the samples do not support one."""
-    found: dict[str, Any] = {"samples": len(times)}
+    values: dict[str, float | None] = {}
     reasons = {}
     for percent in wanted:
         name, needed = f"p{percent:g}", required_samples(percent)
-        found[name] = float(np.percentile(times, percent)) if len(times) >= needed else None
-        if found[name] is None:
+        values[name] = float(np.percentile(times, percent)) if len(times) >= needed else None
+        if values[name] is None:
             reasons[name] = f"{len(times)} samples; {needed} are needed"
-    return {**found, "reasons": reasons}
+    return {"samples": len(times), **values, "reasons": reasons}
 
 
 def ratio_interval(
@@ -76,20 +76,44 @@ def ratio_interval(
     smaller = min(len(numerator), len(denominator))
     if smaller < 3:
         return None
-    from scipy.stats import bootstrap, norm, t
+    from scipy.stats import norm, t
 
     tail = norm.cdf(math.sqrt(smaller / (smaller - 1)) * t.ppf(0.025, smaller - 1))
-    result = bootstrap(
-        (np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)),
+    return _bootstrapped(
+        numerator,
+        denominator,
         lambda a, b, axis: statistic(a, axis=axis) / statistic(b, axis=axis),
+        paired=paired,
+        confidence=1 - 2 * tail,
+    )
+
+
+def difference_interval(left: Sequence[float], right: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the difference of medians: a seeded bootstrap over pairs of the same block. None below three
+    samples."""
+    if len(left) < 3:
+        return None
+    return _bootstrapped(
+        left, right, lambda a, b, axis: np.median(a, axis=axis) - np.median(b, axis=axis), paired=True, confidence=0.95
+    )
+
+
+def _bootstrapped(
+    left: Sequence[float], right: Sequence[float], statistic: Statistic, *, paired: bool, confidence: float
+) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        (np.asarray(left, dtype=float), np.asarray(right, dtype=float)),
+        statistic,
         paired=paired,
         vectorized=True,
         n_resamples=_RESAMPLES,
-        confidence_level=1 - 2 * tail,
+        confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(_SEED),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def first_run_penalty(times: Sequence[float]) -> float | None:

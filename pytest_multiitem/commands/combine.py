@@ -24,11 +24,13 @@ def combine(
 ) -> None:
     """Join the evaluations of a multi-item and a serial server, and compare with a torch reference."""
     from pytest_multiitem.evaluation import combine as joining
-    from pytest_multiitem.evaluation import records, validity
+    from pytest_multiitem.evaluation import validity
+    from pytest_multiitem.evaluation.records import check_writable
+    from pytest_multiitem.results.store import write_record
 
     if torch_serial is not None and reference is not None:
         raise UsageError("--torch-serial and --reference are two ways to one torch reference; give one of them")
-    records.check_writable(output_json)
+    check_writable(output_json)
     ours, theirs = validity.open_side(multi, "multi"), validity.open_side(serial, "serial")
     validity.check_same_requests(ours, theirs)
     torch = None
@@ -41,7 +43,7 @@ def combine(
             torch = references.from_evaluation(side)
         elif reference is not None:
             torch = references.from_transformers(reference, theirs)
-    records.write(output_json, joining.combine(ours, theirs, torch))
+    write_record(output_json, joining.combine(ours, theirs, torch))
     for side in (ours, theirs):
         if side.evaluation.failure is not None:
             typer.echo(f"multiitem: {side.path} ended early; gates that need the rest will fail", err=True)

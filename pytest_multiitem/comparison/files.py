@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from pytest_multiitem.comparison.records import (
-    COMPARISON_SCHEMA,
-    MATRIX_SCHEMA,
-    WORKLOAD_SCHEMA,
-    Comparison,
-    ScoreMatrix,
-    Workload,
-)
+from pytest_multiitem.comparison import records
+from pytest_multiitem.comparison.records import Comparison, ScoreMatrix, Workload
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.results.store import write_atomically
+from pytest_multiitem.results.store import read_json, write_record
 
 Record = TypeVar("Record", Workload, ScoreMatrix, Comparison)
 
 #: Every schema by its name.
 SCHEMAS: dict[str, type[Workload] | type[ScoreMatrix] | type[Comparison]] = {
-    WORKLOAD_SCHEMA: Workload,
-    MATRIX_SCHEMA: ScoreMatrix,
-    COMPARISON_SCHEMA: Comparison,
+    records.WORKLOAD_SCHEMA: Workload,
+    records.MATRIX_SCHEMA: ScoreMatrix,
+    records.COMPARISON_SCHEMA: Comparison,
 }
 _ADVICE = {
-    WORKLOAD_SCHEMA: "write one with: multiitem workload",
-    MATRIX_SCHEMA: "measure one with: multiitem compare run",
-    COMPARISON_SCHEMA: "write one with: multiitem compare MATRIX.json …",
+    records.WORKLOAD_SCHEMA: "write one with: multiitem workload",
+    records.MATRIX_SCHEMA: "measure one with: multiitem compare run",
+    records.COMPARISON_SCHEMA: "write one with: multiitem compare MATRIX.json …",
 }
 
 
@@ -45,13 +38,8 @@ class Artefact(Generic[Record]):
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object; NaN and Infinity are read as what they are. Raises UsageError."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
+    """A file's JSON object. Raises UsageError."""
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no object; expected one with a schema_version of {', '.join(SCHEMAS)}")
     return content
@@ -76,14 +64,7 @@ def write(path: Path, record: Workload | ScoreMatrix | Comparison, over: dict[st
 
     Raises UsageError where it cannot be written.
     """
-    content = msgspec.to_builtins(record)
-    if over is not None:
-        content = _with_unknown(content, over)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    write_record(path, record if over is None else _with_unknown(msgspec.to_builtins(record), over))
 
 
 def _with_unknown(new: Any, old: Any) -> Any:

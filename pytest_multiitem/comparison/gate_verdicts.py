@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_REFERENCE
-from pytest_multiitem.comparison.records import Check, ComparedView, Outcome, Row, ScoreMatrix
+from pytest_multiitem.comparison.records import Agreement, Check, ComparedView, Outcome, Row, ScoreMatrix
 from pytest_multiitem.gates.comparison import COMPARISON_MEASURED
 from pytest_multiitem.gates.gate import Gate, larger_floor, magnitude
 from pytest_multiitem.gates.registry import required
@@ -93,14 +93,8 @@ def _across(outcome: Outcome, gate: Gate, view: str) -> GateRecord:
     checks = [(row.client_chunk_size, check) for row in rows for check in row.checks if check.gate == gate.name]
     if not checks:
         return _record(gate, Verdict.NOT_RUN, _why_not_across(outcome, compared, matrices), matrices)
-    agreements = [row.agreement for row in rows if row.agreement is not None]
-    return _judged(
-        gate,
-        [(f"client chunk size {size}", check) for size, check in checks],
-        matrices,
-        floors=[a.noise_floor for a in agreements],
-        spreads=[a.score_spread for a in agreements],
-    )
+    checked = [(f"client chunk size {size}", check) for size, check in checks]
+    return _judged(gate, checked, matrices, [row.agreement for row in rows])
 
 
 def _why_not_across(outcome: Outcome, view: ComparedView | None, matrices: Sequence[ScoreMatrix]) -> str:
@@ -122,23 +116,15 @@ def _own(outcome: Outcome, gate: Gate, backend: str, view: str) -> GateRecord:
             known = matrix.own_reference
             reason = (known.reason if known is not None else None) or "its own serial reference was not measured"
         return _record(gate, Verdict.NOT_RUN, reason, [matrix] if matrix is not None else [])
-    agreement = side.own_reference_agreement
-    return _judged(
-        gate,
-        [(f"{backend} {view}", check) for check in checks],
-        [matrix],
-        floors=[None if agreement is None else agreement.noise_floor],
-        spreads=[None if agreement is None else agreement.score_spread],
-    )
+    checked = [(f"{backend} {view}", check) for check in checks]
+    return _judged(gate, checked, [matrix], [side.own_reference_agreement])
 
 
 def _judged(
     gate: Gate,
     checks: Sequence[tuple[str, Check]],
     matrices: Sequence[ScoreMatrix],
-    *,
-    floors: Sequence[float | None],
-    spreads: Sequence[float | None],
+    agreements: Iterable[Agreement | None],
 ) -> GateRecord:
     """The worst of several checks of one gate, with the largest value."""
     worst = min(checks, key=lambda entry: _WORST_FIRST.index(Verdict(entry[1].verdict)))
@@ -152,8 +138,9 @@ def _judged(
         details=ComparedSides(checks={at: Judged(verdict=check.verdict, value=check.value) for at, check in checks}),
     )
     record.value = max(values, key=magnitude, default=None)
-    record.noise_floor = larger_floor(*floors)
-    record.score_spread = min((s for s in spreads if s is not None), default=None)
+    known = [agreement for agreement in agreements if agreement is not None]
+    record.noise_floor = larger_floor(*(agreement.noise_floor for agreement in known))
+    record.score_spread = min((a.score_spread for a in known if a.score_spread is not None), default=None)
     if record.verdict is Verdict.PASS and record.value is not None:
         record.reason = f"{record.value:.6g} is within the limit {gate.limit:g}"
     return record
@@ -161,26 +148,18 @@ def _judged(
 
 def _record(gate: Gate, verdict: Verdict, reason: str, matrices: Iterable[ScoreMatrix], **fields: Any) -> GateRecord:
     matrices = list(matrices)
-
-    def joined(name: str) -> str | None:
-        known = dict.fromkeys(str(v) for m in matrices if (v := getattr(m, name)) is not None)
-        return " vs ".join(known) or None
-
-    masks = dict.fromkeys(
-        r.mask_attested for m in matrices for r in (*m.results, *m.confirm_results) if r.mask_attested
-    )
+    served: dict[str, Any] = {
+        name: " vs ".join(dict.fromkeys(str(v) for m in matrices if (v := getattr(m, name)) is not None)) or None
+        for name in ("engine", "backend", "model", "dtype", "semantics", "mask_requested")
+    }
+    rows = [row for m in matrices for row in (*m.results, *m.confirm_results)]
     return GateRecord(
         gate=gate.name,
         verdict=verdict,
         reason=reason,
         relation=gate.relation,
         limit=gate.limit,
-        engine=joined("engine"),
-        backend=joined("backend"),
-        model=joined("model"),
-        dtype=joined("dtype"),
-        semantics=joined("semantics"),
-        mask_requested=joined("mask_requested"),
-        mask_attested=" vs ".join(masks) or None,
+        mask_attested=" vs ".join(dict.fromkeys(row.mask_attested for row in rows if row.mask_attested)) or None,
+        **served,
         **fields,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRequest
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.store import utc_now
-from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, TokenIds, token_pool
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, token_pool
 from pytest_multiitem.scoring.tokens import content_tokens
 from pytest_multiitem.settings.settings import Settings
 
@@ -41,7 +41,10 @@ def generate(
 
     Raises UsageError for options that exclude each other or leave too little to draw from.
     """
-    _check_counts(query_tokens=query_tokens, num_items=num_items, item_tokens=item_tokens, num_requests=num_requests)
+    for name, count in (("query_tokens", query_tokens), ("num_items", num_items), ("item_tokens", item_tokens),
+                        ("num_requests", num_requests)):  # fmt: skip
+        if count < 1:
+            raise UsageError(f"{name} is {count}; expected at least 1")
     _check_special(labels, delimiter, vocab_size)
     excluded = (*labels, delimiter)
     if tokenizer is None:
@@ -51,7 +54,13 @@ def generate(
         content = content_tokens(tokenizer, excluded, vocab_size=vocab_size)
         pool, drawn_from = content.ids, vocab_size or content.vocab_size
         _check_special(labels, delimiter, drawn_from)
-    draw = _drawer(seed, pool)
+    # Of all generators at hand, only random.Random(seed).random() is promised to give the same sequence in every
+    # version of its library; NumPy's generators and Random.choice are not.
+    uniform = random.Random(seed).random
+
+    def draw(length: int) -> list[int]:
+        return [pool[int(uniform() * len(pool))] for _ in range(length)]
+
     requests = [
         WorkloadRequest(
             request_id=f"canonical-{number}",
@@ -132,21 +141,6 @@ def degenerate(workload: Workload) -> list[str]:
     return reasons
 
 
-def cases_of(workload: Workload) -> tuple[Case, ...]:
-    """Its requests for gates and runners; mutations draw from the content of all requests."""
-    pool = tuple(sorted({i for r in workload.requests for ids in (r.query_token_ids, *r.items_token_ids) for i in ids}))
-    return tuple(
-        Case(
-            request.request_id,
-            tuple(request.query_token_ids),
-            tuple(tuple(item) for item in request.items_token_ids),
-            tuple(request.label_token_ids),
-            pool,
-        )
-        for request in workload.requests
-    )
-
-
 def head(workload: Workload) -> dict[str, Any]:
     """Everything but the requests, and whether they ask for softmax, by which scores are judged."""
     content: dict[str, Any] = msgspec.to_builtins(workload)
@@ -163,19 +157,6 @@ def _figures(request: WorkloadRequest) -> dict[str, Any]:
         "distinct_query_tokens": len(set(request.query_token_ids)),
         "distinct_item_tokens": len({token for item in items for token in item}),
     }
-
-
-def _drawer(seed: int, pool: TokenIds) -> Callable[[int], list[int]]:
-    # Of all generators at hand, only random.Random(seed).random() is promised to give the same sequence in every
-    # version of its library; NumPy's generators and Random.choice are not.
-    uniform = random.Random(seed).random
-    return lambda length: [pool[int(uniform() * len(pool))] for _ in range(length)]
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise UsageError(f"{name} is {count}; expected at least 1")
 
 
 def _check_special(labels: Sequence[int], delimiter: int, vocab_size: int | None) -> None:

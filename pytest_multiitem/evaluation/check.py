@@ -24,9 +24,6 @@ _PARITY = "max_abs_diff_jax_serial_vs_torch_serial"
 #: A file without it may be another tool's.
 _NO_EVIDENCE = GateEvidence(doubt="the file holds no evidence for this; combine the evaluations with this tool")
 
-#: A field's path and what stands there: a number, None for ``null``, UNSET where it is missing.
-_Value = tuple[str, object]
-
 
 def judge(combined: Combined) -> list[GateRecord]:
     """The verdict on every release gate.
@@ -50,26 +47,27 @@ def exit_status(records: Sequence[GateRecord], *, allow_inconclusive: bool, requ
 
 def _record(gate: Gate, combined: Combined) -> GateRecord:
     path, value = _value_of(gate, combined)
-    found = combined.evidence.get(gate.name, _NO_EVIDENCE)
-    measured = float(value) if isinstance(value, int | float) else None
-    verdict, reason = _verdict(gate, path, value, found, combined)
-    reason = " ".join(reason.split())  # a server's own words may span lines
+    stated = combined.evidence.get(gate.name, _NO_EVIDENCE)
+    evidence = msgspec.convert(stated, Evidence, from_attributes=True)
+    verdict, reason = _verdict(gate, path, value, stated, evidence, combined)
     return GateRecord(
         gate=gate.name,
         verdict=verdict,
-        reason=reason,
+        reason=" ".join(reason.split()),  # a server's own words may span lines
         relation=gate.relation,
-        value=measured,
+        value=float(value) if isinstance(value, int | float) else None,
         limit=gate.limit,
-        **msgspec.structs.asdict(msgspec.convert(found, Evidence, from_attributes=True)),
+        **msgspec.structs.asdict(evidence),
     )
 
 
-def _verdict(gate: Gate, path: str, value: object, found: GateEvidence, combined: Combined) -> tuple[Verdict, str]:
-    if found.problem is not None:
-        return Verdict.FAIL, found.problem
-    if found.not_run is not None:
-        return Verdict.NOT_RUN, found.not_run
+def _verdict(
+    gate: Gate, path: str, value: object, stated: GateEvidence, evidence: Evidence, combined: Combined
+) -> tuple[Verdict, str]:
+    if stated.problem is not None:
+        return Verdict.FAIL, stated.problem
+    if stated.not_run is not None:
+        return Verdict.NOT_RUN, stated.not_run
     if value is UNSET and gate is JAX_SERIAL_VS_TORCH_SERIAL:
         return Verdict.NOT_RUN, f"{path} is missing: no torch reference was combined"
     if value is UNSET and gate is SPEEDUP_N32 and combined.performance is not UNSET:
@@ -79,9 +77,9 @@ def _verdict(gate: Gate, path: str, value: object, found: GateEvidence, combined
     if gate.relation == ">=":
         verdict, reason = _judge_speedup(gate, float(value), combined)
     else:
-        verdict, reason = judge_difference(gate, float(value), msgspec.convert(found, Evidence, from_attributes=True))
-    if verdict is Verdict.PASS and found.doubt is not None:
-        return Verdict.INCONCLUSIVE, found.doubt
+        verdict, reason = judge_difference(gate, float(value), evidence)
+    if verdict is Verdict.PASS and stated.doubt is not None:
+        return Verdict.INCONCLUSIVE, stated.doubt
     return verdict, reason
 
 
@@ -98,21 +96,18 @@ def _judge_speedup(gate: Gate, value: float, combined: Combined) -> tuple[Verdic
     return judge_ratio(gate, value, point.speedup_interval_95, blocks)
 
 
-def _value_of(gate: Gate, combined: Combined) -> _Value:
-    """Where a gate's value stands, and what stands there."""
+def _value_of(gate: Gate, combined: Combined) -> tuple[str, object]:
+    """Where a gate's value stands, and what stands there: a number, None for ``null``, UNSET where it is missing."""
     if gate is JAX_SERIAL_VS_TORCH_SERIAL:
         return _PARITY, getattr(combined, _PARITY)
     if gate is SPEEDUP_N32:
-        point = UNSET if combined.performance is UNSET else combined.performance.get(str(GATED_ITEMS), UNSET)
-        path = f'performance."{GATED_ITEMS}".speedup_vs_serial_p50'
-        return path, UNSET if point is UNSET else point.speedup_vs_serial_p50
-    section, field = {
-        SAME_LENGTH.name: ("isolation", "same_length_mutation_max_abs_diff"),
-        CHANGED_LENGTH.name: ("isolation", "changed_length_mutation_max_abs_diff"),
-        EQUIVALENCE.name: (
-            "equivalence" if combined.semantics == "query_prefix" else "equivalence_query_plus_delimiter",
-            "max_abs_diff",
-        ),
-    }[gate.name]
-    holder = getattr(combined, section)
+        section, field = f'performance."{GATED_ITEMS}"', "speedup_vs_serial_p50"
+        holder = UNSET if combined.performance is UNSET else combined.performance.get(str(GATED_ITEMS), UNSET)
+    else:
+        kind = "same" if gate is SAME_LENGTH else "changed"
+        section, field = "isolation", f"{kind}_length_mutation_max_abs_diff"
+        if gate is EQUIVALENCE:
+            section, field = "equivalence_query_plus_delimiter", "max_abs_diff"
+            section = "equivalence" if combined.semantics == "query_prefix" else section
+        holder = getattr(combined, section)
     return f"{section}.{field}", UNSET if holder is UNSET else getattr(holder, field)

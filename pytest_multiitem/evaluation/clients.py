@@ -15,19 +15,16 @@ from pytest_multiitem.transport.client import PreparedRequest, ScoreClient, Scor
 class WholeRequestClient(ScoreClient):
     """The multi-item side: all items in one request. A server that does not describe itself is asked once only."""
 
-    def __init__(self, url: str, **arguments: Any) -> None:
-        super().__init__(url, **arguments)
-        self._timeout: float = arguments["timeout"]
-        self._silent = False
+    _silent = False
 
     def send(self, request: PreparedRequest) -> Scores:
         """As `ScoreClient.send`."""
-        with deadline(self._timeout, self.url):
+        with deadline(self._arguments["timeout"], self.url):
             return super().send(request)
 
     def timed_send(self, request: PreparedRequest) -> tuple[float, httpx.Response]:
         """As `ScoreClient.timed_send`."""
-        with deadline(self._timeout, self.url):
+        with deadline(self._arguments["timeout"], self.url):
             return super().timed_send(request)
 
     def server_info(self) -> dict[str, Any] | None:
@@ -41,7 +38,7 @@ class WholeRequestClient(ScoreClient):
         return self._in_time(super().model_info)
 
     def _in_time(self, ask: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-        with suppress(ScoreFailure), deadline(self._timeout, self.url):
+        with suppress(ScoreFailure), deadline(self._arguments["timeout"], self.url):
             return ask()
         return None
 

@@ -7,19 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 import pytest_multiitem
-from pytest_multiitem.evaluation import evidence
+from pytest_multiitem.bench.statistics import p50, ratio_interval
+from pytest_multiitem.evaluation import evidence, records
 from pytest_multiitem.evaluation.measure import TIMING
-from pytest_multiitem.evaluation.records import (
-    COMBINED_SCHEMA,
-    Combined,
-    CombinedIsolation,
-    Equivalence,
-    Evaluation,
-    Failure,
-    GateEvidence,
-)
+from pytest_multiitem.evaluation.records import Combined, Equivalence, Evaluation, GateEvidence, SpeedPoint, Timing
 from pytest_multiitem.evaluation.reference import TorchReference
-from pytest_multiitem.evaluation.speedup import speed_point
 from pytest_multiitem.evaluation.validity import Side
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
 from pytest_multiitem.gates.evidence import max_abs, score_spread
@@ -42,12 +34,12 @@ def combine(multi: Side, serial: Side, torch: TorchReference | None) -> Combined
     """
     ours, theirs = multi.evaluation, serial.evaluation
     performance = {
-        count: speed_point(timing, theirs.performance[count])
+        count: _speed_point(timing, theirs.performance[count])
         for count, timing in sorted(ours.performance.items(), key=lambda entry: int(entry[0]))
         if count in theirs.performance
     }
     combined = Combined(
-        schema_version=COMBINED_SCHEMA,
+        schema_version=records.COMBINED_SCHEMA,
         created_at_utc=utc_now(),
         package_version=pytest_multiitem.__version__,
         model=ours.model,
@@ -56,7 +48,7 @@ def combine(multi: Side, serial: Side, torch: TorchReference | None) -> Combined
         semantics=ours.semantics,
         multi_url=ours.url,
         serial_url=theirs.url,
-        isolation=CombinedIsolation(),
+        isolation=records.CombinedIsolation(),
         equivalence=Equivalence(),
         performance=performance,
     )
@@ -72,47 +64,46 @@ def combine(multi: Side, serial: Side, torch: TorchReference | None) -> Combined
 
 def _isolation(multi: Side, serial: Side, field: str, combined: Combined) -> GateEvidence:
     requests = evidence.several(multi)
-    changes = [evidence.untouched_changes(i, mutation) for i in requests for mutation in evidence.mutations(i, field)]
-    if changes and isinstance(combined.isolation, CombinedIsolation):
-        worst = max(changes, key=max_abs)
+    mutated = [(i, mutation) for i in requests for mutation in evidence.mutations(i, field)]
+    untouched = [np.delete(evidence.changes(i, mutation), mutation.mutated_index) for i, mutation in mutated]
+    if untouched and isinstance(combined.isolation, records.CombinedIsolation):
+        worst = max(untouched, key=max_abs)
         setattr(combined.isolation, f"{field}_max_abs_diff", max_abs(worst))
         setattr(combined.isolation, f"{field}_unchanged_diffs", worst.tolist())
-    bases = [np.array(isolation.base_scores) for isolation in requests]
-    semantics = multi.evaluation.semantics or Semantics.PREFIX_FIRST_DELIM.value
+    ours, theirs = multi.evaluation, serial.evaluation
     return GateEvidence(
         noise_floor=evidence.noise_floor((i.base_scores, i.replays) for i in requests) if requests else None,
-        leak_visibility=evidence.leak_visibility(serial.evaluation, semantics),
-        score_spread=score_spread(bases),
-        problem=_early_end(multi, "scores")
-        or _misexecuted(multi.evaluation, "scores")
-        or _early_end(serial, "scores")
+        leak_visibility=evidence.leak_visibility(theirs, _semantics(ours).value),
+        score_spread=score_spread([np.array(isolation.base_scores) for isolation in requests]),
+        problem=_early_end(ours, "scores")
+        or _misexecuted(ours, "scores")
+        or _early_end(theirs, "scores")
         or evidence.isolation_problem(multi, serial, field),
-        doubt=evidence.isolation_doubt(multi, field) or _undeclared(multi.evaluation),
+        doubt=evidence.isolation_doubt(multi, field) or _undeclared(ours),
         not_run=None if requests else "no request has two items or more",
     )
 
 
 def _equivalence(multi: Side, serial: Side, combined: Combined) -> GateEvidence:
     """Both references; the gate's evidence is that of the declared semantics' one."""
-    ours, plain = _bases(multi), _bases(serial)
-    aligned = _aligned(serial)
+    ours, plain, aligned = multi.bases, serial.bases, serial.aligned
     if len(plain) == len(ours):
         combined.equivalence = _difference(ours, plain)
     if aligned is not None and len(aligned) == len(ours):
         combined.equivalence_query_plus_delimiter = _difference(ours, aligned)
     reference = plain
     answers = [(isolation.base_scores, isolation.replays) for isolation, _ in (*multi.cases, *serial.cases)]
-    semantics = multi.evaluation.semantics or Semantics.PREFIX_FIRST_DELIM.value
-    if Semantics(semantics).sees_first_delimiter:
+    semantics = _semantics(multi.evaluation)
+    if semantics.sees_first_delimiter:
         reference = aligned or []
         answers = [(isolation.base_scores, isolation.replays) for isolation, _ in multi.cases]
         answers += [(a.base_scores_query_plus_delimiter, a.replays) for _, a in serial.cases if a is not None]
     return GateEvidence(
         noise_floor=evidence.noise_floor(answers),
-        leak_visibility=evidence.leak_visibility(serial.evaluation, semantics),
+        leak_visibility=evidence.leak_visibility(serial.evaluation, semantics.value),
         score_spread=score_spread(reference),
-        problem=_early_end(multi, "scores")
-        or _early_end(serial, "scores")
+        problem=_early_end(multi.evaluation, "scores")
+        or _early_end(serial.evaluation, "scores")
         or _misexecuted(multi.evaluation, "scores")
         or _misexecuted(serial.evaluation, "scores"),
         doubt=_undeclared(multi.evaluation),
@@ -120,12 +111,13 @@ def _equivalence(multi: Side, serial: Side, combined: Combined) -> GateEvidence:
 
 
 def _speedup(multi: Evaluation, serial: Evaluation, *, timed: bool) -> GateEvidence:
-    found = GateEvidence(doubt=evidence.timing_doubt(multi, serial))
-    for side in (multi, serial):
-        found.problem = found.problem or _ended(side.mode, side.failure) or _misexecuted(side, "timing")
-    if not timed:
-        found.not_run = f"N = {GATED_ITEMS} was not timed on both sides; evaluate both with it in --items"
-    return found
+    missing = f"N = {GATED_ITEMS} was not timed on both sides; evaluate both with it in --items"
+    problems = (_early_end(side, "timing") or _misexecuted(side, "timing") for side in (multi, serial))
+    return GateEvidence(
+        problem=next(filter(None, problems), None),
+        doubt=evidence.timing_doubt(multi, serial),
+        not_run=None if timed else missing,
+    )
 
 
 def _parity(multi: Side, serial: Side, torch: TorchReference | None, combined: Combined) -> GateEvidence:
@@ -136,40 +128,39 @@ def _parity(multi: Side, serial: Side, torch: TorchReference | None, combined: C
         "serial_scores": [scores.tolist() for scores in torch.serial],
         "query_plus_delimiter_scores": None if torch.aligned is None else [s.tolist() for s in torch.aligned],
     }
-    packed, plain = _bases(multi), _bases(serial)
+    packed, plain = multi.bases, serial.bases
     if len(plain) == len(torch.serial):
         combined.max_abs_diff_jax_serial_vs_torch_serial = _difference(plain, torch.serial).max_abs_diff
     if len(packed) == len(torch.serial):
         combined.max_abs_diff_jax_multi_vs_torch_serial = _difference(packed, torch.serial).max_abs_diff
-        semantics = Semantics(multi.evaluation.semantics or Semantics.PREFIX_FIRST_DELIM)
-        reference = torch.aligned if semantics.sees_first_delimiter else torch.serial
+        reference = torch.aligned if _semantics(multi.evaluation).sees_first_delimiter else torch.serial
         if reference is not None:
-            difference = _difference(packed, reference).max_abs_diff
-            combined.max_abs_diff_jax_multi_vs_torch_multi_semantic = difference
+            combined.max_abs_diff_jax_multi_vs_torch_multi_semantic = _difference(packed, reference).max_abs_diff
     floors = (evidence.noise_floor((i.base_scores, i.replays) for i, _ in serial.cases), torch.floor)
     backend = serial.evaluation.backend
-    found = GateEvidence(
+    measured = GateEvidence(
         noise_floor=None if None in floors else larger_floor(*floors),
         score_spread=score_spread(torch.serial),
-        problem=_early_end(serial, "scores") or _misexecuted(serial.evaluation, "scores"),
+        problem=_early_end(serial.evaluation, "scores") or _misexecuted(serial.evaluation, "scores"),
         doubt=torch.doubt,
     )
     if backend is None:
-        found.doubt = "which backend served the serial side is not recorded; evaluate it with --backend jax"
+        measured.doubt = "which backend served the serial side is not recorded; evaluate it with --backend jax"
     elif backend != "jax":
-        found.not_run = f"the serial side was served by {backend}, not by JAX"
-        combined.notes.append(f"{found.not_run}: the parity fields compare {backend} with the torch reference")
-    return found
+        measured.not_run = f"the serial side was served by {backend}, not by JAX"
+        combined.notes.append(f"{measured.not_run}: the parity fields compare {backend} with the torch reference")
+    return measured
 
 
-def _bases(side: Side) -> list[Scores]:
-    """Scores of every request; fewer where the evaluation ended early."""
-    return [np.array(isolation.base_scores) for isolation, _ in side.cases if isolation.base_scores is not None]
-
-
-def _aligned(side: Side) -> list[Scores] | None:
-    found = [np.array(a.base_scores_query_plus_delimiter) for _, a in side.cases if a is not None]
-    return found if len(found) == len(side.cases) else None
+def _speed_point(multi: Timing, serial: Timing) -> SpeedPoint:
+    """One N on both sides; the speed-up comes from the latencies."""
+    sides = {"multi": multi, "serial": serial}
+    names = ("p50_sec", "p95_sec", "items_per_sec_p50", "latencies_sec")
+    return SpeedPoint(
+        **{f"{side}_{name}": getattr(timing, name) for side, timing in sides.items() for name in names},
+        speedup_vs_serial_p50=p50(serial.latencies_sec) / p50(multi.latencies_sec),
+        speedup_interval_95=ratio_interval(serial.latencies_sec, multi.latencies_sec, paired=False),
+    )
 
 
 def _difference(ours: Sequence[Scores], theirs: Sequence[Scores]) -> Equivalence:
@@ -177,18 +168,16 @@ def _difference(ours: Sequence[Scores], theirs: Sequence[Scores]) -> Equivalence
     return Equivalence(max_abs_diff=max_abs(each), mean_abs_diff=float(each.mean()), abs_diffs=each.tolist())
 
 
-def _early_end(side: Side, what: str) -> str | None:
-    """The failure that ended a side before all its scores were there."""
-    failure = side.evaluation.failure
+def _semantics(multi: Evaluation) -> Semantics:
+    return Semantics(multi.semantics or Semantics.PREFIX_FIRST_DELIM)
+
+
+def _early_end(evaluation: Evaluation, what: str) -> str | None:
+    """The failure that ended a side before all its scores, or all its timing, were there."""
+    failure = evaluation.failure
     if failure is None or (failure.stage == TIMING and what == "scores"):
         return None
-    return _ended(side.evaluation.mode, failure)
-
-
-def _ended(mode: str, failure: Failure | None) -> str | None:
-    if failure is None:
-        return None
-    return f"the {mode} evaluation ended at {failure.stage}: {failure.kind}: {failure.message}"
+    return f"the {evaluation.mode} evaluation ended at {failure.stage}: {failure.kind}: {failure.message}"
 
 
 def _misexecuted(evaluation: Evaluation, what: str) -> str | None:

@@ -30,8 +30,8 @@ def noise_floor(answers: Iterable[tuple[Rows | None, Sequence[Rows] | None]]) ->
 
 def leak_visibility(serial: Evaluation, semantics: str) -> float | None:
     """How far a neighbour's tokens move a score on this model, at most; None where it was not measured."""
-    found = (serial.leak_visibility or {}).get(semantics)
-    return max(found.shifts, key=magnitude, default=None) if found is not None else None
+    measured = (serial.leak_visibility or {}).get(semantics)
+    return max(measured.shifts, key=magnitude, default=None) if measured is not None else None
 
 
 def several(side: Side) -> list[Isolation]:
@@ -42,21 +42,20 @@ def several(side: Side) -> list[Isolation]:
 def mutations(isolation: Isolation, field: str) -> list[Mutation]:
     """All mutations behind a field; that field alone where a file holds no more."""
     if isolation.mutations is not None:
-        return [found for found in isolation.mutations if found.mutation in KINDS[field]]
-    single: Mutation | None = getattr(isolation, field)
-    return [] if single is None else [single]
+        return [mutation for mutation in isolation.mutations if mutation.mutation in KINDS[field]]
+    return list(filter(None, [getattr(isolation, field)]))
 
 
-def untouched_changes(isolation: Isolation, mutation: Mutation) -> Scores:
-    """The largest score change over the labels of every item but the mutated one, [N-1]."""
-    return np.delete(_changes(isolation, mutation), mutation.mutated_index)
+def changes(isolation: Isolation, mutation: Mutation) -> Scores:
+    """The largest score change over the labels of every item, [N]."""
+    difference: Scores = np.abs(np.array(mutation.scores) - np.array(isolation.base_scores)).max(axis=1)
+    return difference
 
 
 def isolation_problem(multi: Side, serial: Side, field: str) -> str | None:
     """Whether the server ignores its items: mutated ones keep their scores, which serial scoring moves."""
     ours, theirs = (
-        [_changes(i, m)[m.mutated_index] for i in several(side) for m in mutations(i, field)]
-        for side in (multi, serial)
+        [changes(i, m)[m.mutated_index] for i in several(side) for m in mutations(i, field)] for side in (multi, serial)
     )
     if ours and theirs and max(ours) == 0.0 and max(theirs) > 0.0:
         return (
@@ -72,16 +71,16 @@ def isolation_doubt(multi: Side, field: str) -> str | None:
     if not any(len(isolation.item_ids) >= MIN_ITEMS for isolation in requests):
         return f"no request has {MIN_ITEMS} items or more"
     for isolation in requests:
-        mutated = {found.mutated_index for found in mutations(isolation, field)}
+        mutated = {mutation.mutated_index for mutation in mutations(isolation, field)}
         wanted = {0, len(isolation.item_ids) - 1}
         if field == "same_length_mutation":  # an empty item has no other form of its length
             wanted = {at for at in wanted if isolation.item_ids[at]}
         if missing := sorted(wanted - mutated):
             return f"item {missing[0]} was not mutated; first, middle and last ones are needed"
-        for found in mutations(isolation, field):
-            old, new = isolation.item_ids[found.mutated_index], found.mutated_item_ids
+        for mutation in mutations(isolation, field):
+            old, new = isolation.item_ids[mutation.mutated_index], mutation.mutated_item_ids
             if old == new or (len(old) == len(new)) != (field == "same_length_mutation"):
-                return f"the {field.replace('_', ' ')} of item {found.mutated_index} is none"
+                return f"the {field.replace('_', ' ')} of item {mutation.mutated_index} is none"
     return None
 
 
@@ -107,11 +106,11 @@ def timing_doubt(multi: Evaluation, serial: Evaluation) -> str | None:
         return "the timed requests are not recorded"
     if multi.warmup_runs != serial.warmup_runs:
         return f"the sides had {multi.warmup_runs} and {serial.warmup_runs} warm-up runs"
-    if (found := _difference(multi.machine, serial.machine, ("architecture", "processor", "cpus_usable"))) is not None:
-        return f"the sides were timed from different machines: {found}"
+    if change := _difference(multi.machine, serial.machine, ("architecture", "processor", "cpus_usable")):
+        return f"the sides were timed from different machines: {change}"
     ours, theirs = ({**side.server, "backend": side.backend} for side in (multi, serial))
-    if (found := _difference(ours, theirs, ("backend", "dtype", "device"))) is not None:
-        return f"the sides were served differently: {found}"
+    if change := _difference(ours, theirs, ("backend", "dtype", "device")):
+        return f"the sides were served differently: {change}"
     return None
 
 
@@ -122,8 +121,3 @@ def _difference(left: Mapping[str, Any], right: Mapping[str, Any], names: Sequen
         if ours != theirs and None not in (ours, theirs):
             return f"{name} is {ours} and {theirs}"
     return None
-
-
-def _changes(isolation: Isolation, mutation: Mutation) -> Scores:
-    difference: Scores = np.abs(np.array(mutation.scores) - np.array(isolation.base_scores)).max(axis=1)
-    return difference

@@ -11,24 +11,15 @@ import msgspec
 import numpy as np
 
 from pytest_multiitem.bench.curve import one_of_each_shape, run_requests, summary
-from pytest_multiitem.evaluation.records import (
-    Alignment,
-    Attested,
-    Evaluation,
-    Failure,
-    FurtherCase,
-    Isolation,
-    LeakVisibility,
-    Mutation,
-    TimedRequest,
-    Timing,
-)
+from pytest_multiitem.evaluation import records
+from pytest_multiitem.evaluation.records import Evaluation, Failure, FurtherCase, Isolation, Mutation
 from pytest_multiitem.evaluation.requests import Requests
 from pytest_multiitem.gates import evidence as measurement
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.scoring import cases as scoring_cases
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreFailure, Scores, prepare
 
@@ -41,27 +32,18 @@ KINDS = {"same_length_mutation": ("same_length",), "changed_length_mutation": ("
 
 
 def measure(
-    target: Target,
-    requests: Requests,
-    into: Evaluation,
-    *,
-    seed: int,
-    counts: Sequence[int],
-    warmup_runs: int,
-    timed_runs: int,
-    say: Callable[[str], None],
+    target: Target, requests: Requests, into: Evaluation, settings: Settings, say: Callable[[str], None]
 ) -> None:
     """Measure everything of ``into.mode`` and enter it ``into`` an evaluation as it comes.
 
     A request that fails ends the evaluation; ``into.failure`` says where and how, as it does on Ctrl-C. ``say`` is
     told every stage.
     """
-    serial = into.mode == "serial"
-    into.isolation, *further = [_blank(case) for case in requests.cases]
+    into.isolation, *further = [
+        Isolation(**_ids(case), name=case.name, labels=list(case.labels)) for case in requests.cases
+    ]
     into.further_cases = [FurtherCase(isolation=isolation) for isolation in further]
-    into.timed_request = TimedRequest(
-        query_ids=list(requests.timed.query), item_ids=[list(item) for item in requests.timed.items]
-    )
+    into.timed_request = records.TimedRequest(**_ids(requests.timed))
     owners: list[Evaluation | FurtherCase] = [into, *into.further_cases]
     pairs = list(zip(requests.cases, owners, strict=True))
     stage = SCORES
@@ -71,24 +53,21 @@ def measure(
             say(f"{SCORES}: {len(requests.cases)} requests, {sum(len(c.items) for c in requests.cases)} items")
             for case, owner in pairs:
                 measurement.replayed(target, case, _keep_scores(owner.isolation))
-            stage = MUTATIONS
-            say(stage)
+            say(stage := MUTATIONS)
             for case, owner in pairs:
-                _mutate(target, case, owner.isolation, seed)
-            if serial:
-                stage = ALIGNMENT
-                say(stage)
+                _mutate(target, case, owner.isolation, settings.seed)
+            if into.mode == "serial":
+                say(stage := ALIGNMENT)
                 for case, owner in pairs:
                     _align(target, case, owner, into.delimiter)
-                stage = VISIBILITY
-                say(stage)
+                say(stage := VISIBILITY)
                 _see_leaks(target, requests.cases, into)
         stage = TIMING
         with _attested(target, into, "timing"):
-            for count in counts:
+            for count in settings.items:
                 say(f"{TIMING}: {count} items")
                 case = replace(requests.timed, items=requests.timed.items[:count])
-                _time(target, case, into, warmup_runs=warmup_runs, timed_runs=timed_runs)
+                _time(target, case, into, settings)
         into.complete = True
     except ScoreFailure as failure:
         message = str(failure).removeprefix(f"{failure.kind.value}: ")
@@ -98,25 +77,15 @@ def measure(
         raise
 
 
-def _blank(case: Case) -> Isolation:
-    return Isolation(
-        query_ids=list(case.query),
-        item_ids=[list(item) for item in case.items],
-        name=case.name,
-        labels=list(case.labels),
-    )
+def _ids(case: Case) -> dict[str, Any]:
+    return {"query_ids": list(case.query), "item_ids": [list(item) for item in case.items]}
 
 
 @contextmanager
 def _attested(target: Target, into: Evaluation, what: str) -> Iterator[None]:
     with target.attest() as attestation:
         yield
-    into.attestation[what] = Attested(
-        mask=attestation.mask,
-        packed_sequences=attestation.packed_sequences,
-        packed_items=attestation.packed_items,
-        problem=attestation.problem,
-    )
+    into.attestation[what] = records.Attested(**vars(attestation))
 
 
 def _keep_scores(isolation: Isolation) -> Recorder:
@@ -139,11 +108,11 @@ def _mutate(target: Target, case: Case, isolation: Isolation, seed: int) -> None
     base = np.array(isolation.base_scores)
     for name, kinds in KINDS.items():
         for mutation in scoring_cases.mutations(case, kinds, seed=seed):
-            found = _mutation(mutation, base, target.score(mutation.case))
-            isolation.mutations.append(found)
+            scored = _mutation(mutation, base, target.score(mutation.case))
+            isolation.mutations.append(scored)
             worst = getattr(isolation, name)
-            if worst is None or found.max_abs_diff_unchanged > worst.max_abs_diff_unchanged:
-                setattr(isolation, name, found)
+            if worst is None or scored.max_abs_diff_unchanged > worst.max_abs_diff_unchanged:
+                setattr(isolation, name, scored)
 
 
 def _mutation(mutation: scoring_cases.Mutation, base: Scores, scores: Scores) -> Mutation:
@@ -164,7 +133,7 @@ def _align(target: Target, case: Case, owner: Evaluation | FurtherCase, delimite
 
     def keep(line: dict[str, Any]) -> None:
         if owner.semantic_alignment is None:
-            owner.semantic_alignment = Alignment(
+            owner.semantic_alignment = records.Alignment(
                 query_plus_delimiter_ids=list(aligned.query), base_scores_query_plus_delimiter=line["scores"]
             )
         else:
@@ -182,10 +151,11 @@ def _see_leaks(target: Target, cases: Sequence[Case], into: Evaluation) -> None:
             continue
         lines: list[dict[str, Any]] = []
         _, shifts = measurement.leak_visibility(target, cases, semantics, into.delimiter, lines.append)
-        into.leak_visibility[semantics.value] = LeakVisibility(shifts=shifts, scores=[line["scores"] for line in lines])
+        scores = [line["scores"] for line in lines]
+        into.leak_visibility[semantics.value] = records.LeakVisibility(shifts=shifts, scores=scores)
 
 
-def _time(target: Target, case: Case, into: Evaluation, *, warmup_runs: int, timed_runs: int) -> None:
+def _time(target: Target, case: Case, into: Evaluation, settings: Settings) -> None:
     """Time N items: one packed request, or N one-item requests. Encoded before the clock starts; answers are
     read after it stops."""
     if into.mode == "serial":
@@ -193,10 +163,10 @@ def _time(target: Target, case: Case, into: Evaluation, *, warmup_runs: int, tim
         warm = one_of_each_shape(case)
     else:
         timed = warm = [prepare(case.query, case.items, case.labels)]
-    for _ in range(warmup_runs):
+    for _ in range(settings.bench_warmup_runs):
         run_requests(target, warm)
     seconds: list[float] = []
-    for _ in range(timed_runs):
+    for _ in range(settings.bench_timed_runs):
         seconds.append(run_requests(target, timed))
         times = summary(seconds, len(case.items))
-        into.performance[str(len(case.items))] = Timing(**msgspec.structs.asdict(times))
+        into.performance[str(len(case.items))] = records.Timing(**msgspec.structs.asdict(times))

@@ -7,7 +7,6 @@ A field is left out where nothing was measured.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -16,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.results.store import write_atomically
+from pytest_multiitem.results.store import read_json
 
 EVALUATION_SCHEMA: Final = "multiitem_evaluation_v1"
 COMBINED_SCHEMA: Final = "multiitem_combined_v1"
@@ -242,17 +241,9 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}; name a file in a directory that can be written to")
 
 
-def write(path: Path, record: Evaluation | Combined) -> None:
-    """Write a file atomically. Raises UsageError where it cannot be written."""
-    try:
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-
-
 def read_evaluation(path: Path) -> Evaluation:
     """Read one endpoint's evaluation. Raises UsageError naming the field that is missing or wrong."""
-    return _convert(path, _load(path), Evaluation, EVALUATION_SCHEMA, "write one with: multiitem evaluate")
+    return _convert(path, read_json(path), Evaluation, EVALUATION_SCHEMA, "write one with: multiitem evaluate")
 
 
 def read_combined(paths: list[Path]) -> Combined:
@@ -262,22 +253,12 @@ def read_combined(paths: list[Path]) -> Combined:
     """
     joined: dict[str, Any] = {}
     for path in paths:
-        content = _load(path)
+        content = read_json(path)
         _convert(path, content, Combined, COMBINED_SCHEMA, "join evaluations with: multiitem combine")
         for name, value in content.items():
             if joined.setdefault(name, value) != value:
                 raise UsageError(f"{path} and {paths[0]} differ in {name}: they are not of the same evaluations")
     return msgspec.convert(joined, Combined)
-
-
-def _load(path: Path) -> Any:
-    try:
-        # json, not msgspec: other tools write NaN and Infinity, and those must be seen for what they are.
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
 
 
 def _convert(path: Path, content: Any, kind: type[T], schema: str, advice: str) -> T:

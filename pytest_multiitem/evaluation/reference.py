@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +38,9 @@ def from_evaluation(side: Side) -> TorchReference:
     doubt = None
     if evaluation.backend is None:
         doubt = f"{side.path.name} does not say which backend served it; evaluate it with --backend pytorch"
-    alignments = [alignment for _, alignment in side.cases if alignment is not None]
-    aligned = None
-    if len(alignments) == len(side.cases):
-        aligned = [np.array(alignment.base_scores_query_plus_delimiter) for alignment in alignments]
     return TorchReference(
-        [np.array(isolation.base_scores) for isolation, _ in side.cases],
-        aligned,
+        side.bases,
+        side.aligned,
         noise_floor((isolation.base_scores, isolation.replays) for isolation, _ in side.cases),
         {"file": side.path.name, "url": evaluation.url, "backend": evaluation.backend, "model": evaluation.model},
         doubt,
@@ -74,14 +69,12 @@ def from_transformers(model: str, side: Side) -> TorchReference:
             raise UsageError(
                 f"--reference {model} has token ids below {backend.vocab_size}, but {side.path} holds {highest}"
             )
-
-        def score(query: Sequence[int], items: Sequence[Sequence[int]], of: Sequence[int] = labels) -> Scores:
-            rows = [backend.serial([*query, *item], of, False).scores(True) for item in items]
-            return np.concatenate(rows)
-
-        scores = score(isolation.query_ids, isolation.item_ids)
-        floor = max(floor, max_abs(score(isolation.query_ids, isolation.item_ids) - scores), key=magnitude)
+        scores, again, behind_delimiter = (
+            np.concatenate([backend.serial([*query, *item], labels, False).scores(True) for item in isolation.item_ids])
+            for query in (isolation.query_ids, isolation.query_ids, [*isolation.query_ids, delimiter])
+        )
+        floor = max(floor, max_abs(again - scores), key=magnitude)
         serial.append(scores)
-        aligned.append(score([*isolation.query_ids, delimiter], isolation.item_ids))
+        aligned.append(behind_delimiter)
     about = {"backend": "transformers", "model": model, "dtype": "float32", **backend.versions}
     return TorchReference(serial, aligned, floor, about)

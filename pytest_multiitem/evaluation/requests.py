@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 
-from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case, read_workload
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the requests are drawn from. ``counts``: the item counts N that are timed."""
-
-    seed: int
-    labels: tuple[int, ...]
-    delimiter: int
-    vocab_size: int
-    query_tokens: int
-    item_tokens: int
-    counts: tuple[int, ...]
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, built_in_cases, equal_length_case, read_workload
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -31,38 +19,32 @@ class Requests:
     timed: Case
 
 
-def built_in(shape: Shape) -> Requests:
-    """26 items of 1 to 40 tokens, none of them empty; items of equal length to time."""
-    mixed, _ = built_in_cases(
-        seed=shape.seed,
-        labels=shape.labels,
-        delimiter=shape.delimiter,
-        vocab_size=shape.vocab_size,
-        empty_item=False,
-    )
-    timed = equal_length_case(
-        seed=shape.seed,
-        query_tokens=shape.query_tokens,
-        num_items=max(shape.counts),
-        item_tokens=shape.item_tokens,
-        labels=shape.labels,
-        pool=mixed.pool,
-    )
-    return Requests((mixed,), timed)
+def requests_for(settings: Settings, target: Target) -> Requests:
+    """A user's own requests, and to time, the first query with the items of all requests in turn; else built-in ones:
+    26 items of 1 to 40 tokens, none of them empty, and items of equal length to time.
 
-
-def workload(path: Path, shape: Shape, encode: Callable[[str], list[int]] | None) -> Requests:
-    """A user's own requests; to time, the first query with the items of all requests in turn.
-
-    ``encode`` turns text into ids; None where no tokenizer is at hand. Raises UsageError naming the line.
+    Raises UsageError naming the line of a workload, or its request that the server must not be sent.
     """
+    labels, largest = settings.labels, max(settings.items)
+    vocab_size = target.vocab_size or ASSUMED_VOCABULARY
+    if settings.workload is None:
+        mixed, _ = built_in_cases(
+            seed=settings.seed, labels=labels, delimiter=target.delimiter, vocab_size=vocab_size, empty_item=False
+        )
+        timed = equal_length_case(
+            seed=settings.seed,
+            query_tokens=settings.query_tokens,
+            num_items=largest,
+            item_tokens=settings.item_tokens,
+            labels=labels,
+            pool=mixed.pool,
+        )
+        return Requests((mixed,), timed)
     cases = read_workload(
-        path,
-        encode=encode,
-        labels=shape.labels,
-        delimiter=shape.delimiter,
-        vocab_size=shape.vocab_size,
+        settings.workload, encode=target.encode, labels=labels, delimiter=target.delimiter, vocab_size=vocab_size
     )
-    items = tuple(islice(cycle([item for case in cases for item in case.items]), max(shape.counts)))
-    first = cases[0]
-    return Requests(cases, Case("timed", first.query, items, first.labels, first.pool))
+    for case in cases:
+        if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
+            raise UsageError(f"request {case.name!r} is not sent: {harm}")
+    first, items = cases[0], cycle([item for case in cases for item in case.items])
+    return Requests(cases, Case("timed", first.query, tuple(islice(items, largest)), first.labels, first.pool))

@@ -9,15 +9,12 @@ from typing import Literal
 
 import pytest_multiitem
 from pytest_multiitem.adapters.base import choose_engine
-from pytest_multiitem.errors import UsageError
-from pytest_multiitem.evaluation import records
 from pytest_multiitem.evaluation.clients import OneItemClient, WholeRequestClient
 from pytest_multiitem.evaluation.measure import measure
-from pytest_multiitem.evaluation.records import EVALUATION_SCHEMA, Evaluation, Isolation
-from pytest_multiitem.evaluation.requests import Requests, Shape, built_in, workload
+from pytest_multiitem.evaluation.records import EVALUATION_SCHEMA, Evaluation, Isolation, check_writable
+from pytest_multiitem.evaluation.requests import Requests, requests_for
 from pytest_multiitem.results.machine import machine_info
-from pytest_multiitem.results.store import utc_now
-from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY
+from pytest_multiitem.results.store import utc_now, write_record
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import UNKNOWN, attach, base_url, client_of
 from pytest_multiitem.targets.target import Target
@@ -39,7 +36,7 @@ def evaluate(
     UsageError where they cannot be used; then nothing is written.
     """
     address = base_url(url)
-    records.check_writable(output)
+    check_writable(output)
     engine = None
     if settings.origins["engine"] != "default":
         engine = choose_engine(settings.engine)
@@ -47,41 +44,13 @@ def evaluate(
     kind = WholeRequestClient if mode == "multi" else OneItemClient
     with client_of(address, settings, kind=kind) as client:
         target = attach(mode, client, settings, engine)
-        requests = _requests(settings, target)
+        requests = requests_for(settings, target)
         evaluation = _blank(settings, target, requests, mode=mode, url=url)
         try:
-            measure(
-                target,
-                requests,
-                evaluation,
-                seed=settings.seed,
-                counts=settings.items,
-                warmup_runs=settings.bench_warmup_runs,
-                timed_runs=settings.bench_timed_runs,
-                say=say,
-            )
+            measure(target, requests, evaluation, settings, say)
         finally:
-            records.write(output, evaluation)
+            write_record(output, evaluation)
     return evaluation
-
-
-def _requests(settings: Settings, target: Target) -> Requests:
-    shape = Shape(
-        seed=settings.seed,
-        labels=settings.labels,
-        delimiter=target.delimiter,
-        vocab_size=target.vocab_size or ASSUMED_VOCABULARY,
-        query_tokens=settings.query_tokens,
-        item_tokens=settings.item_tokens,
-        counts=settings.items,
-    )
-    if settings.workload is None:
-        return built_in(shape)
-    requests = workload(settings.workload, shape, target.encode)
-    for case in requests.cases:
-        if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
-            raise UsageError(f"request {case.name!r} is not sent: {harm}")
-    return requests
 
 
 def _blank(

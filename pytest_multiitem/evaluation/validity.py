@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.evaluation.records import Alignment, Evaluation, Isolation, Mutation, Rows, read_evaluation
+from pytest_multiitem.evaluation.records import Alignment, Evaluation, FurtherCase, Isolation, Rows, read_evaluation
+from pytest_multiitem.transport.client import Scores
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,19 @@ class Side:
     @property
     def cases(self) -> list[tuple[Isolation, Alignment | None]]:
         """Every request's results; the first is the one under the final names."""
-        first = self.evaluation
-        further = [(case.isolation, case.semantic_alignment) for case in first.further_cases]
-        return [(first.isolation, first.semantic_alignment), *further]
+        owners: list[Evaluation | FurtherCase] = [self.evaluation, *self.evaluation.further_cases]
+        return [(owner.isolation, owner.semantic_alignment) for owner in owners]
+
+    @property
+    def bases(self) -> list[Scores]:
+        """Scores [N, K] of every request; fewer where the evaluation ended early."""
+        return [np.array(isolation.base_scores) for isolation, _ in self.cases if isolation.base_scores is not None]
+
+    @property
+    def aligned(self) -> list[Scores] | None:
+        """Scores [N, K] of every request behind ``query + delimiter``; None where not all were scored."""
+        scores = [np.array(a.base_scores_query_plus_delimiter) for _, a in self.cases if a is not None]
+        return scores if len(scores) == len(self.cases) else None
 
 
 def open_side(path: Path, mode: str) -> Side:
@@ -52,18 +64,12 @@ def check_same_requests(left: Side, right: Side, *, timed: bool = True) -> None:
     ]
     for at, ((mine, _), (other, _)) in enumerate(zip(left.cases, right.cases, strict=False)):
         where = _place(at)
-        pairs += [(f"{where}.{name}", getattr(mine, name), getattr(other, name)) for name in ("query_ids", "item_ids")]
+        pairs += _fields(where, mine, other, "query_ids", "item_ids")
         pairs.append((f"{where}.labels", mine.labels or ours.labels, other.labels or theirs.labels))
         for number, both in enumerate(zip(mine.mutations or (), other.mutations or (), strict=False)):
-            pairs += [
-                (f"{where}.mutations[{number}].{name}", getattr(both[0], name), getattr(both[1], name))
-                for name in ("mutated_index", "mutated_item_ids")
-            ]
+            pairs += _fields(f"{where}.mutations[{number}]", *both, "mutated_index", "mutated_item_ids")
     if timed and ours.timed_request is not None and theirs.timed_request is not None:
-        pairs += [
-            (f"timed_request.{name}", getattr(ours.timed_request, name), getattr(theirs.timed_request, name))
-            for name in ("query_ids", "item_ids")
-        ]
+        pairs += _fields("timed_request", ours.timed_request, theirs.timed_request, "query_ids", "item_ids")
     for name, mine, other in pairs:
         if mine != other:
             raise UsageError(
@@ -76,6 +82,10 @@ def check_same_requests(left: Side, right: Side, *, timed: bool = True) -> None:
             f"{left.path} is of the model {ours.model!r}, {right.path} of {theirs.model!r}; where they are one and the "
             "same, evaluate both with --model NAME"
         )
+
+
+def _fields(where: str, left: object, right: object, *names: str) -> list[tuple[str, Any, Any]]:
+    return [(f"{where}.{name}", getattr(left, name), getattr(right, name)) for name in names]
 
 
 def _difference(name: str, left: Any, right: Any) -> str:
@@ -114,33 +124,24 @@ def _problems(side: Side) -> Iterator[str]:
         for number, replay in enumerate(isolation.replays or ()):
             yield from _scores(f"{where}.replays[{number}]", replay, size)
         named = {f"{where}.{n}": getattr(isolation, n) for n in ("same_length_mutation", "changed_length_mutation")}
-        named |= {f"{where}.mutations[{n}]": found for n, found in enumerate(isolation.mutations or ())}
+        named |= {f"{where}.mutations[{n}]": mutation for n, mutation in enumerate(isolation.mutations or ())}
         for name, mutation in named.items():
             if mutation is not None:
-                yield from _mutation(name, mutation, size)
+                if not 0 <= mutation.mutated_index < size[0]:
+                    yield f"{name}.mutated_index is {mutation.mutated_index}; expected 0 to {size[0] - 1}"
+                yield from _scores(f"{name}.scores", mutation.scores, size)
             elif isolation.mutations is None and evaluation.failure is None and evaluation.mode == "multi":
                 yield f"{name} is missing"
         if alignment is not None:
             aligned = where.replace("isolation", "semantic_alignment")
             if alignment.query_plus_delimiter_ids != [*isolation.query_ids, evaluation.delimiter]:
                 yield f"{aligned}.query_plus_delimiter_ids is not query_ids and the delimiter {evaluation.delimiter}"
-            yield from _scores(
-                f"{aligned}.base_scores_query_plus_delimiter", alignment.base_scores_query_plus_delimiter, size
-            )
+            field = "base_scores_query_plus_delimiter"
+            yield from _scores(f"{aligned}.{field}", getattr(alignment, field), size)
             for number, replay in enumerate(alignment.replays or ()):
                 yield from _scores(f"{aligned}.replays[{number}]", replay, size)
-    for semantics, found in (evaluation.leak_visibility or {}).items():
-        yield from _finite(f"leak_visibility.{semantics}.shifts", found.shifts)
-    yield from _timings(evaluation)
-
-
-def _mutation(name: str, mutation: Mutation, size: tuple[int, int]) -> Iterator[str]:
-    if not 0 <= mutation.mutated_index < size[0]:
-        yield f"{name}.mutated_index is {mutation.mutated_index}; expected 0 to {size[0] - 1}"
-    yield from _scores(f"{name}.scores", mutation.scores, size)
-
-
-def _timings(evaluation: Evaluation) -> Iterator[str]:
+    for semantics, visible in (evaluation.leak_visibility or {}).items():
+        yield from _finite(f"leak_visibility.{semantics}.shifts", visible.shifts)
     for count, timing in evaluation.performance.items():
         if not count.isdecimal() or int(count) < 1:
             yield f"performance has {count!r}; expected numbers of items"

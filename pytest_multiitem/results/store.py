@@ -128,6 +128,26 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_record(path: Path, record: Any) -> None:
+    """Write a record's file atomically, and make its directory. Raises UsageError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_json(path: Path) -> Any:
+    """A file's decoded content; NaN and Infinity, which other tools write, are read as what they are. Raises
+    UsageError."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid JSON: {error}") from None
+
+
 def point_latest(run_dir: Path) -> None:
     """Make ``latest`` beside the run a link to it, atomically."""
     link = _latest(run_dir)

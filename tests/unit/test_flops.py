@@ -75,7 +75,8 @@ def test_serial_runs_the_query_every_time(layers: int, needed: bool) -> None:
     each = [
         walked(config, np.tri(QUERY + length, dtype=bool), [QUERY + length - 1], needed=needed) for length in RAGGED
     ]
-    assert counted == sum(each, Work(0, 0)) and counted.total == counted.matrix + counted.attention
+    matrix, attention = (sum(getattr(work, name) for work in each) for name in ("matrix", "attention"))
+    assert counted == Work(matrix, attention) and counted.total == matrix + attention
 
 
 def test_an_ablation_is_not_counted() -> None:

@@ -47,7 +47,7 @@ def measured(*seconds, chunk=3, count=7, warmup=1, timed=4, lengths=None):
         targets.append(multi())
         Clock(targets[-1], "AB"[number], log, each if callable(each) else lambda n, s=each: s)
     found = sample([(t, chunk) for t in targets], request, warmup_runs=warmup, timed_runs=timed)
-    rows = [row_of(s, chunk_size=chunk, num_items=count, session="s", cost_per_hour=3.6) for s in found]
+    rows = [row_of(s, cost_per_hour=3.6) for s in found]
     return rows, log, request
 
 
@@ -160,7 +160,7 @@ def test_another_path_than_the_one_asked_for_is_recorded():
 
     target.client.timed_send = timed_send
     (found,) = sample([(target, 3)], request_of(3), warmup_runs=0, timed_runs=2)
-    row = row_of(found, chunk_size=3, num_items=3, session="s")
+    row = row_of(found)
     assert row.mask_attested == "dense" and "segment was requested" in row.attestation_problem
 
 
@@ -175,6 +175,6 @@ def test_scores_that_move_between_runs_are_the_noise_floor():
 
 def test_a_first_run_that_compiles_is_seen():
     runs = [RunRecord(status="ok", total_e2e_ms=ms, chunk_call_ms=[ms], block=i) for i, ms in enumerate([8, 2, 2, 3])]
-    slow = row_of(Sampled(runs=runs, scores=[np.array([[0.5, 0.5]])] * 4), chunk_size=1, num_items=1, session="s")
+    slow = row_of(Sampled(1, 1, "s", runs=runs, scores=[np.array([[0.5, 0.5]])] * 4))
     assert slow.recompilation == "the first timed run took 4.00 times the median of the others"
     assert slow.first_run_penalty_ratio == 4.0 and slow.unstable is not None

@@ -4,12 +4,13 @@ import json
 import socket
 import sys
 import threading
+from contextlib import closing
 
 import msgspec
 import numpy as np
 import pytest
 
-from pytest_multiitem.bench import overhead
+from pytest_multiitem.bench import overhead, statistics
 from pytest_multiitem.bench.overhead import BLOCK, measure_overhead, null_server
 from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, prepare
 
@@ -88,7 +89,7 @@ def test_the_raw_socket_sends_what_the_harness_sends(recorder):
     url, received = recorder(OK, OK)
     with ScoreClient(url, api_key="key") as client:
         client.timed_send(REQUEST)
-        with overhead._RawSocket(client.build(REQUEST)) as raw:
+        with closing(overhead._RawSocket(client.build(REQUEST))) as raw:
             assert raw.exchange() == ANSWER
     assert received[0] == received[1]
     assert b"uthorization: Bearer key" in received[0]
@@ -107,7 +108,7 @@ def test_a_raw_exchange_that_fails(recorder, answer, error):
     url, _ = recorder(answer)
     with (
         ScoreClient(url) as client,
-        overhead._RawSocket(client.build(REQUEST)) as raw,
+        closing(overhead._RawSocket(client.build(REQUEST))) as raw,
         pytest.raises(error),
     ):
         raw.exchange()
@@ -125,9 +126,9 @@ def test_kinds_take_turns_in_blocks():
 def test_the_interval_of_a_difference():
     rng = np.random.default_rng(0)
     floor = rng.exponential(1.0, 100)
-    low, high = overhead._difference_interval(floor + 5 + rng.normal(0, 0.1, 100), floor)
+    low, high = statistics.difference_interval(floor + 5 + rng.normal(0, 0.1, 100), floor)
     assert 4 < low <= high < 6
-    assert overhead._difference_interval([1.0, 2.0], [1.0, 2.0]) is None
+    assert statistics.difference_interval([1.0, 2.0], [1.0, 2.0]) is None
 
 
 def test_a_null_server_that_does_not_start(monkeypatch):

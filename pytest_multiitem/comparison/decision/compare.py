@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import combinations, product
 from pathlib import Path
-from typing import Any
 
 from pytest_multiitem.adapters.base import known_backends
+from pytest_multiitem.comparison import records
 from pytest_multiitem.comparison.decision import correctness, guardrail, speed
 from pytest_multiitem.comparison.decision.measured_side import MeasuredSide, measured_side
-from pytest_multiitem.comparison.decision.notes import IDENTITY, different_semantics, identity, notes_on
+from pytest_multiitem.comparison.decision.notes import different_semantics, identity, notes_on, workload_values
 from pytest_multiitem.comparison.decision.recommendation import display_name, in_order, recommend
-from pytest_multiitem.comparison.records import (
-    VIEWS,
-    ComparedRow,
-    ComparedView,
-    Comparison,
-    Row,
-    ScoreMatrix,
-    Side,
-    SideRow,
-    Winner,
-)
+from pytest_multiitem.comparison.records import ComparedRow, ComparedView, Comparison, ScoreMatrix, SideRow, Winner
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.results.store import utc_now
@@ -51,13 +41,18 @@ def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str
     if deferred is None:
         summary = f"{recommendation.text} Confidence: {recommendation.confidence}."
     else:
-        head = f"{_partial(backends)}: {deferred}. Winners across backends are deferred."
-        summary = " ".join([head, *map(_own_best, winners.values())])
+        partial = f"{display_name(backends[0])}-only partial" if len(backends) == 1 else "Partial"
+        own_best = [
+            f"{display_name(w.backend)}'s own best is client chunk size {w.client_chunk_size} in {w.view}, "
+            f"{w.throughput_items_sec:,.1f} items/s."
+            for w in winners.values()
+        ]
+        summary = " ".join([f"{partial}: {deferred}. Winners across backends are deferred.", *own_best])
     notes = notes_on(sides, [(compared, by_view[compared.view]) for compared in views])
     if blocker and not missing:
         notes.append(f"a blocker was named ({blocker}), but no side is missing")
     return Comparison(
-        schema_version="cross_backend_comparison_v1",
+        schema_version=records.COMPARISON_SCHEMA,
         generated_at_utc=utc_now(),
         status="partial" if missing else "complete",
         blocker=(reason or "; ".join(missing)) if missing else None,
@@ -80,68 +75,44 @@ def exit_status(comparison: Comparison, *, allow_inconclusive: bool = False) -> 
     return int(comparison.status != "complete" or not checks or any(check.verdict not in good for check in checks))
 
 
-# -- what is compared with what ----------------------------------------------------------------
-
-
 def _check(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> None:
     if not sides:
         raise UsageError("there is nothing to compare: expected at least one matrix")
     if len(backends) > 2:
-        shown = ", ".join(backends)
-        raise UsageError(f"matrices of {len(backends)} backends ({shown}); expected two at most, compare them in pairs")
+        named = ", ".join(backends)
+        raise UsageError(f"matrices of {len(backends)} backends ({named}); expected two at most, compare them in pairs")
     for a, b in combinations(sides, 2):
         if (a.backend, a.view) == (b.backend, b.view):
             raise UsageError(f"{a.named} and {b.named} are the same side in the same view; give one matrix of each")
-        name, ours, theirs = _workload_difference(a, b)
-        if ours != theirs:
-            raise UsageError(
-                f"{a.named} and {b.named} measured different workloads ({name} {ours} and {theirs}); only matrices of "
-                "one workload can be compared"
-            )
-
-
-def _workload_difference(a: MeasuredSide, b: MeasuredSide) -> tuple[str, Any, Any]:
-    """In what the workloads of two matrices differ, and both values; equal values where they do not."""
-    ours, theirs = a.matrix.workload_ref, b.matrix.workload_ref
-    if ours.sha256 is not None and theirs.sha256 is not None:
-        return "sha256", ours.sha256, theirs.sha256
-    for name in IDENTITY:
-        values = [identity(side.matrix, name) for side in (a, b)]
-        if None not in values and values[0] != values[1]:
-            return name, *values
-    return "", None, None
+        for name, ours, theirs in workload_values(a.matrix, b.matrix):
+            if ours != theirs:
+                raise UsageError(
+                    f"{a.named} and {b.named} measured different workloads ({name} {ours} and {theirs}); only matrices "
+                    "of one workload can be compared"
+                )
 
 
 def _views(sides: Sequence[MeasuredSide]) -> list[str]:
-    known: tuple[str, ...] = VIEWS
-    names = list(dict.fromkeys(side.view for side in sides))
+    known: tuple[str, ...] = records.VIEWS
+    names = dict.fromkeys(side.view for side in sides)
     return sorted(names, key=lambda view: known.index(view) if view in known else len(known))
 
 
 def _missing(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> list[str]:
     """What a complete comparison would have and this one has not."""
-    missing = []
+    there = {(side.backend, side.view) for side in sides}
+    wanted = product(_views(sides), backends)
+    missing = [f"there is no {view} matrix of {backend}" for view, backend in wanted if (backend, view) not in there]
     if len(backends) == 1:
         known = known_backends()
         other = next((name for name in known if name not in backends), None) if backends[0] in known else None
-        missing.append(f"there is no matrix of {other or 'a second backend'}")
-    else:
-        there = {(side.backend, side.view) for side in sides}
-        missing += [
-            f"there is no {view} matrix of {backend}"
-            for view in _views(sides)
-            for backend in backends
-            if (backend, view) not in there
-        ]
+        missing = [f"there is no matrix of {other or 'a second backend'}"]
     for side in sides:
         if side.matrix.complete is False or (side.matrix.complete is None and side.matrix.blocker):
             missing.append(f"the matrix of {side.label} is not complete")
         elif not side.rows:
             missing.append(f"the matrix of {side.label} holds no row")
     return missing
-
-
-# -- one view ----------------------------------------------------------------------------------
 
 
 def _view(view: str, sides: Sequence[MeasuredSide], deferred: str | None) -> ComparedView:
@@ -193,17 +164,16 @@ def _row(size: int, sides: Sequence[MeasuredSide]) -> ComparedRow:
         compared = speed.versus(a, b)
         row.speed_ratio, row.speed_ratio_interval_95 = compared.ratio, compared.interval
         row.speed_verdict, row.paired = compared.verdict, compared.paired
-        row.p95_delta_percent = _delta_percent(a, b, lambda r: r.p95_total_e2e_ms)
-        row.throughput_delta_percent = _delta_percent(a, b, lambda r: r.throughput_items_sec)
+        row.p95_delta_percent = _delta_percent(a.p95_total_e2e_ms, b.p95_total_e2e_ms)
+        row.throughput_delta_percent = _delta_percent(a.throughput_items_sec, b.throughput_items_sec)
     return row
 
 
 def _judge(row: ComparedRow, sides: Sequence[MeasuredSide]) -> None:
     """Fill in the agreement of both sides, the checks and their verdict."""
-    sizes = [_scored_size(side, row.client_chunk_size) for side in sides]
-    pairs = [(side, size) for side, size in zip(sides, sizes, strict=True) if size is not None]
-    without = [side.backend for side, size in zip(sides, sizes, strict=True) if size is None]
-    if without:
+    sizes = {side.backend: _scored_size(side, row.client_chunk_size) for side in sides}
+    pairs = [(side, size) for side in sides if (size := sizes[side.backend]) is not None]
+    if without := [backend for backend, size in sizes.items() if size is None]:
         row.checks = correctness.cross_backend_checks(None, f"there are no scores of {' and '.join(without)}")
         return
     rows = [side.rows[size] for side, size in pairs]
@@ -261,41 +231,19 @@ def _side_row(side: MeasuredSide, size: int, compared: ComparedRow, *, across: b
     )
 
 
-def _delta_percent(a: Row, b: Row, value_of: Callable[[Row], float | None]) -> float | None:
-    """A relative to B."""
-    ratio = speed.ratio_of(value_of(a), value_of(b))
+def _delta_percent(a: float | None, b: float | None) -> float | None:
+    ratio = speed.ratio_of(a, b)
     return None if ratio is None else 100 * (ratio - 1)
 
 
-# -- words -------------------------------------------------------------------------------------
-
-
-#: Fields of a matrix that its side has as well.
-_TAKEN_OVER = (
-    "engine", "model", "dtype", "semantics", "mask_requested", "hardware", "server_config", "complete", "blocker",
-)  # fmt: skip
-
-
-def _side(side: MeasuredSide) -> Side:
-    matrix = side.matrix
+def _side(side: MeasuredSide) -> records.Side:
     agreement, checks = side.worst_own()
-    return Side(
-        backend=side.backend,
+    shared = {*records.Side.__struct_fields__} & {*ScoreMatrix.__struct_fields__}
+    return records.Side(
         view=side.view,
         path=None if side.path is None else str(side.path),
-        workload_sha256=matrix.workload_ref.sha256,
+        workload_sha256=side.matrix.workload_ref.sha256,
         own_reference_checks=checks,
         own_reference_agreement=agreement,
-        **{name: getattr(matrix, name) for name in _TAKEN_OVER},
-    )
-
-
-def _partial(backends: Sequence[str]) -> str:
-    return f"{display_name(backends[0])}-only partial" if len(backends) == 1 else "Partial"
-
-
-def _own_best(winner: Winner) -> str:
-    return (
-        f"{display_name(winner.backend)}'s own best is client chunk size {winner.client_chunk_size} in {winner.view}, "
-        f"{winner.throughput_items_sec:,.1f} items/s."
+        **{name: getattr(side.matrix, name) for name in shared},
     )

@@ -76,10 +76,8 @@ class MeasuredSide:
     def candidates(self, but: Iterable[int] = ()) -> list[Candidate[MeasuredSide]]:
         """The rows that may win on their own side, without the chunk sizes in ``but``."""
         excluded = set(but)
-        candidates = [
-            guardrail.candidate_of(row, self) for size, row in self.rows.items() if self.why_not(size) is None
-        ]
-        return [c for c in candidates if c is not None and c.chunk_size not in excluded]
+        rows = [row for size, row in self.rows.items() if size not in excluded and self.why_not(size) is None]
+        return [candidate for row in rows if (candidate := guardrail.candidate_of(row, self)) is not None]
 
     def winner(self, size: int) -> Winner:
         """A row as a winner."""

@@ -11,15 +11,23 @@ from pytest_multiitem.comparison.decision.measured_side import MeasuredSide
 from pytest_multiitem.comparison.records import ComparedView, ScoreMatrix
 
 #: What tells workloads apart where a file has no checksum.
-IDENTITY = ("request_id", "label_token_ids", "num_items", "query_tokens", "item_tokens")
+_IDENTITY = ("request_id", "label_token_ids", "num_items", "query_tokens", "item_tokens")
 
 
 def identity(matrix: ScoreMatrix, name: str) -> Any:
-    """What a matrix says of its workload, by one of the names in :data:`IDENTITY`; None where it says nothing."""
+    """What a matrix says of its workload, by one of the names in `_IDENTITY`; None where it says nothing."""
     known = matrix.workload if isinstance(matrix.workload, dict) else {}
     if name == "request_id":
         return matrix.workload_ref.request_id or known.get(name)
     return known.get(name)
+
+
+def workload_values(a: ScoreMatrix, b: ScoreMatrix) -> list[tuple[str, Any, Any]]:
+    """By name, what both matrices say of their workload: the checksum alone, where both have it."""
+    checksums = a.workload_ref.sha256, b.workload_ref.sha256
+    pairs = [("sha256", *checksums), *((name, identity(a, name), identity(b, name)) for name in _IDENTITY)]
+    stated = [pair for pair in pairs if None not in pair]
+    return stated[:1] if None not in checksums else stated
 
 
 def different_semantics(a: ScoreMatrix, b: ScoreMatrix) -> bool:
@@ -30,7 +38,7 @@ def different_semantics(a: ScoreMatrix, b: ScoreMatrix) -> bool:
 def notes_on(sides: Sequence[MeasuredSide], views: Iterable[tuple[ComparedView, Sequence[MeasuredSide]]]) -> list[str]:
     """The notes on all sides, on each view with its sides, and those that the matrices bring along."""
     notes = _differences(sides)
-    unknown = [f"{a.named} and {b.named}" for a, b in combinations(sides, 2) if not _identified(a.matrix, b.matrix)]
+    unknown = [f"{a.named} and {b.named}" for a, b in combinations(sides, 2) if not workload_values(a.matrix, b.matrix)]
     if unknown:
         notes.append(f"nothing in the files says that these measured the same workload: {', '.join(unknown)}")
     for view, in_view in views:
@@ -57,19 +65,12 @@ def _differences(sides: Sequence[MeasuredSide]) -> list[str]:
     return notes
 
 
-def _identified(a: ScoreMatrix, b: ScoreMatrix) -> bool:
-    """Whether something says that two matrices are of one workload (that they differ is an error elsewhere)."""
-    if a.workload_ref.sha256 is not None and b.workload_ref.sha256 is not None:
-        return True
-    return any(None not in (identity(a, name), identity(b, name)) for name in IDENTITY)
-
-
 def _on_pair(a: MeasuredSide, b: MeasuredSide) -> list[str]:
     notes, view = [], a.view
     for side, other in ((a, b), (b, a)):
-        alone = sorted(side.rows.keys() - other.rows.keys())
+        alone = list(map(str, sorted(side.rows.keys() - other.rows.keys())))
         if alone:
-            notes.append(f"{view}: client chunk size {_listed(alone)} was measured on {side.backend} only")
+            notes.append(f"{view}: client chunk size {', '.join(alone)} was measured on {side.backend} only")
         if side.matrix.semantics is None:
             notes.append(
                 f"{view}: {side.backend} does not declare its semantics; it is compared as if it were the same"
@@ -84,18 +85,14 @@ def _on_pair(a: MeasuredSide, b: MeasuredSide) -> list[str]:
 
 def _on_speed(view: ComparedView, a: MeasuredSide, b: MeasuredSide) -> list[str]:
     """Which chunk sizes were not compared in speed, and which were timed apart."""
-    reasons: dict[str, list[int]] = {}
+    reasons: dict[str, list[str]] = {}
     for row in view.rows:
         size = row.client_chunk_size
         if len(row.sides) < 2:
             continue
         if row.speed_verdict == "not_compared":
             why = speed.versus(a.rows[size], b.rows[size]).why or "there is no interval"
-            reasons.setdefault(f"speed is not compared: {why}", []).append(size)
+            reasons.setdefault(f"speed is not compared: {why}", []).append(str(size))
         elif not row.paired:
-            reasons.setdefault("timed apart, not in interleaved blocks of one run", []).append(size)
-    return [f"{view.view}, client chunk size {_listed(sizes)}: {reason}" for reason, sizes in reasons.items()]
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes))
+            reasons.setdefault("timed apart, not in interleaved blocks of one run", []).append(str(size))
+    return [f"{view.view}, client chunk size {', '.join(sizes)}: {reason}" for reason, sizes in reasons.items()]

@@ -65,13 +65,14 @@ def recommend(
     mine = next(side for side in by_view[view.view] if side.backend == winner.backend)
     other = next(side for side in by_view[view.view] if side.backend != winner.backend)
     rival = view.winners_by_backend.get(other.backend)
+    best = [(mine, winner), *([(other, rival)] if rival is not None else [])]
     faster, pace, words = _faster(mine, winner, other, rival)
     conditions = [
         _checks(_all_checks(views, by_view)),
         _paired(pace),
-        _confirmed(mine, winner, other, rival),
+        _confirmed(best),
         _same_to_itself([mine, other], [side for sides in by_view.values() for side in sides]),
-        _stable(mine, winner, other, rival),
+        _stable(best),
         *_preferred(view, ordered, by_view),
     ]
     failed = [condition for condition in conditions if not condition.holds]
@@ -106,24 +107,22 @@ def _faster(
     """Whether the winner is shown to be faster than the other backend's best row; the ratio; both in words."""
     more_runs = "Time more runs of both backends' best rows: which one is faster is not decided."
     if rival is None:
-        reason = f"{display_name(other.backend)} has no row that may win, so there is none to be faster than"
+        words = f"{display_name(other.backend)} has no row that may win"
         follow_up = f"Find out why no row of {display_name(other.backend)} is eligible, and measure it again."
-        return Condition(False, reason, follow_up), None, f"{display_name(other.backend)} has no row that may win"
+        return Condition(False, f"{words}, so there is none to be faster than", follow_up), None, words
     pace = speed.versus(other.rows[rival.client_chunk_size], mine.rows[winner.client_chunk_size])
     best = f"{display_name(rival.backend)}'s best row (client chunk size {rival.client_chunk_size})"
     if pace.ratio is None or pace.interval is None:
         words = f"its speed was not compared with {best}: {pace.why}"
         return Condition(False, words, more_runs), pace, words
-    low, high = pace.interval
-    words = f"{pace.ratio:.3f} times as fast as {best}, 95 % interval {low:.3f} to {high:.3f}"
+    interval = "95 % interval {:.3f} to {:.3f}".format(*pace.interval)
+    words = f"{pace.ratio:.3f} times as fast as {best}, {interval}"
     if pace.verdict == "b_faster":
         return Condition(True, words, ""), pace, words
     if pace.verdict == "a_faster":
         words = f"by its median it is slower ({words}), and it wins by the guardrail alone"
         return Condition(False, words, "Find out what makes the faster row's p95 high."), pace, words
-    words = (
-        f"no difference to {best} is shown: ratio of medians {pace.ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}"
-    )
+    words = f"no difference to {best} is shown: ratio of medians {pace.ratio:.3f}, {interval}"
     return Condition(False, words, more_runs), pace, words
 
 
@@ -153,11 +152,10 @@ def _paired(pace: speed.Speed | None) -> Condition:
     return Condition(holds, reason, "Measure both backends' best rows in interleaved blocks of one run.")
 
 
-def _confirmed(mine: MeasuredSide, winner: Winner, other: MeasuredSide, rival: Winner | None) -> Condition:
-    compared = [(mine, winner), *([(other, rival)] if rival is not None else [])]
+def _confirmed(best: Sequence[tuple[MeasuredSide, Winner]]) -> Condition:
     swept = [
         f"{display_name(won.backend)} at {won.client_chunk_size}"
-        for side, won in compared
+        for side, won in best
         if won.client_chunk_size not in side.confirmed
     ]
     reason = f"swept and not confirmed: {', '.join(swept)}" if swept else "both best rows were confirmed"
@@ -181,24 +179,21 @@ def _same_to_itself(compared: Sequence[MeasuredSide], everything: Sequence[Measu
     if without:
         reason = f"no server was compared with itself on the machine of {' and '.join(without)}"
         return Condition(False, reason, "Compare a server with itself (A/A) on every machine.")
-    return Condition(
-        True, f"a server compared with itself shows no difference (95 % interval of the ratio {shown})", ""
-    )
+    reason = f"a server compared with itself shows no difference (95 % interval of the ratio {shown})"
+    return Condition(True, reason, "")
 
 
-def _stable(mine: MeasuredSide, winner: Winner, other: MeasuredSide, rival: Winner | None) -> Condition:
-    compared = [(mine, winner), *([(other, rival)] if rival is not None else [])]
+def _stable(best: Sequence[tuple[MeasuredSide, Winner]]) -> Condition:
     flags = [
         f"{display_name(won.backend)} at {won.client_chunk_size}: {flag}"
-        for side, won in compared
+        for side, won in best
         for row in [side.rows[won.client_chunk_size]]
         for flag in (row.unstable, row.recompilation)
         if flag
     ]
     reason = "; ".join(flags) or "both best rows ran steadily, with nothing compiled in the timed runs"
-    return Condition(
-        not flags, reason, "Measure the unsteady rows again, with more warm-up runs and on a quiet machine."
-    )
+    follow_up = "Measure the unsteady rows again, with more warm-up runs and on a quiet machine."
+    return Condition(not flags, reason, follow_up)
 
 
 def _preferred(

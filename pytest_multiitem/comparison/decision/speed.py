@@ -64,10 +64,7 @@ def _runs(row: Row) -> list[tuple[int | None, float]]:
     return [
         (run.block, run.total_e2e_ms)
         for run in row.run_records
-        if run.status == "ok"
-        and run.total_e2e_ms is not None
-        and math.isfinite(run.total_e2e_ms)
-        and run.total_e2e_ms > 0
+        if run.status == "ok" and run.total_e2e_ms is not None and 0 < run.total_e2e_ms < math.inf
     ]
 
 

@@ -9,27 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from pytest_multiitem.adapters.base import Profile, choose_engine
+from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.agreement import agreement
 from pytest_multiitem.comparison.decision.speed import Speed, versus
-from pytest_multiitem.comparison.measuring.rows import new_session, row_of, sample
+from pytest_multiitem.comparison.measuring.rows import row_of, sample
 from pytest_multiitem.comparison.measuring.sides import Connected, Side, with_served_delimiter
 from pytest_multiitem.comparison.records import Agreement, PairRecord, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.resolve import resolve
-from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
+from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS
 
 Mode = Literal["packed", "prefill_extend", "serial"]
-_ROLES: Mapping[Mode, Literal["multi", "extend", "serial"]] = {
-    "packed": "multi",
-    "prefill_extend": "extend",
-    "serial": "serial",
-}
+_ROLES: Mapping[Mode, Role] = {"packed": "multi", "prefill_extend": "extend", "serial": "serial"}
 _VARIABLES = {option.variable: option for option in OPTIONS}
 
 
@@ -80,8 +74,7 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
     Raises EngineUnavailable, ServerError, or UsageError where the servers cannot be up together.
     """
     settings = arms[0].side.settings
-    shapes = {(s.bench_query_tokens, s.bench_items, s.item_tokens) for s in (arm.side.settings for arm in arms)}
-    if len(shapes) > 1:
+    if len({(s.bench_query_tokens, s.bench_items, s.item_tokens) for s in (arm.side.settings for arm in arms)}) > 1:
         raise UsageError("the arms have different shapes of requests; an A/B pair is of the same request")
     if any(arm.side.settings.device != "cpu" for arm in arms):
         raise UsageError(
@@ -89,6 +82,7 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
         )
     settings = with_served_delimiter(settings, [arm.side for arm in arms])
     request = workload.of_run(settings).requests[0]
+    is_default = settings.origins["bench_timed_runs"] == "default"
     with ExitStack() as stack:
         connected = [Connected(arm.side, directory / arm.name) for arm in arms]
         for each in connected:
@@ -97,20 +91,13 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
             [(each.open(), settings.bench_items) for each in connected],
             request,
             warmup_runs=settings.bench_warmup_runs,
-            timed_runs=_runs(settings),
+            # As many runs as the user chose; else enough for a verdict, which the benchmark's default is not.
+            timed_runs=settings.confirm_runs if is_default else settings.bench_timed_runs,
         )
-    session = new_session()
-    rows = tuple(
-        row_of(sampled, chunk_size=settings.bench_items, num_items=settings.bench_items, session=session)
-        for sampled in samples
-    )
-    scores = [np.array(row.reference_scores) for row in rows if row.reference_scores is not None]
-    return Pair(
-        arms,
-        (rows[0], rows[1]),
-        versus(rows[0], rows[1]),
-        agreement(*scores, labels=settings.labels) if len(scores) == 2 else None,
-    )
+    a, b = map(row_of, samples)
+    scores = [row.reference_scores for row in (a, b) if row.reference_scores is not None]
+    agreed = agreement(*scores, labels=settings.labels) if len(scores) == 2 else None
+    return Pair(arms, (a, b), versus(a, b), agreed)
 
 
 def table(pair: Pair) -> tuple[list[str], list[list[str]]]:
@@ -171,20 +158,10 @@ def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode:
                 f"{option.variable} in the arm"
             )
     backend = settings.backend[0] if len(settings.backend) == 1 else ATTACHED
-    profile = Profile(
-        role,
-        backend,
-        settings.mask_impl[0] if packed else None,
-        settings.server_chunk_size[0] if packed else None,
-        {"multi": Semantics(settings.semantics), "extend": Semantics.QUERY_PREFIX, "serial": None}[role],
-    )
+    mask, chunk_size = (settings.mask_impl[0], settings.server_chunk_size[0]) if packed else (None, None)
+    semantics = {"multi": Semantics(settings.semantics), "extend": Semantics.QUERY_PREFIX, "serial": None}[role]
+    profile = Profile(role, backend, mask, chunk_size, semantics)
     return Arm(name, variables, Side(backend, (name,), settings, engine, profile, url))
-
-
-def _runs(settings: Settings) -> int:
-    """As many runs as the user chose; else enough for a verdict, which the benchmark's default is not."""
-    chosen = settings.origins["bench_timed_runs"] != "default"
-    return settings.bench_timed_runs if chosen else settings.confirm_runs
 
 
 def _variables(arm: Arm) -> str:

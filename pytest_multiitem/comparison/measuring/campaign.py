@@ -59,8 +59,6 @@ class Campaign:
         """Print what came of a stage for a side, at a client chunk size or as a whole."""
         self.progress.print(f"{stage:<7} {size or '':>4} {side.label:<29} {text}")
 
-    # -- what is known and what is left --------------------------------------------------------
-
     def matrix(self, side: Side) -> ScoreMatrix:
         """A side's matrix, of the first of its views: they are alike."""
         return self.ledger.matrices[side.backend, side.views[0]]

@@ -18,7 +18,6 @@ from pytest_multiitem.settings.settings import Settings
 
 WORKLOAD = "canonical_workload.json"
 _STATE = ".state.json"
-_DIRECTORY = "comparisons"
 
 #: Settings that a row depends on: rows measured with others are not rows of the same comparison.
 _BINDING = (
@@ -72,8 +71,9 @@ class Ledger:
         self._write(backend, view)
 
     def changed(self, backend: str, views: Iterable[str]) -> Iterator[ScoreMatrix]:
-        """Each matrix of a backend in some views, to be changed; it is written when the loop goes on."""
-        for view in views:
+        """Each matrix of a backend in some views, as far as they were begun, to be changed; it is written when the loop
+        goes on."""
+        for view in (view for view in views if (backend, view) in self.matrices):
             yield self.matrices[backend, view]
             self._write(backend, view)
 
@@ -81,8 +81,7 @@ class Ledger:
         """Nothing is left to measure: the directory is no longer one to go on with."""
         state = _state(self.directory)
         assert state is not None  # it was begun by `opened`
-        state.complete = True
-        _write_state(self.directory, state)
+        _write_state(self.directory, msgspec.structs.replace(state, complete=True))
 
     def _write(self, backend: str, view: str) -> None:
         artefacts.write(self.path(backend, view), self.matrices[backend, view])
@@ -104,14 +103,12 @@ def opened(settings: Settings, base: Path) -> Iterator[Ledger]:
     Nobody else measures in it meanwhile. Raises UsageError for a directory that holds another comparison.
     """
     bound = binding(settings)
-    directory = settings.compare_dir.expanduser() if settings.compare_dir is not None else None
-    if directory is not None:
-        directory = base / directory
+    if settings.compare_dir is not None:
+        directory = base / settings.compare_dir.expanduser()
         _claim(directory, bound, settings.fresh)
     else:
-        root = base / settings.results_dir.expanduser() / _DIRECTORY
-        directory = None if settings.fresh else _interrupted(root, bound)
-        directory = directory or root / new_run_id()
+        root = base / settings.results_dir.expanduser() / "comparisons"
+        directory = (None if settings.fresh else _interrupted(root, bound)) or root / new_run_id()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(directory / ".lock", timeout=0)

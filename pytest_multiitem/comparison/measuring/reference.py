@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 
 from pytest_multiitem.comparison.measuring.campaign import Campaign
@@ -24,11 +26,11 @@ def measure_reference(campaign: Campaign, side: Side) -> None:
     What is known of another view of the backend, with the same semantics, is taken over.
     """
     matrices = campaign.ledger.matrices
-    views = [view for view in side.views if (side.backend, view) in matrices]
-    lacking = [view for view in views if matrices[side.backend, view].own_reference is None]
+    begun = {view: matrices[side.backend, view] for view in side.views if (side.backend, view) in matrices}
+    lacking = [view for view, matrix in begun.items() if matrix.own_reference is None]
     if not lacking:
         return
-    semantics = matrices[side.backend, lacking[0]].semantics
+    semantics = begun[lacking[0]].semantics
     known = (m.own_reference for m in matrices.values() if m.backend == side.backend and m.semantics == semantics)
     reference = next((each for each in known if each is not None), None) or _measured(campaign, side, semantics)
     for matrix in campaign.ledger.changed(side.backend, lacking):
@@ -36,10 +38,9 @@ def measure_reference(campaign: Campaign, side: Side) -> None:
 
 
 def _measured(campaign: Campaign, side: Side, semantics: str | None) -> OwnReference:
-    reference = OwnReference(semantics=semantics)
     if semantics is None:
-        reference.reason = "the server declares no semantics"
-        return reference
+        return OwnReference(reason="the server declares no semantics")
+    reference = OwnReference(semantics=semantics)
     campaign.progress.describe(f"serial reference of {side.backend}")
     request = campaign.request
     query = Semantics(semantics).serial_query(tuple(request.query_token_ids), campaign.settings.delimiter)
@@ -47,15 +48,12 @@ def _measured(campaign: Campaign, side: Side, semantics: str | None) -> OwnRefer
     singles = [encoded(request, query, [request.items_token_ids[i]]) for i in indices]
     try:
         serial = serial_of(side)
-        connected = Connected(serial, campaign.directory_of(serial))
-        try:
+        with closing(Connected(serial, campaign.directory_of(serial))) as connected:
             target = connected.open()
             reference.source = f"serial {target.engine} {target.profile.backend}"
             with target.watch():
                 scores = np.concatenate([target.client.send(single) for single in singles])
                 again = np.concatenate([target.client.send(single) for single in singles[:_REPLAYS]])
-        finally:
-            connected.close()
     except UsageError:
         raise
     except MultiItemError as error:

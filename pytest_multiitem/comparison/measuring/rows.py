@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -26,8 +26,12 @@ _TIMEOUTS = 2
 
 @dataclass
 class Sampled:
-    """What one server gave for one row; ``scores`` [N, K] of every successful run."""
+    """What one server gave for one row; ``scores`` [N, K] of every successful run. ``session``: names the interleaved
+    blocks that it was measured in."""
 
+    chunk_size: int
+    num_items: int
+    session: str
     warmup_ms: list[float] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
@@ -67,11 +71,12 @@ def sample(
     clock starts, and answers are read after it has stopped. A warm-up sends one request of every shape. Failures are
     recorded, never raised.
     """
-    samples = [Sampled() for _ in sides]
+    items, session = len(request.items_token_ids), uuid.uuid4().hex[:12]
+    samples = [Sampled(chunk_size, items, session) for _, chunk_size in sides]
     turns = []
     with ExitStack() as stack:
-        for (target, chunk_size), sampled in zip(sides, samples, strict=True):
-            requests, shapes = chunked(request, chunk_size)
+        for (target, _), sampled in zip(sides, samples, strict=True):
+            requests, shapes = chunked(request, sampled.chunk_size)
             for _ in range(warmup_runs):
                 sampled.warmup_ms += _warm_up(target, shapes)
             sampled.attestation = stack.enter_context(target.attest())
@@ -83,23 +88,21 @@ def sample(
     return samples
 
 
-def row_of(
-    sampled: Sampled, *, chunk_size: int, num_items: int, session: str, cost_per_hour: float | None = None
-) -> Row:
+def row_of(sampled: Sampled, cost_per_hour: float | None = None) -> Row:
     """The row that a server's samples make; runs that were given up are not counted as timed."""
     good = [run for run in sampled.runs if run.status == "ok"]
     total = [run.total_e2e_ms for run in good if run.total_e2e_ms is not None]
     calls = [call for run in good for call in run.chunk_call_ms]
     row = Row(
-        client_chunk_size=chunk_size,
+        client_chunk_size=sampled.chunk_size,
         status="failed" if not good else "ok" if len(good) == len(sampled.runs) else "partial_failure",
-        num_chunks=-(-num_items // chunk_size),
+        num_chunks=-(-sampled.num_items // sampled.chunk_size),
         timed_runs=len(sampled.runs),
         successful_runs=len(good),
         success_rate=len(good) / len(sampled.runs) if sampled.runs else None,
         failure_reason_counts=dict(Counter(run.failure_reason for run in sampled.runs if run.failure_reason)),
         run_records=sampled.runs,
-        session=session,
+        session=sampled.session,
         warmup_ms=sampled.warmup_ms,
         measured_at_utc=utc_now(),
     )
@@ -108,22 +111,19 @@ def row_of(
         row.attestation_problem = sampled.attestation.problem if good else None
     if not total:
         return row
-    mean = float(np.mean(total))
     row.p50_total_e2e_ms, row.p95_total_e2e_ms = statistics.p50(total), statistics.p95(total)
-    row.mean_total_e2e_ms = mean
+    row.mean_total_e2e_ms = float(np.mean(total))
     row.mean_chunk_call_ms, row.p95_chunk_call_ms = float(np.mean(calls)), statistics.p95(calls)
-    row.throughput_items_sec = 1000 * num_items / row.p50_total_e2e_ms
+    row.throughput_items_sec = 1000 * sampled.num_items / row.p50_total_e2e_ms
     row.first_run_penalty_ratio = statistics.first_run_penalty(total)
-    row.percentiles = {
-        "total_e2e_ms": statistics.percentiles(total),
-        "chunk_call_ms": statistics.percentiles(calls),
-    }
+    times = {"total_e2e_ms": total, "chunk_call_ms": calls}
+    row.percentiles = {name: statistics.percentiles(values) for name, values in times.items()}
     row.p95_interpolated = len(total) < statistics.P95_SAMPLES
     row.unstable = statistics.instability(total)
     row.recompilation = statistics.recompilation(total, [run.chunk_call_ms for run in good])
     if cost_per_hour is not None:
-        row.usd_per_run = cost_per_hour * mean / 3_600_000
-        row.items_per_usd = num_items / row.usd_per_run
+        row.usd_per_run = cost_per_hour * row.mean_total_e2e_ms / 3_600_000
+        row.items_per_usd = sampled.num_items / row.usd_per_run
     first = sampled.scores[0]
     row.reference_scores = first.tolist()
     row.score_spread = score_spread([first])
@@ -132,19 +132,11 @@ def row_of(
     return row
 
 
-def new_session() -> str:
-    """A name for blocks that are measured together."""
-    return uuid.uuid4().hex[:12]
-
-
 def _warm_up(target: Target, requests: Sequence[PreparedRequest]) -> Iterator[float]:
     """Send the requests; gives milliseconds."""
-    for request in requests:
-        try:
-            seconds, _ = target.client.timed_send(request)
-        except ScoreFailure:
-            return  # the timed runs will say it
-        yield 1000 * seconds
+    with suppress(ScoreFailure):  # the timed runs will say it
+        for request in requests:
+            yield 1000 * target.client.timed_send(request)[0]
 
 
 def _run(target: Target, requests: Sequence[PreparedRequest], sampled: Sampled, block: int) -> None:

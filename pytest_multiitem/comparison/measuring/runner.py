@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from pytest_multiitem.comparison.measuring.campaign import Campaign
 from pytest_multiitem.comparison.measuring.ledger import WORKLOAD, opened
 from pytest_multiitem.comparison.measuring.reference import measure_reference
 from pytest_multiitem.comparison.measuring.rows import encoded
-from pytest_multiitem.comparison.measuring.self_comparison import compare_with_itself
 from pytest_multiitem.comparison.measuring.sides import (
     Connected,
     Side,
@@ -26,7 +25,7 @@ from pytest_multiitem.comparison.measuring.sides import (
     sides_of,
     with_served_delimiter,
 )
-from pytest_multiitem.comparison.measuring.sweep import measure_rows
+from pytest_multiitem.comparison.measuring.sweep import compare_with_itself, measure_rows
 from pytest_multiitem.comparison.measuring.under_load import measure_under_load
 from pytest_multiitem.comparison.records import Outcome, Workload, WorkloadRef
 from pytest_multiitem.errors import EngineUnavailable, UsageError
@@ -52,10 +51,8 @@ def compare(
     with opened(settings, base) as ledger:
         directory = ledger.directory
         place = directory.relative_to(base) if directory.is_relative_to(base) else directory
-        if ledger.resumed:
-            progress.print(f"resuming {place}: {ledger.resumed} rows are measured already")
-        else:
-            progress.print(f"comparison in {place}")
+        resuming = f"resuming {place}: {ledger.resumed} rows are measured already"
+        progress.print(resuming if ledger.resumed else f"comparison in {place}")
         work = _workload(settings, directory)
         for reason in workload.degenerate(work):
             progress.print(f"the workload hardly tells items apart: {reason}")
@@ -121,21 +118,18 @@ def _group(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any]) -
     for side in sides:
         measure_reference(campaign, side)
         complete = not campaign.is_left(side)
-        begun = [view for view in side.views if (side.backend, view) in campaign.ledger.matrices]
-        for matrix in campaign.ledger.changed(side.backend, begun):
+        for matrix in campaign.ledger.changed(side.backend, side.views):
             matrix.complete, matrix.blocker = complete, campaign.failures.get(side.label)
 
 
 def _open(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any], stack: ExitStack) -> list[Connected]:
     """The servers of the sides, ready, their matrices begun; those that cannot be had are noted."""
-    begun = []
-    for side in sides:
-        connected = Connected(side, campaign.directory_of(side))
-        stack.callback(connected.close)
-        begun.append(connected)
+    begun = [(stack.enter_context(closing(Connected(side, campaign.directory_of(side)))), side) for side in sides]
+    content = artefacts.load_json(campaign.ledger.directory / WORKLOAD)
+    sha256 = workload.request_sha256(content["requests"][0])
+    measured = WorkloadRef(path=WORKLOAD, sha256=sha256, request_id=campaign.request.request_id)
     up = []
-    for connected in begun:
-        side = connected.side
+    for connected, side in begun:
         campaign.progress.describe(f"starting {side.label}")
         if campaign.succeeds(side, connected.open):
             up.append(connected)
@@ -143,15 +137,9 @@ def _open(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any], st
                 campaign.ledger.begin(side.backend, view)
             for matrix in campaign.ledger.changed(side.backend, side.views):
                 describe(matrix, connected)
-                matrix.workload_ref, matrix.workload = _workload_ref(campaign), workload.head(campaign.workload)
+                matrix.workload_ref, matrix.workload = measured, workload.head(campaign.workload)
                 matrix.harness, matrix.notes = harness, _notes(campaign, side)
     return up
-
-
-def _workload_ref(campaign: Campaign) -> WorkloadRef:
-    content = artefacts.load_json(campaign.ledger.directory / WORKLOAD)
-    sha256 = workload.request_sha256(content["requests"][0])
-    return WorkloadRef(path=WORKLOAD, sha256=sha256, request_id=campaign.request.request_id)
 
 
 def _notes(campaign: Campaign, side: Side) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.adapters.profiles import read_profiles
@@ -101,19 +100,19 @@ def with_served_delimiter(settings: Settings, sides: Sequence[Side]) -> Settings
 
     Raises UsageError where two of them differ, or one is another server than the settings say.
     """
-    told: dict[int, str] = {}
+    declared: dict[int, str] = {}
     for side in sides:
         if side.url is not None:
             with client_of(side.url, side.settings) as client:
                 target = attach(side.profile.role, client, side.settings, side.engine)
             if Served.read(target.info).delimiter is not None:
-                told.setdefault(target.delimiter, side.label)
-    if len(told) > 1:
-        packed = ", ".join(f"{label} with {delimiter}" for delimiter, label in told.items())
+                declared.setdefault(target.delimiter, side.label)
+    if len(declared) > 1:
+        packed = ", ".join(f"{label} with {delimiter}" for delimiter, label in declared.items())
         raise UsageError(
             f"the servers pack with different delimiters ({packed}); a workload is for one: start them alike"
         )
-    return replace(settings, delimiter=next(iter(told))) if told else settings
+    return replace(settings, delimiter=next(iter(declared))) if declared else settings
 
 
 class Connected:
@@ -156,17 +155,18 @@ class Connected:
 
 def serial_of(side: Side) -> Side:
     """The serial baseline of a side, on the same backend. Raises EngineUnavailable where none can be had."""
-    if side.url is not None:
-        if side.settings.serial_url is None:
-            raise EngineUnavailable("the server is attached, and no serial one of it is: --serial-url")
-        return replace(side, url=side.settings.serial_url, profile=Profile("serial", side.backend))
-    return replace(side, profile=Profile("serial", side.backend), views=("serial",))
+    serial = replace(side, profile=Profile("serial", side.backend))
+    if side.url is None:
+        return replace(serial, views=("serial",))
+    if side.settings.serial_url is None:
+        raise EngineUnavailable("the server is attached, and no serial one of it is: --serial-url")
+    return replace(serial, url=side.settings.serial_url)
 
 
 def describe(matrix: ScoreMatrix, connected: Connected) -> None:
     """Fill in what a matrix says of its side: machine, server, versions, price. No key or password is in it."""
     side, target = connected.side, connected.target
-    config: dict[str, Any] = {
+    matrix.server_config = {
         "engine": target.engine,
         "url": target.url,
         "started_by_this_run": target.owned,
@@ -174,10 +174,9 @@ def describe(matrix: ScoreMatrix, connected: Connected) -> None:
         "info": redacted({k: v for k, v in target.info.items() if k != "executed"}) or None,
     }
     if target.owned:
-        config["command"] = redacted_command(_launch(side))
-        config["launch_profile"] = side.settings.multi_profile
+        launched = {"command": redacted_command(_launch(side)), "launch_profile": side.settings.multi_profile}
+        matrix.server_config |= launched
     matrix.hardware = {**machine_info(), "device": target.info.get("device", side.settings.device)}
-    matrix.server_config = config
     matrix.engine, matrix.model, matrix.dtype = target.engine, target.model, target.dtype
     matrix.semantics = None if target.profile.semantics is None else target.profile.semantics.value
     matrix.mask_requested = target.profile.mask_impl
@@ -214,13 +213,8 @@ def _side(settings: Settings, engine: Engine, backend: str, view: str, url: str 
     attached = url is not None
     origins = {**settings.origins, **({"backend": "--multiitem-compare-urls"} if attached else {})}
     settings = engine.fit(replace(settings, backend=(backend,), multi_url=url, origins=origins))
-    profile = Profile(
-        "multi",
-        backend,
-        None if attached else settings.mask_impl[0],
-        None if attached else settings.server_chunk_size[0],
-        Semantics(settings.semantics),
-    )
+    mask, chunk_size = (None, None) if attached else (settings.mask_impl[0], settings.server_chunk_size[0])
+    profile = Profile("multi", backend, mask, chunk_size, Semantics(settings.semantics))
     return Side(backend, (view,), settings, engine, profile, url)
 
 

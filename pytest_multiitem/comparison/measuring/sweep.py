@@ -1,14 +1,17 @@
-"""The rows of a comparison's matrices: swept or confirmed, on all servers in interleaved blocks."""
+"""The rows of a comparison's matrices: swept or confirmed, on all servers in interleaved blocks; and what this machine
+makes of no difference at all (A/A)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 
+from pytest_multiitem.comparison.decision import guardrail
+from pytest_multiitem.comparison.decision.speed import versus
 from pytest_multiitem.comparison.measuring.campaign import Campaign
-from pytest_multiitem.comparison.measuring.rows import chunked, new_session, row_of, sample
+from pytest_multiitem.comparison.measuring.rows import chunked, row_of, sample
 from pytest_multiitem.comparison.measuring.sides import Connected, Side
-from pytest_multiitem.comparison.records import Row
+from pytest_multiitem.comparison.records import Row, SelfComparison
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 
@@ -34,14 +37,42 @@ def measure_rows(
         row = campaign.known(leader, confirm=confirm)[size]
         if row.status == "ok" and _computes_the_same(campaign, c, size, row):
             _enter(campaign, c.side, row, f"the same as {leader.label}", confirm=confirm)
-            _note(
-                campaign,
-                c.side,
+            text = (
                 f"requests that its server chunk size does not split make it compute what {leader.label} computes; "
-                "such rows were measured there, after a first request to each had given exactly the same scores",
+                "such rows were measured there, after a first request to each had given exactly the same scores"
             )
+            if text not in campaign.matrix(c.side).notes:
+                for matrix in campaign.ledger.changed(c.side.backend, c.side.views):
+                    matrix.notes = [*matrix.notes, text]
         else:
             _measure(campaign, [(c, size)], up, confirm=confirm)
+
+
+def compare_with_itself(campaign: Campaign, up: Sequence[Connected]) -> None:
+    """Measure the first server that has a choice as if it were two, in interleaved blocks, unless that is known."""
+    for c in up:
+        size = guardrail.summary_of(campaign.matrix(c.side)).final_recommendation
+        if size is None:
+            continue
+        if campaign.matrix(c.side).self_comparison is None:
+            campaign.progress.describe("A/A: a server against itself")
+            runs = campaign.runs(confirm=True)
+            both = sample([(c.target, size)] * 2, campaign.request, warmup_runs=0, timed_runs=runs)
+            first, second = map(row_of, both)
+            speed = versus(first, second)
+            for matrix in campaign.ledger.changed(c.side.backend, c.side.views):
+                matrix.self_comparison = SelfComparison(
+                    client_chunk_size=size,
+                    first_ms=_times(first),
+                    second_ms=_times(second),
+                    ratio_p50=speed.ratio,
+                    ratio_interval_95=speed.interval,
+                )
+        return
+
+
+def _times(row: Row) -> list[float]:
+    return [run.total_e2e_ms for run in row.run_records if run.total_e2e_ms is not None]
 
 
 def _measure(
@@ -51,16 +82,14 @@ def _measure(
         return
     sizes = "/".join(map(str, dict.fromkeys(size for _, size in wanted)))
     campaign.progress.describe(f"{_stage(confirm):<7} {sizes} items a request")
-    session = new_session()
     samples = sample(
         [(c.target, size) for c, size in wanted],
         campaign.request,
         warmup_runs=campaign.settings.bench_warmup_runs,
         timed_runs=campaign.runs(confirm=confirm),
     )
-    for (c, size), sampled in zip(wanted, samples, strict=True):
-        cost = c.side.cost_per_hour
-        row = row_of(sampled, chunk_size=size, num_items=campaign.items, session=session, cost_per_hour=cost)
+    for (c, _), sampled in zip(wanted, samples, strict=True):
+        row = row_of(sampled, c.side.cost_per_hour)
         _enter(campaign, c.side, row, _figures(row), confirm=confirm)
         lost = sampled.given_up or FailureKind.CONNECTION in row.failure_reason_counts
         if lost and not campaign.succeeds(c.side, partial(c.revive, unresponsive=sampled.given_up)):
@@ -72,12 +101,6 @@ def _enter(campaign: Campaign, side: Side, row: Row, text: str, *, confirm: bool
         campaign.ledger.add(side.backend, view, row, confirm=confirm)
     campaign.progress.advance(campaign.cost(row.client_chunk_size, confirm=confirm))
     campaign.line(_stage(confirm), row.client_chunk_size, side, text)
-
-
-def _note(campaign: Campaign, side: Side, text: str) -> None:
-    if text not in campaign.matrix(side).notes:
-        for matrix in campaign.ledger.changed(side.backend, side.views):
-            matrix.notes = [*matrix.notes, text]
 
 
 def _computes_the_same(campaign: Campaign, connected: Connected, size: int, row: Row) -> bool:
