@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, parse_value
+from pytest_multiitem.commands.options import DEFAULTS, AllowInconclusive, parse_value
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def baseline_check(
     fail_if: Annotated[
         str, typer.Option(metavar="CONDITION,…", help="What a regression is, e.g. 'p95 > 15%, p50 > 10%'.")
     ] = ", ".join(DEFAULTS.fail_if),
-    allow_inconclusive: Annotated[
-        bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")
-    ] = False,
+    allow_inconclusive: AllowInconclusive = False,
     results_dir: _ResultsDir = DEFAULTS.results_dir,
 ) -> None:
     """Judge the timings of a finished run, or of a comparison, against a baseline.

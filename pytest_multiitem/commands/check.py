@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from pytest_multiitem.commands.options import AllowInconclusive
 from pytest_multiitem.errors import UsageError, did_you_mean
 
 
 def check(
     combined: Annotated[list[Path], typer.Argument(help="Combined results; several files are laid together.")],
-    allow_inconclusive: Annotated[
-        bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")
-    ] = False,
+    allow_inconclusive: AllowInconclusive = False,
     require: Annotated[
         str | None, typer.Option(metavar="GATE,…", help="Gates for which NOT_RUN fails, or all.")
     ] = None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, parse_value
+from pytest_multiitem.commands.options import DEFAULTS, Url, parse_value, with_options
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.settings.settings import OPTION_OF
 
@@ -27,45 +29,37 @@ def _option(setting: str, help: str | None = None, *, default: str | None = None
     return typer.Option(metavar=option.metavar, help=words)
 
 
-def _given(flag: str, setting: str, text: str | None) -> tuple[str, Any]:
-    """The flag, and what was given by it: None where the user said nothing. Raises UsageError."""
-    return flag, None if text is None else parse_value(flag, setting, text)
+_SERVER_SAYS = "what the server says"
+_OPTIONS = {
+    "labels": _option("labels"),
+    "delimiter": _option("delimiter", default=f"{_SERVER_SAYS}, else {DEFAULTS.delimiter}"),
+    "semantics": _option("semantics", "what the multi-item server computes", default=_SERVER_SAYS),
+    "seed": _option("seed", "seed of the requests"),
+    "query_tokens": _option("query_tokens", "query length, timed"),
+    "item_tokens": _option("item_tokens", "item length, timed"),
+    "items": _option("items", "item counts N that are timed"),
+    "timed_runs": _option("bench_timed_runs"),
+    "warmup_runs": _option("bench_warmup_runs"),
+    "model": typer.Option(metavar="NAME", help=f"Name of the model (default: {_SERVER_SAYS})."),
+    "backend": typer.Option(metavar="NAME", help=f"What serves: jax, pytorch, … (default: {_SERVER_SAYS})."),
+    "engine": typer.Option(metavar="NAME", help="Engine that serves, embedded, sglang or sgl-jax: read its own words."),
+    "vocab_size": _option("vocab_size", "token ids to draw from", default=f"{_SERVER_SAYS}, else 30000"),
+    "workload": _option("workload", default="built-in requests"),
+    "timeout": _option("request_timeout"),
+    "api_key_env": _option("api_key_env", "environment variable with the server's API key"),
+    "ca_file": _option("ca_file", default="the usual ones"),
+}
+#: The settings of those that have another name.
+_SETTINGS = {"timed_runs": "bench_timed_runs", "warmup_runs": "bench_warmup_runs", "timeout": "request_timeout"}
 
 
+@partial(with_options, options=_OPTIONS)
 def evaluate(
     mode: Annotated[Mode, typer.Option(help="multi: all items in one request. serial: one-item requests.")],
-    url: Annotated[str, typer.Option(help="Address of the running server.")],
+    url: Url,
     output_json: Annotated[Path, typer.Option(help="Where the evaluation is written.")],
-    labels: Annotated[str | None, _option("labels")] = None,
-    delimiter: Annotated[
-        str | None, _option("delimiter", default=f"what the server says, else {DEFAULTS.delimiter}")
-    ] = None,
-    semantics: Annotated[
-        str | None, _option("semantics", "what the multi-item server computes", default="what the server says")
-    ] = None,
-    seed: Annotated[str | None, _option("seed", "seed of the requests")] = None,
-    query_tokens: Annotated[str | None, _option("query_tokens", "query length, timed")] = None,
-    item_tokens: Annotated[str | None, _option("item_tokens", "item length, timed")] = None,
-    items: Annotated[str | None, _option("items", "item counts N that are timed")] = None,
-    timed_runs: Annotated[str | None, _option("bench_timed_runs")] = None,
-    warmup_runs: Annotated[str | None, _option("bench_warmup_runs")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the model (default: what the server says).")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What serves: jax, pytorch, … (default: what the server says).")
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Engine that serves, embedded, sglang or sgl-jax: read its own words."),
-    ] = None,
-    vocab_size: Annotated[
-        str | None, _option("vocab_size", "token ids to draw from", default="what the server says, else 30000")
-    ] = None,
-    workload: Annotated[str | None, _option("workload", default="built-in requests")] = None,
-    timeout: Annotated[str | None, _option("request_timeout")] = None,
-    api_key_env: Annotated[str | None, _option("api_key_env", "environment variable with the server's API key")] = None,
-    ca_file: Annotated[str | None, _option("ca_file", default="the usual ones")] = None,
+    *,
+    given: Mapping[str, str | None],
 ) -> None:
     """Measure one running endpoint and write its evaluation file.
 
@@ -76,32 +70,17 @@ def evaluate(
     from pytest_multiitem.evaluation import run
     from pytest_multiitem.targets.attach import settings_of
 
+    backend = given["backend"]
     if backend is not None:
         backends = known_backends()
         if backend not in backends:
             hint = did_you_mean(backend, backends)
             raise UsageError(f"--backend {backend!r} is not valid: expected one of {', '.join(backends)}{hint}")
-    settings = settings_of(
-        {
-            "labels": _given("--labels", "labels", labels),
-            "delimiter": _given("--delimiter", "delimiter", delimiter),
-            "semantics": _given("--semantics", "semantics", semantics),
-            "seed": _given("--seed", "seed", seed),
-            "query_tokens": _given("--query-tokens", "query_tokens", query_tokens),
-            "item_tokens": _given("--item-tokens", "item_tokens", item_tokens),
-            "items": _given("--items", "items", items),
-            "bench_timed_runs": _given("--timed-runs", "bench_timed_runs", timed_runs),
-            "bench_warmup_runs": _given("--warmup-runs", "bench_warmup_runs", warmup_runs),
-            "model": ("--model", model),
-            "backend": ("--backend", None if backend is None else (backend,)),
-            "engine": ("--engine", engine),
-            "vocab_size": _given("--vocab-size", "vocab_size", vocab_size),
-            "workload": _given("--workload", "workload", workload),
-            "request_timeout": _given("--timeout", "request_timeout", timeout),
-            "api_key_env": _given("--api-key-env", "api_key_env", api_key_env),
-            "ca_file": _given("--ca-file", "ca_file", ca_file),
-        }
-    )
+    values = {}
+    for name, text in given.items():
+        flag, setting = "--" + name.replace("_", "-"), _SETTINGS.get(name, name)
+        values[setting] = flag, None if text is None else parse_value(flag, setting, text)
+    settings = settings_of(values)
     evaluation = run.evaluate(
         settings,
         mode=mode.value,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, parse_value
+from pytest_multiitem.commands import options
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _INFO_TIMEOUT = 10.0  # seconds
 
 
 def load(
-    url: Annotated[str, typer.Option(help="Address of the running server.")],
+    url: options.Url,
     concurrency: Annotated[
         str, typer.Option(metavar="N,…", help="Closed loop: how many senders wait for their answers; empty: none.")
     ] = "1,2,4",
@@ -40,16 +40,16 @@ def load(
             metavar="FILE", help="A canonical workload, sent in turn (default: one made of the options below)."
         ),
     ] = None,
-    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = DEFAULTS.bench_query_tokens,
-    num_items: Annotated[int, typer.Option(min=1, help="Items.")] = DEFAULTS.bench_items,
-    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = DEFAULTS.item_tokens,
-    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(map(str, DEFAULTS.labels)),
+    query_tokens: options.QueryTokens = options.DEFAULTS.bench_query_tokens,
+    num_items: Annotated[int, typer.Option(min=1, help="Items.")] = options.DEFAULTS.bench_items,
+    item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
+    labels: options.Labels = options.LABELS,
     delimiter: Annotated[
         int | None,
         typer.Option(
             min=0,
             help="Delimiter token id, kept out of the content (default: what the server says, else "
-            f"{DEFAULTS.delimiter}).",
+            f"{options.DEFAULTS.delimiter}).",
         ),
     ] = None,
     client_chunk_size: Annotated[
@@ -57,20 +57,14 @@ def load(
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the arrivals, and of the requests that are made.")
-    ] = DEFAULTS.seed,
+    ] = options.DEFAULTS.seed,
     vocab_size: Annotated[
         int | None, typer.Option(min=2, help="Token ids to draw from (default: what the server says, else 30000).")
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time one request may take.")
-    ] = DEFAULTS.request_timeout,
+    timeout: options.Timeout = options.DEFAULTS.request_timeout,
     output_json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the measurement is written.")] = None,
-    api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = DEFAULTS.api_key_env,
-    ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
-    ] = None,
+    api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
+    ca_file: options.CaFile = None,
 ) -> None:
     """Measure a running server under load: throughput, latency and goodput by concurrency and by arrival rate.
 
@@ -118,7 +112,7 @@ def load(
                 query_tokens=query_tokens,
                 num_items=num_items,
                 item_tokens=item_tokens,
-                labels=parse_value("--labels", "labels", labels),
+                labels=options.parse_value("--labels", "labels", labels),
                 delimiter=target.delimiter,
                 seed=seed,
                 vocab_size=target.vocab_size,

@@ -8,21 +8,15 @@ from typing import Annotated
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS
+from pytest_multiitem.commands.options import DEFAULTS, ApiKeyEnv, CaFile, Timeout, Url
 
 
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The counterexample.json of a run.")],
-    url: Annotated[str, typer.Option(help="Address of the running server.")],
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time one request may take.")
-    ] = DEFAULTS.request_timeout,
-    api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = DEFAULTS.api_key_env,
-    ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
-    ] = None,
+    url: Url,
+    timeout: Timeout = DEFAULTS.request_timeout,
+    api_key_env: ApiKeyEnv = DEFAULTS.api_key_env,
+    ca_file: CaFile = None,
 ) -> None:
     """Send the requests of a counterexample again and compare their scores.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pytest_multiitem.gates.gate import EVIDENCE
 from pytest_multiitem.gates.registry import gates, required
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.records import EVIDENCE, Verdict
 from pytest_multiitem.session.keys import BENCHMARKS, RECORDS, REPORT_ATTRIBUTE, REQUIRED_BY, SETTINGS
 
 
