@@ -13,11 +13,9 @@ from typer.core import TyperGroup
 from pytest_multiitem import __version__
 from pytest_multiitem.commands.ab import ab
 from pytest_multiitem.commands.baseline import baseline_check, baseline_list, baseline_save
-from pytest_multiitem.commands.check import check
 from pytest_multiitem.commands.checkpoint import checkpoint
-from pytest_multiitem.commands.combine import combine
 from pytest_multiitem.commands.compare import compare_files, compare_run
-from pytest_multiitem.commands.evaluate import evaluate
+from pytest_multiitem.commands.evaluate import check, combine, evaluate
 from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
 from pytest_multiitem.commands.options import RunCommand

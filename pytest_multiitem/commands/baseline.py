@@ -92,19 +92,17 @@ def _read(sources: list[Path]) -> tuple[Matrix | None, list[ScoreMatrix]]:
     from pytest_multiitem.results.records import SCHEMA_VERSION
     from pytest_multiitem.results.store import read_matrix
 
-    runs, matrices = [], []
+    runs: list[Matrix] = []
+    matrices: list[ScoreMatrix] = []
     for source in sources:
-        readable = 0
+        before = len(runs) + len(matrices)
         for path in sorted(source.glob("*.json")) if source.is_dir() else [source]:
             schema = artefacts.load_json(path).get("schema_version")
             if schema == SCHEMA_VERSION:
                 runs.append(read_matrix(path))
             elif schema == MATRIX_SCHEMA:
                 matrices.append(artefacts.read(path, ScoreMatrix).record)
-            else:
-                continue
-            readable += 1
-        if not readable:
+        if len(runs) + len(matrices) == before:
             raise UsageError(
                 f"{source} holds no timings: expected {SCHEMA_VERSION} or {MATRIX_SCHEMA} files, or their directory"
             )

@@ -1,4 +1,4 @@
-"""``multiitem evaluate``: one running endpoint, measured."""
+"""``multiitem evaluate``, ``combine`` and ``check``: two endpoints measured, their results joined, and judged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, Url, parse_value, with_options
+from pytest_multiitem.commands.options import DEFAULTS, AllowInconclusive, Url, parse_value, with_options
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.settings.settings import OPTION_OF
 
@@ -97,3 +97,79 @@ def evaluate(
         )
         raise typer.Exit(1)
     typer.echo(f"wrote {output_json}")
+
+
+def combine(
+    multi: Annotated[Path, typer.Option(help="Evaluation of the multi-item server.")],
+    serial: Annotated[Path, typer.Option(help="Evaluation of the serial server.")],
+    output_json: Annotated[Path, typer.Option(help="Where the combined results are written.")],
+    torch_serial: Annotated[
+        Path | None, typer.Option(help="Evaluation of a serial server that runs PyTorch: the torch reference.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Compute the torch reference with transformers: directory or hub id."),
+    ] = None,
+) -> None:
+    """Join the evaluations of a multi-item and a serial server, and compare with a torch reference."""
+    from pytest_multiitem.evaluation import combine as joining
+    from pytest_multiitem.evaluation import records, validity
+
+    if torch_serial is not None and reference is not None:
+        raise UsageError("--torch-serial and --reference are two ways to one torch reference; give one of them")
+    records.check_writable(output_json)
+    ours, theirs = validity.open_side(multi, "multi"), validity.open_side(serial, "serial")
+    validity.check_same_requests(ours, theirs)
+    torch = None
+    if torch_serial is not None or reference is not None:
+        from pytest_multiitem.evaluation import reference as references
+
+        if torch_serial is not None:
+            side = validity.open_side(torch_serial, "serial")
+            validity.check_same_requests(theirs, side, timed=False)
+            torch = references.from_evaluation(side)
+        elif reference is not None:
+            torch = references.from_transformers(reference, theirs)
+    records.write(output_json, joining.combine(ours, theirs, torch))
+    for side in (ours, theirs):
+        if side.evaluation.failure is not None:
+            typer.echo(f"multiitem: {side.path} ended early; gates that need the rest will fail", err=True)
+    typer.echo(f"wrote {output_json}")
+
+
+def check(
+    combined: Annotated[list[Path], typer.Argument(help="Combined results; several files are laid together.")],
+    allow_inconclusive: AllowInconclusive = False,
+    require: Annotated[
+        str | None, typer.Option(metavar="GATE,…", help="Gates for which NOT_RUN fails, or all.")
+    ] = None,
+) -> None:
+    """Judge the five release gates from combined results.
+
+    Exit status 0: every measured gate passes. 1: one is FAIL or INCONCLUSIVE, or nothing was measured. 2: the file
+    cannot be used.
+    """
+    from pytest_multiitem.evaluation import check as judging
+    from pytest_multiitem.evaluation import records
+    from pytest_multiitem.reports.evaluation import reported, table
+
+    required = _required(require, [gate.name for gate in judging.RELEASE_GATES])
+    content = records.read_combined(combined)
+    verdicts = judging.judge(content)
+    for line in table(verdicts):
+        typer.echo(line)
+    for line in reported(content):
+        typer.echo(f"not gated: {line}")
+    status = judging.exit_status(verdicts, allow_inconclusive=allow_inconclusive, required=required)
+    raise typer.Exit(status)
+
+
+def _required(text: str | None, known: list[str]) -> list[str]:
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    if words == ["all"]:
+        return known
+    for word in words:
+        if word not in known:
+            hint = did_you_mean(word, known)
+            raise UsageError(f"--require {word!r} is no release gate; expected {', '.join(known)} or all{hint}")
+    return words

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import msgspec
 import typer
 
 from pytest_multiitem.commands import options
@@ -76,12 +75,11 @@ def load(
     from pytest_multiitem.comparison.measuring.rows import chunked
     from pytest_multiitem.comparison.records import Workload
     from pytest_multiitem.comparison.workload import generate
-    from pytest_multiitem.evaluation.records import check_writable
+    from pytest_multiitem.evaluation.records import check_writable, write
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.blocks import terminal_table
     from pytest_multiitem.reports.load import HEADER, remarks, table
     from pytest_multiitem.results.redaction import redacted
-    from pytest_multiitem.results.store import write_atomically
     from pytest_multiitem.targets.attach import attach, base_url, client_of, settings_of
 
     address = base_url(url)
@@ -131,7 +129,7 @@ def load(
     for line in [*terminal_table(HEADER, table(report)), *remarks(report)]:
         typer.echo(line)
     if output_json is not None:
-        write_atomically(output_json, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        write(output_json, report)
         typer.echo(f"wrote {output_json}")
     barren = [level.label for level in report.levels if not level.successful]
     if barren:

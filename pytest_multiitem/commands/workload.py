@@ -102,25 +102,15 @@ def workload(
 
 def _measure_spread(workload: Workload, client: ScoreClient) -> list[str]:
     """Score every request once and record the spread; what is wrong with it. Raises ScoreFailure."""
-    import msgspec
-
     from pytest_multiitem.gates.evidence import score_spread
     from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD
-    from pytest_multiitem.transport.client import PreparedRequest
+    from pytest_multiitem.transport.client import prepare
 
     info = client.server_info() or {}
     scores = []
-    for request in workload.requests:
-        body = {
-            "model": "default",
-            "query": request.query_token_ids,
-            "items": request.items_token_ids,
-            "label_token_ids": request.label_token_ids,
-            "apply_softmax": True,  # the least spread is one of probabilities, as all gates are
-            "item_first": request.item_first,
-        }
-        shape = len(request.items_token_ids), len(request.label_token_ids)
-        scores.append(client.send(PreparedRequest(msgspec.json.encode(body), *shape)))
+    for request in workload.requests:  # with softmax: the least spread is one of probabilities, as all gates are
+        content = request.query_token_ids, request.items_token_ids, request.label_token_ids
+        scores.append(client.send(prepare(*content, item_first=request.item_first)))
     spread = score_spread(scores)
     workload.discrimination |= {
         "score_spread": spread,

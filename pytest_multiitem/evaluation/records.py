@@ -242,7 +242,7 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}; name a file in a directory that can be written to")
 
 
-def write(path: Path, record: Evaluation | Combined) -> None:
+def write(path: Path, record: msgspec.Struct) -> None:
     """Write a file atomically. Raises UsageError where it cannot be written."""
     try:
         write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")

@@ -64,6 +64,5 @@ def _with_known_names(settings: Settings) -> Settings:
 
 def is_parallel(config: pytest.Config) -> bool:
     """Whether pytest-xdist runs the tests beside each other."""
-    if hasattr(config, "workerinput"):
-        return True
-    return bool(config.getoption("numprocesses", default=None) or config.getoption("tx", default=None))
+    given = (config.getoption(name, default=None) for name in ("numprocesses", "tx"))
+    return hasattr(config, "workerinput") or any(given)

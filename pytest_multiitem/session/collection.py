@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -23,16 +24,10 @@ _ADDED: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()
 def add_tests(session: pytest.Session, items: list[pytest.Item]) -> None:
     """Add the tests that the run's options ask for, after all others, and to pytest's count of these."""
     added = [item for part in session.config.stash[PARTS] for item in part.items(session)]
-    if not added:
-        return
-    from pytest_multiitem.session.gate_item import Suite  # a run without added tests does not wait for httpx
-
     session.config.stash[_ADDED] = added
     items += added
-    for parent in dict.fromkeys(item.parent for item in added):
-        assert isinstance(parent, Suite)
-        parent.items = [item for item in added if item.parent is parent]
-        report = pytest.CollectReport(parent.nodeid, "passed", None, [*parent.items])
+    for suite, tests in groupby(added, lambda item: item.nodeid.partition("::")[0]):
+        report = pytest.CollectReport(suite, "passed", None, [*tests])
         session.config.hook.pytest_collectreport(report=report)
 
 

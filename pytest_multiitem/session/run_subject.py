@@ -59,25 +59,23 @@ class RunSubject(Subject):
     def require(self, gate: Gate) -> None:
         """Raises EngineUnavailable where a gate needs both backends and the run has one."""
         needed = next((name for name in gate.needs if name.startswith("opposite.")), None)
-        stand_in = needed == "opposite.serial" and self._reference_stands_in
-        settings = self.settings
-        reason = None
         if needed is None:
-            pass
-        elif self._attached:
-            if not stand_in:
-                reason = "it compares servers of both backends; this run is attached to servers of one"
-            elif settings.backend != ("jax",):
-                reason = "it is about a JAX server; say that the attached one is: --backend jax, or --engine sgl-jax"
-        elif "jax" not in settings.backend:
+            return
+        stand_in, backends = needed == "opposite.serial" and self._reference_stands_in, self.settings.backend
+        if self._attached and not stand_in:
+            reason = "it compares servers of both backends; this run is attached to servers of one"
+        elif self._attached and backends != ("jax",):
+            reason = "it is about a JAX server; say that the attached one is: --backend jax, or --engine sgl-jax"
+        elif "jax" not in backends:
             reason = "it is about a JAX server; the settings choose pytorch only"
-        elif not stand_in and "pytorch" not in settings.backend:
+        elif not stand_in and "pytorch" not in backends:
             reason = (
                 "it compares both backends; the settings choose jax only "
                 "(--reference transformers stands in for PyTorch)"
             )
-        if reason is not None:
-            raise EngineUnavailable(reason)
+        else:
+            return
+        raise EngineUnavailable(reason)
 
     def server(self, part: Part) -> Target:
         """The one that the test asked for; else one by the settings."""
@@ -88,9 +86,8 @@ class RunSubject(Subject):
         if part == "other_mask":
             return self._packed("dense" if self.mask == "segment" else "segment")
         if part == "extend":
-            return server_of(
-                self.run, Profile("extend", self.backend, semantics=Semantics.QUERY_PREFIX, model=self.model)
-            )
+            profile = Profile("extend", self.backend, semantics=Semantics.QUERY_PREFIX, model=self.model)
+            return server_of(self.run, profile)
         if self._reference_of is not None:
             return self.run.reference(self._reference_of)
         attached = self.settings.serial_url is not None

@@ -14,7 +14,7 @@ from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.reports.comparison import comparison_lines, publish
 from pytest_multiitem.session.gate_check import GateCheck
-from pytest_multiitem.session.gate_item import GateItem, suite
+from pytest_multiitem.session.gate_item import GateItem, Suite
 from pytest_multiitem.session.part import Line, Part
 from pytest_multiitem.session.session import session_of, shown_path
 from pytest_multiitem.settings.settings import Settings
@@ -32,9 +32,9 @@ class ComparisonPart(Part):
 
     def items(self, session: pytest.Session) -> Iterable[GateItem]:
         """A test for every verdict that the comparison of the run's settings gives."""
-        parent = suite(session, "multiitem-comparison")
+        parent = Suite.from_parent(session, name="multiitem-comparison")
         for gate, place in verdicts.planned(self.settings):
-            yield GateItem.make(parent, gate.name, self._conclude(gate, place), label=place)
+            yield GateItem.from_parent(parent, gate=gate.name, measure=self._conclude(gate, place), label=place)
 
     def lines(self) -> Iterable[Line]:
         """The decision, and where the comparison's files are."""

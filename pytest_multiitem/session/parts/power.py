@@ -13,7 +13,7 @@ from pytest_multiitem.reports.power import power_lines
 from pytest_multiitem.results.details import BuildRecord, Power
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.session.gate_check import GateCheck
-from pytest_multiitem.session.gate_item import GateItem, suite
+from pytest_multiitem.session.gate_item import GateItem, Suite
 from pytest_multiitem.session.part import Line, Part
 from pytest_multiitem.session.session import session_of, shown_path
 from pytest_multiitem.settings.settings import Settings
@@ -34,11 +34,11 @@ class PowerPart(Part):
 
     def items(self, session: pytest.Session) -> Iterable[GateItem]:
         """A test for every healthy build, and for every fault on every backend, with the fault's weaker strengths."""
-        parent = suite(session, "multiitem-power")
+        parent = Suite.from_parent(session, name="multiitem-power")
         for first, *_ in _grouped(plan(self.settings)):
             gate = HEALTHY_PASSES if first.fault is None else FAULT_IS_KILLED
             label = f"{first.backend}-{first.label}".replace(", ", "-").replace(" ", "-")
-            yield GateItem.make(parent, gate.name, self._conclude(gate, first), label=label)
+            yield GateItem.from_parent(parent, gate=gate.name, measure=self._conclude(gate, first), label=label)
 
     def close(self) -> None:
         """Stop the servers, and write the kill matrix as it then is."""
