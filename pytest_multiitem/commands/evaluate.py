@@ -16,7 +16,7 @@ from pytest_multiitem.settings.settings import OPTION_OF
 
 
 class Mode(StrEnum):
-    """How the endpoint is asked."""
+    """How requests are sent."""
 
     MULTI = "multi"
     SERIAL = "serial"

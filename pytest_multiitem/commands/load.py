@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 _INFO_TIMEOUT = 10.0  # seconds
+_DEFAULT_DELIMITER = f"default: what the server says, else {options.DEFAULTS.delimiter}"
 
 
 def load(
@@ -44,12 +45,7 @@ def load(
     item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
     labels: options.Labels = options.LABELS,
     delimiter: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Delimiter token id, kept out of the content (default: what the server says, else "
-            f"{options.DEFAULTS.delimiter}).",
-        ),
+        int | None, typer.Option(min=0, help=f"Delimiter token id, kept out of the content ({_DEFAULT_DELIMITER}).")
     ] = None,
     client_chunk_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Items of one HTTP request (default: all).")
@@ -93,14 +89,8 @@ def load(
     )
     if output_json is not None:
         check_writable(output_json)
-    settings = settings_of(
-        {
-            "delimiter": ("--delimiter", delimiter),
-            "vocab_size": ("--vocab-size", vocab_size),
-            "api_key_env": ("--api-key-env", api_key_env),
-            "ca_file": ("--ca-file", ca_file),
-        }
-    )
+    own = {"delimiter": delimiter, "vocab_size": vocab_size, "api_key_env": api_key_env, "ca_file": ca_file}
+    settings = settings_of({name: (f"--{name.replace('_', '-')}", value) for name, value in own.items()})
     with client_of(address, settings, timeout=min(timeout, _INFO_TIMEOUT)) as client:
         target = attach(None, client, settings, None)
         if workload is not None:

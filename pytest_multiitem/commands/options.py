@@ -19,7 +19,9 @@ from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
 DEFAULTS = Settings()
 #: Options that several commands have.
 Url = Annotated[str, typer.Option(help="Address of the running server.")]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Time one request may take.")]
+_TIMEOUT = typer.Option(metavar="SECONDS", help="Time one request may take.")
+Timeout = Annotated[float, _TIMEOUT]
+TimeoutText = Annotated[str, _TIMEOUT]
 ApiKeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")]
 _CA_FILE = typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
 CaFile = Annotated[Path | None, _CA_FILE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +25,6 @@ def replay(
 
     Exit status 0: the relation holds. 1: it is violated, or the server did not answer. 2: the file cannot be used.
     """
-    from functools import partial
-
     from pytest_multiitem.properties.play import RACE_ATTEMPTS, Player, send
     from pytest_multiitem.reports.counterexample import comparison_lines, scenario_lines
     from pytest_multiitem.results.counterexample import read

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from pytest_multiitem.comparison.records import Workload
     from pytest_multiitem.transport.client import ScoreClient
 
+_OUTPUT = Path("canonical_workload.json")
+
 
 def workload(
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the workload is written.")] = Path(
-        "canonical_workload.json"
-    ),
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the workload is written.")] = _OUTPUT,
     model: Annotated[str, typer.Option(metavar="NAME", help="Model that it is for; recorded.")] = "Qwen/Qwen3-0.6B",
     query_tokens: options.QueryTokens = options.DEFAULTS.bench_query_tokens,
     items: Annotated[int, typer.Option(min=1, help="Items of a request.")] = options.DEFAULTS.bench_items,
@@ -42,9 +42,7 @@ def workload(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Score it on this running server, and record the scores' spread.")
     ] = None,
-    timeout: Annotated[str, typer.Option(metavar="SECONDS", help="Time one request may take.")] = str(
-        options.DEFAULTS.request_timeout
-    ),
+    timeout: options.TimeoutText = str(options.DEFAULTS.request_timeout),
     api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
     ca_file: options.CaFileText = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,

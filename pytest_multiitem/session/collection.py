@@ -11,6 +11,7 @@ import pytest
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.results.store import make_run_dir
 from pytest_multiitem.session.keys import SETTINGS
 from pytest_multiitem.session.parameters import model_of, place_of, profiles_of
 from pytest_multiitem.session.part import PARTS
@@ -59,15 +60,17 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
         return
     is_worker = hasattr(config, "workerinput")
     with suppress(UsageError) if is_worker else usage_errors():  # one would end a worker in silence; each test says it
-        session_of(config).prepare()
-        if ours and not is_worker:
-            session_of(config).run.attach()
+        session = session_of(config)
+        make_run_dir(session.run_dir)
+        if is_worker:
+            session.plan.write(session.run_dir)
+        elif ours:
+            session.run.attach()
 
 
 def refuse_or_pass(item: pytest.Item) -> None:
     """Skip, as NOT_RUN, what must not run: benchmarks that are off, timing beside other tests."""
-    reason = _refusal(item) if uses_plugin(item) else None
-    if reason is not None:
+    if uses_plugin(item) and (reason := _refusal(item)) is not None:
         pytest.skip(f"NOT_RUN: {reason}")
 
 

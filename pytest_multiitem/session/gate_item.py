@@ -32,13 +32,7 @@ class GateItem(pytest.Item):
     """
 
     def __init__(
-        self,
-        parent: Suite,
-        *,
-        gate: str,
-        measure: Callable[[GateCheck], object],
-        label: str,
-        required_by: str | None = None,
+        self, parent: Suite, gate: str, measure: Callable[[GateCheck], None], label: str, required_by: str | None = None
     ) -> None:
         name = f"{gate}[{label}]"
         super().__init__(name, parent, nodeid=f"{parent.name}::{name}")

@@ -51,20 +51,12 @@ class Ledger:
         if report.nodeid not in self._plan.selected:
             return
         carried: dict[str, Any] = getattr(report, REPORT_ATTRIBUTE, {})
-        for raw in carried.get("gates", []):
-            record = msgspec.convert(raw, GateRecord)
-            self._records[record.nodeid] = record
-        for raw in carried.get("benchmarks", []):
-            self.benchmarks.append(msgspec.convert(raw, BenchmarkRecord))
-        known = self._tests.setdefault(
-            report.nodeid,
-            TestRecord(
-                nodeid=report.nodeid,
-                outcome="not reached",  # its set-up may be all that is ever reported
-                gate=self._plan.selected[report.nodeid],
-                reason="the run ended during this test",
-            ),
-        )
+        records = msgspec.convert(carried.get("gates", []), list[GateRecord])
+        self._records |= {record.nodeid: record for record in records}
+        self.benchmarks += msgspec.convert(carried.get("benchmarks", []), list[BenchmarkRecord])
+        gate, reason = self._plan.selected[report.nodeid], "the run ended during this test"
+        begun = TestRecord(nodeid=report.nodeid, outcome="not reached", gate=gate, reason=reason)
+        known = self._tests.setdefault(report.nodeid, begun)  # its set-up may be all that is ever reported
         known.seconds += report.duration
         if report.failed or (report.skipped and known.outcome != "failed"):
             known.outcome = report.outcome

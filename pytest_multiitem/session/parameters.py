@@ -66,7 +66,7 @@ def profiles_of(item: pytest.Item) -> list[Profile]:
     names = getattr(item, "fixturenames", ())
     model = model_of(item)
     profiles: list[Profile] = []
-    if backend is None or backend == ATTACHED:
+    if backend in (None, ATTACHED):
         return profiles
     if "serial_server" in names:
         profiles.append(Profile("serial", backend, model=model))

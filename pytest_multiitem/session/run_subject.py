@@ -1,4 +1,4 @@
-"""What a pytest run gives a gate: the servers that its test asked for, and all others by the run's settings."""
+"""What a pytest run gives a gate: the servers of its test's fixtures, and all others by the run's settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server_of(run: Run, profile: Profile, url: str | None = None) -> Target:
 
 @dataclass(eq=False)
 class RunSubject(Subject):
-    """One backend of a run. ``given``: servers that a test asked for. ``mask``, ``chunk``: those of packed servers that
+    """One backend of a run. ``given``: servers of a test's fixtures. ``mask``, ``chunk``: those of packed servers that
     none of them is; chunk None: by the settings. ``explanation``: lines on what explains a verdict, once it is kept."""
 
     run: Run
@@ -78,7 +78,7 @@ class RunSubject(Subject):
         raise EngineUnavailable(reason)
 
     def server(self, part: Part) -> Target:
-        """The one that the test asked for; else one by the settings."""
+        """The one of the test's fixtures; else one by the settings."""
         if part in self.given:
             return self.given[part]
         if part == "multi":
@@ -106,7 +106,7 @@ class RunSubject(Subject):
 
     @property
     def delimiter(self) -> int:
-        """That of the server which the test asked for, else that of the run."""
+        """That of the server of a fixture, else that of the run."""
         given = next(iter(self.given.values()), None)
         return self.run.delimiter if given is None else given.delimiter
 

@@ -107,15 +107,6 @@ class Session:
             signal.signal(signal.SIGTERM, stop)
             self._handles_sigterm = True
 
-    def prepare(self) -> None:
-        """Make the run's directory at the end of collection; a worker leaves its plan there for the controller.
-
-        Raises UsageError where nothing can be written there.
-        """
-        store.make_run_dir(self.run_dir)
-        if not self.owner:
-            self.plan.write(self.run_dir)
-
     def finish(self, exit_status: int) -> int:
         """Stop the servers, write the results, and return the exit status that they ask for."""
         try:
