@@ -13,21 +13,16 @@ from typer.core import TyperGroup
 from pytest_multiitem import __version__
 from pytest_multiitem.commands.ab import ab
 from pytest_multiitem.commands.baseline import baseline_check, baseline_list, baseline_save
-from pytest_multiitem.commands.check import check
 from pytest_multiitem.commands.checkpoint import checkpoint
-from pytest_multiitem.commands.combine import combine
-from pytest_multiitem.commands.compare_files import compare_files
-from pytest_multiitem.commands.compare_run import run as compare_run
-from pytest_multiitem.commands.evaluate import evaluate
-from pytest_multiitem.commands.faults import faults
+from pytest_multiitem.commands.compare import compare_files, compare_run
+from pytest_multiitem.commands.evaluate import check, combine, evaluate
 from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
 from pytest_multiitem.commands.options import RunCommand
 from pytest_multiitem.commands.power import power
-from pytest_multiitem.commands.proxy import proxy
 from pytest_multiitem.commands.replay import replay
 from pytest_multiitem.commands.report import report
-from pytest_multiitem.commands.serve import serve
+from pytest_multiitem.commands.serve import faults, proxy, serve
 from pytest_multiitem.commands.tpu_check import tpu_check
 from pytest_multiitem.commands.validate import validate
 from pytest_multiitem.commands.workload import workload

@@ -11,31 +11,11 @@ from typing import Any
 import pytest
 
 from pytest_multiitem.extensions import hookspec
-from pytest_multiitem.fixtures.servers import (  # noqa: F401 - pytest finds the fixtures of a plugin in its module
-    multi_item_server,
-    multiitem_bench,
-    multiitem_bench_chunk,
-    multiitem_chunk,
-    multiitem_client_chunk,
-    multiitem_gate,
-    multiitem_model,
-    multiitem_run,
-    multiitem_tpu_check,
-    prefill_extend_server,
-    serial_server,
-)
-from pytest_multiitem.session import (
-    added,
-    check_settings,
-    collection,
-    extensions,
-    parameters,
-    registration,
-    summary,
-    verdicts,
-)
+from pytest_multiitem.extensions.loading import load
+from pytest_multiitem.fixtures import servers
+from pytest_multiitem.session import check_settings, collection, parameters, registration, summary, verdicts
 from pytest_multiitem.session.keys import NOTES, SETTINGS
-from pytest_multiitem.session.session import SESSION, adopt_plan, finish, run_directory
+from pytest_multiitem.session.session import SESSION, adopt_plan, finish, run_directory, usage_errors
 
 MARKERS = (
     "multiitem_gate(name): the gate whose verdict this test gives",
@@ -45,13 +25,20 @@ MARKERS = (
     "bench: a benchmark; off unless --bench is given or it is named by path or node id",
 )
 
+pytest_addoption = registration.add_options
+# trylast: what the command line deselects is gone, what others reorder is in its order
+pytest_collection_modifyitems = pytest.hookimpl(trylast=True)(collection.add_tests)
+pytest_deselected = collection.note_deselected
+pytest_report_collectionfinish = summary.header
+pytest_runtest_setup = pytest.hookimpl(tryfirst=True)(collection.refuse_or_pass)
+pytest_report_teststatus = verdicts.status
+pytest_sessionfinish = pytest.hookimpl(tryfirst=True)(finish)
+pytest_terminal_summary = summary.summarise
+
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspec)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    registration.add_options(parser)
+    pluginmanager.register(servers, "multiitem-fixtures")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,7 +54,8 @@ def pytest_load_initial_conftests(
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
-    extensions.load_extensions(config)
+    with usage_errors():  # what hooks bring is known before a setting, a marker or a suite names it
+        config.add_cleanup(load(config.pluginmanager))
     config.stash[SETTINGS] = check_settings.settings_of(config)
     config.pluginmanager.register(RunListener(config), "multiitem-run-listener")
 
@@ -86,27 +74,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parameters.parametrize(metafunc, metafunc.config.stash[SETTINGS])
 
 
-@pytest.hookimpl(trylast=True)  # what the command line deselects is gone, what others reorder is in its order
-def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    added.add(session, items)
-
-
-def pytest_deselected(items: list[pytest.Item]) -> None:
-    collection.note_deselected(items)
-
-
 @pytest.hookimpl(tryfirst=True)  # before the terminal asks for the header
 def pytest_collection_finish(session: pytest.Session) -> None:
     collection.finish(session.config, session.items)
-
-
-def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    return summary.header(config)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    collection.refuse_or_pass(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -114,23 +84,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     verdicts.carry(item, report)
     return report
-
-
-def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    return verdicts.status(report)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    finish(session)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    summary.summarise(terminalreporter)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    extensions.unload_extensions(config)
 
 
 class RunListener:

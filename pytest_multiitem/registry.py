@@ -19,7 +19,7 @@ class Registry(Generic[T]):
     """Engines, gates, faults or report formats: things with a ``name``.
 
     ``kind``: what one is called in messages. ``shipped``: finds those of this package, when first asked. ``key``: what
-    they are ordered by; those that are equal stand as they were found.
+    they are ordered by; those that are equal stand as they came.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class Registry(Generic[T]):
     def shipped(self) -> Mapping[str, T]:
         """Those of this package. Raises ValueError where two have one name."""
         if self._shipped is None:
-            found: dict[str, T] = {}
+            shipped: dict[str, T] = {}
             for thing in self._find():
-                if found.setdefault(_name(thing), thing) is not thing:
+                if shipped.setdefault(_name(thing), thing) is not thing:
                     raise ValueError(f"two {self.kind}s are called {_name(thing)}")
-            self._shipped = found
+            self._shipped = shipped
         return MappingProxyType(self._shipped)
 
     def all(self) -> Mapping[str, T]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, parse_value
+from pytest_multiitem.commands.options import DEFAULTS, AllowInconclusive, parse_value
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def baseline_check(
     fail_if: Annotated[
         str, typer.Option(metavar="CONDITION,…", help="What a regression is, e.g. 'p95 > 15%, p50 > 10%'.")
     ] = ", ".join(DEFAULTS.fail_if),
-    allow_inconclusive: Annotated[
-        bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")
-    ] = False,
+    allow_inconclusive: AllowInconclusive = False,
     results_dir: _ResultsDir = DEFAULTS.results_dir,
 ) -> None:
     """Judge the timings of a finished run, or of a comparison, against a baseline.
@@ -94,19 +92,17 @@ def _read(sources: list[Path]) -> tuple[Matrix | None, list[ScoreMatrix]]:
     from pytest_multiitem.results.records import SCHEMA_VERSION
     from pytest_multiitem.results.store import read_matrix
 
-    runs, matrices = [], []
+    runs: list[Matrix] = []
+    matrices: list[ScoreMatrix] = []
     for source in sources:
-        readable = 0
+        before = len(runs) + len(matrices)
         for path in sorted(source.glob("*.json")) if source.is_dir() else [source]:
             schema = artefacts.load_json(path).get("schema_version")
             if schema == SCHEMA_VERSION:
                 runs.append(read_matrix(path))
             elif schema == MATRIX_SCHEMA:
                 matrices.append(artefacts.read(path, ScoreMatrix).record)
-            else:
-                continue
-            readable += 1
-        if not readable:
+        if len(runs) + len(matrices) == before:
             raise UsageError(
                 f"{source} holds no timings: expected {SCHEMA_VERSION} or {MATRIX_SCHEMA} files, or their directory"
             )

@@ -35,16 +35,10 @@ def launch(
             typer.echo(f"{each.name:<22} {each.engine:<9} {each.role:<7} {each.about}")
         return
     spec = launch_of(profile, settings)
-    if dry_run:
-        typer.echo(shell_line(spec))
-        return
-    run(spec)
-
-
-def shell_line(spec: LaunchSpec) -> str:
-    """The command line as a shell takes it."""
+    if not dry_run:
+        run(spec)
     env = [f"{name}={shlex.quote(value)}" for name, value in spec.env.items() if value is not None]
-    return " ".join([*env, shlex.join(spec.command)])
+    typer.echo(" ".join([*env, shlex.join(spec.command)]))
 
 
 def run(spec: LaunchSpec) -> NoReturn:

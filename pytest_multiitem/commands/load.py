@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import msgspec
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, parse_value
+from pytest_multiitem.commands import options
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 _INFO_TIMEOUT = 10.0  # seconds
+_DEFAULT_DELIMITER = f"default: what the server says, else {options.DEFAULTS.delimiter}"
 
 
 def load(
-    url: Annotated[str, typer.Option(help="Address of the running server.")],
+    url: options.Url,
     concurrency: Annotated[
         str, typer.Option(metavar="N,…", help="Closed loop: how many senders wait for their answers; empty: none.")
     ] = "1,2,4",
@@ -40,37 +40,26 @@ def load(
             metavar="FILE", help="A canonical workload, sent in turn (default: one made of the options below)."
         ),
     ] = None,
-    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = DEFAULTS.bench_query_tokens,
-    num_items: Annotated[int, typer.Option(min=1, help="Items.")] = DEFAULTS.bench_items,
-    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = DEFAULTS.item_tokens,
-    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(map(str, DEFAULTS.labels)),
+    query_tokens: options.QueryTokens = options.DEFAULTS.bench_query_tokens,
+    num_items: Annotated[int, typer.Option(min=1, help="Items.")] = options.DEFAULTS.bench_items,
+    item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
+    labels: options.Labels = options.LABELS,
     delimiter: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Delimiter token id, kept out of the content (default: what the server says, else "
-            f"{DEFAULTS.delimiter}).",
-        ),
+        int | None, typer.Option(min=0, help=f"Delimiter token id, kept out of the content ({_DEFAULT_DELIMITER}).")
     ] = None,
     client_chunk_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Items of one HTTP request (default: all).")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the arrivals, and of the requests that are made.")
-    ] = DEFAULTS.seed,
+    ] = options.DEFAULTS.seed,
     vocab_size: Annotated[
         int | None, typer.Option(min=2, help="Token ids to draw from (default: what the server says, else 30000).")
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time one request may take.")
-    ] = DEFAULTS.request_timeout,
+    timeout: options.Timeout = options.DEFAULTS.request_timeout,
     output_json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the measurement is written.")] = None,
-    api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = DEFAULTS.api_key_env,
-    ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
-    ] = None,
+    api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
+    ca_file: options.CaFile = None,
 ) -> None:
     """Measure a running server under load: throughput, latency and goodput by concurrency and by arrival rate.
 
@@ -87,7 +76,7 @@ def load(
     from pytest_multiitem.reports.blocks import terminal_table
     from pytest_multiitem.reports.load import HEADER, remarks, table
     from pytest_multiitem.results.redaction import redacted
-    from pytest_multiitem.results.store import write_atomically
+    from pytest_multiitem.results.store import write_record
     from pytest_multiitem.targets.attach import attach, base_url, client_of, settings_of
 
     address = base_url(url)
@@ -101,14 +90,8 @@ def load(
     )
     if output_json is not None:
         check_writable(output_json)
-    settings = settings_of(
-        {
-            "delimiter": ("--delimiter", delimiter),
-            "vocab_size": ("--vocab-size", vocab_size),
-            "api_key_env": ("--api-key-env", api_key_env),
-            "ca_file": ("--ca-file", ca_file),
-        }
-    )
+    own = {"delimiter": delimiter, "vocab_size": vocab_size, "api_key_env": api_key_env, "ca_file": ca_file}
+    settings = settings_of({name: (f"--{name.replace('_', '-')}", value) for name, value in own.items()})
     with client_of(address, settings, timeout=min(timeout, _INFO_TIMEOUT)) as client:
         target = attach(None, client, settings, None)
         if workload is not None:
@@ -118,7 +101,7 @@ def load(
                 query_tokens=query_tokens,
                 num_items=num_items,
                 item_tokens=item_tokens,
-                labels=parse_value("--labels", "labels", labels),
+                labels=options.parse_value("--labels", "labels", labels),
                 delimiter=target.delimiter,
                 seed=seed,
                 vocab_size=target.vocab_size,
@@ -137,7 +120,7 @@ def load(
     for line in [*terminal_table(HEADER, table(report)), *remarks(report)]:
         typer.echo(line)
     if output_json is not None:
-        write_atomically(output_json, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        write_record(output_json, report)
         typer.echo(f"wrote {output_json}")
     barren = [level.label for level in report.levels if not level.successful]
     if barren:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,21 @@ from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
 
 #: The defaults of a run's settings, for commands that have some of these as options of their own.
 DEFAULTS = Settings()
+#: Options that several commands have.
+Url = Annotated[str, typer.Option(help="Address of the running server.")]
+_TIMEOUT = typer.Option(metavar="SECONDS", help="Time one request may take.")
+Timeout = Annotated[float, _TIMEOUT]
+TimeoutText = Annotated[str, _TIMEOUT]
+ApiKeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")]
+_CA_FILE = typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
+CaFile = Annotated[Path | None, _CA_FILE]
+CaFileText = Annotated[str | None, _CA_FILE]
+QueryTokens = Annotated[int, typer.Option(min=1, help="Tokens of the query.")]
+ItemTokens = Annotated[int, typer.Option(min=1, help="Tokens of an item.")]
+Labels = Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")]
+LABELS = DEFAULTS.shown("labels")
+AllowInconclusive = Annotated[bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")]
+
 _SWITCHES = {name for option in OPTIONS if option.is_switch for name in (option.flag, option.short_flag)}
 
 
@@ -33,43 +49,40 @@ def parse_value(flag: str, setting: str, text: str | None, *, variable: bool = F
         raise UsageError(f"{place} {text!r} is not valid: {error}") from None
 
 
-_RUN_PARAMETERS = [
-    inspect.Parameter(
-        option.ini,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            str | None,
-            typer.Option(
-                option.flag,
-                option.short_flag,
-                metavar="[=0|1]" if option.is_switch else option.metavar,
-                help=f"{option.help} ({option.variable})",
-                rich_help_panel=f"A run: {option.topic}",
-                show_default=False,
-            ),
-        ],
-    )
-    for option in OPTIONS
-]
+def with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
+    """A command with further options beside its own; ``options``: by their parameters.
 
-
-def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every option of a run beside its own; register it with ``cls=RunCommand``.
-
-    The command gets as ``given`` what `settings.resolve.resolve` takes: values by ini key, None where not given.
+    It gets their texts as ``given``, None where not given.
     """
 
     @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        given = {option.ini: values.pop(option.ini) for option in OPTIONS}
+    def complete(**values: Any) -> None:
+        given = {name: values.pop(name) for name in options}
         command(**values, given=given)
 
-    signature = inspect.signature(command, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "given"]
-    with_options.__signature__ = signature.replace(parameters=[*own, *_RUN_PARAMETERS])  # type: ignore[attr-defined]
-    with_options.__annotations__ = {each.name: each.annotation for each in [*own, *_RUN_PARAMETERS]}
-    return with_options
+    signature, keyword = inspect.signature(command, eval_str=True), inspect.Parameter.KEYWORD_ONLY
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "given"]
+    for name, option in options.items():
+        parameters.append(inspect.Parameter(name, keyword, default=None, annotation=Annotated[str | None, option]))
+    complete.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    complete.__annotations__ = {each.name: each.annotation for each in parameters}
+    return complete
+
+
+_RUN_OPTIONS = {
+    option.ini: typer.Option(
+        option.flag,
+        option.short_flag,
+        metavar="[=0|1]" if option.is_switch else option.metavar,
+        help=f"{option.help} ({option.variable})",
+        rich_help_panel=f"A run: {option.topic}",
+        show_default=False,
+    )
+    for option in OPTIONS
+}
+#: Gives a command every option of a run; register it with ``cls=RunCommand``. What it gets as ``given`` is what
+#: `settings.resolve.resolve` takes: values by ini key.
+takes_run_options = functools.partial(with_options, options=_RUN_OPTIONS)
 
 
 class RunCommand(TyperCommand):

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS
+from pytest_multiitem.commands.options import DEFAULTS, ApiKeyEnv, CaFile, Timeout, Url
 
 
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The counterexample.json of a run.")],
-    url: Annotated[str, typer.Option(help="Address of the running server.")],
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time one request may take.")
-    ] = DEFAULTS.request_timeout,
-    api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = DEFAULTS.api_key_env,
-    ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
-    ] = None,
+    url: Url,
+    timeout: Timeout = DEFAULTS.request_timeout,
+    api_key_env: ApiKeyEnv = DEFAULTS.api_key_env,
+    ca_file: CaFile = None,
 ) -> None:
     """Send the requests of a counterexample again and compare their scores.
 
@@ -30,8 +25,6 @@ def replay(
 
     Exit status 0: the relation holds. 1: it is violated, or the server did not answer. 2: the file cannot be used.
     """
-    from functools import partial
-
     from pytest_multiitem.properties.play import RACE_ATTEMPTS, Player, send
     from pytest_multiitem.reports.counterexample import comparison_lines, scenario_lines
     from pytest_multiitem.results.counterexample import read

@@ -51,11 +51,9 @@ def tpu_check(
     Exit status 0: every case lowers and compiles for every chip. 1: one does not. 2: it could not begin. 3: it could
     not be told: NOT_RUN (libtpu is missing, for example) or INCONCLUSIVE.
     """
-    import msgspec
-
     from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.reports.tpu import report_lines
-    from pytest_multiitem.results.store import write_atomically
+    from pytest_multiitem.results.store import write_record
     from pytest_multiitem.tpu.gate import Wanted, check_kernel
     from pytest_multiitem.tpu.shapes import parse_shape
 
@@ -80,8 +78,5 @@ def tpu_check(
     for line in report_lines(report):
         typer.echo(line)
     if json_file is not None:
-        try:
-            write_atomically(json_file, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-        except OSError as error:
-            raise UsageError(f"cannot write {json_file}: {error.strerror}") from None
+        write_record(json_file, report)
     raise typer.Exit(EXIT_STATUS[report.verdict.value])

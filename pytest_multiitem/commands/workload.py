@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, parse_value
+from pytest_multiitem.commands import options
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
     from pytest_multiitem.comparison.records import Workload
     from pytest_multiitem.transport.client import ScoreClient
 
+_OUTPUT = Path("canonical_workload.json")
+
 
 def workload(
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the workload is written.")] = Path(
-        "canonical_workload.json"
-    ),
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the workload is written.")] = _OUTPUT,
     model: Annotated[str, typer.Option(metavar="NAME", help="Model that it is for; recorded.")] = "Qwen/Qwen3-0.6B",
-    query_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the query.")] = DEFAULTS.bench_query_tokens,
-    items: Annotated[int, typer.Option(min=1, help="Items of a request.")] = DEFAULTS.bench_items,
-    item_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an item.")] = DEFAULTS.item_tokens,
+    query_tokens: options.QueryTokens = options.DEFAULTS.bench_query_tokens,
+    items: Annotated[int, typer.Option(min=1, help="Items of a request.")] = options.DEFAULTS.bench_items,
+    item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
     requests: Annotated[int, typer.Option(min=1, help="Requests, all of this shape.")] = 1,
-    labels: Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")] = ",".join(map(str, DEFAULTS.labels)),
-    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id.")] = DEFAULTS.delimiter,
+    labels: options.Labels = options.LABELS,
+    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id.")] = options.DEFAULTS.delimiter,
     apply_softmax: Annotated[
         bool, typer.Option("--apply-softmax/--no-apply-softmax", help="Ask for scores that are probabilities.")
     ] = True,
     item_first: Annotated[bool, typer.Option("--item-first", help="Ask for the item before the query.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the content.")] = DEFAULTS.seed,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the content.")] = options.DEFAULTS.seed,
     tokenizer: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Draw ordinary tokens of this tokenizer: directory, tokenizer.json, hub id."),
@@ -42,15 +42,9 @@ def workload(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Score it on this running server, and record the scores' spread.")
     ] = None,
-    timeout: Annotated[str, typer.Option(metavar="SECONDS", help="Time one request may take.")] = str(
-        DEFAULTS.request_timeout
-    ),
-    api_key_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
-    ] = DEFAULTS.api_key_env,
-    ca_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Certificate authorities to trust (default: the usual ones).")
-    ] = None,
+    timeout: options.TimeoutText = str(options.DEFAULTS.request_timeout),
+    api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
+    ca_file: options.CaFileText = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
 ) -> None:
     """Write the canonical workload: from the same options, the same requests on every machine.
@@ -68,16 +62,16 @@ def workload(
     if url is not None:
         client = ScoreClient(
             base_url(url),
-            timeout=parse_value("--timeout", "request_timeout", timeout),
+            timeout=options.parse_value("--timeout", "request_timeout", timeout),
             api_key=os.environ.get(api_key_env) or None,
-            ca_file=None if ca_file is None else parse_value("--ca-file", "ca_file", ca_file),
+            ca_file=None if ca_file is None else options.parse_value("--ca-file", "ca_file", ca_file),
         )
     made = canonical.generate(
         model=model,
         query_tokens=query_tokens,
         num_items=items,
         item_tokens=item_tokens,
-        labels=parse_value("--labels", "labels", labels),
+        labels=options.parse_value("--labels", "labels", labels),
         delimiter=delimiter,
         apply_softmax=apply_softmax,
         item_first=item_first,
@@ -106,25 +100,15 @@ def workload(
 
 def _measure_spread(workload: Workload, client: ScoreClient) -> list[str]:
     """Score every request once and record the spread; what is wrong with it. Raises ScoreFailure."""
-    import msgspec
-
     from pytest_multiitem.gates.evidence import score_spread
     from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD
-    from pytest_multiitem.transport.client import PreparedRequest
+    from pytest_multiitem.transport.client import prepare
 
     info = client.server_info() or {}
     scores = []
-    for request in workload.requests:
-        body = {
-            "model": "default",
-            "query": request.query_token_ids,
-            "items": request.items_token_ids,
-            "label_token_ids": request.label_token_ids,
-            "apply_softmax": True,  # the least spread is one of probabilities, as all gates are
-            "item_first": request.item_first,
-        }
-        shape = len(request.items_token_ids), len(request.label_token_ids)
-        scores.append(client.send(PreparedRequest(msgspec.json.encode(body), *shape)))
+    for request in workload.requests:  # with softmax: the least spread is one of probabilities, as all gates are
+        content = request.query_token_ids, request.items_token_ids, request.label_token_ids
+        scores.append(client.send(prepare(*content, item_first=request.item_first)))
     spread = score_spread(scores)
     workload.discrimination |= {
         "score_spread": spread,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.scoring.vocabulary import ALL
-from pytest_multiitem.session.part import PARTS
-from pytest_multiitem.session.parts import parts_of
+from pytest_multiitem.session.part import PARTS, parts_of
+from pytest_multiitem.session.session import usage_errors
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
 
@@ -22,10 +21,8 @@ def settings_of(config: pytest.Config) -> Settings:
     """The settings in force. Raises pytest.UsageError for a value that is not valid."""
     command_line = {option.ini: config.getoption(option.ini, default=None) for option in OPTIONS}
     ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
-    try:
+    with usage_errors():
         settings = _with_known_names(resolve(command_line, ini))
-    except MultiItemError as error:
-        raise pytest.UsageError(str(error)) from None
     if settings.bench and is_parallel(config):
         raise pytest.UsageError(
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
@@ -37,10 +34,8 @@ def settings_of(config: pytest.Config) -> Settings:
     for part in config.stash[PARTS]:
         if is_parallel(config):
             raise pytest.UsageError(part.not_parallel)
-        try:
+        with usage_errors():
             part.check_settings()
-        except MultiItemError as error:
-            raise pytest.UsageError(str(error)) from None
     if settings.models and is_parallel(config):
         raise pytest.UsageError("--models starts the servers of one model after the other; run it without -n")
     if settings.models and (settings.multi_url or settings.serial_url):
@@ -69,6 +64,5 @@ def _with_known_names(settings: Settings) -> Settings:
 
 def is_parallel(config: pytest.Config) -> bool:
     """Whether pytest-xdist runs the tests beside each other."""
-    if hasattr(config, "workerinput"):
-        return True
-    return bool(config.getoption("numprocesses", default=None) or config.getoption("tx", default=None))
+    given = (config.getoption(name, default=None) for name in ("numprocesses", "tx"))
+    return hasattr(config, "workerinput") or any(given)

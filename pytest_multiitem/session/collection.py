@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.session.added import put_last
+from pytest_multiitem.results.store import make_run_dir
 from pytest_multiitem.session.keys import SETTINGS
 from pytest_multiitem.session.parameters import model_of, place_of, profiles_of
-from pytest_multiitem.session.session import SESSION, session_of
+from pytest_multiitem.session.part import PARTS
+from pytest_multiitem.session.session import SESSION, session_of, usage_errors
 from pytest_multiitem.session.verdicts import gate_of, uses_plugin
+
+#: The tests that the plugin adds to a run because its options ask for them; they need no test of the project's.
+_ADDED: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()
+
+
+def add_tests(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Add the tests that the run's options ask for, after all others, and to pytest's count of these."""
+    added = [item for part in session.config.stash[PARTS] for item in part.items(session)]
+    session.config.stash[_ADDED] = added
+    items += added
+    for suite, tests in groupby(added, lambda item: item.nodeid.partition("::")[0]):
+        report = pytest.CollectReport(suite, "passed", None, [*tests])
+        session.config.hook.pytest_collectreport(report=report)
 
 
 def note_deselected(items: Iterable[pytest.Item]) -> None:
@@ -29,7 +45,9 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
     models = config.stash[SETTINGS].models
     if models:
         items.sort(key=lambda item: models.index(model_of(item)) if model_of(item) in models else -1)
-    added = put_last(config, items)
+    added = config.stash.get(_ADDED, [])
+    if added:  # last, and back in the run if another plugin has taken them out
+        items[:] = [*(item for item in items if item not in added), *added]
     ours = [item for item in items if uses_plugin(item)]
     if ours:
         plan = session_of(config).plan
@@ -40,29 +58,26 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
         plan.profiles = tuple(dict.fromkeys(p for item in ours if not _refusal(item) for p in profiles_of(item)))
     if SESSION not in config.stash or config.getoption("collectonly"):
         return
-    try:
-        session_of(config).prepare()
-        if ours and not hasattr(config, "workerinput"):
-            session_of(config).run.attach()
-    except UsageError as error:
-        if not hasattr(config, "workerinput"):
-            raise pytest.UsageError(str(error)) from None
-        # An error here would take the worker down without a word; each test will say it.
+    is_worker = hasattr(config, "workerinput")
+    with suppress(UsageError) if is_worker else usage_errors():  # one would end a worker in silence; each test says it
+        session = session_of(config)
+        make_run_dir(session.run_dir)
+        if is_worker:
+            session.plan.write(session.run_dir)
+        elif ours:
+            session.run.attach()
 
 
 def refuse_or_pass(item: pytest.Item) -> None:
     """Skip, as NOT_RUN, what must not run: benchmarks that are off, timing beside other tests."""
-    reason = _refusal(item) if uses_plugin(item) else None
-    if reason is not None:
+    if uses_plugin(item) and (reason := _refusal(item)) is not None:
         pytest.skip(f"NOT_RUN: {reason}")
 
 
 def _refusal(item: pytest.Item) -> str | None:
     is_benchmark = item.get_closest_marker("bench") is not None
     gate = gate_of(item)
-    is_timing = is_benchmark
-    if gate is not None:
-        is_timing = is_timing or gates()[gate].timing
+    is_timing = is_benchmark or (gate is not None and gates()[gate].timing)
     if is_timing and hasattr(item.config, "workerinput"):
         return "it measures time, and pytest-xdist runs other tests at the same time; run it without -n"
     if is_benchmark and not item.config.stash[SETTINGS].bench and not _is_named(item):
@@ -75,8 +90,5 @@ def _is_named(item: pytest.Item) -> bool:
     config = item.config
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         return False
-    for argument in config.args:
-        path = Path(config.invocation_params.dir, argument.partition("::")[0]).resolve()
-        if path in (item.path, item.path.parent):
-            return True
-    return False
+    base, places = config.invocation_params.dir, (item.path, item.path.parent)
+    return any(Path(base, argument.partition("::")[0]).resolve() in places for argument in config.args)

@@ -83,7 +83,6 @@ class GateCheck:
         self.model = model
         self._item = item
         self._session = session
-        self._settings = session.settings
 
     @property
     def run(self) -> Run:
@@ -150,20 +149,18 @@ class GateCheck:
         """
         record.nodeid = self._item.nodeid
         if record.verdict is Verdict.PASS and record.engine is not None:
-            record.now_passes = self.run.engine.known_issue(self.model or self._settings.model or "")
+            record.now_passes = self.run.engine.known_issue(self.model or self._session.settings.model or "")
         self._item.stash.setdefault(RECORDS, []).append(record)
         text = f"{record.verdict}: {record.gate}: {record.reason}"
         lines = _evidence(record) if evidence is None else evidence
         shown = "\n".join([text, *(f"  {line}" for line in lines)])
-        if record.verdict is Verdict.FAIL:
+        doubtful = record.verdict is Verdict.INCONCLUSIVE
+        if record.verdict is Verdict.FAIL or (doubtful and not self._session.settings.allow_inconclusive):
             pytest.fail(shown, pytrace=False)
-        if record.verdict is Verdict.INCONCLUSIVE:
-            if not self._settings.allow_inconclusive:
-                pytest.fail(shown, pytrace=False)
-            pytest.skip(text)
-        if record.verdict is Verdict.NOT_RUN:
-            if (by := requirement(self._item, record.gate)) is not None:
-                pytest.fail(f"{text} (required by {by})", pytrace=False)
+        by = requirement(self._item, record.gate) if record.verdict is Verdict.NOT_RUN else None
+        if by is not None:
+            pytest.fail(f"{text} (required by {by})", pytrace=False)
+        if record.verdict is not Verdict.PASS:
             pytest.skip(text)
         return record
 

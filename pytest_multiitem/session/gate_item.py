@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -15,43 +14,34 @@ from pytest_multiitem.session.session import session_of
 
 
 class Suite(pytest.Collector):
-    """The file that the added tests seem to be in."""
+    """The file that the added tests seem to be in; they join the run when all others are collected."""
 
-    items: Sequence[pytest.Item] = ()
+    def __init__(self, name: str, parent: pytest.Session) -> None:
+        super().__init__(name, parent, nodeid=name)
 
     def collect(self) -> Iterable[pytest.Item]:
-        """The added tests."""
-        return self.items
+        """Nothing: nobody collects it."""
+        return ()
 
 
 class GateItem(pytest.Item):
-    """A test that gives the verdict of one gate: ``measure`` ends it by a method of the `GateCheck` that it gets."""
+    """The test ``SUITE::GATE[LABEL]``, which gives the verdict of one gate.
 
-    label: str | None = None
+    ``measure`` ends it by a method of the `GateCheck` that it gets. ``required_by``: for what NOT_RUN fails it, as
+    --require does.
+    """
 
-    def __init__(self, *, gate: str, measure: Callable[[GateCheck], object], **given: object) -> None:
-        super().__init__(**given)  # type: ignore[arg-type]
+    def __init__(
+        self, parent: Suite, gate: str, measure: Callable[[GateCheck], None], label: str, required_by: str | None = None
+    ) -> None:
+        name = f"{gate}[{label}]"
+        super().__init__(name, parent, nodeid=f"{parent.name}::{name}")
         self.add_marker(pytest.mark.multiitem_gate(gate))
         self.gate = gate
+        self.label = label
         self._measure = measure
-
-    @classmethod
-    def make(
-        cls,
-        suite: Suite,
-        gate: str,
-        measure: Callable[[GateCheck], object],
-        *,
-        label: str,
-        required_by: str | None = None,
-    ) -> Self:
-        """The test ``SUITE::GATE[LABEL]``. ``required_by``: for what NOT_RUN fails it, as --require does."""
-        name = f"{gate}[{label}]"
-        item = cls.from_parent(suite, name=name, nodeid=f"{suite.name}::{name}", gate=gate, measure=measure)
-        item.label = label
         if required_by is not None:
-            item.stash[REQUIRED_BY] = required_by
-        return item
+            self.stash[REQUIRED_BY] = required_by
 
     def runtest(self) -> None:
         """Measure; what cannot be measured is a FAIL."""
@@ -67,8 +57,3 @@ class GateItem(pytest.Item):
         """The suite as its file, and a line: pytest wants one of a test that is skipped by a marker."""
         assert self.parent is not None
         return self.path / self.parent.name, 0, self.name
-
-
-def suite(session: pytest.Session, name: str) -> Suite:
-    """The file that added tests stand under."""
-    return Suite.from_parent(session, name=name, nodeid=name)

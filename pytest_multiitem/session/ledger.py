@@ -51,20 +51,12 @@ class Ledger:
         if report.nodeid not in self._plan.selected:
             return
         carried: dict[str, Any] = getattr(report, REPORT_ATTRIBUTE, {})
-        for raw in carried.get("gates", []):
-            record = msgspec.convert(raw, GateRecord)
-            self._records[record.nodeid] = record
-        for raw in carried.get("benchmarks", []):
-            self.benchmarks.append(msgspec.convert(raw, BenchmarkRecord))
-        known = self._tests.setdefault(
-            report.nodeid,
-            TestRecord(
-                nodeid=report.nodeid,
-                outcome="not reached",  # its set-up may be all that is ever reported
-                gate=self._plan.selected[report.nodeid],
-                reason="the run ended during this test",
-            ),
-        )
+        records = msgspec.convert(carried.get("gates", []), list[GateRecord])
+        self._records |= {record.nodeid: record for record in records}
+        self.benchmarks += msgspec.convert(carried.get("benchmarks", []), list[BenchmarkRecord])
+        gate, reason = self._plan.selected[report.nodeid], "the run ended during this test"
+        begun = TestRecord(nodeid=report.nodeid, outcome="not reached", gate=gate, reason=reason)
+        known = self._tests.setdefault(report.nodeid, begun)  # its set-up may be all that is ever reported
         known.seconds += report.duration
         if report.failed or (report.skipped and known.outcome != "failed"):
             known.outcome = report.outcome
@@ -95,16 +87,12 @@ class Ledger:
     def tests(self) -> list[TestRecord]:
         """Every planned test with its outcome so far."""
         verdict_of = {r.nodeid: r.verdict for r in self.records()}
-        tests = []
-        for nodeid, gate in self._plan.selected.items():
-            test = self._tests.get(nodeid) or TestRecord(nodeid=nodeid, outcome="not reached", gate=gate)
-            test.verdict = verdict_of.get(nodeid)
-            tests.append(test)
-        tests += [
-            TestRecord(nodeid=n, outcome="deselected", gate=g, verdict=verdict_of.get(n))
-            for n, g in self._plan.deselected.items()
-        ]
-        return tests
+        tests = {n: TestRecord(nodeid=n, outcome="not reached", gate=g) for n, g in self._plan.selected.items()}
+        tests |= {n: TestRecord(nodeid=n, outcome="deselected", gate=g) for n, g in self._plan.deselected.items()}
+        tests |= self._tests
+        for test in tests.values():
+            test.verdict = verdict_of.get(test.nodeid)
+        return [*tests.values()]
 
     def matrix(self, run_dir: Path, settings: Settings, exit_status: int) -> Matrix:
         """The run's matrix, with the servers whose samples lie in its directory."""
@@ -122,10 +110,7 @@ class Ledger:
             machine=machine_info(),
             versions=package_versions(),
             settings=msgspec.convert(settings.records(), list[SettingRecord]),
-            servers=[
-                msgspec.convert({k: v for k, v in line.items() if k != "kind"}, ServerRecord)
-                for line in servers.values()
-            ],
+            servers=msgspec.convert([*servers.values()], list[ServerRecord]),
             gates=records,
             benchmarks=self.benchmarks,
             tests=tests,

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
     """Give a test that uses our parameter fixtures the values of the run's settings."""
     for fixture, values in _values(settings).items():
-        if fixture in metafunc.fixturenames and (len(values) > 1 or _is_always_named(fixture, values, settings)):
+        always_named = fixture in ("multiitem_backend", "multiitem_mask") or values[0] in settings.models
+        if fixture in metafunc.fixturenames and (len(values) > 1 or always_named):
             metafunc.parametrize(fixture, values, ids=[_id_of(fixture, value) for value in values])
 
 
@@ -48,11 +49,6 @@ def _values(settings: Settings) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _is_always_named(fixture: str, values: tuple[Any, ...], settings: Settings) -> bool:
-    """Whether test ids name a parameter even where it has one value only."""
-    return fixture in ("multiitem_backend", "multiitem_mask") or values[0] in settings.models
-
-
 def _id_of(fixture: str, value: Any) -> str:
     """What a parameter is called in test ids."""
     if fixture == "multiitem_model":
@@ -70,7 +66,7 @@ def profiles_of(item: pytest.Item) -> list[Profile]:
     names = getattr(item, "fixturenames", ())
     model = model_of(item)
     profiles: list[Profile] = []
-    if backend is None or backend == ATTACHED:
+    if backend in (None, ATTACHED):
         return profiles
     if "serial_server" in names:
         profiles.append(Profile("serial", backend, model=model))

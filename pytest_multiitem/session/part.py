@@ -1,8 +1,9 @@
-"""What a measurement that a run's options add to it must say of itself."""
+"""What a measurement that a run's options add to it must say of itself, and which a run has."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import ClassVar
 
 import pytest
@@ -48,3 +49,15 @@ class Part:
 
 
 PARTS: pytest.StashKey[tuple[Part, ...]] = pytest.StashKey()
+#: The modules of the parts, in the order of their tests and of the summary, each with the settings that ask for it. One
+#: that nobody asks for is not imported. The baseline comes last: it judges what all others have timed.
+_PARTS = (("power", ("power",)), ("comparison", ("compare",)), ("baseline", ("baseline", "save_baseline")))
+
+
+def parts_of(config: pytest.Config, settings: Settings) -> tuple[Part, ...]:
+    """The parts that the settings ask for: of each module, what it calls ``PART``."""
+    return tuple(
+        import_module(f"pytest_multiitem.session.parts.{name}").PART(config, settings)
+        for name, asked_by in _PARTS
+        if any(getattr(settings, setting) for setting in asked_by)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -26,26 +27,23 @@ def add_short_options(parser: pytest.Parser) -> list[str]:
     Returns a line for each that is not.
     """
     notes = []
-    for option in OPTIONS:
-        if option.short:
-            try:
-                _add(parser, option, option.short_flag, f"the same as {option.flag}")
-            except (ValueError, argparse.ArgumentError):  # taken: within our group, or in another one
-                notes.append(f"{option.short_flag} belongs to another plugin here; use {option.flag}")
+    for option in (option for option in OPTIONS if option.short):
+        try:
+            _add(parser, option, option.short_flag, f"the same as {option.flag}")
+        except (ValueError, argparse.ArgumentError):  # taken: within our group, or in another one
+            notes.append(f"{option.short_flag} belongs to another plugin here; use {option.flag}")
     return notes
 
 
 def _add(parser: pytest.Parser, option: Option, name: str, text: str) -> None:
     group = parser.getgroup(f"multiitem {option.topic}", f"multi-item scoring validation: {option.topic}")
+    add = partial(group.addoption, dest=option.ini, default=None)
     if not option.is_switch:
-        group.addoption(name, dest=option.ini, default=None, metavar=option.metavar, help=text)
+        add(name, metavar=option.metavar, help=text)
         return
-    group.addoption(name, dest=option.ini, action="store_true", default=None, help=text)
+    add(name, action="store_true", help=text)
     for value, words in SWITCH_WORDS.items():  # NAME=0 is an option of its own: what may follow NAME is a path
-        spelled = [f"{name}={word}" for word in words]
-        group.addoption(
-            *spelled, dest=option.ini, action="store_const", const=value, default=None, help=argparse.SUPPRESS
-        )
+        add(*(f"{name}={word}" for word in words), action="store_const", const=value, help=argparse.SUPPRESS)
 
 
 def hide_option_values(early_config: pytest.Config, arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a pytest run gives a gate: the servers that its test asked for, and all others by the run's settings."""
+"""What a pytest run gives a gate: the servers of its test's fixtures, and all others by the run's settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server_of(run: Run, profile: Profile, url: str | None = None) -> Target:
 
 @dataclass(eq=False)
 class RunSubject(Subject):
-    """One backend of a run. ``given``: servers that a test asked for. ``mask``, ``chunk``: those of packed servers that
+    """One backend of a run. ``given``: servers of a test's fixtures. ``mask``, ``chunk``: those of packed servers that
     none of them is; chunk None: by the settings. ``explanation``: lines on what explains a verdict, once it is kept."""
 
     run: Run
@@ -59,28 +59,26 @@ class RunSubject(Subject):
     def require(self, gate: Gate) -> None:
         """Raises EngineUnavailable where a gate needs both backends and the run has one."""
         needed = next((name for name in gate.needs if name.startswith("opposite.")), None)
-        stand_in = needed == "opposite.serial" and self._reference_stands_in
-        settings = self.settings
-        reason = None
         if needed is None:
-            pass
-        elif self._attached:
-            if not stand_in:
-                reason = "it compares servers of both backends; this run is attached to servers of one"
-            elif settings.backend != ("jax",):
-                reason = "it is about a JAX server; say that the attached one is: --backend jax, or --engine sgl-jax"
-        elif "jax" not in settings.backend:
+            return
+        stand_in, backends = needed == "opposite.serial" and self._reference_stands_in, self.settings.backend
+        if self._attached and not stand_in:
+            reason = "it compares servers of both backends; this run is attached to servers of one"
+        elif self._attached and backends != ("jax",):
+            reason = "it is about a JAX server; say that the attached one is: --backend jax, or --engine sgl-jax"
+        elif "jax" not in backends:
             reason = "it is about a JAX server; the settings choose pytorch only"
-        elif not stand_in and "pytorch" not in settings.backend:
+        elif not stand_in and "pytorch" not in backends:
             reason = (
                 "it compares both backends; the settings choose jax only "
                 "(--reference transformers stands in for PyTorch)"
             )
-        if reason is not None:
-            raise EngineUnavailable(reason)
+        else:
+            return
+        raise EngineUnavailable(reason)
 
     def server(self, part: Part) -> Target:
-        """The one that the test asked for; else one by the settings."""
+        """The one of the test's fixtures; else one by the settings."""
         if part in self.given:
             return self.given[part]
         if part == "multi":
@@ -88,9 +86,8 @@ class RunSubject(Subject):
         if part == "other_mask":
             return self._packed("dense" if self.mask == "segment" else "segment")
         if part == "extend":
-            return server_of(
-                self.run, Profile("extend", self.backend, semantics=Semantics.QUERY_PREFIX, model=self.model)
-            )
+            profile = Profile("extend", self.backend, semantics=Semantics.QUERY_PREFIX, model=self.model)
+            return server_of(self.run, profile)
         if self._reference_of is not None:
             return self.run.reference(self._reference_of)
         attached = self.settings.serial_url is not None
@@ -109,7 +106,7 @@ class RunSubject(Subject):
 
     @property
     def delimiter(self) -> int:
-        """That of the server which the test asked for, else that of the run."""
+        """That of the server of a fixture, else that of the run."""
         given = next(iter(self.given.values()), None)
         return self.run.delimiter if given is None else given.delimiter
 

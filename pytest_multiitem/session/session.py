@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results import store
 from pytest_multiitem.results.records import Matrix, Verdict
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from pytest_multiitem.targets.run import Run
 
 _RUN_DIR: pytest.StashKey[Path] = pytest.StashKey()
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """What this package raises on purpose, as pytest's own error about a wrong use of it."""
+    try:
+        yield
+    except MultiItemError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 class Session:
@@ -97,20 +107,6 @@ class Session:
             signal.signal(signal.SIGTERM, stop)
             self._handles_sigterm = True
 
-    def prepare(self) -> None:
-        """Make the run's directory at the end of collection; a worker leaves its plan there for the controller.
-
-        Raises UsageError where nothing can be written there.
-        """
-        store.make_run_dir(self.run_dir)
-        if not self.owner:
-            self.plan.write(self.run_dir)
-
-    def adopt_plan(self) -> None:
-        """Take over the workers' plan and own the run from now on (the controller, before any test runs)."""
-        if self.plan.adopt(self.run_dir):
-            self.run.attach()
-
     def finish(self, exit_status: int) -> int:
         """Stop the servers, write the results, and return the exit status that they ask for."""
         try:
@@ -147,8 +143,8 @@ class Session:
 
     def _unmet_requirements(self) -> list[str]:
         ran = {record.gate for record in self.ledger.records() if record.verdict is not Verdict.NOT_RUN}
-        gates = [*required(self.settings), *(part.required_gate for part in self.parts if part.required_gate)]
-        return [gate for gate in dict.fromkeys(gates) if gate not in ran]
+        gates = (*required(self.settings), *(part.required_gate for part in self.parts))
+        return [gate for gate in dict.fromkeys(gates) if gate is not None and gate not in ran]
 
     def _write(self, exit_status: int) -> int:
         """Write the results; returns the exit status, which a part that fails the run changes."""
@@ -194,10 +190,10 @@ def run_directory(config: pytest.Config) -> Path:
 def adopt_plan(config: pytest.Config) -> None:
     """The xdist controller takes over the run once a worker has found tests that use the plugin."""
     if (run_directory(config) / PLAN).exists():
-        try:
-            session_of(config).adopt_plan()
-        except UsageError as error:  # of a server that is attached
-            raise pytest.UsageError(str(error)) from None
+        session = session_of(config)
+        with usage_errors():  # of a server that is attached
+            if session.plan.adopt(session.run_dir):
+                session.run.attach()
 
 
 def finish(session: pytest.Session) -> None:

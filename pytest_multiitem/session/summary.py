@@ -22,18 +22,14 @@ def header(config: pytest.Config) -> list[str]:
     lines += [f"multiitem: {o.name}={settings.shown(o.name)} ({settings.origins[o.name]})" for o in chosen]
     rest = ", ".join(f"{o.name}={settings.shown(o.name)}" for o in OPTIONS if o not in chosen)
     lines += textwrap.wrap(
-        f"multiitem: default: {rest}",
-        108,
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
+        f"multiitem: default: {rest}", 108, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
     return lines
 
 
-def summarise(reporter: pytest.TerminalReporter) -> None:
+def summarise(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of gates, the benchmarks, and where the results are; then what each part of the run says."""
-    config = reporter.config
+    reporter, config = terminalreporter, terminalreporter.config
     if SESSION not in config.stash:
         return
     session = config.stash[SESSION]

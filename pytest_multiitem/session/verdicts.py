@@ -56,8 +56,7 @@ def carry(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put a test's verdict on its report, where pytest-xdist carries it and JUnit shows it."""
     if not uses_plugin(item):
         return
-    gate = gate_of(item)
-    if gate is not None:
+    if (gate := gate_of(item)) is not None:
         _settle(item, report, gate)
     records = item.stash.get(RECORDS, [])
     benchmarks = item.stash.get(BENCHMARKS, []) if report.when == "call" else []

@@ -28,9 +28,8 @@ def parse(text: str) -> Condition:
     match = _CONDITION.fullmatch(text.strip())
     if match is not None:
         metric, sign, percent = match[1], match[2], float(match[3])
-        if metric == "throughput" and sign == "<" and -100 < percent <= 0:
-            return Condition(text.strip(), "throughput", 1 + percent / 100)
-        if metric != "throughput" and sign == ">" and percent >= 0:
+        is_worse = (sign == "<" and -100 < percent <= 0) if metric == "throughput" else (sign == ">" and percent >= 0)
+        if is_worse:
             return Condition(text.strip(), cast(Metric, metric), 1 + percent / 100)
     raise ValueError("expected a condition such as 'p95 > 15%' (p50, p95, mean) or 'throughput < -10%'")
 

@@ -50,7 +50,7 @@ def integer(least: int, most: int | None = None) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise ValueError(f"expected {wanted}") from None
+            value = least - 1
         if value < least or (most is not None and value > most):
             raise ValueError(f"expected {wanted}")
         return value

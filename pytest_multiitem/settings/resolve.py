@@ -29,14 +29,11 @@ def resolve(
             (f"environment {option.variable}", environ.get(option.variable) or None),
             ("ini", ini.get(option.ini) or None),
         )
-        values[option.name], origins[option.name] = option.default, "default"
-        for origin, given in sources:
-            if given is None:
-                continue
+        origin, given = next((source for source in sources if source[1] is not None), ("default", None))
+        origins[option.name], values[option.name] = origin, option.default if given is None else given
+        if isinstance(given, str):
             try:
-                values[option.name] = given if isinstance(given, bool) else option.parse(given)
+                values[option.name] = option.parse(given)
             except ValueError as error:
                 raise UsageError(f"{option.place(origin)}: {given!r} is not valid: {error}") from None
-            origins[option.name] = origin
-            break
     return Settings(**values, origins=origins)

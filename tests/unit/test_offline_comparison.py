@@ -22,7 +22,7 @@ from matrices import (
 from typer.testing import CliRunner
 
 from pytest_multiitem.bench.statistics import ratio_interval
-from pytest_multiitem.commands.compare_files import compare_files
+from pytest_multiitem.commands.compare import compare_files
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.decision import compare as offline
 from pytest_multiitem.comparison.decision import speed

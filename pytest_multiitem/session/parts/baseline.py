@@ -17,13 +17,11 @@ from pytest_multiitem.gates.regression import NO_REGRESSION
 from pytest_multiitem.results.machine import machine_info, package_versions
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.session.gate_check import GateCheck
-from pytest_multiitem.session.gate_item import GateItem, suite
+from pytest_multiitem.session.gate_item import GateItem, Suite
 from pytest_multiitem.session.part import Line, Part
 from pytest_multiitem.session.session import SESSION, session_of, shown_path
 from pytest_multiitem.settings.conditions import parse
 from pytest_multiitem.settings.settings import Settings
-
-SUITE = "multiitem-baseline"
 
 
 class BaselinePart(Part):
@@ -48,7 +46,7 @@ class BaselinePart(Part):
             store.check_name(self.settings.save_baseline)
         if self.settings.baseline is not None:
             path = store.find(self.settings.baseline, base / self.settings.results_dir.expanduser(), base)
-            self._baseline = (_label(path), store.read(path))
+            self._baseline = (path.stem.translate(str.maketrans("[]:", "___")), store.read(path))  # for the test's id
 
     def items(self, session: pytest.Session) -> Iterable[GateItem]:
         """The test ``multiitem-baseline::no_regression_vs_baseline[NAME]``."""
@@ -61,8 +59,9 @@ class BaselinePart(Part):
             record = judge(baseline, self._timings(), conditions, name=label)
             check.conclude(record, evidence=evidence_lines(record))
 
-        yield GateItem.make(
-            suite(session, SUITE), NO_REGRESSION.name, measure, label=label, required_by="the run's options"
+        suite = Suite.from_parent(session, name="multiitem-baseline")
+        yield GateItem.from_parent(
+            suite, gate=NO_REGRESSION.name, measure=measure, label=label, required_by="the run's options"
         )
 
     def end(self, matrix: Matrix | None) -> bool:
@@ -106,8 +105,3 @@ class BaselinePart(Part):
 
 
 PART = BaselinePart
-
-
-def _label(path: Path) -> str:
-    """What the baseline is called in the test's id."""
-    return path.stem.translate(str.maketrans("[]:", "___"))

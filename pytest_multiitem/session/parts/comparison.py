@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.reports.comparison import comparison_lines, publish
 from pytest_multiitem.session.gate_check import GateCheck
-from pytest_multiitem.session.gate_item import GateItem, suite
+from pytest_multiitem.session.gate_item import GateItem, Suite
 from pytest_multiitem.session.part import Line, Part
 from pytest_multiitem.session.session import session_of, shown_path
 from pytest_multiitem.settings.settings import Settings
@@ -32,9 +33,10 @@ class ComparisonPart(Part):
 
     def items(self, session: pytest.Session) -> Iterable[GateItem]:
         """A test for every verdict that the comparison of the run's settings gives."""
-        parent = suite(session, "multiitem-comparison")
+        parent = Suite.from_parent(session, name="multiitem-comparison")
         for gate, place in verdicts.planned(self.settings):
-            yield GateItem.make(parent, gate.name, self._conclude(gate, place), label=place)
+            measure = partial(self._conclude, gate, place)
+            yield GateItem.from_parent(parent, gate=gate.name, measure=measure, label=place)
 
     def lines(self) -> Iterable[Line]:
         """The decision, and where the comparison's files are."""
@@ -43,8 +45,8 @@ class ComparisonPart(Part):
                 yield text, {}
             yield f"comparison: {shown_path(self._outcome.directory, self.config)}/", {}
 
-    def _conclude(self, gate: Gate, place: verdicts.Place) -> Callable[[GateCheck], object]:
-        return lambda check: check.conclude(verdicts.verdict(self._measured(), self.settings, gate, place))
+    def _conclude(self, gate: Gate, place: verdicts.Place, check: GateCheck) -> None:
+        check.conclude(verdicts.verdict(self._measured(), self.settings, gate, place))
 
     def _measured(self) -> Outcome:
         if self._error is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import pytest
 
@@ -13,7 +14,7 @@ from pytest_multiitem.reports.power import power_lines
 from pytest_multiitem.results.details import BuildRecord, Power
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.session.gate_check import GateCheck
-from pytest_multiitem.session.gate_item import GateItem, suite
+from pytest_multiitem.session.gate_item import GateItem, Suite
 from pytest_multiitem.session.part import Line, Part
 from pytest_multiitem.session.session import session_of, shown_path
 from pytest_multiitem.settings.settings import Settings
@@ -34,11 +35,12 @@ class PowerPart(Part):
 
     def items(self, session: pytest.Session) -> Iterable[GateItem]:
         """A test for every healthy build, and for every fault on every backend, with the fault's weaker strengths."""
-        parent = suite(session, "multiitem-power")
+        parent = Suite.from_parent(session, name="multiitem-power")
         for first, *_ in _grouped(plan(self.settings)):
             gate = HEALTHY_PASSES if first.fault is None else FAULT_IS_KILLED
             label = f"{first.backend}-{first.label}".replace(", ", "-").replace(" ", "-")
-            yield GateItem.make(parent, gate.name, self._conclude(gate, first), label=label)
+            measure = partial(self._conclude, gate, first)
+            yield GateItem.from_parent(parent, gate=gate.name, measure=measure, label=label)
 
     def close(self) -> None:
         """Stop the servers, and write the kill matrix as it then is."""
@@ -52,17 +54,14 @@ class PowerPart(Part):
                 yield text, {}
             yield f"kill matrix: {shown_path(self._run.path, self.config)}", {}
 
-    def _conclude(self, gate: Gate, first: Planned) -> Callable[[GateCheck], object]:
-        def conclude(check: GateCheck) -> None:
-            run = self._begun()
-            reason = run.matrix.missing.get(first.backend)
-            if reason is not None:
-                check.not_run(reason)
-            planned = next(g for g in _grouped(run.plan) if (g[0].backend, g[0].label) == (first.backend, first.label))
-            builds = [run.result(each) for each in planned]
-            check.conclude(_record(gate, builds), evidence=[_line(build) for build in builds])
-
-        return conclude
+    def _conclude(self, gate: Gate, first: Planned, check: GateCheck) -> None:
+        run = self._begun()
+        reason = run.matrix.missing.get(first.backend)
+        if reason is not None:
+            check.not_run(reason)
+        planned = next(g for g in _grouped(run.plan) if (g[0].backend, g[0].label) == (first.backend, first.label))
+        builds = [run.result(each) for each in planned]
+        check.conclude(_record(gate, builds), evidence=[_line(build) for build in builds])
 
     def _begun(self) -> PowerRun:
         if self._run is None:

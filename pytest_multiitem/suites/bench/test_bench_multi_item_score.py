@@ -5,15 +5,12 @@ Off in a plain run; on with ``--bench``, or when named by path or node id.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from pytest_multiitem.fixtures.benchmark import BenchmarkRun
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import PreparedRequest, prepare, read_scores
+from pytest_multiitem.transport.client import prepare, read_scores
 
 
 @pytest.mark.bench
@@ -26,11 +23,9 @@ class TestMultiItemScorePerformance:
 
     def test_benchmark_single_item_sequential(self, multiitem_bench: BenchmarkRun, serial_server: Target) -> None:
         """The same candidates as one-item calls, one after the other."""
-        settings = multiitem_bench.run.settings
+        run, settings = multiitem_bench.run, multiitem_bench.run.settings
         count = min(settings.bench_items, 32)  # the time per item does not depend on N
-        case = multiitem_bench.run.equal_length_case(
-            serial_server, settings.bench_query_tokens, count, settings.item_tokens
-        )
+        case = run.equal_length_case(serial_server, settings.bench_query_tokens, count, settings.item_tokens)
         _time(multiitem_bench, "single-item sequential", serial_server, case, chunk=1)
 
     def test_benchmark_scenario_1(self, multiitem_bench: BenchmarkRun, multi_item_server: Target) -> None:
@@ -45,13 +40,11 @@ class TestMultiItemScorePerformance:
         self, multiitem_bench: BenchmarkRun, multi_item_server: Target, multiitem_bench_chunk: int
     ) -> None:
         """The same candidates in requests of different client chunk sizes."""
-        settings = multiitem_bench.run.settings
+        run, settings = multiitem_bench.run, multiitem_bench.run.settings
         chunk = min(multiitem_bench_chunk, settings.bench_items)
         # Enough chunks to time a small chunk size, not all of them: its time per item does not depend on N.
         count = min(settings.bench_items, max(chunk, 16))
-        case = multiitem_bench.run.equal_length_case(
-            multi_item_server, settings.bench_query_tokens, count, settings.item_tokens
-        )
+        case = run.equal_length_case(multi_item_server, settings.bench_query_tokens, count, settings.item_tokens)
         _time(multiitem_bench, f"client chunk size {chunk}", multi_item_server, case, chunk=chunk)
 
 
@@ -78,24 +71,14 @@ def _shape(bench: BenchmarkRun, name: str, target: Target, query_tokens: int, it
 
 
 def _time(bench: BenchmarkRun, name: str, target: Target, case: Case, *, chunk: int) -> None:
-    requests = [
-        prepare(case.query, case.items[at : at + chunk], case.labels) for at in range(0, len(case.items), chunk)
-    ]
-    record = bench.time(
-        name,
-        target,
-        _sender(target, requests),
-        shape=(len(case.query), len(case.items), len(case.items[0])),
-        chunk=chunk,
-        requests=requests,
-    )
-    assert record.items_per_sec_p50 > 0
+    query, items = case.query, case.items
+    requests = [prepare(query, items[at : at + chunk], case.labels) for at in range(0, len(items), chunk)]
 
-
-def _sender(target: Target, requests: list[PreparedRequest]) -> Callable[[], Any]:
     def send() -> None:
         answers = [target.client.timed_send(request)[1] for request in requests]
         for request, answer in zip(requests, answers, strict=True):
             read_scores(answer, request)
 
-    return send
+    shape = (len(query), len(items), len(items[0]))
+    record = bench.time(name, target, send, shape=shape, chunk=chunk, requests=requests)
+    assert record.items_per_sec_p50 > 0
