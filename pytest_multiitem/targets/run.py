@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -31,8 +31,6 @@ from pytest_multiitem.targets.requests import Requests
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 
-T = TypeVar("T")
-
 
 class Run:
     """One process's view of a run. Made on first use; a project that never uses it makes none."""
@@ -55,7 +53,6 @@ class Run:
         self._planned: tuple[Profile, ...] = ()
         self._model: str | None = None
         self._starter: Starter | None = None
-        self._memo: dict[Any, Any] = {}
 
     def plan(self, profiles: Iterable[Profile]) -> None:
         """Tell which servers the selected tests will ask for, in their order, so that they start ahead."""
@@ -82,7 +79,7 @@ class Run:
     def _forget_targets(self) -> None:
         for target in self._targets.values():
             target.client.close()
-        for known in (self._targets, self._failures, self._requests, self._memo):
+        for known in (self._targets, self._failures, self._requests):
             known.clear()
 
     def settle(self) -> None:
@@ -193,13 +190,6 @@ class Run:
         example.settings = msgspec.convert(self.settings.records(), list[SettingRecord])
         several = len({profile for profile in self._planned if profile.role == "multi"}) > 1
         return save(self.run_dir, example, label=example.server.label if several else None)
-
-    def once(self, key: Any, measure: Callable[[], T]) -> T:
-        """Measure something that several tests share once in this process."""
-        if key not in self._memo:
-            self._memo[key] = measure()
-        value: T = self._memo[key]
-        return value
 
     def close(self) -> None:
         """Close connections and, in the process that owns the run, stop every server it started."""
