@@ -401,7 +401,10 @@ def test_what_cannot_be_measured(nowhere, wrong):
 
 def test_requests_that_come_faster_than_they_are_answered(stub):
     stub.service, stub.serial = 0.01, True  # at most 100 requests/s
-    level = only_level(stub.url, [TWO], rates=[300], duration=0.2)
+    for _ in range(5):  # beside other tests the generator may be late itself, and says that it cannot tell
+        level = only_level(stub.url, [TWO], rates=[300], duration=0.2)
+        if level.saturated is not None:
+            break
     assert level.saturated and level.successful == level.requests > 30
     assert level.records[-1].latency_ms > 10 * level.requests - 200 - 10
 
