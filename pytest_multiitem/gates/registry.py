@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest_multiitem.gates as package
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.registry import Registry, modules_of
-from pytest_multiitem.scoring.vocabulary import EVERY_GATE
+from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.settings.settings import Settings
 
 
@@ -27,7 +27,7 @@ def gates() -> Mapping[str, Gate]:
 
 def required(settings: Settings) -> tuple[str, ...]:
     """The gates for which NOT_RUN fails a run; ``all`` are those that the run's options ask for."""
-    if settings.require != (EVERY_GATE,):
+    if settings.require != (ALL,):
         return settings.require
     return tuple(name for name, gate in gates().items() if gate.asked_by is None or getattr(settings, gate.asked_by))
 

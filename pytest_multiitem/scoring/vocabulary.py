@@ -6,7 +6,7 @@ from typing import Literal
 
 VIEWS = ("portable", "best_native")
 #: What an option that takes a list of names takes for all that there are; of gates: all that a run's options ask for.
-ALL = EVERY_GATE = "all"
+ALL = "all"
 #: The client chunk sizes of the comparison contract.
 CHUNK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 #: The backend and the mask of a server that someone else started, as test ids show them.
