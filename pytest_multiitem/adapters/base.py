@@ -15,6 +15,7 @@ from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.transport.client import ScoreClient
 
 Role = Literal["multi", "serial", "extend"]
 #: What roles are called in messages.
@@ -62,12 +63,28 @@ def role_of(info: Mapping[str, Any]) -> Role | None:
     return "serial" if "multi_item_scoring_delimiter" in info or "enable_mis" in info else None
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """A request to another endpoint than scoring that such servers are sent beside it. ``body``: of a POST."""
+
+    path: str
+    body: Mapping[str, Any] | None = None
+
+    def ask(self, client: ScoreClient) -> None:
+        """Send it; whatever comes back is its own affair. Raises ScoreFailure where nothing does."""
+        if self.body is None:
+            client.get(self.path)
+        else:
+            client.post(self.path, self.body)
+
+
 class Engine:
     """How one kind of server is started, what it can do, and what is known of it. Subclass it.
 
     ``backends`` and ``masks``: its names for what it can run; the settings must choose from them.
     ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
     that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
+    ``neighbours``: requests that may be sent beside score requests. ``flushes_cache``: whether ``/flush_cache`` is one.
     """
 
     name: str = ""
@@ -75,6 +92,8 @@ class Engine:
     masks: tuple[str, ...] = ("dense", "segment", "auto")
     allows_empty_items: bool = False
     withstands_bad_requests: bool = False
+    neighbours: tuple[Neighbour, ...] = ()
+    flushes_cache: bool = False
 
     def fit(self, settings: Settings) -> Settings:
         """The settings of a run with this engine: its backends and masks where the user chose none.

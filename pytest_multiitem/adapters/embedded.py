@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.base import Neighbour, Profile
 from pytest_multiitem.adapters.launched import LaunchedEngine
 from pytest_multiitem.settings.settings import Settings
 
@@ -22,6 +22,13 @@ class EmbeddedEngine(LaunchedEngine):
     name = "embedded"
     allows_empty_items = True
     withstands_bad_requests = True
+    neighbours = (
+        Neighbour("/generate", {"text": "a", "sampling_params": {"max_new_tokens": 1}}),
+        Neighbour("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}),
+        Neighbour("/health_generate"),
+        Neighbour("/v1/models"),
+    )
+    flushes_cache = True
 
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
         """A backend needs its packages in this interpreter."""

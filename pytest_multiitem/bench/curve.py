@@ -12,7 +12,7 @@ from pytest_multiitem.bench.statistics import P95_SAMPLES, instability, p50, p95
 from pytest_multiitem.results.details import SideTimes, SpeedPoint
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import PreparedRequest, prepare, read_scores
+from pytest_multiitem.transport.client import PreparedRequest, prepare
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def run_requests(target: Target, requests: Sequence[PreparedRequest]) -> float:
     with target.watch():
         answers = [target.client.timed_send(request) for request in requests]
     for request, (_, response) in zip(requests, answers, strict=True):
-        read_scores(response, request)
+        target.client.read(response, request)
     return sum(seconds for seconds, _ in answers)
 
 

@@ -30,6 +30,9 @@ class Unisolated(Target):
 
     serial: Target
 
+    def __post_init__(self) -> None:
+        """What is answered, the serial server answers."""
+
     def score_ids(
         self, query: Sequence[int], items: Sequence[Sequence[int]], labels: Sequence[int], *, apply_softmax: bool = True
     ) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -12,6 +12,7 @@ from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.judge import judge_difference, judge_ratio, judge_statement
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.servers.errors import ServerError
+from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreFailure
 
 
@@ -75,4 +76,29 @@ def judged(gate: Gate, measure: Callable[[Gate], Measurement | GateRecord]) -> G
     except (ScoreFailure, ServerError) as error:
         record = blank_record(gate, Verdict.FAIL, str(error))
     record.seconds = round(time.perf_counter() - start, 3)
+    return record
+
+
+def answers_judged(record: GateRecord, targets: Iterable[Target], *, seed: int) -> GateRecord:
+    """The record of a gate once every answer that its servers gave meanwhile is judged too.
+
+    A wrong answer of the server under test is a FAIL, whatever the gate itself measures; one of another server keeps
+    the gate from a PASS. What a gate that fails already has received is not looked into.
+    """
+    for target in targets:
+        if record.verdict is Verdict.FAIL:
+            target.answers.drop()
+            continue
+        tested = (target.profile.role, target.profile.backend) == (record.role, record.backend)
+        try:
+            judged = target.judge_answers(seed)
+        except (ScoreFailure, ServerError) as error:
+            record.verdict, record.reason = Verdict.FAIL, str(error)
+            continue
+        record.samples = {**record.samples, "rows_judged": record.samples.get("rows_judged", 0) + judged.rows}
+        if judged.problem is not None:
+            record.verdict = Verdict.FAIL if tested else Verdict.INCONCLUSIVE
+            record.reason = f"{target.place}: {judged.problem}"
+        elif judged.doubt is not None and record.verdict is Verdict.PASS:
+            record.verdict, record.reason = Verdict.INCONCLUSIVE, f"{target.place}: {judged.doubt}"
     return record

@@ -85,6 +85,57 @@ class RequestIsolation(Notes, kw_only=True):
     worst: list[TrafficChange]
 
 
+class EveryScore(Notes, kw_only=True):
+    """``contradictions``: rows that differ from the same item elsewhere; ``wrong``: the worst ones, in words.
+    ``unstable``: by how much a request that is sent again gives other scores, where that explains one.
+    ``serial_max_abs_diff``: over items that the serial server scored as well."""
+
+    contradictions: int
+    unstable: Number
+    serial_max_abs_diff: Number
+    wrong: list[str] = []
+
+
+class Axis(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One way in which requests differ in size. ``tried``: its rungs; ``largest``: difference between packed rows of
+    the same item; ``serial_largest``: to the serial server. ``refused``: rungs that the server did not take, or that
+    were not sent, with the reason. ``not_tried``: rungs that were left out."""
+
+    tried: list[str] = []
+    largest: Number = None
+    serial_largest: Number = None
+    refused: dict[str, str] = {}
+    not_tried: str | None = None
+
+
+class Ladder(Notes, kw_only=True):
+    """By axis, what was tried, at which effort."""
+
+    effort: str
+    axes: dict[str, Axis]
+
+
+class Labels(Notes, kw_only=True):
+    """By set of labels, how far the packed server's probabilities are from the serial server's."""
+
+    differences: dict[str, Number]
+    vocab_size: int
+
+
+class Stage(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One kind of traffic. ``requests``: answers compared; ``largest``: difference from the same request alone."""
+
+    requests: int
+    largest: Number
+
+
+class Traffic(Notes, kw_only=True):
+    """By stage, what was compared; ``not_tried``: stages that were left out, with the reason."""
+
+    stages: dict[str, Stage]
+    not_tried: dict[str, str] = {}
+
+
 class RequestContract(Notes, kw_only=True):
     """By check, what was seen, or why it was not made."""
 
@@ -267,6 +318,7 @@ class AgainstBaseline(Notes, kw_only=True):
 
 
 Details = (
-    Notes | Isolation | Equivalence | Semantics | RequestIsolation | RequestContract | NegativeControl | Relations
-    | Speedup | Agreement | PrefillExtend | SegmentPath | ComparedSides | Power | AgainstBaseline
+    Notes | EveryScore | Isolation | Equivalence | Semantics | RequestIsolation | RequestContract | NegativeControl
+    | Ladder | Labels | Traffic | Relations | Speedup | Agreement | PrefillExtend | SegmentPath | ComparedSides | Power
+    | AgainstBaseline
 )  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.gate import Gate, Measurement
-from pytest_multiitem.gates.record import blank_record, judged
+from pytest_multiitem.gates.record import answers_judged, blank_record, judged
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.records import GateRecord, Verdict
@@ -165,10 +165,11 @@ class GateCheck:
         return record
 
     def _judged(self, measure: Callable[[Gate], Measurement | GateRecord]) -> GateRecord:
-        """Measure, where time is measured after no server starts any more, and judge."""
+        """Measure, where time is measured after no server starts any more, and judge; then every answer by itself."""
         if self.gate.timing:
             self.run.settle()
-        return judged(self.gate, measure)
+        record = judged(self.gate, measure)
+        return answers_judged(record, self.run.connected, seed=self._session.settings.seed)
 
 
 def _evidence(record: GateRecord) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.scoring.ladder import EFFORTS
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import VIEWS
 from pytest_multiitem.settings.chips import DEFAULT_CHIPS, chip_names
@@ -143,6 +144,18 @@ class Settings:
     seed: int = option(20_260_101, "seed of the built-in cases", integer(0), "N")
     client_chunk_sizes: tuple[int, ...] = option(
         (1, 8, 32), "items per request in the cross-backend gates", integers(1), "N,…",
+    )
+    effort: str = option(
+        "normal", "how far the evidence goes: quick, normal, or full (sizes up to the server's limit)",
+        choice(*EFFORTS), "|".join(EFFORTS), short=True,
+    )
+    max_in_flight: int | None = option(
+        None, "requests in flight at the same time, at most; default: 64, and 16 on servers that someone else runs",
+        integer(1), "N",
+    )
+    mixed_traffic: bool = option(
+        False, "send generation, chat and health requests beside score requests to servers that someone else runs, too",
+        switch,
     )
     property_examples: int = option(100, "requests that the property-based isolation test tries", integer(1), "N")
     property_max_tokens: int = option(

@@ -113,6 +113,11 @@ class Run:
         return self._targets[key]
 
     @property
+    def connected(self) -> list[Target]:
+        """The servers that this process has asked for so far."""
+        return list(self._targets.values())
+
+    @property
     def delimiter(self) -> int:
         """The token that separates items in this run: the attached multi-item server's own word, else the setting."""
         if self.settings.multi_url is None:
@@ -152,6 +157,7 @@ class Run:
             target.server.stop()
         server = self._pool.acquire(self._launch(target.profile), self._ready, restart=True)
         self._targets[target.profile, None] = revived = self._target_of(target.profile, server)
+        revived.take_over(target)
         return revived
 
     def reference(self, target: Target) -> Target:

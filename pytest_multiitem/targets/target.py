@@ -14,8 +14,10 @@ from pytest_multiitem.adapters.attestation import Attestation, Executed, contrad
 from pytest_multiitem.adapters.base import ROLE_WORDS, Engine, Profile
 from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.process import RunningServer
+from pytest_multiitem.targets.answers import Answers, Judged
 from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, Scores
 
 #: Seconds from a broken connection until a dead server's guard has told of its end.
@@ -28,8 +30,9 @@ class Target:
 
     ``adapter``: the engine's, where it is known which engine this is. ``assumed_vocab_size``: what a user
     says of a server that does not tell. ``asked``: the arguments it was started with. ``described``: what it said of
-    itself when it was attached. ``memo``: what was measured once and serves several gates. ``delimiter``: the token
-    that separates its items; of a serial server, the one that its multi-item partner has.
+    itself when it was attached. ``memo``: what was measured once and serves several gates. ``answers``: all that it
+    has answered. ``delimiter``: the token that separates its items; of a serial server, the one that its multi-item
+    partner has.
     """
 
     profile: Profile
@@ -41,7 +44,11 @@ class Target:
     asked: Mapping[str, Any] = field(default_factory=dict)
     described: Mapping[str, Any] | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
     delimiter: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.client.heard = self.answers.add
 
     @property
     def url(self) -> str:
@@ -94,6 +101,12 @@ class Target:
             limits += [model.get("max_model_len") for model in self.client.get("/v1/models").json()["data"]]
         return min((limit for limit in limits if type(limit) is int and limit > 0), default=None)
 
+    @cached_property
+    def max_items(self) -> int | None:
+        """The items of one request that the server says it takes, at most; None where it does not say."""
+        limit = self.info.get("max_multi_item_count")
+        return limit if type(limit) is int and limit > 0 else None
+
     @property
     def encode(self) -> Callable[[str], list[int]] | None:
         """Text to token ids by the served model's tokenizer.json; None where that does not lie on this machine."""
@@ -115,6 +128,22 @@ class Target:
         """The scores [N, K] of a request. Raises ScoreFailure, or ServerDied with the log's end."""
         with self.watch():
             return self.client.score(query, items, labels, apply_softmax=apply_softmax)
+
+    def take_over(self, former: Target) -> None:
+        """Go on in the place of a server that was started again: its answers are this one's."""
+        self.answers = former.answers
+        self.client.heard = self.answers.add
+
+    def judge_answers(self, seed: int = 0, since: int = 0) -> Judged:
+        """Compare every answer that nobody has judged, from ``since`` (`Answers.mark`) on, with something it must
+        equal. Raises ScoreFailure, or ServerDied with the log's end."""
+        with self.watch():
+            return self.answers.judge(self.client.send, limit=placed_limit(self.dtype), seed=seed, since=since)
+
+    def flush_cache(self) -> None:
+        """Have the server forget cached prefixes. Raises ScoreFailure where it does not answer."""
+        with self.watch():
+            self.client.post("/flush_cache", {})
 
     @contextmanager
     def another(self) -> Iterator[Target]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +30,9 @@ _INFO_PATHS = ("/get_server_info", "/server_info")
 _MODEL_PATHS = ("/model_info", "/v1/models")
 
 
+_SIZE_WORDS = re.compile(r"too.?(long|many|large)|exceed|maximum|at most|context.?length|limit", re.IGNORECASE)
+
+
 class FailureKind(StrEnum):
     """Why a request gave no scores; the names are those of the matrix's failure counts."""
 
@@ -49,14 +53,36 @@ class ScoreFailure(MultiItemError):
         self.message = message
         self.status = status
 
+    @property
+    def refuses_size(self) -> bool:
+        """Whether the server refused the request for its size, by its status and in words that servers have for it."""
+        return self.status in (400, 413, 422) and _SIZE_WORDS.search(self.message) is not None
+
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """An encoded request and the shape [N, K] that its answer must have."""
+    """An encoded request, and what is in it: ``query`` and ``items`` as token ids, K ``labels``."""
 
     body: bytes
-    num_items: int
-    num_labels: int
+    query: tuple[int, ...]
+    items: tuple[tuple[int, ...], ...]
+    labels: tuple[int, ...]
+    apply_softmax: bool = True
+    item_first: bool = False
+
+    @property
+    def num_items(self) -> int:
+        """N, the rows that its answer must have."""
+        return len(self.items)
+
+    @property
+    def num_labels(self) -> int:
+        """K, the scores of each row."""
+        return len(self.labels)
+
+
+#: Called with a request and its scores [N, K], once they are read.
+Listener = Callable[[PreparedRequest, Scores], None]
 
 
 def prepare(
@@ -76,7 +102,9 @@ def prepare(
         "label_token_ids": list(labels),
         "apply_softmax": apply_softmax,
     } | ({"item_first": True} if item_first else {})
-    return PreparedRequest(msgspec.json.encode(body), len(items), len(labels))
+    return PreparedRequest(
+        msgspec.json.encode(body), tuple(query), tuple(map(tuple, items)), tuple(labels), apply_softmax, item_first
+    )
 
 
 class ScoreClient:
@@ -84,20 +112,23 @@ class ScoreClient:
 
     ``url`` may have a path prefix. ``timeout``: seconds one request may take. ``api_key``: sent as a
     bearer token. ``ca_file``: certificate authorities to trust instead of the usual ones. Raises
-    UsageError for a ``ca_file`` that holds none.
+    UsageError for a ``ca_file`` that holds none. ``heard``: is told every answer that is read.
     """
 
     def __init__(
         self, url: str, *, timeout: float = 180.0, api_key: str | None = None, ca_file: Path | None = None
     ) -> None:
         self.url = url
+        self.heard: Listener | None = None
         self._arguments: dict[str, Any] = {"timeout": timeout, "api_key": api_key, "ca_file": ca_file}
         self._http = httpx.Client(**http_settings(url, **self._arguments))
         self._info_paths: tuple[str, ...] = _INFO_PATHS
 
     def another(self) -> Self:
         """A further connection to the same server with the same credentials, for requests beside this one's."""
-        return type(self)(self.url, **self._arguments)
+        client = type(self)(self.url, **self._arguments)
+        client.heard = self.heard
+        return client
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +148,14 @@ class ScoreClient:
 
     def send(self, request: PreparedRequest) -> Scores:
         """Send an encoded request and check its answer. Raises ScoreFailure."""
-        return read_scores(self._send(self.build(request)), request)
+        return self.read(self._send(self.build(request)), request)
+
+    def read(self, response: httpx.Response, request: PreparedRequest) -> Scores:
+        """The scores [N, K] of an answer; whoever listens is told. Raises ScoreFailure, as `read_scores` does."""
+        scores = read_scores(response, request)
+        if self.heard is not None:
+            self.heard(request, scores)
+        return scores
 
     def timed_send(self, request: PreparedRequest) -> tuple[float, httpx.Response]:
         """Seconds from sending an encoded request to its last byte, and the unread answer."""
@@ -158,6 +196,10 @@ class ScoreClient:
     def get(self, path: str) -> httpx.Response:
         """A plain GET. Raises ScoreFailure where no answer comes."""
         return self._send(self._http.build_request("GET", path))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """A POST of a JSON object. Raises ScoreFailure where no answer comes."""
+        return self._send(self._http.build_request("POST", path, content=msgspec.json.encode(body)))
 
     def _send(self, request: httpx.Request) -> httpx.Response:
         try:

@@ -18,7 +18,7 @@ from pytest_multiitem.gates.evidence import max_abs, score_spread
 from pytest_multiitem.gates.gate import larger_floor
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, Scores, prepare, read_scores
+from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, Scores, prepare
 
 #: Runs in a row that time out before a row is given up: each one takes the whole time-out.
 _TIMEOUTS = 2
@@ -152,7 +152,7 @@ def _run(target: Target, requests: Sequence[PreparedRequest], sampled: Sampled, 
                 break  # a run that has failed is not sent to its end
         record.total_e2e_ms = sum(record.chunk_call_ms)  # what the harness does between calls is not the server's
         sampled.scores.append(
-            np.concatenate([read_scores(a, r) for a, r in zip(answers, requests[: len(answers)], strict=True)])
+            np.concatenate([target.client.read(a, r) for a, r in zip(answers, requests[: len(answers)], strict=True)])
         )
         record.status = "ok"
     except ScoreFailure as failure:

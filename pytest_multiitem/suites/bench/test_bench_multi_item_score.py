@@ -10,7 +10,7 @@ import pytest
 from pytest_multiitem.fixtures.benchmark import BenchmarkRun
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import prepare, read_scores
+from pytest_multiitem.transport.client import prepare
 
 
 @pytest.mark.bench
@@ -77,7 +77,7 @@ def _time(bench: BenchmarkRun, name: str, target: Target, case: Case, *, chunk: 
     def send() -> None:
         answers = [target.client.timed_send(request)[1] for request in requests]
         for request, answer in zip(requests, answers, strict=True):
-            read_scores(answer, request)
+            target.client.read(answer, request)
 
     shape = (len(query), len(items), len(items[0]))
     record = bench.time(name, target, send, shape=shape, chunk=chunk, requests=requests)

@@ -1,0 +1,204 @@
+"""Traffic as users send it: many different requests in flight, fresh connections, other endpoints, cold caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from threading import Barrier
+
+import numpy as np
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.adapters.base import Neighbour
+from pytest_multiitem.gates.every_score import CONNECTIONS
+from pytest_multiitem.gates.evidence import baseline, evidence_of, max_abs
+from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
+from pytest_multiitem.gates.ladder import ladder_of
+from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.results import details
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.limits import placed_limit
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import ScoreFailure, Scores
+
+#: Requests in flight at the same time, at most: of a server that the run owns, and of one that serves others as well.
+OWN_MOST, ATTACHED_MOST = 64, 16
+_ITEMS = (5, 9, 3, 7)
+_QUERY = 20
+#: How often every level of requests in flight is sent.
+_ROUNDS = 2
+#: Score requests after each request of a neighbour.
+_AFTER_NEIGHBOUR = 2
+
+
+def measure(subject: Subject) -> Measurement:
+    """Score different requests one by one; then over fresh connections, at the same time, after and beside requests to
+    other endpoints, and after the caches were flushed: each must score what it scored alone.
+
+    The value is the largest difference.
+    """
+    multi, settings, record = subject.multi, subject.settings, subject.record
+    cases = subject.cases(multi)
+    alone = [baseline(multi, case, record) for case in cases]
+    most = settings.max_in_flight or (OWN_MOST if multi.owned else ATTACHED_MOST)
+    most = min(most, 8) if settings.effort == "quick" else most
+    stages: dict[str, details.Stage] = {}
+    not_tried: dict[str, str] = {}
+    with multi.attest() as attestation:
+        played = _Played(multi, requests_of(subject, most))
+        played.alone()
+        for name, stage, reason in _stages(subject, played, most):
+            if reason is not None:
+                not_tried[name] = reason
+                continue
+            differences = stage()
+            stages[name] = details.Stage(requests=len(differences), largest=max(differences, key=magnitude))
+    attestation.packed_sequences = attestation.packed_items = 0
+    judged = multi.judge_answers(settings.seed, since=played.begin)
+    worst = max(stages, key=lambda name: magnitude(stages[name].largest or 0.0))
+    value, limit = stages[worst].largest or 0.0, placed_limit(multi.dtype)
+    problem, doubt = judged.problem, judged.doubt
+    if not value <= limit:
+        problem = f"{worst}: a request is {value:.3g} away from what it scores alone, at most {limit:g}"
+        noise = played.noise()
+        if noise > limit:
+            problem, doubt = None, f"replaying the same request, quietly, moves scores by {noise:.3g}"
+    return Measurement(
+        target=multi,
+        value=value,
+        evidence=evidence_of(multi, subject.serial_at_hand(multi), cases, record, scored=alone, spread=alone),
+        attestation=Attestation.joined([*(base.attestation for base in alone), attestation]),
+        samples={"requests": sum(stage.requests for stage in stages.values()), "most_in_flight": most},
+        details=details.Traffic(stages=stages, not_tried=not_tried),
+        problem=problem,
+        doubt=doubt,
+        holds=f"{len(played.cases)} requests score what they score alone, to {value:.3g}, in {len(stages)} kinds of "
+        f"traffic, up to {most} in flight",
+    )
+
+
+def requests_of(subject: Subject, count: int) -> list[Case]:
+    """So many small requests, every one with a query of its own; all of one shape."""
+    ladder = ladder_of(subject)
+    random, pool = np.random.default_rng([subject.settings.seed, 31]), ladder.pool
+
+    def draw(length: int) -> tuple[int, ...]:
+        return tuple(pool[i] for i in random.integers(0, len(pool), length).tolist())
+
+    query = min(_QUERY, max(1, (ladder.most_tokens - sum(_ITEMS) - len(_ITEMS)) // 2))
+    return [
+        Case(f"traffic {number}", draw(query), tuple(map(draw, _ITEMS)), ladder.labels, pool) for number in range(count)
+    ]
+
+
+class _Played:
+    """Requests, and what each scores alone."""
+
+    def __init__(self, multi: Target, cases: Sequence[Case]) -> None:
+        self.multi = multi
+        self.cases = cases
+        self.begin = multi.answers.mark()
+        self._alone: list[Scores] = []
+
+    def alone(self) -> None:
+        """Send them one by one."""
+        self._alone = [self.multi.score(case) for case in self.cases]
+
+    def away(self, number: int, scores: Scores) -> float:
+        """How far an answer is from the one that the request got alone."""
+        return max_abs(scores - self._alone[number])
+
+    def noise(self) -> float:
+        """How far quiet replays of a few requests are from the answers they got alone, at the median."""
+        return float(np.median([self.away(n, self.multi.score(case)) for n, case in enumerate(self.cases[:9])]))
+
+    def fresh_connections(self, count: int) -> list[float]:
+        """A request over new connections, each of them open until all have been used."""
+        with ExitStack() as stack:
+            return [self.away(0, stack.enter_context(self.multi.another()).score(self.cases[0])) for _ in range(count)]
+
+    def in_flight(self, count: int) -> list[float]:
+        """Different requests, ``count`` of them sent at the same moment, over connections of their own."""
+        with ExitStack() as stack:
+            servers = [stack.enter_context(self.multi.another()) for _ in range(count)]
+            pool = stack.enter_context(ThreadPoolExecutor(count, thread_name_prefix="multiitem-traffic"))
+            together = Barrier(count)
+
+            def send(place: int) -> list[float]:
+                away = []
+                for turn in range(_ROUNDS):
+                    together.wait()
+                    number = (place + turn * count) % len(self.cases)
+                    away.append(self.away(number, servers[place].score(self.cases[number])))
+                return away
+
+            def abandoning(place: int) -> list[float]:
+                try:
+                    return send(place)
+                except BaseException:
+                    together.abort()  # nobody waits for one that failed
+                    raise
+
+            futures = [pool.submit(abandoning, place) for place in range(count)]
+            failures = [future.exception() for future in futures]
+            for failure in failures:
+                if isinstance(failure, ScoreFailure) or (
+                    failure is not None and not any(isinstance(each, ScoreFailure) for each in failures)
+                ):
+                    raise failure
+            return [each for future in futures for each in future.result()]
+
+    def beside(self, neighbour: Neighbour) -> list[float]:
+        """Requests after a neighbour's, and while it asks."""
+        away = []
+        neighbour.ask(self.multi.client)
+        away += [self.away(number, self.multi.score(self.cases[number])) for number in range(_AFTER_NEIGHBOUR)]
+        with self.multi.another() as other, ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(neighbour.ask, other.client)
+            away.append(self.away(0, self.multi.score(self.cases[0])))
+            asking.result()
+        return [*away, self.away(1 % len(self.cases), self.multi.score(self.cases[1 % len(self.cases)]))]
+
+    def cold(self) -> list[float]:
+        """A request after a flush, again, after one with another query, and again."""
+        self.multi.flush_cache()
+        numbers = (0, 0, len(self.cases) - 1, 0, len(self.cases) - 1)
+        return [self.away(number, self.multi.score(self.cases[number])) for number in numbers]
+
+
+def _stages(
+    subject: Subject, played: _Played, most: int
+) -> Iterator[tuple[str, Callable[[], list[float]], str | None]]:
+    """Name, what to play, and why it cannot be."""
+    multi, settings = played.multi, subject.settings
+    yield "fresh connections", partial(played.fresh_connections, CONNECTIONS), None
+    level = 2
+    while level <= most:
+        yield f"{level} in flight", partial(played.in_flight, level), None
+        level *= 2
+    yield "fresh connections after traffic", partial(played.fresh_connections, CONNECTIONS), None
+    neighbours = () if multi.adapter is None else multi.adapter.neighbours
+    allowed = multi.owned or settings.mixed_traffic
+    for neighbour in neighbours:
+        reason = None if allowed else "another's server: add --multiitem-mixed-traffic"
+        yield f"beside {neighbour.path}", partial(played.beside, neighbour), reason
+    if not neighbours:
+        yield "beside other endpoints", list, "the engine has none that may be asked beside score requests"
+    flushes = multi.adapter is not None and multi.adapter.flushes_cache
+    may_flush = None if flushes and multi.owned else "another's server" if flushes else "the engine has no such request"
+    yield "cold and warm caches", played.cold, may_flush
+
+
+TRAFFIC = Gate(
+    "traffic_agrees",
+    "what a request scores among up to 64 others with other queries, over fresh connections, beside other endpoints, "
+    "and with cold caches, against what it scores alone",
+    rests_on="the same requests alone",
+    measure=measure,
+    needs=("multi",),
+    short="traffic",
+    order=5.1,
+)
+GATES = (TRAFFIC,)
