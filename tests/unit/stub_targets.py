@@ -15,7 +15,7 @@ from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import FailureKind, ScoreFailure
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, prepare, read_scores
 
 DELIMITER = 999
 LABELS = (5, 6)
@@ -68,6 +68,7 @@ class StubClient:
     def __init__(self, scores, executed, model="stub-model"):
         self.model = model
         self.url = "http://stub"
+        self.heard = None
         self.requests = []
         self.executed = executed
         self._scores = scores
@@ -91,7 +92,22 @@ class StubClient:
     def get(self, path):
         raise ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 404", 404)
 
+    def post(self, path, body):
+        return self.get(path)
+
+    def send(self, request):
+        return self.score(request.query, request.items, request.labels, apply_softmax=request.apply_softmax)
+
+    def read(self, response, request):
+        return read_scores(response, request)
+
     def score(self, query, items, labels, *, apply_softmax=True):
+        rows = self._scored(query, items, labels, apply_softmax)
+        if self.heard is not None:
+            self.heard(prepare(query, items, labels, apply_softmax=apply_softmax), rows)
+        return rows
+
+    def _scored(self, query, items, labels, apply_softmax):
         with self._one_at_a_time:
             self.requests.append((tuple(query), tuple(map(tuple, items)), tuple(labels)))
             if self.executed is not None:
@@ -159,7 +175,12 @@ class StubSubject(Subject):
         self._servers = {name: more.pop(name) for name in [*more] if isinstance(more[name], Target)}
         self.semantics = more.pop("semantics", Semantics.PREFIX_FIRST_DELIM)
         self.examples, self.shrink = more.pop("examples", 100), more.pop("shrink", True)
-        self.settings = SimpleNamespace(**{"delimiter": DELIMITER, "seed": 3, "labels": LABELS, "model": None, **more})
+        self.settings = SimpleNamespace(
+            **{
+                "delimiter": DELIMITER, "seed": 3, "labels": LABELS, "model": None, "effort": "quick",
+                "max_in_flight": None, "mixed_traffic": False, **more,
+            }
+        )  # fmt: skip
 
     def server(self, part):
         return self._servers[part]
