@@ -34,8 +34,11 @@ class ActiveFaults:
         return scorer
 
     def before(self, app: AsgiApp) -> AsgiApp:
-        """``app`` with the faults of the wire in front of it; a later one stands before those asked for earlier."""
+        """``app`` with the faults of the wire in front of it, and watched by those of the engine; a later one stands
+        before those asked for earlier."""
         for each in self.faults:
             if isinstance(each, WireFault):
                 app = each.wrap(app)
+            elif isinstance(each, ScorerFault):
+                app = each.watch(app)
         return app

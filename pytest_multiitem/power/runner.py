@@ -56,7 +56,7 @@ def plan(settings: Settings) -> list[Planned]:
     A healthy build stands beside every set of circumstances under which some fault is measured. What is expected of a
     strength that the user names is what is expected of a default.
     """
-    kinds = [] if settings.power_faults else list(catalogue().values())
+    kinds = [] if settings.power_faults else [kind for kind in catalogue().values() if kind.planned]
     chosen = [fault(text) for text in settings.power_faults] or [kind() for kind in kinds]
     weaker = [kind(strength) for kind in kinds for strength in kind.strengths[1:]]
     # A shorter wait is no circumstance of a healthy server's scores.

@@ -32,7 +32,11 @@ PAIR_ROWS = np.array([[0.2, 0.8], [0.7, 0.3], [0.05, 0.95], [0.7, 0.3]])
 
 WIRE = [name for name, kind in catalogue().items() if issubclass(kind, WireFault)]
 #: Faults of which the first scoring request shows nothing.
-LATER = ("shared_boundaries", "truncates", "recompiles", "dies", "hangs")
+LATER = (
+    "shared_boundaries", "truncates", "recompiles", "dies", "hangs", "first_item_table", "busy", "coalesced_queries",
+    "replica_connection", "replica_request", "wrong_once", "temperature_ignored", "token_logprobs_empty",
+    "neighbour_kills",
+)  # fmt: skip
 
 
 def engine():
@@ -252,7 +256,7 @@ def test_a_fault_that_is_none_says_what_is(text, message):
 @pytest.mark.parametrize("name", WIRE)
 def test_every_fault_says_what_it_is(name):
     kind = catalogue()[name]
-    assert 0 <= kind.number <= 25 and kind.seen and kind.about().endswith(".") and kind.scope
+    assert 0 <= kind.number <= 40 and kind.seen and kind.about().endswith(".") and kind.scope
     assert all(kind.accepts[0](strength) for strength in kind.strengths)
     assert [fault(f"{name}={strength:g}").label for strength in kind.strengths] == [
         f"{name}={strength:g}" for strength in kind.strengths
