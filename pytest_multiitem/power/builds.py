@@ -191,6 +191,10 @@ class Build(Subject):
             pool=self._built_in_cases[0].pool,
         )
 
+    def serial_at_hand(self, target: Target) -> Target:
+        """The serial server of the build."""
+        return self.server("serial")
+
     def close(self) -> None:
         """Close this build's connections; the servers go with their process."""
         for target in self._parts.values():
