@@ -16,6 +16,7 @@ from pytest_multiitem.bench.statistics import (
     ratio_interval,
     recompilation,
     slow_first_run,
+    suspect_first_run,
 )
 from pytest_multiitem.results.details import SideTimes, SpeedPoint
 from pytest_multiitem.scoring.cases import Case
@@ -49,14 +50,14 @@ class CurvePoint:
         """The times by side."""
         return {"serial": self.serial_sec, "multi": self.multi_sec}
 
-    def slow_first(self, side: str, *, with_set_aside: bool = False) -> str | None:
-        """Why the first run of a side, "serial" or "multi", stands out; None where it does not.
+    def slow_first(self, side: str) -> str | None:
+        """Why the first run of a side, "serial" or "multi", stands out from all others; None where it does not."""
+        return slow_first_run(self.sides[side])
 
-        ``with_set_aside``: a block that was set aside counts as the first one.
-        """
-        aside = dict(zip(self.sides, self.set_aside_sec, strict=True)) if self.set_aside_sec is not None else {}
-        first = (aside[side],) if with_set_aside and aside else ()
-        return slow_first_run((*first, *self.sides[side]))
+    def suspect_first(self, side: str) -> str | None:
+        """Why the first run of a side, a block that was set aside included, may have compiled something."""
+        aside = () if self.set_aside_sec is None else (self.set_aside_sec[list(self.sides).index(side)],)
+        return suspect_first_run((*aside, *self.sides[side]))
 
     def without_first(self, again: CurvePoint, because: str) -> CurvePoint:
         """The same with its first block set aside, and the blocks of ``again`` in its place."""
@@ -187,7 +188,8 @@ class _Limits:
             if not refused_for_size(failure) or (size[0] <= longest and size[1] <= most):
                 raise
             self._smallest_refused.setdefault(profile, (size, failure))
-            self.refused[profile] = " ".join(failure.message.split())[:_REFUSAL_CHARACTERS]
+            words = failure.message.removeprefix(f"{target.place}: ").split()
+            self.refused[profile] = f"{target.place}: {' '.join(words)}"[:_REFUSAL_CHARACTERS]
             return None
         self._answered[profile] = longest, most = max(longest, size[0]), max(most, size[1])
         if profile in self._smallest_refused:

@@ -18,6 +18,8 @@ from pytest_multiitem.targets.target import Target
 GATED_ITEMS = 32
 #: Timed runs at an N that no gate judges, at most.
 _CURVE_RUNS = 3
+#: Timed runs of a shape that the servers have not seen.
+_PROBE_RUNS = 5
 _COMPILED = "something was compiled inside the timed runs; raise --multiitem-bench-warmup-runs"
 
 
@@ -75,38 +77,38 @@ def _curves(subject: Subject, serial: Target) -> Curves:
 def explained(curves: Curves, serial: Target, multis: Sequence[Target], case: Case, *, warmup_runs: int) -> Curves:
     """The curves, with a slow first run at the gated N explained: ``case`` is the request there.
 
-    Something was compiled where the side's engine compiles, or where the first run of another shape is as slow: of
-    another N, or of a shape that the servers have not seen, which is timed for that. Else the machine was busy: the
+    Something was compiled where the side's engine compiles, or where the first run of another shape stands out as well:
+    of another N, or of a shape that the servers have not seen, which is timed for that. Else the machine was busy: the
     block is set aside, and one more timed in its place, once.
     """
-    slow = {m.profile: m for m in multis if _slow_sides(_gated(curves[m.profile][0]))}
-    found, unexplained = dict(curves), {}
-    for profile, multi in slow.items():
-        curve, attestation = curves[profile]
-        others = {f"N = {point.num_items}": point for point in curve if point.num_items != GATED_ITEMS}
-        reason = compiled(_gated(curve), others, serial=serial, multi=multi)
+    found, unexplained = dict(curves), []
+    for multi in multis:
+        curve, attestation = curves[multi.profile]
+        point = _gated(curve)
+        others = {f"N = {other.num_items}": other for other in curve if other.num_items != GATED_ITEMS}
+        reason = compiled(point, others, serial=serial, multi=multi)
         if reason is not None:
-            found[profile] = _with_gated(curve, compiled=reason), attestation
-        elif _gated(curve).set_aside_sec is None:
-            unexplained[profile] = multi
+            found[multi.profile] = _with_gated(curve, replace(point, compiled=reason)), attestation
+        elif _slow_sides(point) or any(map(point.suspect_first, point.sides)):
+            unexplained.append(multi.profile)
     if not unexplained:
         return found
     unseen = _unseen(case)
-    probes = _timed_again(serial, multis, unseen, warmup_runs=warmup_runs, runs=_CURVE_RUNS)
-    again = _timed_again(serial, multis, case, warmup_runs=0, runs=1)
-    for profile, multi in unexplained.items():
-        curve, attestation = found[profile]
-        (probe,), probed = probes[profile]
-        (further,), timed = again[profile]
-        attestation = Attestation.joined([attestation, probed, timed])
-        reason = compiled(_gated(curve), {shape(unseen): probe}, serial=serial, multi=multi)
+    probes = _timed_again(serial, multis, unseen, warmup_runs=warmup_runs, runs=_PROBE_RUNS)
+    slow = [profile for profile in unexplained if _slow_sides(_gated(curves[profile][0]))]
+    again = _timed_again(serial, multis, case, warmup_runs=0, runs=1) if slow else {}
+    for profile in unexplained:
+        curve, attestation = curves[profile]
+        point, probe = _gated(curve), _gated(probes[profile][0])
+        reason = compiled_again(point, probe, shape(unseen))
         if reason is not None:
-            found[profile] = _with_gated(curve, compiled=reason), attestation
-            continue
-        sides = " and ".join(_slow_sides(_gated(curve)))
-        because = f"a slow first run ({sides}) that no other shape shows"
-        point = _gated(curve).without_first(further, because)
-        found[profile] = [point if each.num_items == GATED_ITEMS else each for each in curve], attestation
+            point = replace(point, compiled=reason)
+        elif profile in slow and point.set_aside_sec is None:
+            sides = " and ".join(_slow_sides(point))
+            because = f"a slow first run ({sides}) that another shape does not show"
+            point = point.without_first(_gated(again[profile][0]), because)
+        parts = [attestation, probes[profile][1], *([again[profile][1]] if again else [])]
+        found[profile] = _with_gated(curve, point), Attestation.joined(parts)
     return found
 
 
@@ -126,8 +128,8 @@ def _gated(curve: Sequence[CurvePoint]) -> CurvePoint:
     return next(point for point in curve if point.num_items == GATED_ITEMS)
 
 
-def _with_gated(curve: Sequence[CurvePoint], *, compiled: str) -> list[CurvePoint]:
-    return [replace(point, compiled=compiled) if point.num_items == GATED_ITEMS else point for point in curve]
+def _with_gated(curve: Sequence[CurvePoint], gated: CurvePoint) -> list[CurvePoint]:
+    return [gated if point.num_items == GATED_ITEMS else point for point in curve]
 
 
 def _slow_sides(point: CurvePoint) -> list[str]:
@@ -150,10 +152,19 @@ def compiled(point: CurvePoint, others: Mapping[str, CurvePoint], *, serial: Tar
         reason = point.slow_first(side)
         if reason is None:
             continue
-        again = next((name for name, other in others.items() if other.slow_first(side, with_set_aside=True)), None)
+        again = next((name for name, other in others.items() if other.slow_first(side) is not None), None)
         shown = compiler(target) if again is None else f"the first one of {again} stands out as well"
         if shown is not None:
             return f"{side}: {reason}; {shown}: {_COMPILED}"
+    return None
+
+
+def compiled_again(point: CurvePoint, unseen: CurvePoint, name: str) -> str | None:
+    """The same from a point of a shape that the servers had not seen, ``name``; None where it shows nothing."""
+    for side in point.sides:
+        reason = point.slow_first(side) or point.suspect_first(side)
+        if reason is not None and (unseen.slow_first(side) or unseen.suspect_first(side)) is not None:
+            return f"{side}: {reason}; the first one of {name} stands out as well: {_COMPILED}"
     return None
 
 

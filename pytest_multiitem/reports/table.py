@@ -127,8 +127,14 @@ def _bounded(points: Mapping[str, SpeedPoint], count: str) -> str:
     text, point = _speedup(points, count, "x"), points[count]
     if not text or point.ceiling is None or point.share_of_ceiling is None:
         return text
-    text += f" of at most {point.ceiling:.2g}x ({point.share_of_ceiling:.0%})".replace("%", " %")
-    return text if point.share_of_roofline is None else f"{text}, {point.share_of_roofline:.1%} of the device's rate"
+    text += f" of at most {point.ceiling:.2g}x ({_percent(point.share_of_ceiling)})"
+    return (
+        text if point.share_of_roofline is None else f"{text}, {_percent(point.share_of_roofline)} of the device's rate"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
 
 
 def _speedup(points: Mapping[str, SpeedPoint], count: str, unit: str = "") -> str:
