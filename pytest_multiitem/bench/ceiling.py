@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_multiitem.adapters.base import model_name
 from pytest_multiitem.bench import flops
 from pytest_multiitem.engine.config import ModelConfig, sizes
 from pytest_multiitem.scoring.cases import Case
@@ -127,7 +128,7 @@ def served_config(target: Target) -> tuple[ModelConfig | None, str]:
     why = "the server does not say, and there is no config.json of it on this machine"
     nested = [target.info.get(name) for name in ("model_config", "hf_config")]
     for raw, source in [
-        (_config_json(target.model), f"{target.model} (its config.json)"),
+        (_config_json(target.model), f"{model_name(target.model or '')} (its config.json)"),
         *((raw, "the served model (by the server's own word)") for raw in (*nested, target.info)),
     ]:
         if not isinstance(raw, Mapping) or "hidden_size" not in raw:

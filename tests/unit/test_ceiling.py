@@ -76,7 +76,7 @@ def test_an_ablation_has_no_ceiling():
 def test_the_served_directory_says_most(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(RAW))
     target = described(model_path=str(tmp_path), **{**RAW, "hidden_size": 8})
-    assert served_config(target) == (QWEN3_06B, f"{tmp_path} (its config.json)")
+    assert served_config(target) == (QWEN3_06B, f"{tmp_path.name} (its config.json)")
 
 
 @pytest.mark.parametrize("wrap", [lambda raw: raw, lambda raw: {"hf_config": raw}, lambda raw: {"model_config": raw}])
