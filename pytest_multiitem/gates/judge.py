@@ -90,9 +90,17 @@ def _floor(evidence: Evidence) -> tuple[float | None, str]:
 
 
 def judge_ratio(
-    gate: Gate, value: float | None, interval: tuple[float, float] | None, blocks: int
+    gate: Gate,
+    value: float | None,
+    interval: tuple[float, float] | None,
+    blocks: int,
+    *,
+    unreachable: str | None = None,
 ) -> tuple[Verdict, str]:
-    """The verdict on a ratio that must reach the gate's limit, from its confidence interval."""
+    """The verdict on a ratio that must reach the gate's limit, from its confidence interval.
+
+    ``unreachable``: why no server could reach it; a value below the limit then decides nothing.
+    """
     if gate.limit is None:
         raise ValueError(f"gate {gate.name} has no limit to judge a ratio by")
     if value is None or blocks == 0:
@@ -109,5 +117,6 @@ def judge_ratio(
     if low >= gate.limit:
         return Verdict.PASS, f"{text} reaches {gate.limit:g}"
     if high < gate.limit:
-        return Verdict.FAIL, f"{text} is below {gate.limit:g}"
+        reason = f"{text} is below {gate.limit:g}"
+        return (Verdict.FAIL, reason) if unreachable is None else (Verdict.INCONCLUSIVE, f"{reason}, but {unreachable}")
     return Verdict.INCONCLUSIVE, f"{text} straddles {gate.limit:g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from pytest_multiitem.properties.play import Player
 from pytest_multiitem.results.details import RelationSeen
 from pytest_multiitem.scoring.relations import Rows, Scenario, ScoreBody, replay
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
+from pytest_multiitem.transport.refusals import refused_for_size
 
 #: What a counterexample may cost until it is small: requests, and seconds. What it is by then is reported.
 SHRINK_REQUESTS = 3000
@@ -25,7 +25,6 @@ _PROBES = 3
 _GONE = (FailureKind.TIMEOUT, FailureKind.CONNECTION)
 #: Scores lie between 0 and 1: noise above this explains whatever differs.
 _HALF_THE_RANGE = 0.5
-_LIMIT_WORDS = re.compile(r"too.?(long|many|large)|exceed|maximum|at most|context.?length|limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,5 +205,6 @@ class Judge:
     def _is_over_limit(self, failure: ScoreFailure) -> bool:
         """Whether the server refused a request for its length, and has answered none that is as long."""
         sent = self._sent
-        refused = failure.status in (400, 413, 422) and _LIMIT_WORDS.search(str(failure)) is not None
-        return refused and sent is not None and (sent.tokens > self._longest or len(sent.items) > self._most)
+        if sent is None or not refused_for_size(failure):
+            return False
+        return sent.tokens > self._longest or len(sent.items) > self._most

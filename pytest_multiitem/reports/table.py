@@ -88,16 +88,55 @@ def worst_first(records: Iterable[GateRecord]) -> list[GateRecord]:
 
 
 def curves(matrix: Matrix) -> Rows:
-    """Header and rows of the performance curves: speed-up over serial at each N."""
-    measured: dict[str, dict[str, SpeedPoint]] = {}
+    """Header and rows of the performance curves: speed-up over serial at each N, and what it is at most."""
+    rows: dict[str, dict[str, str]] = {}
     for record in matrix.gates:
         if isinstance(record.details, Speedup):
-            measured[where(record)] = record.details.performance
-            if record.details.performance_vs_tuned_serial is not None:
-                measured[f"{where(record)} vs tuned serial"] = record.details.performance_vs_tuned_serial
-    counts = dict.fromkeys(n for points in measured.values() for n in points)
-    rows = [[name, *(_speedup(points, n, "x") for n in counts)] for name, points in measured.items()]
-    return ["speed-up over serial, p50", *(f"N={n}" for n in counts)], rows
+            measured = record.details
+            rows[where(record)] = _curve(measured.performance, measured.refused)
+            if measured.performance_vs_tuned_serial is not None:
+                tuned = _curve(measured.performance_vs_tuned_serial, measured.refused_vs_tuned_serial)
+                rows[f"{where(record)} vs tuned serial"] = tuned
+    counts = sorted({n for cells in rows.values() for n in cells}, key=lambda n: (len(n), n))
+    return (
+        ["speed-up over serial, p50", *(f"N={n}" for n in counts)],
+        [[name, *(cells.get(n, "") for n in counts)] for name, cells in rows.items()],
+    )
+
+
+def curve_notes(matrix: Matrix) -> list[str]:
+    """What the ceilings of the curves are counted for, what was refused, and what to think of the gated points."""
+    notes: dict[str, list[str]] = {}
+    for record in matrix.gates:
+        if isinstance(record.details, Speedup):
+            measured = record.details
+            refused = [f"N = {n}: {why}" for n, why in measured.refused.items()]
+            refused += [f"N = {n} vs tuned serial: {why}" for n, why in measured.refused_vs_tuned_serial.items()]
+            basis = [] if measured.ceiling_basis is None else [f"at most: {measured.ceiling_basis}"]
+            for note in (*basis, *refused, *measured.remarks):
+                notes.setdefault(note, []).append(where(record))
+    return [f"{', '.join(dict.fromkeys(servers))}: {note}" for note, servers in notes.items()]
+
+
+def _curve(points: Mapping[str, SpeedPoint], refused: Mapping[str, str]) -> dict[str, str]:
+    return {n: _bounded(points, n) for n in points} | dict.fromkeys(refused, "refused")
+
+
+def _bounded(points: Mapping[str, SpeedPoint], count: str) -> str:
+    """A speed-up beside its ceiling: ``5.97x of at most 9.1x (66 %)``, or ``10.25x where operations save 8.9x (116 %)``
+    where the calls cost more than operations."""
+    text, point = _speedup(points, count, "x"), points[count]
+    if not text or point.ceiling is None or point.share_of_ceiling is None:
+        return text
+    words = "of at most" if point.share_of_ceiling <= 1 else "where operations save"
+    text += f" {words} {point.ceiling:.2g}x ({_percent(point.share_of_ceiling)})"
+    return (
+        text if point.share_of_roofline is None else f"{text}, {_percent(point.share_of_roofline)} of the device's rate"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
 
 
 def _speedup(points: Mapping[str, SpeedPoint], count: str, unit: str = "") -> str:

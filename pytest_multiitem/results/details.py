@@ -198,7 +198,12 @@ class SideTimes(msgspec.Struct, kw_only=True):
 
 
 class SpeedPoint(msgspec.Struct, kw_only=True):
-    """Both sides at one N. ``set_aside_sec``: a first block, slow on every side, that is none of the runs."""
+    """Both sides at one N. ``set_aside_sec``: a slow first block that is none of the runs.
+
+    ``ceiling``: what packing saves at most at this shape, by the model's floating-point operations; the times of N
+    calls hold more than operations, so a speed-up may exceed it. ``share_of_ceiling``: the speed-up over it.
+    ``share_of_roofline``: operations that the scores need, over the packed side's p50, over the device's matrix rate.
+    """
 
     serial: SideTimes
     multi: SideTimes
@@ -206,13 +211,26 @@ class SpeedPoint(msgspec.Struct, kw_only=True):
     speedup_interval_95: tuple[Number, Number] | None
     set_aside_sec: tuple[float, float] | None
     doubts: list[str]
+    ceiling: Number = None
+    share_of_ceiling: Number = None
+    share_of_roofline: Number = None
 
 
 class Speedup(Notes, kw_only=True):
-    """By N, the curve against the serial server, and against one that is tuned for serial calls."""
+    """By N, the curve against the serial server, and against one that is tuned for serial calls.
+
+    ``refused``, ``refused_vs_tuned_serial``: by N, why there is no point: a server took no request of that size.
+    ``ceiling_basis``: what the ceilings are counted for, or why there is none. ``device_flops_per_sec``: the matrix
+    rate of the packed server's device, null where it is not known. ``remarks``: what to think of the gated point.
+    """
 
     performance: dict[str, SpeedPoint]
     performance_vs_tuned_serial: dict[str, SpeedPoint] | None = None
+    refused: dict[str, str] = {}
+    refused_vs_tuned_serial: dict[str, str] = {}
+    ceiling_basis: str | None = None
+    device_flops_per_sec: Number = None
+    remarks: list[str] = []
 
 
 class Agreement(Notes, kw_only=True):
