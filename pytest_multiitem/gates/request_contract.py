@@ -218,7 +218,7 @@ def _temperature(probe: _Probe) -> str:
     """Scores at a temperature are the softmax of the log-probabilities over it."""
     probe.needs_known("temperature")
     with np.errstate(divide="ignore"):
-        log_scores = np.log(probe.whole)
+        log_scores = np.log(np.maximum(probe.whole, 0))
     seen = []
     for temperature in _TEMPERATURES:
         limit = probe.same() / min(1.0, temperature)
