@@ -98,7 +98,14 @@ class CausalRestarting(
 
 
 class SizeLimit(
-    CausalRestarting, name="size_limit", number=26, strengths=(1024, 128, 512, 2048), accepts=WHOLE, graded=False
+    CausalRestarting,
+    name="size_limit",
+    number=26,
+    strengths=(1024, 128, 512, 2048),
+    accepts=WHOLE,
+    graded=False,
+    thresholds=True,
+    circumstances={"effort": "normal"},
 ):
     """Isolation holds up to a number of packed tokens: a longer sequence is computed under plain causal attention."""
 
@@ -110,7 +117,9 @@ class SizeLimit(
         return layout.length > self.count
 
 
-class ItemLeakLimit(AttentionFault, name="item_leak_limit", number=27, strengths=(40, 32), accepts=WHOLE):
+class ItemLeakLimit(
+    AttentionFault, name="item_leak_limit", number=27, strengths=(40, 32), accepts=WHOLE, thresholds=True
+):
     """Isolation holds for a number of items: each one beyond them sees the item before it."""
 
     seen = "vllm #39631"
@@ -200,7 +209,7 @@ class AllDelimsPrefix(OtherSemantics, name="all_delims_prefix", number=4, semant
     seen = "ablation: equivalence 0.0833"
 
 
-class OwnWindow(AttentionFault, name="own_window", number=38, strengths=(16, 32), accepts=WHOLE):
+class OwnWindow(AttentionFault, name="own_window", number=38, strengths=(16, 32), accepts=WHOLE, thresholds=True):
     """An item sees only its own last tokens, beside its context: a window that is meant for the whole sequence."""
 
     seen = "planted into sglang"

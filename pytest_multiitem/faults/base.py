@@ -33,8 +33,9 @@ class Fault:
     what a strength counts. ``circumstances``: settings of a run under which it
     shows (delimiter, server chunk size, request timeout), by name. ``timed``: it changes times, not scores.
     ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
-    process that has it. ``planned``: a kill matrix of all faults has it; else it is planted by name only. A subclass
-    states them as attributes, or as keywords of its class line.
+    process that has it. ``planned``: a kill matrix of all faults has it; else it is planted by name only.
+    ``thresholds``: a strength is where the fault begins; it must be killed at every one, but for those of ``beyond``,
+    which no gate claims to reach. A subclass states them as attributes, or as keywords of its class line.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,8 @@ class Fault:
     inconclusive_counts: ClassVar[bool] = False
     own_process: ClassVar[bool] = False
     planned: ClassVar[bool] = True
+    thresholds: ClassVar[bool] = False
+    beyond: ClassVar[tuple[float, ...]] = ()
 
     def __init_subclass__(cls, **stated: Any) -> None:
         super().__init_subclass__()

@@ -42,6 +42,7 @@ class LabelShard(
     seen="TensorRT-LLM #15833",
     scope=frozenset({"multi", "other_mask", "extend"}),
     strengths=(3, 2, 4, 1),
+    thresholds=True,
     accepts=(lambda s: s in range(1, _SHARDS + 1), f"the number of a shard, 1 to {_SHARDS}"),
     unit="the shard that is read wrongly",
 ):

@@ -51,7 +51,9 @@ class PositionWrap(LayoutFault, name="position_wrap", number=7, strengths=(7.0,)
         return replace(layout, positions=np.where(layout.item == PREFIX, layout.positions, wrapped).astype(np.int32))
 
 
-class LengthWrap(ScorerFault, name="length_wrap", number=32, strengths=(7, 6, 8, 16), unit="bits"):
+class LengthWrap(
+    ScorerFault, name="length_wrap", number=32, strengths=(7, 6, 8, 16), thresholds=True, beyond=(16,), unit="bits"
+):
     """Item lengths are kept in too few bits and wrap, with HTTP 200: an item that is too long for them is taken for
     its first tokens, as many as the lower bits say."""
 

@@ -45,7 +45,13 @@ class _Left:
 
 
 class NeighbourRequest(
-    CausalRestarting, name="neighbour_request", number=33, strengths=(8, 1), accepts=WHOLE, graded=False
+    CausalRestarting,
+    name="neighbour_request",
+    number=33,
+    strengths=(8, 1),
+    accepts=WHOLE,
+    graded=False,
+    thresholds=True,
 ):
     """A request that generates, or that checks health by generating, switches the mask off: for what is scored while
     it runs, and for some scoring requests after it."""

@@ -48,7 +48,9 @@ class SomeAnswers(ScoringFault):
         return rescored(answer, lambda rows: misplaced(exchange.request, rows)) if wrong else answer
 
 
-class ReplicaConnection(SomeAnswers, name="replica_connection", number=30, strengths=(2, 3, 4), accepts=WHOLE):
+class ReplicaConnection(
+    SomeAnswers, name="replica_connection", number=30, strengths=(2, 3, 4), accepts=WHOLE, thresholds=True
+):
     """One of several replicas is wrong, and each connection is one replica's: of as many new connections as there are
     replicas, the last one's answers are the scores of other items."""
 
@@ -63,7 +65,7 @@ class ReplicaConnection(SomeAnswers, name="replica_connection", number=30, stren
         return self._connections.number(exchange.scope) % self.count == 0
 
 
-class ReplicaRequest(SomeAnswers, name="replica_request", number=30, strengths=(7, 50), accepts=WHOLE):
+class ReplicaRequest(SomeAnswers, name="replica_request", number=30, strengths=(7, 50), accepts=WHOLE, thresholds=True):
     """One of several replicas is wrong, and requests go to each in turn: every so many scoring requests the answer is
     the scores of other items."""
 
@@ -79,7 +81,7 @@ class ReplicaRequest(SomeAnswers, name="replica_request", number=30, strengths=(
         return self._seen % self.count == 0
 
 
-class WrongOnce(ScoringFault, name="wrong_once", number=40, strengths=(30, 5, 100), accepts=WHOLE):
+class WrongOnce(ScoringFault, name="wrong_once", number=40, strengths=(30, 5, 100), accepts=WHOLE, thresholds=True):
     """Exactly one answer in the server's life is wrong: two rows of it are swapped, or, where no two differ, one is
     replaced. A rerun sees nothing of it."""
 

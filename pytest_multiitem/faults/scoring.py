@@ -82,7 +82,7 @@ class StaleShapes(ScorerFault, name="stale_shapes", number=9, seen="follows from
         return self._known[key]
 
 
-class ItemLimit(ScorerFault, name="item_limit", number=27, strengths=(32, 8, 64, 100), accepts=WHOLE):
+class ItemLimit(ScorerFault, name="item_limit", number=27, strengths=(32, 8, 64, 100), accepts=WHOLE, thresholds=True):
     """A number of items have rows of their own; those beyond get the rows of the first ones again."""
 
     seen = "vllm #39631"
@@ -95,7 +95,7 @@ class ItemLimit(ScorerFault, name="item_limit", number=27, strengths=(32, 8, 64,
         return replace(result, scores=result.scores[np.arange(len(items)) % self.count])
 
 
-class SameBlock(ScorerFault, name="same_block", number=28, strengths=(16, 1, 32, 128), accepts=WHOLE):
+class SameBlock(ScorerFault, name="same_block", number=28, strengths=(16, 1, 32, 128), accepts=WHOLE, thresholds=True):
     """An item is known by its first tokens, as a block of a cache is by its hash: one that begins as an earlier item
     of the request does is taken for it, and gets its score."""
 

@@ -60,7 +60,13 @@ class SharedBoundaries(ScoringFault, name="shared_boundaries", number=17):
 
 
 class FirstItemTable(
-    SharedBoundaries, name="first_item_table", number=37, strengths=(2, 3), accepts=TOGETHER, seen="planted into sglang"
+    SharedBoundaries,
+    name="first_item_table",
+    number=37,
+    strengths=(2, 3),
+    accepts=TOGETHER,
+    thresholds=True,
+    seen="planted into sglang",
 ):
     """From a number of requests in flight together on, a request is split into items at the lengths of the first one's
     items."""
@@ -77,6 +83,8 @@ class Busy(
     name="busy",
     number=31,
     strengths=(4, 2, 8, 16, 32),
+    thresholds=True,
+    circumstances={"effort": "normal"},
     accepts=TOGETHER,
     seen="mlx-lm #965, sglang #4593, vllm #51187",
 ):

@@ -19,7 +19,7 @@ from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target, declared_semantics
-from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, Scores, read_scores
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores, prepare, read_scores
 
 _ITEMS = 6
 #: Scores of the same content elsewhere; from the same server, in float32, only rounding differs.
@@ -148,7 +148,8 @@ class _Probe:
     def asked(self, target: Target, fields: Mapping[str, Any]) -> tuple[Scores, Any]:
         """The scores [N, K] of a request with fields of one's own, and the whole answer."""
         body = {"model": "default", "label_token_ids": list(self.case.labels), "apply_softmax": True, **fields}
-        request = PreparedRequest(msgspec.json.encode(body), len(body["items"]), len(self.case.labels))
+        shape = prepare((), [()] * len(body["items"]), self.case.labels)  # content may be text
+        request = replace(shape, body=msgspec.json.encode(body))
         with target.watch():
             _, response = target.client.timed_send(request)
             return read_scores(response, request), response.json()

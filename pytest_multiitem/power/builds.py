@@ -37,6 +37,8 @@ CONTEXT_LENGTH = 4096
 _MIXED_ITEMS, _EQUAL_ITEMS = 12, 16
 #: Requests that the search tries on a build: three of every relation.
 _EXAMPLES = 48
+#: How far the evidence goes where a fault needs no more: there are some two hundred builds.
+_EFFORT = "quick"
 #: Seconds until a faulty server's process answers its first look: it loads no model.
 _PROXY_STARTUP = 30.0
 
@@ -145,7 +147,8 @@ class Build(Subject):
 
     def __post_init__(self) -> None:
         changed: dict[str, Any] = {n: (v,) if n == "server_chunk_size" else v for n, v in self.circumstances.items()}
-        self.settings, self.record = replace(self.labs.settings, **changed), self.labs.record
+        self.settings = replace(self.labs.settings, **{"effort": _EFFORT, **changed})
+        self.record = self.labs.record
         self.examples = min(_EXAMPLES, self.settings.property_examples)
 
     @cached_property

@@ -34,13 +34,15 @@ FILE = "kill_matrix.json"
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A build that is to be measured. ``expects``: a healthy build passes, a fault at its default strength is killed;
-    nothing is expected of a weaker one."""
+    """A build that is to be measured. ``expects``: a healthy build passes, a fault at its default strength, or at
+    another threshold, is killed; nothing is expected of a weaker one. ``further``: the fault is measured at its default
+    strength as well; by those gates alone that saw it there."""
 
     backend: str
     fault: Fault | None = None
     circumstances: Mapping[str, Any] = field(default_factory=dict)
     expects: bool = True
+    further: bool = False
 
     @property
     def label(self) -> str:
@@ -67,7 +69,11 @@ def plan(settings: Settings) -> list[Planned]:
     return [
         *(Planned(backend, None, given) for given in circumstances for backend in settings.backend),
         *(Planned(backend, f, f.circumstances) for f in chosen for backend in settings.backend),
-        *(Planned(backend, f, f.circumstances, expects=False) for f in weaker for backend in settings.backend),
+        *(
+            Planned(backend, f, f.circumstances, expects=f.thresholds and f.strength not in f.beyond, further=True)
+            for f in weaker
+            for backend in settings.backend
+        ),
     ]
 
 
@@ -118,6 +124,7 @@ class PowerRun:
         self._labs = {backend: Labs(directory, self._pool, settings, backend) for backend in settings.backend}
         self._writing = threading.Lock()
         self._closed = threading.Event()
+        self._killers: dict[tuple[str, type[Fault]], set[str]] = {}
         planned = plan(settings)
         missing = {
             backend: reason
@@ -211,6 +218,9 @@ class PowerRun:
         else:
             build = Build(labs, planned.backend, planned.fault, planned.circumstances)
         concerned = [column for column in self._columns if column.concerns(build)]
+        kind = (planned.backend, type(planned.fault)) if planned.fault is not None else None
+        if planned.further and kind in self._killers:
+            concerned = [column for column in concerned if column.gate.name in self._killers[kind]]
         cells = [self._cell(build, column) for column in concerned if not column.gate.timing]
         timing = [column for column in concerned if column.gate.timing]
         return _Begun(planned, build, cells, timing, time.perf_counter() - start)
@@ -222,6 +232,8 @@ class PowerRun:
         if begun.planned.fault is not None:
             begun.build.close()
         record = _judged(begun.planned, cells)
+        if begun.planned.fault is not None and not begun.planned.further and record.killed_by:
+            self._killers[begun.planned.backend, type(begun.planned.fault)] = set(record.killed_by)
         record.seconds = round(begun.seconds + time.perf_counter() - start, 3)
         with self._writing:
             if self._closed.is_set():  # its servers were taken away while it was measured
