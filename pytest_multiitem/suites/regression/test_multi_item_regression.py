@@ -72,6 +72,28 @@ class TestMultiItemRequestContract:
 
 
 @pytest.mark.regression
+class TestMultiItemTraffic:
+    """A request scores what it scores alone: among many others, over fresh connections, beside other endpoints."""
+
+    @pytest.mark.multiitem_gate("traffic_agrees")
+    def test_full_traffic(self, multiitem_gate: GateCheck, multi_item_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server)
+
+
+@pytest.mark.regression
+class TestMultiItemLadder:
+    """An item scores the same in requests of every size, and labels of every quarter of the vocabulary as serially."""
+
+    @pytest.mark.multiitem_gate("every_size_agrees")
+    def test_every_size(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("every_label_agrees")
+    def test_every_label(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+
+@pytest.mark.regression
 class TestMultiItemNegativeControl:
     """The gates on this run's own requests FAIL where nothing isolates items."""
 
@@ -120,3 +142,12 @@ class TestMultiItemSegmentTPURegression:
         self, multiitem_gate: GateCheck, prefill_extend_server: Target
     ) -> None:
         assert multiitem_gate.measured(extend=prefill_extend_server) <= 1e-4
+
+
+@pytest.mark.regression
+class TestMultiItemEveryScore:
+    """No score that the run has received contradicts another one."""
+
+    @pytest.mark.multiitem_gate("every_score_agrees")
+    def test_every_score(self, multiitem_gate: GateCheck, multi_item_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server)
