@@ -180,6 +180,10 @@ class Build(Subject):
             equal_items=_EQUAL_ITEMS,
         )
 
+    def serial_at_hand(self, target: Target) -> Target:
+        """The build's serial server, which the other gates need anyway."""
+        return self.serial
+
     def timing_case(self, target: Target, num_items: int) -> Case:
         """A seeded request of N items; the same for every server."""
         return equal_length_case(
