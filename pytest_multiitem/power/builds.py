@@ -183,6 +183,10 @@ class Build(Subject):
             equal_items=_EQUAL_ITEMS,
         )
 
+    def serial_at_hand(self, target: Target) -> Target:
+        """The build's serial server, which the other gates need anyway."""
+        return self.serial
+
     def timing_case(self, target: Target, num_items: int) -> Case:
         """A seeded request of N items; the same for every server."""
         return equal_length_case(
@@ -193,10 +197,6 @@ class Build(Subject):
             labels=self.settings.labels,
             pool=self._built_in_cases[0].pool,
         )
-
-    def serial_at_hand(self, target: Target) -> Target:
-        """The serial server of the build."""
-        return self.server("serial")
 
     def close(self) -> None:
         """Close this build's connections; the servers go with their process."""

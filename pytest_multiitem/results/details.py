@@ -177,13 +177,18 @@ class ViolatedRelation(msgspec.Struct, kw_only=True):
 
 
 class Relations(Notes, kw_only=True):
-    """``over_limit``: requests that the server refused as too long."""
+    """``over_limit``: requests that the server refused as too long. ``rounding``: the largest difference, by relation,
+    that changed lengths alone may make. ``no_reference``: why the serial server could not be asked. ``counterexample``:
+    of the relation that was violated first; ``further``: of the others."""
 
     relations: dict[str, RelationSeen]
     over_limit: int
     dismissed_as_noise: int
     not_reproduced: Number
+    rounding: dict[str, Number] = {}
+    no_reference: str | None = None
     counterexample: ViolatedRelation | None = None
+    further: list[ViolatedRelation] = []
 
 
 class SideTimes(msgspec.Struct, kw_only=True):
