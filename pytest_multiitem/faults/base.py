@@ -27,7 +27,8 @@ class Fault:
     what a strength counts. ``circumstances``: settings of a run under which it
     shows (delimiter, server chunk size, request timeout), by name. ``timed``: it changes times, not scores.
     ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
-    process that has it. A subclass states them as attributes, or as keywords of its class line.
+    process that has it. ``healthy``: it is none, but a variation that gates must leave alone. A subclass states them
+    as attributes, or as keywords of its class line.
     """
 
     name: ClassVar[str]
@@ -41,6 +42,7 @@ class Fault:
     timed: ClassVar[bool] = False
     inconclusive_counts: ClassVar[bool] = False
     own_process: ClassVar[bool] = False
+    healthy: ClassVar[bool] = False
 
     def __init_subclass__(cls, **stated: Any) -> None:
         super().__init_subclass__()
