@@ -1,9 +1,9 @@
 """What the isolation gates say of rounding, and of leaks on top of it: ``python benchmarks/isolation_calibration.py``.
 
-Runs the gates on scorers in this process: healthy ones whose rounding depends on the shape of the batch (`shape_noise`),
-another one for every seed, in float32 and bfloat16; and three leaks on top of bfloat16's. Exit status 1 where a healthy
-one does not pass `content_isolation` and `length_isolation`, where one of the gates that allow nothing says anything but
-"rounding", or where a leak passes both.
+Runs the gates on scorers in this process: healthy ones whose rounding depends on the shape of the batch
+(`shape_noise`), another one for every seed, in float32 and bfloat16; and three leaks on top of bfloat16's. Exit status
+1 where a healthy one does not pass `content_isolation` and `length_isolation`, where a gate that allows nothing says
+anything but "rounding", or where a leak passes both or is called rounding.
 """
 
 from __future__ import annotations
@@ -136,14 +136,17 @@ class Local(Subject):
 class Bench:
     """One backend, and what it has computed."""
 
-    def __init__(self, backend: SerialBackend, mask: str) -> None:
+    def __init__(
+        self, backend: SerialBackend, mask: str, delimiter: int = DELIMITER, labels: tuple[int, ...] = LABELS
+    ) -> None:
         self.backend, self._mask = backend, MaskImpl(mask)
+        self._delimiter, self._labels = delimiter, labels
         self._remembered: dict[str | None, Remembered] = {}
         self._serial = LocalTarget(
             Profile("serial", "pytorch"),
             "local",
             LocalClient(Scorer(backend, ScorerConfig()).steps, backend),  # type: ignore[arg-type]
-            delimiter=DELIMITER,
+            delimiter=delimiter,
         )
 
     def records(self, noise: ShapeNoise, leak: str | None, *, contents: int) -> dict[str, GateRecord]:
@@ -152,16 +155,16 @@ class Bench:
         remembered = self._remembered.setdefault(leak, Remembered())
         scorer = Scorer(
             self.backend,
-            ScorerConfig(delimiter=DELIMITER, chunk_size=0, mask_impl=self._mask),
+            ScorerConfig(delimiter=self._delimiter, chunk_size=0, mask_impl=self._mask),
             lambda steps: faults.mutate(noise.before(remembered.before(steps))),
         )
         profile = Profile("multi", "pytorch", self._mask.value, 0, Semantics.PREFIX_FIRST_DELIM)
         client: Any = LocalClient(scorer.steps, self.backend)
-        multi = LocalTarget(profile, "local", client, delimiter=DELIMITER)
+        multi = LocalTarget(profile, "local", client, delimiter=self._delimiter)
         cases = built_in_cases(
             seed=contents,
-            labels=LABELS,
-            delimiter=DELIMITER,
+            labels=self._labels,
+            delimiter=self._delimiter,
             vocab_size=self.backend.vocab_size,
             empty_item=True,
             mixed_items=8,
@@ -203,15 +206,14 @@ def main() -> int:
         bench = Bench(load_backend("pytorch", resolve_model(None), dtype=dtype, device="cpu"), options.mask)
         for leak in (None, *(LEAKS if dtype == "bfloat16" else ())):
             seeds = options.healthy if leak is None else options.leaking
-            found = [
-                bench.records(ShapeNoise(strength, seed), leak, contents=seed % _CONTENTS) for seed in range(seeds)
-            ]
-            right = sum(map(healthy_is_right if leak is None else leak_is_seen, found))
-            missed += seeds - right
-            for records in found:
-                if not (healthy_is_right if leak is None else leak_is_seen)(records):
-                    for record in records.values():
-                        print(f"{dtype} {leak}: {record.gate} {record.verdict.value}: {record.reason}")  # noqa: T201
+            noises = [ShapeNoise(strength, seed) for seed in range(seeds)]
+            found = [bench.records(noise, leak, contents=noise.seed % _CONTENTS) for noise in noises]
+            is_right = healthy_is_right if leak is None else leak_is_seen
+            wrong = [records for records in found if not is_right(records)]
+            missed += len(wrong)
+            for record in (record for records in wrong for record in records.values()):
+                print(f"{dtype}, {leak or 'no leak'}: {record.gate} {record.verdict.value}: {record.reason}")  # noqa: T201
+            right = seeds - len(wrong)
             rows.append([dtype, leak or "no leak", f"{right} of {seeds}", *(_cell(found, gate) for gate in GATES)])
     header = ["shape_noise", "leak", "right", *(gate.name for gate in GATES)]
     print("\n".join(terminal_table(header, rows)))  # noqa: T201

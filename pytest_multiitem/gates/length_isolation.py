@@ -85,7 +85,7 @@ class Lengths:
 
     @property
     def follows(self) -> bool:
-        """Whether scores follow the length: twice, and by more than a bit."""
+        """Whether scores follow the length: twice, and by more than this precision rounds."""
         first, second = self.trend, self.again
         return second is not None and _suspicious(second, self.precision) and _suspicious(first, self.precision)
 

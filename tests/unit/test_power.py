@@ -32,12 +32,12 @@ def test_every_fault_is_planned_on_every_backend_with_its_strengths():
     planned = plan(settings_of())
     for backend in ("pytorch", "jax"):
         of = [each for each in planned if each.backend == backend]
-        expected = [each.fault.name for each in of if each.fault is not None and each.expects]
+        expected = [each.fault.name for each in of if not each.healthy and each.expects]
         assert sorted(expected) == sorted(catalogue()), "one build at the default strength of each fault"
         weaker = [each.label for each in of if not each.expects]
         assert len(weaker) == sum(max(0, len(kind.strengths) - 1) for kind in catalogue().values())
-        assert [each.label for each in of if each.fault is None] == [
-            "healthy", "healthy, delimiter 0", "healthy, server chunk size 8",
+        assert [each.label for each in of if each.healthy] == [
+            "healthy", "healthy, delimiter 0", "healthy, server chunk size 8", "healthy, shape_noise=4e-07",
         ]  # fmt: skip
     assert {each.fault.number for each in planned if each.fault} >= set(range(1, 26)), "all 25 of the list"
 
