@@ -35,7 +35,8 @@ class Fault:
     ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
     process that has it. ``planned``: a kill matrix of all faults has it; else it is planted by name only.
     ``thresholds``: a strength is where the fault begins; it must be killed at every one, but for those of ``beyond``,
-    which no gate claims to reach. A subclass states them as attributes, or as keywords of its class line.
+    which no gate claims to reach. ``healthy``: it is none, but a variation that gates must leave alone. A subclass
+    states them as attributes, or as keywords of its class line.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class Fault:
     planned: ClassVar[bool] = True
     thresholds: ClassVar[bool] = False
     beyond: ClassVar[tuple[float, ...]] = ()
+    healthy: ClassVar[bool] = False
 
     def __init_subclass__(cls, **stated: Any) -> None:
         super().__init_subclass__()

@@ -74,7 +74,7 @@ class Labs:
             raise EngineUnavailable(reason)
         command = [*EMBEDDED.arguments(profile, settings), "--context-length", str(CONTEXT_LENGTH)]
         if fault is not None and not fault.own_process:
-            command += ["--fault", fault.label]
+            command += ["--variation" if fault.healthy else "--fault", fault.label]
         # The reference is transformers' own model, which is torch as well.
         server = self._lab("pytorch" if profile.backend == REFERENCE else profile.backend)
         url = server.url + self._mount(server, command)

@@ -45,6 +45,34 @@ class Isolation(Notes, kw_only=True):
     leak_visibility_median: Number
 
 
+class ContentIsolation(Notes, kw_only=True):
+    """The worst mutations at the same shapes. ``allowed``: what replays of a server that does not repeat itself allow;
+    0 of one that does."""
+
+    worst: list[MutatedItem]
+    allowed: Number
+    mutated_item_change_max: Number
+
+
+class LengthIsolation(Notes, kw_only=True):
+    """``changes``: by the tokens that one item grew by, the largest change of an untouched item. The floors: of the
+    precision, of quiet replays, of the serial server's batches, and of the side of the changed item that moved less;
+    the largest is the shape floor. ``p_growth``, ``p_direction``: permutation tests of whether changes grow with the
+    length, and of whether scores go one way with it. ``trend``: how far they do, to the longest. ``leak_upper_95``: the
+    upper bound of that. ``p_again``: of both tests on a second request, where the first was suspicious."""
+
+    changes: dict[str, Number]
+    precision_floor: Number
+    replay_floor: Number
+    serial_batch_floor: Number
+    side_floor: Number
+    p_growth: Number
+    p_direction: Number
+    trend: Number
+    leak_upper_95: Number
+    p_again: Number = None
+
+
 class WorstItem(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The item that differs most; without a case nothing was compared."""
 
@@ -60,6 +88,19 @@ class Equivalence(Notes, kw_only=True):
     worst: WorstItem
     query_only_max_abs_diff: Number
     leak_visibility_median: Number
+
+
+class EquivalenceAtFloor(Notes, kw_only=True):
+    """``limit``: what the difference is judged by, and ``basis``: where that comes from. The floors: of quiet replays
+    on both sides, of the serial server's batches, and of packed shapes. ``mean_abs_diff``: over all scores."""
+
+    limit: Number
+    basis: str
+    replay_floor: Number
+    serial_batch_floor: Number
+    shape_floor: Number
+    mean_abs_diff: Number
+    worst: WorstItem
 
 
 class Semantics(Notes, kw_only=True):
@@ -341,7 +382,7 @@ class AgainstBaseline(Notes, kw_only=True):
 
 
 Details = (
-    Notes | EveryScore | Isolation | Equivalence | Semantics | RequestIsolation | RequestContract | NegativeControl
-    | Ladder | Labels | Traffic | Relations | Speedup | Agreement | PrefillExtend | SegmentPath | ComparedSides | Power
-    | AgainstBaseline
+    Notes | EveryScore | Isolation | ContentIsolation | LengthIsolation | Equivalence | EquivalenceAtFloor | Semantics
+    | RequestIsolation | RequestContract | NegativeControl | Ladder | Labels | Traffic | Relations | Speedup | Agreement
+    | PrefillExtend | SegmentPath | ComparedSides | Power | AgainstBaseline
 )  # fmt: skip

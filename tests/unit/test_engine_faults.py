@@ -17,8 +17,9 @@ from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import Fault, ScorerFault
-from pytest_multiitem.faults.catalogue import catalogue, fault
+from pytest_multiitem.faults.catalogue import VARIATIONS, catalogue, fault, variation
 from pytest_multiitem.faults.neighbours import NEIGHBOURS
+from pytest_multiitem.faults.variations import ShapeNoise
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.steps import ScoringSteps
@@ -596,3 +597,51 @@ def test_faults_compose():
     for i in range(1, len(late)):
         late[i] = (late[i] + late[i - 1]) / 2
     np.testing.assert_allclose(score(which), late, rtol=0, atol=1e-15)
+
+
+# -- variations: no faults -----------------------------------------------------------------------
+
+
+def varied(strength=None, seed=0, *, faults=(), **config):
+    config = {"delimiter": D, "chunk_size": 0, "mask_impl": MaskImpl.SEGMENT} | config
+    noise, active = ShapeNoise(strength, seed), ActiveFaults.parse(faults)
+    return Scorer(FakeBackend(), ScorerConfig(**config), lambda steps: active.mutate(noise.before(steps))).steps
+
+
+def test_shape_noise_depends_on_lengths_and_places_alone():
+    def noise(items, query=QUERY, **more):
+        return np.log(score(varied(1e-3, **more), items, query) / score(scorer(), items, query))
+
+    base = noise(ITEMS)
+    assert 1e-5 < np.abs(base).max() < 1e-2 and len(np.unique(base)) == base.size
+    other = [[token + 100 for token in item] for item in ITEMS]
+    np.testing.assert_allclose(np.diff(noise(other)), np.diff(base), rtol=0, atol=1e-12, err_msg="no token matters")
+    for changed in ([*ITEMS[:-1], [26]], [*ITEMS, [5]], ITEMS[::-1]):
+        assert np.abs(np.diff(noise(changed))[0] - np.diff(base)[0]).max() > 1e-6, "every length does"
+    assert np.abs(np.diff(noise(ITEMS, [10, 11])) - np.diff(base)).min() > 1e-7
+    assert np.abs(np.diff(noise(ITEMS, seed=1)) - np.diff(base)).min() > 1e-7
+    np.testing.assert_array_equal(score(varied(1e-3)), score(varied(1e-3)), "it repeats itself")
+
+
+def test_shape_noise_leaves_scores_scores():
+    which = varied(1e-2)
+    np.testing.assert_allclose(score(which).sum(axis=1), 1.0, rtol=0, atol=1e-12)
+    plain = which.score(QUERY, ITEMS, (5, 6), False).scores
+    assert ((plain > 0) & (plain <= 1)).all()
+
+
+@pytest.mark.parametrize("name", ["leak_next=1e-2", "positions_not_reset", "score_before_last"])
+def test_faults_stand_on_top_of_shape_noise(name):
+    healthy, faulty = score(varied(1e-3)), score(varied(1e-3, faults=[name]))
+    assert np.abs(faulty - healthy).max() > 1e-3
+    np.testing.assert_allclose(faulty, score(scorer(name)), rtol=0, atol=5e-3)
+
+
+def test_a_variation_is_no_fault_and_a_fault_no_variation():
+    assert "shape_noise" not in catalogue() and set(VARIATIONS.all()) == {"shape_noise"}
+    with pytest.raises(UsageError, match="no fault is called 'shape_noise'"):
+        fault("shape_noise")
+    with pytest.raises(UsageError, match="no variation is called 'causal'; expected one of shape_noise"):
+        variation("causal")
+    active = ActiveFaults.parse(["causal"], ["shape_noise=0.004"])
+    assert (active.labels, active.varied) == (["causal"], ["shape_noise=0.004"])

@@ -28,6 +28,20 @@ class TestMultiItemIsolation:
     ) -> None:
         assert multiitem_gate.measured(multi=multi_item_server, serial=serial_server) == 0.0
 
+    @pytest.mark.multiitem_gate("content_isolation")
+    def test_content_isolation(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        """At the same shapes, where rounding is the same."""
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("length_isolation")
+    def test_length_isolation(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        """At other shapes, against what they do where nothing leaks."""
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
 
 @pytest.mark.regression
 class TestMultiItemEquivalence:
@@ -38,6 +52,13 @@ class TestMultiItemEquivalence:
         self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
     ) -> None:
         assert multiitem_gate.measured(multi=multi_item_server, serial=serial_server) <= 0.02
+
+    @pytest.mark.multiitem_gate("equivalence_at_floor")
+    def test_equivalence_at_floor(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        """By a multiple of what rounding does, where that is known."""
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
 
 
 @pytest.mark.regression
