@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from pytest_multiitem.gates import equivalence, isolation, parity
 from pytest_multiitem.gates.gate import Gate, larger_floor
 from pytest_multiitem.reports.blocks import Rows
-from pytest_multiitem.results.details import Semantics, SpeedPoint, Speedup
+from pytest_multiitem.results.details import Ladder, Semantics, SpeedPoint, Speedup, Traffic
 from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
 from pytest_multiitem.scoring.vocabulary import ATTACHED
@@ -194,6 +194,30 @@ def _includes(place: Place, server: Place) -> bool:
     """Whether a server has all the parameters of a verdict."""
     pairs = (place.backend, server.backend), (place.mask, server.mask), (place.model, server.model)
     return all(mine in (None, its) for mine, its in pairs)
+
+
+def not_tried(records: Iterable[GateRecord]) -> Rows:
+    """Header and rows: how far the evidence goes, and what it leaves out on which servers."""
+    tried: dict[tuple[str, str], str] = {}
+    left: dict[tuple[str, str, str], list[str]] = {}
+    for record in records:
+        details, server = record.details, where(record)
+        if isinstance(details, Ladder):
+            for axis, seen in details.axes.items():
+                if seen.tried:
+                    tried[record.gate, axis] = f"{seen.tried[0]} … {seen.tried[-1]}"
+                reasons = [seen.not_tried] if seen.not_tried else []
+                reasons += [f"{rung}: {words}" for rung, words in seen.refused.items()]
+                for reason in reasons:
+                    left.setdefault((record.gate, axis, reason), []).append(server)
+        elif isinstance(details, Traffic):
+            for stage, reason in details.not_tried.items():
+                left.setdefault((record.gate, stage, reason), []).append(server)
+            if details.stages:
+                tried[record.gate, "traffic"] = f"{len(details.stages)} kinds"
+    reached = [[gate, axis, seen, "", ""] for (gate, axis), seen in tried.items()]
+    missing = [[gate, axis, "", reason, ", ".join(servers)] for (gate, axis, reason), servers in left.items()]
+    return ["gate", "axis", "tried", "not tried", "server"], [*reached, *missing]
 
 
 def benchmarks(matrix: Matrix) -> Rows:
