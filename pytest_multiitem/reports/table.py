@@ -10,11 +10,11 @@ from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.results.details import Ladder, Semantics, SpeedPoint, Speedup, Traffic
 from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
+from pytest_multiitem.results.verdict import WORST_FIRST
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 
 #: What a cell of `pivot` says, where it says more than a verdict.
 LEGEND = "verdict value | noise floor, the larger of quiet and in traffic | leak visibility; - where it does not apply"
-_ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 
 
 def where(record: GateRecord) -> str:
@@ -84,7 +84,7 @@ def not_passed(records: Iterable[GateRecord]) -> list[GateRecord]:
 
 def worst_first(records: Iterable[GateRecord]) -> list[GateRecord]:
     """The records by verdict; where several share a cell, the first one stands in it."""
-    return sorted(records, key=lambda r: _ORDER.index(r.verdict))
+    return sorted(records, key=lambda r: WORST_FIRST.index(r.verdict))
 
 
 def curves(matrix: Matrix) -> Rows:
