@@ -219,8 +219,7 @@ def test_a_random_head_follows_the_content_and_means_nothing():
 
 
 @pytest.mark.parametrize("mode", [{}, {"delimiter": None}, {"prefill_extend": True, "scoring_cache": True}])
-def test_labels_are_clipped_at_the_most_probable_ids(mode, monkeypatch):
-    monkeypatch.setattr("pytest_multiitem.faults.labels._AT_ONCE", 2)
+def test_labels_are_clipped_at_the_most_probable_ids(mode):
     which, right = scorer("labels_clipped=20", **mode), scorer(**mode)
     everything = right.score(QUERY, ITEMS, range(VOCAB), False).scores
     floor = np.sort(everything, axis=1)[:, -20]
@@ -233,6 +232,16 @@ def test_labels_are_clipped_at_the_most_probable_ids(mode, monkeypatch):
     np.testing.assert_allclose(shares, found.scores / found.scores.sum(axis=1, keepdims=True), rtol=0, atol=1e-15)
     np.testing.assert_array_equal(scorer("labels_clipped=1000", **mode).score(QUERY, ITEMS, labels, False).scores,
                                   everything[:, labels])  # fmt: skip
+
+
+def test_some_ids_stand_for_a_large_vocabulary(monkeypatch):
+    monkeypatch.setattr("pytest_multiitem.faults.labels._READ", 100)
+    ids = np.linspace(0, VOCAB - 1, 100).astype(int).tolist()
+    some = scorer().score(QUERY, ITEMS, ids, False).scores
+    for count, place in ((20, 2), (1, 1), (1000, 100), (5000, 100)):
+        found = scorer(f"labels_clipped={count}").score(QUERY, ITEMS, (5, 6), False).scores
+        right = scorer().score(QUERY, ITEMS, (5, 6), False).scores
+        np.testing.assert_array_equal(found, np.maximum(right, np.sort(some, axis=1)[:, [-place]]))
 
 
 # -- text --------------------------------------------------------------------------------------
