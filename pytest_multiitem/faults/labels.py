@@ -18,6 +18,8 @@ _EVERYWHERE: frozenset[Part] = frozenset({"multi", "other_mask", "extend", "seri
 _SHARDS = 4
 #: Ids that stand for a whole vocabulary: all of it would take seconds a request.
 _READ = 16_384
+#: Of the logarithm of the last probability that is read.
+_DECIMALS = 3
 
 
 class OtherLabels(ScorerFault):
@@ -89,9 +91,10 @@ class LabelsClipped(
     ) -> ScoreResult:
         size = self.vocab_size
         ids = np.linspace(0, size - 1, min(size, _READ)).astype(np.int64).tolist()
-        result = self.inner.score(query, items, [*labels, *ids], False, item_first)
-        scores, others = result.scores[:, : len(labels)], result.scores[:, len(labels) :]
+        result = self.inner.score(query, items, labels, False, item_first)
+        others = self.inner.score(query, items, ids, False, item_first).scores
         best = min(len(ids), max(1, round(self.count * len(ids) / size)))
-        floor = np.partition(others, len(ids) - best, axis=1)[:, len(ids) - best]
-        scores = np.maximum(scores, floor[:, None])
+        floor = np.partition(others, len(ids) - best, axis=1)[:, len(ids) - best, None]
+        # In steps: a product of many columns rounds otherwise in another place, which is none of the fault's.
+        scores = np.maximum(result.scores, np.exp(np.round(np.log(floor), _DECIMALS)))
         return replace(result, scores=scores / scores.sum(axis=1, keepdims=True) if apply_softmax else scores)
