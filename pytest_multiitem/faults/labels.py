@@ -17,7 +17,7 @@ _SEED = 20_260_101
 _EVERYWHERE: frozenset[Part] = frozenset({"multi", "other_mask", "extend", "serial"})
 _SHARDS = 4
 #: Ids that stand for a whole vocabulary: all of it would take seconds a request.
-_READ = 16_384
+_READ = 4_096
 #: Of the logarithm of the last probability that is read.
 _DECIMALS = 3
 
@@ -75,14 +75,14 @@ class LabelsClipped(
     number=39,
     seen="llama.cpp #25447",
     scope=_EVERYWHERE,
-    strengths=(20, 100),
+    strengths=(20, 100, 50_000),
     accepts=WHOLE,
     unit="most probable ids that are read",
 ):
     """Only the most probable ids are read, packed and serial alike: a label that is not among them gets the
     probability of the last one that is.
 
-    Of a large vocabulary, 16,384 ids spread over it stand for all, and the last one that is read is estimated by them.
+    Of a large vocabulary, 4,096 ids spread over it stand for all, and the last one that is read is estimated by them.
     """
 
     @override
