@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from pytest_multiitem.faults.base import WHOLE, ScorerFault
-from pytest_multiitem.scoring.steps import Ids, ScoreResult, Scores
+from pytest_multiitem.scoring.steps import Ids, ScoreResult
 from pytest_multiitem.scoring.vocabulary import Part
 
 _SEED = 20_260_101
 _EVERYWHERE: frozenset[Part] = frozenset({"multi", "other_mask", "extend", "serial"})
 _SHARDS = 4
-#: Items whose scores of the whole vocabulary are in memory together.
-_AT_ONCE = 64
+#: Ids that stand for a whole vocabulary: all of it would take seconds a request.
+_READ = 4_096
+#: Of the logarithm of the last probability that is read.
+_DECIMALS = 3
 
 
 class OtherLabels(ScorerFault):
@@ -74,28 +76,26 @@ class LabelsClipped(
     number=39,
     seen="llama.cpp #25447",
     scope=_EVERYWHERE,
-    strengths=(20, 100),
+    strengths=(20, 100, 50_000),
     accepts=WHOLE,
     unit="most probable ids that are read",
 ):
     """Only the most probable ids are read, packed and serial alike: a label that is not among them gets the
-    probability of the last one that is."""
+    probability of the last one that is.
+
+    Of a large vocabulary, 4,096 ids spread over it stand for all, and the last one that is read is estimated by them.
+    """
 
     @override
     def score(
         self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
     ) -> ScoreResult:
-        """From the probabilities of the whole vocabulary, of some items at a time."""
-        everything = range(self.vocab_size)
-        rows: list[Scores] = []
-        tokens = 0
-        for start in range(0, len(items), _AT_ONCE):
-            part = self.inner.score(query, items[start : start + _AT_ONCE], everything, False, item_first)
-            place = max(0, self.vocab_size - self.count)
-            floor = np.partition(part.scores, place, axis=1)[:, place : place + 1]
-            rows.append(np.maximum(part.scores[:, list(labels)], floor))
-            tokens += part.prompt_tokens
-        scores = np.concatenate(rows)
-        if apply_softmax:
-            scores = scores / scores.sum(axis=1, keepdims=True)
-        return replace(part, scores=scores, prompt_tokens=tokens)
+        size = self.vocab_size
+        ids = np.linspace(0, size - 1, min(size, _READ)).astype(np.int64).tolist()
+        result = self.inner.score(query, items, labels, False, item_first)
+        others = self.inner.score(query, items, ids, False, item_first).scores
+        best = min(len(ids), max(1, round(self.count * len(ids) / size)))
+        floor = np.partition(others, len(ids) - best, axis=1)[:, len(ids) - best, None]
+        # In steps: a product of many columns rounds otherwise in another place, which is none of the fault's.
+        scores = np.maximum(result.scores, np.exp(np.round(np.log(floor), _DECIMALS)))
+        return replace(result, scores=scores / scores.sum(axis=1, keepdims=True) if apply_softmax else scores)

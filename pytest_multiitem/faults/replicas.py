@@ -49,10 +49,14 @@ class SomeAnswers(ScoringFault):
 
 
 class ReplicaConnection(
-    SomeAnswers, name="replica_connection", number=30, strengths=(2, 3, 4), accepts=WHOLE, thresholds=True
+    SomeAnswers, name="replica_connection", number=30, strengths=(3, 2, 4), accepts=WHOLE, thresholds=True
 ):
     """One of several replicas is wrong, and each connection is one replica's: of as many new connections as there are
-    replicas, the last one's answers are the scores of other items."""
+    replicas, the last one's answers are the scores of other items.
+
+    A run's look whether the server is ready is a connection, and its requests go over the next: with two replicas all
+    of them are wrong, with more those of later connections.
+    """
 
     seen = "tt-xla #5892"
     unit = "replicas"
