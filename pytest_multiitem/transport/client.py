@@ -34,7 +34,7 @@ _SIZE_WORDS = re.compile(r"too.?(long|many|large)|exceed|maximum|at most|context
 
 
 class FailureKind(StrEnum):
-    """Why a request gave no scores; the names are those of the matrix's failure counts."""
+    """Why a request gave no scores, or wrong ones; the names are those of the matrix's failure counts."""
 
     TIMEOUT = "timeout"
     OOM = "oom"
@@ -42,6 +42,7 @@ class FailureKind(StrEnum):
     BAD_JSON = "bad_json"
     BAD_RESPONSE = "bad_response"
     CONNECTION = "connection"
+    WRONG_SCORES = "wrong_scores"
 
 
 class ScoreFailure(MultiItemError):
