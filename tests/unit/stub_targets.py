@@ -15,7 +15,7 @@ from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import FailureKind, ScoreFailure
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, prepare, read_scores
 
 DELIMITER = 999
 LABELS = (5, 6)
@@ -68,6 +68,7 @@ class StubClient:
     def __init__(self, scores, executed, model="stub-model"):
         self.model = model
         self.url = "http://stub"
+        self.heard = None
         self.requests = []
         self.executed = executed
         self._scores = scores
@@ -92,6 +93,22 @@ class StubClient:
         raise ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 404", 404)
 
     def score(self, query, items, labels, *, apply_softmax=True):
+        told = prepare(query, items, labels, apply_softmax=apply_softmax)
+        return self._told(told, self.silently(query, items, labels, apply_softmax))
+
+    def send(self, request):
+        return self._told(request, self.silently(request.query, request.items, request.labels, request.apply_softmax))
+
+    def read(self, response, request):
+        return self._told(request, read_scores(response, request))
+
+    def _told(self, request, scores):
+        if self.heard is not None:
+            self.heard(request, scores)
+        return scores
+
+    def silently(self, query, items, labels, apply_softmax=True):
+        """The scores of a request, which nobody is told."""
         with self._one_at_a_time:
             self.requests.append((tuple(query), tuple(map(tuple, items)), tuple(labels)))
             if self.executed is not None:
