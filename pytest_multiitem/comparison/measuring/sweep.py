@@ -35,7 +35,7 @@ def measure_rows(
     _measure(campaign, own, up, confirm=confirm)
     for c, size, leader in alike:
         row = campaign.known(leader, confirm=confirm)[size]
-        if row.status == "ok" and _computes_the_same(campaign, c, size, row):
+        if row.status == "ok" and row.score_problem is None and _computes_the_same(campaign, c, size, row):
             _enter(campaign, c.side, row, f"the same as {leader.label}", confirm=confirm)
             text = (
                 f"requests that its server chunk size does not split make it compute what {leader.label} computes; "
