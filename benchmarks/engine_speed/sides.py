@@ -21,7 +21,7 @@ from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.ready import ScoredRequest
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import PreparedRequest, ScoreClient, prepare
 
@@ -254,7 +254,7 @@ def started(
 
     ``labels``: ids inside the served vocabulary, for the request that tells whether a server is ready.
     """
-    ready = scored_request(labels, timeout=_STARTUP)
+    ready = ScoredRequest(labels, timeout=_STARTUP)
     with ExitStack() as stack:
         pool = stack.enter_context(ServerPool(directory, owner=True))
         starter = Starter(pool, ready, at_once=cpu_count())

@@ -99,8 +99,9 @@ def row_problem(row: Row) -> str | None:
     if row.status != "ok":
         kinds = ", ".join(f"{count} {kind}" for kind, count in row.failure_reason_counts.items())
         return f"{'some runs' if row.status == 'partial_failure' else 'all runs'} failed ({kinds or 'no reason given'})"
-    if row.attestation_problem is not None:
-        return row.attestation_problem
+    for problem in (row.attestation_problem, row.score_problem):
+        if problem is not None:
+            return problem
     return None if _seconds(row) else "its runs have no times"
 
 

@@ -4,6 +4,9 @@ In the closed loop, each of c senders waits for its answer before it sends again
 open loop, requests come at random moments that are drawn ahead, as from many users who know nothing of each other.
 Latency counts from the moment a request was due: a stall is felt by every request that came during it, also where the
 generator itself was late (Gil Tene, How NOT to Measure Latency, 2013: coordinated omission).
+
+No score goes unjudged: before the levels, each request is sent alone, and its items once more in smaller requests;
+after each level, every answer is compared with that. One that is wrong is an error of the kind ``wrong_scores``.
 """
 
 from __future__ import annotations
@@ -24,16 +27,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.bench.generator import Generator, Sent, poisson_schedule
+from pytest_multiitem.bench.referee import Referee
 from pytest_multiitem.bench.statistics import percentiles
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.store import utc_now
-from pytest_multiitem.transport.client import SCORE_PATH, PreparedRequest, ScoreFailure, http_settings, read_scores
+from pytest_multiitem.scoring.limits import placed_limit
+from pytest_multiitem.targets.answers import Answers, WrongRow
+from pytest_multiitem.transport.client import (
+    SCORE_PATH,
+    FailureKind,
+    PreparedRequest,
+    ScoreClient,
+    ScoreFailure,
+    Scores,
+    deadline,
+    http_settings,
+    read_scores,
+)
 
 LOAD_SCHEMA: Final = "score_load_v1"
 #: The kind of a request that was never sent, because too many had no answer yet.
 OVERLOAD: Final = "overload"
 #: Called with the level that is measured, and for how many seconds already.
 Progress = Callable[[str, float], None]
+#: Judges answers: the worst row of each that is wrong.
+Judge = Callable[[Sequence[tuple[PreparedRequest, Scores]]], Sequence[WrongRow | None]]
 
 #: Requests without an answer that the open loop has at most; each holds a connection, and so a file descriptor.
 MAX_OUTSTANDING: Final = 512
@@ -74,6 +92,27 @@ class LoadRecord(msgspec.Struct, kw_only=True):
     failure_kind: str | None = None
     failure_message: str | None = None
     http_status: int | None = None
+
+
+class JudgedScores(msgspec.Struct, kw_only=True):
+    """With what the answers of all levels were compared.
+
+    ``limit``: how far scores of the same item may be apart, for the precision ``dtype`` that the server states.
+    ``answers``, ``rows``: quiet ones, compared with each other before the levels; ``asked``: of these, the smaller
+    requests. ``max_difference``: between those rows. ``problem``: the server contradicts itself without any load; then
+    levels are judged by the smaller requests. ``wrong_warm_ups``: of the requests before the levels' clocks.
+    ``doubt``: why some answers could not be judged.
+    """
+
+    limit: float
+    dtype: str | None = None
+    answers: int = 0
+    rows: int = 0
+    asked: int = 0
+    max_difference: float | None = None
+    problem: str | None = None
+    wrong_warm_ups: int = 0
+    doubt: str | None = None
 
 
 class Level(msgspec.Struct, kw_only=True):
@@ -121,7 +160,7 @@ class LoadReport(msgspec.Struct, kw_only=True):
 
     ``items_per_request``: sizes of the requests that were sent in turn. ``saturation_concurrency`` and
     ``saturation_rate``: the lowest that saturate the server, null where none did. ``server_info``: what the server
-    says of itself, where it was asked.
+    says of itself, where it was asked. ``scores``: how the answers were judged.
     """
 
     schema_version: Literal["score_load_v1"] = LOAD_SCHEMA
@@ -137,6 +176,13 @@ class LoadReport(msgspec.Struct, kw_only=True):
     saturation_rate: float | None = None
     generated_at_utc: str | None = None
     server_info: Any = None
+    scores: JudgedScores | None = None
+
+    @property
+    def wrong_answers(self) -> int:
+        """Answers with wrong scores, over all levels and the requests before them."""
+        counted = sum(level.errors_by_kind.get(FailureKind.WRONG_SCORES.value, 0) for level in self.levels)
+        return counted + (0 if self.scores is None else self.scores.wrong_warm_ups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,17 +223,22 @@ def measure_load(
     *,
     api_key: str | None = None,
     ca_file: Path | None = None,
+    dtype: str | None = None,
     progress: Progress = lambda what, seconds: None,
 ) -> LoadReport:
     """A level for each concurrency, then one for each rate, in ascending order; ``requests`` are sent in turn.
 
     Before each level, untimed requests warm the server up and wait for what the level before has left in its queue.
-    Raises UsageError where there is no request; a server that fails, or is gone, is in the report.
+    ``dtype``: the precision that the server states. Raises UsageError where there is no request; a server that fails,
+    or is gone, is in the report.
     """
     if not requests:
         raise UsageError("a load measurement needs a request")
     settings = http_settings(url, timeout=shape.timeout, api_key=api_key, ca_file=ca_file)
-    levels = asyncio.run(_levels(settings, requests, shape, progress))
+    with ScoreClient(url, timeout=shape.timeout, api_key=api_key, ca_file=ca_file) as client:
+        scores = _QuietScores(client, shape, dtype)
+        scores.ask(requests)
+        levels = asyncio.run(_levels(settings, requests, shape, progress, scores))
     saturated = [level for level in levels if level.saturated]
     return LoadReport(
         url=str(httpx.URL(url).copy_with(userinfo=b"")),
@@ -201,11 +252,60 @@ def measure_load(
         saturation_concurrency=next((level.concurrency for level in saturated if level.mode == "closed"), None),
         saturation_rate=next((level.offered_rate for level in saturated if level.mode == "open"), None),
         generated_at_utc=utc_now(),
+        scores=scores.judged,
     )
 
 
+class _QuietScores:
+    """What the requests score while nothing else is sent, and whether other answers are that."""
+
+    def __init__(self, client: ScoreClient, shape: LoadShape, dtype: str | None) -> None:
+        self._client, self._timeout, self._seed = client, shape.timeout, shape.seed
+        self._answers = Answers()
+        self.judged = JudgedScores(limit=placed_limit(dtype), dtype=dtype)
+        self._referee = Referee(self._answers, self._send, limit=self.judged.limit, seed=shape.seed)
+
+    def _send(self, request: PreparedRequest) -> Scores:
+        with deadline(self._timeout, "a request before or after a level"):
+            return self._client.send(request)
+
+    def ask(self, requests: Sequence[PreparedRequest]) -> None:
+        """Send each request, and its items in smaller ones; up to the first that fails."""
+        try:
+            for request in {request.body: request for request in requests}.values():
+                self._answers.add(request, self._send(request))
+            found = self._answers.judge(self._send, limit=self.judged.limit, seed=self._seed)
+        except ScoreFailure as failure:
+            self.judged.doubt = (
+                f"the scores without load could not be had ({failure}): answers are compared with the first"
+            )
+            self._answers.drop()
+            return
+        self.judged.answers, self.judged.rows, self.judged.asked = found.answers, found.rows, found.asked
+        self.judged.max_difference, self.judged.problem = found.largest, found.problem
+        self.judged.doubt = found.doubt
+
+    def wrong(self, answered: Sequence[tuple[PreparedRequest, Scores]]) -> list[WrongRow | None]:
+        """See `Referee.wrong`."""
+        found = self._referee.wrong(answered)
+        self.judged.doubt = self.judged.doubt or self._referee.doubt
+        return found
+
+    def judge_warm_ups(self, answers: Sequence[tuple[PreparedRequest, httpx.Response]]) -> None:
+        """Count the answers before a level that are wrong; what gives no scores shows in the level."""
+        answered = []
+        for request, response in answers:
+            with suppress(ScoreFailure):
+                answered.append((request, read_scores(response, request)))
+        self.judged.wrong_warm_ups += sum(row is not None for row in self.wrong(answered))
+
+
 async def _levels(
-    settings: dict[str, Any], requests: Sequence[PreparedRequest], shape: LoadShape, progress: Progress
+    settings: dict[str, Any],
+    requests: Sequence[PreparedRequest],
+    shape: LoadShape,
+    progress: Progress,
+    scores: _QuietScores,
 ) -> list[Level]:
     drain = math.inf if shape.drain is None else shape.drain
     duration = shape.duration
@@ -214,7 +314,7 @@ async def _levels(
 
         async def measured(what: str, work: Callable[[Generator], Coroutine[Any, Any, None]], **load: Any) -> Level:
             progress(what, 0.0)
-            await _warm_up(http, requests, shape.timeout)
+            warm_ups = await _warm_up(http, requests, shape.timeout)
             generator = Generator(http, requests, timeout=shape.timeout)
 
             async def report() -> None:
@@ -227,7 +327,9 @@ async def _levels(
                 await work(generator)
             finally:
                 reporting.cancel()
-            return level_of(generator, shape, **load)
+            level = level_of(generator, shape, scores.wrong, **load)
+            scores.judge_warm_ups(warm_ups)
+            return level
 
         for senders in sorted(set(shape.concurrency)):
             work = partial(Generator.closed, concurrency=senders, duration=duration, drain=drain)
@@ -246,20 +348,39 @@ async def _levels(
     return levels
 
 
-async def _warm_up(http: httpx.AsyncClient, requests: Sequence[PreparedRequest], timeout: float) -> None:
-    """Send one request of each size. The level will show what is wrong with a server that does not answer."""
+async def _warm_up(
+    http: httpx.AsyncClient, requests: Sequence[PreparedRequest], timeout: float
+) -> list[tuple[PreparedRequest, httpx.Response]]:
+    """Send one request of each size; gives the unread answers. The level will show what is wrong with a server that
+    does not answer."""
+    answers = []
     for request in {request.num_items: request for request in requests}.values():
         with suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(timeout):
-                await http.post(SCORE_PATH, content=request.body)
+                answers.append((request, await http.post(SCORE_PATH, content=request.body)))
+    return answers
 
 
 def level_of(
-    generator: Generator, shape: LoadShape, *, concurrency: int | None = None, offered_rate: float | None = None
+    generator: Generator,
+    shape: LoadShape,
+    judge: Judge = lambda answered: [None] * len(answered),
+    *,
+    concurrency: int | None = None,
+    offered_rate: float | None = None,
 ) -> Level:
-    """A level from what was sent; every answer is checked here, where no clock runs."""
+    """A level from what was sent; every answer is read and judged here, where no clock runs."""
     elapsed, busy = generator.now(), generator.busy()
-    records = [_record(sent) for sent in generator.sent]
+    read = [_record(sent) for sent in generator.sent]
+    records = [record for record, _ in read]
+    answered = [(sent.request, scores, record) for sent, (record, scores) in zip(generator.sent, read, strict=True)
+                if scores is not None]  # fmt: skip
+    for (_, _, record), wrong in zip(answered, judge([(r, scores) for r, scores, _ in answered]), strict=True):
+        if wrong is not None:
+            failure = ScoreFailure(FailureKind.WRONG_SCORES, str(wrong), 200)
+            record.state, record.latency_ms = "errored", None
+            record.failure_kind, record.failure_message = failure.kind.value, str(failure)
+            record.http_status = failure.status
     good = [record for record in records if record.state == "successful"]
     latencies = [record.latency_ms for record in good if record.latency_ms is not None]
     within = [record for record in good if record.latency_ms is not None and record.latency_ms <= shape.objective_ms]
@@ -288,7 +409,8 @@ def level_of(
     )
 
 
-def _record(sent: Sent) -> LoadRecord:
+def _record(sent: Sent) -> tuple[LoadRecord, Scores | None]:
+    """A request's record, and its scores where they could be read."""
     record = LoadRecord(
         state="errored",
         items=sent.request.num_items,
@@ -299,14 +421,14 @@ def _record(sent: Sent) -> LoadRecord:
     failure = sent.failure
     if sent.response is not None:
         try:
-            read_scores(sent.response, sent.request)
+            scores = read_scores(sent.response, sent.request)
         except ScoreFailure as error:
             failure = error
         else:
             assert sent.finished is not None
             record.state = "successful"
             record.latency_ms = 1000 * (sent.finished - sent.due)
-            return record
+            return record, scores
     if failure is not None:
         record.failure_kind, record.failure_message = failure.kind.value, str(failure)
         record.http_status = failure.status
@@ -315,7 +437,7 @@ def _record(sent: Sent) -> LoadRecord:
         record.failure_message = "not sent: too many requests had no answer yet"
     else:
         record.state = "incomplete"
-    return record
+    return record, None
 
 
 def _own_limit(level: Level) -> str | None:

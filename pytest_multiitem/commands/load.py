@@ -63,7 +63,7 @@ def load(
 ) -> None:
     """Measure a running server under load: throughput, latency and goodput by concurrency and by arrival rate.
 
-    Exit status 1: a level in which no request succeeded.
+    Exit status 1: a level in which no request succeeded, or scores that are wrong.
     """
     # Imported when it runs: the command line's own help needs no numpy and no HTTP client.
     from pytest_multiitem.bench.load import LoadShape, measure_load
@@ -115,7 +115,9 @@ def load(
     with ProgressBar(redraws_per_second=2) as bar:  # drawing takes time from the generator
         bar.set_total(duration * (len({*shape.concurrency}) + len({*shape.rates})))
         progress = _progress(bar, duration)
-        report = measure_load(address, requests, shape, api_key=api_key, ca_file=ca_file, progress=progress)
+        report = measure_load(
+            address, requests, shape, api_key=api_key, ca_file=ca_file, dtype=target.dtype, progress=progress
+        )
     report.server_info = redacted(dict(target.info)) or None
     for line in [*terminal_table(HEADER, table(report)), *remarks(report)]:
         typer.echo(line)
@@ -125,6 +127,12 @@ def load(
     barren = [level.label for level in report.levels if not level.successful]
     if barren:
         typer.echo(f"multiitem: {address}: no request succeeded at {', '.join(barren)}", err=True)
+    problem = None if report.scores is None else report.scores.problem
+    if report.wrong_answers:
+        problem = f"{report.wrong_answers} answers have wrong scores"
+    if problem is not None:
+        typer.echo(f"multiitem: {address}: {problem}", err=True)
+    if barren or problem is not None:
         raise typer.Exit(1)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_REFERENCE
+from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_REFERENCE, wrong_under_load
 from pytest_multiitem.comparison.records import Agreement, Check, ComparedView, Outcome, Row, ScoreMatrix
 from pytest_multiitem.gates.comparison import COMPARISON_MEASURED
 from pytest_multiitem.gates.gate import Gate, larger_floor, magnitude
@@ -66,6 +66,8 @@ def _measured(outcome: Outcome, settings: Settings, view: str) -> GateRecord:
         for phase, in_phase in (("", matrix.results), ("confirming ", matrix.confirm_results)):
             rows += len(in_phase)
             wrong += [f"{backend}, {phase}chunk size {r.client_chunk_size}: {p}" for r in in_phase for p in _wrong(r)]
+        if (problem := wrong_under_load(matrix)) is not None:
+            wrong.append(f"{backend}: {problem}")
         if matrix.complete is not True and not wrong:
             wrong.append(f"{backend}: rows are missing")
     lacking = [b for b in settings.backend if b not in matrices]
@@ -83,7 +85,7 @@ def _wrong(row: Row) -> list[str]:
     """What went wrong in a row."""
     failures = ", ".join(f"{count} {kind}" for kind, count in row.failure_reason_counts.items())
     problems = [f"{row.status} ({failures})"] if row.status != "ok" else []
-    return problems + ([row.attestation_problem] if row.attestation_problem else [])
+    return problems + [problem for problem in (row.attestation_problem, row.score_problem) if problem]
 
 
 def _across(outcome: Outcome, gate: Gate, view: str) -> GateRecord:

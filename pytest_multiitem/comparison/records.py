@@ -60,7 +60,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     """One run over all items: ⌈N / chunk size⌉ requests, one after the other; ``total_e2e_ms`` is their sum.
 
     ``block``: the number of the interleaved block it was measured in. A failed run has a ``failure_reason`` (a
-    `transport.client.FailureKind`) and the calls up to the failure.
+    `transport.client.FailureKind`) and the calls up to the failure; all of them where the scores are wrong.
     """
 
     status: Literal["ok", "failed"]
@@ -84,6 +84,8 @@ class Row(msgspec.Struct, kw_only=True):
     blocks. ``noise_floor``: largest score difference between the row's runs. ``score_spread``: range of the
     scores over the items. ``mask_attested`` and ``attestation_problem``: what the server says it executed.
     ``unstable`` and ``recompilation``: why the times are to be doubted, null where they are not.
+    ``score_problem``: what is wrong with scores outside the timed runs (warm-ups, the first request), or why the scores
+    could not be compared with those of the same items in other requests; null where all is well.
     ``warmup_ms``: of every request sent before the timed runs. ``measured_at_utc``.
     """
 
@@ -114,6 +116,7 @@ class Row(msgspec.Struct, kw_only=True):
     attestation_problem: str | None = None
     unstable: str | None = None
     recompilation: str | None = None
+    score_problem: str | None = None
     warmup_ms: list[float] = []
     measured_at_utc: str | None = None
 

@@ -86,6 +86,9 @@ def _verdict(
 def _judge_speedup(gate: Gate, value: float, combined: Combined) -> tuple[Verdict, str]:
     assert combined.performance is not UNSET  # the value came from there
     point = combined.performance[str(GATED_ITEMS)]
+    for side, runs in (("multi", point.multi_wrong_scores), ("serial", point.serial_wrong_scores)):
+        if runs is not UNSET and runs:
+            return Verdict.FAIL, f"wrong_scores: {runs} timed runs of the {side} side have wrong scores"
     if not math.isfinite(value):
         return judge_ratio(gate, value, None, blocks=1)
     if point.multi_latencies_sec is UNSET or point.serial_latencies_sec is UNSET:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec import UNSET
 
 import pytest_multiitem
 from pytest_multiitem.bench.statistics import p50, ratio_interval
@@ -21,7 +22,7 @@ from pytest_multiitem.gates.parity import JAX_SERIAL_VS_TORCH_SERIAL
 from pytest_multiitem.gates.speedup import GATED_ITEMS, SPEEDUP_N32
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.transport.client import Scores
+from pytest_multiitem.transport.client import FailureKind, Scores
 
 _FIELDS = {SAME_LENGTH.name: "same_length_mutation", CHANGED_LENGTH.name: "changed_length_mutation"}
 
@@ -112,7 +113,9 @@ def _equivalence(multi: Side, serial: Side, combined: Combined) -> GateEvidence:
 
 def _speedup(multi: Evaluation, serial: Evaluation, *, timed: bool) -> GateEvidence:
     missing = f"N = {GATED_ITEMS} was not timed on both sides; evaluate both with it in --items"
-    problems = (_early_end(side, "timing") or _misexecuted(side, "timing") for side in (multi, serial))
+    problems = [
+        _early_end(side, "timing") or _wrong_times(side) or _misexecuted(side, "timing") for side in (multi, serial)
+    ]
     return GateEvidence(
         problem=next(filter(None, problems), None),
         doubt=evidence.timing_doubt(multi, serial),
@@ -157,6 +160,8 @@ def _speed_point(multi: Timing, serial: Timing) -> SpeedPoint:
     sides = {"multi": multi, "serial": serial}
     names = ("p50_sec", "p95_sec", "items_per_sec_p50", "latencies_sec")
     return SpeedPoint(
+        multi_wrong_scores=multi.wrong_scores or UNSET,
+        serial_wrong_scores=serial.wrong_scores or UNSET,
         **{f"{side}_{name}": getattr(timing, name) for side, timing in sides.items() for name in names},
         speedup_vs_serial_p50=p50(serial.latencies_sec) / p50(multi.latencies_sec),
         speedup_interval_95=ratio_interval(serial.latencies_sec, multi.latencies_sec, paired=False),
@@ -177,7 +182,16 @@ def _early_end(evaluation: Evaluation, what: str) -> str | None:
     failure = evaluation.failure
     if failure is None or (failure.stage == TIMING and what == "scores"):
         return None
+    if failure.kind == FailureKind.WRONG_SCORES:
+        return f"the {evaluation.mode} evaluation: {failure.kind}: {failure.message}"
     return f"the {evaluation.mode} evaluation ended at {failure.stage}: {failure.kind}: {failure.message}"
+
+
+def _wrong_times(evaluation: Evaluation) -> str | None:
+    """Whether any run that was timed has wrong scores."""
+    wrong = {count: timing.wrong_scores for count, timing in evaluation.performance.items() if timing.wrong_scores}
+    runs = ", ".join(f"{runs} at N = {count}" for count, runs in wrong.items())
+    return f"the {evaluation.mode} evaluation: wrong_scores in timed runs: {runs}" if wrong else None
 
 
 def _misexecuted(evaluation: Evaluation, what: str) -> str | None:

@@ -101,9 +101,12 @@ def packing_note(multi: Evaluation) -> str | None:
 
 
 def timing_doubt(multi: Evaluation, serial: Evaluation) -> str | None:
-    """Whether the two sides were timed under different conditions, or it is not known."""
+    """Whether the two sides were timed under different conditions, or that is not known, or their scores are noise."""
     if multi.timed_request is None or serial.timed_request is None:
         return "the timed requests are not recorded"
+    for side in (multi, serial):
+        if side.timing_doubt is not None:
+            return f"the {side.mode} side: {side.timing_doubt}"
     if multi.warmup_runs != serial.warmup_runs:
         return f"the sides had {multi.warmup_runs} and {serial.warmup_runs} warm-up runs"
     if change := _difference(multi.machine, serial.machine, ("architecture", "processor", "cpus_usable")):

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from pytest_multiitem.bench.curve import one_of_each_shape, run_requests, summary
+from pytest_multiitem.bench.referee import Answered, Referee
 from pytest_multiitem.evaluation import records
 from pytest_multiitem.evaluation.records import Evaluation, Failure, FurtherCase, Isolation, Mutation
 from pytest_multiitem.evaluation.requests import Requests
@@ -18,10 +19,11 @@ from pytest_multiitem.gates import evidence as measurement
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.scoring import cases as scoring_cases
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import ScoreFailure, Scores, prepare
+from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, Scores, prepare
 
 #: The stages by name, as a failure gives them.
 SCORES, MUTATIONS, ALIGNMENT = "scores", "mutations", "query plus delimiter"
@@ -63,12 +65,16 @@ def measure(
                 say(stage := VISIBILITY)
                 _see_leaks(target, requests.cases, into)
         stage = TIMING
+        target.answers.drop()  # those of the gates' requests, which `combine` compares
+        answers = _TimedAnswers(target)
         with _attested(target, into, "timing"):
             for count in settings.items:
                 say(f"{TIMING}: {count} items")
                 case = replace(requests.timed, items=requests.timed.items[:count])
-                _time(target, case, into, settings)
-        into.complete = True
+                _time(target, case, into, settings, answers)
+        say(f"{TIMING}: judging {len(answers.heard)} answers")
+        into.failure = answers.judged(into, settings.seed)
+        into.complete = into.failure is None
     except ScoreFailure as failure:
         message = str(failure).removeprefix(f"{failure.kind.value}: ")
         into.failure = Failure(stage=stage, kind=failure.kind.value, message=message, status=failure.status)
@@ -155,7 +161,43 @@ def _see_leaks(target: Target, cases: Sequence[Case], into: Evaluation) -> None:
         into.leak_visibility[semantics.value] = records.LeakVisibility(shifts=shifts, scores=scores)
 
 
-def _time(target: Target, case: Case, into: Evaluation, settings: Settings) -> None:
+class _TimedAnswers:
+    """The answers of the timing, warm-ups too, each with the N that it belongs to and the number of its run."""
+
+    def __init__(self, target: Target) -> None:
+        self.heard: list[tuple[int, int, Answered]] = []
+        self._target = target
+
+    def take(self, count: int, run: int, since: int) -> int:
+        """Take what the target has answered from a place on; gives the next place."""
+        answered = self._target.answers.heard(since)
+        self.heard += [(count, run, each) for each in answered]
+        return since + len(answered)
+
+    def judged(self, into: Evaluation, seed: int) -> Failure | None:
+        """Compare each with what the same items score in smaller requests: enters the runs that are wrong."""
+        target, limit = self._target, placed_limit(self._target.dtype)
+
+        def ask(request: PreparedRequest) -> Scores:  # as the mode asks: a serial server item by item
+            return target.client.score(
+                request.query, request.items, request.labels, apply_softmax=request.apply_softmax
+            )
+
+        target.answers.judge(ask, limit=limit, seed=seed)
+        referee = Referee(target.answers, ask, limit=limit, seed=seed)
+        wrong = referee.wrong([answered for _, _, answered in self.heard])
+        into.timing_doubt = referee.doubt
+        runs = {(count, run): row for (count, run, _), row in zip(self.heard, wrong, strict=True) if row is not None}
+        for count, timing in into.performance.items():
+            timing.wrong_scores = sum(str(of) == count for of, _ in runs)
+        if not runs:
+            return None
+        worst = max(runs.values(), key=lambda row: row.difference)
+        message = f"{len(runs)} timed runs and warm-ups have wrong scores: {worst}"
+        return Failure(stage=TIMING, kind=FailureKind.WRONG_SCORES.value, message=message)
+
+
+def _time(target: Target, case: Case, into: Evaluation, settings: Settings, answers: _TimedAnswers) -> None:
     """Time N items: one packed request, or N one-item requests. Encoded before the clock starts; answers are
     read after it stops."""
     if into.mode == "serial":
@@ -163,10 +205,14 @@ def _time(target: Target, case: Case, into: Evaluation, settings: Settings) -> N
         warm = one_of_each_shape(case)
     else:
         timed = warm = [prepare(case.query, case.items, case.labels)]
-    for _ in range(settings.bench_warmup_runs):
+    count = len(case.items)
+    place = target.answers.mark()
+    for number in range(settings.bench_warmup_runs):
         run_requests(target, warm)
+        place = answers.take(count, -1 - number, place)
     seconds: list[float] = []
-    for _ in range(settings.bench_timed_runs):
+    for number in range(settings.bench_timed_runs):
         seconds.append(run_requests(target, timed))
-        times = summary(seconds, len(case.items))
-        into.performance[str(len(case.items))] = records.Timing(**msgspec.structs.asdict(times))
+        place = answers.take(count, number, place)
+        times = summary(seconds, count)
+        into.performance[str(count)] = records.Timing(**msgspec.structs.asdict(times))

@@ -74,7 +74,8 @@ class FurtherCase(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 class Timing(msgspec.Struct, kw_only=True, omit_defaults=True):
     """N items, in seconds: one packed request, or N one-item requests. ``p95_interpolated``: the p95 comes from
-    too few runs to be one."""
+    too few runs to be one. ``wrong_scores``: runs, warm-ups too, with a score that is not what the same item scores in
+    other requests."""
 
     latencies_sec: list[float]
     p50_sec: float
@@ -82,6 +83,7 @@ class Timing(msgspec.Struct, kw_only=True, omit_defaults=True):
     items_per_sec_p50: float
     items_per_sec_p95: float
     p95_interpolated: bool | None = None
+    wrong_scores: int = 0
 
 
 class LeakVisibility(msgspec.Struct, kw_only=True):
@@ -108,7 +110,7 @@ class Attested(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Failure(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Where the evaluation ended early.
+    """Where the evaluation ended early, or what made what was measured worthless (``wrong_scores``).
 
     ``kind``: `transport.client.FailureKind`. ``status``: the HTTP status, if one came.
     """
@@ -124,7 +126,8 @@ class Evaluation(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Everything from ``schema_version`` on is further. ``semantics``: what a multi-item server is declared to compute.
     ``backend``: what serves, "jax", "pytorch" or "transformers". ``complete``: whether everything was measured.
-    ``leak_visibility``: by semantics, in serial mode. ``attestation``: of "scores" and of "timing".
+    ``leak_visibility``: by semantics, in serial mode. ``attestation``: of "scores" and of "timing". ``timing_doubt``:
+    why it could not be told whether timed scores are wrong.
     ``server``: what it says of itself. ``machine``: where the requests were sent from.
     """
 
@@ -148,6 +151,7 @@ class Evaluation(msgspec.Struct, kw_only=True, omit_defaults=True):
     further_cases: list[FurtherCase] = []
     leak_visibility: dict[str, LeakVisibility] | None = None
     timed_request: TimedRequest | None = None
+    timing_doubt: str | None = None
     attestation: dict[str, Attested] = {}
     server: dict[str, Any] = {}
     machine: dict[str, Any] = {}
@@ -172,7 +176,8 @@ class Equivalence(msgspec.Struct, kw_only=True):
 
 
 class SpeedPoint(msgspec.Struct, kw_only=True):
-    """N items on both sides. ``speedup_interval_95``: the sides were timed apart, so their runs are not paired."""
+    """N items on both sides. ``speedup_interval_95``: the sides were timed apart, so their runs are not paired.
+    ``…_wrong_scores``: runs with wrong scores; left out where there are none."""
 
     speedup_vs_serial_p50: float | UnsetType | None = UNSET
     multi_p50_sec: float | UnsetType = UNSET
@@ -183,6 +188,8 @@ class SpeedPoint(msgspec.Struct, kw_only=True):
     serial_items_per_sec_p50: float | UnsetType = UNSET
     multi_latencies_sec: list[float] | UnsetType = UNSET
     serial_latencies_sec: list[float] | UnsetType = UNSET
+    multi_wrong_scores: int | UnsetType = UNSET
+    serial_wrong_scores: int | UnsetType = UNSET
     speedup_interval_95: tuple[float, float] | None = None
 
 

@@ -24,7 +24,7 @@ from pytest_multiitem.scoring.vocabulary import REFERENCE, Part
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.ready import ScoredRequest
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient
 
@@ -87,8 +87,9 @@ class Labs:
                 restart=True,
             )
             url = server.url
-        scored_request(settings.labels, timeout=settings.request_timeout)(url)
-        return Target(
+        ready = ScoredRequest(settings.labels, timeout=settings.request_timeout)
+        ready(url)
+        target = Target(
             profile,
             EMBEDDED.name,
             ScoreClient(url, timeout=settings.request_timeout),
@@ -97,6 +98,8 @@ class Labs:
             asked=EMBEDDED.asked(profile, settings),
             delimiter=settings.delimiter,
         )
+        ready.hand_over(target)
+        return target
 
     def _lab(self, backend: str) -> RunningServer:
         if backend not in self._labs:

@@ -73,6 +73,7 @@ def _doubts(measured: Sequence[tuple[str, str, Row]]) -> str:
             ("unstable", row.unstable),
             ("recompilation", row.recompilation),
             ("executed path", row.attestation_problem),
+            ("scores", row.score_problem),
         )
         if why
     ]

@@ -30,6 +30,14 @@ def _tenths(value: float | None) -> str:
 def remarks(report: LoadReport) -> list[str]:
     """What the table has no room for, and what it comes to."""
     lines = []
+    scores = report.scores
+    if scores is not None:
+        if scores.problem is not None:
+            lines.append(f"without load: {' '.join(scores.problem.split())}")
+        if scores.wrong_warm_ups:
+            lines.append(f"before the levels: {scores.wrong_warm_ups} answers with wrong scores")
+        if scores.doubt is not None:
+            lines.append(f"not judged: {' '.join(scores.doubt.split())}")
     for level in report.levels:
         if level.saturation is not None:
             lines.append(f"{level.label}: {level.saturation}")

@@ -25,10 +25,17 @@ def is_float32(dtype: str | None) -> bool:
     return (dtype or "").removeprefix("torch.") == "float32"
 
 
-def row_difference(left: NDArray[np.float64], right: NDArray[np.float64], *, apply_softmax: bool) -> float:
-    """How far two rows of scores [K] are apart, in the unit of the limits above."""
+def row_differences(
+    left: NDArray[np.float64], right: NDArray[np.float64], *, apply_softmax: bool
+) -> NDArray[np.float64]:
+    """How far each of the rows of scores [N, K] is from the other's [N], in the unit of the limits above."""
     difference = np.abs(left - right)
     if not apply_softmax:
         largest = np.maximum(np.abs(left), np.abs(right))
         difference = _RELATIVE * np.divide(difference, largest, out=np.zeros_like(largest), where=largest > 0)
-    return float(difference.max(initial=0.0))
+    return np.asarray(difference.max(axis=-1, initial=0.0))
+
+
+def row_difference(left: NDArray[np.float64], right: NDArray[np.float64], *, apply_softmax: bool) -> float:
+    """The same of two single rows [K]."""
+    return float(row_differences(left, right, apply_softmax=apply_softmax))

@@ -139,6 +139,10 @@ class Answers:
         """The place of the next answer among those that nobody has judged."""
         return len(self._heard)
 
+    def heard(self, since: int = 0) -> list[tuple[PreparedRequest, Scores]]:
+        """The answers that nobody has judged, from a place on."""
+        return self._heard[since:]
+
     def drop(self) -> None:
         """Forget the answers that nobody has judged."""
         self._heard.clear()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 
 from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.servers.errors import NeverReady
-from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreClient, ScoreFailure, Scores
 
 #: Seconds one probe may take: a first request may compile.
 _PROBE_TIMEOUT = 120.0
@@ -14,17 +16,24 @@ _PROBE_TIMEOUT = 120.0
 _PASSING = (404, 408, 425, 429)
 
 
-def scored_request(
-    labels: Sequence[int], *, delimiter: int | None = None, timeout: float = _PROBE_TIMEOUT
-) -> Callable[[str], None]:
-    """A probe for `process.wait_ready`: raises while the server at the given URL is not ready, and NeverReady
-    where its answer will not change."""
+class ScoredRequest:
+    """A probe for `process.wait_ready`: raises while the server at the given URL is not ready, and NeverReady where its
+    answer will not change. The answers are kept until a `Target` is made that judges them with its own."""
 
-    def probe(url: str) -> None:
-        with ScoreClient(url, timeout=timeout) as client:
-            check_ready(client, labels, delimiter=delimiter)
+    def __init__(self, labels: Sequence[int], *, delimiter: int | None = None, timeout: float = _PROBE_TIMEOUT) -> None:
+        self._labels, self._delimiter, self._timeout = labels, delimiter, timeout
+        self._answers: defaultdict[str, list[tuple[PreparedRequest, Scores]]] = defaultdict(list)
 
-    return probe
+    def __call__(self, url: str) -> None:
+        """Ask for health and for one score, from any thread."""
+        with ScoreClient(url, timeout=self._timeout) as client:
+            client.heard = lambda request, scores: self._answers[url].append((request, scores))
+            check_ready(client, self._labels, delimiter=self._delimiter)
+
+    def hand_over(self, target: Target) -> None:
+        """Have a server's target judge what was answered before there was one."""
+        for request, scores in self._answers.pop(target.url, []):
+            target.answers.add(request, scores)
 
 
 def check_ready(client: ScoreClient, labels: Sequence[int], *, delimiter: int | None) -> None:

@@ -26,7 +26,7 @@ from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import attach_ready
-from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.ready import ScoredRequest
 from pytest_multiitem.targets.requests import Requests
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
@@ -43,7 +43,7 @@ class Run:
         self.process = process
         self.record = SampleWriter(run_dir, process)
         self._pool = ServerPool(run_dir, owner)
-        self._ready = scored_request(settings.labels, delimiter=settings.delimiter)
+        self._ready = ScoredRequest(settings.labels, delimiter=settings.delimiter)
         self._targets: dict[tuple[Profile, str | None], Target] = {}
         self._failures: dict[Profile, MultiItemError] = {}
         self._requests = Requests(settings)
@@ -158,6 +158,7 @@ class Run:
         server = self._pool.acquire(self._launch(target.profile), self._ready, restart=True)
         self._targets[target.profile, None] = revived = self._target_of(target.profile, server)
         revived.take_over(target)
+        self._ready.hand_over(revived)
         return revived
 
     def reference(self, target: Target) -> Target:
@@ -257,7 +258,9 @@ class Run:
             if (refusal := engine.refusal(death.log_tail)) is not None:
                 raise EngineUnavailable(f"{engine.name} refused to start: {refusal}") from None
             raise
-        return self._target_of(profile, server)
+        target = self._target_of(profile, server)
+        self._ready.hand_over(target)
+        return target
 
     def _target_of(self, profile: Profile, server: RunningServer) -> Target:
         engine, settings = self._launcher(profile)

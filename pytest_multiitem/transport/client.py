@@ -30,7 +30,7 @@ _MODEL_PATHS = ("/model_info", "/v1/models")
 
 
 class FailureKind(StrEnum):
-    """Why a request gave no scores; the names are those of the matrix's failure counts."""
+    """Why a request gave no scores, or wrong ones; the names are those of the matrix's failure counts."""
 
     TIMEOUT = "timeout"
     OOM = "oom"
@@ -38,6 +38,7 @@ class FailureKind(StrEnum):
     BAD_JSON = "bad_json"
     BAD_RESPONSE = "bad_response"
     CONNECTION = "connection"
+    WRONG_SCORES = "wrong_scores"
 
 
 class ScoreFailure(MultiItemError):

@@ -27,6 +27,14 @@ def _level(level: Level) -> list[str]:
         found.append(f"errors_by_kind are {level.errors_by_kind}, but {level.errored} requests errored")
     if level.goodput_items_per_sec > level.items_per_sec * (1 + 1e-9):
         found.append(f"goodput is {level.goodput_items_per_sec:g} items/s, above items/s, {level.items_per_sec:g}")
+    for record in level.records:
+        if record.state == "successful" and (record.failure_kind is not None or record.latency_ms is None):
+            failure, latency = record.failure_kind, record.latency_ms
+            found.append(f"a request is successful, but its failure is {failure}, its latency {latency}")
+            break
+    kinds = Counter[str](record.failure_kind for record in level.records if record.failure_kind is not None)
+    if level.records and kinds != Counter(level.errors_by_kind):
+        found.append(f"errors_by_kind are {level.errors_by_kind}, but records hold {dict(kinds)}")
     states = Counter[str](record.state for record in level.records)
     for name, count in counts.items() if level.records else ():
         if states[name] != count:

@@ -9,7 +9,7 @@ from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.targets.ready import scored_request
+from pytest_multiitem.targets.ready import ScoredRequest
 
 #: Seconds until a server on two busy cores has scored its first request.
 STARTUP = 400
@@ -29,4 +29,4 @@ class RealEngine:
         return choose_engine("sglang").launch(Profile(role, "pytorch"), self.settings)
 
     def serial(self, *, restart: bool = False) -> RunningServer:
-        return self.pool.acquire(self.launch("serial"), scored_request(LABELS), restart=restart)
+        return self.pool.acquire(self.launch("serial"), ScoredRequest(LABELS), restart=restart)

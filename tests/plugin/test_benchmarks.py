@@ -111,6 +111,21 @@ def test_a_server_that_dies_fails_the_benchmark_with_its_log(bench: Project, fau
     assert bench.matrix["benchmarks"] == []
 
 
+def test_wrong_scores_fail_the_benchmark(bench: Project, faults: Callable[[str], None]) -> None:
+    faults("multi:leak")
+    result = bench.run(*TINY, "suite/bench/test_bench.py", "-k", "packed or sequential")
+    result.assert_outcomes(passed=1, failed=1, deselected=5)
+    result.stdout.fnmatch_lines(["*multi-item packed: wrong_scores: item * is * away from its score in a request of*"])
+    assert [record["name"] for record in bench.matrix["benchmarks"]] == ["single-item sequential"]
+
+
+def test_noise_does_not_fail_the_benchmark(bench: Project, faults: Callable[[str], None]) -> None:
+    faults("multi:noise")
+    result = bench.run(*TINY, f"suite/bench/test_bench.py::{PACKED}", "-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["multi-item packed *items/s*(the same request gives other scores each time*"])
+
+
 def test_switched_off_in_pytest_benchmark_is_not_run(bench: Project) -> None:
     result = bench.run(*TINY, f"suite/bench/test_bench.py::{PACKED}", "--benchmark-disable")
     result.assert_outcomes(skipped=1)

@@ -95,19 +95,23 @@ class StubClient:
     def post(self, path, body):
         return self.get(path)
 
+    def score(self, query, items, labels, *, apply_softmax=True):
+        told = prepare(query, items, labels, apply_softmax=apply_softmax)
+        return self._told(told, self.silently(query, items, labels, apply_softmax))
+
     def send(self, request):
-        return self.score(request.query, request.items, request.labels, apply_softmax=request.apply_softmax)
+        return self._told(request, self.silently(request.query, request.items, request.labels, request.apply_softmax))
 
     def read(self, response, request):
-        return read_scores(response, request)
+        return self._told(request, read_scores(response, request))
 
-    def score(self, query, items, labels, *, apply_softmax=True):
-        rows = self._scored(query, items, labels, apply_softmax)
+    def _told(self, request, scores):
         if self.heard is not None:
-            self.heard(prepare(query, items, labels, apply_softmax=apply_softmax), rows)
-        return rows
+            self.heard(request, scores)
+        return scores
 
-    def _scored(self, query, items, labels, apply_softmax):
+    def silently(self, query, items, labels, apply_softmax=True):
+        """The scores of a request, which nobody is told."""
         with self._one_at_a_time:
             self.requests.append((tuple(query), tuple(map(tuple, items)), tuple(labels)))
             if self.executed is not None:

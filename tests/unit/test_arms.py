@@ -98,6 +98,30 @@ def test_a_pair_is_interleaved_and_judged_by_its_interval(monkeypatch, tmp_path,
     assert json.loads(msgspec.json.encode(arms.record(pair)))["ratio_p50"] == pair.speed.ratio
 
 
+def test_an_arm_with_wrong_scores_is_a_problem_and_not_compared(monkeypatch, tmp_path):
+    class Wrong(Up):
+        def open(self):
+            target = super().open()
+            call, segment = target.client.timed_send, self.side.profile.mask_impl == "segment"
+
+            def timed_send(request):
+                seconds, answer = call(request)
+                rows = json.loads(answer.text)["scores"]
+                return seconds, httpx.Response(200, json={"scores": rows[::-1] if segment else rows})
+
+            target.client.timed_send = timed_send
+            return target
+
+    monkeypatch.setattr(arms, "Connected", Wrong)
+    options = {**JAX, "multiitem_bench_items": "6", "multiitem_bench_query_tokens": "9"}
+    pair = arms.measure(arms.arms_of(*MASKS, options, "packed"), tmp_path)
+    found = arms.problems(pair)
+    assert not any(problem.startswith("arm A") for problem in found)
+    assert any(problem.startswith("arm B: failed: wrong_scores: item") for problem in found)
+    assert pair.verdict == "not compared: the scores of arm B are wrong"
+    assert pair.rows[0].status == "ok" and set(pair.rows[1].failure_reason_counts) == {"wrong_scores"}
+
+
 def test_another_path_than_asked_for_is_a_problem(monkeypatch, tmp_path):
     class Dense(Up):
         def __init__(self, side, directory):

@@ -15,6 +15,7 @@ from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.errors import NeverReady
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.targets.attach import UNKNOWN, attach, attach_ready, client_of, settings_of
+from pytest_multiitem.targets.ready import ScoredRequest
 from pytest_multiitem.transport.client import ScoreFailure
 
 PACKS = {
@@ -207,6 +208,31 @@ def test_readiness_is_asked_for_without_the_servers_delimiter(served, delimiter)
     url = served({"multi_item_scoring_delimiter": delimiter})
     settings = resolve({}, {}, {})
     assert attach_ready("multi", url, settings, None).delimiter == delimiter
+
+
+def cold(scores):
+    """Scores whose rows stand in the wrong places in the first answer."""
+    turns = iter([-1])
+    return lambda query, items, labels: scores(query, items, labels)[:: next(turns, 1)]
+
+
+@pytest.mark.parametrize("scores", [packed, cold(packed)], ids=["healthy", "cold"])
+def test_the_answer_by_which_an_attached_server_is_ready_is_judged(served, scores):
+    target = attach_ready("multi", served(None, scores), resolve({}, {}, {}), None)
+    judged = target.judge_answers()
+    assert (judged.answers, judged.rows) == (1, 2)
+    assert (judged.problem or "").startswith("wrong_scores") is (scores is not packed)
+
+
+@pytest.mark.parametrize("scores", [packed, cold(packed)], ids=["healthy", "cold"])
+def test_the_answer_by_which_a_started_server_is_ready_is_judged(served, scores):
+    url, probe = served(None, scores), ScoredRequest((5, 6), delimiter=999)
+    probe(url)
+    target = attach("multi", client_of(url, resolve({}, {}, {})), resolve({}, {}, {}), None)
+    probe.hand_over(target)
+    assert (target.judge_answers().problem is not None) is (scores is not packed)
+    probe.hand_over(target)
+    assert target.answers.mark() == 0, "it is judged once"
 
 
 def test_a_server_that_does_not_score_is_never_ready(served):

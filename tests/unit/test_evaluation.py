@@ -336,6 +336,93 @@ def test_a_server_that_does_not_read_its_items_fails(multiitem, joined):
     assert verdicts(out)[SAME][0] == "FAIL" and "does not read its items" in verdicts(out)[SAME][1]
 
 
+def wrong_at(size, count=10**9, scores=packed, begin=0):
+    """The first row of some answers with N items is another one's: of ``count``, after the first ``begin``."""
+    calls = iter(range(10**9))
+
+    def answer(query, items, labels):
+        rows = scores(query, items, labels)
+        if len(items) == size and begin <= next(calls) < begin + count:
+            rows[0] = rows[0][::-1]
+        return rows
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("multi", "plain", "side", "runs"),
+    [
+        pytest.param(wrong_at(32), serial, "multi", 6, id="every packed request of 32"),
+        pytest.param(wrong_at(32, 1), serial, "multi", 1, id="the packed warm-up"),
+        pytest.param(wrong_at(32, 1, begin=3), serial, "multi", 1, id="one packed run"),
+    ],
+)
+def test_wrong_scores_in_the_timing_fail_the_speed_gate(multiitem, joined, tmp_path, multi, plain, side, runs):
+    path = joined(multi, plain)
+    evaluated = json.loads((tmp_path / f"{side}.json").read_text())
+    assert (
+        evaluated["performance"]["32"]["wrong_scores"] == runs and "wrong_scores" not in evaluated["performance"]["1"]
+    )
+    assert evaluated["failure"]["kind"] == "wrong_scores" and evaluated["failure"]["stage"] == "timing"
+    assert "item 1 of 32" in evaluated["failure"]["message"] and evaluated["complete"] is False
+    assert json.loads(path.read_text())["performance"]["32"][f"{side}_wrong_scores"] == runs
+    code, out, _ = multiitem("check", path)
+    assert code == 1 and [verdicts(out)[gate][0] for gate in GATES] == ["PASS", "PASS", "PASS", "FAIL", "PASS"]
+    assert f"the {side} evaluation: wrong_scores" in verdicts(out)[SPEEDUP][1]
+
+
+def test_one_wrong_answer_of_the_serial_side_fails_the_speed_gate(multiitem, joined, evaluated):
+    asked = []
+
+    def count(query, items, labels):
+        asked.append(query)
+        return serial(query, items, labels)
+
+    _, _, content, _ = evaluated("serial", count)
+    timed = content["timed_request"]["query_ids"]
+    first = asked.index(timed)
+    broken = wrong_at(1, 1, scores=serial, begin=first + 3)
+    path = joined(packed, broken, torch=None)
+    code, out, _ = multiitem("check", path)
+    assert (
+        code == 1
+        and verdicts(out)[SPEEDUP][0] == "FAIL"
+        and "the serial evaluation: wrong" in verdicts(out)[SPEEDUP][1]
+    )
+    assert verdicts(out)[EQUIVALENCE][0] == "PASS"
+
+
+def test_wrong_scores_that_a_file_tells_of_count_wherever_they_stand(multiitem, joined, tmp_path):
+    path = joined()
+    content = json.loads(path.read_text())
+    content["performance"]["32"]["multi_wrong_scores"] = 1
+    path.write_text(json.dumps(content))
+    code, out, _ = multiitem("check", path)
+    assert code == 1 and verdicts(out)[SPEEDUP][0] == "FAIL"
+    multi = tmp_path / "multi.json"
+    content = json.loads(multi.read_text())
+    content["performance"]["1"]["wrong_scores"] = 2
+    multi.write_text(json.dumps(content))
+    again = tmp_path / "again.json"
+    assert multiitem("combine", "--multi", multi, "--serial", tmp_path / "serial.json", "--output-json", again)[0] == 0
+    code, out, _ = multiitem("check", again)
+    assert code == 1 and "wrong_scores in timed runs: 2 at N = 1" in verdicts(out)[SPEEDUP][1]
+
+
+def test_noise_in_the_timing_is_no_wrong_score_but_leaves_it_undecided(multiitem, joined, tmp_path):
+    turn = iter(range(10**9))
+
+    def noisy(query, items, labels):
+        shift = 0.1 * np.random.default_rng(next(turn)).uniform(-1, 1, (len(items), 1))
+        return packed(query, items, labels) + (shift * [1, -1] if len(query) == 8 else 0)
+
+    path = joined(noisy)
+    content = json.loads((tmp_path / "multi.json").read_text())
+    assert "failure" not in content and "wrong_scores" not in content["performance"]["32"]
+    _, out, _ = multiitem("check", path)
+    assert verdicts(out)[SPEEDUP][0] == "INCONCLUSIVE" and "noise" in verdicts(out)[SPEEDUP][1]
+
+
 def not_a_number(query, items, labels):
     return np.full((len(items), len(labels)), math.nan)
 

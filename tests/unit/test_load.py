@@ -23,6 +23,7 @@ from pytest_multiitem.bench.generator import Sent, poisson_schedule
 from pytest_multiitem.bench.load import (
     Level,
     LoadRecord,
+    LoadReport,
     LoadShape,
     closed_saturation,
     level_of,
@@ -32,6 +33,7 @@ from pytest_multiitem.bench.load import (
 from pytest_multiitem.commands import load as load_command
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.transport.client import prepare
+from pytest_multiitem.validation import load as validation
 
 TWO = prepare([1, 2], [[3], [4, 5]], [7, 8])
 THREE = prepare([1, 2], [[3], [4, 5], [6]], [7, 8])
@@ -39,11 +41,12 @@ THREE = prepare([1, 2], [[3], [4, 5], [6]], [7, 8])
 
 class Behaviour:
     """How a server answers in one test, and what it saw. ``service``: seconds that a request takes, one after the
-    other where ``serial``. ``stall_after``: seconds from the first request on after which all wait for 400 ms."""
+    other where ``serial``. ``stall_after``: seconds from the first request on after which all wait for 400 ms.
+    ``off``: how far the first item's scores are from what they should be."""
 
     def __init__(self):
         self.service, self.serial, self.stall_after = 0.0, False, None
-        self.status, self.content = 200, None
+        self.status, self.content, self.off = 200, None, lambda: 0.0
         self.seen = self.under_way = self.most_under_way = 0
         self._begun = self._stalled_until = None
         self._lock = asyncio.Lock()
@@ -52,13 +55,14 @@ class Behaviour:
         self.seen += 1
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
+        off = self.off()
         try:
             await self._serve()
         finally:
             self.under_way -= 1
         if callable(self.content):
             return StreamingResponse(self.content())
-        scores = json.dumps({"scores": [[0.25, 0.75]] * items})
+        scores = json.dumps({"scores": [[0.25 + off, 0.75 - off], *[[0.25, 0.75]] * (items - 1)]})
         return Response(self.content or scores, status_code=self.status)
 
     async def _serve(self):
@@ -171,7 +175,8 @@ def test_a_closed_loop_keeps_that_many_under_way(stub, concurrency):
     stub.service = 0.02
     level = only_level(stub.url, [TWO], concurrency=[concurrency], duration=0.3)
     assert stub.most_under_way == concurrency
-    assert level.successful == level.requests == stub.seen - 1  # one warmed it up
+    # One warmed it up; before, it was asked whole, and for each item again, with a neighbour.
+    assert level.successful == level.requests == stub.seen - 1 - 3
     assert concurrency < level.requests <= concurrency * (0.3 / 0.02 + 1)
     assert level.mean_latency_ms >= 20
     assert (level.mode, level.concurrency, level.offered_rate) == ("closed", concurrency, None)
@@ -396,6 +401,100 @@ def test_what_cannot_be_measured(nowhere, wrong):
         measured(nowhere, **({"requests": [TWO], "concurrency": [1]} | wrong))
 
 
+# -- scores ------------------------------------------------------------------------------------
+
+
+def test_scores_that_are_wrong_under_load_are_no_goodput(stub):
+    """From four requests in flight on, the first row is another one's."""
+    stub.service = 0.01
+    moved = []
+
+    def off():
+        moved.append(stub.under_way >= 4)
+        return 0.3 if moved[-1] else 0.0
+
+    stub.off = off
+    report = measured(stub.url, [THREE], concurrency=[1, 2, 8], duration=0.2)
+    one, two, eight = report.levels
+    assert one.successful == one.requests > 0 and two.successful == two.requests > 0
+    wrong = eight.errors_by_kind["wrong_scores"]
+    assert wrong == eight.errored == sum(moved) > 4
+    assert eight.goodput_items_per_sec == pytest.approx(3 * eight.successful / eight.elapsed_sec)
+    assert report.wrong_answers == wrong
+    record = next(record for record in eight.records if record.failure_kind == "wrong_scores")
+    assert record.state == "errored" and record.latency_ms is None and record.http_status == 200
+    assert "item 1 of 3" in record.failure_message and "0.3 away" in record.failure_message
+    assert report.scores.problem is None and report.scores.wrong_warm_ups == 0
+
+
+def test_all_answers_of_a_level_may_be_wrong(stub):
+    stub.off = lambda: 0.001 if stub.seen > 4 else 0.0  # it never recovers
+    shape = LoadShape(concurrency=[1], duration=0.1)
+    (level,) = measure_load(stub.url, [TWO], shape, dtype="float32").levels
+    assert level.errors_by_kind == {"wrong_scores": level.requests}
+    assert level.goodput_items_per_sec == level.items_per_sec == 0 and level.mean_latency_ms is None
+
+
+@pytest.mark.parametrize(("dtype", "wrong"), [("float32", True), ("torch.float32", True), ("bfloat16", False)])
+def test_how_far_scores_may_move_depends_on_the_precision(stub, dtype, wrong):
+    stub.service = 0.005
+    stub.off = lambda: 0.01 if stub.under_way >= 2 else 0.0
+    report = measure_load(stub.url, [TWO], LoadShape(concurrency=[3], duration=0.1), dtype=dtype)
+    assert (report.wrong_answers > 0) is wrong and report.scores.dtype == dtype
+
+
+def test_a_wrong_answer_before_the_clock_is_counted(stub):
+    stub.off = lambda: 0.3 if stub.seen == 4 else 0.0  # one whole, two smaller ones, then the warm-up
+    report = measured(stub.url, [TWO], concurrency=[1], duration=0.1)
+    assert report.scores.wrong_warm_ups == report.wrong_answers == 1
+    assert report.levels[0].successful == report.levels[0].requests
+
+
+def test_a_request_that_is_wrong_without_load_is_judged_by_smaller_ones():
+    """A server whose third item is off in every request of three or more, and nowhere else."""
+    server = Server()
+
+    async def score(items):
+        rows = [[0.25, 0.75]] * items
+        if items >= 3:
+            rows[2] = [0.75, 0.25]
+        return Response(json.dumps({"scores": rows}))
+
+    server.behaviour.score = score
+    try:
+        report = measured(server.url, [THREE, TWO], concurrency=[2], duration=0.1)
+    finally:
+        server.stop()
+    (level,) = report.levels
+    assert "item 3 of 3" in report.scores.problem and "0.5 away" in report.scores.problem
+    assert {record.state for record in level.records if record.items == 3} == {"errored"}
+    assert {record.state for record in level.records if record.items == 2} == {"successful"}
+
+
+def test_noise_is_no_wrong_score(stub):
+    turn = iter(range(10**6))
+    stub.off = lambda: 0.07 * (next(turn) * 0.618 % 1)
+    shape = LoadShape(concurrency=[1, 2], duration=0.1)
+    report = measure_load(stub.url, [TWO], shape, dtype="float32")
+    assert all(level.successful == level.requests for level in report.levels)
+    assert "noise" in report.scores.doubt and report.scores.problem is None
+
+
+def test_without_quiet_scores_answers_are_compared_with_the_first(stub):
+    stub.status = 500
+    stub.off = lambda: 0.3 if stub.seen % 5 == 0 else 0.0
+
+    def service():
+        stub.status = 200 if stub.seen > 1 else 500
+        return 0.0
+
+    stub.service = service
+    report = measured(stub.url, [TWO], concurrency=[1], duration=0.2)
+    (level,) = report.levels
+    assert "HTTP 500" in report.scores.doubt
+    assert level.errors_by_kind == {"wrong_scores": level.errored} and 0 < level.errored < level.successful
+
+
 # -- saturation --------------------------------------------------------------------------------
 
 
@@ -493,6 +592,10 @@ def command():
     return lambda *words: CliRunner().invoke(app, [*map(str, words)])
 
 
+def problems_of(path):
+    return validation.problems(msgspec.json.decode(path.read_bytes(), type=LoadReport))
+
+
 SHAPE = ("--query-tokens", 5, "--num-items", 4, "--item-tokens", 3)
 
 
@@ -529,6 +632,17 @@ def test_a_level_without_a_success_is_exit_status_1(stub, command):
     done = command("--url", stub.url, *SHAPE, "--concurrency", 1, "--duration", 0.1)
     assert done.exit_code == 1
     assert "http_error" in done.stdout and "no request succeeded at concurrency 1" in done.stderr
+
+
+def test_wrong_scores_are_exit_status_1(stub, command, tmp_path):
+    stub.off = lambda: 0.3 if stub.under_way >= 2 else 0.0
+    stub.service = 0.01
+    output = tmp_path / "load.json"
+    done = command("--url", stub.url, *SHAPE, "--concurrency", "1,3", "--duration", 0.2, "--output-json", output)
+    assert done.exit_code == 1 and "no request succeeded" not in done.stderr
+    assert "answers have wrong scores" in done.stderr
+    assert "failed by wrong_scores; the first: wrong_scores: item 1 of 4" in done.stdout
+    assert problems_of(output) == []
 
 
 @pytest.mark.parametrize(

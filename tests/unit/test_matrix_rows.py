@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from stub_targets import LABELS, make_case, multi, packed
 
+from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.measuring.rows import Sampled, chunked, row_of, sample
 from pytest_multiitem.comparison.records import RunRecord, WorkloadRequest
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
@@ -164,17 +165,128 @@ def test_another_path_than_the_one_asked_for_is_recorded():
     assert row.mask_attested == "dense" and "segment was requested" in row.attestation_problem
 
 
-def test_scores_that_move_between_runs_are_the_noise_floor():
-    def answers(n):
-        scores = [[0.5 + 0.001 * n, 0.5 - 0.001 * n]] * 7
-        return 0.1, httpx.Response(200, json={"scores": scores})
+class Timed:
+    """Servers whose scores are those of a stub's function, timed calls too."""
 
-    (row,), _, _ = measured(answers, chunk=7, warmup=0, timed=3)
-    assert row.noise_floor == pytest.approx(0.002)
+    def __init__(self, *scores, seconds=0.1):
+        self.targets = [multi(each) for each in scores]
+        for target in self.targets:
+            target.client.timed_send = self.call(target.client, seconds)
+
+    def call(self, client, seconds):
+        def timed_send(request):
+            rows = client.silently(request.query, request.items, request.labels)
+            return seconds, httpx.Response(200, json={"scores": rows.tolist()})
+
+        return timed_send
+
+    def rows(self, *sizes, count=16, warmup=1, timed=4):
+        """Rows of the one server at several chunk sizes, one after the other."""
+        request = request_of(count)
+        found = []
+        for size in sizes:
+            (sampled,) = sample([(self.targets[0], size)], request, warmup_runs=warmup, timed_runs=timed, seed=1)
+            found.append(row_of(sampled))
+        return found
+
+
+def moved(scores, amount):
+    """The first row of every answer moved by ``amount(call, N)``."""
+    calls = iter(range(10**9))
+
+    def answer(query, items, labels):
+        rows = scores(query, items, labels)
+        rows[0] += amount(next(calls), len(items)) * np.array([1, -1])
+        return rows
+
+    return answer
+
+
+def test_scores_that_move_between_runs_are_the_noise_floor():
+    (row,) = Timed(moved(packed, lambda call, n: 1e-5 * call)).rows(16, warmup=0, timed=3)
+    assert row.status == "ok" and row.noise_floor == pytest.approx(2e-5) and row.score_problem is None
+
+
+def test_a_server_that_does_not_repeat_itself_is_noisy_and_not_wrong():
+    turn = iter(range(1, 10**9))
+
+    def noisy(query, items, labels):
+        shift = 0.05 * np.random.default_rng(next(turn)).uniform(-1, 1, (len(items), 1))
+        return packed(query, items, labels) + shift * [1, -1]
+
+    (row,) = Timed(noisy).rows(16)
+    assert row.status == "ok" and row.score_problem is None and row.noise_floor > 0.02
+
+
+# -- wrong scores ------------------------------------------------------------------------------
+
+
+def test_a_healthy_server_is_asked_again_once_and_its_rows_are_right():
+    timed = Timed(packed)
+    rows = timed.rows(16, 4, 1)
+    assert [(row.status, row.score_problem) for row in rows] == [("ok", None)] * 3
+    judged = timed.targets[0].answers.total
+    assert judged.asked == 2, "16 items, once each: other chunk sizes are compared with that"
+    assert judged.answers == sum(len(row.warmup_ms) + 4 * row.num_chunks for row in rows)
+    assert judged.rows >= 16 * 4 * 3 and judged.problem is None
+
+
+@pytest.mark.parametrize("order", [(16, 4, 1), (1, 4, 16)])
+def test_a_row_that_is_wrong_at_one_chunk_size_alone_has_failed(order):
+    scores = moved(packed, lambda call, n: 0.3 if n == 4 else 0.0)
+    by_size = {row.client_chunk_size: row for row in Timed(scores).rows(*order)}
+    assert by_size[16].status == by_size[1].status == "ok"
+    wrong = by_size[4]
+    assert wrong.status == "failed" and wrong.success_rate == 0.0 and wrong.p50_total_e2e_ms is None
+    assert wrong.failure_reason_counts == {"wrong_scores": 4} and wrong.reference_scores is None
+    assert "item 1 of 4" in wrong.run_records[0].failure_message and len(wrong.run_records[0].chunk_call_ms) == 4
+    assert guardrail.why_not(wrong) == "its success rate is 0 (4 wrong_scores)"
+    assert guardrail.recommend(list(by_size.values())) in (1, 16)
+
+
+def test_one_wrong_run_of_many_has_failed():
+    scores = moved(packed, lambda call, n: 0.3 if call == 3 else 0.0)  # of one warm-up and four runs
+    (row,) = Timed(scores).rows(16)
+    assert row.status == "partial_failure" and row.failure_reason_counts == {"wrong_scores": 1}
+    assert [run.status for run in row.run_records] == ["ok", "ok", "failed", "ok"]
+    assert row.noise_floor == 0.0, "what is wrong is no noise"
+    assert guardrail.recommend([row]) is None
+
+
+def test_a_wrong_first_run_is_not_what_the_others_are_judged_by():
+    (row,) = Timed(moved(packed, lambda call, n: 0.3 if call == 0 else 0.0)).rows(16, warmup=0)
+    assert [run.status for run in row.run_records] == ["failed", "ok", "ok", "ok"]
+    request = request_of(16)
+    assert np.array_equal(row.reference_scores, packed(request.query_token_ids, request.items_token_ids, LABELS))
+
+
+def test_a_wrong_warm_up_keeps_a_row_from_winning():
+    (row,) = Timed(moved(packed, lambda call, n: 0.3 if call == 0 else 0.0)).rows(16)
+    assert row.status == "ok" and row.score_problem.startswith("wrong_scores: item 1 of 16")
+    assert guardrail.why_not(row) == row.score_problem and guardrail.recommend([row]) is None
+
+
+def test_a_row_whose_scores_cannot_be_judged_does_not_win():
+    timed = Timed(packed)
+
+    def send(request):
+        raise ScoreFailure(FailureKind.CONNECTION, "gone")
+
+    timed.targets[0].client.send = send
+    (row,) = timed.rows(16)
+    assert row.status == "ok" and "could not be judged: connection" in row.score_problem
+    assert guardrail.recommend([row]) is None
+
+
+def test_servers_are_judged_each_by_itself():
+    timed = Timed(packed, moved(packed, lambda call, n: 0.3 if n > 8 else 0.0))
+    found = sample([(target, 16) for target in timed.targets], request_of(16), warmup_runs=1, timed_runs=3)
+    assert [row_of(each).status for each in found] == ["ok", "failed"]
 
 
 def test_a_first_run_that_compiles_is_seen():
     runs = [RunRecord(status="ok", total_e2e_ms=ms, chunk_call_ms=[ms], block=i) for i, ms in enumerate([8, 2, 2, 3])]
-    slow = row_of(Sampled(1, 1, "s", runs=runs, scores=[np.array([[0.5, 0.5]])] * 4))
+    answer = [(chunked(request_of(1), 1)[0][0], np.array([[0.5, 0.5]]))]
+    slow = row_of(Sampled(1, 1, "s", runs=runs, answers=dict.fromkeys(range(4), answer)))
     assert slow.recompilation == "the first timed run took 4.00 times the median of the others"
     assert slow.first_run_penalty_ratio == 4.0 and slow.unstable is not None

@@ -220,6 +220,51 @@ def test_a_wrong_row_leaves_the_others_alone():
     assert view.guardrail_p95_ms == pytest.approx(100)
 
 
+def test_a_side_that_contradicts_itself_does_not_win_where_nothing_tells_which_is_right():
+    rows = [row(8, (90,) * 5), row(64, (10,) * 5, scores=spread_scores(shift=0.001))]
+    view = compared(matrix("jax", rows)).views[0]
+    assert view.winners_by_backend == {}
+    assert view.rows[1].sides["jax"].why_not == "its scores are 0.001 away from the same items at client chunk size 8"
+    assert compared(matrix("jax", rows, dtype="bfloat16")).views[0].winners_by_backend["jax"].client_chunk_size == 64
+
+
+def test_the_row_that_differs_from_all_others_does_not_win():
+    rows = [row(8, (90,) * 5), row(16, (50,) * 5), row(64, (10,) * 5, scores=spread_scores(shift=0.01))]
+    assert compared(matrix("jax", rows)).views[0].winners_by_backend["jax"].client_chunk_size == 16
+    noisy = [row(8, (90,) * 5), row(64, (10,) * 5, scores=spread_scores(shift=0.01), noise_floor=0.02)]
+    assert compared(matrix("jax", noisy)).views[0].winners_by_backend["jax"].client_chunk_size == 64
+
+
+def test_a_row_that_moved_from_the_sweep_to_the_confirmation_does_not_win():
+    for moves, winners in ((0.0, {"jax", "pytorch"}), (0.3, {"pytorch"})):
+        swept = [row(64, scores=spread_scores(shift=moves))]
+        sides = [
+            matrix("jax", swept, confirm_results=[row(64)]),
+            matrix("pytorch", [row(64)], confirm_results=[row(64)]),
+        ]
+        view = compared(*sides).views[0]
+        assert view.rows[0].correct, "what was confirmed is the same on both sides"
+        assert set(view.winners_by_backend) == winners
+    assert view.rows[0].sides["jax"].why_not == "its scores moved by 0.3 from the sweep to the confirmation"
+
+
+def test_swept_scores_count_against_the_own_reference():
+    swept = [row(64, scores=spread_scores(shift=0.3), noise_floor=1.0)]  # so noisy that it may have moved
+    side = matrix("jax", swept, confirm_results=[row(64)], own_reference=own_reference(spread_scores()))
+    (found,) = compared(side).sides
+    assert found.own_reference_agreement.max_abs_diff == pytest.approx(0.3)
+
+
+def test_wrong_scores_under_load_keep_a_row_from_winning():
+    load = {"items_per_request": [64, 8], "levels": [{}, {"errors_by_kind": {"wrong_scores": 3, "timeout": 1}}]}
+    side = matrix("jax", [row(8), row(64, (50,) * 5)], load=load)
+    view = compared(side).views[0]
+    assert view.rows[1].sides["jax"].why_not == "under load, 3 answers had wrong scores"
+    assert view.winners_by_backend["jax"].client_chunk_size == 8
+    load["levels"][1]["errors_by_kind"] = {"timeout": 3}
+    assert compared(side).views[0].winners_by_backend["jax"].client_chunk_size == 64
+
+
 def bare_row(size, p95, throughput, shift, floor, rate):
     """A row without single runs: nothing is resampled."""
     return row(size, (p95,), scores=spread_scores(shift=shift), noise_floor=floor, throughput_items_sec=throughput,

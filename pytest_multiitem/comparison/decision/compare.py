@@ -125,7 +125,11 @@ def _view(view: str, sides: Sequence[MeasuredSide], deferred: str | None) -> Com
         sizes = sorted(a | b if view == "best_native" else a & b)
     rows = [_row(size, sides) for size in sizes]
     wrong = [row.client_chunk_size for row in rows if row.correct is False]
-    own = {side.backend: guardrail.choose(side.candidates(but=wrong)) for side in sides}
+    right = {row.client_chunk_size for row in rows if row.correct}
+    own = {
+        side.backend: guardrail.choose(side.candidates(but=[*wrong, *(side.contradictions.keys() - right)]))
+        for side in sides
+    }
     may_win = {(backend, row.client_chunk_size) for row in rows for backend, s in row.sides.items() if s.eligible}
     eligible = [c for side in sides for c in side.candidates() if (side.backend, c.chunk_size) in may_win]
     chosen = None if deferred else guardrail.choose(eligible)
@@ -213,6 +217,8 @@ def _declared(sides: Sequence[MeasuredSide]) -> tuple[int | None, list[int] | No
 def _side_row(side: MeasuredSide, size: int, compared: ComparedRow, *, across: bool) -> SideRow:
     row = side.rows[size]
     why = side.why_not(size)
+    if why is None and compared.correct is not True:
+        why = side.contradictions.get(size)
     if why is None and across and compared.correct is not True:
         wanted = Verdict.INCONCLUSIVE if compared.correct is None else Verdict.FAIL
         reason = next(check.reason for check in compared.checks if check.verdict == wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.judge import judge_difference
 from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
 from pytest_multiitem.results.records import Evidence, Verdict
+from pytest_multiitem.scoring.limits import placed_limit
+from pytest_multiitem.transport.client import FailureKind
 
 #: A gate on the largest score difference, and one on the mean.
 CROSS_BACKEND = (CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS)
@@ -52,6 +55,48 @@ def own_reference_agreement(row: Row, reference: OwnReference) -> Agreement | No
         return Agreement(noise_floor=floor, problem=problem)
     chosen = [row.reference_scores[i] for i in reference.item_indices]
     return agreement(chosen, reference.scores, noise_floor=floor, indices=reference.item_indices)
+
+
+def distance(agreed: Agreement) -> float:
+    """The largest score difference; infinite where the scores cannot be compared."""
+    return math.inf if agreed.max_abs_diff is None else agreed.max_abs_diff
+
+
+def apart(a: Row, b: Row, dtype: str | None) -> float | None:
+    """How far two rows of one side are apart, where that is more than the precision ``dtype`` and the noise that both
+    have shown allow; None where they agree, or cannot be compared. The same items must score the same each time, at
+    every client chunk size."""
+    try:
+        ours, theirs = (np.asarray(row.reference_scores or [], dtype=np.float64) for row in (a, b))
+    except (TypeError, ValueError):
+        return None
+    if ours.shape != theirs.shape or not ours.size:
+        return None
+    difference = float(np.abs(ours - theirs).max())
+    allowed = placed_limit(dtype) + (a.noise_floor or 0.0) + (b.noise_floor or 0.0)
+    return None if difference <= allowed else difference
+
+
+def contradictions(rows: Sequence[Row], dtype: str | None) -> dict[int, str]:
+    """Client chunk sizes with a row whose scores are not those of more than half of the side's other rows, in words."""
+    found: dict[int, str] = {}
+    for row in rows:
+        others = [other for other in rows if other is not row and other.reference_scores]
+        distances = [(apart(row, other, dtype), other.client_chunk_size) for other in others]
+        differing = [(away, size) for away, size in distances if away is not None]
+        if 2 * len(differing) > len(others):
+            away, size = max(differing)
+            text = f"its scores are {away:.3g} away from the same items at client chunk size {size}"
+            found[row.client_chunk_size] = text
+    return found
+
+
+def wrong_under_load(matrix: ScoreMatrix) -> str | None:
+    """How many answers to requests that overlap had wrong scores; None where none had, or it was not measured."""
+    levels = (matrix.load or {}).get("levels") or []
+    kinds = [level.get("errors_by_kind") or {} for level in levels if isinstance(level, dict)]
+    count = sum(kind.get(FailureKind.WRONG_SCORES.value, 0) for kind in kinds)
+    return f"under load, {count} answers had wrong scores" if count else None
 
 
 def own_reference_checks(matrix: ScoreMatrix, agreed: Agreement | None) -> list[Check]:

@@ -57,8 +57,9 @@ def why_not(row: Row) -> str | None:
     if row.status != "ok" or rate != 1.0:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(row.failure_reason_counts.items()) if count)
         return f"its success rate is {rate:.3g} ({kinds or f'status {row.status}'})"
-    if row.attestation_problem is not None:
-        return row.attestation_problem
+    for problem in (row.attestation_problem, row.score_problem):
+        if problem is not None:
+            return problem
     for value, name in ((row.p95_total_e2e_ms, "p95"), (row.throughput_items_sec, "throughput")):
         if value is None:
             return f"it has no {name}"

@@ -20,7 +20,9 @@ from pytest_multiitem.results.records import Verdict
 class MeasuredSide:
     """One side in one view. ``rows``: by client chunk size, the confirmed one where there is one.
 
-    ``own``: each row's agreement with the side's own reference.
+    ``own``: each row's agreement with the side's own reference; of a swept and a confirmed row, the one that is farther
+    from it. ``moved``: where the swept and the confirmed row do not score alike. ``contradictions``: where a row does
+    not score like most of the side's other rows; where nothing else tells which is right, none of them wins.
     """
 
     matrix: ScoreMatrix
@@ -28,6 +30,8 @@ class MeasuredSide:
     rows: Mapping[int, Row]
     confirmed: frozenset[int]
     own: Mapping[int, Agreement | None]
+    moved: Mapping[int, str]
+    contradictions: Mapping[int, str]
 
     @property
     def backend(self) -> str:
@@ -56,7 +60,7 @@ class MeasuredSide:
         measured = {size: agreement for size, agreement in self.own.items() if agreement is not None}
         if not measured:
             return None, []
-        size = max(measured, key=lambda s: float("inf") if (m := measured[s].max_abs_diff) is None else m)
+        size = max(measured, key=lambda size: correctness.distance(measured[size]))
         return measured[size], self.own_checks(size)
 
     def why_not(self, size: int) -> str | None:
@@ -67,11 +71,16 @@ class MeasuredSide:
         return problem
 
     def _problem(self, size: int) -> str | None:
-        problem = guardrail.why_not(self.rows[size])
+        problem = guardrail.why_not(self.rows[size]) or self.moved.get(size) or self._under_load(size)
         if problem is not None or self.own[size] is None:
             return problem
         failed = [check.reason for check in self.own_checks(size) if check.verdict == Verdict.FAIL]
         return f"it differs from its own reference: {failed[0].removeprefix(f'{self.backend}: ')}" if failed else None
+
+    def _under_load(self, size: int) -> str | None:
+        """What a measurement under load, at this chunk size, says of the scores."""
+        sizes = (self.matrix.load or {}).get("items_per_request") or [0]
+        return correctness.wrong_under_load(self.matrix) if max(sizes) == size else None
 
     def candidates(self, but: Iterable[int] = ()) -> list[Candidate[MeasuredSide]]:
         """The rows that may win on their own side, without the chunk sizes in ``but``."""
@@ -102,11 +111,18 @@ def measured_side(path: Path | None, matrix: ScoreMatrix) -> MeasuredSide:
     swept, confirmed = _by_size(path, matrix, matrix.results), _by_size(path, matrix, matrix.confirm_results)
     rows = dict(sorted({**swept, **{size: _whole(row, swept.get(size)) for size, row in confirmed.items()}}.items()))
     reference = matrix.own_reference
-    own = {
-        size: None if reference is None else correctness.own_reference_agreement(row, reference)
-        for size, row in rows.items()
+    own: dict[int, Agreement | None] = {}
+    for size, row in rows.items():
+        each = [row, *([swept[size]] if size in swept and size in confirmed else [])]
+        agreements = [correctness.own_reference_agreement(one, reference) for one in each] if reference else []
+        own[size] = max(filter(None, agreements), key=correctness.distance, default=None)
+    moved = {
+        size: f"its scores moved by {away:.3g} from the sweep to the confirmation"
+        for size, row in confirmed.items()
+        if size in swept and (away := correctness.apart(row, swept[size], matrix.dtype)) is not None
     }
-    return MeasuredSide(matrix, path, rows, frozenset(confirmed), own)
+    contradictions = correctness.contradictions([*swept.values(), *confirmed.values()], matrix.dtype)
+    return MeasuredSide(matrix, path, rows, frozenset(confirmed), own, moved, contradictions)
 
 
 def _by_size(path: Path | None, matrix: ScoreMatrix, rows: Iterable[Row]) -> dict[int, Row]:

@@ -21,6 +21,7 @@ from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS
+from pytest_multiitem.transport.client import FailureKind
 
 Mode = Literal["packed", "prefill_extend", "serial"]
 _ROLES: Mapping[Mode, Role] = {"packed": "multi", "prefill_extend": "extend", "serial": "serial"}
@@ -48,6 +49,9 @@ class Pair:
     @property
     def verdict(self) -> str:
         """Which arm is faster, as far as the interval shows it."""
+        for arm, row in zip(self.arms, self.rows, strict=True):
+            if row.failure_reason_counts.get(FailureKind.WRONG_SCORES.value) or row.score_problem:
+                return f"not compared: the scores of arm {arm.name} are wrong"
         words = {"a_faster": "A is faster", "b_faster": "B is faster", "no_difference_shown": "no difference shown"}
         return words.get(self.speed.verdict, f"not compared: {self.speed.why}")
 
@@ -93,6 +97,7 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
             warmup_runs=settings.bench_warmup_runs,
             # As many runs as the user chose; else enough for a verdict, which the benchmark's default is not.
             timed_runs=settings.confirm_runs if is_default else settings.bench_timed_runs,
+            seed=settings.seed,
         )
     a, b = map(row_of, samples)
     scores = [row.reference_scores for row in (a, b) if row.reference_scores is not None]
@@ -128,8 +133,9 @@ def problems(pair: Pair) -> list[str]:
     """What keeps the pair from being one: failed runs, and paths that did not run as asked."""
     problems = []
     for arm, row in zip(pair.arms, pair.rows, strict=True):
-        if row.attestation_problem:
-            problems.append(f"arm {arm.name}: {row.attestation_problem}")
+        problems += [
+            f"arm {arm.name}: {problem}" for problem in (row.attestation_problem, row.score_problem) if problem
+        ]
         if row.status != "ok":
             message = next((r.failure_message for r in row.run_records if r.failure_message), "")
             problems.append(f"arm {arm.name}: {row.status}: {message}")

@@ -1,4 +1,8 @@
-"""One row of a chunk-size matrix: every server sends all items in requests of one client chunk size, interleaved."""
+"""One row of a chunk-size matrix: every server sends all items in requests of one client chunk size, interleaved.
+
+Whatever a server answers meanwhile, warm-ups too, is judged once the last run is timed: rows of an item must agree
+over all runs and all chunk sizes. A run with a wrong score has failed, by ``wrong_scores``.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,13 @@ import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.bench import statistics
+from pytest_multiitem.bench.referee import Answered, Referee
 from pytest_multiitem.comparison.records import Row, RunRecord, WorkloadRequest
 from pytest_multiitem.gates.evidence import max_abs, score_spread
 from pytest_multiitem.gates.gate import larger_floor
 from pytest_multiitem.results.store import utc_now
+from pytest_multiitem.scoring.limits import placed_limit
+from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, Scores, prepare
 
@@ -26,16 +33,23 @@ _TIMEOUTS = 2
 
 @dataclass
 class Sampled:
-    """What one server gave for one row; ``scores`` [N, K] of every successful run. ``session``: names the interleaved
-    blocks that it was measured in."""
+    """What one server gave for one row; ``answers`` of every successful run, one a request. ``session``: names the
+    interleaved blocks that it was measured in. ``problem``: of scores that are no run's, or why none could be judged.
+    """
 
     chunk_size: int
     num_items: int
     session: str
     warmup_ms: list[float] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
-    scores: list[Scores] = field(default_factory=list)
+    answers: dict[int, list[Answered]] = field(default_factory=dict)
     attestation: Attestation | None = None
+    problem: str | None = None
+
+    @property
+    def scores(self) -> list[Scores]:
+        """[N, K] of every successful run."""
+        return [np.concatenate([rows for _, rows in answers]) for answers in self.answers.values()]
 
     @property
     def given_up(self) -> bool:
@@ -63,13 +77,19 @@ def encoded(request: WorkloadRequest, query: Sequence[int], items: Sequence[Sequ
 
 
 def sample(
-    sides: Sequence[tuple[Target, int]], request: WorkloadRequest, *, warmup_runs: int, timed_runs: int
+    sides: Sequence[tuple[Target, int]],
+    request: WorkloadRequest,
+    *,
+    warmup_runs: int,
+    timed_runs: int,
+    seed: int = 0,
 ) -> list[Sampled]:
     """Time a row on several servers, each at its client chunk size.
 
     ABBA: the order turns round from block to block, so that drift hits all alike. Requests are encoded before the
-    clock starts, and answers are read after it has stopped. A warm-up sends one request of every shape. Failures are
-    recorded, never raised.
+    clock starts, and answers are read after it has stopped; they are judged after the last block, with items that a
+    ``seed`` deals out to further requests. A warm-up sends one request of every shape. Failures are recorded, never
+    raised.
     """
     items, session = len(request.items_token_ids), uuid.uuid4().hex[:12]
     samples = [Sampled(chunk_size, items, session) for _, chunk_size in sides]
@@ -85,6 +105,8 @@ def sample(
             for target, requests, sampled in reversed(turns) if block % 2 else turns:
                 if not sampled.given_up:
                     _run(target, requests, sampled, block)
+    for (target, _), sampled in zip(sides, samples, strict=True):
+        _judge(target, sampled, seed)
     return samples
 
 
@@ -109,6 +131,7 @@ def row_of(sampled: Sampled, cost_per_hour: float | None = None) -> Row:
     if sampled.attestation is not None:
         row.mask_attested = sampled.attestation.mask
         row.attestation_problem = sampled.attestation.problem if good else None
+    row.score_problem = sampled.problem
     if not total:
         return row
     row.p50_total_e2e_ms, row.p95_total_e2e_ms = statistics.p50(total), statistics.p95(total)
@@ -124,19 +147,21 @@ def row_of(sampled: Sampled, cost_per_hour: float | None = None) -> Row:
     if cost_per_hour is not None:
         row.usd_per_run = cost_per_hour * row.mean_total_e2e_ms / 3_600_000
         row.items_per_usd = sampled.num_items / row.usd_per_run
-    first = sampled.scores[0]
+    first, *others = sampled.scores
     row.reference_scores = first.tolist()
     row.score_spread = score_spread([first])
-    if len(sampled.scores) > 1:
-        row.noise_floor = larger_floor(*(max_abs(scores - first) for scores in sampled.scores[1:]))
+    if others:
+        row.noise_floor = larger_floor(*(max_abs(scores - first) for scores in others))
     return row
 
 
 def _warm_up(target: Target, requests: Sequence[PreparedRequest]) -> Iterator[float]:
-    """Send the requests; gives milliseconds."""
+    """Send the requests, and read their answers; gives milliseconds."""
     with suppress(ScoreFailure):  # the timed runs will say it
         for request in requests:
-            yield 1000 * target.client.timed_send(request)[0]
+            seconds, answer = target.client.timed_send(request)
+            yield 1000 * seconds
+            target.client.read(answer, request)
 
 
 def _run(target: Target, requests: Sequence[PreparedRequest], sampled: Sampled, block: int) -> None:
@@ -151,9 +176,26 @@ def _run(target: Target, requests: Sequence[PreparedRequest], sampled: Sampled, 
             if answer.status_code != 200:
                 break  # a run that has failed is not sent to its end
         record.total_e2e_ms = sum(record.chunk_call_ms)  # what the harness does between calls is not the server's
-        sampled.scores.append(
-            np.concatenate([target.client.read(a, r) for a, r in zip(answers, requests[: len(answers)], strict=True)])
-        )
+        sampled.answers[record.run_index or 0] = [
+            (r, target.client.read(a, r)) for a, r in zip(answers, requests[: len(answers)], strict=True)
+        ]
         record.status = "ok"
     except ScoreFailure as failure:
         record.failure_reason, record.failure_message = failure.kind.value, str(failure)[:500]
+
+
+def _judge(target: Target, sampled: Sampled, seed: int) -> None:
+    """Compare all that the server has answered; a run with a wrong score has failed."""
+    try:
+        sampled.problem = target.judge_answers(seed).problem
+    except (ScoreFailure, ServerError) as error:
+        sampled.problem = f"its scores could not be judged: {str(error).splitlines()[0]}"
+        target.answers.drop()
+    referee = Referee(target.answers, target.client.send, limit=placed_limit(target.dtype), seed=seed)
+    answered = [(run, answer) for run, answers in sampled.answers.items() for answer in answers]
+    for (run, _), wrong in zip(answered, referee.wrong([answer for _, answer in answered]), strict=True):
+        if wrong is not None and sampled.answers.pop(run, None) is not None:
+            failure = ScoreFailure(FailureKind.WRONG_SCORES, str(wrong))
+            record = sampled.runs[run]
+            record.status, record.failure_reason = "failed", failure.kind.value
+            record.failure_message = str(failure)[:500]

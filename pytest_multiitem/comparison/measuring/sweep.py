@@ -35,7 +35,7 @@ def measure_rows(
     _measure(campaign, own, up, confirm=confirm)
     for c, size, leader in alike:
         row = campaign.known(leader, confirm=confirm)[size]
-        if row.status == "ok" and _computes_the_same(campaign, c, size, row):
+        if row.status == "ok" and row.score_problem is None and _computes_the_same(campaign, c, size, row):
             _enter(campaign, c.side, row, f"the same as {leader.label}", confirm=confirm)
             text = (
                 f"requests that its server chunk size does not split make it compute what {leader.label} computes; "
@@ -57,7 +57,8 @@ def compare_with_itself(campaign: Campaign, up: Sequence[Connected]) -> None:
         if campaign.matrix(c.side).self_comparison is None:
             campaign.progress.describe("A/A: a server against itself")
             runs = campaign.runs(confirm=True)
-            both = sample([(c.target, size)] * 2, campaign.request, warmup_runs=0, timed_runs=runs)
+            seed = campaign.settings.seed
+            both = sample([(c.target, size)] * 2, campaign.request, warmup_runs=0, timed_runs=runs, seed=seed)
             first, second = map(row_of, both)
             speed = versus(first, second)
             for matrix in campaign.ledger.changed(c.side.backend, c.side.views):
@@ -87,11 +88,12 @@ def _measure(
         campaign.request,
         warmup_runs=campaign.settings.bench_warmup_runs,
         timed_runs=campaign.runs(confirm=confirm),
+        seed=campaign.settings.seed,
     )
     for (c, _), sampled in zip(wanted, samples, strict=True):
         row = row_of(sampled, c.side.cost_per_hour)
         _enter(campaign, c.side, row, _figures(row), confirm=confirm)
-        lost = sampled.given_up or FailureKind.CONNECTION in row.failure_reason_counts
+        lost = sampled.given_up or FailureKind.CONNECTION in row.failure_reason_counts or row.score_problem
         if lost and not campaign.succeeds(c.side, partial(c.revive, unresponsive=sampled.given_up)):
             up.remove(c)
 
@@ -125,6 +127,6 @@ def _figures(row: Row) -> str:
     flags = [f"{count} {kind}" for kind, count in row.failure_reason_counts.items()]
     if row.p50_total_e2e_ms is None or row.throughput_items_sec is None:
         return f"{row.status}: {', '.join(flags)}"
-    flags += [flag for flag in (row.attestation_problem, row.recompilation, row.unstable) if flag]
+    flags += [flag for flag in (row.attestation_problem, row.score_problem, row.recompilation, row.unstable) if flag]
     text = f"p50 {row.p50_total_e2e_ms:9.1f} ms  {row.throughput_items_sec:8.1f} items/s"
     return f"{text}  ({'; '.join(flags)})" if flags else text

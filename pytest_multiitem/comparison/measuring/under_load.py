@@ -44,7 +44,9 @@ def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
             shape,
             api_key=os.environ.get(settings.api_key_env) or None,
             ca_file=settings.ca_file,
+            dtype=c.target.dtype,
         )
-        campaign.line("load", None, c.side, f"goodput {report.max_goodput_items_per_sec:.1f} items/s")
+        wrong = f"  ({report.wrong_answers} wrong_scores)" if report.wrong_answers else ""
+        campaign.line("load", None, c.side, f"goodput {report.max_goodput_items_per_sec:.1f} items/s{wrong}")
         for matrix in campaign.ledger.changed(c.side.backend, c.side.views):
             matrix.load = msgspec.to_builtins(report)

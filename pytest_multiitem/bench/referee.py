@@ -1,0 +1,150 @@
+"""Which timed answers are wrong, told once no clock runs: by what the same items score in other, quiet requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pytest_multiitem.scoring.limits import row_differences
+from pytest_multiitem.targets.answers import Answers, Ask, Context, Item, Row, WrongRow
+from pytest_multiitem.transport.client import PreparedRequest, ScoreFailure, Scores
+
+#: Items that are asked for again before an answer is called wrong, at most; the others are judged by what is known.
+_SUSPECTS = 64
+#: Items of a request that asks again, at most.
+_FEW = 8
+#: How often a suspect is asked for again.
+_OPINIONS = 2
+#: The server repeats itself where that holds for more than this share of the suspects.
+_STABLE = 0.5
+
+Answered = tuple[PreparedRequest, Scores]
+
+
+class Referee:
+    """Judges the answers of one server, each by itself.
+
+    ``answers``: what items are known to score (`Answers.judge`). Where an item is in none of them, its first answer
+    is what the further ones must equal. ``ask``: sends a request. ``limit``: how far rows of an item may be apart.
+    What rests on several answers that agreed stands; else two of three opinions count, the known and two quiet ones.
+    ``unstable``: the largest difference between quiet answers where the server does not repeat itself; whatever it
+    answers cannot be told from noise then, and nothing is called wrong.
+    """
+
+    def __init__(self, answers: Answers, ask: Ask, *, limit: float, seed: int = 0) -> None:
+        self.unstable = 0.0
+        self._answers, self._ask, self._limit = answers, ask, limit
+        self._random = np.random.default_rng(seed)
+        self._first: dict[tuple[Context, Item], Row] = {}
+        #: What was asked for again: the row that counts, and how far apart quiet answers are.
+        self._settled: dict[tuple[Context, Item], tuple[Row, float]] = {}
+        self._references: dict[bytes, tuple[Context, Scores]] = {}
+
+    @property
+    def doubt(self) -> str | None:
+        """Why nothing can be told of some answers; None where all were judged."""
+        if not self.unstable:
+            return None
+        return (
+            f"the same items score otherwise each time, by {self.unstable:.3g}: whether a score is wrong cannot "
+            "be told from noise"
+        )
+
+    def wrong(self, answered: Sequence[Answered]) -> list[WrongRow | None]:
+        """The worst row of every answer that is wrong, None for an answer that is right.
+
+        Items that seem to be wrong are asked for again; where that fails, what is known counts.
+        """
+        suspects: dict[tuple[Context, Item], float] = {}
+        suspicious: list[int] = []
+        for at, (request, scores) in enumerate(answered):
+            context, reference = self._reference(request, scores)
+            differences = row_differences(scores, reference, apply_softmax=request.apply_softmax)
+            if not (differences <= self._limit).all():
+                suspicious.append(at)
+            for index in np.flatnonzero(~(differences <= self._limit)):
+                key = (context, request.items[index])
+                suspects[key] = max(suspects.get(key, 0.0), float(differences[index]))
+        found: list[WrongRow | None] = [None] * len(answered)
+        if suspects and self._repeats_itself(suspects):
+            self._references.clear()
+            for at in suspicious:
+                found[at] = self._worst(*answered[at])
+        return found
+
+    def _reference(self, request: PreparedRequest, scores: Scores) -> tuple[Context, Scores]:
+        """A request's context, and what its items score [N, K]; items of which nothing is known score ``scores``."""
+        if request.body not in self._references:
+            context = Context.of(request)
+            known = self._answers.scores_of(context)
+            rows = []
+            for item, row in zip(request.items, scores, strict=True):
+                settled = self._settled.get((context, item))
+                if settled is not None:
+                    rows.append(settled[0])
+                elif item in known:
+                    rows.append(known[item])
+                else:
+                    rows.append(self._first.setdefault((context, item), row))
+            self._references[request.body] = context, np.reshape(rows, scores.shape)
+        return self._references[request.body]
+
+    def _worst(self, request: PreparedRequest, scores: Scores) -> WrongRow | None:
+        context, reference = self._reference(request, scores)
+        differences = row_differences(scores, reference, apply_softmax=request.apply_softmax)
+        spreads = [self._settled[context, item][1] if (context, item) in self._settled else 0.0
+                   for item in request.items]  # fmt: skip
+        over = differences - np.array(spreads)
+        index = int(np.argmax(over))
+        if over[index] <= self._limit:
+            return None
+        return WrongRow(request, index, float(differences[index]), "what it scores in other requests")
+
+    def _repeats_itself(self, suspects: dict[tuple[Context, Item], float]) -> bool:
+        """Ask for the worst suspects again, and keep what they score; whether the server gives the same each time."""
+        fresh = [key for key in sorted(suspects, key=lambda key: -suspects[key]) if key not in self._settled]
+        fresh = fresh[:_SUSPECTS]
+        opinions: dict[tuple[Context, Item], list[Row]] = {key: [self._known(key)] for key in fresh}
+        try:
+            for key, row in self._asked_again(fresh):
+                opinions[key].append(row)
+        except ScoreFailure:
+            return True
+        spread = 0.0
+        agreed = 0
+        for key, rows in opinions.items():
+            pairs = [(key[0].difference(rows[a], rows[b]), a) for a in range(len(rows)) for b in range(a)]
+            closest, at = min(pairs)
+            spread = max(spread, max(pairs)[0])
+            if closest <= self._limit:
+                agreed += 1
+                self._settled[key] = rows[0 if self._stands(key) else at], closest
+        if fresh and agreed <= _STABLE * len(fresh):
+            self.unstable = max(self.unstable, spread)
+            for key in fresh:
+                self._settled.pop(key, None)
+            return False
+        return True
+
+    def _known(self, key: tuple[Context, Item]) -> Row:
+        context, item = key
+        known = self._answers.scores_of(context).get(item)
+        return self._first[key] if known is None else known
+
+    def _stands(self, key: tuple[Context, Item]) -> bool:
+        """Whether what is known rests on several answers, none of which has contradicted another."""
+        context, item = key
+        return item in self._answers.scores_of(context) and not self._answers.total.contradictions
+
+    def _asked_again(self, keys: list[tuple[Context, Item]]) -> Iterator[tuple[tuple[Context, Item], Row]]:
+        by_context: dict[Context, list[Item]] = {}
+        for context, item in keys:
+            by_context.setdefault(context, []).append(item)
+        for context, items in by_context.items():
+            for _ in range(_OPINIONS):
+                order = [items[place] for place in self._random.permutation(len(items))]
+                for begin in range(0, len(order), _FEW):
+                    company = order[begin : begin + _FEW]
+                    for item, row in zip(company, self._ask(context.request(company)), strict=True):
+                        yield (context, item), row
