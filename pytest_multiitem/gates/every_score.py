@@ -12,7 +12,7 @@ from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
 from pytest_multiitem.scoring.limits import PLACED
-from pytest_multiitem.targets.answers import cross_checked
+from pytest_multiitem.targets.answers import Context, cross_checked
 from pytest_multiitem.targets.target import declared_semantics
 
 #: Fresh connections over which the requests of the gates are sent once more.
@@ -24,7 +24,7 @@ _SERIAL_AT_ONCE = 8
 
 def measure(subject: Subject) -> Measurement:
     """Send the requests of the gates once more over fresh connections, ask the serial server for a sample of all items
-    that were scored packed, and judge whatever came in.
+    that were scored packed, and judge whatever came in and was not judged yet.
 
     The value is the largest difference between rows of the same item from the packed server.
     """
@@ -38,9 +38,8 @@ def measure(subject: Subject) -> Measurement:
                 for _ in range(CONNECTIONS):
                     stack.enter_context(multi.another()).score(case)
     attestation.packed_sequences = attestation.packed_items = 0
-    multi.judge_answers(seed)
-    total = multi.answers.total
-    problem, compared, apart = total.problem, 0, 0.0
+    judged, total = multi.judge_answers(seed), multi.answers.total
+    problem, compared, apart = judged.problem, 0, 0.0
     if serial is not None and problem is None:
         compared, apart, problem = _against_serial(subject, seed)
     return Measurement(
@@ -50,13 +49,13 @@ def measure(subject: Subject) -> Measurement:
         attestation=Attestation.joined([*(base.attestation for base in alone), attestation]),
         samples={"answers": total.answers, "rows": total.rows, "asked_again": total.asked, "serial_rows": compared},
         details=details.EveryScore(
-            contradictions=total.contradictions,
-            unstable=total.unstable or None,
+            contradictions=judged.contradictions,
+            unstable=judged.unstable or None,
             serial_max_abs_diff=apart if compared else None,
-            wrong=[str(row) for row in total.wrong[:5]],
+            wrong=[str(row) for row in judged.wrong[:5]],
         ),
         problem=problem,
-        doubt=total.doubt if total.rows else "no row could be compared",
+        doubt=judged.doubt if total.rows else "no row could be compared",
         holds=f"{total.rows} rows of {total.answers} answers agree with the same items elsewhere, to "
         f"{total.largest:.3g}"
         if total.rows
@@ -73,9 +72,13 @@ def _against_serial(subject: Subject, seed: int) -> tuple[int, float, str | None
     def behind(query: tuple[int, ...]) -> list[int]:
         return semantics.serial_query(query, delimiter)
 
+    def is_usual(context: Context) -> bool:
+        """Other labels, and probabilities, are judged by gates of their own."""
+        return context.apply_softmax and context.labels == tuple(subject.settings.labels)
+
     random = np.random.default_rng(seed)
     contexts = [(context, list(filter(None, items))) for context, items in multi.answers.known() if items]
-    contexts = [(context, items) for context, items in contexts if items and context.apply_softmax]
+    contexts = [(context, items) for context, items in contexts if items and is_usual(context)]
     asked = 0
     for place in random.permutation(len(contexts)):
         if asked >= _SERIAL_SAMPLE:
@@ -87,6 +90,8 @@ def _against_serial(subject: Subject, seed: int) -> tuple[int, float, str | None
     serial.judge_answers(seed)
     rows, apart = 0, 0.0
     for context, item, ours, theirs in cross_checked(multi.answers, serial.answers, behind):
+        if not is_usual(context):
+            continue
         difference = context.difference(ours, theirs)
         rows, apart = rows + 1, max(apart, difference)
         if not difference <= PLACED:
