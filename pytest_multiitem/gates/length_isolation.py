@@ -260,14 +260,10 @@ def _judged(found: Lengths, evidence: Evidence) -> tuple[str | None, str | None,
         return None, blind, None
     if not value:
         return None, None, "no length of one item moves another's score by a bit"
-    return (
-        None,
-        None,
-        (
-            f"{said}, and nothing follows the length of the changed item (p = {found.trend.p:.2g}): a leak is at most "
-            f"{found.trend.bound:.3g} (95 %)"
-        ),
+    with_length = (
+        f"with the length of the changed item they go {found.trend.size:.3g} at most (p = {found.trend.p:.2g})"
     )
+    return None, None, f"{said}; {with_length}: a leak is at most {found.trend.bound:.3g} (95 %)"
 
 
 def _without_floor(evidence: Evidence) -> Evidence:
@@ -296,12 +292,13 @@ def _details(found: Lengths) -> details.LengthIsolation:
 
 
 def shape_floor(subject: Subject) -> tuple[float | None, float | None]:
-    """The shape floor and the bound of a leak, for gates that allow no difference; None where it leaks, or nothing
-    moved."""
-    found = lengths(subject)
-    if found is None or not found.value or found.leaks or found.floor > found.precision.most:
+    """The shape floor and the bound of a leak, for gates that allow no difference; None where it leaks, or the floor is
+    more than rounding should be. Shapes that these gates met may round although those of the ladders did not."""
+    found, request = lengths(subject), request_of(subject)
+    if found is None or request is None or found.leaks:
         return None, None
-    return found.floor, found.trend.bound
+    floor = max(found.floor, batch_floor(subject.serial, request, subject.multi, subject.record))
+    return (None, None) if floor > found.precision.most else (floor, found.trend.bound)
 
 
 LENGTH_ISOLATION = Gate(

@@ -181,3 +181,30 @@ def test_a_model_on_which_no_leak_would_show_decides_nothing():
 def test_single_items_say_nothing():
     record = check(multi(), cases=[make_case(1)])
     assert record.verdict is Verdict.INCONCLUSIVE and record.value is None
+
+
+def test_shapes_may_round_that_the_ladders_did_not_meet():
+    """Only requests of seven items without a single token round: those of the other gate."""
+
+    def scores(query, items, labels):
+        found = packed(query, items, labels)
+        met = len(items) == 7 and min(map(len, items)) > 1 and max(map(len, items)) < 60
+        return found + 3e-4 * met * np.sin(sum(map(len, items))) * (len(items[0]) == len(CASES[0].items[0]))
+
+    target = served(scores, "bfloat16")
+    changed = check(target, CHANGED_LENGTH)
+    assert changed.value > 0 and changed.verdict is Verdict.INCONCLUSIVE and "all of it is rounding" in changed.reason
+    assert changed.shape_floor == 2**-8
+
+
+def test_an_order_of_blocks_is_no_leak_where_it_is_smaller_than_rounding():
+    """As a plain packed engine rounds: the same for all that is long."""
+
+    def scores(query, items, labels):
+        found = packed(query, items, labels)
+        before = np.cumsum([0, *map(len, items)])[: len(items), None]
+        return found + 3e-9 * np.minimum(before, 100) * np.array([1, -1])
+
+    record = check(served(scores))
+    assert record.details.p_direction <= 0.005 and record.verdict is Verdict.PASS
+    assert f"p = {2 * min(record.details.p_direction, record.details.p_growth):.2g}" in record.reason

@@ -2,16 +2,18 @@
 
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from release_gates import RELEASED
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.faults.catalogue import catalogue
+from pytest_multiitem.faults.catalogue import catalogue, variation
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power import columns as power_columns
 from pytest_multiitem.power.builds import Build
 from pytest_multiitem.power.records import FaultRecord, KillMatrix
-from pytest_multiitem.power.runner import check_settings, plan
+from pytest_multiitem.power.runner import Planned, check_settings, plan
+from pytest_multiitem.power.runner import _judged as judged_build
 from pytest_multiitem.power.summary import summarise, verdict
 from pytest_multiitem.reports.power import kill_table, power_lines, render, summary_lines
 from pytest_multiitem.results.details import BuildRecord, Cell
@@ -255,3 +257,38 @@ def test_a_page_and_a_terminal_show_the_same():
     assert "incomplete" not in page
     made.complete, made.interrupted_by = False, "KeyboardInterrupt"
     assert "incomplete (KeyboardInterrupt)" in render(made)
+
+
+# -- variations ----------------------------------------------------------------------------------
+
+CHANGED = "changed_length_isolation_zero"
+ROUNDED = "3e-07 is above the limit 0, but all of it is rounding: floor 1e-06, content leak ≤ 5e-07"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "expected"),
+    [
+        ("INCONCLUSIVE", ROUNDED, True),
+        ("PASS", "0 is within the limit 0", True),
+        ("INCONCLUSIVE", "the noise floor 1e-07 is above the limit 0", False),
+        ("FAIL", ROUNDED, False),
+    ],
+)
+def test_a_variation_passes_and_may_be_called_rounding(said, reason, expected):
+    varied = Planned("jax", variation("shape_noise"))
+    cells = [cell(SAME, "PASS", 0.0), msgspec.structs.replace(cell(CHANGED, said, 3e-7), reason=reason)]
+    record = judged_build(varied, cells)
+    assert (record.label, record.fault, record.strength) == ("healthy, shape_noise=4e-07", None, None)
+    assert record.as_expected is expected
+    assert not judged_build(Planned("jax"), cells).as_expected or said == "PASS", "a plain healthy build has none"
+
+
+def test_a_fault_that_is_called_rounding_only_survives():
+    found = judged_build(Planned("jax", catalogue()["causal"]()), [build_cell := cell(CHANGED, "INCONCLUSIVE", 3e-7)])
+    assert build_cell.verdict is Verdict.INCONCLUSIVE and found.as_expected is False
+
+
+def test_a_variation_is_a_healthy_build_of_the_report():
+    varied = judged_build(Planned("jax", variation("shape_noise")), [cell(SAME, "PASS", 0.0)])
+    made = matrix(*both("leak", 1.0, [cell(SAME, "FAIL", 0.5)]), varied)
+    assert ["", "healthy, shape_noise=4e-07", "passes"] in [row[:3] for row in kill_table(made, "jax")[1]]

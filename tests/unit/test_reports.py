@@ -141,7 +141,8 @@ def test_square_brackets_stay_in_the_terminal():
 def test_evidence():
     record = gate_record(
         "delimiter_aligned_equiv_le_0p02", relation="<=", value=0.0148, limit=0.02, noise_floor=0.0,
-        traffic_floor=0.003, leak_visibility=0.34, semantic_visibility=0.25, score_spread=0.5,
+        traffic_floor=0.003, leak_visibility=0.34, semantic_visibility=0.25, score_spread=0.5, shape_floor=1e-6,
+        leak_bound=2e-7,
         samples={"items": 58, "timed_runs": 5}, mask_requested="segment",
         mask_attested="segment", server_chunk_size=0, items_per_sequence=29.0, semantics="prefix_first_delim",
     )  # fmt: skip
@@ -149,7 +150,7 @@ def test_evidence():
     assert dict(zip(header, row, strict=True)) == {
         "gate": "delimiter_aligned_equiv_le_0p02", "for": "pytorch-dense", "verdict": "PASS", "value": "0.015",
         "limit": "<= 0.02", "noise floor": "0", "traffic floor": "0.003", "leak visibility": "0.34",
-        "semantic visibility": "0.25", "score spread": "0.50",
+        "semantic visibility": "0.25", "score spread": "0.50", "shape floor": "1e-06", "leak bound": "2e-07",
         "samples": "58 items, 5 timed runs", "semantics": "prefix_first_delim", "mask requested": "segment",
         "mask executed": "segment", "server chunk": "all", "items per sequence": "29.0",
     }  # fmt: skip

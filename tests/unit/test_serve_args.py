@@ -359,3 +359,18 @@ def test_a_call_that_does_not_end_cannot_hold_the_process(tmp_path):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_variation_is_told_apart_from_faults(monkeypatch, tmp_path):
+    monkeypatch.setattr(serve_module, "load_backend", lambda *args, **kwargs: FakeBackend())
+    line = ("--model-path", str(tmp_path), "--multi-item-scoring-delimiter", "999")
+    plain, varied = (build_service(parse(*line, *more)) for more in ([], ["--variation", "shape_noise=0.004"]))
+    assert varied.info["variations"] == ["shape_noise=0.004"] and "faults" not in varied.info
+    assert "variations" not in plain.info
+    request = ([1, 2], [[3], [4, 5]], [6, 7], True)
+    exact, noisy = (service.scorer.score(*request).scores for service in (plain, varied))
+    assert 0 < abs(noisy - exact).max() < 0.02
+    both = build_service(parse(*line, "--variation", "shape_noise", "--fault", "score_before_last"))
+    assert both.info["faults"] == ["score_before_last"] and both.info["variations"] == ["shape_noise=4e-07"]
+    with pytest.raises(UsageError, match="no variation is called 'causal'"):
+        parse("--variation", "causal")
