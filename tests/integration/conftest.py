@@ -26,6 +26,9 @@ def sglang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
     model = base / "tiny-qwen3"
     write_checkpoint(model, CheckpointSpec(), full_tokenizer=True)
     engine = choose_engine("sglang")
+    # Two threads that wait for each other take ten times as long where something else has a core.
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     given = {
         "multiitem_engine": "sglang",
         "multiitem_engine_python": str(python),
@@ -35,6 +38,7 @@ def sglang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
     settings = engine.fit(resolve(given, {}, {}))
     with ServerPool(base / "run", owner=True) as pool:
         yield RealEngine(str(python), model, settings, pool)
+    monkeypatch.undo()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ such a server: see the adapter's `hazard`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +72,16 @@ def apart(one: Scores, other: Scores) -> Scores:
 
 
 @pytest.fixture(scope="module")
-def healthy(sglang: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with sglang.packed(tmp_path_factory.mktemp("healthy")) as server:
+def packed(
+    sglang: RealEngine, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """A packed server with the fault of the parameter; one at a time."""
+    with sglang.packed(tmp_path_factory.mktemp("packed"), request.param) as server:
+        assert f"planted fault: {request.param or 'none'}" in server.log_path.read_text()
         yield server
+
+
+healthy = pytest.mark.parametrize("packed", [""], ids=["healthy"], indirect=True)
 
 
 def attached(
@@ -86,36 +93,39 @@ def attached(
     return status, {g["gate"]: g for g in matrix["gates"] if "deselected" not in g["reason"]}, output
 
 
+@healthy
 @pytest.mark.parametrize(
     ("query", "lengths"), [(30, [9] * 5), (150, range(1, 50)), (40, [4] * 130)], ids=["small", "1400 tokens", "items"]
 )
 def test_packed_scores_are_those_of_query_and_item(
-    sglang: RealEngine, healthy: RunningServer, query: int, lengths: Sequence[int]
+    sglang: RealEngine, packed: RunningServer, query: int, lengths: Sequence[int]
 ) -> None:
     request, serial = Request.drawn(query, query, lengths), sglang.serial().url
-    packed = request.scores(healthy.url)
+    scores = request.scores(packed.url)
     some = Request(request.query, request.items[:: max(1, len(lengths) // 10)])
-    seen = packed[:: max(1, len(lengths) // 10)]
+    seen = scores[:: max(1, len(lengths) // 10)]
     assert apart(seen, some.alone(serial)).max() < ROUNDING
     assert apart(seen, some.alone(serial, after=[DELIMITER])).max() > LEAK, "the delimiter is not visible"
     # The same shapes with other content are the same operations: no bit moves.
     other = Request(request.query, [*request.items[:2], request.items[2][::-1], *request.items[3:]])
     other.items[2][0] += 1
-    moved = apart(packed, other.scores(healthy.url))
+    moved = apart(scores, other.scores(packed.url))
     assert moved[2] > 0 and not np.delete(moved, 2).any()
 
 
-def test_requests_in_flight_do_not_mix(healthy: RunningServer) -> None:
+@healthy
+def test_requests_in_flight_do_not_mix(packed: RunningServer) -> None:
     requests = [Request.drawn(seed, 20 + seed, [3, 11, 7, 2]) for seed in range(64)]
-    alone = [request.scores(healthy.url) for request in requests]
-    together = in_flight(healthy.url, requests)
+    alone = [request.scores(packed.url) for request in requests]
+    together = in_flight(packed.url, requests)
     assert max(apart(one, other).max() for one, other in zip(alone, together, strict=True)) < ROUNDING
 
 
+@healthy
 @undecided
-def test_attached_to_a_healthy_server_no_gate_fails(sglang: RealEngine, healthy: RunningServer, tmp_path: Path) -> None:
+def test_attached_to_a_healthy_server_no_gate_fails(sglang: RealEngine, packed: RunningServer, tmp_path: Path) -> None:
     """What is left over is rounding, and is called so."""
-    status, gates, output = attached(tmp_path, healthy, sglang.serial(), CORRECTNESS)
+    status, gates, output = attached(tmp_path, packed, sglang.serial(), CORRECTNESS)
     assert {gate["verdict"] for gate in gates.values()} <= {"PASS", "INCONCLUSIVE", "NOT_RUN"} and status == 0, output
     isolation = {name: gate for name, gate in gates.items() if "isolation" in name}
     assert {"same_length_isolation_zero", "changed_length_isolation_zero"} < isolation.keys(), output
@@ -150,18 +160,21 @@ def check_second_request(server: RunningServer) -> None:
     assert max(apart(one, other).max() for one, other in zip(alone, together, strict=True)) > LEAK
 
 
-@pytest.mark.parametrize(
-    ("fault", "check"),
-    [
-        pytest.param("leak_from_item:41", check_leak_from_item_41, marks=undecided),
-        pytest.param("leak_past_token:1024", check_leak_past_token_1024, marks=undecided),
-        pytest.param("second_request", check_second_request),
-    ],
-)
-def test_a_planted_leak_fails_the_run(sglang: RealEngine, tmp_path: Path, fault: str, check: Any) -> None:
-    with sglang.packed(tmp_path / "servers", fault) as server:
-        assert f"planted fault: {fault}" in server.log_path.read_text()
-        check(server)
-        status, gates, output = attached(tmp_path, server, sglang.serial(), WITHOUT_SEARCH)
+LEAKS = {
+    "leak_from_item:41": check_leak_from_item_41,
+    "leak_past_token:1024": check_leak_past_token_1024,
+    "second_request": check_second_request,
+}
+
+
+@pytest.mark.parametrize(("packed", "check"), LEAKS.items(), ids=LEAKS, indirect=["packed"], scope="module")
+def test_a_planted_leak_is_where_its_name_says(packed: RunningServer, check: Callable[[RunningServer], None]) -> None:
+    check(packed)
+
+
+@undecided
+@pytest.mark.parametrize("packed", LEAKS, indirect=True)
+def test_a_planted_leak_fails_the_run(sglang: RealEngine, packed: RunningServer, tmp_path: Path) -> None:
+    status, gates, output = attached(tmp_path, packed, sglang.serial(), WITHOUT_SEARCH)
     failed = [name for name, gate in gates.items() if gate["verdict"] == "FAIL" and (gate["value"] or 0) > LEAK]
     assert status == 1 and failed, output
