@@ -42,7 +42,7 @@ SHARED = (1, 15, 16, 16, 17, 31, 32, 33, 64, 64, 128)
 #: What follows a shared beginning; of two items that end with it, one is the other's prefix, or they are equal.
 TAILS = (1, 1, 2, 5, 16, 0)
 #: Items that a large request has beside those that are drawn one by one.
-CROWDS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 248)
+CROWDS = (1, 2, 6, 16, 32, 64, 96, 128, 248)
 #: Steps through the pool from one token to the next; 0 repeats one token.
 STRIDES = (0, 1, 7, 101, 1009)
 #: What becomes of an item; half of them are left alone.
@@ -65,7 +65,7 @@ _SERIAL = 8
 _LARGE = 128
 #: For each large request there are so many small ones: of relations that compare items in other company, and of all
 #: others, which large requests show less of.
-_SMALL, _MORE_SMALL = 3, 11
+_SMALL, _MORE_SMALL = 3, 15
 #: For each request with shared beginnings there are so many without.
 _UNSHARED = 2
 

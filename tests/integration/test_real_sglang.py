@@ -161,7 +161,8 @@ def test_the_search_says_what_a_batch_does_to_the_last_bit(silent: str, tmp_path
         return
     assert status == 1, output
     if gate["verdict"] == "INCONCLUSIVE":
-        assert "no relation can be blamed" in gate["reason"] or "moves scores" in gate["reason"], output
+        words = ("no relation can be blamed", "moves scores", "all of it is rounding")
+        assert any(each in gate["reason"] for each in words), output
         return
     found = json.loads(path.read_bytes())
     raced = found["relation"] == "beside"  # what happens at the same time need not happen again, nor be made smaller
