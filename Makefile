@@ -45,7 +45,8 @@ mutation: $(READY)
 	$(BIN)/python -m pip install -qq -c constraints.txt --group mutation
 	$(BIN)/python tools/mutation.py
 
-# A real server to test against: sglang on a CPU, in an environment of its own that `make clean` leaves alone.
+# A real server to test against: sglang on a CPU, serial and packed (engines/sglang_mis_cpu stands in for FlashInfer), in
+# an environment of its own that `make clean` leaves alone.
 engines:
 	engines/sglang-cpu.sh
 	@echo "pytest --engine sglang --engine-python .engines/sglang-0.5.23/bin/python"

@@ -143,6 +143,14 @@ class InstalledEngine(LaunchedEngine):
         """The engine in the interpreter that the settings name. Raises EngineUnavailable."""
         return inspect(str(settings.engine_python), self.package, self.sources, self.distribution, self.surroundings)
 
+    def launch_profile(self, profile: Profile, settings: Settings) -> LaunchProfile:
+        """On a CPU, with what the packages of the engine's environment change. Raises EngineUnavailable."""
+        launch = super().launch_profile(profile, settings)
+        if settings.device == "cpu" and launch.cpu_with:
+            for package in launch.cpu_with.keys() & self.installed(settings).packages.keys():
+                launch = launch.over(launch.cpu_with[package])
+        return launch
+
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
         """Why not: no environment, or a version that cannot express the profile."""
         reason = super().unavailable(profile, settings)

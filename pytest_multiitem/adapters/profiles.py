@@ -17,8 +17,8 @@ from pytest_multiitem.settings.settings import OPTION_OF, Settings
 
 SHIPPED = Path(__file__).with_name("profiles.toml")
 _EXPECTED = (
-    "engine, role (multi, serial or extend) and port, and where needed about, extends, settings, flags, env, one_of "
-    "and cpu (with settings, flags and env)"
+    "engine, role (multi, serial or extend) and port, and where needed about, extends, settings, flags, env, one_of, "
+    "cpu (with settings, flags and env) and cpu_with (the same for a package)"
 )
 
 FlagValue = bool | int | float | str | list[int | float | str]
@@ -38,7 +38,8 @@ class LaunchProfile(Layer, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     ``settings``: defaults of run settings, as a user would type them. ``flags`` and the alternatives
     ``one_of`` map flag names without dashes to values, in which ``{name}`` is filled in from the run.
-    ``cpu``: what is laid over them where the device is a CPU.
+    ``cpu``: what is laid over them where the device is a CPU. ``cpu_with``: what is laid over that where the engine's
+    environment also holds a package of that name.
     """
 
     name: str
@@ -48,6 +49,12 @@ class LaunchProfile(Layer, frozen=True, forbid_unknown_fields=True, kw_only=True
     about: str = ""
     one_of: tuple[dict[str, FlagValue], ...] = ()
     cpu: Layer = Layer()
+    cpu_with: dict[str, Layer] = {}
+
+    def over(self, layer: Layer) -> LaunchProfile:
+        """The profile with a layer over it."""
+        changed = {key: getattr(self, key) | getattr(layer, key) for key in Layer.__struct_fields__}
+        return msgspec.structs.replace(self, **changed)
 
     def alternatives(self) -> list[dict[str, FlagValue]]:
         """All flags, once for every alternative, without those that are switched off."""
@@ -78,17 +85,15 @@ def read_profiles(own: Path | None = None) -> Mapping[str, LaunchProfile]:
 
 
 def launch_profile(name: str, *, device: str, own: Path | None = None) -> LaunchProfile:
-    """The profile called ``name`` as it is on a device. Raises UsageError listing those that exist."""
+    """The profile called ``name`` as it is on a device, whatever packages are there. Raises UsageError listing those
+    that exist."""
     profiles = read_profiles(own)
     if name not in profiles:
         raise UsageError(
             f"no launch profile is called {name!r}; expected one of {', '.join(profiles)}{did_you_mean(name, profiles)}"
         )
     profile = profiles[name]
-    if device == "cpu":
-        layer = {key: getattr(profile, key) | getattr(profile.cpu, key) for key in Layer.__struct_fields__}
-        profile = msgspec.structs.replace(profile, **layer)
-    return profile
+    return profile.over(profile.cpu) if device == "cpu" else profile
 
 
 def profile_name(settings: Settings, engine: str, role: str) -> str:

@@ -2,7 +2,8 @@
 
 Up to 0.5.10.post1 the delimiter is a flag and nothing checks the attention backend: with anything but
 FlashInfer the server answers 200 with plain causal scores, in which items leak into each other. From 0.5.11
-on `--enable-mis` insists on FlashInfer, and the server refuses to start without it.
+on `--enable-mis` insists on FlashInfer, and the server refuses to start without it. On a CPU the package
+sglang-mis-cpu (engines/sglang_mis_cpu) stands in for FlashInfer, and the server calls it by that name.
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ class SglangEngine(InstalledEngine):
     package = "sglang"
     sources = "srt/server_args.py srt/arg_groups/**/*.py"
     distribution = "sglang"
-    surroundings = ("torch", "transformers", "flashinfer-python", "sgl-kernel", "triton", "numpy")
+    surroundings = ("torch", "transformers", "flashinfer-python", "sgl-kernel", "sglang-mis-cpu", "triton", "numpy")
     refusals = (
         re.compile(r"AssertionError: (Multi-item scoring requires .*)"),
         re.compile(r"(?:AssertionError|Exception): (.*(?:multi-item|enable-mis|flashinfer).*)", re.IGNORECASE),
     )
 
     def hazard(self, profile: Profile, case: Case) -> str | None:
-        """An empty query with an empty item ends the server's scheduler, and with it the server."""
+        """Requests that end the server's scheduler, and with it the server."""
+        if not case.query and profile.role == "multi":
+            return "an empty query ends an sglang server that packs: its first delimiter gets the position -1"
         if not case.query and not all(case.items):
             return "an empty query with an empty item ends an sglang server"
         return None

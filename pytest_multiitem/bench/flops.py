@@ -12,6 +12,9 @@ Two counts of the same request:
 
 The share of a machine's matrix rate that a server reaches is ``needed`` operations over seconds over that rate: with
 ``nominal`` as numerator, a server would look the better the more it computes in vain.
+
+What packing saves at most is the needed operations of the serial side over those of one packed sequence (`ceiling`).
+It counts operations only: what each of N calls costs beside them may make a measured speed-up larger.
 """
 
 from __future__ import annotations
@@ -86,6 +89,37 @@ def serial(
     tokens = [query_tokens + length for length in item_tokens]
     rows = _Rows(sum(tokens), sum(map(_triangle, tokens)), len(tokens), sum(tokens))
     return _of(config, rows, labels, needed=needed)
+
+
+def cached(
+    config: ModelConfig, query_tokens: int, item_tokens: Sequence[int], *, labels: int, needed: bool = True
+) -> Work:
+    """N sequences ``query + item`` on a server that holds the query's keys and values already.
+
+    An empty item computes the query's last token again: some row must be read.
+    """
+    empty = sum(length == 0 for length in item_tokens)
+    rows = sum(item_tokens) + empty
+    pairs = sum(length * query_tokens + _triangle(length) for length in item_tokens) + empty * query_tokens
+    read_pairs = len(item_tokens) * query_tokens + sum(item_tokens)
+    return _of(config, _Rows(rows, pairs, len(item_tokens), read_pairs), labels, needed=needed)
+
+
+def ceiling(
+    config: ModelConfig,
+    query_tokens: int,
+    item_tokens: Sequence[int],
+    *,
+    labels: int,
+    semantics: Semantics = Semantics.PREFIX_FIRST_DELIM,
+    cached_query: bool = False,
+) -> float:
+    """What packing all items into one sequence saves at most: needed operations of N one-item calls over its own.
+
+    ``cached_query``: the serial side computes the query never again. Raises ValueError for an ablation.
+    """
+    calls = (cached if cached_query else serial)(config, query_tokens, item_tokens, labels=labels)
+    return calls.total / packed(config, query_tokens, item_tokens, labels=labels, semantics=semantics).total
 
 
 def _behind_prefix(seen: int, item_tokens: Sequence[int]) -> _Rows:

@@ -15,6 +15,10 @@ _RESAMPLES = 10_000
 _SEED = 20_260_101
 #: A first run this many times as long as the median of the others was doing something else as well.
 RECOMPILATION_RATIO = 1.5
+#: A first run this many times as long as the slowest of the others did more than they did.
+_SLOW_FIRST_RATIO = 2.0
+#: A first run this many times as long as the median of the others, and slower than all, may have compiled something.
+_SUSPECT_RATIO = 3.0
 #: An isolated call of a run this many times as long as the median call of its shape stands out.
 _OUTLIER_RATIO = 3.0
 #: Runs whose standard deviation exceeds this share of their mean are unstable (pyperf warns at the same).
@@ -140,6 +144,25 @@ def recompilation(runs: Sequence[float], calls: Sequence[Sequence[float]] = ()) 
             ratio = table[0, at] / np.median(table[1:, at])
             return f"request {at} of the first timed run took {ratio:.1f} times its median in the others"
     return None
+
+
+def slow_first_run(runs: Sequence[float]) -> str | None:
+    """Why the first timed run is slower than any busy moment of the others explains; None where it is not.
+
+    Stricter than :func:`recompilation`: a first run that is merely the slowest may be the machine's doing. So may this
+    one: that something was compiled takes further evidence.
+    """
+    reason = recompilation(runs)
+    if reason is None or not runs[0] > _SLOW_FIRST_RATIO * max(runs[1:]):
+        return None
+    return f"{reason}, and more than {_SLOW_FIRST_RATIO:g} times the slowest of them"
+
+
+def suspect_first_run(runs: Sequence[float]) -> str | None:
+    """Why the first timed run may have compiled something, however busy the moments of the others were; None where
+    nothing says so. What is suspect once is the machine's doing; what is for another shape as well is not."""
+    penalty = first_run_penalty(runs)
+    return None if penalty is None or penalty < _SUSPECT_RATIO else recompilation(runs)
 
 
 def instability(times: Sequence[float]) -> str | None:

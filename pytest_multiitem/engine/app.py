@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,8 +24,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pytest_multiitem.engine.tokenizer import TextTokenizer
+from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.steps import ScoringSteps
 from pytest_multiitem.scoring.wire import (
+    SCORE_FIELDS,
     ScoreRequest,
     ScoreResponse,
     Usage,
@@ -103,6 +106,7 @@ def create_app(service: Service) -> Starlette:
             Route("/v1/score", _answered(endpoints.score), methods=["POST"]),
             Route("/v1/models", _answered(endpoints.models), methods=["GET"]),
             Route("/health", _answered(endpoints.health), methods=["GET"]),
+            Route("/generate", _answered(endpoints.generate), methods=["POST"]),
             Route("/health_generate", _answered(endpoints.health_generate), methods=["GET", "POST"]),
             Route("/get_server_info", _answered(endpoints.server_info), methods=["GET"]),
             Route("/flush_cache", _answered(endpoints.flush_cache), methods=["GET", "POST"]),
@@ -136,20 +140,28 @@ class _Endpoints:
                 "query and items are text, but the served checkpoint has no tokenizer.json; send lists of token ids",
                 "query",
             )
-        query = service.tokenizer.encode(request.query)
+        query, items = service.scorer.tokenise(request.query, list(map(str, request.items)), service.tokenizer.encode)
         if not query:
             raise empty_query()
-        items = [service.tokenizer.encode(str(item)) for item in request.items]
         check_token_ids(query, items, vocab_size=service.vocab_size)
         return request, query, items
 
     def _score(self, request: ScoreRequest, query: list[int], items: list[list[int]]) -> bytes:
-        result = self._service.scorer.score(
-            query, items, request.label_token_ids, request.apply_softmax, request.item_first
-        )
+        temperature, logprobs = request.temperature or 1.0, request.return_token_logprobs
+        # Both start from the probabilities over the vocabulary: what normalises them drops out of a softmax.
+        plain = not request.apply_softmax or temperature != 1.0 or logprobs
+        result = self._service.scorer.score(query, items, request.label_token_ids, not plain, request.item_first)
+        scores, more = result.scores, {}
+        if logprobs or (plain and request.apply_softmax):
+            with np.errstate(divide="ignore"):
+                log_probabilities = np.log(scores)
+            if request.apply_softmax:
+                scores = softmax(log_probabilities, temperature)
+            if logprobs:
+                more["token_logprobs"] = log_probabilities.tolist()
         usage = Usage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens)
         model = request.model or self._service.model
-        return encode_score_response(ScoreResponse(scores=result.scores.tolist(), model=model, usage=usage))
+        return encode_score_response(ScoreResponse(scores=scores.tolist(), model=model, usage=usage, **more))
 
     async def health(self, request: Request) -> Response:
         """The process lives; says nothing of the engine."""
@@ -169,8 +181,34 @@ class _Endpoints:
             raise WireError(503, "not_ready", message) from None
         return _json(b'{"status":"ok"}')
 
+    async def generate(self, request: Request) -> Response:
+        """The prompt is computed as the query of an empty item, and nothing is generated: this engine only scores."""
+        prompt = self._prompt(await _read_body(request, self._service.max_body_bytes))
+        nothing: list[list[int]] = [[]]
+        probe = ScoreRequest(query=prompt, items=nothing, label_token_ids=list(self._service.probe_ids))
+        await self._service.worker.run(request, lambda: self._score(probe, prompt, nothing))
+        finish = {"type": "abort", "message": "this engine scores, and generates nothing"}
+        told = {"prompt_tokens": len(prompt), "completion_tokens": 0, "finish_reason": finish}
+        return _json(msgspec.json.encode({"text": "", "output_ids": [], "meta_info": told}))
+
+    def _prompt(self, body: bytes) -> list[int]:
+        """The token ids of a prompt. Raises WireError where there is none."""
+        try:
+            fields = msgspec.json.decode(body)
+            text, ids = fields.get("text"), fields.get("input_ids")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
+            raise WireError(400, "invalid_json", "the body is no JSON object") from None
+        if isinstance(text, str) and ids is None and self._service.tokenizer is not None:
+            ids = self._service.tokenizer.encode(text)
+        if not isinstance(ids, list) or not ids:
+            message = "expected input_ids, a list of at least one token id, or text where there is a tokenizer"
+            raise WireError(400, "invalid_prompt", message, "input_ids")
+        check_token_ids(ids, [], vocab_size=self._service.vocab_size)
+        return ids
+
     async def server_info(self, request: Request) -> Response:
-        return _json(msgspec.json.encode({**self._service.info, "executed": self._service.scorer.executed()}))
+        known = {"score_fields": list(SCORE_FIELDS), "executed": self._service.scorer.executed()}
+        return _json(msgspec.json.encode({**self._service.info, **known}))
 
     async def models(self, request: Request) -> Response:
         limit = self._service.max_positions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,22 +68,31 @@ def read_config(directory: Path) -> ModelConfig:
         if value != supported:
             raise CheckpointError(f"{path}: {name} is {value!r}; the embedded engine supports {supported!r} only")
     try:
-        heads = int(raw["num_attention_heads"])
-        hidden = int(raw["hidden_size"])
-        return ModelConfig(
-            vocab_size=int(raw["vocab_size"]),
-            hidden_size=hidden,
-            intermediate_size=int(raw["intermediate_size"]),
-            num_hidden_layers=int(raw["num_hidden_layers"]),
-            num_attention_heads=heads,
-            num_key_value_heads=int(raw.get("num_key_value_heads", heads)),
-            head_dim=int(raw.get("head_dim") or hidden // heads),
-            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
-            max_position_embeddings=int(raw.get("max_position_embeddings", 32_768)),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        )
+        return sizes(raw)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error.args[0]!r}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path} holds a size that is no positive number: {error}") from None
+
+
+def sizes(raw: Mapping[str, Any]) -> ModelConfig:
+    """The sizes in a config.json's content, with the defaults of Hugging Face for what it leaves out.
+
+    Raises KeyError for one that has none, and TypeError, ValueError or ZeroDivisionError for what is no size.
+    """
+    rope: Any = raw.get("rope_parameters") or {}
+    heads = int(raw["num_attention_heads"])
+    hidden = int(raw["hidden_size"])
+    return ModelConfig(
+        vocab_size=int(raw["vocab_size"]),
+        hidden_size=hidden,
+        intermediate_size=int(raw["intermediate_size"]),
+        num_hidden_layers=int(raw["num_hidden_layers"]),
+        num_attention_heads=heads,
+        num_key_value_heads=int(raw.get("num_key_value_heads", heads)),
+        head_dim=int(raw.get("head_dim") or hidden // heads),
+        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
+        max_position_embeddings=int(raw.get("max_position_embeddings", 32_768)),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+    )

@@ -62,7 +62,8 @@ class ServeArgs:
 
     ``model_path``: ``None`` = the built-in tiny checkpoint. ``context_length``: tokens, ``None`` =
     the model's. ``multi_item_semantics``: ``None`` = the mode's own. ``accepted_without_effect``:
-    the flags given that change nothing here, in their order. ``faults``: ``None`` = a healthy server.
+    the flags given that change nothing here, in their order. ``faults``: ``None`` = a healthy server,
+    without variations.
     """
 
     backend: str = _flag(
@@ -136,7 +137,7 @@ class ServeArgs:
         return cls(
             **{f.name: getattr(namespace, f.name) for f in declared},
             accepted_without_effect=tuple(ignored),
-            faults=_active_faults(namespace.faults),
+            faults=_active_faults(namespace.faults, namespace.variations),
         )
 
     def scorer_config(self) -> ScorerConfig:
@@ -182,12 +183,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             options = {"action": "store_true", "help": options["help"]}
         names = [name for name in (_named(f.name), f.metadata["also"]) if name]
         groups[f.metadata["group"]].add_argument(*names, **options)
-    parser.add_argument_group("faults").add_argument(
+    faults = parser.add_argument_group("faults")
+    faults.add_argument(
         "--fault",
         action="append",
         dest="faults",
         metavar="NAME[=STRENGTH]",
         help="score wrongly, as a real engine did; may be given several times (multiitem faults lists them)",
+    )
+    faults.add_argument(
+        "--variation",
+        action="append",
+        dest="variations",
+        metavar="NAME[=STRENGTH]",
+        help="differ as a healthy server may: shape_noise, other rounding for every shape of batch",
     )
     ignored = parser.add_argument_group(
         "accepted without effect", "flags of sgl-jax and sglang that change nothing here"
@@ -203,12 +212,12 @@ def _named(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _active_faults(texts: Sequence[str] | None) -> ActiveFaults | None:
-    if not texts:
+def _active_faults(texts: Sequence[str] | None, variations: Sequence[str] | None) -> ActiveFaults | None:
+    if not texts and not variations:
         return None
     from pytest_multiitem.faults.active import ActiveFaults  # a healthy server imports nothing of faults
 
-    return ActiveFaults.parse(texts)
+    return ActiveFaults.parse(texts or (), variations or ())
 
 
 class _Given(argparse.Action):

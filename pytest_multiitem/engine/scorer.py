@@ -20,7 +20,7 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.config import MaskImpl, Mode, ScorerConfig
 from pytest_multiitem.scoring.layout import PackedLayout, build_layout, packed_length
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores, ScoringSteps
+from pytest_multiitem.scoring.steps import Encode, Ids, Reading, ScoreResult, Scores, ScoringSteps
 from pytest_multiitem.scoring.wire import WireError
 
 #: Prefill+extend computes no delimiter: the layout's closing delimiters stand after every token that
@@ -122,6 +122,15 @@ class Scorer(ScoringSteps):
     @override
     def config(self) -> ScorerConfig:
         return self._config
+
+    @property
+    @override
+    def vocab_size(self) -> int:
+        return self.backend.vocab_size
+
+    @override
+    def tokenise(self, query: str, items: Sequence[str], encode: Encode) -> tuple[list[int], list[list[int]]]:
+        return encode(query), [encode(item) for item in items]
 
     @override
     def score(

@@ -93,7 +93,8 @@ def _server_info(args: ServeArgs, config: ScorerConfig, backend: SerialBackend, 
     del arguments["faults"]
     return {
         **arguments,
-        **({"faults": args.faults.labels} if args.faults else {}),
+        **({"faults": args.faults.labels} if args.faults and args.faults.labels else {}),
+        **({"variations": args.faults.varied} if args.faults and args.faults.varied else {}),
         "engine": "embedded",
         "version": pytest_multiitem.__version__,
         "backend": backend.name,
@@ -118,7 +119,7 @@ def _run(args: ServeArgs) -> int:
     config = args.scorer_config()
     if args.accepted_without_effect:
         log.info("accepted without effect: %s", " ".join(args.accepted_without_effect))
-    if args.faults:
+    if args.faults and args.faults.labels:
         log.warning("this server is faulty on purpose: %s", ", ".join(args.faults.labels))
     with bind(args.host, args.port) as listener:
         service = build_service(args)

@@ -45,6 +45,32 @@ class DuplicatesMerged(ScoresFault, name="duplicates_merged", number=13):
         return rows[sorted(first.values())]
 
 
+class SortedAnswer(ScoresFault, name="sorted_answer", number=36, seen="llama_index #20599, Milvus #53672"):
+    """Scores come sorted by the first label's, the highest first, without a word on which item each belongs to."""
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        """Stable: equal scores keep their order."""
+        return rows[np.argsort(-rows[:, 0], kind="stable")]
+
+
+class TemperatureIgnored(ScoringFault, name="temperature_ignored", number=35, seen="sglang 0.5.23, setwise"):
+    """A temperature is accepted and not applied: the answer is that of temperature 1."""
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """A temperature that is none is the server's to refuse, as is one without a softmax."""
+        answer = await exchange.answer()
+        if answer is None or answer.status_code != 200 or exchange.request.get("temperature") is None:
+            return answer
+        return await exchange.answer({**exchange.request, "temperature": None})
+
+
+class TokenLogprobsEmpty(AnswerFault, name="token_logprobs_empty", number=35, seen="sglang 0.5.23, setwise"):
+    """Token log-probabilities that were asked for are an empty list."""
+
+    def changed(self, body: JsonObject) -> bytes | None:
+        return encoded({**body, "token_logprobs": []}) if body.get("token_logprobs") is not None else None
+
+
 class LabelsSwapped(ScoresFault, name="labels_swapped", number=14):
     """Each row has the scores of its labels in reverse order."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from pytest_multiitem.faults.base import ScorerFault
+from pytest_multiitem.faults.base import WHOLE, ScorerFault
 from pytest_multiitem.scoring.config import MaskImpl
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout, restarting_positions
 from pytest_multiitem.scoring.semantics import Semantics
@@ -37,19 +38,28 @@ class AttentionFault(ScorerFault):
         """Whatever else than the mask is wrong."""
         return layout
 
+    def concerns(self, layout: PackedLayout, start: int) -> bool:
+        """Whether a sequence shows the fault; one that does not is computed as a healthy scorer computes it."""
+        return True
+
     @override
     def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
         """One whose packed layouts are biased, and which computes them by the path that honours a bias."""
-        layout = self.alter(self.inner.lay_out(query, items, start))
+        healthy = self.inner.lay_out(query, items, start)
+        if not self.concerns(healthy, start):
+            return healthy
+        layout = self.alter(healthy)
         return replace(layout, bias=lambda: self.weights(layout, start))
 
     @override
     def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
-        return self.inner.compute(layout, MaskImpl.DENSE, read)
+        return self.inner.compute(layout, implementation if layout.bias is None else MaskImpl.DENSE, read)
 
 
 class LeakFault(AttentionFault):
-    """Items see tokens of others."""
+    """Items see tokens of others. ``graded``: the strength is the share of the attention weight that those keep."""
+
+    graded: ClassVar[bool] = True
 
     def leaks(self, layout: PackedLayout) -> NDArray[np.bool_]:
         """Which keys of other items a token sees [S, S], of those that stand before it."""
@@ -59,8 +69,8 @@ class LeakFault(AttentionFault):
         """The healthy weights, and those of the leaked keys."""
         healthy = layout.log_weights()
         leaked = np.tril(self.leaks(layout))
-        share = np.float32(np.log(1.0 if self.strength is None else self.strength))
-        return np.where(leaked & np.isneginf(healthy), share, healthy)
+        share = self.strength if self.graded and self.strength is not None else 1.0
+        return np.where(leaked & np.isneginf(healthy), np.float32(np.log(share)), healthy)
 
 
 class Causal(
@@ -85,6 +95,45 @@ class CausalRestarting(
     def alter(self, layout: PackedLayout) -> PackedLayout:
         """Positions as of an engine that knows of items, and whose attention does not."""
         return replace(layout, positions=restarting_positions(layout))
+
+
+class SizeLimit(
+    CausalRestarting,
+    name="size_limit",
+    number=26,
+    strengths=(1024, 128, 512, 2048),
+    accepts=WHOLE,
+    graded=False,
+    thresholds=True,
+    circumstances={"effort": "normal"},
+):
+    """Isolation holds up to a number of packed tokens: a longer sequence is computed under plain causal attention."""
+
+    seen = "flashinfer #5095, #5075; vllm #5952"
+    unit = "packed tokens that are right"
+
+    def concerns(self, layout: PackedLayout, start: int) -> bool:
+        """One beyond the limit, as a whole."""
+        return layout.length > self.count
+
+
+class ItemLeakLimit(
+    AttentionFault, name="item_leak_limit", number=27, strengths=(40, 32), accepts=WHOLE, thresholds=True
+):
+    """Isolation holds for a number of items: each one beyond them sees the item before it."""
+
+    seen = "vllm #39631"
+    unit = "items that are right"
+
+    def concerns(self, layout: PackedLayout, start: int) -> bool:
+        """A sequence with one of the later items of the request."""
+        return start + layout.num_items > self.count
+
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """The item before is seen in full."""
+        item = layout.item[:, None]
+        open_ = (item > 0) & (item + start >= self.count) & (layout.item[None, :] == item - 1)
+        return np.where(open_, np.float32(0), layout.log_weights())
 
 
 class LeakNext(
@@ -158,6 +207,41 @@ class AllDelimsPrefix(OtherSemantics, name="all_delims_prefix", number=4, semant
     """The mask lets items see every earlier delimiter, and through them the items before."""
 
     seen = "ablation: equivalence 0.0833"
+
+
+class OwnWindow(AttentionFault, name="own_window", number=38, strengths=(16, 32), accepts=WHOLE, thresholds=True):
+    """An item sees only its own last tokens, beside its context: a window that is meant for the whole sequence."""
+
+    seen = "planted into sglang"
+    unit = "own tokens that are seen"
+
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """Own keys from the window's length on are hidden; the token itself is the first of it."""
+        index = np.arange(layout.length)
+        own = (layout.item[:, None] == layout.item[None, :]) & (layout.item != PREFIX)[:, None]
+        far = index[:, None] - index[None, :] >= self.count
+        return np.where(own & far, np.float32(-np.inf), layout.log_weights())
+
+
+class OwnDelimiterVisible(AttentionFault, name="own_delimiter_visible", number=38, seen="planted into sglang"):
+    """The tokens of an item see the delimiter that leads it, whichever delimiters the semantics lets them see."""
+
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """Under `query_prefix` that is wrong for every item; where the first delimiter is visible, for all but the
+        first one: what leads those has seen the item before."""
+        index = np.arange(layout.length)
+        leading = np.where(layout.item == PREFIX, -1, layout.block_start[layout.item] - 1)
+        return np.where(index[None, :] == leading[:, None], np.float32(0), layout.log_weights())
+
+
+class LastQueryTokenHidden(AttentionFault, name="last_query_token_hidden", number=38, seen="planted into sglang"):
+    """Items do not see the last token of the query: an off-by-one prefix length."""
+
+    def weights(self, layout: PackedLayout, start: int) -> Weights:
+        """One key is hidden from every token behind the first delimiter."""
+        key = np.arange(layout.length) == layout.query_length - 1
+        hidden = (layout.item != PREFIX)[:, None] & key[None, :]
+        return np.where(hidden, np.float32(-np.inf), layout.log_weights())
 
 
 class ChunkWithoutQuery(AttentionFault, name="chunk_without_query", number=16, circumstances={"server_chunk_size": 8}):

@@ -11,6 +11,12 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.steps import ScoringSteps
 from pytest_multiitem.scoring.vocabulary import Part
 
+#: What a strength may be that counts something.
+WHOLE: tuple[Callable[[float], bool], str] = (
+    lambda s: s >= 1 and float(s).is_integer(),
+    "a whole number of at least 1",
+)
+
 
 class AsgiApp(Protocol):
     """An ASGI application."""
@@ -21,13 +27,16 @@ class AsgiApp(Protocol):
 class Fault:
     """One way to be wrong. The docstring of a subclass says what such a server does.
 
-    ``number``: the row of the list of faults (1 to 25; 0: beyond the list). ``seen``: where it happened. ``scope``:
+    ``number``: the row of the list of faults (1 to 40; 0: beyond the list). ``seen``: where it happened. ``scope``:
     which servers of a build have it. ``strengths``: the measured ones, the first is the default; empty where a server
     has the fault or has it not. ``accepts``: which others it may have, as a test of the number and in words. ``unit``:
     what a strength counts. ``circumstances``: settings of a run under which it
     shows (delimiter, server chunk size, request timeout), by name. ``timed``: it changes times, not scores.
     ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
-    process that has it. A subclass states them as attributes, or as keywords of its class line.
+    process that has it. ``planned``: a kill matrix of all faults has it; else it is planted by name only.
+    ``thresholds``: a strength is where the fault begins; it must be killed at every one, but for those of ``beyond``,
+    which no gate claims to reach. ``healthy``: it is none, but a variation that gates must leave alone. A subclass
+    states them as attributes, or as keywords of its class line.
     """
 
     name: ClassVar[str]
@@ -41,6 +50,10 @@ class Fault:
     timed: ClassVar[bool] = False
     inconclusive_counts: ClassVar[bool] = False
     own_process: ClassVar[bool] = False
+    planned: ClassVar[bool] = True
+    thresholds: ClassVar[bool] = False
+    beyond: ClassVar[tuple[float, ...]] = ()
+    healthy: ClassVar[bool] = False
 
     def __init_subclass__(cls, **stated: Any) -> None:
         super().__init_subclass__()
@@ -56,6 +69,11 @@ class Fault:
     def label(self) -> str:
         """The fault as a user types it: ``NAME`` or ``NAME=STRENGTH``."""
         return self.name if self.strength is None else f"{self.name}={self.strength:g}"
+
+    @property
+    def count(self) -> int:
+        """A strength that counts something; 0 without one."""
+        return int(self.strength or 0)
 
     @classmethod
     def about(cls) -> str:
@@ -92,6 +110,10 @@ class ScorerFault(Fault, ScoringSteps):
         mutant.inner = scorer
         mutant.begin()
         return mutant
+
+    def watch(self, app: AsgiApp) -> AsgiApp:
+        """The application of the server that has the fault: what else is asked of it may matter to the fault."""
+        return app
 
 
 class WireFault(Fault):

@@ -17,13 +17,19 @@ _VARIABLE = "MULTI_ITEM_FAULTS"
 
 
 def _shipped() -> Iterator[type[Fault]]:
+    yield from (kind for kind in _of_this_package() if not kind.healthy)
+    yield from map(_imported, filter(None, os.environ.get(_VARIABLE, "").split(",")))
+
+
+def _of_this_package() -> Iterator[type[Fault]]:
     names = {module.__name__ for module in modules_of(package)}
     yield from (kind for kind in _below(Fault) if kind.__module__ in names)
-    yield from map(_imported, filter(None, os.environ.get(_VARIABLE, "").split(",")))
 
 
 #: Every fault class, by the name of the fault.
 FAULTS: Registry[type[Fault]] = Registry("fault", _shipped, key=lambda kind: kind.number or 1000)
+#: What a healthy server may differ in, by name.
+VARIATIONS: Registry[type[Fault]] = Registry("variation", lambda: (kind for kind in _of_this_package() if kind.healthy))
 
 
 def catalogue() -> Mapping[str, type[Fault]]:
@@ -33,8 +39,17 @@ def catalogue() -> Mapping[str, type[Fault]]:
 
 def fault(text: str) -> Fault:
     """The fault that a user names: ``NAME`` or ``NAME=STRENGTH``. Raises UsageError listing those that exist."""
+    return _named(FAULTS, text)
+
+
+def variation(text: str) -> Fault:
+    """The variation of a healthy server that a user names, as :func:`fault`."""
+    return _named(VARIATIONS, text)
+
+
+def _named(registry: Registry[type[Fault]], text: str) -> Fault:
     name, equals, strength = text.strip().partition("=")
-    return FAULTS.choose(name).parse(strength if equals else None)
+    return registry.choose(name).parse(strength if equals else None)
 
 
 def server_environment() -> dict[str, str]:

@@ -51,6 +51,21 @@ class PositionWrap(LayoutFault, name="position_wrap", number=7, strengths=(7.0,)
         return replace(layout, positions=np.where(layout.item == PREFIX, layout.positions, wrapped).astype(np.int32))
 
 
+class LengthWrap(
+    ScorerFault, name="length_wrap", number=32, strengths=(7, 6, 8, 16), thresholds=True, beyond=(16,), unit="bits"
+):
+    """Item lengths are kept in too few bits and wrap, with HTTP 200: an item that is too long for them is taken for
+    its first tokens, as many as the lower bits say."""
+
+    seen = "sglang #26629, #28772: 16 bits, over 65,535 tokens (length_wrap=16 here)"
+    accepts = (lambda s: s in range(1, 31), "a whole number of bits from 1 to 30 (16 wrap at 65,536 tokens, 7 at 128)")
+
+    @override
+    def lay_out(self, query: Ids, items: Sequence[Ids], start: int) -> PackedLayout:
+        """A length of which no lower bit is set is that of an empty item."""
+        return self.inner.lay_out(query, [item[: len(item) % (1 << self.count)] for item in items], start)
+
+
 class ScoreAtDelimiter(LayoutFault, name="score_at_delimiter", number=5, seen="sglang #10979, review"):
     """The score is read one token late, at the delimiter that closes the item."""
 

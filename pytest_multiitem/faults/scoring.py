@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from typing_extensions import override
 
-from pytest_multiitem.faults.base import ScorerFault
+from pytest_multiitem.faults.base import WHOLE, ScorerFault
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores
@@ -80,6 +80,38 @@ class StaleShapes(ScorerFault, name="stale_shapes", number=9, seen="follows from
         if key not in self._known:
             self._known[key] = self.inner.score(query, items, labels, apply_softmax, item_first)
         return self._known[key]
+
+
+class ItemLimit(ScorerFault, name="item_limit", number=27, strengths=(32, 8, 64, 100), accepts=WHOLE, thresholds=True):
+    """A number of items have rows of their own; those beyond get the rows of the first ones again."""
+
+    seen = "vllm #39631"
+    unit = "items that are right"
+
+    @override
+    def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
+        """Row i is that of item i modulo the limit."""
+        result = self.inner.pack(query, items, read)
+        return replace(result, scores=result.scores[np.arange(len(items)) % self.count])
+
+
+class SameBlock(ScorerFault, name="same_block", number=28, strengths=(16, 1, 32, 128), accepts=WHOLE, thresholds=True):
+    """An item is known by its first tokens, as a block of a cache is by its hash: one that begins as an earlier item
+    of the request does is taken for it, and gets its score."""
+
+    seen = "openvino.genai #3722, vllm #42019"
+    unit = "tokens of the beginning"
+
+    @override
+    def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
+        """An item that is shorter than the block is known as a whole."""
+        result = self.inner.pack(query, items, read)
+        first: dict[tuple[int, ...], int] = {}
+        rows = [
+            first.setdefault(tuple(item[: self.count]), i) if len(item) >= self.count else i
+            for i, item in enumerate(items)
+        ]
+        return replace(result, scores=result.scores[rows])
 
 
 class DelimiterZeroUnset(

@@ -15,6 +15,8 @@ from starlette.responses import Response
 from pytest_multiitem.faults.wire import Exchange, JsonObject, ScoringFault, items_of, refusal
 from pytest_multiitem.scoring.wire import WireError
 
+#: What a number of requests in flight may be.
+TOGETHER = (lambda s: s >= 2 and float(s).is_integer(), "a whole number of at least 2")
 #: Of a request that is too long and cut by half each time, more than any length asks for.
 _MOST_CUTS = 64
 _TOO_LONG = re.compile(r"too long|maximum|at most \d+ .*tokens|context length|exceed", re.IGNORECASE)
@@ -31,6 +33,11 @@ class SharedBoundaries(ScoringFault, name="shared_boundaries", number=17):
     A request that is alone is answered rightly; so is one whose items are texts.
     """
 
+    @property
+    def least(self) -> int:
+        """In flight together, the request included, from which on it is answered wrongly."""
+        return 2
+
     def begin(self) -> None:
         """Lengths of the requests in flight, in the order of their arrival."""
         self._in_flight: dict[object, list[int]] = {}
@@ -40,7 +47,8 @@ class SharedBoundaries(ScoringFault, name="shared_boundaries", number=17):
         items = items_of(exchange.request)
         if not all(isinstance(item, list) for item in items):
             return await exchange.answer()
-        other = next(iter(self._in_flight.values()), None)
+        first = next(iter(self._in_flight.values()), None)
+        other = first if len(self._in_flight) + 1 >= self.least else None
         ticket = object()
         self._in_flight[ticket] = [len(item) for item in items]
         try:
@@ -49,6 +57,94 @@ class SharedBoundaries(ScoringFault, name="shared_boundaries", number=17):
             return await exchange.answer({**exchange.request, "items": split_at(items, other)})
         finally:
             del self._in_flight[ticket]
+
+
+class FirstItemTable(
+    SharedBoundaries,
+    name="first_item_table",
+    number=37,
+    strengths=(2, 3),
+    accepts=TOGETHER,
+    thresholds=True,
+    seen="planted into sglang",
+):
+    """From a number of requests in flight together on, a request is split into items at the lengths of the first one's
+    items."""
+
+    unit = "requests in flight"
+
+    @property
+    def least(self) -> int:
+        return self.count
+
+
+class Busy(
+    ScoringFault,
+    name="busy",
+    number=31,
+    strengths=(4, 2, 8, 16, 32),
+    thresholds=True,
+    circumstances={"effort": "normal"},
+    accepts=TOGETHER,
+    seen="mlx-lm #965, sglang #4593, vllm #51187",
+):
+    """From a number of scoring requests in flight at the same time on, answers mix: a request that comes on top of the
+    others is scored with the query and the items of one of them, recycled or cut to as many items as it has.
+
+    Where all the others are equal to it, nothing shows.
+    """
+
+    unit = "requests in flight"
+
+    def begin(self) -> None:
+        """Requests in flight, in the order of their arrival."""
+        self._in_flight: dict[object, JsonObject] = {}
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """The content of the first one in flight that is another; labels and whatever else is asked stay its own."""
+        own, ticket = exchange.request, object()
+        crowded = len(self._in_flight) + 1 >= self.count
+        other = next((each for each in self._in_flight.values() if _content(each) != _content(own)), None)
+        self._in_flight[ticket] = own
+        try:
+            if other is None or not crowded:
+                return await exchange.answer()
+            answer = await exchange.answer({**own, **_content(other, len(items_of(own)))})
+            # What the server refuses shows nothing of the fault: the client's own request is what it is asked then.
+            return answer if answer is None or answer.status_code == 200 else await exchange.answer()
+        finally:
+            del self._in_flight[ticket]
+
+
+class CoalescedQueries(ScoringFault, name="coalesced_queries", number=36, seen="xinference #5269"):
+    """A scoring request that comes while one with as many items and the same labels runs gets that one's answer,
+    though its query is another."""
+
+    def begin(self) -> None:
+        """What is to be answered to each request in flight, by what requests are told apart by, and its query."""
+        self._running: dict[str, tuple[Any, asyncio.Future[Response | None]]] = {}
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """Where the other one gets no scores, its own."""
+        request = exchange.request
+        rest = {name: value for name, value in request.items() if name not in ("query", "items")}
+        key = repr((sorted(rest.items(), key=lambda each: each[0]), len(items_of(request))))
+        running = self._running.get(key)
+        if running is not None and running[0] != request["query"]:
+            answer = await asyncio.shield(running[1])
+            if answer is not None and answer.status_code == 200:
+                return answer
+            return await exchange.answer()
+        promise: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
+        mine = self._running.setdefault(key, (request["query"], promise))[1] is promise
+        answer = None
+        try:
+            answer = await exchange.answer()
+            return answer
+        finally:
+            if mine:
+                del self._running[key]
+            promise.set_result(answer)
 
 
 class Truncates(ScoringFault, name="truncates", number=20, seen="vLLM #34539"):
@@ -145,6 +241,14 @@ class HealthOnly(ScoringFault, name="health_only", number=23, seen="sglang #9142
 
     async def answer(self, exchange: Exchange) -> Response | None:
         return refusal(WireError(503, "engine_unavailable", "the server is up, but its engine does not answer"))
+
+
+def _content(request: JsonObject, count: int | None = None) -> JsonObject:
+    """The query and the items of a request; ``count``: recycled or cut to as many items."""
+    items = items_of(request)
+    if count is not None:
+        items = [items[index % len(items)] for index in range(count)]
+    return {"query": request["query"], "items": items}
 
 
 def split_at(items: Sequence[list[Any]], lengths: Sequence[int]) -> list[list[Any]]:

@@ -1,4 +1,8 @@
-"""Equivalence: packed scores against the serial reference of the engine's declared semantics."""
+"""Equivalence: packed scores against the serial reference of the engine's declared semantics, by two lines.
+
+The contract's line holds for every precision. Where the precision is known to be float32, two right ways to a score are
+a thousand times closer than that, and the second gate judges by a multiple of what was measured to be rounding.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.gates.evidence import Baseline, baseline, evidence_of, leak_visibility, max_abs
-from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.gate import Gate, Measurement, larger_floor
+from pytest_multiitem.gates.judge import NOISE_FACTOR, blindness
+from pytest_multiitem.gates.length_isolation import batch_floor, lengths, request_of
+from pytest_multiitem.gates.rounding import precision_of
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.gates.traffic import sample
 from pytest_multiitem.results import details
@@ -74,4 +81,71 @@ EQUIVALENCE = Gate(
     short="equiv",
     order=3,
 )
-GATES = (EQUIVALENCE,)
+
+
+def measure_at_floor(subject: Subject) -> Measurement:
+    """The same difference, judged by `AT_FLOOR` times the measured floor, but by no less than `LEAST` and no more than
+    the contract's limit.
+
+    The floor is the largest of quiet replays on both sides, the serial server's batches (items together against the
+    same alone), and packed shapes that differ in length (`length_isolation`); it is measured where it decides. Where
+    the precision is not known to be float32 on both sides, the floor of two ways to a score is not known either, and
+    the contract's limit is all there is.
+    """
+    multi, serial = subject.multi, subject.serial
+    compared = measure(subject)
+    plain = compared.details
+    assert isinstance(plain, details.Equivalence)
+    evidence, most, value = compared.evidence, EQUIVALENCE.limit or 0.0, compared.value
+    precise = all(precision_of(each.dtype, each.info.get("device")).exact for each in (multi, serial))
+    replays, batches, shapes = evidence.noise_floor, None, None
+    limit, basis = (LEAST, "the least for float32") if precise else (most, "the contract's, for want of a floor")
+    if precise and value is not None and LEAST < value <= most:  # only then does a floor decide
+        request, found = request_of(subject), lengths(subject)
+        batches = None if request is None else batch_floor(serial, request, multi, subject.record)
+        shapes = None if found is None or found.leaks else found.value
+        floor = larger_floor(replays, batches, shapes) or 0.0
+        if AT_FLOOR * floor > LEAST:
+            limit, basis = AT_FLOOR * floor, f"{AT_FLOOR:g} times the floor {floor:.3g}"
+    problem = doubt = holds = None
+    if value is None:
+        doubt = "nothing was measured"
+    elif not value <= max(limit, NOISE_FACTOR * (replays or 0.0)):
+        problem = f"packed and serial scores are {value:.3g} apart; the limit is {limit:.3g} ({basis})"
+    elif value > limit or limit > most:
+        doubt = f"packed and serial scores are {value:.3g} apart, but the floor is too high to judge by ({basis})"
+    else:
+        doubt = blindness(evidence, limit, EQUIVALENCE.evidence)
+        holds = f"packed and serial scores are {value:.3g} apart, within {limit:.3g} ({basis})"
+    return replace(
+        compared,
+        details=details.EquivalenceAtFloor(
+            limit=limit,
+            basis=basis,
+            replay_floor=replays,
+            serial_batch_floor=batches,
+            shape_floor=shapes,
+            mean_abs_diff=plain.mean_abs_diff,
+            worst=plain.worst,
+        ),
+        problem=problem,
+        doubt=doubt,
+        holds=holds if doubt is None else None,
+    )
+
+
+#: The limit of `equivalence_at_floor` in measured floors. Healthy float32 builds are 9e-7 apart at most.
+AT_FLOOR = 10.0
+#: No less than this; of float32, whose order of sums is worth 1e-6 of a score on the built-in model.
+LEAST = 1e-4
+EQUIVALENCE_AT_FLOOR = Gate(
+    "equivalence_at_floor",
+    "max abs score difference, packed vs the serial reference of the declared semantics, against what rounding does",
+    rests_on="float32 on both sides or the contract's limit, noise floor, leak visibility, score spread",
+    measure=measure_at_floor,
+    needs=("multi", "serial"),
+    also_on=("extend",),
+    short="equiv floor",
+    order=3.5,
+)
+GATES = (EQUIVALENCE, EQUIVALENCE_AT_FLOOR)

@@ -29,6 +29,8 @@ _ITEMS = (5, 9, 3, 7)
 _QUERY = 20
 #: How often every level of requests in flight is sent.
 _ROUNDS = 2
+#: Requests that are replayed before there is any traffic.
+_REPLAYED = 9
 #: Score requests after each request of a neighbour.
 _AFTER_NEIGHBOUR = 2
 
@@ -46,8 +48,7 @@ def measure(subject: Subject) -> Measurement:
     most = min(most, 8) if settings.effort == "quick" else most
     stages: dict[str, details.Stage] = {}
     not_tried: dict[str, str] = {}
-    with multi.attest() as attestation:
-        played = _Played(multi, requests_of(subject, most))
+    with multi.attest() as attestation, _Played(multi, requests_of(subject, most)) as played:
         played.alone()
         for name, stage, reason in _stages(subject, played, most):
             if reason is not None:
@@ -62,9 +63,8 @@ def measure(subject: Subject) -> Measurement:
     problem, doubt = judged.problem, judged.doubt
     if not value <= limit:
         problem = f"{worst}: a request is {value:.3g} away from what it scores alone, at most {limit:g}"
-        noise = played.noise()
-        if noise > limit:
-            problem, doubt = None, f"replaying the same request, quietly, moves scores by {noise:.3g}"
+        if played.noise > limit:
+            problem, doubt = None, f"replaying the same request, quietly, moves scores by {played.noise:.3g}"
     return Measurement(
         target=multi,
         value=value,
@@ -93,26 +93,30 @@ def requests_of(subject: Subject, count: int) -> list[Case]:
     ]
 
 
-class _Played:
-    """Requests, and what each scores alone."""
+class _Played(ExitStack):
+    """Requests, and what each scores alone. Close it: it opens connections for those that are sent at the same time.
+
+    ``noise``: how far quiet replays move scores, at the median.
+    """
 
     def __init__(self, multi: Target, cases: Sequence[Case]) -> None:
+        super().__init__()
         self.multi = multi
+        self.noise = 0.0
+        self._servers: list[Target] = []
         self.cases = cases
         self.begin = multi.answers.mark()
         self._alone: list[Scores] = []
 
     def alone(self) -> None:
-        """Send them one by one."""
+        """Send them one by one, and a few of them once more."""
         self._alone = [self.multi.score(case) for case in self.cases]
+        again = (self.away(number, self.multi.score(case)) for number, case in enumerate(self.cases[:_REPLAYED]))
+        self.noise = float(np.median([*again]))
 
     def away(self, number: int, scores: Scores) -> float:
         """How far an answer is from the one that the request got alone."""
         return max_abs(scores - self._alone[number])
-
-    def noise(self) -> float:
-        """How far quiet replays of a few requests are from the answers they got alone, at the median."""
-        return float(np.median([self.away(n, self.multi.score(case)) for n, case in enumerate(self.cases[:9])]))
 
     def fresh_connections(self, count: int) -> list[float]:
         """A request over new connections, each of them open until all have been used."""
@@ -121,9 +125,10 @@ class _Played:
 
     def in_flight(self, count: int) -> list[float]:
         """Different requests, ``count`` of them sent at the same moment, over connections of their own."""
-        with ExitStack() as stack:
-            servers = [stack.enter_context(self.multi.another()) for _ in range(count)]
-            pool = stack.enter_context(ThreadPoolExecutor(count, thread_name_prefix="multiitem-traffic"))
+        while len(self._servers) < count:
+            self._servers.append(self.enter_context(self.multi.another()))
+        servers = self._servers
+        with ThreadPoolExecutor(count, thread_name_prefix="multiitem-traffic") as pool:
             together = Barrier(count)
 
             def send(place: int) -> list[float]:

@@ -32,7 +32,8 @@ class Measurement:
     """What a gate measured.
 
     ``problem``: something that makes the gate FAIL whatever the value. ``doubt``: something that
-    keeps it from a PASS. ``holds``: of a gate without a limit, the reason why it holds.
+    keeps it from a PASS. ``unreachable``: of a ratio, why no server could reach the limit, so that a value below it
+    decides nothing. ``holds``: of a gate without a limit, the reason why it holds.
     """
 
     target: Target
@@ -44,6 +45,7 @@ class Measurement:
     details: Details = field(default_factory=Notes)
     problem: str | None = None
     doubt: str | None = None
+    unreachable: str | None = None
     holds: str | None = None
     backend: str | None = None
     client_chunk_size: int | None = None

@@ -2,73 +2,50 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.gates.evidence import baseline, evidence_of, leak_visibility, max_abs
-from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
+from pytest_multiitem.gates.content_isolation import changes, contents, leaks, mixes_experts
+from pytest_multiitem.gates.evidence import evidence_of, leak_visibility
+from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.length_isolation import shape_floor
 from pytest_multiitem.gates.subject import Subject
-from pytest_multiitem.gates.traffic import sample
 from pytest_multiitem.results import details
-from pytest_multiitem.scoring.cases import mutations
 from pytest_multiitem.targets.target import declared_semantics
-
-#: Scores closer than this to 0 or 1: a real change could round away.
-_SATURATED = 1e-6
 
 
 def measure(subject: Subject, *kinds: str) -> Measurement:
     """Mutate the first, a middle and the last item of every case and compare all other items.
 
-    ``kinds``: of mutations. An engine whose mutated item keeps its own score does not read its items, and fails.
+    ``kinds``: of mutations. An engine whose mutated item keeps its own score does not read its items, and fails. Where
+    others move although their shapes may be computed otherwise, and no content leaks, the shape floor is measured too.
     """
     multi, record = subject.multi, subject.record
     usable = [case for case in subject.cases(multi) if len(case.items) > 1]
     if not usable:  # no item is untouched where there is only one
         return Measurement(target=multi, value=None, samples={"cases": 0, "mutations": 0, "items": 0})
-    worst: list[details.MutatedItem] = []
-    unchanged = [baseline(multi, case, record) for case in usable]
-    attestations = [base.attestation for base in unchanged]
-    for case, base in zip(usable, unchanged, strict=True):
-        mutated = mutations(case, kinds, seed=subject.settings.seed)
-        if not mutated:
-            continue
-        with multi.attest() as attestation:
-            answers = [multi.score(mutation.case) for mutation in mutated]
-        attestations.append(attestation)
-        for mutation, scores in zip(mutated, answers, strict=True):
-            changes = np.abs(scores - base.scores).max(axis=1)
-            others = np.delete(changes, mutation.index)
-            entry = details.MutatedItem(
-                case=case.name,
-                mutation=mutation.kind,
-                mutated_index=mutation.index,
-                max_abs_diff_unchanged=float(others.max()),
-                mean_abs_diff_unchanged=float(others.mean()),
-                changed_items=int((others != 0).sum()),
-                own_change=float(changes[mutation.index]),
-            )
-            sample(record, "isolation mutated", **msgspec.structs.asdict(entry), scores=scores)
-            worst.append(entry)
+    mutated = changes(subject, usable, kinds)
+    unchanged = mutated.unchanged
     _, shifts = leak_visibility(subject.serial, usable, declared_semantics(multi), multi.delimiter, record)
-    own_change = max((entry.own_change or 0.0 for entry in worst), default=None)
-    problem = None
-    if own_change == 0.0 and not all(max_abs(np.minimum(b.scores, 1 - b.scores)) < _SATURATED for b in unchanged):
-        problem = "the mutated item keeps its own score: the engine does not read its items"
-    worst.sort(key=lambda entry: -magnitude(entry.max_abs_diff_unchanged or 0.0))
+    evidence = evidence_of(multi, subject.serial, usable, record, scored=unchanged, spread=unchanged)
+    if mutated.value and (mixes_experts(multi) or (kinds != ("same_length",) and not leaks(contents(subject)))):
+        evidence.shape_floor, evidence.leak_bound = shape_floor(subject)
     return Measurement(
         target=multi,
-        value=worst[0].max_abs_diff_unchanged if worst else None,
-        evidence=evidence_of(multi, subject.serial, usable, record, scored=unchanged, spread=unchanged),
-        attestation=Attestation.joined(attestations),
-        samples={"cases": len(usable), "mutations": len(worst), "items": sum(len(base.scores) for base in unchanged)},
+        value=mutated.value,
+        evidence=evidence,
+        attestation=Attestation.joined(mutated.attestations),
+        samples={
+            "cases": len(usable),
+            "mutations": len(mutated.worst),
+            "items": sum(len(base.scores) for base in unchanged),
+        },
         details=details.Isolation(
-            worst=worst[:6],
-            mutated_item_change_max=own_change,
+            worst=mutated.worst[:6],
+            mutated_item_change_max=mutated.own_change,
             leak_visibility_median=float(np.median(shifts)) if shifts else None,
         ),
-        problem=problem,
+        problem=mutated.problem,
     )
 
 

@@ -19,6 +19,7 @@ from pytest_multiitem.scoring.ladder import Ladder, Rung, label_sets
 from pytest_multiitem.scoring.limits import PLACED, row_difference
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import ScoreFailure
+from pytest_multiitem.transport.refusals import refused_for_size
 
 #: Items of the request whose labels change.
 _LABELLED = 4
@@ -66,7 +67,7 @@ def measure(subject: Subject) -> Measurement:
             try:
                 scores = multi.score(rung.case)
             except ScoreFailure as failure:
-                if not failure.refuses_size:
+                if not refused_for_size(failure):
                     raise
                 axis.refused[rung.label] = str(failure)[:200]
                 continue

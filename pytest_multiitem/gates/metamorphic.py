@@ -17,8 +17,16 @@ from pytest_multiitem.results.counterexample import Counterexample, Server
 from pytest_multiitem.results.records import Evidence
 from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.results.store import utc_now
-from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, token_pool
-from pytest_multiitem.scoring.relations import ScoreBody, Space, budget, relation, relation_names, relations
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, TokenIds, token_pool
+from pytest_multiitem.scoring.relations import (
+    ScoreBody,
+    Space,
+    beside_serial,
+    budget,
+    relation,
+    relation_names,
+    relations,
+)
 from pytest_multiitem.targets.target import Target
 
 #: Labels of a request: with three of them, an order is more than a swap.
@@ -28,40 +36,65 @@ _PROBE_LENGTHS = (1, 20, 3, 17, 2, 18, 9, 33)
 
 
 def measure(subject: Subject) -> Measurement:
-    """Try the subject's number of examples, the relations in turn; the first that does not hold is made as small as it
-    can be, and kept. The value is the largest difference over the relations that allow none.
+    """Try the subject's number of examples, the relations in turn; of each that does not hold, one request is made
+    small and kept. Where nothing is to be made small, the first one ends it. The value is the largest difference over
+    the relations that allow none.
     """
     from pytest_multiitem.properties.search import search  # Hypothesis: no other gate needs it
 
     multi, settings = subject.multi, subject.settings
-    space = space_of(multi, labels=settings.labels, delimiter=multi.delimiter, max_tokens=settings.property_max_tokens)
+    serial, context = _serial_side(subject)
+    space = space_of(
+        multi, labels=settings.labels, delimiter=multi.delimiter, max_tokens=settings.property_max_tokens,
+        context=context,
+    )  # fmt: skip
     tried = relations(space)
 
     def score(request: ScoreBody) -> Any:
         with multi.watch():
             return send(multi.client, request)
 
-    with multi.attest() as attestation, Player(score, multi.client.another) as player:
+    def score_serially(request: ScoreBody) -> Any:
+        assert serial is not None  # no relation asks for it otherwise
+        with serial.watch():
+            return send(serial.client, request)
+
+    with multi.attest() as attestation, Player(score, multi.client.another, score_serially) as player:
         judge = Judge(player, multi.dtype, subject.record)
-        judge.probe(_probe(space))
+        probe = _probe(space)
+        judge.probe(probe)
+        if context is not None and serial is not None:
+            judge.calibrate(beside_serial(probe, context), (multi.dtype, serial.dtype))
         share = budget(tried, subject.examples)
         for kind in tried:
-            if share[kind.name] and judge.violation is None and judge.ended is None:
+            over = judge.ended is not None or (judge.found and not subject.shrink)
+            if share[kind.name] and not over:
                 own_seed = settings.seed + relation_names().index(kind.name)
                 search(kind, space, judge.holds, examples=share[kind.name], seed=own_seed, shrink=subject.shrink)
         if judge.ended is not None:
             with multi.watch():  # a sender beside it may have met the server's end first
                 raise judge.ended
-        violation = judge.violation
-        if violation is None and judge.unanswered is not None:
+        if not judge.found and judge.unanswered is not None:
             raise judge.unanswered
-        reproduced = violation is not None and judge.again(violation)
-    if violation is not None:
-        subject.keep(_counterexample(multi, violation, judge.examples, settings.seed, reproduced))
+        reproduced = [judge.again(violation) for violation in judge.found.values()]
+    for violation, again in zip(judge.found.values(), reproduced, strict=True):
+        subject.keep(_counterexample(multi, serial, violation, settings.seed, again))
     return _measurement(multi, judge, requests=player.played, attestation=attestation)
 
 
-def space_of(multi: Target, *, labels: Sequence[int], delimiter: int, max_tokens: int) -> Space:
+def _serial_side(subject: Subject) -> tuple[Target, TokenIds] | tuple[None, None]:
+    """The serial server at hand, and what it reads between a query and an item; nothing where packed scores equal no
+    serial ones."""
+    multi = subject.multi
+    semantics, serial = multi.profile.semantics, subject.serial_at_hand(multi)
+    if serial is None or semantics is None or not semantics.has_serial_reference:
+        return None, None
+    return serial, tuple(semantics.serial_query((), multi.delimiter))
+
+
+def space_of(
+    multi: Target, *, labels: Sequence[int], delimiter: int, max_tokens: int, context: TokenIds | None = None
+) -> Space:
     """What requests to a server are drawn from; ids that harm it are none of them."""
     pool = token_pool(multi.vocab_size or ASSUMED_VOCABULARY, [*labels, delimiter])
     own = tuple(dict.fromkeys(labels))
@@ -74,7 +107,7 @@ def space_of(multi: Target, *, labels: Sequence[int], delimiter: int, max_tokens
     sample = Case("an empty item", pool[:1], (pool[:1], ()), own, pool)
     adapter = multi.adapter
     empty_items = adapter is not None and adapter.allows_empty_items and adapter.hazard(multi.profile, sample) is None
-    return Space(pool, own, spare, longest, empty_items)
+    return Space(pool, own, spare, longest, empty_items, context)
 
 
 def _probe(space: Space) -> ScoreBody:
@@ -85,37 +118,54 @@ def _probe(space: Space) -> ScoreBody:
 
 
 def _measurement(multi: Target, judge: Judge, *, requests: int, attestation: Attestation) -> Measurement:
-    violation, spread = judge.violation, score_spread(judge.bases)
+    found, spread = [*judge.found.values()], score_spread(judge.bases)
     exact, placed = (
         max((seen.worst or 0.0 for seen in judge.seen.values() if seen.exact is kind), key=magnitude, default=0.0)
         for kind in (True, False)
     )
-    counterexample = None
-    if violation is not None:
-        counterexample = details.ViolatedRelation(
+    findings = [
+        details.ViolatedRelation(
             relation=violation.scenario.relation,
             base=str(violation.scenario.base),
             difference=violation.difference,
             limit=violation.limit,
         )
+        for violation in found
+    ]
     return Measurement(
         target=multi,
         value=exact,
         evidence=Evidence(noise_floor=judge.floor, score_spread=spread),
         attestation=attestation,
-        samples={"examples": judge.examples, "requests": requests},
+        samples={
+            "examples": judge.examples,
+            "requests": requests,
+            "most_items": judge.most,
+            "most_tokens": judge.longest,
+        },
         details=details.Relations(
             relations=judge.seen,
             over_limit=judge.over_limit,
             dismissed_as_noise=judge.dismissed,
             not_reproduced=judge.unstable,
-            counterexample=counterexample,
+            rounding={**judge.rounding},
+            no_reference=judge.no_reference,
+            counterexample=next(iter(findings), None),
+            further=findings[1:],
         ),
-        problem=None if violation is None else problem_of(violation),
+        problem=_problem(found),
         doubt=_doubt(judge, spread),
         holds=f"no relation is violated in {judge.examples} examples; scores differ by {exact:.3g} at most where "
         f"items keep their places, by {placed:.3g} where they do not",
     )
+
+
+def _problem(found: Sequence[Violation]) -> str | None:
+    """What is wrong, the first violation in full."""
+    if not found:
+        return None
+    further = ", ".join(violation.scenario.relation for violation in found[1:])
+    return problem_of(found[0]) + (f"; violated as well: {further}" if further else "")
 
 
 def problem_of(violation: Violation) -> str:
@@ -137,6 +187,14 @@ def _doubt(judge: Judge, spread: float | None) -> str | None:
         )
     if judge.unstable:
         return f"a request gave other scores at another time, by {judge.unstable:.3g}: no relation can be blamed for it"
+    if judge.rounding:
+        worst = ", ".join(f"{name} {difference:.3g}" for name, difference in judge.rounding.items())
+        return (
+            "all of it is rounding: scores differ where lengths change, by no more than sums over other shapes may "
+            f"({worst}), and by nothing where only content changes"
+        )
+    if judge.no_reference is not None:
+        return f"nothing could be compared with the serial server: {judge.no_reference}"
     if 2 * judge.over_limit > judge.examples:
         return f"the server refused {judge.over_limit} of {judge.examples} requests as too long"
     if spread is None:
@@ -146,7 +204,9 @@ def _doubt(judge: Judge, spread: float | None) -> str | None:
     return None
 
 
-def _counterexample(multi: Target, violation: Violation, examples: int, seed: int, reproduced: bool) -> Counterexample:
+def _counterexample(
+    multi: Target, serial: Target | None, violation: Violation, seed: int, reproduced: bool
+) -> Counterexample:
     scenario, profile = violation.scenario, multi.profile
     known = relation(scenario.relation)
     return Counterexample(
@@ -162,7 +222,7 @@ def _counterexample(multi: Target, violation: Violation, examples: int, seed: in
         noise=violation.noise,
         reproduced=reproduced,
         seed=seed,
-        examples=examples,
+        examples=violation.example,
         server=Server(
             url=without_credentials(multi.url),
             label=profile.label,
@@ -172,6 +232,7 @@ def _counterexample(multi: Target, violation: Violation, examples: int, seed: in
             semantics=None if profile.semantics is None else profile.semantics.value,
             mask_requested=profile.mask_impl,
         ),
+        serial_url=without_credentials(serial.url) if scenario.serial and serial is not None else None,
     )
 
 

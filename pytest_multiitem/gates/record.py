@@ -20,7 +20,10 @@ def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
     """Judge a measurement. A mask that was requested but not executed is a FAIL, not a warning."""
     value, evidence = measurement.value, measurement.evidence
     if gate.relation == ">=":
-        verdict, reason = judge_ratio(gate, value, measurement.interval, measurement.samples.get("timed_runs", 0))
+        blocks, unreachable = measurement.samples.get("timed_runs", 0), measurement.unreachable
+        verdict, reason = judge_ratio(gate, value, measurement.interval, blocks, unreachable=unreachable)
+        if value is None and measurement.doubt is not None:
+            reason = measurement.doubt
     elif gate.limit is None:
         verdict, reason = judge_statement(value, evidence, holds=measurement.holds, doubt=measurement.doubt)
     else:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
-import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import magnitude
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.traffic import Recorder, sample
-from pytest_multiitem.properties.play import Player
+from pytest_multiitem.properties.play import NoReference, Player
 from pytest_multiitem.results.details import RelationSeen
-from pytest_multiitem.scoring.relations import Rows, Scenario, ScoreBody, replay
+from pytest_multiitem.scoring.limits import PLACED, PLACED_FLOAT32, is_float32, placed_limit
+from pytest_multiitem.scoring.relations import (
+    Rows,
+    Scenario,
+    ScoreBody,
+    replay,
+)
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
+from pytest_multiitem.transport.refusals import refused_for_size
 
-#: What a counterexample may cost until it is small: requests, and seconds. What it is by then is reported.
+#: What counterexamples may cost until they are small: requests, and seconds. Each may take half of what those before it
+#: left; what it is by then is reported.
 SHRINK_REQUESTS = 3000
 SHRINK_SECONDS = 60.0
 #: Replays of the request that says how noisy the server is, after one that does not count.
@@ -25,18 +33,19 @@ _PROBES = 3
 _GONE = (FailureKind.TIMEOUT, FailureKind.CONNECTION)
 #: Scores lie between 0 and 1: noise above this explains whatever differs.
 _HALF_THE_RANGE = 0.5
-_LIMIT_WORDS = re.compile(r"too.?(long|many|large)|exceed|maximum|at most|context.?length|limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
 class Violation:
     """A scenario that does not hold: its answers, or why there is none (``failure``).
 
-    ``noise``: how far replays of its base move scores. ``limit``: what the difference was held against.
+    ``noise``: how far replays of its base move scores. ``limit``: what the difference was held against. ``example``:
+    how many scenarios, of any relation, were tried until its relation was first violated.
     """
 
     scenario: Scenario
     limit: float
+    example: int
     difference: float | None = None
     base: Rows | None = None
     variant: Rows | None = None
@@ -44,38 +53,58 @@ class Violation:
     failure: str | None = None
 
 
+@dataclass
+class _Shrinking:
+    """What making one counterexample small may still cost."""
+
+    until: float
+    requests: int
+
+
 class Judge:
     """Plays scenarios and remembers. ``dtype``: the server's, None where it does not say.
 
-    ``violation``: the last one. ``ended``: what ended the search early; the caller raises it. ``floor``: the largest
-    difference between replays. ``unstable``: the largest difference that did not come again. ``dismissed``:
-    differences above the limit that noise explains. ``over_limit``: requests that the server says are too long.
-    ``unanswered``: why the probe was not. ``bases``: softmax answers to base requests whose items are not all the same,
-    up to the first violation.
+    ``found``: the smallest violation of each relation that has one, by its name, in the order in which they were found.
+    ``ended``: what ended the search early; the caller raises it. ``floor``: the largest difference between replays.
+    ``unstable``: the largest difference that did not come again. ``dismissed``: differences above the limit that noise
+    explains. ``rounding``: the largest difference that is no more than what other shapes may make, by the relation that
+    allows none. ``over_limit``: requests that the server says are too long. ``unanswered``: why the probe was not.
+    ``no_reference``: why the serial server is no longer asked. ``bases``: softmax answers to base requests whose items
+    are not all the same, up to the first violation. ``longest``, ``most``: tokens and items of the largest requests
+    that were answered.
     """
 
     def __init__(self, player: Player, dtype: str | None, record: Recorder) -> None:
-        self.violation: Violation | None = None
+        self.found: dict[str, Violation] = {}
         self.ended: BaseException | None = None
         self.floor = 0.0
         self.unstable = 0.0
         self.dismissed = 0
+        self.rounding: dict[str, float] = {}
         self.over_limit = 0
         self.unanswered: ScoreFailure | None = None
+        self.no_reference: str | None = None
         self.seen: dict[str, RelationSeen] = {}
         self.bases: list[Rows] = []
+        self.longest = self.most = 0
         self._player = player
         self._dtype = dtype
         self._record = record
+        self._serial_limit = PLACED
         self._known: dict[Scenario, Violation] = {}
-        self._longest = self._most = 0
         self._sent: ScoreBody | None = None
-        self._stop: tuple[float, int] | None = None
+        self._seconds, self._requests = SHRINK_SECONDS, SHRINK_REQUESTS
+        self._shrinking: dict[str, _Shrinking] = {}
 
     @property
     def examples(self) -> int:
-        """Scenarios tried until one was violated."""
+        """Scenarios tried, of each relation until it was violated."""
         return sum(seen.examples for seen in self.seen.values())
+
+    @property
+    def violation(self) -> Violation | None:
+        """That of the relation that was violated first."""
+        return next(iter(self.found.values()), None)
 
     def probe(self, request: ScoreBody) -> None:
         """Learn the noise floor from replays of one request, or of its first items where it is too long.
@@ -96,23 +125,49 @@ class Judge:
             return
         self.floor = max((max_abs(other - first) for other in others), key=magnitude)
 
+    def calibrate(self, scenario: Scenario, dtypes: Sequence[str | None]) -> None:
+        """Learn how closely the serial server can be followed, from one scenario that asks it.
+
+        The limit of equivalence is the contract's. Where both servers say float32 and agree here a tenth as far as
+        other shapes may make scores differ, it is that: two kernels of a healthy engine differ by some 1e-6.
+        """
+        try:
+            difference = max_abs(scenario.differences(self._rows(scenario.base), self._variant(scenario)))
+        except NoReference as problem:
+            self.no_reference = str(problem)
+        except ScoreFailure as failure:
+            if failure.kind in _GONE:
+                raise
+        else:
+            if all(map(is_float32, dtypes)) and difference <= PLACED_FLOAT32 / 10:
+                self._serial_limit = PLACED_FLOAT32
+
     def holds(self, scenario: Scenario) -> bool:
-        """Whether it holds; True as well once nothing more may be sent."""
+        """Whether it holds; True as well once nothing more may be sent for its relation."""
+        name = scenario.relation
         if scenario in self._known:
-            self.violation = self._known[scenario]
+            self.found[name] = self._known[scenario]
             return False
-        if self.ended is not None or self._spent():
+        if self.ended is not None or self._spent(name) or (scenario.serial and self.no_reference is not None):
             return True
+        started, played = time.monotonic(), self._player.played
         try:
             violation = self._judge(scenario)
+        except NoReference as problem:
+            self.no_reference = str(problem)
+            return True
         except BaseException as error:  # noqa: BLE001 - the search would take it for a violation; the caller raises it
             self.ended = error
             return True
+        if name in self.found:
+            self._seconds -= time.monotonic() - started
+            self._requests -= self._player.played - played
         if violation is None:
             return True
-        if self._stop is None:
-            self._stop = (time.monotonic() + SHRINK_SECONDS, self._player.played + SHRINK_REQUESTS)
-        self.violation = self._known[scenario] = violation
+        if name not in self.found:
+            until = time.monotonic() + self._seconds / 2
+            self._shrinking[name] = _Shrinking(until, self._player.played + self._requests // 2)
+        self.found[name] = self._known[scenario] = violation
         return False
 
     def again(self, violation: Violation) -> bool:
@@ -131,27 +186,32 @@ class Judge:
             return violation.failure is not None
         return violation.failure is None and max_abs(scenario.differences(base, variant)) > violation.limit
 
-    def _spent(self) -> bool:
-        return self._stop is not None and (time.monotonic() > self._stop[0] or self._player.played > self._stop[1])
+    def _spent(self, name: str) -> bool:
+        may = self._shrinking.get(name)
+        return may is not None and (time.monotonic() > may.until or self._player.played > may.requests)
 
     def _judge(self, scenario: Scenario) -> Violation | None:
         """Play it; a difference above the limit is confirmed before it counts."""
-        searching = self._stop is None
+        searching = scenario.relation not in self.found
         if searching:
             blank = RelationSeen(examples=0, worst=0.0, exact=scenario.exact)
             seen = self.seen.setdefault(scenario.relation, blank)
             seen.examples += 1
-        limit = scenario.limit(self._dtype)
+        limit = self._serial_limit if scenario.serial else scenario.limit(self._dtype)
         try:
             base, variant = self._rows(scenario.base), self._variant(scenario)
             difference = max_abs(scenario.differences(base, variant))
             if searching:
                 seen.worst = max(seen.worst or 0.0, difference, key=magnitude)
-                if scenario.base.apply_softmax and len(set(scenario.base.items)) > 1:
+                if not self.found and scenario.base.apply_softmax and len(set(scenario.base.items)) > 1:
                     self.bases.append(base)
                 figures = {"difference": difference, "limit": limit, "base": base, "variant": variant}
                 sample(self._record, "relation", relation=scenario.relation, request=str(scenario.base), **figures)
             if difference <= limit:
+                return None
+            known = self.rounding.get(scenario.relation)
+            if known is not None and self._is_rounding(scenario, difference):
+                self.rounding[scenario.relation] = max(known, difference)
                 return None
             return self._confirmed(scenario, limit, base, variant)
         except ScoreFailure as failure:
@@ -161,7 +221,16 @@ class Judge:
                 self.over_limit += searching
                 return None
             sent = self._sent or scenario.base
-            return Violation(scenario, limit, failure=f"a valid request ({sent}) was not answered: {failure}")
+            problem = f"a valid request ({sent}) was not answered: {failure}"
+            return Violation(scenario, limit, self._example(scenario), failure=problem)
+
+    def _example(self, scenario: Scenario) -> int:
+        known = self.found.get(scenario.relation)
+        return self.examples if known is None else known.example
+
+    def _is_rounding(self, scenario: Scenario, difference: float) -> bool:
+        """Whether other shapes alone may make a difference that the relation does not allow."""
+        return scenario.exact and not scenario.same_shape and difference <= placed_limit(self._dtype)
 
     def _confirmed(self, scenario: Scenario, limit: float, base: Rows, variant: Rows) -> Violation | None:
         """The violation, unless noise explains the difference, or it does not come again.
@@ -178,13 +247,16 @@ class Judge:
         if scenario.relation == replay.__name__:
             answers = (base, variant)
         else:
-            answers = (settled, self._variant(scenario))
+            answers = (settled, self._variant(scenario, again=True))
             stable = max(max_abs(base - once), max_abs(base - settled)) <= threshold
             if scenario.beside and stable and not max_abs(scenario.differences(*answers)) > threshold:
                 answers = (base, variant)  # what happens at the same time need not happen twice
         difference = max_abs(scenario.differences(*answers))
         if difference > threshold:
-            return Violation(scenario, limit, difference, *answers, noise=noise)
+            if self._is_rounding(scenario, difference):
+                self.rounding[scenario.relation] = difference
+                return None
+            return Violation(scenario, limit, self._example(scenario), difference, *answers, noise=noise)
         first = max_abs(scenario.differences(base, variant))
         if first <= noise_limit:
             self.dismissed += 1
@@ -195,16 +267,17 @@ class Judge:
     def _rows(self, request: ScoreBody) -> Rows:
         self._sent = request
         rows = self._player.rows(request)
-        self._longest = max(self._longest, request.tokens)
-        self._most = max(self._most, len(request.items))
+        self.longest = max(self.longest, request.tokens)
+        self.most = max(self.most, len(request.items))
         return rows
 
-    def _variant(self, scenario: Scenario) -> Rows:
+    def _variant(self, scenario: Scenario, *, again: bool = False) -> Rows:
         self._sent = max((*scenario.before, *scenario.variant, *scenario.beside), key=lambda request: request.tokens)
-        return self._player.variant(scenario)
+        return self._player.variant(scenario, again=again)
 
     def _is_over_limit(self, failure: ScoreFailure) -> bool:
         """Whether the server refused a request for its length, and has answered none that is as long."""
         sent = self._sent
-        refused = failure.status in (400, 413, 422) and _LIMIT_WORDS.search(str(failure)) is not None
-        return refused and sent is not None and (sent.tokens > self._longest or len(sent.items) > self._most)
+        if sent is None or not refused_for_size(failure):
+            return False
+        return sent.tokens > self.longest or len(sent.items) > self.most

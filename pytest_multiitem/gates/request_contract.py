@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
@@ -15,9 +16,10 @@ from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case, TokenIds
+from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target, declared_semantics
-from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores, prepare, read_scores
 
 _ITEMS = 6
 #: Scores of the same content elsewhere; from the same server, in float32, only rounding differs.
@@ -26,6 +28,15 @@ _SAME = {"float32": 1e-4}
 #: How many times the probability that all labels have together may be that of the serial server's, or the reverse.
 _MASS = {"float32": 1.02}
 _LOOSE_MASS = 1.5
+#: A softmax over labels is flatter at one of these, and steeper at the other.
+_TEMPERATURES = (2.0, 0.5)
+#: A query and items as text. Words of a single space, or lines of their own, are what most tokenizers split at.
+_QUERY = "Which of these can be eaten?"
+_TEXTS = (
+    " an apple", " a red car", " no", " bread, still warm", "\na short note\n", " 42 stones", "Yes",
+    " the window of a house by the sea, seen from afar", " milk and honey", "\n\nA door.",
+)  # fmt: skip
+_FEWEST_TEXTS = 3
 #: Of tokens: a limit above this is not probed; the request alone would be megabytes.
 _LONGEST = 200_000
 
@@ -134,6 +145,30 @@ class _Probe:
     def alone(self, items: Sequence[TokenIds], **more: Any) -> Scores:
         return self.serial.score_ids(self.query(), items, self.case.labels, **more)
 
+    def asked(self, target: Target, fields: Mapping[str, Any]) -> tuple[Scores, Any]:
+        """The scores [N, K] of a request with fields of one's own, and the whole answer."""
+        body = {"model": "default", "label_token_ids": list(self.case.labels), "apply_softmax": True, **fields}
+        shape = prepare((), [()] * len(body["items"]), self.case.labels)  # content may be text
+        request = replace(shape, body=msgspec.json.encode(body))
+        with target.watch():
+            _, response = target.client.timed_send(request)
+            return read_scores(response, request), response.json()
+
+    def extended(self, **fields: Any) -> tuple[Scores, Any]:
+        """The same of the case, scored packed."""
+        content = {"query": list(self.case.query), "items": [list(item) for item in self.case.items]}
+        return self.asked(self.multi, {**content, **fields})
+
+    def known(self, field: str) -> bool:
+        """Whether the packed server says that it knows a field of a scoring request."""
+        fields = self.multi.info.get("score_fields")
+        return isinstance(fields, list) and field in fields
+
+    def needs_known(self, field: str) -> None:
+        """Raises _NotMade where the packed server does not say that it knows a field."""
+        if not self.known(field):
+            raise _NotMade(f"not sent: the server does not say, in score_fields, that it knows {field}")
+
     def with_item(self, index: int, item: TokenIds) -> list[TokenIds]:
         return [*self.case.items[:index], item, *self.case.items[index + 1 :]]
 
@@ -178,6 +213,94 @@ def _label_order(probe: _Probe) -> str:
         raise _NotMade(f"{len(labels)} labels whose scores hardly differ: their order would not show")
     turned = probe.packed(probe.case.items, labels=labels[::-1])
     return probe.within(max_abs(turned[:, ::-1] - whole), probe.same(), "labels in reverse order")
+
+
+def _temperature(probe: _Probe) -> str:
+    """Scores at a temperature are the softmax of the log-probabilities over it."""
+    probe.needs_known("temperature")
+    with np.errstate(divide="ignore"):
+        log_scores = np.log(np.maximum(probe.whole, 0))
+    seen = []
+    for temperature in _TEMPERATURES:
+        limit = probe.same() / min(1.0, temperature)
+        expected = softmax(log_scores, temperature)
+        if max_abs(expected - probe.whole) <= 2 * limit:
+            continue
+        scores, _ = probe.extended(temperature=temperature)
+        seen.append(probe.within(max_abs(scores - expected), limit, f"at temperature {temperature:g}"))
+    if not seen:
+        raise _NotMade("the scores are such that a temperature hardly moves them")
+    return "; ".join(seen)
+
+
+def _token_logprobs(probe: _Probe) -> str:
+    """Log-probabilities over the vocabulary: a row for each item, in the order of the labels, at no temperature."""
+    probe.needs_known("return_token_logprobs")
+    plain = probe.packed(probe.case.items, apply_softmax=False)
+    if not (plain > 0).all():
+        raise _NotMade("the labels' probabilities round to 0")
+    at = {"temperature": _TEMPERATURES[0]} if probe.known("temperature") else {}
+    _, answer = probe.extended(return_token_logprobs=True, **at)
+    try:
+        logprobs = np.asarray(answer.get("token_logprobs"), dtype=np.float64)
+    except (TypeError, ValueError):
+        logprobs = np.empty(0)
+    if logprobs.shape != plain.shape or not np.isfinite(logprobs).all():
+        rows, columns = plain.shape
+        raise _Broken(
+            f"token_logprobs are no {rows} rows of {columns} numbers: {str(answer.get('token_logprobs'))[:60]}"
+        )
+    largest = float(np.exp(logprobs.max()))
+    if largest > 1 + 1e-6:
+        raise _Broken(f"a probability is {largest:.6g}")
+    limit = float(np.log(_MASS.get(probe.dtype(), _LOOSE_MASS)))
+    return probe.within(max_abs(logprobs - np.log(plain)), limit, "against the logarithms of the plain probabilities")
+
+
+def _text(probe: _Probe) -> str:
+    """Text scores as the token ids do that the tokenizer gives for it: the query's, with the tokenizer's special tokens
+    or without, and each item's by itself. The texts are such that query and item give the same ids together."""
+    seen = [f"packed: {_text_of(probe, probe.multi)}"]
+    try:
+        seen.append(f"serial: {_text_of(probe, probe.serial)}")
+    except _Undecided:
+        raise
+    except _NotMade as reason:
+        seen.append(f"serial: {reason}")
+    except _Broken as problem:
+        raise _Broken(f"the serial server: {problem}") from None
+    return "; ".join(seen)
+
+
+def _text_of(probe: _Probe, target: Target) -> str:
+    """What was seen of the texts on one server."""
+    encode = target.encode
+    if encode is None:
+        raise _NotMade("not sent: the served model's tokenizer.json does not lie on this machine")
+    plain, special = encode(_QUERY), encode(_QUERY, special=True)
+    if special[len(special) - len(plain) :] != plain:
+        raise _NotMade("not sent: the tokenizer puts special tokens behind a text")
+    ids = {text: encode(text) for text in _TEXTS}
+    texts = [
+        text for text, own in ids.items() if own and encode(_QUERY + text) == plain + own and probe.delimiter not in own
+    ]
+    if len(texts) < _FEWEST_TEXTS or probe.delimiter in special:
+        raise _NotMade(f"not sent: {len(texts)} of {len(_TEXTS)} texts are tokenised alike behind the query and alone")
+    try:
+        scores, _ = probe.asked(target, {"query": _QUERY, "items": texts})
+    except ScoreFailure as failure:
+        if failure.status is not None and 400 <= failure.status < 500:
+            raise _NotMade(f"text is refused with status {failure.status}") from None
+        raise
+    queries = [plain] if special == plain else [plain, special]
+    apart = min(
+        (
+            max_abs(scores - target.score_ids(query, [ids[text] for text in texts], probe.case.labels))
+            for query in queries
+        ),
+        key=magnitude,
+    )
+    return probe.within(apart, probe.same(), f"{len(texts)} texts, against their token ids")
 
 
 def _one_item(probe: _Probe) -> str:
@@ -241,7 +364,10 @@ _CHECKS: Mapping[str, Callable[[_Probe], str]] = {
     "duplicates": _duplicates,
     "probabilities without softmax": _no_softmax,
     "labels in reverse order": _label_order,
+    "temperature": _temperature,
+    "token log-probabilities": _token_logprobs,
     "one item alone": _one_item,
+    "text": _text,
     "an empty item": _empty_item,
     "the delimiter inside an item": _delimiter_inside,
     "over-long input": _too_long,
@@ -275,7 +401,8 @@ def _is_embedded(target: Target) -> bool:
 
 CONTRACT = Gate(
     "request_contract_holds",
-    "whether what is asked for is what is answered (duplicates, labels, softmax, one item, an empty item), and what "
+    "whether what is asked for is what is answered (duplicates, labels, softmax, temperature, log-probabilities, "
+    "one item, text, an empty item), and what "
     "cannot be scored is refused (too long, the delimiter inside an item)",
     rests_on="one check that could be made, and none that is broken",
     measure=measure,

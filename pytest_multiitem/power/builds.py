@@ -37,6 +37,8 @@ CONTEXT_LENGTH = 4096
 _MIXED_ITEMS, _EQUAL_ITEMS = 12, 16
 #: Requests that the search tries on a build: three of every relation.
 _EXAMPLES = 48
+#: How far the evidence goes where a fault needs no more: there are some two hundred builds.
+_EFFORT = "quick"
 #: Seconds until a faulty server's process answers its first look: it loads no model.
 _PROXY_STARTUP = 30.0
 
@@ -72,7 +74,7 @@ class Labs:
             raise EngineUnavailable(reason)
         command = [*EMBEDDED.arguments(profile, settings), "--context-length", str(CONTEXT_LENGTH)]
         if fault is not None and not fault.own_process:
-            command += ["--fault", fault.label]
+            command += ["--variation" if fault.healthy else "--fault", fault.label]
         # The reference is transformers' own model, which is torch as well.
         server = self._lab("pytorch" if profile.backend == REFERENCE else profile.backend)
         url = server.url + self._mount(server, command)
@@ -148,7 +150,8 @@ class Build(Subject):
 
     def __post_init__(self) -> None:
         changed: dict[str, Any] = {n: (v,) if n == "server_chunk_size" else v for n, v in self.circumstances.items()}
-        self.settings, self.record = replace(self.labs.settings, **changed), self.labs.record
+        self.settings = replace(self.labs.settings, **{"effort": _EFFORT, **changed})
+        self.record = self.labs.record
         self.examples = min(_EXAMPLES, self.settings.property_examples)
 
     @cached_property
@@ -182,6 +185,10 @@ class Build(Subject):
             mixed_items=_MIXED_ITEMS,
             equal_items=_EQUAL_ITEMS,
         )
+
+    def serial_at_hand(self, target: Target) -> Target:
+        """The build's serial server, which the other gates need anyway."""
+        return self.serial
 
     def timing_case(self, target: Target, num_items: int) -> Case:
         """A seeded request of N items; the same for every server."""

@@ -34,7 +34,7 @@ class KillMatrix(msgspec.Struct, kw_only=True):
     """The whole measurement. ``gates``: the columns, in order, as ``GATE`` or ``GATE[PLACE]``. ``killed``: by backend,
     numbers of the list of faults all of whose faults were killed, and how many numbers were measured. ``unique``: the
     faults that only this gate saw. ``sensitivity``: by gate and fault, the smallest strength that it saw on every
-    backend measured. ``not_measured``: gates that are no column, with the reason."""
+    backend measured; ``reach``: the largest. ``not_measured``: gates that are no column, with the reason."""
 
     schema_version: Literal["kill_matrix_v1"] = SCHEMA_VERSION
     run_id: str
@@ -53,4 +53,5 @@ class KillMatrix(msgspec.Struct, kw_only=True):
     expected: list[int] = []
     unique: dict[str, list[str]] = {}
     sensitivity: dict[str, dict[str, float]] = {}
+    reach: dict[str, dict[str, float]] = {}
     missing: dict[str, str] = {}

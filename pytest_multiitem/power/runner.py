@@ -17,7 +17,8 @@ from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.base import Fault
-from pytest_multiitem.faults.catalogue import catalogue, fault
+from pytest_multiitem.faults.catalogue import VARIATIONS, catalogue, fault
+from pytest_multiitem.gates.judge import ROUNDING
 from pytest_multiitem.gates.record import judged
 from pytest_multiitem.power.builds import Build, Labs
 from pytest_multiitem.power.columns import Column, columns
@@ -34,30 +35,39 @@ FILE = "kill_matrix.json"
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A build that is to be measured. ``expects``: a healthy build passes, a fault at its default strength is killed;
-    nothing is expected of a weaker one."""
+    """A build that is to be measured. ``fault``: may be a variation, which is healthy. ``expects``: a healthy build
+    passes, a fault at its default strength, or at another threshold, is killed; nothing is expected of a weaker one.
+    ``further``: the fault is measured at its default strength as well; by those gates alone that saw it there."""
 
     backend: str
     fault: Fault | None = None
     circumstances: Mapping[str, Any] = field(default_factory=dict)
     expects: bool = True
+    further: bool = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no gate may fail on it."""
+        return self.fault is None or self.fault.healthy
 
     @property
     def label(self) -> str:
-        """The fault as a user types it, or "healthy" with its circumstances."""
+        """The fault as a user types it, or "healthy" with its circumstances or its variation."""
         if self.fault is not None:
-            return self.fault.label
+            return f"healthy, {self.fault.label}" if self.fault.healthy else self.fault.label
         return ", ".join(["healthy", *(f"{name.replace('_', ' ')} {v}" for name, v in self.circumstances.items())])
 
 
 def plan(settings: Settings) -> list[Planned]:
     """Every build of the settings' faults and backends: healthy ones, faults at their default strength, weaker ones.
 
-    A healthy build stands beside every set of circumstances under which some fault is measured. What is expected of a
+    A healthy build stands beside every set of circumstances under which some fault is measured, and, where the settings
+    name no faults, one of every variation. What is expected of a
     strength that the user names is what is expected of a default.
     """
-    kinds = [] if settings.power_faults else list(catalogue().values())
+    kinds = [] if settings.power_faults else [kind for kind in catalogue().values() if kind.planned]
     chosen = [fault(text) for text in settings.power_faults] or [kind() for kind in kinds]
+    variations = [] if settings.power_faults else [kind() for kind in VARIATIONS.all().values()]
     weaker = [kind(strength) for kind in kinds for strength in kind.strengths[1:]]
     # A shorter wait is no circumstance of a healthy server's scores.
     circumstances: list[dict[str, Any]] = [{}]
@@ -66,8 +76,13 @@ def plan(settings: Settings) -> list[Planned]:
             circumstances.append(each.circumstances)
     return [
         *(Planned(backend, None, given) for given in circumstances for backend in settings.backend),
+        *(Planned(backend, varied) for varied in variations for backend in settings.backend),
         *(Planned(backend, f, f.circumstances) for f in chosen for backend in settings.backend),
-        *(Planned(backend, f, f.circumstances, expects=False) for f in weaker for backend in settings.backend),
+        *(
+            Planned(backend, f, f.circumstances, expects=f.thresholds and f.strength not in f.beyond, further=True)
+            for f in weaker
+            for backend in settings.backend
+        ),
     ]
 
 
@@ -118,6 +133,7 @@ class PowerRun:
         self._labs = {backend: Labs(directory, self._pool, settings, backend) for backend in settings.backend}
         self._writing = threading.Lock()
         self._closed = threading.Event()
+        self._killers: dict[tuple[str, type[Fault]], set[str]] = {}
         planned = plan(settings)
         missing = {
             backend: reason
@@ -127,7 +143,7 @@ class PowerRun:
         self.plan = [each for each in planned if each.backend not in missing]
         self._results: dict[Planned, Future[BuildRecord]] = {each: Future() for each in self.plan}
         self.matrix = new_matrix(
-            dict.fromkeys(type(each.fault) for each in planned if each.fault is not None),
+            dict.fromkeys(type(each.fault) for each in planned if each.fault is not None and not each.healthy),
             run_id=run_id,
             started_at_utc=store.utc_now(),
             machine=machine_info(),
@@ -211,6 +227,9 @@ class PowerRun:
         else:
             build = Build(labs, planned.backend, planned.fault, planned.circumstances)
         concerned = [column for column in self._columns if column.concerns(build)]
+        kind = (planned.backend, type(planned.fault)) if planned.fault is not None else None
+        if planned.further and kind in self._killers:
+            concerned = [column for column in concerned if column.gate.name in self._killers[kind]]
         cells = [self._cell(build, column) for column in concerned if not column.gate.timing]
         timing = [column for column in concerned if column.gate.timing]
         return _Begun(planned, build, cells, timing, time.perf_counter() - start)
@@ -222,6 +241,8 @@ class PowerRun:
         if begun.planned.fault is not None:
             begun.build.close()
         record = _judged(begun.planned, cells)
+        if begun.planned.fault is not None and not begun.planned.further and record.killed_by:
+            self._killers[begun.planned.backend, type(begun.planned.fault)] = set(record.killed_by)
         record.seconds = round(begun.seconds + time.perf_counter() - start, 3)
         with self._writing:
             if self._closed.is_set():  # its servers were taken away while it was measured
@@ -245,13 +266,14 @@ class PowerRun:
 
 def _judged(planned: Planned, cells: Sequence[Cell]) -> BuildRecord:
     """A build with what its cells come to."""
-    fault, verdicts = planned.fault, {cell.verdict for cell in cells}
+    fault = None if planned.healthy else planned.fault
+    verdicts = {cell.verdict for cell in cells if not (planned.fault is not None and _is_rounding(cell))}
     kills = {Verdict.FAIL}
     if fault is not None and fault.inconclusive_counts:
         kills.add(Verdict.INCONCLUSIVE)
     killed_by = list(dict.fromkeys(cell.gate for cell in cells if cell.verdict in kills))
     expected = bool(killed_by) if planned.expects else None
-    if fault is None:
+    if planned.healthy:
         expected = Verdict.PASS in verdicts and verdicts <= {Verdict.PASS, Verdict.NOT_RUN}
     return BuildRecord(
         backend=planned.backend,
@@ -263,3 +285,8 @@ def _judged(planned: Planned, cells: Sequence[Cell]) -> BuildRecord:
         killed_by=killed_by,
         as_expected=expected,
     )
+
+
+def _is_rounding(cell: Cell) -> bool:
+    """Whether a gate that allows no difference cannot decide, and says that all of it is rounding."""
+    return cell.verdict is Verdict.INCONCLUSIVE and ROUNDING in cell.reason

@@ -25,7 +25,7 @@ def summarise(matrix: KillMatrix) -> None:
         killed = {build.fault for build in matrix.builds if build.backend == backend and build.as_expected}
         matrix.killed[backend] = [number for number in matrix.expected if names[number] <= killed]
     matrix.unique = _unique(matrix)
-    matrix.sensitivity = _sensitivity(matrix)
+    matrix.sensitivity, matrix.reach = _extremes(matrix)
 
 
 def _unique(matrix: KillMatrix) -> dict[str, list[str]]:
@@ -43,21 +43,24 @@ def _unique(matrix: KillMatrix) -> dict[str, list[str]]:
     }
 
 
-def _sensitivity(matrix: KillMatrix) -> dict[str, dict[str, float]]:
-    """By gate and fault, the smallest strength at which the gate fails on every backend that was measured."""
-    smallest: dict[str, dict[str, float]] = {}
+def _extremes(matrix: KillMatrix) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """By gate and fault, the smallest and the largest strength at which the gate fails on every backend measured."""
     graded = {fault.name for fault in matrix.faults if len(fault.strengths) > 1}
     strengths: dict[tuple[str, float], list[BuildRecord]] = {}
     for build in matrix.builds:
         if build.fault in graded and build.strength is not None:
             strengths.setdefault((build.fault, build.strength), []).append(build)
+    seen: dict[str, dict[str, list[float]]] = {}
     for (name, strength), builds in strengths.items():
         failing = [{cell.gate for cell in build.cells if cell.verdict is Verdict.FAIL} for build in builds]
         for gate in set.intersection(*failing):
-            known = smallest.setdefault(gate, {})
-            known[name] = min(strength, known.get(name, strength))
-    order = dict.fromkeys(name.partition("[")[0] for name in matrix.gates)
-    return {gate: smallest[gate] for gate in order if gate in smallest}
+            seen.setdefault(gate, {}).setdefault(name, []).append(strength)
+    order = [gate for gate in dict.fromkeys(name.partition("[")[0] for name in matrix.gates) if gate in seen]
+    smallest, largest = (
+        {gate: {name: extreme(strengths) for name, strengths in seen[gate].items()} for gate in order}
+        for extreme in (min, max)
+    )
+    return smallest, largest
 
 
 def verdict(matrix: KillMatrix) -> tuple[int, list[str]]:

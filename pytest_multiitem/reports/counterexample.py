@@ -18,21 +18,31 @@ from pytest_multiitem.transport.client import SCORE_PATH, Scores, prepare
 _SHOWN_TOKENS = 8
 #: A longer command line is no use in a terminal; the file holds the request.
 _LONGEST_COMMAND = 4000
+#: What a variant is that the serial server is asked for.
+_SERIAL = "variant, on the serial server"
 
 
-def failure_lines(found: Counterexample, path: Path, *, api_key_env: str | None = None) -> list[str]:
+def failure_lines(
+    found: Counterexample, path: Path, *, api_key_env: str | None = None, further: bool = False
+) -> list[str]:
     """What a failed test shows. ``api_key_env``: the variable that holds the server's API key, if there is one; its
-    value is never shown."""
+    value is never shown. ``further``: another one was shown before, so this one in short."""
     key = f" --api-key-env {api_key_env}" if api_key_env else ""
     url = shlex.quote(found.server.url)
+    serial = f" --serial-url {shlex.quote(found.serial_url)}" if found.serial_url else ""
     again = "" if found.reproduced else "; it did not show again when it was sent once more at the end"
+    head = f"counterexample: {found.relation}, example {found.examples} of seed {found.seed}{again}"
+    replay = f"replay: multiitem replay {shlex.quote(_short(path))} --url {url}{serial}{key}"
+    if further:
+        differ = found.failure or f"difference {found.difference:.6g}, limit {found.limit:g}"
+        return [head, f"  {differ}; saved: {_short(path)}", f"  {replay}"]
     return [
-        f"counterexample: {found.relation}, example {found.examples} of seed {found.seed}{again}",
+        head,
         *(f"  {line}" for line in scenario_lines(found.scenario)),
         *(f"  {line}" for line in _rows_of(found)),
         f"saved: {_short(path)}",
-        f"replay: multiitem replay {shlex.quote(_short(path))} --url {url}{key}",
-        *(f"{what}: {curl(request, found.server.url, api_key_env)}" for what, request in _sent(found.scenario)),
+        replay,
+        *(f"{what}: {curl(request, _asked(found, what), api_key_env)}" for what, request in _sent(found.scenario)),
     ]
 
 
@@ -92,11 +102,17 @@ def curl(request: ScoreBody, url: str, api_key_env: str | None = None) -> str:
 
 def _sent(scenario: Scenario, *, beside: bool = False) -> Iterator[tuple[str, ScoreBody]]:
     """The requests with what they are, in the order in which they are sent."""
+    variant = _SERIAL if scenario.serial else "variant, over a fresh connection" if scenario.fresh else "variant"
     yield "base", scenario.base
     yield from (("before", request) for request in scenario.before)
-    yield from (("variant", request) for request in scenario.variant)
+    yield from ((variant, request) for request in scenario.variant)
     if beside:
         yield from (("at the same time", request) for request in scenario.beside)
+
+
+def _asked(found: Counterexample, what: str) -> str:
+    """The server that gets a request."""
+    return (found.serial_url if what == _SERIAL else None) or found.server.url
 
 
 def _rows_of(found: Counterexample) -> list[str]:

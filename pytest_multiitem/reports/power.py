@@ -71,15 +71,16 @@ def unique_table(matrix: KillMatrix) -> Rows:
 
 
 def sensitivity_table(matrix: KillMatrix) -> Rows:
-    """Header and rows: the smallest strength of each graded fault that a gate still sees."""
+    """Header and rows: each graded fault with the gates that see it, and the smallest and the largest strength at which
+    they do."""
     measured = {build.fault for build in matrix.builds}
     graded = [fault for fault in matrix.faults if len(fault.strengths) > 1 and fault.name in measured]
-    rows = [
-        [gate, *(f"{known[f.name]:g}" if f.name in known else "-" for f in graded)]
-        for gate in _gates(matrix)
-        if (known := matrix.sensitivity.get(gate))
-    ]
-    return ["smallest strength seen", *(fault.name for fault in graded)], rows
+    rows = []
+    for gate in _gates(matrix):
+        smallest, largest = matrix.sensitivity.get(gate, {}), matrix.reach.get(gate, {})
+        seen = [(fault.name, smallest[fault.name], largest[fault.name]) for fault in graded if fault.name in smallest]
+        rows += [[gate, name, f"{low:g}", f"{high:g}"] for name, low, high in seen]
+    return ["gate", "graded fault", "smallest strength seen", "largest"], rows
 
 
 def summary_lines(matrix: KillMatrix) -> list[str]:

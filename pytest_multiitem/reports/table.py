@@ -7,14 +7,14 @@ from collections.abc import Container, Iterable, Mapping
 from pytest_multiitem.gates import equivalence, isolation, parity
 from pytest_multiitem.gates.gate import Gate, larger_floor
 from pytest_multiitem.reports.blocks import Rows
-from pytest_multiitem.results.details import Semantics, SpeedPoint, Speedup
+from pytest_multiitem.results.details import Ladder, Semantics, SpeedPoint, Speedup, Traffic
 from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
+from pytest_multiitem.results.verdict import WORST_FIRST
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 
 #: What a cell of `pivot` says, where it says more than a verdict.
 LEGEND = "verdict value | noise floor, the larger of quiet and in traffic | leak visibility; - where it does not apply"
-_ORDER = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 
 
 def where(record: GateRecord) -> str:
@@ -84,20 +84,59 @@ def not_passed(records: Iterable[GateRecord]) -> list[GateRecord]:
 
 def worst_first(records: Iterable[GateRecord]) -> list[GateRecord]:
     """The records by verdict; where several share a cell, the first one stands in it."""
-    return sorted(records, key=lambda r: _ORDER.index(r.verdict))
+    return sorted(records, key=lambda r: WORST_FIRST.index(r.verdict))
 
 
 def curves(matrix: Matrix) -> Rows:
-    """Header and rows of the performance curves: speed-up over serial at each N."""
-    measured: dict[str, dict[str, SpeedPoint]] = {}
+    """Header and rows of the performance curves: speed-up over serial at each N, and what it is at most."""
+    rows: dict[str, dict[str, str]] = {}
     for record in matrix.gates:
         if isinstance(record.details, Speedup):
-            measured[where(record)] = record.details.performance
-            if record.details.performance_vs_tuned_serial is not None:
-                measured[f"{where(record)} vs tuned serial"] = record.details.performance_vs_tuned_serial
-    counts = dict.fromkeys(n for points in measured.values() for n in points)
-    rows = [[name, *(_speedup(points, n, "x") for n in counts)] for name, points in measured.items()]
-    return ["speed-up over serial, p50", *(f"N={n}" for n in counts)], rows
+            measured = record.details
+            rows[where(record)] = _curve(measured.performance, measured.refused)
+            if measured.performance_vs_tuned_serial is not None:
+                tuned = _curve(measured.performance_vs_tuned_serial, measured.refused_vs_tuned_serial)
+                rows[f"{where(record)} vs tuned serial"] = tuned
+    counts = sorted({n for cells in rows.values() for n in cells}, key=lambda n: (len(n), n))
+    return (
+        ["speed-up over serial, p50", *(f"N={n}" for n in counts)],
+        [[name, *(cells.get(n, "") for n in counts)] for name, cells in rows.items()],
+    )
+
+
+def curve_notes(matrix: Matrix) -> list[str]:
+    """What the ceilings of the curves are counted for, what was refused, and what to think of the gated points."""
+    notes: dict[str, list[str]] = {}
+    for record in matrix.gates:
+        if isinstance(record.details, Speedup):
+            measured = record.details
+            refused = [f"N = {n}: {why}" for n, why in measured.refused.items()]
+            refused += [f"N = {n} vs tuned serial: {why}" for n, why in measured.refused_vs_tuned_serial.items()]
+            basis = [] if measured.ceiling_basis is None else [f"at most: {measured.ceiling_basis}"]
+            for note in (*basis, *refused, *measured.remarks):
+                notes.setdefault(note, []).append(where(record))
+    return [f"{', '.join(dict.fromkeys(servers))}: {note}" for note, servers in notes.items()]
+
+
+def _curve(points: Mapping[str, SpeedPoint], refused: Mapping[str, str]) -> dict[str, str]:
+    return {n: _bounded(points, n) for n in points} | dict.fromkeys(refused, "refused")
+
+
+def _bounded(points: Mapping[str, SpeedPoint], count: str) -> str:
+    """A speed-up beside its ceiling: ``5.97x of at most 9.1x (66 %)``, or ``10.25x where operations save 8.9x (116 %)``
+    where the calls cost more than operations."""
+    text, point = _speedup(points, count, "x"), points[count]
+    if not text or point.ceiling is None or point.share_of_ceiling is None:
+        return text
+    words = "of at most" if point.share_of_ceiling <= 1 else "where operations save"
+    text += f" {words} {point.ceiling:.2g}x ({_percent(point.share_of_ceiling)})"
+    return (
+        text if point.share_of_roofline is None else f"{text}, {_percent(point.share_of_roofline)} of the device's rate"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
 
 
 def _speedup(points: Mapping[str, SpeedPoint], count: str, unit: str = "") -> str:
@@ -155,6 +194,30 @@ def _includes(place: Place, server: Place) -> bool:
     """Whether a server has all the parameters of a verdict."""
     pairs = (place.backend, server.backend), (place.mask, server.mask), (place.model, server.model)
     return all(mine in (None, its) for mine, its in pairs)
+
+
+def not_tried(records: Iterable[GateRecord]) -> Rows:
+    """Header and rows: how far the evidence goes, and what it leaves out on which servers."""
+    tried: dict[tuple[str, str], str] = {}
+    left: dict[tuple[str, str, str], list[str]] = {}
+    for record in records:
+        details, server = record.details, where(record)
+        if isinstance(details, Ladder):
+            for axis, seen in details.axes.items():
+                if seen.tried:
+                    tried[record.gate, axis] = f"{seen.tried[0]} … {seen.tried[-1]}"
+                reasons = [seen.not_tried] if seen.not_tried else []
+                reasons += [f"{rung}: {words}" for rung, words in seen.refused.items()]
+                for reason in reasons:
+                    left.setdefault((record.gate, axis, reason), []).append(server)
+        elif isinstance(details, Traffic):
+            for stage, reason in details.not_tried.items():
+                left.setdefault((record.gate, stage, reason), []).append(server)
+            if details.stages:
+                tried[record.gate, "traffic"] = f"{len(details.stages)} kinds"
+    reached = [[gate, axis, seen, "", ""] for (gate, axis), seen in tried.items()]
+    missing = [[gate, axis, "", reason, ", ".join(servers)] for (gate, axis, reason), servers in left.items()]
+    return ["gate", "axis", "tried", "not tried", "server"], [*reached, *missing]
 
 
 def benchmarks(matrix: Matrix) -> Rows:

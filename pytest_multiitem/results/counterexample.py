@@ -37,7 +37,8 @@ class Counterexample(msgspec.Struct, kw_only=True):
     ``states``: what the relation demands. ``difference``: the largest score difference, held against ``limit``; null
     where the server did not answer (``failure``). ``base_rows``, ``variant_rows``: scores [N][K]. ``noise``: how far
     replays of the base move scores. ``reproduced``: whether it showed again when the search was over. ``examples``:
-    how many were tried until the first one was found. ``settings``: of the run, as a user would type them.
+    how many were tried until it was found. ``serial_url``: of the serial server, where the variant was sent to it.
+    ``settings``: of the run, as a user would type them.
     """
 
     schema_version: Literal["multiitem_counterexample_v1"] = COUNTEREXAMPLE
@@ -55,6 +56,7 @@ class Counterexample(msgspec.Struct, kw_only=True):
     seed: int
     examples: int
     server: Server
+    serial_url: str | None = None
     settings: list[SettingRecord] = []
 
 

@@ -45,6 +45,34 @@ class Isolation(Notes, kw_only=True):
     leak_visibility_median: Number
 
 
+class ContentIsolation(Notes, kw_only=True):
+    """The worst mutations at the same shapes. ``allowed``: what replays of a server that does not repeat itself allow;
+    0 of one that does."""
+
+    worst: list[MutatedItem]
+    allowed: Number
+    mutated_item_change_max: Number
+
+
+class LengthIsolation(Notes, kw_only=True):
+    """``changes``: by the tokens that one item grew by, the largest change of an untouched item. The floors: of the
+    precision, of quiet replays, of the serial server's batches, and of the side of the changed item that moved less;
+    the largest is the shape floor. ``p_growth``, ``p_direction``: permutation tests of whether changes grow with the
+    length, and of whether scores go one way with it. ``trend``: how far they do, to the longest. ``leak_upper_95``: the
+    upper bound of that. ``p_again``: of both tests on a second request, where the first was suspicious."""
+
+    changes: dict[str, Number]
+    precision_floor: Number
+    replay_floor: Number
+    serial_batch_floor: Number
+    side_floor: Number
+    p_growth: Number
+    p_direction: Number
+    trend: Number
+    leak_upper_95: Number
+    p_again: Number = None
+
+
 class WorstItem(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The item that differs most; without a case nothing was compared."""
 
@@ -60,6 +88,19 @@ class Equivalence(Notes, kw_only=True):
     worst: WorstItem
     query_only_max_abs_diff: Number
     leak_visibility_median: Number
+
+
+class EquivalenceAtFloor(Notes, kw_only=True):
+    """``limit``: what the difference is judged by, and ``basis``: where that comes from. The floors: of quiet replays
+    on both sides, of the serial server's batches, and of packed shapes. ``mean_abs_diff``: over all scores."""
+
+    limit: Number
+    basis: str
+    replay_floor: Number
+    serial_batch_floor: Number
+    shape_floor: Number
+    mean_abs_diff: Number
+    worst: WorstItem
 
 
 class Semantics(Notes, kw_only=True):
@@ -177,13 +218,18 @@ class ViolatedRelation(msgspec.Struct, kw_only=True):
 
 
 class Relations(Notes, kw_only=True):
-    """``over_limit``: requests that the server refused as too long."""
+    """``over_limit``: requests that the server refused as too long. ``rounding``: the largest difference, by relation,
+    that changed lengths alone may make. ``no_reference``: why the serial server could not be asked. ``counterexample``:
+    of the relation that was violated first; ``further``: of the others."""
 
     relations: dict[str, RelationSeen]
     over_limit: int
     dismissed_as_noise: int
     not_reproduced: Number
+    rounding: dict[str, Number] = {}
+    no_reference: str | None = None
     counterexample: ViolatedRelation | None = None
+    further: list[ViolatedRelation] = []
 
 
 class SideTimes(msgspec.Struct, kw_only=True):
@@ -198,7 +244,12 @@ class SideTimes(msgspec.Struct, kw_only=True):
 
 
 class SpeedPoint(msgspec.Struct, kw_only=True):
-    """Both sides at one N. ``set_aside_sec``: a first block, slow on every side, that is none of the runs."""
+    """Both sides at one N. ``set_aside_sec``: a slow first block that is none of the runs.
+
+    ``ceiling``: what packing saves at most at this shape, by the model's floating-point operations; the times of N
+    calls hold more than operations, so a speed-up may exceed it. ``share_of_ceiling``: the speed-up over it.
+    ``share_of_roofline``: operations that the scores need, over the packed side's p50, over the device's matrix rate.
+    """
 
     serial: SideTimes
     multi: SideTimes
@@ -206,13 +257,26 @@ class SpeedPoint(msgspec.Struct, kw_only=True):
     speedup_interval_95: tuple[Number, Number] | None
     set_aside_sec: tuple[float, float] | None
     doubts: list[str]
+    ceiling: Number = None
+    share_of_ceiling: Number = None
+    share_of_roofline: Number = None
 
 
 class Speedup(Notes, kw_only=True):
-    """By N, the curve against the serial server, and against one that is tuned for serial calls."""
+    """By N, the curve against the serial server, and against one that is tuned for serial calls.
+
+    ``refused``, ``refused_vs_tuned_serial``: by N, why there is no point: a server took no request of that size.
+    ``ceiling_basis``: what the ceilings are counted for, or why there is none. ``device_flops_per_sec``: the matrix
+    rate of the packed server's device, null where it is not known. ``remarks``: what to think of the gated point.
+    """
 
     performance: dict[str, SpeedPoint]
     performance_vs_tuned_serial: dict[str, SpeedPoint] | None = None
+    refused: dict[str, str] = {}
+    refused_vs_tuned_serial: dict[str, str] = {}
+    ceiling_basis: str | None = None
+    device_flops_per_sec: Number = None
+    remarks: list[str] = []
 
 
 class Agreement(Notes, kw_only=True):
@@ -318,7 +382,7 @@ class AgainstBaseline(Notes, kw_only=True):
 
 
 Details = (
-    Notes | EveryScore | Isolation | Equivalence | Semantics | RequestIsolation | RequestContract | NegativeControl
-    | Ladder | Labels | Traffic | Relations | Speedup | Agreement | PrefillExtend | SegmentPath | ComparedSides | Power
-    | AgainstBaseline
+    Notes | EveryScore | Isolation | ContentIsolation | LengthIsolation | Equivalence | EquivalenceAtFloor | Semantics
+    | RequestIsolation | RequestContract | NegativeControl | Ladder | Labels | Traffic | Relations | Speedup | Agreement
+    | PrefillExtend | SegmentPath | ComparedSides | Power | AgainstBaseline
 )  # fmt: skip

@@ -31,6 +31,8 @@ class Evidence(msgspec.Struct, kw_only=True):
     ``noise_floor``: largest score difference between quiet replays of the same request. ``traffic_floor``: the same for
     replays among other requests. ``leak_visibility``: how far a neighbour's tokens move a score on this model.
     ``semantic_visibility``: how far the delimiter does. ``score_spread``: range of the scores over the items.
+    ``shape_floor``: how far a batch of another shape moves scores where nothing leaks; measured only where scores
+    moved. ``leak_bound``: a leak is at most this large, with 95 % confidence; measured only then.
     """
 
     noise_floor: float | None = None
@@ -38,6 +40,8 @@ class Evidence(msgspec.Struct, kw_only=True):
     leak_visibility: float | None = None
     semantic_visibility: float | None = None
     score_spread: float | None = None
+    shape_floor: float | None = None
+    leak_bound: float | None = None
 
 
 #: The fields of `Evidence`, in the order in which they are shown.

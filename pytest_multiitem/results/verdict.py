@@ -12,3 +12,12 @@ class Verdict(StrEnum):
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
     NOT_RUN = "NOT_RUN"
+
+
+#: From the worst to the best.
+WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
+
+
+def worse(one: Verdict, other: Verdict) -> bool:
+    """Whether a verdict is worse than another."""
+    return WORST_FIRST.index(one) < WORST_FIRST.index(other)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -40,6 +41,11 @@ class Rung:
     label: str
     case: Case
     serial: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """The length of the request when it is packed."""
+        return len(self.case.query) + 1 + sum(len(item) + 1 for item in self.case.items)
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,14 @@ class Ladder:
         return left
 
     def rungs(self) -> Iterator[Rung]:
-        """All rungs, the smallest of each axis first."""
-        yield from self._sizes()
-        yield from self._counts()
-        yield from self._item_lengths()
-        yield from self._query_lengths()
-        yield from self._shared_beginnings()
-        yield from self._token_ids()
+        """All rungs that the server takes, the smallest of each axis first."""
+        axes = (
+            self._sizes, self._counts, self._item_lengths, self._query_lengths, self._shared_beginnings,
+            self._token_ids,
+        )  # fmt: skip
+        for rung in chain.from_iterable(axis() for axis in axes):
+            if rung.tokens <= self.most_tokens and len(rung.case.items) <= self.most_items:
+                yield rung
 
     def _why(self, limit: int | None, size: int) -> str:
         if limit is not None and size > limit:
@@ -141,7 +148,7 @@ class Ladder:
         draw = self._draw(axis)
         query, most = draw(_QUERY), self.most_tokens - _QUERY - 16
         lengths = [*range(1, _EVERY_LENGTH + 1), *(length for length in _BORDERS if length > _EVERY_LENGTH)]
-        for group in _grouped([length for length in lengths if length <= most], lambda length: length + 1):
+        for group in self._grouped([length for length in lengths if length <= most], lambda length: length + 1, 1):
             items = [draw(length) for length in group]
             yield self._rung(axis, f"{group[0]} to {group[-1]}", query, items, range(len(items)))
         short = [draw(3) for _ in range(4)]
@@ -158,7 +165,7 @@ class Ladder:
                 yield self._rung(axis, str(length), query[:length], items)
 
     def _shares(self, length: int) -> bool:
-        return 3 * (length + _TAIL + 1) + length + _QUERY + 2 <= self.most_tokens
+        return 5 * (length + _TAIL + 1) + _QUERY + 1 <= self.most_tokens
 
     def _shared_beginnings(self) -> Iterator[Rung]:
         """Neighbours and items far apart that are equal for some tokens, then different; one that is the beginning
@@ -166,7 +173,8 @@ class Ladder:
         axis = "shared beginnings"
         draw = self._draw(axis)
         query = draw(_QUERY)
-        groups = _grouped([length for length in _SHARED if self._shares(length)], lambda length: 5 * length + 16)
+        lengths = [length for length in _SHARED if self._shares(length)]
+        groups = self._grouped(lengths, lambda length: 4 * length + 13, 4, spare=_TOGETHER)
         for group in groups:
             beginnings = [draw(length) for length in group]
             near = [(*start, *draw(_TAIL)) for start in beginnings for _ in range(2)]
@@ -181,19 +189,24 @@ class Ladder:
         places = np.linspace(0, len(every) - 1, 24 * 16).astype(int)
         places = np.random.default_rng(self.seed).permutation(places)
         items = [tuple(every[place] for place in places[at : at + 16]) for at in range(0, len(places), 16)]
-        yield self._rung(axis, f"{every[0]} to {every[-1]}", draw(_QUERY), [*items, every[:2], every[-2:]], range(26))
+        items, query = [every[:2], every[-2:], *items], draw(_QUERY)
+        for group in self._grouped(range(len(items)), lambda index: len(items[index]) + 1, 1):
+            chosen = [items[index] for index in group]
+            yield self._rung(axis, f"{every[0]} to {every[-1]}", query, chosen, range(len(chosen)))
 
-
-def _grouped(lengths: Sequence[int], cost: Callable[[int], int]) -> Iterator[list[int]]:
-    """Neighbouring lengths in groups whose costs add up to one request's worth."""
-    group: list[int] = []
-    for length in lengths:
-        if group and sum(map(cost, group)) + cost(length) > _TOGETHER:
+    def _grouped(
+        self, each: Sequence[int], cost: Callable[[int], int], items: int, spare: int = 0
+    ) -> Iterator[list[int]]:
+        """Neighbours in groups that make one request each: of so many ``items``, which cost so many tokens."""
+        room, group = min(_TOGETHER + spare, self.most_tokens - _QUERY - 1), list[int]()
+        for one in each:
+            full = sum(map(cost, group)) + cost(one) > room or (len(group) + 1) * items >= self.most_items
+            if group and full:
+                yield group
+                group = []
+            group.append(one)
+        if group:
             yield group
-            group = []
-        group.append(length)
-    if group:
-        yield group
 
 
 def label_sets(vocab_size: int, excluded: Sequence[int], *, seed: int) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -17,7 +17,12 @@ _RELATIVE = 0.1
 
 def placed_limit(dtype: str | None) -> float:
     """The limit for a server of a precision, in its own words; None where it does not say."""
-    return PLACED_FLOAT32 if (dtype or "").removeprefix("torch.") == "float32" else PLACED
+    return PLACED_FLOAT32 if is_float32(dtype) else PLACED
+
+
+def is_float32(dtype: str | None) -> bool:
+    """Whether a server says that it computes in float32."""
+    return (dtype or "").removeprefix("torch.") == "float32"
 
 
 def row_differences(

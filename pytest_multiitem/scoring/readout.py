@@ -8,6 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def softmax(log_weights: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.float64]:
+    """The softmax [n, K] of each row of ``log_weights`` [n, K] over a temperature: above 0, and as low as it likes."""
+    with np.errstate(over="ignore"):
+        weights = np.exp((log_weights - log_weights.max(axis=1, keepdims=True)) / temperature)
+    shares: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return shares
+
+
 @dataclass(frozen=True, eq=False)
 class Readout:
     """What an engine reads at n score positions.
@@ -30,9 +38,7 @@ class Readout:
         """
         logits = self.label_logits.astype(np.float64)
         if apply_softmax:
-            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            scores: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-            return scores
+            return softmax(logits)
         if self.log_normaliser is None:
             raise ValueError("full-vocabulary probabilities need the log normaliser; it was not read")
         return np.exp(logits - self.log_normaliser.astype(np.float64)[:, None])

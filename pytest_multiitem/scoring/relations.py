@@ -10,9 +10,11 @@ drawn fast, and a counterexample stays short when it is shrunk.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.scoring.cases import TokenIds
+from pytest_multiitem.scoring.limits import placed_limit
 
 Rows = NDArray[np.float64]
 T = TypeVar("T")
@@ -27,11 +30,6 @@ T = TypeVar("T")
 #: Where neither N nor any item's index changes, an engine has no reason to compute another item's score in another
 #: way: the limit is that of the isolation gates.
 LIMIT_EXACT = 0.0
-#: Where items get other places, neighbours or requests, sums run over operands of other shapes: float32 scores then
-#: differ by some 1e-6; the limit is the one between two masks (`segment_vs_dense_le_1e_4`).
-LIMIT_PLACED_FLOAT32 = 1e-4
-#: The same for bfloat16, for everything narrower, and where the server does not say: the limit of equivalence.
-LIMIT_PLACED = 0.02
 
 #: Tokens of a query. Few of them, and close together, because an engine that compiles does so for further lengths.
 QUERY_LENGTHS = (1, 7, 16, 30)
@@ -39,18 +37,35 @@ QUERY_LENGTHS = (1, 7, 16, 30)
 ITEM_LENGTHS = tuple(
     sorted([*range(1, 24), *[1] * 12, *[2] * 3, 15, 16, 16, 17, 17, *[18] * 5, 19, 20, 31, 32, 33, 40])
 )
+#: Tokens that some items of a request begin with alike: 1, and around the blocks that caches and hashes know.
+SHARED = (1, 15, 16, 16, 17, 31, 32, 33, 64, 128)
+#: What follows a shared beginning; of two items that end with it, one is the other's prefix, or they are equal.
+TAILS = (1, 1, 2, 5, 16, 0)
+#: Items that a large request has beside those that are drawn one by one.
+CROWDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 248)
 #: Steps through the pool from one token to the next; 0 repeats one token.
 STRIDES = (0, 1, 7, 101, 1009)
 #: What becomes of an item; half of them are left alone.
 MARKS = (0, 0, 0, 1, 2, 3)
-#: Items of a request, at most.
-MOST_ITEMS = 8
-#: Items of most requests, at most.
+#: Items that are drawn one by one, at most.
+_DRAWN_ITEMS = 8
+#: The same of most requests.
 _FEW_ITEMS = 4
+#: Items of a request, at most.
+MOST_ITEMS = CROWDS[-1] + _DRAWN_ITEMS
 #: Tokens by which an item grows, at most.
 _GROWTH = 24
-#: For each query of an extreme length there are so many of each ordinary one.
-_EXTREME = 20
+#: Items that a change touches, at most.
+_TOUCHED = 16
+#: Requests that the items of one are sent in, at most.
+_CHUNKS = 8
+#: Sequences that the serial side scores for one request, at most.
+_SERIAL = 8
+#: Tokens of the smallest large request. The others lie a factor √2 apart, up to what the server takes.
+_LARGE = 128
+#: For each large request there are so many small ones; for each with shared beginnings, so many without.
+_SMALL = 7
+_UNSHARED = 3
 
 
 class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +98,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     variant). ``columns``: (column of the base, column of the variant); empty: all, as they stand. ``before``: sent
     before the variant, answers ignored. ``beside``: sent by others while the variant is. ``normalise``: rows of the
     variant are probabilities over the vocabulary; divided by their sum they must be the base's softmax over the
-    labels, and their sum must not exceed 1. ``exact``: not even the last bit may differ.
+    labels, and their sum must not exceed 1. ``exact``: not even the last bit may differ. ``fresh``: the variant goes
+    over a connection that was not there before. ``serial``: the serial server is asked for it.
     """
 
     relation: str
@@ -95,17 +111,23 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     before: tuple[ScoreBody, ...] = ()
     beside: tuple[ScoreBody, ...] = ()
     normalise: bool = False
+    fresh: bool = False
+    serial: bool = False
 
     @property
     def requests(self) -> tuple[ScoreBody, ...]:
         """Every request that it sends."""
         return (self.base, *self.before, *self.variant, *self.beside)
 
+    @property
+    def same_shape(self) -> bool:
+        """Whether every request of the variant has the lengths of the base."""
+        shapes = {(len(each.query), *map(len, each.items)) for each in (self.base, *self.variant)}
+        return len(shapes) == 1
+
     def limit(self, dtype: str | None) -> float:
         """The largest difference that a server of this precision may show."""
-        if self.exact:
-            return LIMIT_EXACT
-        return LIMIT_PLACED_FLOAT32 if (dtype or "").removeprefix("torch.") == "float32" else LIMIT_PLACED
+        return LIMIT_EXACT if self.exact else placed_limit(dtype)
 
     def differences(self, base: Rows, variant: Rows) -> Rows:
         """How far each pair is apart, [pairs]: the largest absolute difference of its columns.
@@ -150,7 +172,8 @@ class Space:
 
     ``pool``: token ids of content, rising, neither labels nor the delimiter. ``labels``: K of them. ``spare_label``: a
     further one; None where the vocabulary has none to spare. ``max_tokens``: of a packed request.
-    ``empty_items``: whether an item without tokens may be sent.
+    ``empty_items``: whether an item without tokens may be sent. ``context``: what the serial server reads between the
+    query and an item; None where no serial server can be asked.
     """
 
     pool: TokenIds
@@ -158,55 +181,99 @@ class Space:
     spare_label: int | None
     max_tokens: int
     empty_items: bool = False
+    context: TokenIds | None = None
 
-    def request(self, choose: Choices, *, least: int = 1, most: int = MOST_ITEMS, reserve: int = 0) -> ScoreBody:
-        """A request of ``least`` to ``most`` items, at least one of them with tokens; ``reserve`` tokens short of
-        what the server takes."""
-        return self._drawn(choose, (0,), least, most, reserve)[0]
+    def request(self, choose: Choices, *, least: int = 1, reserve: int = 0, small: bool = False) -> ScoreBody:
+        """A request of ``least`` items or more, at least one of them with tokens; ``reserve`` tokens short of what the
+        server takes. ``small``: a few items, none of which begins like another by intent."""
+        return self._drawn(choose, (0,), least, reserve, small)[0]
 
-    def marked(
-        self, choose: Choices, *, least: int = 1, most: int = MOST_ITEMS, reserve: int = 0
-    ) -> tuple[ScoreBody, list[int]]:
+    def marked(self, choose: Choices, *, least: int = 1, reserve: int = 0) -> tuple[ScoreBody, list[int]]:
         """A request as above, and a mark for each item, which says what becomes of it.
 
         A mark is drawn with its item: where a search leaves the item out, the others keep theirs.
         """
-        return self._drawn(choose, MARKS, least, most, reserve)
+        return self._drawn(choose, MARKS, least, reserve, False)
+
+    @cached_property
+    def large(self) -> tuple[int, ...]:
+        """Tokens of large requests, log-uniform up to what the server takes, the smallest first."""
+        halvings = range(int(2 * math.log2(max(1, self.max_tokens / _LARGE))), -1, -1)
+        return tuple(int(self.max_tokens / 2 ** (halving / 2)) for halving in halvings)
 
     def _drawn(
-        self, choose: Choices, marks: Sequence[int], least: int, most: int, reserve: int
+        self, choose: Choices, marks: Sequence[int], least: int, reserve: int, small: bool
     ) -> tuple[ScoreBody, list[int]]:
+        """A few items are drawn one by one; in a large request a crowd of equal length joins them."""
         budget = self.max_tokens - min(reserve, self.max_tokens // 4)
-        wanted = choose.among((*QUERY_LENGTHS * _EXTREME, self.max_tokens))
-        long_query = wanted == self.max_tokens
-        query = self._sequence(choose, min(QUERY_LENGTHS[-1] if long_query else wanted, max(1, budget - 3 * least)))
-        # One length is all that is left, and an empty item is not simpler than others, but special.
-        lengths = (*ITEM_LENGTHS, self.max_tokens, *([0] * 4 if self.empty_items else []))
+        size = 0 if small else choose.among((0,) * (_SMALL * len(self.large)) + self.large)
+        start, stride = self._direction(choose)
+        query = self.tokens(min(choose.among(QUERY_LENGTHS), max(1, budget - 3 * least)), start, stride)
+        shared = () if small else self._shared(choose, (start, stride), (budget - len(query)) // 3)
+        lengths = (*ITEM_LENGTHS, *([0] * 4 if self.empty_items else []))
 
-        last = len(self.pool) - 1
+        def one(choose: Choices) -> tuple[TokenIds, int, tuple[int, int], int]:
+            alike = bool(shared) and choose.among((True, True, False))
+            beginning = shared if alike else ()
+            length = len(beginning) + choose.among(TAILS if beginning else lengths)
+            return beginning, length, self._direction(choose), choose.among(marks)
 
-        def one(choose: Choices) -> tuple[int, int, int, int]:
-            return choose.among(lengths), choose.number(0, last), choose.among(STRIDES), choose.among(marks)
-
-        most = min(most, choose.among((_FEW_ITEMS, _FEW_ITEMS, most)), (budget - len(query)) // 2)
+        most = _FEW_ITEMS if small else choose.among((_FEW_ITEMS, _FEW_ITEMS, _DRAWN_ITEMS))
+        most = min(most, (budget - len(query)) // 2)
+        least = max(least, min(2, most)) if shared else least
         drawn = choose.several(one, least, max(least, most))
         left, taken = budget - len(query), []
-        for index, (length, *_) in enumerate(drawn):
+        for index, (_, length, _, _) in enumerate(drawn):
             behind = 2 * (len(drawn) - index - 1)  # what the items behind it need at least
-            taken.append(min(1 if length == self.max_tokens else length, left - 1 - behind))
+            taken.append(min(length, left - 1 - behind))
             left -= taken[-1] + 1
         if not any(taken):
             taken[0], left = 1, left - 1
-        long = [index for index, (length, *_) in enumerate(drawn) if length == self.max_tokens]
-        share = left // (len(long) + long_query) if long or long_query else 0
-        for index in long:
-            taken[index] += share
-        if long_query:
-            query = self.tokens(len(query) + share, self._place(query[0]), 7)
-        items = tuple(
-            self.tokens(length, start, stride) for length, (_, start, stride, _) in zip(taken, drawn, strict=True)
-        )
-        return ScoreBody(query=query, items=items, label_token_ids=self.labels), [mark for *_, mark in drawn]
+        items = [
+            self._begun(beginning, length, *direction)
+            for length, (beginning, _, direction, _) in zip(taken, drawn, strict=True)
+        ]
+        marked = [mark for *_, mark in drawn]
+        room = min(size, budget) - (budget - left)
+        if size and room > 1:
+            longer = self._longer(choose, len(query), room)
+            query, room = self.tokens(longer, start, stride), room - (longer - len(query))
+            crowd = self._crowd(choose, room, shared)
+            mark = choose.among((0, 0, marks[-1]))
+            at = choose.number(0, len(items))
+            items[at:at], marked[at:at] = crowd, [mark] * len(crowd)
+        return ScoreBody(query=query, items=tuple(items), label_token_ids=self.labels), marked
+
+    def _shared(self, choose: Choices, query: tuple[int, int], longest: int) -> TokenIds:
+        """What some items begin with; it may be what the query begins with."""
+        fitting = tuple(length for length in SHARED if length <= longest)
+        length = choose.among((0,) * (_UNSHARED * len(fitting) or 1) + fitting)
+        if not length:
+            return ()
+        return self.tokens(length, *(query if choose.among((False, True)) else self._direction(choose)))
+
+    def _longer(self, choose: Choices, length: int, room: int) -> int:
+        """The length of a large request's query: as it is, or a power of two that takes up to half, or all, of the
+        room; an engine that compiles does so for further lengths."""
+        share = choose.among((0, 0, 0, room // 2, room))
+        return max(length, 1 << share.bit_length() - 1) if share else length
+
+    def _crowd(self, choose: Choices, room: int, shared: TokenIds) -> list[TokenIds]:
+        """Items of one length that fill a room of so many tokens."""
+        counts = tuple(count for count in CROWDS if 2 * count <= room)
+        if not counts:
+            return []
+        count = choose.among(counts)
+        length = room // count - 1
+        start, stride = self._direction(choose)
+        step = choose.number(1, len(self.pool) - 1)
+        alike = 0 < len(shared) < length and choose.among((False, True))
+        beginning = shared if alike else ()
+        return [self._begun(beginning, length, start + step * place, stride) for place in range(count)]
+
+    def _begun(self, beginning: TokenIds, length: int, start: int, stride: int) -> TokenIds:
+        """A sequence of ``length`` tokens that begins with some; its own ones follow."""
+        return (*beginning, *self.tokens(max(0, length - len(beginning)), start, stride))[:length]
 
     def item(self, choose: Choices, longest: int = ITEM_LENGTHS[-1]) -> TokenIds:
         """An item of at least one token."""
@@ -223,17 +290,21 @@ class Space:
 
     def other(self, choose: Choices, item: TokenIds) -> TokenIds:
         """As many tokens, each of them another one."""
-        size = len(self.pool)
-        shift = choose.number(1, size - 1)
-        first = self._place(item[0])
-        stride = (self._place(item[1]) - first) % size if len(item) > 1 else 0
-        return self.tokens(len(item), first + shift, stride)
+        return self.shifted(item, choose.number(1, len(self.pool) - 1))
+
+    def shifted(self, tokens: TokenIds, by: int) -> TokenIds:
+        """Each token so many places further in the pool."""
+        return tuple(self.pool[(self._place(token) + by) % len(self.pool)] for token in tokens)
 
     def _place(self, token: int) -> int:
         return bisect_left(self.pool, token)
 
+    def _direction(self, choose: Choices) -> tuple[int, int]:
+        """The start and the stride of a sequence."""
+        return choose.number(0, len(self.pool) - 1), choose.among(STRIDES)
+
     def _sequence(self, choose: Choices, length: int) -> TokenIds:
-        return self.tokens(length, choose.number(0, len(self.pool) - 1), choose.among(STRIDES)) if length else ()
+        return self.tokens(length, *self._direction(choose))
 
 
 #: Draws the fields of a scenario in which a relation must hold.
@@ -300,8 +371,8 @@ def relation_names() -> tuple[str, ...]:
 
 
 def _marked(marks: Sequence[int], candidates: Sequence[int]) -> list[int]:
-    """The marked items among the candidates: one or more of them, but not all items that there are."""
-    chosen = [index for index in candidates if marks[index]] or [candidates[0]]
+    """The marked items among the candidates: one or more of them, but not many, nor all items that there are."""
+    chosen = [index for index in candidates if marks[index]][:_TOUCHED] or [candidates[0]]
     return chosen[:-1] if len(chosen) == len(marks) else chosen
 
 
@@ -376,7 +447,7 @@ def empty(choose: Choices, space: Space) -> dict[str, Any]:
 @_relation(exact=False)
 def insert(choose: Choices, space: Space) -> dict[str, Any]:
     """Items keep their scores when an item is put between them."""
-    base, marks = space.marked(choose, most=MOST_ITEMS - 1, reserve=ITEM_LENGTHS[-1] + 1)
+    base, marks = space.marked(choose, reserve=ITEM_LENGTHS[-1] + 1)
     count, at = len(marks), _most_marked(marks) + choose.number(0, 1)
     new = space.item(choose, space.room(base) - 1)
     items = (*base.items[:at], new, *base.items[at:])
@@ -396,7 +467,8 @@ def delete(choose: Choices, space: Space) -> dict[str, Any]:
 def permute(choose: Choices, space: Space) -> dict[str, Any]:
     """Items take their scores along when their order changes."""
     base, marks = space.marked(choose, least=2)
-    order = _turned(sorted(range(len(marks)), key=lambda index: marks[index]))
+    order = sorted(range(len(marks)), key=lambda index: marks[index])
+    order = _turned(order[::-1] if choose.among((False, True)) else order)
     pairs = ((index, place) for place, index in enumerate(order))
     return _fields(base, base.with_items([base.items[index] for index in order]), pairs=pairs)
 
@@ -404,7 +476,7 @@ def permute(choose: Choices, space: Space) -> dict[str, Any]:
 @_relation(exact=False)
 def duplicate(choose: Choices, space: Space) -> dict[str, Any]:
     """A copy of an item scores like the item, and every other item keeps its score."""
-    base, marks = space.marked(choose, most=MOST_ITEMS - 1, reserve=ITEM_LENGTHS[-1] + 1)
+    base, marks = space.marked(choose, reserve=ITEM_LENGTHS[-1] + 1)
     count, original = len(marks), _most_marked(marks)
     short = base.items[original][: max(1, space.room(base) - 1)]  # of one as long as the server takes there are no two
     base = base.with_items([*base.items[:original], short, *base.items[original + 1 :]])
@@ -427,22 +499,39 @@ def client_chunks(choose: Choices, space: Space) -> dict[str, Any]:
     """Items keep their scores when the client sends fewer of them in each request."""
     base = space.request(choose, least=2)
     count = len(base.items)
-    size = choose.number(1, count - 1)
+    size = choose.number(-(-count // _CHUNKS), count - 1)
     return _fields(base, *(base.with_items(base.items[at : at + size]) for at in range(0, count, size)))
 
 
 @_relation(exact=True)
 def before(choose: Choices, space: Space) -> dict[str, Any]:
-    """A request keeps its scores when an unrelated one is sent before it."""
+    """A request keeps its scores when another one is sent before it."""
     base = space.request(choose)
-    return _fields(base, base, before=_others(choose, space))
+    return _fields(base, base, before=_others(choose, space, base))
 
 
 @_relation(exact=True)
 def beside(choose: Choices, space: Space) -> dict[str, Any]:
-    """A request keeps its scores while unrelated ones are sent at the same time."""
+    """A request keeps its scores while others are sent at the same time."""
     base = space.request(choose)
-    return _fields(base, base, beside=_others(choose, space))
+    return _fields(base, base, beside=_others(choose, space, base))
+
+
+@_relation(exact=True)
+def reconnect(choose: Choices, space: Space) -> dict[str, Any]:
+    """A request that is sent over a fresh connection gets the same scores."""
+    base = space.request(choose)
+    return _fields(base, base, fresh=True)
+
+
+@_relation(exact=False, needs=lambda space: space.context is not None)
+def serial(choose: Choices, space: Space) -> dict[str, Any]:
+    """An item scores what the serial server gives it by itself, behind the same query."""
+    assert space.context is not None
+    base = space.request(choose)
+    filled = [index for index, item in enumerate(base.items) if item]
+    step = -(-len(filled) // _SERIAL)
+    return _against_serial(base, space.context, filled[choose.number(0, step - 1) :: step])
 
 
 @_relation(exact=False, needs=lambda space: len(space.labels) > 1)
@@ -478,9 +567,35 @@ def replay(choose: Choices, space: Space) -> dict[str, Any]:
     return _fields(base, base)
 
 
-def _others(choose: Choices, space: Space) -> tuple[ScoreBody, ...]:
-    """One or two unrelated requests."""
-    return tuple(choose.several(lambda choose: space.request(choose, most=4), 1, 2))
+def beside_serial(base: ScoreBody, context: TokenIds) -> Scenario:
+    """All items of a request, compared with the serial server, which reads ``context`` after the query."""
+    whole = _against_serial(base, context, range(len(base.items)))
+    return Scenario(relation=serial.__name__, exact=False, **whole)
+
+
+def _against_serial(base: ScoreBody, context: TokenIds, chosen: Sequence[int]) -> dict[str, Any]:
+    alone = msgspec.structs.replace(
+        base, query=(*base.query, *context), items=tuple(base.items[index] for index in chosen)
+    )
+    return _fields(base, alone, pairs=((index, place) for place, index in enumerate(chosen)), serial=True)
+
+
+def _others(choose: Choices, space: Space, base: ScoreBody) -> tuple[ScoreBody, ...]:
+    """One or two further requests: unrelated ones, or such as begin like the base and end otherwise."""
+
+    def one(choose: Choices) -> ScoreBody:
+        other = space.request(choose, small=True)
+        items = tuple((*item[:-1], *space.shifted(item[-1:], 1)) for item in base.items)
+        related = (
+            other,
+            other,
+            msgspec.structs.replace(other, query=base.query),
+            base.with_items(items),
+            msgspec.structs.replace(base, query=(*base.query[:-1], *space.shifted(base.query[-1:], 1))),
+        )
+        return choose.among([each for each in related if each.tokens <= space.max_tokens])
+
+    return tuple(choose.several(one, 1, 2))
 
 
 def _order(choose: Choices, count: int) -> list[int]:

@@ -6,7 +6,7 @@ it (`faults.base.ScorerFault`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.readout import Readout
 
 Ids = Sequence[int]
+#: The token ids of one text.
+Encode = Callable[[str], list[int]]
 Scores = NDArray[np.float64]
 
 
@@ -62,6 +64,15 @@ class ScoringSteps:
     def config(self) -> ScorerConfig:
         """How it scores."""
         return self.inner.config
+
+    @property
+    def vocab_size(self) -> int:
+        """V: token ids are below it."""
+        return self.inner.vocab_size
+
+    def tokenise(self, query: str, items: Sequence[str], encode: Encode) -> tuple[list[int], list[list[int]]]:
+        """The token ids of a query and of its items, by what encodes one text. May be called from any thread."""
+        return self.inner.tokenise(query, items, encode)
 
     def score(
         self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False

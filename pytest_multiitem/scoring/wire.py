@@ -7,6 +7,7 @@ A request is checked by hand on plain decoded JSON, so that each condition has e
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
 from reprlib import Repr
@@ -20,6 +21,9 @@ from pytest_multiitem.errors import MultiItemError
 _MAX_INT64: Final = 2**63 - 1
 _MIN_INT64: Final = -(2**63)
 
+#: The fields of a scoring request that not every engine knows, as ``/get_server_info`` says that one does.
+SCORE_FIELDS: Final = ("temperature", "return_token_logprobs")
+
 _repr = Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 60
 
@@ -29,6 +33,8 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Text with text, token ids with token ids. An empty item is valid. ``model`` is ``None`` where
     the request names none. ``item_first`` puts the item before the query; packed scoring ignores it.
+    ``temperature``: what the log-probabilities are divided by before the softmax over the labels; only with it.
+    ``return_token_logprobs``: answer the labels' log-probabilities over the whole vocabulary as well.
     """
 
     query: str | list[int]
@@ -37,6 +43,8 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     apply_softmax: bool = False
     item_first: bool = False
     model: str | None = None
+    temperature: float | None = None
+    return_token_logprobs: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,12 +56,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScoreResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """``scores`` [N][K]. ``usage`` is ``None`` from engines that count nothing (sgl-jax)."""
+    """``scores`` [N][K]. ``usage`` is ``None`` from engines that count nothing (sgl-jax). ``token_logprobs`` [N][K]: in
+    the order of the labels, at temperature 1; left out of an answer to a request that asks for none."""
 
     scores: list[list[float]]
     model: str
     object: str = "scoring"
     usage: Usage | None = None
+    token_logprobs: list[list[float]] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,9 +111,12 @@ def encode_score_response(response: ScoreResponse) -> bytes:
 
     Raises ValueError on NaN or infinite scores: JSON has no such numbers, and ``null`` would hide them.
     """
-    for index, row in enumerate(response.scores):
-        if not all(map(math.isfinite, row)):
-            raise ValueError(f"the scores of item {index} are not finite: {row}")
+    logprobs = response.token_logprobs
+    tables = {"scores": response.scores, "token_logprobs": [] if isinstance(logprobs, msgspec.UnsetType) else logprobs}
+    for name, rows in tables.items():
+        for index, row in enumerate(rows):
+            if not all(map(math.isfinite, row)):
+                raise ValueError(f"the {name} of item {index} are not finite: {row}")
     return msgspec.json.encode(response)
 
 
@@ -114,13 +127,16 @@ def parse_score_request(body: bytes, *, vocab_size: int) -> ScoreRequest:
     """
     fields = _decode_object(body)
     query, items, labels = (_required(fields, name) for name in ("query", "items", "label_token_ids"))
+    softmax = _optional(fields, "apply_softmax", bool, False)
     request = ScoreRequest(
         query=_check_query(query),
         items=_check_items(items),
         label_token_ids=_check_labels(labels),
-        apply_softmax=_optional(fields, "apply_softmax", bool, False),
+        apply_softmax=softmax,
         item_first=_optional(fields, "item_first", bool, False),
         model=_optional(fields, "model", str, None),
+        temperature=_check_temperature(fields.get("temperature"), softmax),
+        return_token_logprobs=_optional(fields, "return_token_logprobs", bool, False),
     )
     if isinstance(request.query, str) != isinstance(request.items[0], str):
         kinds = f"query is {_kind(request.query)} but items are {_kind(request.items[0])}"
@@ -233,6 +249,20 @@ def _check_labels(labels: Any) -> Any:
         message = "label_token_ids is empty; expected at least one token id"
         raise WireError(400, "empty_label_token_ids", message, "label_token_ids")
     return labels
+
+
+def _check_temperature(value: Any, softmax: bool) -> float | None:
+    name, expected = "temperature", "expected a finite number above 0"
+    if value is None:
+        return None
+    if type(value) not in (int, float):
+        raise WireError(400, f"invalid_{name}_type", f"{_mistyped(name, value)}; {expected}", name)
+    if not 0 < value <= sys.float_info.max:
+        raise WireError(400, f"invalid_{name}", f"{name} is {_repr.repr(value)}; {expected}", name)
+    if not softmax:
+        message = f"{name} is {value}, but apply_softmax is false; a temperature applies to the softmax over the labels"
+        raise WireError(400, f"invalid_{name}", message, name)
+    return float(value)
 
 
 def _mistyped(param: str, value: Any) -> str:

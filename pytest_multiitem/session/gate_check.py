@@ -14,6 +14,7 @@ from pytest_multiitem.gates.record import answers_judged, blank_record, judged
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.results.verdict import worse
 from pytest_multiitem.scoring.vocabulary import Part
 from pytest_multiitem.session.keys import RECORDS
 from pytest_multiitem.session.run_subject import RunSubject
@@ -24,6 +25,10 @@ from pytest_multiitem.targets.target import Target
 
 #: Fields that the evidence below a failure leaves out: its first line has them, or the report does.
 _NO_EVIDENCE = frozenset({"gate", "verdict", "reason", "relation", "engine", "role", "nodeid", "place", "seconds"})
+
+
+#: Verdicts that a further run of the same test does not change.
+_STAYS = frozenset({Verdict.FAIL, Verdict.INCONCLUSIVE})
 
 
 class Measured:
@@ -145,8 +150,14 @@ class GateCheck:
     def conclude(self, record: GateRecord, *, evidence: Sequence[str] | None = None) -> GateRecord:
         """End the test by a verdict that is judged already.
 
-        ``evidence``: the lines that a failure shows below its reason, instead of the record's fields.
+        ``evidence``: the lines that a failure shows below its reason, instead of the record's fields. A verdict once
+        given stays: where the same test is run again, what failed before fails again.
         """
+        given = [each for each in self._item.stash.get(RECORDS, []) if each.verdict in _STAYS]
+        if given and worse(given[0].verdict, record.verdict):
+            record = msgspec.structs.replace(
+                given[0], reason=f"{given[0].reason} (this verdict stays, though the test was run again)"
+            )
         record.nodeid = self._item.nodeid
         if record.verdict is Verdict.PASS and record.engine is not None:
             record.now_passes = self.run.engine.known_issue(self.model or self._session.settings.model or "")

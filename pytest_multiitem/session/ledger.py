@@ -22,6 +22,7 @@ from pytest_multiitem.results.records import (
     TestRecord,
     Verdict,
 )
+from pytest_multiitem.results.verdict import worse
 from pytest_multiitem.session.keys import REPORT_ATTRIBUTE
 from pytest_multiitem.session.plan import Plan
 from pytest_multiitem.session.verdicts import reason_of
@@ -52,7 +53,10 @@ class Ledger:
             return
         carried: dict[str, Any] = getattr(report, REPORT_ATTRIBUTE, {})
         records = msgspec.convert(carried.get("gates", []), list[GateRecord])
-        self._records |= {record.nodeid: record for record in records}
+        for record in records:  # the same test may have been run more than once: the worst verdict stays
+            given = self._records.get(record.nodeid)
+            if given is None or not worse(given.verdict, record.verdict):
+                self._records[record.nodeid] = record
         self.benchmarks += msgspec.convert(carried.get("benchmarks", []), list[BenchmarkRecord])
         gate, reason = self._plan.selected[report.nodeid], "the run ended during this test"
         begun = TestRecord(nodeid=report.nodeid, outcome="not reached", gate=gate, reason=reason)

@@ -146,7 +146,8 @@ class RunSubject(Subject):
             return
         attached, variable = not self.multi.owned, self.settings.api_key_env
         key = variable if attached and os.environ.get(variable) else None
-        self.explanation += failure_lines(finding, self.run.keep_counterexample(finding), api_key_env=key)
+        path = self.run.keep_counterexample(finding)
+        self.explanation += failure_lines(finding, path, api_key_env=key, further=bool(self.explanation))
 
     @property
     def _attached(self) -> bool:

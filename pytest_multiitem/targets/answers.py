@@ -65,7 +65,7 @@ class WrongRow:
 
     def __str__(self) -> str:
         request = self.request
-        tokens = len(request.query) + sum(len(item) + 1 for item in request.items)
+        tokens = len(request.query) + 1 + sum(len(item) + 1 for item in request.items)
         return (
             f"item {self.index + 1} of {request.num_items} ({len(request.items[self.index])} tokens, {tokens} tokens "
             f"packed) is {self.difference:.3g} away from {self.elsewhere}"

@@ -108,15 +108,18 @@ class Target:
         return limit if type(limit) is int and limit > 0 else None
 
     @property
-    def encode(self) -> Callable[[str], list[int]] | None:
-        """Text to token ids by the served model's tokenizer.json; None where that does not lie on this machine."""
+    def encode(self) -> Callable[..., list[int]] | None:
+        """Text to token ids by the served model's tokenizer.json, its special tokens included with ``special=True``;
+        None where that does not lie on this machine."""
         path = Path(self.model or "") / "tokenizer.json"
         if not self.model or not path.is_file():
             return None
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(path))
-        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+        tokenizer: Any = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return lambda text, special=False: list(tokenizer.encode(text, add_special_tokens=special).ids)
 
     def score(self, case: Case) -> Scores:
         """The softmax scores [N, K] of a case. Raises ScoreFailure, or ServerDied with the log's end."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import ssl
 import threading
@@ -30,9 +29,6 @@ _INFO_PATHS = ("/get_server_info", "/server_info")
 _MODEL_PATHS = ("/model_info", "/v1/models")
 
 
-_SIZE_WORDS = re.compile(r"too.?(long|many|large)|exceed|maximum|at most|context.?length|limit", re.IGNORECASE)
-
-
 class FailureKind(StrEnum):
     """Why a request gave no scores, or wrong ones; the names are those of the matrix's failure counts."""
 
@@ -53,11 +49,6 @@ class ScoreFailure(MultiItemError):
         self.kind = kind
         self.message = message
         self.status = status
-
-    @property
-    def refuses_size(self) -> bool:
-        """Whether the server refused the request for its size, by its status and in words that servers have for it."""
-        return self.status in (400, 413, 422) and _SIZE_WORDS.search(self.message) is not None
 
 
 @dataclass(frozen=True)

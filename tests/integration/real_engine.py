@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.servers.pool import ServerPool
@@ -14,6 +21,8 @@ from pytest_multiitem.targets.ready import ScoredRequest
 #: Seconds until a server on two busy cores has scored its first request.
 STARTUP = 400
 LABELS = (9454, 2753)
+REGRESSION = "pytest_multiitem.suites.regression"
+PARITY = "pytest_multiitem.suites.parity"
 
 
 @dataclass
@@ -29,4 +38,31 @@ class RealEngine:
         return choose_engine("sglang").launch(Profile(role, "pytorch"), self.settings)
 
     def serial(self, *, restart: bool = False) -> RunningServer:
+<<<<<<< HEAD
         return self.pool.acquire(self.launch("serial"), ScoredRequest(LABELS), restart=restart)
+=======
+        return self.pool.acquire(self.launch("serial"), scored_request(LABELS), restart=restart)
+
+    @contextmanager
+    def packed(self, directory: Path, fault: str = "") -> Iterator[RunningServer]:
+        """A server with `--enable-mis`, for as long as the block runs; ``fault``: see engines/sglang_mis_cpu."""
+        spec = self.launch("multi")
+        with ServerPool(directory, owner=True) as pool:
+            yield pool.acquire(replace(spec, env={**spec.env, "MIS_CPU_FAULT": fault}), scored_request(LABELS))
+
+
+def run_suites(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """pytest on the suites in a process of its own: exit status, matrix, output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("MULTI_ITEM_", "PYTEST_"))},
+    )
+    path = directory / "multiitem-results/latest/matrix.json"
+    matrix = json.loads(path.read_bytes()) if path.exists() else {}  # a usage error leaves none
+    return done.returncode, matrix, done.stdout + done.stderr
+>>>>>>> sgl

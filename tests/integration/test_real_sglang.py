@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from real_engine import LABELS, RealEngine
+from real_engine import LABELS, PARITY, REGRESSION, RealEngine, run_suites
 
 from pytest_multiitem.scoring.relations import budget, relation, relation_names
 from pytest_multiitem.servers.errors import ServerDied
@@ -24,46 +23,42 @@ from pytest_multiitem.transport.client import ScoreClient
 
 pytestmark = pytest.mark.real_engine
 
-REGRESSION = "pytest_multiitem.suites.regression"
-PARITY = "pytest_multiitem.suites.parity"
 ERROR_KEYS = {"object", "message", "type", "param", "code"}
 
 
-def run_suites(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """pytest on the suites in a process of its own: exit status, matrix, output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", *arguments],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("MULTI_ITEM_", "PYTEST_"))},
-    )
-    path = directory / "multiitem-results/latest/matrix.json"
-    matrix = json.loads(path.read_bytes()) if path.exists() else {}  # a usage error leaves none
-    return done.returncode, matrix, done.stdout + done.stderr
-
-
-def test_serial_runs_for_real_and_packed_scoring_is_refused(
-    tmp_path: Path, arguments: Callable[..., list[str]]
-) -> None:
-    more = ("--reference=transformers", "-k", "isolation or aligned or declared or reference or relations")
+def test_packed_and_serial_run_for_real(tmp_path: Path, arguments: Callable[..., list[str]]) -> None:
+    """Both servers started by the run itself, from the environment that `make engines` builds."""
+    more = ("--reference=transformers", "-k", "same_length or aligned or declared or control or reference")
     status, matrix, output = run_suites(tmp_path, REGRESSION, PARITY, *arguments(*more))
     gates = {(g["gate"], g["mask_requested"] or ""): g for g in matrix["gates"] if "deselected" not in g["reason"]}
+    assert {gate["verdict"] for gate in gates.values()} == {"PASS"} and status == 0, output
     serial = gates.pop(("serial_vs_reference_le_0p02", ""))
-    assert serial["verdict"] == "PASS" and serial["value"] <= 1e-4, output
-    assert serial["engine"] == "sglang" and serial["mask_attested"] == "serial"
+    assert serial["value"] <= 1e-4 and serial["engine"] == "sglang" and serial["mask_attested"] == "serial"
     control = gates.pop(("negative_control_fails", ""))
-    assert control["verdict"] == "PASS" and control["value"] > 0.02, output
+    assert control["value"] > 0.02, output
     assert {said["verdict"] for said in control["details"]["gates"].values()} == {"FAIL"}
-    refused = [gate for gate in gates.values() if "refused to start" in gate["reason"]]
-    assert {gate["verdict"] for gate in gates.values()} == {"NOT_RUN"}, output
-    assert len(refused) >= 4 and "requires flashinfer" in refused[0]["reason"], output
-    assert status == 0
-    server = next(s for s in matrix["servers"] if s["label"] == "serial pytorch")
-    assert server["packages"]["sglang"] == "0.5.23" and server["packages"]["torch"].startswith("2.13.0")
-    assert "--attention-backend torch_native" in " ".join(server["command"])
+    assert {name for name, _ in gates} >= {
+        "same_length_isolation_zero", "delimiter_aligned_equiv_le_0p02", "semantics_as_declared",
+    }  # fmt: skip
+    assert {gate["mask_attested"] for gate in gates.values()} == {"flashinfer"}
+    assert gates["delimiter_aligned_equiv_le_0p02", "flashinfer"]["value"] < 5e-6
+    servers = {server["label"]: server for server in matrix["servers"]}
+    packages = servers["serial pytorch"]["packages"]
+    assert packages["sglang"] == "0.5.23" and packages["torch"].startswith("2.13.0")
+    assert packages["sglang-mis-cpu"], "what stands in for FlashInfer is named"
+    assert "--attention-backend torch_native" in " ".join(servers["serial pytorch"]["command"])
+    packed = " ".join(servers["multi-item pytorch flashinfer"]["command"])
+    assert "--attention-backend flashinfer" in packed and "--enable-mis" in packed
+
+
+def test_without_a_mask_packed_scoring_is_refused(tmp_path: Path, arguments: Callable[..., list[str]]) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('[sglang-multi.cpu_with.sglang-mis-cpu.flags]\nattention-backend = "torch_native"\n')
+    more = (f"--multiitem-profiles={own}", "-k", "same_length")
+    status, matrix, output = run_suites(tmp_path, REGRESSION, *arguments(*more))
+    (gate,) = (gate for gate in matrix["gates"] if "deselected" not in gate["reason"])
+    assert gate["verdict"] == "NOT_RUN" and "refused to start" in gate["reason"], output
+    assert "requires flashinfer" in gate["reason"] and status in (0, 5), output
 
 
 def test_scores_are_those_of_the_wire(sglang: RealEngine) -> None:

@@ -92,6 +92,9 @@ class StubClient:
     def get(self, path):
         raise ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 404", 404)
 
+    def post(self, path, body):
+        return self.get(path)
+
     def score(self, query, items, labels, *, apply_softmax=True):
         told = prepare(query, items, labels, apply_softmax=apply_softmax)
         return self._told(told, self.silently(query, items, labels, apply_softmax))
@@ -176,7 +179,12 @@ class StubSubject(Subject):
         self._servers = {name: more.pop(name) for name in [*more] if isinstance(more[name], Target)}
         self.semantics = more.pop("semantics", Semantics.PREFIX_FIRST_DELIM)
         self.examples, self.shrink = more.pop("examples", 100), more.pop("shrink", True)
-        self.settings = SimpleNamespace(**{"delimiter": DELIMITER, "seed": 3, "labels": LABELS, "model": None, **more})
+        self.settings = SimpleNamespace(
+            **{
+                "delimiter": DELIMITER, "seed": 3, "labels": LABELS, "model": None, "effort": "quick",
+                "max_in_flight": None, "mixed_traffic": False, **more,
+            }
+        )  # fmt: skip
 
     def server(self, part):
         return self._servers[part]

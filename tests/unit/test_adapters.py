@@ -126,7 +126,10 @@ def test_requests_that_end_a_server_are_known():
         return Case("case", query, items, (1, 2), ())
 
     assert "ends an sglang server" in SGLANG.hazard(MULTI, case((), (), (5,)))
-    assert SGLANG.hazard(MULTI, case((1,), (), (5,))) is None
+    assert "position -1" in SGLANG.hazard(MULTI, case((), (5,))), "whatever its items are"
+    serial = Profile("serial", "pytorch")
+    assert "ends an sglang server" in SGLANG.hazard(serial, case((), (), (5,)))
+    assert SGLANG.hazard(MULTI, case((1,), (), (5,))) is None and SGLANG.hazard(serial, case((), (5,))) is None
     extend = Profile("extend", "jax")
     assert "prefill+extend" in SGL_JAX.hazard(extend, case((1,), (), (5,)))
     assert SGL_JAX.hazard(extend, case((1,), (5,))) is None and SGL_JAX.hazard(PACKED, case((1,), ())) is None

@@ -87,6 +87,75 @@ def test_softmax_and_item_first_arrive():
     np.testing.assert_allclose(np.sum(response.json()["scores"], axis=1), 1)
 
 
+MODES = [
+    ScorerConfig(delimiter=DELIMITER),
+    ScorerConfig(),
+    ScorerConfig(prefill_extend=True, scoring_cache=True),
+]
+
+
+@pytest.mark.parametrize("config", MODES, ids=lambda config: config.mode.value)
+@pytest.mark.parametrize("temperature", [2.0, 0.25, 1, 1e-300])
+def test_a_temperature_divides_the_log_probabilities(config, temperature):
+    service = make_service(config)
+    right = np.array(ask(service, json=REQUEST | {"apply_softmax": True}).json()["scores"])
+    found = ask(service, json=REQUEST | {"apply_softmax": True, "temperature": temperature}).json()
+    assert "token_logprobs" not in found
+    powers = (right / right.max(axis=1, keepdims=True)) ** (1 / temperature)
+    np.testing.assert_allclose(found["scores"], powers / powers.sum(axis=1, keepdims=True), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", MODES, ids=lambda config: config.mode.value)
+@pytest.mark.parametrize("asked", [{}, {"apply_softmax": True}, {"apply_softmax": True, "temperature": 3.0}])
+def test_token_logprobs_are_those_over_the_vocabulary_at_no_temperature(config, asked):
+    service = make_service(config)
+    plain = np.array(ask(service, json=REQUEST).json()["scores"])
+    without = ask(service, json=REQUEST | asked).json()
+    found = ask(service, json=REQUEST | asked | {"return_token_logprobs": True}).json()
+    np.testing.assert_allclose(found.pop("token_logprobs"), np.log(plain), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found["scores"], without["scores"], rtol=0, atol=1e-12)
+    assert found.keys() == without.keys()
+
+
+def test_a_temperature_needs_the_softmax():
+    for temperature, softmax in ((0, True), (-1.0, True), (2.0, False)):
+        refusal = ask(make_service(), json=REQUEST | {"temperature": temperature, "apply_softmax": softmax})
+        assert error_of(refusal) == (400, "invalid_temperature", "temperature")
+    assert ask(make_service(), "GET", "/get_server_info").json()["score_fields"] == [
+        "temperature", "return_token_logprobs",
+    ]  # fmt: skip
+
+
+def test_a_prompt_is_computed_and_nothing_is_generated():
+    service = make_service()
+    for prompt, length in (({"input_ids": [1, 2, 3]}, 3), ({"text": "a bb"}, 2)):
+        answer = ask(service, "POST", "/generate", json=prompt | {"sampling_params": {"max_new_tokens": 4}})
+        assert answer.status_code == 200 and answer.json()["text"] == ""
+        told = answer.json()["meta_info"]
+        assert (told["prompt_tokens"], told["completion_tokens"]) == (length, 0)
+    assert service.scorer.executed()["requests"] == 2
+    still_answers(service)
+
+
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        (b"{", (400, "invalid_json", None)),
+        (b"[1]", (400, "invalid_json", None)),
+        (b"{}", (400, "invalid_prompt", "input_ids")),
+        (b'{"text": ""}', (400, "invalid_prompt", "input_ids")),
+        (b'{"input_ids": "a"}', (400, "invalid_prompt", "input_ids")),
+        (b'{"input_ids": [1.5]}', (400, "invalid_token_id_type", "query[0]")),
+        (b'{"input_ids": [5000]}', (422, "token_id_exceeds_vocab", "query[0]")),
+        (b'{"input_ids": [999]}', (400, "delimiter_in_content", "query[0]")),
+    ],
+)
+def test_a_prompt_that_is_none(body, refusal):
+    service = make_service()
+    assert error_of(ask(service, "POST", "/generate", content=body)) == refusal
+    still_answers(service)
+
+
 def test_text_is_tokenised_query_and_items_apart():
     text = {"query": "a bb", "items": ["ccc", "dddd eeeee", ""], "label_token_ids": [7, 8]}
     ids = {"query": [1, 2], "items": [[3], [4, 5], []], "label_token_ids": [7, 8]}

@@ -1,10 +1,13 @@
 """The request contract against servers in memory: each check, the fault that it catches, and when it is not made."""
 
+import json
 import math
 import re
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from stub_targets import (
@@ -17,6 +20,7 @@ from stub_targets import (
     packed_query_prefix,
     serial,
 )
+from tokenizers import Tokenizer
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.adapters.base import Engine, Profile
@@ -25,6 +29,7 @@ from pytest_multiitem.gates.evidence import Baseline, leak_visibility, semantic_
 from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.gates.request_contract import CONTRACT, measure
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target
@@ -35,10 +40,18 @@ LABEL_MASS = 1e-3
 
 CASE = make_case(lengths=[3, 0, 4, 5, 2, 6, 7, 3])
 CHECKS = {
-    "duplicates", "probabilities without softmax", "labels in reverse order", "one item alone", "an empty item",
-    "the delimiter inside an item", "over-long input",
+    "duplicates", "probabilities without softmax", "labels in reverse order", "temperature",
+    "token log-probabilities", "one item alone", "text", "an empty item", "the delimiter inside an item",
+    "over-long input",
 }  # fmt: skip
 LIMIT = 50
+#: A directory with a tokenizer.json.
+TOKENIZER = resources.files("pytest_multiitem.engine") / "data"
+ENCODE = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
+
+
+def encode(text):
+    return ENCODE.encode(text, add_special_tokens=False).ids
 
 
 class Tolerant(Engine):
@@ -49,15 +62,46 @@ class Delicate(Engine):
     name = "delicate"
 
 
-class ContractClient(StubClient):
-    """A server that refuses what it cannot score. ``answer`` takes (query, items, labels, apply_softmax)."""
+def apart(query, items):
+    """The token ids of texts, each by itself."""
+    return encode(query), [encode(item) for item in items]
 
-    def __init__(self, answer, executed, *, limit=LIMIT, models=None, engine="tolerant"):
-        super().__init__(None, executed)
+
+class ContractClient(StubClient):
+    """A server that refuses what it cannot score. ``answer`` takes (query, items, labels, apply_softmax).
+
+    ``tokenise``: the token ids of a query and its items. ``change``: what else becomes of an answer to the fields of a
+    request that asks for more than scores. ``fields``: those that it says it knows.
+    """
+
+    def __init__(
+        self, answer, executed, *, limit=LIMIT, models=None, engine="tolerant", tokenise=apart,
+        change=lambda answer, asked: answer, fields=("temperature", "return_token_logprobs"), model=str(TOKENIZER),
+    ):  # fmt: skip
+        super().__init__(None, executed, model)
         self.answer, self.limit, self.models, self.engine = answer, limit, models, engine
+        self.tokenise, self.change, self.fields = tokenise, change, fields
+        self.sent = []
+
+    def timed_send(self, request):
+        asked = json.loads(request.body)
+        self.sent.append(asked)
+        query, items = asked["query"], asked["items"]
+        if isinstance(query, str):
+            query, items = self.tokenise(query, items)
+        labels = asked["label_token_ids"]
+        scores = self.score(query, items, labels, apply_softmax=asked["apply_softmax"])
+        if asked.get("temperature") is not None:
+            scores = softmax(np.log(np.maximum(scores, 0)), asked["temperature"])
+        answer = {"scores": scores.tolist()}
+        if asked.get("return_token_logprobs"):
+            answer["token_logprobs"] = np.log(self.score(query, items, labels, apply_softmax=False)).tolist()
+        content = json.dumps(self.change(answer, asked))
+        return 0.0, httpx.Response(200, content=content, request=httpx.Request("POST", "http://stub/v1/score"))
 
     def score(self, query, items, labels, *, apply_softmax=True):
         assert type(apply_softmax) is bool
+        items = [tuple(item) for item in items]
         self._scores = lambda *request: self.answer(*request, apply_softmax)
         scores = StubClient.score(self, query, items, labels)
         rows, columns = scores.shape
@@ -66,7 +110,8 @@ class ContractClient(StubClient):
         return scores
 
     def server_info(self):
-        return {**super().server_info(), "engine": self.engine, "max_multi_item_seq_len": self.limit}
+        return {**super().server_info(), "engine": self.engine, "max_multi_item_seq_len": self.limit,
+                "score_fields": list(self.fields)}  # fmt: skip
 
     def get(self, path):
         assert path == "/v1/models"
@@ -95,8 +140,8 @@ def server(answer=healthy, *, adapter=Tolerant, semantics=Semantics.PREFIX_FIRST
     return Target(profile, "stub", client, adapter=None if adapter is None else adapter(), delimiter=DELIMITER)
 
 
-def reference(answer=plain, *, adapter=Tolerant, engine="tolerant"):
-    client = ContractClient(answer, "serial", engine=engine)
+def reference(answer=plain, *, adapter=Tolerant, engine="tolerant", **more):
+    client = ContractClient(answer, "serial", engine=engine, **more)
     return Target(
         Profile("serial", "stub"), "stub", client, adapter=None if adapter is None else adapter(), delimiter=DELIMITER
     )
@@ -113,7 +158,7 @@ def test_a_healthy_server_holds_every_check():
     record = check(server(), samples=samples)
     assert record.verdict is Verdict.PASS, record.reason
     assert set(record.details.held) == CHECKS and record.details.not_made == record.details.broken == {}
-    assert record.samples == {"checks": 7, "not_made": 0} and record.reason == "7 of 7 checks hold"
+    assert record.samples == {"checks": 10, "not_made": 0} and record.reason == "10 of 10 checks hold"
     assert record.mask_attested == "dense" and record.noise_floor == record.traffic_floor == 0.0
     assert record.leak_visibility > 0.1 and record.semantic_visibility > 0.02
     told = {s["check"]: s["outcome"] for s in samples if s["kind"] == "contract"}
@@ -258,7 +303,7 @@ def test_every_fault_fails_by_the_name_of_its_check(fault):
 def test_a_server_that_lives_on_after_no_over_long_input_fails():
     record = check(server(never_again(GONE)))
     assert record.verdict is Verdict.FAIL and "scores nothing any more" in record.details.broken["over-long input"]
-    assert len(record.details.held) == 6
+    assert len(record.details.held) == 9
 
 
 def test_what_is_broken_is_told_with_what_was_seen():
@@ -287,14 +332,14 @@ def test_what_may_end_a_server_is_not_sent(adapter, engine):
     not_made = record.details.not_made
     assert set(not_made) == {"an empty item", "the delimiter inside an item", "over-long input"}
     assert all(reason.startswith("not sent: ") for reason in not_made.values())
-    assert record.verdict is Verdict.PASS and "4 of 7 checks hold; not made: an empty item" in record.reason
+    assert record.verdict is Verdict.PASS and "7 of 10 checks hold; not made: an empty item" in record.reason
     sent = [item for _, items, _ in target.client.requests for item in items]
-    assert all(sent) and max(map(len, sent)) <= 7 and not any(DELIMITER in item for item in sent)
+    assert all(sent) and max(map(len, sent)) <= 15 and not any(DELIMITER in item for item in sent)
 
 
 def test_an_attached_server_that_says_it_is_embedded_is_sent_all():
     record = check(server(adapter=None, engine="embedded"), reference(adapter=None, engine="embedded"))
-    assert record.verdict is Verdict.PASS and record.samples == {"checks": 7, "not_made": 0}
+    assert record.verdict is Verdict.PASS and record.samples == {"checks": 10, "not_made": 0}
 
 
 @pytest.mark.parametrize(
@@ -343,7 +388,9 @@ def test_probabilities_of_zero_are_not_compared():
         return healthy(query, items, labels, softmax) * (1.0 if softmax else 0.0)
 
     not_made = check(server(tiny)).details.not_made
-    assert not_made == {"probabilities without softmax": "the labels' probabilities round to 0"}
+    assert not_made == dict.fromkeys(
+        ("probabilities without softmax", "token log-probabilities"), "the labels' probabilities round to 0"
+    )
 
 
 def test_where_no_check_can_be_made_nothing_is_decided(monkeypatch):
@@ -400,6 +447,176 @@ def test_another_mask_than_the_requested_one_fails():
     target = server()
     target.client.executed = "segment"
     assert "dense was requested, but the server executed segment" in check(target).reason
+
+
+# -- temperature and log-probabilities ----------------------------------------------------------
+
+
+def only_broken(name, **more):
+    record = check(server(**more))
+    assert record.verdict is Verdict.FAIL and set(record.details.broken) == {name}, record.reason
+    return record.details.broken[name]
+
+
+def test_a_temperature_that_is_ignored_or_applied_twice_is_seen():
+    def ignored(answer, asked):
+        scores = softmax(np.log(answer["scores"]), 1 / (asked.get("temperature") or 1.0))
+        return answer | {"scores": scores.tolist()}
+
+    assert only_broken("temperature", change=ignored).startswith("at temperature 2: ")
+
+    def twice(answer, asked):
+        scores = softmax(np.log(answer["scores"]), asked.get("temperature") or 1.0)
+        return answer | {"scores": scores.tolist()}
+
+    assert only_broken("temperature", change=twice).startswith("at temperature 2: ")
+
+    def only_high(answer, asked):
+        return ignored(answer, asked) if (asked.get("temperature") or 1.0) < 1 else answer
+
+    assert only_broken("temperature", change=only_high).startswith("at temperature 0.5: ")
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "said"),
+    [
+        (lambda right: [], "no 6 rows of 2 numbers: []"),
+        (lambda right: None, "no 6 rows of 2 numbers: None"),
+        (lambda right: right[:-1], "no 6 rows of 2 numbers"),
+        (lambda right: [row[:1] for row in right], "no 6 rows of 2 numbers"),
+        (lambda right: [right[0][:1], *right[1:]], "no 6 rows of 2 numbers"),
+        (lambda right: "none", "no 6 rows of 2 numbers: none"),
+        (lambda right: [[None] * 2] * len(right), "no 6 rows of 2 numbers"),
+        (lambda right: [[1e-5] * 2] * len(right), "a probability is 1.00001"),
+        (lambda right: [row[::-1] for row in right], "against the logarithms"),
+        (lambda right: right[1:] + right[:1], "against the logarithms"),
+        (lambda right: (np.array(right) / 2).tolist(), "against the logarithms"),
+        (lambda right: (np.array(right) + 0.0199).tolist(), "against the logarithms"),
+    ],
+)
+def test_log_probabilities_that_are_none_are_seen(logprobs, said):
+    def change(answer, asked):
+        return answer | {"token_logprobs": logprobs(answer["token_logprobs"])} if "token_logprobs" in answer else answer
+
+    assert said in only_broken("token log-probabilities", change=change)
+
+
+def test_log_probabilities_are_asked_for_at_a_temperature_where_there_is_one():
+    target = server()
+    assert check(target).verdict is Verdict.PASS
+    (asked,) = [each for each in target.client.sent if "return_token_logprobs" in each]
+    assert asked["temperature"] == 2.0 and asked["apply_softmax"] is True
+    target = server(fields=("return_token_logprobs",))
+    assert set(check(target).details.not_made) == {"temperature"}
+    assert [each.get("temperature") for each in target.client.sent if "return_token_logprobs" in each] == [None]
+
+
+@pytest.mark.parametrize("fields", [(), ("other",)])
+def test_fields_that_a_server_does_not_say_it_knows_are_not_sent(fields):
+    target = server(fields=fields)
+    record = check(target)
+    assert record.verdict is Verdict.PASS and record.details.not_made == {
+        "temperature": "not sent: the server does not say, in score_fields, that it knows temperature",
+        "token log-probabilities": "not sent: the server does not say, in score_fields, that it knows "
+        "return_token_logprobs",
+    }
+    assert not any({"temperature", "return_token_logprobs"} & set(asked) for asked in target.client.sent)
+
+
+def test_scores_that_no_temperature_moves_are_not_compared():
+    def even(query, items, labels, softmax):
+        healthy(query, items, labels, softmax)
+        return np.full((len(items), len(labels)), 0.5 if softmax else 0.01)
+
+    record = check(server(even), reference(lambda *r: np.full((len(r[1]), len(r[2])), 0.5 if r[3] else 0.01)))
+    assert record.details.not_made["temperature"] == "the scores are such that a temperature hardly moves them"
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+def test_texts_are_as_their_ids():
+    target, other = server(), reference()
+    record = check(target, other)
+    assert re.fullmatch(
+        r"packed: \d+ texts, against their token ids: 0 apart, at most 0\.0001; "
+        r"serial: \d+ texts, against their token ids: 0 apart, at most 0\.0001",
+        record.details.held["text"],
+    )
+    for side in (target, other):
+        (asked,) = [each for each in side.client.sent if isinstance(each["query"], str)]
+        assert len(asked["items"]) >= 3 and all(isinstance(item, str) for item in asked["items"])
+
+
+def special_items(query, items):
+    ids, contents = apart(query, items)
+    return ids, [[7, *content] for content in contents]
+
+
+def spaced(query, items):
+    return encode(query), [encode(f"{query} {item}")[len(encode(query)) :] for item in items]
+
+
+def joint(query, items):
+    return encode(query), [encode(query + item)[len(encode(query)) :] for item in items]
+
+
+def test_text_that_is_tokenised_otherwise_is_seen_on_either_side():
+    for tokenise in (special_items, spaced):
+        broken = check(server(tokenise=tokenise)).details.broken
+        assert set(broken) == {"text"} and "texts, against their token ids" in broken["text"]
+        broken = check(server(), reference(tokenise=tokenise)).details.broken
+        assert set(broken) == {"text"} and broken["text"].startswith("the serial server: ")
+
+
+def test_text_that_is_tokenised_together_with_the_query_holds():
+    """On real engines that is so by design, and differs where a merge crosses the border."""
+    assert check(server(), reference(tokenise=joint)).verdict is Verdict.PASS
+
+
+def test_special_tokens_of_the_query_are_the_tokenizers_own_business(monkeypatch):
+    def first(text, special=False):
+        return [3, *encode(text)] if special else encode(text)
+
+    def behind(text, special=False):
+        return [3, *encode(text), 4] if special else encode(text)
+
+    monkeypatch.setattr(Target, "encode", staticmethod(first))
+    with_special = server(tokenise=lambda query, items: ([3, *encode(query)], [encode(item) for item in items]))
+    assert "text" in check(with_special).details.held and "text" in check(server()).details.held
+    assert "text" in check(server(tokenise=special_items)).details.broken
+    monkeypatch.setattr(Target, "encode", staticmethod(behind))
+    assert check(server()).details.not_made["text"] == "not sent: the tokenizer puts special tokens behind a text"
+
+
+def test_text_is_not_sent_where_nobody_can_say_what_it_becomes(monkeypatch):
+    target = server(model="elsewhere")
+    assert check(target).details.not_made["text"] == (
+        "not sent: the served model's tokenizer.json does not lie on this machine"
+    )
+    assert not any(isinstance(asked["query"], str) for asked in target.client.sent)
+    record = check(server(), reference(model="elsewhere"))
+    assert record.verdict is Verdict.PASS and "serial: not sent: " in record.details.held["text"]
+    monkeypatch.setattr(
+        Target, "encode", staticmethod(lambda text, special=False: [len(text)])
+    )  # no two texts side by side
+    assert check(server()).details.not_made["text"] == (
+        "not sent: 0 of 10 texts are tokenised alike behind the query and alone"
+    )
+
+
+def test_text_that_is_refused_is_no_wrong_score():
+    def none(query, items):
+        raise refused()
+
+    assert check(server(tokenise=none)).details.not_made["text"] == "text is refused with status 400"
+    record = check(server(), reference(tokenise=none))
+    assert record.verdict is Verdict.PASS and "serial: text is refused with status 400" in record.details.held["text"]
+
+    def broken(query, items):
+        raise INTERNAL
+
+    assert set(check(server(tokenise=broken)).details.broken) == {"text"}
 
 
 def test_a_leak_breaks_the_one_item_check():
@@ -780,4 +997,4 @@ def test_a_server_that_answers_no_more_ends_the_checks(kind, monkeypatch):
 
 
 def test_more_labels_than_two_hold_every_check():
-    assert check(server(), cases=[make_case(5, labels=(5, 6, 7))]).reason == "7 of 7 checks hold"
+    assert check(server(), cases=[make_case(5, labels=(5, 6, 7))]).reason == "10 of 10 checks hold"

@@ -56,6 +56,14 @@ class Stateful(Scorer):
         return ScoreResult(result.scores * (0.5 + last[0] / 2000), result.prompt_tokens)
 
 
+class Doubling(Scorer):
+    """Scores that are too large."""
+
+    def score(self, query, items, labels, apply_softmax, item_first=False):
+        result = super().score(query, items, labels, apply_softmax, item_first)
+        return ScoreResult(result.scores * 1.01, result.prompt_tokens)
+
+
 class Refusing(Scorer):
     """Fails on whatever it is asked."""
 
@@ -64,9 +72,11 @@ class Refusing(Scorer):
 
 
 @contextmanager
-def serving(kind=Scorer):
-    """The real application on a socket, over a model that is a hash; gives its URL."""
-    scorer = kind(FakeBackend(), ScorerConfig(delimiter=DELIMITER))
+def serving(kind=Scorer, config=None):
+    """The real application on a socket, over a model that is a hash; gives its URL. It packs, unless it is configured
+    otherwise."""
+    config = {"delimiter": DELIMITER} if config is None else config
+    scorer = kind(FakeBackend(), ScorerConfig(**config))
     service = Service(
         scorer=scorer, tokenizer=None, model="m", vocab_size=VOCAB, max_positions=4096, probe_ids=[0, 1],
         info={"vocab_size": VOCAB, "dtype": "float32"},
@@ -150,10 +160,11 @@ def test_a_state_is_replayed_with_what_comes_before(multiitem, tmp_path, healthy
 
 def raced(found, *beside):
     """A scenario with the query 1, alone or with others beside it."""
-    base = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
-    return msgspec.structs.replace(
-        found.scenario, relation="beside", base=base, variant=(base,), pairs=((0, 0), (1, 1)), beside=beside
-    )
+    return msgspec.structs.replace(found.scenario, relation="beside", variant=(ONE,), beside=beside, **OF_ONE)
+
+
+ONE = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
+OF_ONE = {"base": ONE, "pairs": ((0, 0), (1, 1)), "exact": True}
 
 
 OTHER = ScoreBody(query=(9,), items=((2,),), label_token_ids=(5, 6))
@@ -180,11 +191,11 @@ class Racing(Scorer):
 
 
 def test_what_happens_at_the_same_time_is_tried_several_times(multiitem, tmp_path, faulty, healthy):
-    """The base is the first request, so the sixth variant is the seventh."""
-    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=raced(faulty[1], OTHER)))
+    """The base is the first request and the second, so the fifth variant is the seventh."""
+    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=raced(faulty[1], OTHER), limit=0.0))
     with serving(Racing) as url:
         code, out, _ = multiitem("replay", path, "--url", url)
-    assert code == 1 and re.search(rf"violated: difference 0\.\d+, limit 0, try 6 of at most {RACE_ATTEMPTS}$", out)
+    assert code == 1 and re.search(rf"violated: difference 0\.\d+, limit 0, try 5 of at most {RACE_ATTEMPTS}$", out)
     code, out, _ = multiitem("replay", path, "--url", healthy)
     assert code == 0 and out.endswith(f"holds: difference 0, limit 0, try {RACE_ATTEMPTS} of at most {RACE_ATTEMPTS}\n")
 
@@ -206,6 +217,54 @@ def test_a_variant_is_played_again_only_where_others_are_beside_it(faulty, besid
         variant, attempts = player.differing(scenario, rows, 0.0)
     assert attempts == played == next(answers) - 1
     assert (variant == rows).all() != (attempts == differs_at)
+
+
+def test_a_fresh_connection_is_tried_several_times(faulty):
+    """Every fourth connection ends at a replica that is wrong, and is kept for what is sent again."""
+    scenario = msgspec.structs.replace(faulty[1].scenario, relation="reconnect", variant=(ONE,), fresh=True, **OF_ONE)
+    rows, opened, closed = np.full((2, 2), 0.5), itertools.count(1), []
+
+    class Connection:
+        def __init__(self):
+            self.number = next(opened)
+
+        def score(self, *_, **__):
+            return rows * (0.9 if self.number % 4 == 0 else 1)
+
+        def close(self):
+            closed.append(self.number)
+
+    with Player(lambda request: rows, Connection) as player:
+        variant, attempts = player.differing(scenario, rows, 0.0)
+        assert attempts == 4 and (variant == player.variant(scenario, again=True)).all() and closed == [1, 2, 3]
+        assert (player.variant(scenario) == rows).all()
+    assert closed == [1, 2, 3, 4, 5]
+
+
+def test_the_serial_side_is_asked_where_the_variant_is_its(multiitem, tmp_path, faulty, healthy):
+    base = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
+    alone = ScoreBody(query=(1, DELIMITER), items=((2,), (3,)), label_token_ids=(5, 6))
+    scenario = msgspec.structs.replace(
+        faulty[1].scenario, relation="serial", exact=False, base=base, variant=(alone,), pairs=((0, 0), (1, 1)),
+        serial=True,
+    )  # fmt: skip
+    found = msgspec.structs.replace(faulty[1], scenario=scenario, limit=1e-4, serial_url="http://127.0.0.1:9")
+    path = save(tmp_path, found)
+    assert any("--serial-url http://127.0.0.1:9" in line for line in failure_lines(found, path))
+    code, _, err = multiitem("replay", path, "--url", healthy)
+    assert code == 2 and "--serial-url URL, such as http://127.0.0.1:9" in err
+    with serving(config={}) as url:
+        code, out, _ = multiitem("replay", path, "--url", healthy, "--serial-url", url)
+        assert code == 0 and "variant, on the serial server: query [1, 999]" in out
+    with serving(Doubling, config={}) as url:
+        assert multiitem("replay", path, "--url", healthy, "--serial-url", url)[0] == 1
+    code, _, err = multiitem("replay", path, "--url", healthy, "--serial-url", "http://127.0.0.1:9")
+    assert code == 2 and "the serial server http://127.0.0.1:9 did not answer" in err
+
+
+def test_further_ones_are_shown_in_short(faulty, tmp_path):
+    lines = failure_lines(faulty[1], tmp_path / "counterexample-2.json", further=True)
+    assert len(lines) == 3 and "multiitem replay" in lines[-1] and "limit" in lines[1]
 
 
 def test_a_server_that_does_not_answer_violates(multiitem, saved):

@@ -1,7 +1,9 @@
 """Every fault of the embedded engine does what it says, and nothing else: against hashes of what is seen, and in
 attention weights against an independent float64 reference, on both backends."""
 
+import asyncio
 import inspect
+import os
 
 import numpy as np
 import pytest
@@ -9,12 +11,15 @@ from engine_cases import DELIMITER, LABELS, tokens, workload
 from fake_backend import VOCAB, FakeBackend, logit
 from reference import Reference
 
+from pytest_multiitem.engine.checkpoint import CheckpointSpec
 from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import Fault, ScorerFault
-from pytest_multiitem.faults.catalogue import catalogue, fault
+from pytest_multiitem.faults.catalogue import VARIATIONS, catalogue, fault, variation
+from pytest_multiitem.faults.neighbours import NEIGHBOURS
+from pytest_multiitem.faults.variations import ShapeNoise
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.steps import ScoringSteps
@@ -157,6 +162,162 @@ def test_a_chunk_that_is_not_full_is_padded_into_its_last_item():
     np.testing.assert_array_equal(score(scorer("last_chunk_padded", chunk_size=5), items), healthy(items))
 
 
+def test_items_beyond_the_limit_get_the_first_rows_again():
+    right = healthy()
+    np.testing.assert_array_equal(score(scorer("item_limit=5")), right)
+    np.testing.assert_array_equal(score(scorer("item_limit=2")), right[[0, 1, 0, 1, 0]])
+    np.testing.assert_array_equal(score(scorer("item_limit=4", chunk_size=2)), right[[0, 1, 2, 3, 0]], "of a request")
+
+
+def test_an_item_is_taken_for_an_earlier_one_that_begins_like_it():
+    items = [[1, 2, 3], [1, 2], [1, 2, 4, 5], [1], [], [2, 1, 2, 3], [1, 2, 3, 9]]
+    right = healthy(items)
+    for block, taken_for in ((1, [0, 0, 0, 0, 4, 5, 0]), (2, [0, 0, 0, 3, 4, 5, 0]), (3, [0, 1, 2, 3, 4, 5, 0])):
+        which = scorer(f"same_block={block}")
+        np.testing.assert_array_equal(score(which, items), right[taken_for])
+    np.testing.assert_array_equal(score(scorer("same_block=4"), items), right)
+    np.testing.assert_array_equal(score(which, items[6:]), healthy(items[6:]), "an earlier request is no matter")
+
+
+def test_item_lengths_wrap():
+    items = [[20 + i for i in range(length)] for length in (3, 4, 5, 7, 8, 1)]
+    want = healthy([items[0], [], items[2][:1], items[3][:3], [], items[5]])
+    np.testing.assert_array_equal(score(scorer("length_wrap=2"), items), want)
+    np.testing.assert_array_equal(score(scorer("length_wrap=4"), items), healthy(items))
+    with pytest.raises(WireError, match="at most 20"):  # the limit is that of the whole request
+        score(scorer("length_wrap=2", max_seq_len=20), [list(range(30))])
+
+
+SHARDS = [(0, 249), (250, 499), (500, 749), (750, 998)]
+
+
+@pytest.mark.parametrize("shard", [1, 2, 3, 4])
+def test_labels_of_a_shard_are_read_wrong_and_no_others(shard):
+    which, right = scorer(f"label_shard={shard}"), scorer()
+    for number, (first, last) in enumerate(SHARDS, start=1):
+        for label in (first, last):
+            same = np.array_equal(which.score(QUERY, ITEMS, [label], False).scores,
+                                  right.score(QUERY, ITEMS, [label], False).scores)  # fmt: skip
+            assert same == (number != shard)
+    first = SHARDS[shard - 1][0]
+    found = which.score(QUERY, ITEMS, [first, first + 125, 999 - first], True).scores
+    np.testing.assert_array_equal(
+        found, right.score(QUERY, ITEMS, [first + 125, first, 999 - first], True).scores, "half a shard off"
+    )
+
+
+def test_the_default_labels_lie_in_no_shard_that_is_wrong_by_default():
+    size = CheckpointSpec().vocab_size // 4
+    assert {label // size + 1 for label in (9454, 2753)} == {1} and fault("label_shard").strength != 1
+
+
+def test_a_random_head_follows_the_content_and_means_nothing():
+    which, right = scorer("no_head"), scorer()
+    found = score(which)
+    assert np.abs(found - score(right)).max() > 0.1
+    np.testing.assert_array_equal(score(scorer("no_head", delimiter=None), query=[*QUERY, D]), found, "serial alike")
+    np.testing.assert_array_equal(which.score(QUERY, ITEMS, (6, 5), True).scores, found[:, ::-1])
+
+
+@pytest.mark.parametrize("mode", [{}, {"delimiter": None}, {"prefill_extend": True, "scoring_cache": True}])
+def test_labels_are_clipped_at_the_most_probable_ids(mode):
+    which, right = scorer("labels_clipped=20", **mode), scorer(**mode)
+    everything = right.score(QUERY, ITEMS, range(VOCAB), False).scores
+    floor = np.exp(np.round(np.log(np.sort(everything, axis=1)[:, -20]), 3))
+    best = everything[0].argsort()
+    labels = [int(best[-1]), int(best[-20]), int(best[-21]), int(best[0])]
+    found = which.score(QUERY, ITEMS, labels, False)
+    np.testing.assert_array_equal(found.scores, np.maximum(everything[:, labels], floor[:, None]))
+    assert (found.scores[0] == everything[0, labels]).tolist()[::3] == [True, False]
+    shares = which.score(QUERY, ITEMS, labels, True).scores
+    np.testing.assert_allclose(shares, found.scores / found.scores.sum(axis=1, keepdims=True), rtol=0, atol=1e-15)
+    whole = scorer("labels_clipped=1000", **mode).score(QUERY, ITEMS, labels, False).scores
+    np.testing.assert_allclose(whole, everything[:, labels], rtol=1e-3)
+
+
+def test_some_ids_stand_for_a_large_vocabulary(monkeypatch):
+    monkeypatch.setattr("pytest_multiitem.faults.labels._READ", 100)
+    ids = np.linspace(0, VOCAB - 1, 100).astype(int).tolist()
+    some = scorer().score(QUERY, ITEMS, ids, False).scores
+    for count, place in ((20, 2), (1, 1), (1000, 100), (5000, 100)):
+        found = scorer(f"labels_clipped={count}").score(QUERY, ITEMS, (5, 6), False).scores
+        right = scorer().score(QUERY, ITEMS, (5, 6), False).scores
+        np.testing.assert_array_equal(
+            found, np.maximum(right, np.exp(np.round(np.log(np.sort(some, axis=1)[:, [-place]]), 3)))
+        )
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+def letters(text):
+    """A tokenizer that merges two letters a and b, across a seam as well."""
+    return [ord(letter) for letter in text.replace("ab", "\x01")]
+
+
+def test_a_special_token_stands_before_each_item():
+    want = letters("q"), [letters("<x"), letters("<yz"), letters("<")]
+    assert scorer("text_special_token").tokenise("q", ["x", "yz", ""], letters) == want
+    for encode in (lambda text: [D] if "im_start" in text else letters(text), lambda text: [5000] * len(text)):
+        assert scorer("text_special_token").tokenise("q", ["x"], encode)[1] == [[0, *encode("x")]]
+    np.testing.assert_array_equal(score(scorer("text_special_token")), healthy(), "token ids are taken as they are")
+
+
+def test_text_is_tokenised_jointly():
+    joint, right = scorer("text_joint"), scorer()
+    assert right.tokenise("qa", ["b", "c"], letters) == (letters("qa"), [letters("b"), letters("c")])
+    assert joint.tokenise("qa", ["b", "c"], letters) == (letters("qa"), [letters(" b"), letters(" c")])
+    assert fault("text_joint").scope == {"serial"}
+
+
+# -- what else is asked of a server --------------------------------------------------------------
+
+
+def watched(name):
+    """A scorer with a fault, and what sends a request to its server; the server itself scores an item to be healthy."""
+    active = ActiveFaults.parse([name])
+    which = Scorer(FakeBackend(), ScorerConfig(delimiter=D, mask_impl=MaskImpl.SEGMENT), active.mutate).steps
+
+    async def app(scope, receive, send):
+        score(which, [[1]])
+
+    before = active.before(app)
+    return which, lambda path: asyncio.run(before({"type": "http", "path": path}, None, None))
+
+
+def test_a_neighbour_switches_the_mask_off_for_some_requests():
+    which, ask = watched("neighbour_request=2")
+    right = score(scorer())
+    for path in ("/health", "/v1/models", "/v1/score", "/get_server_info"):
+        ask(path)
+        np.testing.assert_array_equal(score(which), right)
+    for path in sorted(NEIGHBOURS):
+        ask(path)
+        for _ in range(2):
+            wrong = np.flatnonzero((score(which) != right).any(axis=1))
+            assert wrong.tolist() == [1, 2, 4], "each item but the first, and the empty one, sees those before it"
+        np.testing.assert_array_equal(score(which), right)
+    assert ({"/generate", "/health_generate"} <= NEIGHBOURS) and fault("neighbour_request").strength == 8
+
+
+def test_a_neighbour_ends_the_process(monkeypatch):
+    class Dead(BaseException):
+        pass
+
+    def die(status):
+        raise Dead(status)
+
+    async def app(scope, receive, send):
+        pass
+
+    monkeypatch.setattr(os, "_exit", die)
+    before = ActiveFaults.parse(["neighbour_kills"]).before(app)
+    asyncio.run(before({"type": "http", "path": "/v1/score"}, None, None))
+    with pytest.raises(Dead, match="137"):
+        asyncio.run(before({"type": "http", "path": "/generate"}, None, None))
+    assert fault("neighbour_kills").own_process
+
+
 def test_a_serial_server_inside_attests_what_was_asked():
     backend = FakeBackend()
     which = scorer("serial_inside", backend=backend)
@@ -237,6 +398,24 @@ def factors(name, query, items):
             assert open_, "the request must show the fault"
             extra = np.isin(block, open_)[:, None] & (block[None, :] == block[:, None] - 1)
             return (own | extra) * before.astype(float), positions
+        case "size_limit" if len(ids) > float(strength):
+            return before.astype(float), np.where(ids == DELIMITER, len(query), positions)
+        case "item_leak_limit":
+            extra = (block[None, :] == block[:, None] - 1) & (block[:, None] >= max(1, float(strength)))
+            return (own | extra) * before.astype(float), positions
+        case "own_window":
+            far = np.arange(len(ids))[:, None] - np.arange(len(ids))[None, :] >= float(strength)
+            return (own & ~(far & (block[None, :] == block[:, None]) & (block[:, None] >= 0))) * before * 1.0, positions
+        case "own_delimiter_visible":
+            extra = np.zeros_like(before)
+            for row in np.flatnonzero(block >= 0):
+                extra[row, np.flatnonzero(block == block[row])[0] - 1] = True
+            return (own | extra) * before.astype(float), positions
+        case "last_query_token_hidden":
+            hidden = (block >= 0)[:, None] & (np.arange(len(ids)) == len(query) - 1)[None, :]
+            return (own & ~hidden) * before.astype(float), positions
+        case "size_limit":
+            return own * before.astype(float), positions
         case "query_only_prefix":
             first = np.zeros(len(ids), bool)
             first[len(query)] = True
@@ -257,7 +436,8 @@ def request_of(seed):
 @pytest.mark.parametrize(
     "name",
     ["causal", "causal_restarting", "leak_next=1", "leak_next=0.01", "leak_next=0.0001", "leak_boundary", "leak_length",
-     "query_only_prefix", "all_delims_prefix"],
+     "query_only_prefix", "all_delims_prefix", "size_limit=128", "size_limit=4096", "item_leak_limit=5",
+     "item_leak_limit=40", "own_window=16", "own_window=3", "own_delimiter_visible", "last_query_token_hidden"],
 )  # fmt: skip
 def test_attention_weights_are_those_of_the_fault(backend, reference, name, seed):
     query, items = request_of(seed)
@@ -271,6 +451,45 @@ def test_attention_weights_are_those_of_the_fault(backend, reference, name, seed
         which = scorer(name, backend=backend, delimiter=DELIMITER, mask_impl=impl)
         np.testing.assert_allclose(score(which, items, query, LABELS), want, rtol=0, atol=1e-5)
         assert which.executed()["packed_sequences"][impl] == 1, "a faulty server attests what was asked of it"
+
+
+GRADED = [
+    ("size_limit", lambda length, items: length),
+    ("item_leak_limit", lambda length, items: len(items)),
+    ("own_window", lambda length, items: max(map(len, items))),
+]
+
+
+@pytest.mark.parametrize(("name", "least"), GRADED, ids=lambda each: each if isinstance(each, str) else "")
+def test_right_up_to_the_threshold_and_wrong_beyond_it(backend, name, least):
+    query, items = request_of(4)
+    items = [*items, list(range(100, 145))]  # the longest one is the last one
+    length = len(query) + 1 + sum(len(item) + 1 for item in items)
+    threshold = least(length, items)
+    right = score(scorer(backend=backend, delimiter=DELIMITER), items, query, LABELS)
+    found = score(scorer(f"{name}={threshold}", backend=backend, delimiter=DELIMITER), items, query, LABELS)
+    np.testing.assert_allclose(found, right, rtol=0, atol=1e-6)
+    beyond = score(scorer(f"{name}={threshold - 1}", backend=backend, delimiter=DELIMITER), items, query, LABELS)
+    off = np.abs(beyond - right).max(axis=1)
+    assert off[-1] > 1e-4 and (name == "size_limit" or off[:-1].max() < 1e-6)
+
+
+def test_the_number_of_an_item_is_that_in_its_request(backend):
+    query, items = request_of(4)
+    chunks = {"backend": backend, "delimiter": DELIMITER, "chunk_size": 8}
+    right = score(scorer(**chunks), items, query, LABELS)
+    found = score(scorer("item_leak_limit=10", **chunks), items, query, LABELS)
+    off = np.flatnonzero(np.abs(found - right).max(axis=1) > 1e-5)
+    assert off.tolist() == [i for i in range(10, len(items)) if i % 8], "nothing stands before the first of a chunk"
+
+
+def test_the_own_delimiter_is_wrong_in_both_semantics(backend):
+    query, items = request_of(4)
+    for semantics, first in ((Semantics.QUERY_PREFIX, 0), (Semantics.PREFIX_FIRST_DELIM, 1)):
+        of = {"backend": backend, "delimiter": DELIMITER, "semantics": semantics}
+        right = score(scorer(**of), items, query, LABELS)
+        found = score(scorer("own_delimiter_visible", **of), items, query, LABELS)
+        assert np.flatnonzero(np.abs(found - right).max(axis=1) > 1e-5).tolist() == list(range(first, len(items)))
 
 
 def test_a_chunk_is_scored_without_the_query(backend, reference):
@@ -322,7 +541,7 @@ def test_a_leak_reaches_the_next_item_and_no_other_to_the_last_bit(backend, stre
 
 def test_every_row_of_the_list_has_a_fault_or_is_one_of_the_wire():
     engine = {kind.number for kind in catalogue().values() if issubclass(kind, ScorerFault)}
-    assert engine - {0} == {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 16, 24}
+    assert engine - {0} == {*range(1, 13), 15, 16, 24, 26, 27, 28, 29, 32, 33, 34, 38, 39}
 
 
 @pytest.mark.parametrize(
@@ -346,7 +565,7 @@ STEPS = {name for name in vars(ScoringSteps) if not name.startswith("_")}
 
 def test_the_scorer_takes_every_step_by_way_of_its_faults():
     source = inspect.getsource(Scorer)
-    taken = STEPS - {"config", "score", "flush_cache", "executed"}
+    taken = STEPS - {"config", "vocab_size", "tokenise", "score", "flush_cache", "executed"}
     assert {name for name in taken if f"self.steps.{name}(" in source} == taken
     assert [name for name in STEPS if f"self.{name}(" in source] == []
 
@@ -371,6 +590,11 @@ def test_every_fault_is_told_of(kind):
         ("leak_next=", "'' is no strength"),
         ("causal=1", "fault causal has no strength"),
         ("position_wrap=7.5", "whole number of bits"),
+        ("size_limit=0", "a whole number of at least 1"),
+        ("item_limit=1.5", "a whole number of at least 1"),
+        ("same_block=inf", "a whole number of at least 1"),
+        ("label_shard=5", "the number of a shard, 1 to 4"),
+        ("busy=1", "a whole number of at least 2"),
     ],
 )
 def test_a_fault_that_is_not(text, message):
@@ -384,3 +608,51 @@ def test_faults_compose():
     for i in range(1, len(late)):
         late[i] = (late[i] + late[i - 1]) / 2
     np.testing.assert_allclose(score(which), late, rtol=0, atol=1e-15)
+
+
+# -- variations: no faults -----------------------------------------------------------------------
+
+
+def varied(strength=None, seed=0, *, faults=(), **config):
+    config = {"delimiter": D, "chunk_size": 0, "mask_impl": MaskImpl.SEGMENT} | config
+    noise, active = ShapeNoise(strength, seed), ActiveFaults.parse(faults)
+    return Scorer(FakeBackend(), ScorerConfig(**config), lambda steps: active.mutate(noise.before(steps))).steps
+
+
+def test_shape_noise_depends_on_lengths_and_places_alone():
+    def noise(items, query=QUERY, **more):
+        return np.log(score(varied(1e-3, **more), items, query) / score(scorer(), items, query))
+
+    base = noise(ITEMS)
+    assert 1e-5 < np.abs(base).max() < 1e-2 and len(np.unique(base)) == base.size
+    other = [[token + 100 for token in item] for item in ITEMS]
+    np.testing.assert_allclose(np.diff(noise(other)), np.diff(base), rtol=0, atol=1e-12, err_msg="no token matters")
+    for changed in ([*ITEMS[:-1], [26]], [*ITEMS, [5]], ITEMS[::-1]):
+        assert np.abs(np.diff(noise(changed))[0] - np.diff(base)[0]).max() > 1e-6, "every length does"
+    assert np.abs(np.diff(noise(ITEMS, [10, 11])) - np.diff(base)).min() > 1e-7
+    assert np.abs(np.diff(noise(ITEMS, seed=1)) - np.diff(base)).min() > 1e-7
+    np.testing.assert_array_equal(score(varied(1e-3)), score(varied(1e-3)), "it repeats itself")
+
+
+def test_shape_noise_leaves_scores_scores():
+    which = varied(1e-2)
+    np.testing.assert_allclose(score(which).sum(axis=1), 1.0, rtol=0, atol=1e-12)
+    plain = which.score(QUERY, ITEMS, (5, 6), False).scores
+    assert ((plain > 0) & (plain <= 1)).all()
+
+
+@pytest.mark.parametrize("name", ["leak_next=1e-2", "positions_not_reset", "score_before_last"])
+def test_faults_stand_on_top_of_shape_noise(name):
+    healthy, faulty = score(varied(1e-3)), score(varied(1e-3, faults=[name]))
+    assert np.abs(faulty - healthy).max() > 1e-3
+    np.testing.assert_allclose(faulty, score(scorer(name)), rtol=0, atol=5e-3)
+
+
+def test_a_variation_is_no_fault_and_a_fault_no_variation():
+    assert "shape_noise" not in catalogue() and set(VARIATIONS.all()) == {"shape_noise"}
+    with pytest.raises(UsageError, match="no fault is called 'shape_noise'"):
+        fault("shape_noise")
+    with pytest.raises(UsageError, match="no variation is called 'causal'; expected one of shape_noise"):
+        variation("causal")
+    active = ActiveFaults.parse(["causal"], ["shape_noise=0.004"])
+    assert (active.labels, active.varied) == (["causal"], ["shape_noise=0.004"])

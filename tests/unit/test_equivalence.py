@@ -16,7 +16,7 @@ from stub_targets import (
     serial,
 )
 
-from pytest_multiitem.gates.equivalence import EQUIVALENCE, measure
+from pytest_multiitem.gates.equivalence import EQUIVALENCE, EQUIVALENCE_AT_FLOOR, measure, measure_at_floor
 from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.results.details import WorstItem
 from pytest_multiitem.results.records import Verdict
@@ -132,3 +132,85 @@ def test_a_request_that_fails_ends_the_measurement(side):
     target, reference = (multi(broken), baseline()) if side == "multi" else (multi(), baseline(broken))
     with pytest.raises(ScoreFailure, match=r"timeout: .* http://stub: no answer"):
         check(target, reference=reference)
+
+
+# -- at the floor ------------------------------------------------------------------------------
+
+
+def check_at_floor(target, *, reference=None, dtype="float32"):
+    reference = reference or baseline()
+    for each in (target, reference):
+        each.described = {"dtype": dtype} if dtype else {"model_path": "stub"}
+    subject = StubSubject(CASES, multi=target, serial=reference)
+    return record_of(EQUIVALENCE_AT_FLOOR, measure_at_floor(subject))
+
+
+def off_by(shift):
+    def scores(query, items, labels):
+        found = packed(query, items, labels)
+        found[-1, 0] += shift
+        return found
+
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shift", "expected"),
+    [
+        ("float32", 1e-6, Verdict.PASS),
+        ("float32", 0.99e-4, Verdict.PASS),
+        ("float32", 1.01e-4, Verdict.FAIL),
+        ("float32", 0.0148, Verdict.FAIL),
+        ("bfloat16", 0.0148, Verdict.PASS),
+        ("bfloat16", 0.0201, Verdict.FAIL),
+        (None, 0.0148, Verdict.PASS),
+        (None, 0.0201, Verdict.FAIL),
+    ],
+)
+def test_the_precision_says_what_two_ways_to_a_score_may_differ_by(dtype, shift, expected):
+    record = check_at_floor(multi(off_by(shift)), dtype=dtype)
+    assert record.verdict is expected, record.reason
+    assert record.details.limit == (1e-4 if dtype == "float32" else 0.02)
+    contract = check(multi(off_by(shift)))
+    assert contract.verdict is (Verdict.FAIL if shift > 0.02 else Verdict.PASS), "the contract's line stays"
+
+
+def test_a_fault_below_the_contracts_line_is_seen_by_a_large_margin():
+    """Such as own delimiters that are visible: 0.01 on the built-in model."""
+    record = check_at_floor(multi(off_by(0.012)))
+    assert record.verdict is Verdict.FAIL and record.value > 100 * record.details.limit
+    assert check(multi(off_by(0.012))).verdict is Verdict.PASS
+
+
+def test_a_measured_floor_raises_the_limit():
+    """Serial batches that round as much as the packed side does, although the server says float32."""
+
+    def batches(query, items, labels):
+        return serial(query, items, labels) + 5e-4 * (len(items) == 6)
+
+    record = check_at_floor(multi(off_by(2e-3)), reference=baseline(batches))
+    assert record.verdict is Verdict.PASS, record.reason
+    assert record.details.serial_batch_floor == pytest.approx(5e-4)
+    assert record.details.limit == pytest.approx(5e-3) and "10 times the floor" in record.reason
+
+
+def test_a_floor_that_is_too_high_decides_nothing():
+    def batches(query, items, labels):
+        return serial(query, items, labels) + 5e-3 * (len(items) == 6)
+
+    record = check_at_floor(multi(off_by(2e-3)), reference=baseline(batches))
+    assert record.verdict is Verdict.INCONCLUSIVE and "too high to judge by" in record.reason
+
+
+def test_a_floor_is_measured_only_where_it_decides():
+    target = multi(off_by(1e-6))
+    record = check_at_floor(target)
+    assert record.details.serial_batch_floor is record.details.shape_floor is None
+    assert max(len(item) for _, items, _ in target.client.requests for item in items) < 10, "no length was tried"
+
+
+def test_a_constant_on_both_sides_is_no_pass_at_the_floor_either():
+    def constant(query, items, labels):
+        return np.full((len(items), 2), 0.5)
+
+    assert check_at_floor(multi(constant), reference=baseline(constant)).verdict is Verdict.INCONCLUSIVE

@@ -27,13 +27,14 @@ def product(rows: int, inner: int, columns: int) -> int:
     return 2 * rows * inner * columns
 
 
-def walked(config: ModelConfig, mask: np.ndarray, read: list[int], *, needed: bool) -> Work:
-    """Count a forward pass from its mask [S, S], product by product, from the last layer down."""
+def walked(config: ModelConfig, mask: np.ndarray, read: list[int], *, needed: bool, cached: int = 0) -> Work:
+    """Count a forward pass from its mask [S, S], product by product, from the last layer down; the keys and values of
+    the first ``cached`` rows are there already."""
     matrix = attention = 0
     query, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    wanted = set(read) if needed else set(range(len(mask)))
+    wanted = set(read) if needed else set(range(cached, len(mask)))
     for _ in range(config.num_hidden_layers):
-        sources = {int(key) for row in wanted for key in np.flatnonzero(mask[row])}
+        sources = {int(key) for row in wanted for key in np.flatnonzero(mask[row]) if key >= cached}
         matrix += product(len(wanted), config.hidden_size, query) + product(len(wanted), query, config.hidden_size)
         matrix += 2 * product(len(sources), config.hidden_size, kv)
         matrix += 2 * product(len(wanted), config.hidden_size, config.intermediate_size)
@@ -77,6 +78,26 @@ def test_serial_runs_the_query_every_time(layers: int, needed: bool) -> None:
     ]
     matrix, attention = (sum(getattr(work, name) for work in each) for name in ("matrix", "attention"))
     assert counted == Work(matrix, attention) and counted.total == matrix + attention
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("items", [RAGGED, [1], [3, 0, 2, 0]], ids=str)
+@pytest.mark.parametrize("needed", [True, False], ids=["needed", "nominal"])
+def test_a_cached_query_is_computed_by_no_call(items: list[int], layers: int, needed: bool) -> None:
+    """Rows behind the cached ones are computed; of an empty item, the query's last one again."""
+    config = replace(CONFIG, num_hidden_layers=layers)
+    each = [
+        walked(
+            config,
+            np.tri(QUERY + length, dtype=bool),
+            [QUERY + length - 1],
+            needed=needed,
+            cached=QUERY if length else QUERY - 1,
+        )
+        for length in items
+    ]
+    matrix, attention = (sum(getattr(work, name) for work in each) for name in ("matrix", "attention"))
+    assert flops.cached(config, QUERY, items, labels=LABELS, needed=needed) == Work(matrix, attention)
 
 
 def test_an_ablation_is_not_counted() -> None:

@@ -270,3 +270,55 @@ def test_a_floor_that_is_no_number_fails_every_gate_and_is_shown(gate, floors):
 def test_a_value_that_is_no_number_holds_nothing(value):
     record = record_of(SEGMENT_LOWERS, Measurement(multi(), value, STRONG, holds="all is well"))
     assert (record.verdict, record.reason) == (Verdict.FAIL, f"the measured value is {value}, not a finite number")
+
+
+# -- rounding by shape, and servers that do not repeat themselves ---------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "floor", "expected"),
+    [
+        (3e-6, 1e-6, Verdict.INCONCLUSIVE),
+        (3.1e-6, 1e-6, Verdict.FAIL),
+        (3e-6, 0.0, Verdict.FAIL),
+        (0.0, 1e-6, Verdict.PASS),
+    ],
+)
+def test_within_three_shape_floors_all_of_it_is_rounding(value, floor, expected):
+    said, reason = judge_difference(SAME_LENGTH, value, replace(STRONG, shape_floor=floor, leak_bound=2e-7))
+    assert said is expected
+    if expected is Verdict.INCONCLUSIVE:
+        assert reason == ("3e-06 is above the limit 0, but all of it is rounding: floor 1e-06, content leak ≤ 2e-07")
+    if floor and expected is Verdict.FAIL:
+        assert reason == "3.1e-06 exceeds the limit 0, and 3 times the shape floor 1e-06 by 1e-07"
+
+
+def test_a_bound_that_was_not_measured_is_not_made_up():
+    _, reason = judge_difference(SAME_LENGTH, 1e-7, replace(STRONG, shape_floor=1e-6))
+    assert reason.endswith("content leak not known")
+
+
+@pytest.mark.parametrize(
+    ("gate", "value", "floor", "expected"),
+    [
+        (EQUIVALENCE, 0.6, 0.475, Verdict.FAIL),
+        (EQUIVALENCE, above(0.1), above(0.1), Verdict.FAIL),
+        (EQUIVALENCE, 0.1, 0.475, Verdict.INCONCLUSIVE),
+        (EQUIVALENCE, 0.3, 0.1, Verdict.INCONCLUSIVE),
+        (EQUIVALENCE, 0.31, 0.1, Verdict.FAIL),
+        (EQUIVALENCE, 0.0, 0.475, Verdict.INCONCLUSIVE),
+        (SAME_LENGTH, 0.6, 0.475, Verdict.FAIL),
+        (SAME_LENGTH, 0.1, 0.1, Verdict.INCONCLUSIVE),
+        (Gate("wide", "a difference", "<=", 0.05), 0.25, 0.3, Verdict.INCONCLUSIVE),
+        (Gate("wide", "a difference", "<=", 0.05), 0.26, 0.3, Verdict.FAIL),
+    ],
+)
+def test_what_is_not_repeatable_is_not_undecided(gate, value, floor, expected):
+    said, reason = judge_difference(gate, value, replace(STRONG, noise_floor=floor))
+    assert said is expected
+    assert reason.startswith("not repeatable") == (expected is Verdict.FAIL and value <= 3 * floor)
+
+
+def test_noise_in_traffic_alone_is_no_reason_to_call_a_server_unrepeatable():
+    said, _ = judge_difference(EQUIVALENCE, 0.6, replace(STRONG, traffic_floor=0.475))
+    assert said is Verdict.INCONCLUSIVE

@@ -182,3 +182,10 @@ def test_gates_that_measure_nothing_leave_the_control_without_a_value(monkeypatc
     assert (record.verdict, record.value) == (Verdict.INCONCLUSIVE, None)
     said = "; ".join(f"{gate} says INCONCLUSIVE: nothing was measured" for gate in GATES)
     assert record.reason == f"the gates would not see a leak on these requests: {said}"
+
+
+def test_replays_that_are_far_apart_are_no_leak_that_was_seen():
+    """The gates FAIL, for the server does not repeat itself: that says nothing of whether they see a leak."""
+    rng = np.random.default_rng(0)
+    record = check(baseline(lambda *request: serial(*request) + 0.4 * rng.choice([-1, 1], (len(request[1]), 1))))
+    assert record.verdict is not Verdict.PASS

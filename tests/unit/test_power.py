@@ -32,14 +32,21 @@ def test_every_fault_is_planned_on_every_backend_with_its_strengths():
     planned = plan(settings_of())
     for backend in ("pytorch", "jax"):
         of = [each for each in planned if each.backend == backend]
-        expected = [each.fault.name for each in of if each.fault is not None and each.expects]
-        assert sorted(expected) == sorted(catalogue()), "one build at the default strength of each fault"
-        weaker = [each.label for each in of if not each.expects]
-        assert len(weaker) == sum(max(0, len(kind.strengths) - 1) for kind in catalogue().values())
-        assert [each.label for each in of if each.fault is None] == [
-            "healthy", "healthy, delimiter 0", "healthy, server chunk size 8",
+        first = [each.fault.name for each in of if not each.healthy and not each.further]
+        known = {name for name, kind in catalogue().items() if kind.planned}
+        assert set(catalogue()) - known == {"wrong_row"}, "by name only"
+        assert sorted(first) == sorted(known), "one build at the default strength of each fault"
+        assert all(each.expects for each in of if not each.further)
+        further = [each for each in of if each.further]
+        assert len(further) == sum(max(0, len(kind.strengths) - 1) for kind in catalogue().values())
+        reached = {each.label for each in further if each.expects}
+        assert {"size_limit=2048", "busy=32", "length_wrap=8"} <= reached
+        assert not {"length_wrap=16", "leak_next=1e-06", "drift=0.001"} & reached
+        assert [each.label for each in of if each.healthy] == [
+            "healthy", "healthy, delimiter 0", "healthy, server chunk size 8", "healthy, effort normal",
+            "healthy, shape_noise=4e-07",
         ]  # fmt: skip
-    assert {each.fault.number for each in planned if each.fault} >= set(range(1, 26)), "all 25 of the list"
+    assert {each.fault.number for each in planned if each.fault} >= set(range(1, 41)), "all 40 of the list"
 
 
 def test_what_a_user_names_is_what_is_expected_to_be_killed():

@@ -29,8 +29,8 @@ def installed(monkeypatch, tmp_path):
     python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
 
-    def install(version, *flags):
-        there = Installed(str(python), version, frozenset({*COMMON, *flags}), {})
+    def install(version, *flags, packages=()):
+        there = Installed(str(python), version, frozenset({*COMMON, *flags}), dict.fromkeys(packages, "1.0"))
         monkeypatch.setattr(launched, "inspect", lambda *question: there)
         return str(python)
 
@@ -67,6 +67,35 @@ def test_the_first_generation_gets_the_delimiter_and_the_second_its_switch(insta
     command = SGLANG.launch(profile, settings_of(new)).command
     assert "--enable-mis" in command and "--multi-item-scoring-delimiter" not in command
     assert "--disable-radix-cache" not in command and "--chunked-prefill-size" not in command
+
+
+@pytest.mark.parametrize(
+    ("device", "packages", "backend"),
+    [
+        ("cpu", ("sglang-mis-cpu",), "flashinfer"),
+        ("cpu", ("torch",), "torch_native"),
+        ("cuda", ("sglang-mis-cpu",), "flashinfer"),
+    ],
+)
+def test_a_package_that_stands_in_for_flashinfer_is_used_on_a_cpu(installed, device, packages, backend):
+    settings = settings_of(installed("0.5.23", "enable-mis", packages=packages), multiitem_device=device)
+    profile = Profile("multi", "pytorch", "flashinfer", 0)
+    spec = SGLANG.launch(profile, settings)
+    assert after(spec.command, "--attention-backend") == backend
+    assert SGLANG.asked(profile, settings)["attention_backend"] == backend
+    stands_in = (device, *packages) == ("cpu", "sglang-mis-cpu")
+    assert ("SGLANG_SKIP_SGL_KERNEL_VERSION_CHECK" in spec.env) == stands_in
+    serial = SGLANG.launch(Profile("serial", "pytorch"), settings)
+    assert after(serial.command, "--attention-backend") == ("torch_native" if device == "cpu" else "flashinfer")
+
+
+def test_own_profiles_may_change_what_a_package_changes(installed, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text('[sglang-multi.cpu_with.sglang-mis-cpu.flags]\nattention-backend = "triton"\n')
+    python = installed("0.5.23", "enable-mis", packages=("sglang-mis-cpu",))
+    settings = settings_of(python, multiitem_device="cpu", multiitem_profiles=str(own))
+    command = SGLANG.launch(Profile("multi", "pytorch", "flashinfer", 0), settings).command
+    assert after(command, "--attention-backend") == "triton"
 
 
 SGL_JAX_CPU = ("tp-size", "skip-server-warmup", "context-length", "max-prefill-tokens", "precompile-token-paddings",

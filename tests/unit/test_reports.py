@@ -344,3 +344,32 @@ def test_an_unknown_format_is_refused():
 def test_no_cell_of_a_terminal_table_is_cut():
     _, rule, row, end = terminal_table(["gate", "reason"], [["a", "x" * 2000 + " [bold] end"]])
     assert row.endswith("x [bold] end") and len(row) == len(rule) and end == ""
+
+
+def bounded(speedup, ceiling, roofline=None):
+    record = point(speedup)
+    record.ceiling, record.share_of_ceiling, record.share_of_roofline = ceiling, speedup / ceiling, roofline
+    return record
+
+
+def test_a_speed_up_stands_beside_what_it_is_at_most():
+    details = Speedup(
+        performance={"1": bounded(1.5, 1.0), "8": bounded(2.5, 5.0, 0.1234), "32": bounded(5.97, 9.1)},
+        performance_vs_tuned_serial={"8": point(0.5)},
+        refused={"64": "refused: HTTP 413: too | many"},
+        refused_vs_tuned_serial={"128": "refused: no"},
+        ceiling_basis="operations of M",
+        remarks=["5.97 is a lot"],
+    )
+    run = matrix([gate_record("speedup_n32_ge_3x", value=5.97, details=details)])
+    page = markdown.render(run)
+    head, _, own, tuned = rows(page, "Speed-up")
+    assert head == ["speed-up over serial, p50", "N=1", "N=8", "N=32", "N=64", "N=128"]
+    both = "2.50x of at most 5x (50 %), 12 % of the device's rate"
+    above = "1.50x where operations save 1x (150 %)"
+    assert own == ["pytorch-dense", above, both, "5.97x of at most 9.1x (66 %)", "refused", ""]
+    assert tuned == ["pytorch-dense vs tuned serial", "", "0.50x", "", "", "refused"]
+    for note in ("at most: operations of M", r"N = 64: refused: HTTP 413: too \| many", "5.97 is a lot"):
+        assert f"- pytorch-dense: {note}" in page
+    assert "- pytorch-dense: N = 128 vs tuned serial: refused: no" in page
+    assert "5.97x of at most 9.1x (66 %)" in text_of(run)

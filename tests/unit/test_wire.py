@@ -22,6 +22,7 @@ from pytest_multiitem.scoring.wire import (
 
 VOCAB = 1000
 GOOD = {"query": [1, 2], "items": [[3], [4, 5]], "label_token_ids": [7, 8]}
+SOFT = GOOD | {"apply_softmax": True}
 BIG = 2**63
 
 
@@ -83,6 +84,13 @@ REFUSED = [
     (GOOD | {"apply_softmax": "true"}, 400, "invalid_apply_softmax_type", "apply_softmax"),
     (GOOD | {"item_first": 0}, 400, "invalid_item_first_type", "item_first"),
     (GOOD | {"model": 3}, 400, "invalid_model_type", "model"),
+    (SOFT | {"temperature": "1"}, 400, "invalid_temperature_type", "temperature"),
+    (SOFT | {"temperature": True}, 400, "invalid_temperature_type", "temperature"),
+    (SOFT | {"temperature": 0}, 400, "invalid_temperature", "temperature"),
+    (SOFT | {"temperature": -0.5}, 400, "invalid_temperature", "temperature"),
+    (SOFT | {"temperature": 10**400}, 400, "invalid_temperature", "temperature"),
+    (GOOD | {"temperature": 1.0}, 400, "invalid_temperature", "temperature"),
+    (GOOD | {"return_token_logprobs": 1}, 400, "invalid_return_token_logprobs_type", "return_token_logprobs"),
     ([GOOD], 400, "invalid_request", None),
     ("text", 400, "invalid_request", None),
     (b"null", 400, "invalid_request", None),

@@ -32,7 +32,11 @@ PAIR_ROWS = np.array([[0.2, 0.8], [0.7, 0.3], [0.05, 0.95], [0.7, 0.3]])
 
 WIRE = [name for name, kind in catalogue().items() if issubclass(kind, WireFault)]
 #: Faults of which the first scoring request shows nothing.
-LATER = ("shared_boundaries", "truncates", "recompiles", "dies", "hangs")
+LATER = (
+    "shared_boundaries", "truncates", "recompiles", "dies", "hangs", "first_item_table", "busy", "coalesced_queries",
+    "replica_connection", "replica_request", "wrong_once", "temperature_ignored", "token_logprobs_empty",
+    "neighbour_kills",
+)  # fmt: skip
 
 
 def engine():
@@ -252,7 +256,7 @@ def test_a_fault_that_is_none_says_what_is(text, message):
 @pytest.mark.parametrize("name", WIRE)
 def test_every_fault_says_what_it_is(name):
     kind = catalogue()[name]
-    assert 0 <= kind.number <= 25 and kind.seen and kind.about().endswith(".") and kind.scope
+    assert 0 <= kind.number <= 40 and kind.seen and kind.about().endswith(".") and kind.scope
     assert all(kind.accepts[0](strength) for strength in kind.strengths)
     assert [fault(f"{name}={strength:g}").label for strength in kind.strengths] == [
         f"{name}={strength:g}" for strength in kind.strengths
@@ -274,6 +278,29 @@ def test_duplicates_merged():
     assert scores("duplicates_merged").tolist() == ROWS[[0, 1, 2]].tolist()
     text = REQUEST | {"query": "q", "items": ["a", "b", "b", "a"]}
     assert scores("duplicates_merged", text).tolist() == ROWS[[0, 1]].tolist()
+
+
+def test_sorted_answer():
+    assert scores("sorted_answer").tolist() == ROWS[[1, 3, 0, 2]].tolist()
+    assert scores("sorted_answer", rows=ROWS[[1, 0, 2]]).tolist() == ROWS[[1, 0, 2]].tolist()
+
+
+def test_temperature_ignored():
+    hot = REQUEST | {"temperature": 4.0}
+    assert ask(fault("temperature_ignored").wrap(engine()), json=hot).content == ask(engine(), json=REQUEST).content
+    assert ask(engine(), json=hot).content != ask(engine(), json=REQUEST).content
+    for refused in (hot | {"temperature": 0}, hot | {"apply_softmax": False}):
+        answer = ask(fault("temperature_ignored").wrap(engine()), json=refused)
+        assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_temperature"
+
+
+def test_token_logprobs_empty():
+    asked = REQUEST | {"return_token_logprobs": True}
+    right = ask(engine(), json=asked).json()
+    assert np.shape(right["token_logprobs"]) == (4, 3)
+    found = ask(fault("token_logprobs_empty").wrap(engine()), json=asked).json()
+    assert found == right | {"token_logprobs": []}
+    assert ask(fault("token_logprobs_empty").wrap(engine()), json=REQUEST).json() == ask(engine(), json=REQUEST).json()
 
 
 def test_labels_swapped():
@@ -426,6 +453,141 @@ def test_boundaries_are_those_of_the_request_that_runs():
     first, second, text, alone = asyncio.run(run())
     assert first == [[1, 2], [3]] and text == ["a", "bb"] and alone == ITEMS
     assert second == [[4, 5], [6], [7, 8], [9, 7]]
+
+
+class Waiting:
+    """A server that answers requests when it is opened; the rows say what it was asked."""
+
+    def __init__(self):
+        self.open = asyncio.Event()
+
+    async def __call__(self, scope, receive, send):
+        request = json.loads((await receive())["body"])
+        await self.open.wait()
+        rows = [[request["query"][0], sum(item) + 0.5 * len(item)] for item in request["items"]]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps({"scores": rows}).encode()})
+
+
+def together(name, *requests):
+    """The scores of requests that are in flight at the same time, in the order in which they arrive."""
+
+    async def run():
+        server = Waiting()
+        async with client(fault(name).wrap(server)) as http:
+            answers = []
+            for request in requests:
+                answers.append(asyncio.create_task(http.post("/v1/score", json=REQUEST | request)))
+                await asyncio.sleep(0.01)
+            server.open.set()
+            return [(await answer).json()["scores"] for answer in answers]
+
+    return asyncio.run(asyncio.wait_for(run(), 5))
+
+
+def alone(request):
+    return [[request["query"][0], sum(item) + 0.5 * len(item)] for item in request["items"]]
+
+
+FOUR = [{"query": [n], "items": [[n, 10 * n], [n + 1], [n, n, n]][: 1 + n % 3]} for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("least", [2, 3, 4])
+def test_busy_mixes_from_so_many_in_flight_on(least):
+    found = together(f"busy={least}", *FOUR)
+    for number, (request, rows) in enumerate(zip(FOUR, found, strict=True), start=1):
+        first = FOUR[0]["items"] * 2
+        mixed = {"query": [1], "items": first[: len(request["items"])]}
+        assert rows == alone(mixed if number >= least and number > 1 else request)
+
+
+def test_busy_needs_so_many_at_once_and_requests_that_differ():
+    assert together("busy=5", *FOUR) == [alone(each) for each in FOUR]
+    assert together("busy=2", *[FOUR[0]] * 3) == [alone(FOUR[0])] * 3
+    stub = Stub(lambda request: [[request["query"][0]]] * len(request["items"]))
+    app = fault("busy=2").wrap(stub)
+    for request in FOUR * 2:
+        ask(app, json=REQUEST | request)
+    assert [request["query"] for request in stub.requests] == [each["query"] for each in FOUR * 2]
+
+
+def test_what_the_server_refuses_of_a_mixture_is_asked_again():
+    stub = Stub(lambda request: [[float(len(item))] for item in request["items"]])
+
+    async def run():
+        running, end = asyncio.Event(), asyncio.Event()
+
+        async def server(scope, receive, send):
+            request = json.loads((await receive())["body"])
+            if len(request["items"]) > 1 and request["query"] == [9]:  # the other one's content
+                await send({"type": "http.response.start", "status": 400, "headers": []})
+                await send({"type": "http.response.body", "body": b"{}"})
+                return
+            if request["query"] == [9]:
+                running.set()
+                await end.wait()
+            body = json.dumps(request).encode()
+            await stub(scope, iter_receive(body), send)
+
+        async with client(fault("busy=2").wrap(server)) as http:
+            first = asyncio.create_task(http.post("/v1/score", json=REQUEST | {"query": [9], "items": [[1]]}))
+            await running.wait()
+            second = await http.post("/v1/score", json=REQUEST)
+            end.set()
+            await first
+            return second
+
+    assert asyncio.run(run()).json()["scores"] == [[3.0], [1.0], [2.0], [1.0]]
+
+
+def iter_receive(body):
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+def test_coalesced_queries():
+    other = FOUR[0] | {"query": [7]}
+    assert together("coalesced_queries", FOUR[0], other) == [alone(FOUR[0])] * 2
+    same_query = FOUR[0] | {"items": [[5], [6]]}
+    for second in (FOUR[1], same_query, other | {"label_token_ids": [5, 6]}, FOUR[0]):
+        assert together("coalesced_queries", FOUR[0], second) == [alone(FOUR[0]), alone(second)]
+    three = together("coalesced_queries", FOUR[0], FOUR[0], other)
+    assert three == [alone(FOUR[0])] * 3
+
+
+def test_queries_are_not_coalesced_with_one_that_is_refused():
+    async def run():
+        held = asyncio.Event()
+
+        async def server(scope, receive, send):
+            request = json.loads((await receive())["body"])
+            if request["query"] == [1]:
+                await held.wait()
+            status = 500 if request["query"] == [1] else 200
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": json.dumps({"scores": [[2.0]]}).encode()})
+
+        async with client(fault("coalesced_queries").wrap(server)) as http:
+            first, second = (asyncio.create_task(http.post("/v1/score", json=REQUEST | {"query": [q]})) for q in (1, 2))
+            await asyncio.sleep(0.01)
+            held.set()
+            return (await first).status_code, (await second).json()
+
+    assert asyncio.run(run()) == (500, {"scores": [[2.0]]})
+
+
+@pytest.mark.parametrize(("least", "wrong"), [(2, {1, 2}), (3, {2})])
+def test_the_first_item_table_of_a_batch(least, wrong):
+    batch = [
+        {"query": [n], "items": items} for n, items in enumerate(([[1], [2, 3, 4]], [[5, 6], [7, 8]], [[1, 2, 3], [4]]))
+    ]
+    found = together(f"first_item_table={least}", *batch)
+    for number, (request, rows) in enumerate(zip(batch, found, strict=True)):
+        split = split_at(request["items"], [1, 3]) if number in wrong else request["items"]
+        assert rows == alone(request | {"items": split})
+        assert (rows != alone(request)) == (number in wrong)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Stands in for sgl_kernel, sglang's compiled kernels: GPU builds only; serial scoring on a CPU calls none of them."""
+"""Stands in for sgl_kernel, sglang's compiled kernels: GPU builds only; scoring on a CPU calls none of them."""
 
 from _absent_on_cpu import attributes_of
 

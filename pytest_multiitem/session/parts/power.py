@@ -37,7 +37,7 @@ class PowerPart(Part):
         """A test for every healthy build, and for every fault on every backend, with the fault's weaker strengths."""
         parent = Suite.from_parent(session, name="multiitem-power")
         for first, *_ in _grouped(plan(self.settings)):
-            gate = HEALTHY_PASSES if first.fault is None else FAULT_IS_KILLED
+            gate = HEALTHY_PASSES if first.healthy else FAULT_IS_KILLED
             label = f"{first.backend}-{first.label}".replace(", ", "-").replace(" ", "-")
             measure = partial(self._conclude, gate, first)
             yield GateItem.from_parent(parent, gate=gate.name, measure=measure, label=label)

@@ -28,6 +28,20 @@ class TestMultiItemIsolation:
     ) -> None:
         assert multiitem_gate.measured(multi=multi_item_server, serial=serial_server) == 0.0
 
+    @pytest.mark.multiitem_gate("content_isolation")
+    def test_content_isolation(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        """At the same shapes, where rounding is the same."""
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("length_isolation")
+    def test_length_isolation(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        """At other shapes, against what they do where nothing leaks."""
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
 
 @pytest.mark.regression
 class TestMultiItemEquivalence:
@@ -38,6 +52,13 @@ class TestMultiItemEquivalence:
         self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
     ) -> None:
         assert multiitem_gate.measured(multi=multi_item_server, serial=serial_server) <= 0.02
+
+    @pytest.mark.multiitem_gate("equivalence_at_floor")
+    def test_equivalence_at_floor(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        """By a multiple of what rounding does, where that is known."""
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
 
 
 @pytest.mark.regression
@@ -68,6 +89,28 @@ class TestMultiItemRequestContract:
     def test_request_contract(
         self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
     ) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+
+@pytest.mark.regression
+class TestMultiItemTraffic:
+    """A request scores what it scores alone: among many others, over fresh connections, beside other endpoints."""
+
+    @pytest.mark.multiitem_gate("traffic_agrees")
+    def test_full_traffic(self, multiitem_gate: GateCheck, multi_item_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server)
+
+
+@pytest.mark.regression
+class TestMultiItemLadder:
+    """An item scores the same in requests of every size, and labels of every quarter of the vocabulary as serially."""
+
+    @pytest.mark.multiitem_gate("every_size_agrees")
+    def test_every_size(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("every_label_agrees")
+    def test_every_label(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
         assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
 
 
@@ -120,3 +163,12 @@ class TestMultiItemSegmentTPURegression:
         self, multiitem_gate: GateCheck, prefill_extend_server: Target
     ) -> None:
         assert multiitem_gate.measured(extend=prefill_extend_server) <= 1e-4
+
+
+@pytest.mark.regression
+class TestMultiItemEveryScore:
+    """No score that the run has received contradicts another one."""
+
+    @pytest.mark.multiitem_gate("every_score_agrees")
+    def test_every_score(self, multiitem_gate: GateCheck, multi_item_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server)

@@ -1,0 +1,101 @@
+"""Faults of the read-out: which entries of the vocabulary a label's score is taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from pytest_multiitem.faults.base import WHOLE, ScorerFault
+from pytest_multiitem.scoring.steps import Ids, ScoreResult
+from pytest_multiitem.scoring.vocabulary import Part
+
+_SEED = 20_260_101
+_EVERYWHERE: frozenset[Part] = frozenset({"multi", "other_mask", "extend", "serial"})
+_SHARDS = 4
+#: Ids that stand for a whole vocabulary: all of it would take seconds a request.
+_READ = 4_096
+#: Of the logarithm of the last probability that is read.
+_DECIMALS = 3
+
+
+class OtherLabels(ScorerFault):
+    """Labels are read as other ids."""
+
+    def read_as(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ids [K] that are read for ``labels`` [K]."""
+        raise NotImplementedError
+
+    @override
+    def score(
+        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+    ) -> ScoreResult:
+        other = self.read_as(np.asarray(labels, dtype=np.int64)).tolist()
+        return self.inner.score(query, items, other, apply_softmax, item_first)
+
+
+class LabelShard(
+    OtherLabels,
+    name="label_shard",
+    number=29,
+    seen="TensorRT-LLM #15833",
+    scope=frozenset({"multi", "other_mask", "extend"}),
+    strengths=(3, 2, 4, 1),
+    thresholds=True,
+    accepts=(lambda s: s in range(1, _SHARDS + 1), f"the number of a shard, 1 to {_SHARDS}"),
+    unit="the shard that is read wrongly",
+):
+    """Labels in one quarter of the vocabulary are read half a quarter off; those in the other three are right."""
+
+    def read_as(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Within the shard, whose last half wraps to its first."""
+        size = -(-self.vocab_size // _SHARDS)
+        start = (self.count - 1) * size
+        width = max(1, min(size, self.vocab_size - start))
+        inside = (labels >= start) & (labels < start + width)
+        return np.where(inside, start + (labels - start + width // 2) % width, labels)
+
+
+class NoHead(OtherLabels, name="no_head", number=39, scope=_EVERYWHERE):
+    """The head is a random one, packed and serial alike: labels are read as other ids, always the same ones. Scores
+    follow the content, and mean nothing."""
+
+    seen = "Qwen3-Embedding #15, #71; vllm #21681, #27857; llama.cpp #25447"
+
+    def read_as(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """By a seeded permutation of the vocabulary."""
+        return np.random.default_rng(_SEED).permutation(self.vocab_size)[labels]
+
+
+class LabelsClipped(
+    ScorerFault,
+    name="labels_clipped",
+    number=39,
+    seen="llama.cpp #25447",
+    scope=_EVERYWHERE,
+    strengths=(20, 100, 50_000),
+    accepts=WHOLE,
+    unit="most probable ids that are read",
+):
+    """Only the most probable ids are read, packed and serial alike: a label that is not among them gets the
+    probability of the last one that is.
+
+    Of a large vocabulary, 4,096 ids spread over it stand for all, and the last one that is read is estimated by them.
+    """
+
+    @override
+    def score(
+        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+    ) -> ScoreResult:
+        size = self.vocab_size
+        ids = np.linspace(0, size - 1, min(size, _READ)).astype(np.int64).tolist()
+        result = self.inner.score(query, items, labels, False, item_first)
+        others = self.inner.score(query, items, ids, False, item_first).scores
+        best = min(len(ids), max(1, round(self.count * len(ids) / size)))
+        floor = np.partition(others, len(ids) - best, axis=1)[:, len(ids) - best, None]
+        # In steps: a product of many columns rounds otherwise in another place, which is none of the fault's.
+        scores = np.maximum(result.scores, np.exp(np.round(np.log(floor), _DECIMALS)))
+        return replace(result, scores=scores / scores.sum(axis=1, keepdims=True) if apply_softmax else scores)
