@@ -23,10 +23,11 @@ from pytest_multiitem.scoring.relations import (
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 from pytest_multiitem.transport.refusals import refused_for_size
 
-#: What counterexamples may cost until they are small: requests, and seconds. Each may take half of what those before it
-#: left; what it is by then is reported.
+#: What counterexamples may cost until they are small: requests, and seconds. The first may take half, each further one
+#: a share; what it is by then is reported.
 SHRINK_REQUESTS = 3000
 SHRINK_SECONDS = 60.0
+_FIRST, _FURTHER = 1 / 2, 1 / 32
 #: Replays of the request that says how noisy the server is, after one that does not count.
 _PROBES = 3
 #: A server that is gone, or hangs: no further request, and nothing to shrink.
@@ -55,7 +56,7 @@ class Violation:
 
 @dataclass
 class _Shrinking:
-    """What making one counterexample small may still cost."""
+    """When making one counterexample small ends: a time, and a number of requests played."""
 
     until: float
     requests: int
@@ -93,7 +94,6 @@ class Judge:
         self._serial_limit = PLACED
         self._known: dict[Scenario, Violation] = {}
         self._sent: ScoreBody | None = None
-        self._seconds, self._requests = SHRINK_SECONDS, SHRINK_REQUESTS
         self._shrinking: dict[str, _Shrinking] = {}
 
     @property
@@ -150,7 +150,6 @@ class Judge:
             return False
         if self.ended is not None or self._spent(name) or (scenario.serial and self.no_reference is not None):
             return True
-        started, played = time.monotonic(), self._player.played
         try:
             violation = self._judge(scenario)
         except NoReference as problem:
@@ -159,14 +158,12 @@ class Judge:
         except BaseException as error:  # noqa: BLE001 - the search would take it for a violation; the caller raises it
             self.ended = error
             return True
-        if name in self.found:
-            self._seconds -= time.monotonic() - started
-            self._requests -= self._player.played - played
         if violation is None:
             return True
         if name not in self.found:
-            until = time.monotonic() + self._seconds / 2
-            self._shrinking[name] = _Shrinking(until, self._player.played + self._requests // 2)
+            share = _FURTHER if self.found else _FIRST
+            until, requests = time.monotonic() + share * SHRINK_SECONDS, int(share * SHRINK_REQUESTS)
+            self._shrinking[name] = _Shrinking(until, self._player.played + requests)
         self.found[name] = self._known[scenario] = violation
         return False
 

@@ -38,11 +38,11 @@ ITEM_LENGTHS = tuple(
     sorted([*range(1, 24), *[1] * 12, *[2] * 3, 15, 16, 16, 17, 17, *[18] * 5, 19, 20, 31, 32, 33, 40])
 )
 #: Tokens that some items of a request begin with alike: 1, and around the blocks that caches and hashes know.
-SHARED = (1, 15, 16, 16, 17, 31, 32, 33, 64, 128)
+SHARED = (1, 15, 16, 16, 17, 31, 32, 33, 64, 64, 128)
 #: What follows a shared beginning; of two items that end with it, one is the other's prefix, or they are equal.
 TAILS = (1, 1, 2, 5, 16, 0)
 #: Items that a large request has beside those that are drawn one by one.
-CROWDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 248)
+CROWDS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 248)
 #: Steps through the pool from one token to the next; 0 repeats one token.
 STRIDES = (0, 1, 7, 101, 1009)
 #: What becomes of an item; half of them are left alone.
@@ -63,9 +63,11 @@ _CHUNKS = 8
 _SERIAL = 8
 #: Tokens of the smallest large request. The others lie a factor √2 apart, up to what the server takes.
 _LARGE = 128
-#: For each large request there are so many small ones; for each with shared beginnings, so many without.
-_SMALL = 7
-_UNSHARED = 3
+#: For each large request there are so many small ones: of relations that compare items in other company, and of all
+#: others, which large requests show less of.
+_SMALL, _MORE_SMALL = 3, 11
+#: For each request with shared beginnings there are so many without.
+_UNSHARED = 2
 
 
 class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,17 +185,22 @@ class Space:
     empty_items: bool = False
     context: TokenIds | None = None
 
-    def request(self, choose: Choices, *, least: int = 1, reserve: int = 0, small: bool = False) -> ScoreBody:
-        """A request of ``least`` items or more, at least one of them with tokens; ``reserve`` tokens short of what the
-        server takes. ``small``: a few items, none of which begins like another by intent."""
-        return self._drawn(choose, (0,), least, reserve, small)[0]
+    def request(self, choose: Choices, *, least: int = 1, small: int = _MORE_SMALL) -> ScoreBody:
+        """A request of ``least`` items or more, at least one of them with tokens. ``small``: so many small ones are
+        drawn for each large one."""
+        return self._drawn(choose, (0,), least, 0, small)[0]
+
+    def few(self, choose: Choices) -> ScoreBody:
+        """A small request, no item of which begins like another by intent."""
+        return self._drawn(choose, (0,), 1, 0, None)[0]
 
     def marked(self, choose: Choices, *, least: int = 1, reserve: int = 0) -> tuple[ScoreBody, list[int]]:
-        """A request as above, and a mark for each item, which says what becomes of it.
+        """A request as above, ``reserve`` tokens short of what the server takes, and a mark for each item, which says
+        what becomes of it.
 
         A mark is drawn with its item: where a search leaves the item out, the others keep theirs.
         """
-        return self._drawn(choose, MARKS, least, reserve, False)
+        return self._drawn(choose, MARKS, least, reserve, _SMALL)
 
     @cached_property
     def large(self) -> tuple[int, ...]:
@@ -202,23 +209,23 @@ class Space:
         return tuple(int(self.max_tokens / 2 ** (halving / 2)) for halving in halvings)
 
     def _drawn(
-        self, choose: Choices, marks: Sequence[int], least: int, reserve: int, small: bool
+        self, choose: Choices, marks: Sequence[int], least: int, reserve: int, small: int | None
     ) -> tuple[ScoreBody, list[int]]:
         """A few items are drawn one by one; in a large request a crowd of equal length joins them."""
         budget = self.max_tokens - min(reserve, self.max_tokens // 4)
-        size = 0 if small else choose.among((0,) * (_SMALL * len(self.large)) + self.large)
+        size = 0 if small is None else choose.among((0,) * (small * len(self.large)) + self.large)
         start, stride = self._direction(choose)
         query = self.tokens(min(choose.among(QUERY_LENGTHS), max(1, budget - 3 * least)), start, stride)
-        shared = () if small else self._shared(choose, (start, stride), (budget - len(query)) // 3)
+        shared = () if small is None else self._shared(choose, (start, stride), (budget - len(query)) // 3)
         lengths = (*ITEM_LENGTHS, *([0] * 4 if self.empty_items else []))
 
         def one(choose: Choices) -> tuple[TokenIds, int, tuple[int, int], int]:
-            alike = bool(shared) and choose.among((True, True, False))
+            alike = bool(shared) and choose.among((True, True, True, False))
             beginning = shared if alike else ()
             length = len(beginning) + choose.among(TAILS if beginning else lengths)
             return beginning, length, self._direction(choose), choose.among(marks)
 
-        most = _FEW_ITEMS if small else choose.among((_FEW_ITEMS, _FEW_ITEMS, _DRAWN_ITEMS))
+        most = _FEW_ITEMS if small is None else choose.among((_FEW_ITEMS, _FEW_ITEMS, _DRAWN_ITEMS))
         most = min(most, (budget - len(query)) // 2)
         least = max(least, min(2, most)) if shared else least
         drawn = choose.several(one, least, max(least, most))
@@ -497,7 +504,7 @@ def split(choose: Choices, space: Space) -> dict[str, Any]:
 @_relation(exact=False)
 def client_chunks(choose: Choices, space: Space) -> dict[str, Any]:
     """Items keep their scores when the client sends fewer of them in each request."""
-    base = space.request(choose, least=2)
+    base = space.request(choose, least=2, small=_SMALL)
     count = len(base.items)
     size = choose.number(-(-count // _CHUNKS), count - 1)
     return _fields(base, *(base.with_items(base.items[at : at + size]) for at in range(0, count, size)))
@@ -528,7 +535,7 @@ def reconnect(choose: Choices, space: Space) -> dict[str, Any]:
 def serial(choose: Choices, space: Space) -> dict[str, Any]:
     """An item scores what the serial server gives it by itself, behind the same query."""
     assert space.context is not None
-    base = space.request(choose)
+    base = space.request(choose, small=_SMALL)
     filled = [index for index, item in enumerate(base.items) if item]
     step = -(-len(filled) // _SERIAL)
     return _against_serial(base, space.context, filled[choose.number(0, step - 1) :: step])
@@ -584,7 +591,7 @@ def _others(choose: Choices, space: Space, base: ScoreBody) -> tuple[ScoreBody, 
     """One or two further requests: unrelated ones, or such as begin like the base and end otherwise."""
 
     def one(choose: Choices) -> ScoreBody:
-        other = space.request(choose, small=True)
+        other = space.few(choose)
         items = tuple((*item[:-1], *space.shifted(item[-1:], 1)) for item in base.items)
         related = (
             other,

@@ -38,17 +38,14 @@ class RealEngine:
         return choose_engine("sglang").launch(Profile(role, "pytorch"), self.settings)
 
     def serial(self, *, restart: bool = False) -> RunningServer:
-<<<<<<< HEAD
         return self.pool.acquire(self.launch("serial"), ScoredRequest(LABELS), restart=restart)
-=======
-        return self.pool.acquire(self.launch("serial"), scored_request(LABELS), restart=restart)
 
     @contextmanager
     def packed(self, directory: Path, fault: str = "") -> Iterator[RunningServer]:
         """A server with `--enable-mis`, for as long as the block runs; ``fault``: see engines/sglang_mis_cpu."""
         spec = self.launch("multi")
         with ServerPool(directory, owner=True) as pool:
-            yield pool.acquire(replace(spec, env={**spec.env, "MIS_CPU_FAULT": fault}), scored_request(LABELS))
+            yield pool.acquire(replace(spec, env={**spec.env, "MIS_CPU_FAULT": fault}), ScoredRequest(LABELS))
 
 
 def run_suites(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -65,4 +62,3 @@ def run_suites(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], s
     path = directory / "multiitem-results/latest/matrix.json"
     matrix = json.loads(path.read_bytes()) if path.exists() else {}  # a usage error leaves none
     return done.returncode, matrix, done.stdout + done.stderr
->>>>>>> sgl

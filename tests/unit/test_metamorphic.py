@@ -4,12 +4,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stub_targets import DELIMITER, VOCABULARY, StubSubject, hashed, leaking, multi, packed
+from stub_targets import (
+    DELIMITER,
+    VOCABULARY,
+    StubClient,
+    StubSubject,
+    baseline,
+    hashed,
+    leaking,
+    multi,
+    packed,
+    serial,
+)
 
 from pytest_multiitem.adapters.base import Engine, Profile
+from pytest_multiitem.engine.model_files import load_backend
+from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.gates.metamorphic import RELATIONS_HOLD, measure, space_of
 from pytest_multiitem.gates.record import record_of
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
+from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.targets.target import Target
@@ -18,13 +34,18 @@ from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 DEFAULT = resolve({}, {}, {})
 
 
-def check(target, *, examples=DEFAULT.property_examples, seed=DEFAULT.seed, max_tokens=256, record=None, **more):
+def check(target, **more):
+    record, found = check_all(target, **more)
+    return record, (found or [None])[0]
+
+
+def check_all(target, *, examples=DEFAULT.property_examples, seed=DEFAULT.seed, max_tokens=256, record=None, **more):
     found = []
     subject = StubSubject(
         multi=target, examples=examples, seed=seed, property_max_tokens=max_tokens, keep=found.append,
         record=[].append if record is None else record.append, **more,
     )  # fmt: skip
-    return record_of(RELATIONS_HOLD, measure(subject)), (found or [None])[0]
+    return record_of(RELATIONS_HOLD, measure(subject)), found
 
 
 def test_a_healthy_server_passes_with_its_evidence():
@@ -35,7 +56,7 @@ def test_a_healthy_server_passes_with_its_evidence():
     assert record.samples["examples"] == 100 == len(samples) and record.samples["requests"] > 200
     assert "100 examples" in record.reason and record.mask_attested == "dense"
     relations = record.details.relations
-    assert sum(figure.examples for figure in relations.values()) == 100 and len(relations) == 15
+    assert sum(figure.examples for figure in relations.values()) == 100 and len(relations) == 16
     assert samples[0].keys() == {"kind", "relation", "request", "difference", "limit", "base", "variant"}
 
 
@@ -60,7 +81,8 @@ def test_a_planted_leak_is_found_within_the_default_budget_and_shrunk(seed, adja
     assert record.verdict is Verdict.FAIL
     assert found.examples <= DEFAULT.property_examples and found.reproduced
     items = found.scenario.base.items
-    assert len(items) <= 3 and {1, 18} <= {len(item) for item in (*items, *found.scenario.variant[0].items)}
+    lengths = {len(item) for item in (*items, *found.scenario.variant[0].items)}
+    assert len(items) <= 3 and 1 in lengths and max(lengths) > 17 and found.scenario.base.tokens < 160
     assert found.difference > 0.1 > found.limit >= 0 == found.noise
     assert found.relation in record.reason and "differ by" in record.reason
     assert record.details.counterexample.relation == found.relation
@@ -78,9 +100,22 @@ def test_a_counterexample_says_where_and_what():
     assert found.scenario.differences(base, variant).max() == found.difference
 
 
-def test_the_search_stops_at_the_first_violation():
-    record, _ = check(multi(leaking(lambda i, j, n: j == i - 1)), shrink=False)
+def test_without_shrinking_the_search_stops_at_the_first_violation():
+    record, found = check_all(multi(leaking(lambda i, j, n: j == i - 1)), shrink=False)
     assert list(record.details.relations) == ["mutate"] and record.samples["requests"] < 60
+    assert [each.relation for each in found] == ["mutate"] and record.details.further == []
+
+
+def test_one_finding_of_each_relation_is_kept_and_the_search_goes_on():
+    record, found = check_all(multi(leaking(lambda i, j, n: j == i - 1)))
+    names = [each.relation for each in found]
+    assert len(set(names)) == len(names) and {"mutate", "lengthen", "delete", "permute", "split"} <= set(names)
+    assert not {"replay", "before", "reconnect", "softmax_off"} & set(names)
+    details = record.details
+    assert [each.relation for each in (details.counterexample, *details.further)] == names
+    assert f"violated as well: {', '.join(names[1:])}" in record.reason and record.samples["requests"] < 4000
+    assert len(details.relations) == 16 and all(each.reproduced for each in found)
+    assert [each.examples for each in found] == sorted(each.examples for each in found)
 
 
 @pytest.mark.parametrize("constant", [[0.5, 0.5, 0.5], [0.3, 0.6, 0.1]])
@@ -219,6 +254,192 @@ def test_an_empty_item_that_scores_its_left_neighbour_is_found():
     target.adapter = type("Adapter", (Engine,), {"allows_empty_items": True})()
     record, found = check(target)
     assert record.verdict is Verdict.FAIL and () in found.scenario.base.items
+
+
+# -- sizes, shared beginnings, connections, the serial side -------------------------------------
+
+SEEDS = pytest.mark.parametrize("seed", [DEFAULT.seed, 1, 2, 3])
+
+
+def causal_beyond(tokens):
+    """Right up to so many packed tokens; beyond, every item sees all before it."""
+
+    def scores(query, items, labels):
+        small = len(query) + sum(len(item) + 1 for item in items) <= tokens
+        return (packed if small else leaking(lambda i, j, n: j < i))(query, items, labels)
+
+    return scores
+
+
+def rows_beyond(count):
+    """From so many items on, a row is that of the item before."""
+
+    def scores(query, items, labels):
+        rows = packed(query, items, labels)
+        rows[count:] = rows[count - 1 : -1].copy() if len(items) > count else rows[count:]
+        return rows
+
+    return scores
+
+
+def same_block(k):
+    """An item whose first k tokens are those of an earlier item is taken for it."""
+
+    def scores(query, items, labels):
+        first = {}
+        taken = [first.setdefault(item[:k], item) if len(item) >= k else item for item in map(tuple, items)]
+        return packed(query, taken, labels)
+
+    return scores
+
+
+def only_own_tail(query, items, labels):
+    """An item sees its last 16 tokens only: isolated, and wrong."""
+    return packed(query, [item[-16:] for item in items], labels)
+
+
+@SEEDS
+@pytest.mark.parametrize(
+    "fault", [causal_beyond(700), rows_beyond(40), same_block(1), same_block(16), same_block(32)],
+    ids=["700 tokens", "40 items", "block of 1", "block of 16", "block of 32"],
+)  # fmt: skip
+def test_a_threshold_that_only_sizes_or_shared_beginnings_reach_is_found(seed, fault):
+    record, found = check(multi(fault), seed=seed, max_tokens=DEFAULT.property_max_tokens, shrink=False)
+    assert record.verdict is Verdict.FAIL and found.reproduced and found.difference > 0.01, record.reason
+
+
+@SEEDS
+def test_a_replica_that_only_some_connections_reach_is_found(seed):
+    target = multi()
+    opened = iter(range(100))
+    other = multi(only_own_tail).client
+    target.client.another = lambda: other if next(opened) % 3 == 2 else target.client
+    record, found = check_all(target, seed=seed)
+    assert record.verdict is Verdict.FAIL and {"reconnect"} <= {each.relation for each in found} <= {
+        "reconnect", "beside",
+    }  # fmt: skip
+
+
+@SEEDS
+def test_what_is_isolated_and_wrong_is_found_beside_the_serial_server(seed):
+    assert check(multi(only_own_tail), seed=seed)[0].verdict is Verdict.PASS
+    record, found = check_all(multi(only_own_tail), seed=seed, hand=baseline())
+    assert record.verdict is Verdict.FAIL and [each.relation for each in found] == ["serial"]
+    assert found[0].serial_url == "http://stub" and found[0].limit == 0.02 and found[0].difference > 0.02
+
+
+@pytest.mark.parametrize(
+    ("off", "verdict"), [(1e-6, "PASS"), (5e-5, "PASS"), (0.015, "PASS"), (0.03, "FAIL")]
+)  # fmt: skip
+def test_the_limit_of_equivalence_is_that_of_the_serial_server(off, verdict):
+    record, found = check_all(multi(), hand=baseline(lambda *request: serial(*request) + off))
+    assert record.verdict == verdict and record.details.relations["serial"].worst == pytest.approx(off)
+    assert [each.limit for each in found] == ([0.02] if verdict == "FAIL" else [])
+
+
+def test_an_engine_that_follows_the_serial_server_closely_is_held_to_it():
+    """It is off by less than the limit of equivalence, and only behind more tokens than the probe has."""
+
+    def scores(query, items, labels):
+        off = [1e-3 * (len(query) + len(item) > 50) for item in items]
+        return packed(query, items, labels) + np.array(off)[:, None]
+
+    record, found = check_all(multi(scores), hand=baseline(), max_tokens=1024)
+    assert record.verdict is Verdict.FAIL and {each.relation: each.limit for each in found}["serial"] == 1e-4
+
+
+def test_a_serial_server_that_does_not_answer_is_nobodys_violation():
+    def refuse(*request):
+        raise ScoreFailure(FailureKind.HTTP_ERROR, "HTTP 500: no", 500)
+
+    record, found = check_all(multi(), hand=baseline(refuse))
+    assert record.verdict is Verdict.INCONCLUSIVE and not found and "HTTP 500: no" in record.details.no_reference
+    assert "serial server" in record.reason and "serial" not in record.details.relations
+
+
+# -- leak or rounding --------------------------------------------------------------------------
+
+
+def rounding(size, of):
+    """Scores that another shape of the request moves by no more than ``size``."""
+
+    def scores(query, items, labels):
+        shape = (len(query), *map(len, items))
+        return of(query, items, labels) + size * (hashed(shape, [5, 6])[0] - 0.5)
+
+    return scores
+
+
+@SEEDS
+@pytest.mark.parametrize("size", [1e-9, 1e-5])
+def test_rounding_is_noted_and_the_search_goes_on(seed, size):
+    record, found = check_all(multi(rounding(size, packed)), seed=seed)
+    assert record.verdict is Verdict.INCONCLUSIVE and not found
+    assert "all of it is rounding" in record.reason and record.samples["examples"] == 100
+    assert 0 < record.value < size and {"lengthen", "shorten"} >= record.details.rounding.keys() != set()
+
+
+@SEEDS
+@pytest.mark.parametrize("fault", [leaking(lambda i, j, n: j == i - 1), same_block(16)], ids=["next", "block"])
+def test_rounding_hides_no_leak(seed, fault):
+    record, _ = check_all(multi(rounding(1e-6, fault)), seed=seed, shrink=False)
+    assert record.verdict is Verdict.FAIL
+
+
+def test_a_change_of_content_alone_is_never_rounding():
+    def scores(query, items, labels):
+        return packed(query, items, labels) + 1e-9 * hashed(items[0], [5, 6])[0] * (len(items) > 1)
+
+    record, found = check_all(multi(scores))
+    assert record.verdict is Verdict.FAIL and found[0].relation == "mutate" and found[0].difference < 1e-9
+
+
+# -- real engines --------------------------------------------------------------------------------
+
+
+class EngineClient(StubClient):
+    """The embedded engine without HTTP."""
+
+    def __init__(self, backend, *faults, **config):
+        super().__init__(None, None)
+        self._info = {"dtype": backend.dtype, "vocab_size": backend.vocab_size, "context_length": 2048}
+        self._engine = Scorer(backend, ScorerConfig(**config), ActiveFaults.parse(faults).mutate).steps
+
+    def score(self, query, items, labels, *, apply_softmax=True):
+        with self._one_at_a_time:
+            return self._engine.score(query, items, labels, apply_softmax).scores
+
+    def server_info(self):
+        return self._info
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def backend(request, checkpoint):
+    return load_backend("pytorch", checkpoint, dtype=request.param, device="cpu")
+
+
+def on_engine(backend, *faults, mask=MaskImpl.SEGMENT, **more):
+    profile = Profile("multi", "pytorch", mask.value, 0, Semantics.PREFIX_FIRST_DELIM)
+    client = EngineClient(backend, *faults, delimiter=DELIMITER, chunk_size=0, mask_impl=mask)
+    target = Target(profile, "embedded", client, delimiter=DELIMITER)
+    hand = Target(Profile("serial", "pytorch"), "embedded", EngineClient(backend), delimiter=DELIMITER)
+    return check_all(target, hand=hand, max_tokens=DEFAULT.property_max_tokens, **more)
+
+
+def test_a_healthy_engine_passes_twice_as_many_examples_as_usual(backend):
+    record, found = on_engine(backend, examples=200)
+    assert record.verdict is Verdict.PASS and not found and record.value == 0.0, record.reason
+    details = record.details
+    assert details.rounding == {} and details.over_limit == 0 and details.relations["serial"].examples >= 9
+    assert record.samples["most_tokens"] > 1400 and record.samples["most_items"] > 64
+    if backend.dtype == "float32":
+        assert details.relations["serial"].worst < 1e-5
+
+
+@pytest.mark.parametrize("fault", ["leak_boundary", "leak_length", "leak_next=1e-4"])
+def test_a_fault_of_the_engine_is_found(backend, fault):
+    record, found = on_engine(backend, fault, shrink=False)
+    assert record.verdict is Verdict.FAIL and found[0].reproduced, record.reason
 
 
 # -- the space -------------------------------------------------------------------------------
