@@ -607,7 +607,7 @@ def test_the_command(stub, command, tmp_path):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     written = json.loads(output.read_text())
-    assert written["items_per_request"] == [3, 1] and written["url"] == stub.url
+    assert written["items_per_request"] == [3, 1] * 4 and written["url"] == stub.url
     assert written["server_info"] == {"vocab_size": 152000, "api_key": "[redacted]"}
     rows = [line.split() for line in done.stdout.splitlines()[2:5]]
     assert [row[:2] for row in rows] == [["concurrency", "1"], ["concurrency", "2"], ["40", "requests/s"]]
@@ -640,7 +640,7 @@ def test_wrong_scores_are_exit_status_1(stub, command, tmp_path):
     output = tmp_path / "load.json"
     done = command("--url", stub.url, *SHAPE, "--concurrency", "1,3", "--duration", 0.2, "--output-json", output)
     assert done.exit_code == 1 and "no request succeeded" not in done.stderr
-    assert "answers have wrong scores" in done.stderr
+    assert "answers with wrong scores: " in done.stderr
     assert "failed by wrong_scores; the first: wrong_scores: item 1 of 4" in done.stdout
     assert problems_of(output) == []
 
