@@ -5,8 +5,9 @@ open loop, requests come at random moments that are drawn ahead, as from many us
 Latency counts from the moment a request was due: a stall is felt by every request that came during it, also where the
 generator itself was late (Gil Tene, How NOT to Measure Latency, 2013: coordinated omission).
 
-No score goes unjudged: before the levels, each request is sent alone, and its items once more in smaller requests;
-after each level, every answer is compared with that. One that is wrong is an error of the kind ``wrong_scores``.
+No score goes unjudged: before the levels, each request is sent alone, and (of the first 1,024) its items once more in
+smaller requests; after each level, every answer is compared with that. One that is wrong is an error of the kind
+``wrong_scores``.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ _TREND_SAMPLES: Final = 9
 #: share of the mean latency) at the median, is slower than the server that it should measure.
 _BUSY: Final = 0.8
 _LATE_MS, _LATE_SHARE = 10.0, 0.5
+#: Items that are sent in smaller requests before the levels: those of the first requests, and at least the first's.
+_JUDGED_ITEMS: Final = 1024
 #: HTTP statuses by which a server sheds load.
 _SHED: Final = (429, 503)
 
@@ -270,10 +273,16 @@ class _QuietScores:
             return self._client.send(request)
 
     def ask(self, requests: Sequence[PreparedRequest]) -> None:
-        """Send each request, and its items in smaller ones; up to the first that fails."""
+        """Send each request, and the items of the first ones in smaller requests; up to the first that fails."""
+        items = 0
         try:
             for request in {request.body: request for request in requests}.values():
-                self._answers.add(request, self._send(request))
+                scores = self._send(request)
+                if items == 0 or items + request.num_items <= _JUDGED_ITEMS:
+                    self._answers.add(request, scores)
+                else:
+                    self._referee.wrong([(request, scores)])  # the first answer: what the others must equal
+                items += request.num_items
             found = self._answers.judge(self._send, limit=self.judged.limit, seed=self._seed)
         except ScoreFailure as failure:
             self.judged.doubt = (

@@ -35,7 +35,8 @@ def ab(
 
     Further options are those of a run, for both arms: --backend pytorch, --multiitem-bench-timed-runs 9, …
 
-    Exit status 0: both arms ran as asked. 1: a run failed, or another path ran than the one asked for.
+    Exit status 0: both arms ran as asked. 1: a run failed, its scores are wrong, or another path ran than the one asked
+    for.
     """
     import msgspec
 

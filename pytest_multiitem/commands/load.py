@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 _INFO_TIMEOUT = 10.0  # seconds
+#: Different requests that are made: answers that change places under way would not show among equal ones.
+_FEWEST, _MOST = 4, 16
 _DEFAULT_DELIMITER = f"default: what the server says, else {options.DEFAULTS.delimiter}"
 
 
@@ -105,6 +107,7 @@ def load(
                 delimiter=target.delimiter,
                 seed=seed,
                 vocab_size=target.vocab_size,
+                num_requests=min(max(_FEWEST, *shape.concurrency), _MOST),
             )
     requests = [
         prepared
@@ -129,7 +132,7 @@ def load(
         typer.echo(f"multiitem: {address}: no request succeeded at {', '.join(barren)}", err=True)
     problem = None if report.scores is None else report.scores.problem
     if report.wrong_answers:
-        problem = f"{report.wrong_answers} answers have wrong scores"
+        problem = f"answers with wrong scores: {report.wrong_answers}"
     if problem is not None:
         typer.echo(f"multiitem: {address}: {problem}", err=True)
     if barren or problem is not None:

@@ -183,17 +183,20 @@ class _TimedAnswers:
                 request.query, request.items, request.labels, apply_softmax=request.apply_softmax
             )
 
-        target.answers.judge(ask, limit=limit, seed=seed)
+        found = target.answers.judge(ask, limit=limit, seed=seed)
         referee = Referee(target.answers, ask, limit=limit, seed=seed)
         wrong = referee.wrong([answered for _, _, answered in self.heard])
-        into.timing_doubt = referee.doubt
+        into.timing_doubt = found.doubt or referee.doubt
         runs = {(count, run): row for (count, run, _), row in zip(self.heard, wrong, strict=True) if row is not None}
         for count, timing in into.performance.items():
             timing.wrong_scores = sum(str(of) == count for of, _ in runs)
-        if not runs:
+        if runs:
+            worst = max(runs.values(), key=lambda row: row.difference)
+            message = f"{len(runs)} timed runs and warm-ups have wrong scores: {worst}"
+        elif found.problem is not None:  # of what was asked again
+            message = found.problem.removeprefix(f"{FailureKind.WRONG_SCORES.value}: ")
+        else:
             return None
-        worst = max(runs.values(), key=lambda row: row.difference)
-        message = f"{len(runs)} timed runs and warm-ups have wrong scores: {worst}"
         return Failure(stage=TIMING, kind=FailureKind.WRONG_SCORES.value, message=message)
 
 

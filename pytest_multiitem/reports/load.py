@@ -35,7 +35,7 @@ def remarks(report: LoadReport) -> list[str]:
         if scores.problem is not None:
             lines.append(f"without load: {' '.join(scores.problem.split())}")
         if scores.wrong_warm_ups:
-            lines.append(f"before the levels: {scores.wrong_warm_ups} answers with wrong scores")
+            lines.append(f"before the levels: answers with wrong scores: {scores.wrong_warm_ups}")
         if scores.doubt is not None:
             lines.append(f"not judged: {' '.join(scores.doubt.split())}")
     for level in report.levels:

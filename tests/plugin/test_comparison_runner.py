@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,3 +268,65 @@ def test_the_best_rows_are_measured_under_load(tmp_path, monkeypatch):
         assert [level["concurrency"] for level in levels[:3]] == [1, 2, 4] and len(levels) == 6
         assert matrix.load["latency_objective_ms"] == 400 and all(level["successful"] for level in levels[:3])
     assert "requests/s" in (outcome.directory / "final_report.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def faulty(server):
+    """Starts fake servers behind a fault of the wire; gives their addresses."""
+    started = []
+
+    def start(fault):
+        command = [
+            sys.executable,
+            "-m",
+            "pytest_multiitem.faults.proxy",
+            "--upstream",
+            server("multi"),
+            "--fault",
+            fault,
+        ]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return re.search(r"http://\S+", started[-1].stdout.readline()).group()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_row_that_is_wrong_at_one_chunk_size_alone_never_wins(tmp_path, faulty):
+    url = faulty("wrong_row=min_items:12")
+    outcome, found, told, (status, _) = measured(
+        tmp_path, backend="jax", compare_urls=f"jax={url}", views="portable", compare_chunk_sizes="4,12"
+    )
+    ((_, matrix),) = outcome.matrices
+    four, twelve = matrix.results
+    assert four.status == "ok" and twelve.failure_reason_counts == {"wrong_scores": 5} and twelve.success_rate == 0
+    assert "5 wrong_scores" in told and outcome.comparison.winners_by_backend["jax"].client_chunk_size == 4
+    record = found["comparison_measured[portable]"]
+    assert status == 1 and record.verdict is Verdict.FAIL and "chunk size 12: failed (5 wrong_scores)" in record.reason
+
+
+def test_the_first_answers_are_judged_as_well(tmp_path, faulty):
+    """Those to the probe and to the warm-up: no run is wrong, and the row still does not win."""
+    url = faulty("wrong_row=until:2")
+    outcome, found, _, (status, _) = measured(
+        tmp_path, backend="jax", compare_urls=f"jax={url}", views="portable", compare_chunk_sizes="4,12"
+    )
+    ((_, matrix),) = outcome.matrices
+    four, twelve = matrix.results
+    assert (four.status, four.score_problem, twelve.status) == ("ok", None, "ok")
+    assert twelve.score_problem.startswith("wrong_scores: item") and matrix.summary.sweep_recommendation == 4
+    assert status == 1 and "wrong_scores: item" in found["comparison_measured[portable]"].reason
+
+
+def test_scores_that_are_wrong_under_load_alone_fail_the_comparison(tmp_path, faulty, monkeypatch):
+    monkeypatch.setattr(under_load, "_LOAD_SECONDS", 0.5)
+    given = {"backend": "jax", "compare_urls": f"jax={faulty('busy=3')}", "views": "portable"}
+    outcome, found, told, (status, _) = measured(tmp_path, **given, compare_chunk_sizes="12", compare_load=True)
+    ((_, matrix),) = outcome.matrices
+    one, two, four = (level["errors_by_kind"].get("wrong_scores", 0) for level in matrix.load["levels"][:3])
+    assert one == two == 0 < four
+    assert status == 1 and "answers had wrong scores" in found["comparison_measured[portable]"].reason
+    assert "wrong_scores)" in told and outcome.comparison.winners_by_backend == {}

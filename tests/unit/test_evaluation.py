@@ -371,6 +371,13 @@ def test_wrong_scores_in_the_timing_fail_the_speed_gate(multiitem, joined, tmp_p
     assert f"the {side} evaluation: wrong_scores" in verdicts(out)[SPEEDUP][1]
 
 
+def test_a_wrong_answer_to_what_is_asked_again_counts_too(multiitem, joined, tmp_path):
+    path = joined(wrong_at(8, 1))  # no timed request has 8 items, a smaller one has
+    evaluated = json.loads((tmp_path / "multi.json").read_text())
+    assert evaluated["failure"]["kind"] == "wrong_scores" and "wrong_scores" not in evaluated["performance"]["32"]
+    assert verdicts(multiitem("check", path)[1])[SPEEDUP][0] == "FAIL"
+
+
 def test_one_wrong_answer_of_the_serial_side_fails_the_speed_gate(multiitem, joined, evaluated):
     asked = []
 

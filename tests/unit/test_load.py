@@ -418,7 +418,7 @@ def test_scores_that_are_wrong_under_load_are_no_goodput(stub):
     one, two, eight = report.levels
     assert one.successful == one.requests > 0 and two.successful == two.requests > 0
     wrong = eight.errors_by_kind["wrong_scores"]
-    assert wrong == eight.errored == sum(moved) > 4
+    assert wrong == eight.errored == sum(moved) > 0
     assert eight.goodput_items_per_sec == pytest.approx(3 * eight.successful / eight.elapsed_sec)
     assert report.wrong_answers == wrong
     record = next(record for record in eight.records if record.failure_kind == "wrong_scores")
@@ -482,17 +482,17 @@ def test_noise_is_no_wrong_score(stub):
 
 def test_without_quiet_scores_answers_are_compared_with_the_first(stub):
     stub.status = 500
-    stub.off = lambda: 0.3 if stub.seen % 5 == 0 else 0.0
+    stub.off = lambda: 0.3 if stub.seen == 5 else 0.0  # one failed, one warmed it up, two were right
 
     def service():
         stub.status = 200 if stub.seen > 1 else 500
         return 0.0
 
     stub.service = service
-    report = measured(stub.url, [TWO], concurrency=[1], duration=0.2)
+    report = measured(stub.url, [TWO], concurrency=[1], duration=0.6)
     (level,) = report.levels
     assert "HTTP 500" in report.scores.doubt
-    assert level.errors_by_kind == {"wrong_scores": level.errored} and 0 < level.errored < level.successful
+    assert level.errors_by_kind == {"wrong_scores": 1} and level.successful == level.requests - 1
 
 
 # -- saturation --------------------------------------------------------------------------------
@@ -607,7 +607,7 @@ def test_the_command(stub, command, tmp_path):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     written = json.loads(output.read_text())
-    assert written["items_per_request"] == [3, 1] and written["url"] == stub.url
+    assert written["items_per_request"] == [3, 1] * 4 and written["url"] == stub.url
     assert written["server_info"] == {"vocab_size": 152000, "api_key": "[redacted]"}
     rows = [line.split() for line in done.stdout.splitlines()[2:5]]
     assert [row[:2] for row in rows] == [["concurrency", "1"], ["concurrency", "2"], ["40", "requests/s"]]
@@ -640,7 +640,7 @@ def test_wrong_scores_are_exit_status_1(stub, command, tmp_path):
     output = tmp_path / "load.json"
     done = command("--url", stub.url, *SHAPE, "--concurrency", "1,3", "--duration", 0.2, "--output-json", output)
     assert done.exit_code == 1 and "no request succeeded" not in done.stderr
-    assert "answers have wrong scores" in done.stderr
+    assert "answers with wrong scores: " in done.stderr
     assert "failed by wrong_scores; the first: wrong_scores: item 1 of 4" in done.stdout
     assert problems_of(output) == []
 

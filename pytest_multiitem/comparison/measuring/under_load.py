@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +13,10 @@ from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.measuring.campaign import Campaign
 from pytest_multiitem.comparison.measuring.rows import chunked
 from pytest_multiitem.comparison.measuring.sides import Connected
+from pytest_multiitem.comparison.records import WorkloadRequest
+from pytest_multiitem.transport.client import PreparedRequest
+
+T = TypeVar("T")
 
 #: Senders in the closed loop, arrival rates as shares of what one sender gets, seconds a level.
 _SENDERS = (1, 2, 4)
@@ -40,7 +45,7 @@ def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
         )
         report = measure_load(
             c.target.url,
-            chunked(campaign.request, row.client_chunk_size)[0],
+            _different(campaign.request, row.client_chunk_size),
             shape,
             api_key=os.environ.get(settings.api_key_env) or None,
             ca_file=settings.ca_file,
@@ -50,3 +55,24 @@ def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
         campaign.line("load", None, c.side, f"goodput {report.max_goodput_items_per_sec:.1f} items/s{wrong}")
         for matrix in campaign.ledger.changed(c.side.backend, c.side.views):
             matrix.load = msgspec.to_builtins(report)
+
+
+def _different(request: WorkloadRequest, size: int) -> list[PreparedRequest]:
+    """A workload's request in requests of at most ``size`` items, at least as many different ones as there are senders:
+    answers that change places under way would not show among equal ones. Further ones have the tokens of the query and
+    the items turned round: the same lengths, other content."""
+    requests = chunked(request, size)[0]
+    variants = -(-max(_SENDERS) // len(requests))
+    for turn in range(1, variants):
+        turned = msgspec.structs.replace(
+            request,
+            query_token_ids=_turned(request.query_token_ids, turn),
+            items_token_ids=_turned(request.items_token_ids, turn),
+        )
+        requests += chunked(turned, size)[0]
+    return requests
+
+
+def _turned(values: list[T], turn: int) -> list[T]:
+    at = turn % max(1, len(values))
+    return [*values[at:], *values[:at]]
