@@ -72,9 +72,11 @@ def _against_serial(subject: Subject, seed: int) -> tuple[int, float, str | None
     def behind(query: tuple[int, ...]) -> list[int]:
         return semantics.serial_query(query, delimiter)
 
+    usual = {tuple(subject.settings.labels), *(case.labels for case in subject.cases(multi))}
+
     def is_usual(context: Context) -> bool:
         """Other labels, and probabilities, are judged by gates of their own."""
-        return context.apply_softmax and context.labels == tuple(subject.settings.labels)
+        return context.apply_softmax and context.labels in usual
 
     random = np.random.default_rng(seed)
     contexts = [(context, list(filter(None, items))) for context, items in multi.answers.known() if items]
