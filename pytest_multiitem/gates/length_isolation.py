@@ -209,7 +209,7 @@ def measure(subject: Subject) -> Measurement:
         usable,
         record,
         scored=[found.base],
-        spread=[found.base, *(baseline(multi, case, record) for case in usable)],
+        spread=[baseline(multi, case, record) for case in usable],
     )
     evidence.traffic_floor = None  # nothing else runs here
     value = found.value

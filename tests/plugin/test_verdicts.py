@@ -175,7 +175,7 @@ def test_a_good_server_passes(project: Project, faults: Faults) -> None:
     project.write("test_it.py", REGRESSION)
     chosen = "Isolation or Equivalence or Semantics or Contract or Control or Speedup or Properties"
     result = project.run(*SMALL, "-k", chosen, "--multiitem-items=32")
-    result.assert_outcomes(passed=9)
+    result.assert_outcomes(passed=12)
     for name in ("same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02"):
         record = project.gate(name)
         assert (record["verdict"], record["value"], record["noise_floor"]) == ("PASS", 0.0, 0.0)
