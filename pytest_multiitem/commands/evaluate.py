@@ -64,7 +64,7 @@ def evaluate(
     """Measure one running endpoint and write its evaluation file.
 
     What the server says of itself counts; an option that says otherwise is an error. Use the same options for both
-    modes. Exit status 1 where the server failed: what was measured is kept.
+    modes. Exit status 1 where the server failed, or a score is wrong: what was measured is kept.
     """
     from pytest_multiitem.adapters.base import known_backends
     from pytest_multiitem.evaluation import run
@@ -97,6 +97,9 @@ def evaluate(
         )
         raise typer.Exit(1)
     typer.echo(f"wrote {output_json}")
+    if evaluation.score_problem is not None:
+        typer.echo(f"multiitem: {url}: {' '.join(evaluation.score_problem.split())}", err=True)
+        raise typer.Exit(1)
 
 
 def combine(

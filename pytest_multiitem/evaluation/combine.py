@@ -106,7 +106,9 @@ def _equivalence(multi: Side, serial: Side, combined: Combined) -> GateEvidence:
         problem=_early_end(multi.evaluation, "scores")
         or _early_end(serial.evaluation, "scores")
         or _misexecuted(multi.evaluation, "scores")
-        or _misexecuted(serial.evaluation, "scores"),
+        or _misexecuted(serial.evaluation, "scores")
+        or _wrong_scores(multi.evaluation)
+        or _wrong_scores(serial.evaluation),
         doubt=_undeclared(multi.evaluation),
     )
 
@@ -144,7 +146,9 @@ def _parity(multi: Side, serial: Side, torch: TorchReference | None, combined: C
     measured = GateEvidence(
         noise_floor=None if None in floors else larger_floor(*floors),
         score_spread=score_spread(torch.serial),
-        problem=_early_end(serial.evaluation, "scores") or _misexecuted(serial.evaluation, "scores"),
+        problem=_early_end(serial.evaluation, "scores")
+        or _misexecuted(serial.evaluation, "scores")
+        or _wrong_scores(serial.evaluation),
         doubt=torch.doubt,
     )
     if backend is None:
@@ -185,6 +189,10 @@ def _early_end(evaluation: Evaluation, what: str) -> str | None:
     if failure.kind == FailureKind.WRONG_SCORES:
         return f"the {evaluation.mode} evaluation: {failure.kind}: {failure.message}"
     return f"the {evaluation.mode} evaluation ended at {failure.stage}: {failure.kind}: {failure.message}"
+
+
+def _wrong_scores(evaluation: Evaluation) -> str | None:
+    return None if evaluation.score_problem is None else f"the {evaluation.mode} side: {evaluation.score_problem}"
 
 
 def _wrong_times(evaluation: Evaluation) -> str | None:

@@ -22,6 +22,7 @@ from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets.answers import Ask
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, Scores, prepare
 
@@ -65,7 +66,6 @@ def measure(
                 say(stage := VISIBILITY)
                 _see_leaks(target, requests.cases, into)
         stage = TIMING
-        target.answers.drop()  # those of the gates' requests, which `combine` compares
         answers = _TimedAnswers(target)
         with _attested(target, into, "timing"):
             for count in settings.items:
@@ -74,6 +74,7 @@ def measure(
                 _time(target, case, into, settings, answers)
         say(f"{TIMING}: judging {len(answers.heard)} answers")
         into.failure = answers.judged(into, settings.seed)
+        into.score_problem = _others_judged(target, settings.seed)
         into.complete = into.failure is None
     except ScoreFailure as failure:
         message = str(failure).removeprefix(f"{failure.kind.value}: ")
@@ -166,7 +167,7 @@ class _TimedAnswers:
 
     def __init__(self, target: Target) -> None:
         self.heard: list[tuple[int, int, Answered]] = []
-        self._target = target
+        self._target, self._begin = target, target.answers.mark()
 
     def take(self, count: int, run: int, since: int) -> int:
         """Take what the target has answered from a place on; gives the next place."""
@@ -177,13 +178,8 @@ class _TimedAnswers:
     def judged(self, into: Evaluation, seed: int) -> Failure | None:
         """Compare each with what the same items score in smaller requests: enters the runs that are wrong."""
         target, limit = self._target, placed_limit(self._target.dtype)
-
-        def ask(request: PreparedRequest) -> Scores:  # as the mode asks: a serial server item by item
-            return target.client.score(
-                request.query, request.items, request.labels, apply_softmax=request.apply_softmax
-            )
-
-        found = target.answers.judge(ask, limit=limit, seed=seed)
+        ask = _asks(target)
+        found = target.answers.judge(ask, limit=limit, seed=seed, since=self._begin)
         referee = Referee(target.answers, ask, limit=limit, seed=seed)
         wrong = referee.wrong([answered for _, _, answered in self.heard])
         into.timing_doubt = found.doubt or referee.doubt
@@ -198,6 +194,23 @@ class _TimedAnswers:
         else:
             return None
         return Failure(stage=TIMING, kind=FailureKind.WRONG_SCORES.value, message=message)
+
+
+def _asks(target: Target) -> Ask:
+    """As the mode asks: a serial server is asked item by item."""
+
+    def ask(request: PreparedRequest) -> Scores:
+        return target.client.score(request.query, request.items, request.labels, apply_softmax=request.apply_softmax)
+
+    return ask
+
+
+def _others_judged(target: Target, seed: int) -> str | None:
+    """What is wrong with an answer outside the timing, or why it cannot be told."""
+    try:
+        return target.answers.judge(_asks(target), limit=placed_limit(target.dtype), seed=seed).problem
+    except ScoreFailure as failure:
+        return f"the scores could not be judged: {failure}"
 
 
 def _time(target: Target, case: Case, into: Evaluation, settings: Settings, answers: _TimedAnswers) -> None:

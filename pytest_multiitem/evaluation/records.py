@@ -127,7 +127,8 @@ class Evaluation(msgspec.Struct, kw_only=True, omit_defaults=True):
     Everything from ``schema_version`` on is further. ``semantics``: what a multi-item server is declared to compute.
     ``backend``: what serves, "jax", "pytorch" or "transformers". ``complete``: whether everything was measured.
     ``leak_visibility``: by semantics, in serial mode. ``attestation``: of "scores" and of "timing". ``timing_doubt``:
-    why it could not be told whether timed scores are wrong.
+    why it could not be told whether timed scores are wrong. ``score_problem``: what is wrong with another score, by
+    the same item in other requests.
     ``server``: what it says of itself. ``machine``: where the requests were sent from.
     """
 
@@ -152,6 +153,7 @@ class Evaluation(msgspec.Struct, kw_only=True, omit_defaults=True):
     leak_visibility: dict[str, LeakVisibility] | None = None
     timed_request: TimedRequest | None = None
     timing_doubt: str | None = None
+    score_problem: str | None = None
     attestation: dict[str, Attested] = {}
     server: dict[str, Any] = {}
     machine: dict[str, Any] = {}

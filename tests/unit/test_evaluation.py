@@ -378,6 +378,26 @@ def test_a_wrong_answer_to_what_is_asked_again_counts_too(multiitem, joined, tmp
     assert verdicts(multiitem("check", path)[1])[SPEEDUP][0] == "FAIL"
 
 
+def test_a_wrong_score_of_a_mutated_item_fails_equivalence(multiitem, joined, tmp_path):
+    """Which no isolation gate looks at: they are about the other items."""
+    whole: list[set] = []
+
+    def answer(query, items, labels):
+        rows = packed(query, items, labels)
+        if len(items) == 26:
+            whole.append({*map(tuple, items)})
+            for index, item in enumerate(items):
+                if tuple(item) not in whole[0]:
+                    rows[index] = rows[index][::-1]
+        return rows
+
+    path = joined(answer)
+    assert " of 26 " in json.loads((tmp_path / "multi.json").read_text())["score_problem"]
+    code, out, _ = multiitem("check", path)
+    assert code == 1 and [verdicts(out)[gate][0] for gate in GATES] == ["PASS", "PASS", "FAIL", "PASS", "PASS"]
+    assert "the multi side: wrong_scores: item" in verdicts(out)[EQUIVALENCE][1]
+
+
 def test_one_wrong_answer_of_the_serial_side_fails_the_speed_gate(multiitem, joined, evaluated):
     asked = []
 
