@@ -5,7 +5,7 @@ open loop, requests come at random moments that are drawn ahead, as from many us
 Latency counts from the moment a request was due: a stall is felt by every request that came during it, also where the
 generator itself was late (Gil Tene, How NOT to Measure Latency, 2013: coordinated omission).
 
-No score goes unjudged: before the levels, each request is sent alone, and (of the first 1,024) its items once more in
+No score goes unjudged: before the levels, each request is sent alone, and (of the first 512) its items once more in
 smaller requests; after each level, every answer is compared with that. One that is wrong is an error of the kind
 ``wrong_scores``.
 """
@@ -73,7 +73,7 @@ _TREND_SAMPLES: Final = 9
 _BUSY: Final = 0.8
 _LATE_MS, _LATE_SHARE = 10.0, 0.5
 #: Items that are sent in smaller requests before the levels: those of the first requests, and at least the first's.
-_JUDGED_ITEMS: Final = 1024
+_JUDGED_ITEMS: Final = 512
 #: HTTP statuses by which a server sheds load.
 _SHED: Final = (429, 503)
 

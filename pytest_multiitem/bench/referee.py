@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_multiitem.scoring.limits import row_differences
 from pytest_multiitem.targets.answers import Answers, Ask, Context, Item, Row, WrongRow
@@ -39,7 +40,7 @@ class Referee:
         self._first: dict[tuple[Context, Item], Row] = {}
         #: What was asked for again: the row that counts, and how far apart quiet answers are.
         self._settled: dict[tuple[Context, Item], tuple[Row, float]] = {}
-        self._references: dict[bytes, tuple[Context, Scores]] = {}
+        self._references: dict[bytes, tuple[Scores, NDArray[np.float64]]] = {}
 
     @property
     def doubt(self) -> str | None:
@@ -57,47 +58,41 @@ class Referee:
         Items that seem to be wrong are asked for again; where that fails, what is known counts.
         """
         suspects: dict[tuple[Context, Item], float] = {}
-        suspicious: list[int] = []
-        for at, (request, scores) in enumerate(answered):
-            context, reference = self._reference(request, scores)
-            differences = row_differences(scores, reference, apply_softmax=request.apply_softmax)
-            if not (differences <= self._limit).all():
-                suspicious.append(at)
+        for request, scores in answered:
+            differences = self._differences(request, scores)
             for index in np.flatnonzero(~(differences <= self._limit)):
-                key = (context, request.items[index])
+                key = (Context.of(request), request.items[index])
                 suspects[key] = max(suspects.get(key, 0.0), float(differences[index]))
-        found: list[WrongRow | None] = [None] * len(answered)
-        if suspects and self._repeats_itself(suspects):
-            self._references.clear()
-            for at in suspicious:
-                found[at] = self._worst(*answered[at])
-        return found
+        if not suspects or not self._repeats_itself(suspects):
+            return [None] * len(answered)
+        self._references.clear()  # of the suspects, something else may count now
+        return [self._worst(*each) for each in answered]
 
-    def _reference(self, request: PreparedRequest, scores: Scores) -> tuple[Context, Scores]:
-        """A request's context, and what its items score [N, K]; items of which nothing is known score ``scores``."""
+    def _differences(self, request: PreparedRequest, scores: Scores) -> NDArray[np.float64]:
+        """How far each row is from what its item scores [N], less what quiet answers differ by."""
+        reference, spreads = self._reference(request, scores)
+        return row_differences(scores, reference, apply_softmax=request.apply_softmax) - spreads
+
+    def _reference(self, request: PreparedRequest, scores: Scores) -> tuple[Scores, NDArray[np.float64]]:
+        """What a request's items score [N, K], and by how much quiet answers differ [N]; items of which nothing is
+        known score ``scores``."""
         if request.body not in self._references:
             context = Context.of(request)
             known = self._answers.scores_of(context)
-            rows = []
+            rows, spreads = [], []
             for item, row in zip(request.items, scores, strict=True):
                 settled = self._settled.get((context, item))
-                if settled is not None:
-                    rows.append(settled[0])
-                elif item in known:
-                    rows.append(known[item])
-                else:
-                    rows.append(self._first.setdefault((context, item), row))
-            self._references[request.body] = context, np.reshape(rows, scores.shape)
+                if settled is None:
+                    settled = known[item] if item in known else self._first.setdefault((context, item), row), 0.0
+                rows.append(settled[0])
+                spreads.append(settled[1])
+            self._references[request.body] = np.reshape(rows, scores.shape), np.array(spreads)
         return self._references[request.body]
 
     def _worst(self, request: PreparedRequest, scores: Scores) -> WrongRow | None:
-        context, reference = self._reference(request, scores)
-        differences = row_differences(scores, reference, apply_softmax=request.apply_softmax)
-        spreads = [self._settled[context, item][1] if (context, item) in self._settled else 0.0
-                   for item in request.items]  # fmt: skip
-        over = differences - np.array(spreads)
-        index = int(np.argmax(over))
-        if over[index] <= self._limit:
+        differences = self._differences(request, scores)
+        index = int(np.argmax(differences))
+        if differences[index] <= self._limit:
             return None
         return WrongRow(request, index, float(differences[index]), "what it scores in other requests")
 

@@ -14,9 +14,6 @@ import numpy as np
 
 from pytest_multiitem.scoring.cases import Case, TokenIds
 
-#: How much is tried: for a first look, in every run, and where time does not matter.
-EFFORTS = ("quick", "normal", "full")
-
 _SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _COUNTS = (1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513)
 _BORDERS = (15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)

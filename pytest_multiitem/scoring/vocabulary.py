@@ -16,3 +16,5 @@ REFERENCE = "transformers"
 #: The servers that gates measure: the packed one under test, the packed one of the other mask that it is compared with,
 #: prefill+extend, and the serial baseline.
 Part = Literal["multi", "other_mask", "extend", "serial"]
+#: How much is tried: for a first look, in every run, and where time does not matter.
+EFFORTS = ("quick", "normal", "full")

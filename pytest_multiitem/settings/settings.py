@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_multiitem.errors import UsageError, did_you_mean
-from pytest_multiitem.scoring.ladder import EFFORTS
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.vocabulary import VIEWS
+from pytest_multiitem.scoring.vocabulary import EFFORTS, VIEWS
 from pytest_multiitem.settings.chips import DEFAULT_CHIPS, chip_names
 from pytest_multiitem.settings.conditions import condition_texts
 from pytest_multiitem.settings.kernels import parse_kernel
