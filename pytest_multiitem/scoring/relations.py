@@ -41,8 +41,8 @@ ITEM_LENGTHS = tuple(
 SHARED = (1, 15, 16, 16, 17, 31, 32, 33, 64, 64, 128)
 #: What follows a shared beginning; of two items that end with it, one is the other's prefix, or they are equal.
 TAILS = (1, 1, 2, 5, 16, 0)
-#: Items that a large request has beside those that are drawn one by one.
-CROWDS = (1, 2, 6, 16, 32, 64, 96, 128, 248)
+#: Items that a large request has beside those that are drawn one by one, weighted: what many items do shows in few.
+CROWDS = (1, 4, 16, 32, 64, 64, 128, 128, 248)
 #: Steps through the pool from one token to the next; 0 repeats one token.
 STRIDES = (0, 1, 7, 101, 1009)
 #: What becomes of an item; half of them are left alone.
@@ -66,6 +66,8 @@ _LARGE = 128
 #: For each large request there are so many small ones: of relations that compare items in other company, and of all
 #: others, which large requests show less of.
 _SMALL, _MORE_SMALL = 3, 15
+#: For each large request whose crowd is a single item, or one of short items, so many are as large as they can be.
+_WHOLE = 15
 #: For each request with shared beginnings there are so many without.
 _UNSHARED = 2
 
@@ -262,7 +264,7 @@ class Space:
     def _longer(self, choose: Choices, length: int, room: int) -> int:
         """The length of a large request's query: as it is, or a power of two that takes up to half, or all, of the
         room; an engine that compiles does so for further lengths."""
-        share = choose.among((0, 0, 0, room // 2, room))
+        share = choose.among((0, 0, 0, 0, 0, room // 2, room))
         return max(length, 1 << share.bit_length() - 1) if share else length
 
     def _crowd(self, choose: Choices, room: int, shared: TokenIds) -> list[TokenIds]:
@@ -272,6 +274,9 @@ class Space:
             return []
         count = choose.among(counts)
         length = room // count - 1
+        # The first options are seldom drawn: they let a counterexample become small.
+        count = choose.among((1, *[count] * _WHOLE))
+        length = choose.among((min(length, 18), *[length] * _WHOLE))
         start, stride = self._direction(choose)
         step = choose.number(1, len(self.pool) - 1)
         alike = 0 < len(shared) < length and choose.among((False, True))
