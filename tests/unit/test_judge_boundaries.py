@@ -133,8 +133,8 @@ def served(monkeypatch):
 
 def concluded(gate, measure):
     """The record with which a gate's test ends, and how it ends: "passed", or "failed"."""
-    run = SimpleNamespace(engine=SimpleNamespace(known_issue=lambda model: None), settle=lambda: None)
-    settings = SimpleNamespace(allow_inconclusive=False, model=None)
+    run = SimpleNamespace(engine=SimpleNamespace(known_issue=lambda model: None), settle=lambda: None, connected=[])
+    settings = SimpleNamespace(allow_inconclusive=False, model=None, seed=0)
     item = SimpleNamespace(nodeid="a test", stash=pytest.Stash())
     check = GateCheck(gate.name, item, SimpleNamespace(settings=settings, run=run))
     ended = "failed"
