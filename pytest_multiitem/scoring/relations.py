@@ -125,7 +125,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def same_shape(self) -> bool:
-        """Whether every request of the variant has the lengths of the base."""
+        """Whether every request of the variant has the lengths of the base, and none beside it: a server may compute
+        those in one batch with it."""
+        if self.beside:
+            return False
         shapes = {(len(each.query), *map(len, each.items)) for each in (self.base, *self.variant)}
         return len(shapes) == 1
 

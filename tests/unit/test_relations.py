@@ -414,3 +414,10 @@ def test_what_ends_a_measurement_ends_the_search(error):
     with pytest.raises(type(error)):
         judged("mutate", client)
     assert client.requests.count("after") == 1
+
+
+def test_requests_beside_one_may_share_its_batch_and_change_its_shape():
+    request = ScoreBody(query=(1, 2), items=((3,), (4, 5)), label_token_ids=(6, 7))
+    fields = {"relation": "beside", "exact": True, "base": request, "variant": (request,), "pairs": ((0, 0),)}
+    assert Scenario(**fields).same_shape
+    assert not Scenario(**fields, beside=(request,)).same_shape
