@@ -124,11 +124,12 @@ def measure_labels(subject: Subject) -> Measurement:
     The value is the largest difference, in the unit of `scoring.limits.row_difference`.
     """
     multi, serial, record = subject.multi, subject.serial, subject.record
-    first = next((case for case in subject.cases(multi) if any(case.items)), None)
+    cases = subject.cases(multi)
+    first = next((case for case in cases if any(case.items)), None)
     if first is None:
         return Measurement(target=multi, value=None, doubt="no request has an item with tokens")
     case = replace(first, items=tuple(filter(None, first.items))[:_LABELLED])
-    base = baseline(multi, case, record)
+    base = baseline(multi, first, record)
     vocab_size = multi.vocab_size or ASSUMED_VOCABULARY
     seen: dict[str, float | None] = {}
     with multi.attest() as attestation:
@@ -144,7 +145,7 @@ def measure_labels(subject: Subject) -> Measurement:
     return Measurement(
         target=multi,
         value=value,
-        evidence=evidence_of(multi, serial, [case], record, scored=[base], spread=[base]),
+        evidence=evidence_of(multi, serial, cases, record, scored=[base], spread=[base]),
         attestation=Attestation.joined([base.attestation, attestation]),
         samples={"label_sets": len(seen), "items": len(case.items)},
         details=details.Labels(differences=seen, vocab_size=vocab_size),

@@ -33,10 +33,10 @@ _MASKS: dict[Part, str] = {"multi": "segment", "other_mask": "dense"}
 PACKED = frozenset(_MASKS)
 #: Tokens of the longest sequence that a server of a build takes: a request beyond it is soon made and soon refused.
 CONTEXT_LENGTH = 4096
-#: Items of the built-in requests: half of what the suites send, since there are more than a hundred builds.
-_MIXED_ITEMS, _EQUAL_ITEMS = 12, 16
-#: Requests that the search tries on a build: three of every relation.
-_EXAMPLES = 48
+#: Items of the built-in requests: fewer than the suites send, since there are more than two hundred builds.
+_MIXED_ITEMS, _EQUAL_ITEMS = 10, 12
+#: Requests that the search tries on a build: two of every share of a relation.
+_EXAMPLES = 44
 #: How far the evidence goes where a fault needs no more: there are some two hundred builds.
 _EFFORT = "quick"
 #: Seconds until a faulty server's process answers its first look: it loads no model.

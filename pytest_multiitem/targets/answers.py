@@ -27,6 +27,8 @@ Ask = Callable[[PreparedRequest], Scores]
 _FEW = 8
 #: Contradictions that are looked into; further ones are counted.
 _SETTLED = 3
+#: Contradictions after which nothing is asked again any more: a server that has as many is wrong, or noisy.
+_ENOUGH = 24
 #: Rows of each of the two requests that disagree, from which it is told which scores they have.
 _REPEATS = 5
 
@@ -192,6 +194,8 @@ class Answers:
                     if seen is not first or item in known:
                         compare(context, seen, known.get(item, first.row))
             for company in _dealt(list(alone), random):
+                if len(suspects) >= _ENOUGH:
+                    break
                 scores = _asked(ask, context, company, judged)
                 for item, row in zip(company, scores, strict=False):
                     known[item] = row
