@@ -212,7 +212,8 @@ class Answers:
             item = seen.request.items[seen.index]
             alone = context.request([item])
             there = [seen.row, *(ask(seen.request)[seen.index] for _ in range(_REPEATS - 1))]
-            here = [self._known[context][item], *(ask(alone)[0] for _ in range(_REPEATS - 1))]
+            here = [ask(alone)[0] for _ in range(_REPEATS - 1)]
+            here.append(self._known[context].get(item, here[0]))  # where there was enough, it was not asked again
             judged.asked += 2 * (_REPEATS - 1)
             known, settled = _most(there, context, limit), _most(here, context, limit)
             if known is None or settled is None:

@@ -68,6 +68,19 @@ def test_every_third_answer_is_wrong():
     assert found.problem is not None and found.unstable == 0.0
 
 
+def test_a_server_whose_answers_all_move_is_asked_no_further_and_judged_all_the_same():
+    count = [0]
+
+    def moving(n, query, items, labels):
+        count[0] += 1
+        return np.roll(packed(query, items, labels), n % 2, axis=1)
+
+    cases = [make_case(12, seed=seed) for seed in range(20)]
+    found = judged(moving, *cases, *cases[:7], *cases)
+    assert found.problem or found.doubt
+    assert found.contradictions >= 24 and found.asked < 60, "20 requests of 12 items would be asked for in 40 more"
+
+
 def test_noise_is_told_from_wrong_scores():
     random = np.random.default_rng(1)
 
