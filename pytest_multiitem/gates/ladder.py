@@ -14,13 +14,15 @@ from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.gates.traffic import sample
 from pytest_multiitem.results import details
-from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, token_pool
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, TokenIds, token_pool
 from pytest_multiitem.scoring.ladder import Ladder, Rung, label_sets
 from pytest_multiitem.scoring.limits import PLACED, row_difference
 from pytest_multiitem.targets.target import Target, declared_semantics
-from pytest_multiitem.transport.client import ScoreFailure
+from pytest_multiitem.transport.client import ScoreFailure, Scores
 from pytest_multiitem.transport.refusals import refused_for_size
 
+#: Serial rows [K] by query and item.
+_Known = dict[TokenIds, dict[TokenIds, Scores]]
 #: Items of the request whose labels change.
 _LABELLED = 4
 
@@ -54,6 +56,7 @@ def measure(subject: Subject) -> Measurement:
     axes: dict[str, details.Axis] = {
         name: details.Axis(not_tried=reason) for name, reason in ladder.not_tried().items()
     }
+    known: _Known = {}
     problem = doubt = None
     rows = 0
     with multi.attest() as attestation:
@@ -72,7 +75,7 @@ def measure(subject: Subject) -> Measurement:
                 axis.refused[rung.label] = str(failure)[:200]
                 continue
             judged = multi.judge_answers(seed, since=begin)
-            apart = _from_serial(multi, serial, rung, scores)
+            apart = _from_serial(multi, serial, rung, scores, known)
             rows += judged.rows
             axis.tried.append(rung.label)
             axis.largest = max(axis.largest or 0.0, judged.largest, key=magnitude)
@@ -109,12 +112,18 @@ def _with_timed(subject: Subject, ladder: Ladder) -> Iterator[Rung]:
         yield Rung("the largest timed request", f"{count} items", case, (0, count // 2, count - 1))
 
 
-def _from_serial(multi: Target, serial: Target, rung: Rung, scores: np.ndarray) -> float:
-    """How far the chosen rows of a rung are from the serial server's; items without tokens are left out."""
+def _from_serial(multi: Target, serial: Target, rung: Rung, scores: Scores, known: _Known) -> float:
+    """How far the chosen rows of a rung are from the serial server's; items without tokens are left out.
+
+    ``known``: what the serial server has scored for rungs before, and does for this one.
+    """
     case, chosen = rung.case, [index for index in rung.serial if rung.case.items[index]]
-    query = declared_semantics(multi).serial_query(case.query, multi.delimiter)
-    theirs = serial.score_ids(query, [case.items[index] for index in chosen], case.labels)
-    return float(np.abs(theirs - scores[chosen]).max(initial=0.0))
+    items = {case.items[index] for index in chosen}
+    rows = known.setdefault(case.query, {})
+    if new := sorted(items - rows.keys()):
+        query = declared_semantics(multi).serial_query(case.query, multi.delimiter)
+        rows.update(zip(new, serial.score_ids(query, new, case.labels), strict=True))
+    return max((float(np.abs(rows[case.items[i]] - scores[i]).max()) for i in chosen), default=0.0)
 
 
 def measure_labels(subject: Subject) -> Measurement:

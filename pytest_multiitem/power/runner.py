@@ -241,8 +241,9 @@ class PowerRun:
         if begun.planned.fault is not None:
             begun.build.close()
         record = _judged(begun.planned, cells)
-        if begun.planned.fault is not None and not begun.planned.further and record.killed_by:
-            self._killers[begun.planned.backend, type(begun.planned.fault)] = set(record.killed_by)
+        fault = begun.planned.fault
+        if fault is not None and (not fault.thresholds or not begun.planned.further):  # the weaker, the fewer see it
+            self._killers[begun.planned.backend, type(fault)] = set(record.killed_by)
         record.seconds = round(begun.seconds + time.perf_counter() - start, 3)
         with self._writing:
             if self._closed.is_set():  # its servers were taken away while it was measured

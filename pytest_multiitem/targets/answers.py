@@ -145,9 +145,9 @@ class Answers:
         """The answers that nobody has judged, from a place on."""
         return self._heard[since:]
 
-    def drop(self) -> None:
-        """Forget the answers that nobody has judged."""
-        self._heard.clear()
+    def drop(self, since: int = 0) -> None:
+        """Forget the answers that nobody has judged, from the place ``since`` on."""
+        del self._heard[since:]
 
     def known(self) -> Iterator[tuple[Context, dict[Item, Row]]]:
         """What items are known to score, by context."""
