@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint mutation power tpu engines bench clean
+.PHONY: demo test slow lint mutation power field tpu engines bench clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -30,6 +30,12 @@ lint: $(READY)
 # The gates on builds with every known fault: each must be seen. A small part of it is in `make test`.
 power: $(READY)
 	$(BIN)/multiitem power
+
+# Random wrong rows before healthy servers, and as many healthy servers: all of the first must FAIL, all of the second
+# pass. A shorter one: make field FIELD="--faults 20 --healthy 20"
+FIELD ?= --page docs/reference/field.md
+field: $(READY)
+	$(BIN)/python -m benchmarks.field $(FIELD)
 
 # Does the segment kernel compile for TPUs, and do broken ones not? Needs no TPU, but libtpu: 213 MB to download, 690 MB
 # on disk. It has a directory of its own, which `make clean` leaves alone: in the environment every JAX process loads it.
