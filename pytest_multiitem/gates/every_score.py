@@ -109,6 +109,7 @@ EVERY_SCORE = Gate(
     rests_on="rows of every answer, compared",
     measure=measure,
     needs=("multi",),
+    costly=True,
     short="every score",
     order=17.5,
 )

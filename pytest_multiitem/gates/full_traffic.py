@@ -203,6 +203,7 @@ TRAFFIC = Gate(
     rests_on="the same requests alone",
     measure=measure,
     needs=("multi",),
+    costly=True,
     short="traffic",
     order=5.1,
 )

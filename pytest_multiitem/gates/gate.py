@@ -62,7 +62,8 @@ class Gate:
 
     ``measure``: measures it, or judges it altogether; None where no server is measured for it. ``needs``: what it asks
     of the `Subject`, such as ``("multi", "opposite.serial")``. ``judges``: the servers that its verdict is about, by
-    backend; all that it needs of its own backend where None. ``also_on``: servers that the kill matrix measures it on
+    backend; all that it needs of its own backend where None. ``costly``: the kill matrix leaves it out of a build that
+    other gates have seen to be wrong anyway. ``also_on``: servers that the kill matrix measures it on
     in the place of the packed one, each in a further column. ``no_column``: why it is no column there. ``short``: its
     name at the head of a narrow column.
     """
@@ -81,6 +82,7 @@ class Gate:
     judges: Callable[[str], Sequence[Part]] | None = None
     also_on: tuple[Part, ...] = ()
     no_column: str | None = None
+    costly: bool = False
     short: str | None = None
     order: float = math.inf
 

@@ -183,6 +183,7 @@ SIZES = Gate(
     measure=measure,
     needs=("multi", "serial"),
     judges=lambda backend: ("multi",),
+    costly=True,
     short="sizes",
     order=7.1,
 )
@@ -193,6 +194,7 @@ LABELS = Gate(
     measure=measure_labels,
     needs=("multi", "serial"),
     judges=lambda backend: ("multi",),
+    costly=True,
     short="labels",
     order=7.2,
 )

@@ -308,6 +308,7 @@ LENGTH_ISOLATION = Gate(
     measure=measure,
     needs=("multi", "serial"),
     judges=lambda backend: ("multi",),
+    costly=True,
     short="length",
     order=2.6,
 )

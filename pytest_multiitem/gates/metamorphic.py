@@ -245,6 +245,7 @@ RELATIONS_HOLD = Gate(
     rests_on="noise floor 0, score spread",
     measure=measure,
     needs=("multi",),
+    costly=True,
     short="relations",
     order=7,
 )

@@ -31,6 +31,8 @@ from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.settings.settings import Settings
 
 FILE = "kill_matrix.json"
+#: Gates that have seen a fault, after which those that take long are not measured any more.
+_KNOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +232,11 @@ class PowerRun:
         kind = (planned.backend, type(planned.fault)) if planned.fault is not None else None
         if planned.further and kind in self._killers:
             concerned = [column for column in concerned if column.gate.name in self._killers[kind]]
-        cells = [self._cell(build, column) for column in concerned if not column.gate.timing]
+        cells: list[Cell] = []
+        for column in sorted(concerned, key=lambda column: column.gate.costly):
+            is_known = column.gate.costly and _is_known(planned, cells)
+            if not (column.gate.timing or is_known):
+                cells.append(self._cell(build, column))
         timing = [column for column in concerned if column.gate.timing]
         return _Begun(planned, build, cells, timing, time.perf_counter() - start)
 
@@ -263,6 +269,14 @@ class PowerRun:
         summarise(matrix)
         content = msgspec.json.format(msgspec.json.encode(matrix), indent=1)
         store.write_atomically(self.path, content + b"\n")
+
+
+def _is_known(planned: Planned, cells: Sequence[Cell]) -> bool:
+    """Whether enough gates have seen a fault whose strength says nothing of how sharp others are."""
+    fault = planned.fault
+    if fault is None or fault.healthy or (len(fault.strengths) > 1 and not fault.thresholds):
+        return False
+    return len({cell.gate for cell in cells if cell.verdict is Verdict.FAIL}) >= _KNOWN
 
 
 def _judged(planned: Planned, cells: Sequence[Cell]) -> BuildRecord:
