@@ -16,7 +16,7 @@ _MARK = {Verdict.PASS: "", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", Verdi
 
 LEGEND = (
     "✗ the gate fails and so sees the fault; ? it cannot decide; n it was not run; a bare number passes; "
-    "· no server that the gate judges has the fault, (speed-up) the fault takes no time, or it was seen by three already"
+    "· no server that the gate judges has the fault, (speed-up) it takes no time, or three gates had seen it"
 )
 
 

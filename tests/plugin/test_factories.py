@@ -89,7 +89,7 @@ def test_a_run_attached_by_options(project: Project, server: Start) -> None:
 
 def test_half_attached_says_what_is_missing(project: Project, server: Start) -> None:
     project.write("test_it.py", REGRESSION)
-    result = project.run("--multi-url", server("multi"), "-k", "length_isolation")
+    result = project.run("--multi-url", server("multi"), "-k", "length_isolation and not test_length")
     result.assert_outcomes(skipped=2)
     result.stdout.fnmatch_lines(["NOT_RUN *no serial server is attached; give --serial-url as well"])
 

@@ -12,7 +12,7 @@ from pytest_multiitem.results import store
 
 def test_files_of_a_run(project: Project) -> None:
     project.write("test_it.py", REGRESSION)
-    result = project.run(*SMALL, "-k", "length_isolation")
+    result = project.run(*SMALL, "-k", "length_isolation and not test_length")
     result.assert_outcomes(passed=2)
     run = project.runs[-1]
     latest = project.path / "multiitem-results/latest"

@@ -194,6 +194,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """One to which many connect at the same moment."""
+
+    request_queue_size = 256
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
@@ -214,7 +220,7 @@ def main() -> None:
     if "exit" in Handler.app.faults:
         sys.stdout.write("cannot allocate 96 GiB\n")
         sys.exit(int(Handler.app.faults["exit"]))
-    with ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
+    with Server(("127.0.0.1", options.port), Handler) as server:
         server.daemon_threads = True
         sys.stdout.write(f"serving on {server.server_address[1]}\n")
         sys.stdout.flush()
