@@ -194,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class Server(ThreadingHTTPServer):
+class Listener(ThreadingHTTPServer):
     """One to which many connect at the same moment."""
 
     request_queue_size = 256
@@ -220,7 +220,7 @@ def main() -> None:
     if "exit" in Handler.app.faults:
         sys.stdout.write("cannot allocate 96 GiB\n")
         sys.exit(int(Handler.app.faults["exit"]))
-    with Server(("127.0.0.1", options.port), Handler) as server:
+    with Listener(("127.0.0.1", options.port), Handler) as server:
         server.daemon_threads = True
         sys.stdout.write(f"serving on {server.server_address[1]}\n")
         sys.stdout.flush()
