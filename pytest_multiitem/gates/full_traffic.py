@@ -28,7 +28,7 @@ OWN_MOST, ATTACHED_MOST = 64, 16
 _ITEMS = (5, 9, 3, 7)
 _QUERY = 20
 #: How often every level of requests in flight is sent.
-_ROUNDS = 2
+_ROUNDS = 1
 #: Requests that are replayed before there is any traffic.
 _REPLAYED = 9
 #: Score requests after each request of a neighbour.

@@ -24,7 +24,7 @@ from pytest_multiitem.transport.refusals import refused_for_size
 #: Serial rows [K] by query and item.
 _Known = dict[TokenIds, dict[TokenIds, Scores]]
 #: Items of the request whose labels change.
-_LABELLED = 4
+_LABELLED = 2
 
 
 def ladder_of(subject: Subject) -> Ladder:

@@ -18,6 +18,8 @@ _SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _COUNTS = (1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513)
 _BORDERS = (15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 _SHARED = (1, 15, 16, 17, 31, 32, 33, 64, 128, 256)
+#: Up to this many tokens, and items that weigh so many, a size has three rungs in every run.
+_FULL_BELOW, _WEIGHT = 1024, 8
 _BEYOND_16_BITS = (65_535, 65_536)
 #: Packed tokens of one rung, at most.
 _MOST_TOKENS = {"quick": 1100, "normal": 4200, "full": 200_000}
@@ -94,6 +96,10 @@ class Ladder:
             if rung.tokens <= self.most_tokens and len(rung.case.items) <= self.most_items:
                 yield rung
 
+    def _is_full(self, size: int) -> bool:
+        """Whether rungs stand below, at and above a size; else above it only, where a threshold shows as well."""
+        return self.effort == "full" or size <= _FULL_BELOW
+
     def _why(self, limit: int | None, size: int) -> str:
         if limit is not None and size > limit:
             return f"the server takes {limit}"
@@ -119,7 +125,7 @@ class Ladder:
         query, last = draw(_QUERY), draw(2 * _ITEM)
         items: list[TokenIds] = []
         for middle in _SIZES:
-            for size in (middle - 1, middle, middle + 1):
+            for size in (middle - 1, middle, middle + 1) if self._is_full(middle) else (middle + 1,):
                 if middle > self.most_tokens or size > (self.max_tokens or size):
                     continue
                 left = size - _QUERY - 1
@@ -137,6 +143,9 @@ class Ladder:
         draw = self._draw(axis)
         query, items = draw(_QUERY), [draw(_SMALL_ITEM) for _ in range(self.most_items)]
         for count in _COUNTS:
+            beyond = count == self.most_items or count - 1 in _SIZES
+            if not (beyond or self._is_full(count * _WEIGHT)):
+                continue
             if count <= self.most_items and _QUERY + 1 + count * (_SMALL_ITEM + 1) <= self.most_tokens:
                 yield self._rung(axis, str(count), query, items[:count])
 

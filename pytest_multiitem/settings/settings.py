@@ -158,7 +158,7 @@ class Settings:
     )
     property_examples: int = option(100, "requests that the property-based isolation test tries", integer(1), "N")
     property_max_tokens: int = option(
-        2048, "tokens of the longest request that it tries; less where the server takes less", integer(16), "TOKENS",
+        1024, "tokens of the longest request that it tries; less where the server takes less", integer(16), "TOKENS",
     )
 
     allow_inconclusive: bool = option(

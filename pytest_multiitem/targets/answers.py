@@ -193,7 +193,7 @@ class Answers:
                 for seen in rows_of_item:
                     if seen is not first or item in known:
                         compare(context, seen, known.get(item, first.row))
-            for company in _dealt(list(alone), random):
+            for company in _dealt(list(alone), random, whole=len(alone) == len(items)):
                 if len(suspects) >= _ENOUGH:
                     break
                 scores = _asked(ask, context, company, judged)
@@ -242,12 +242,12 @@ def cross_checked(
             yield context, item, items[item], theirs[item]
 
 
-def _dealt(items: list[Item], random: np.random.Generator) -> Iterator[list[Item]]:
-    """Items in new company: two requests at least, of eight items at most. Those that begin alike are dealt out to
-    different ones, so that none is taken for the other."""
+def _dealt(items: list[Item], random: np.random.Generator, *, whole: bool) -> Iterator[list[Item]]:
+    """Items in new company, eight in a request at most; two requests at least where they are the ``whole`` of what was
+    sent. Those that begin alike are dealt out to different ones, so that none is taken for the other."""
     if not items:
         return
-    hands = max(-(-len(items) // _FEW), min(2, len(items)))
+    hands = max(-(-len(items) // _FEW), min(2, len(items)) if whole else 1)
     ordered = sorted(items)
     for hand in range(hands):
         company = ordered[hand::hands]

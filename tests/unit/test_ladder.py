@@ -35,10 +35,13 @@ def test_every_axis_has_its_rungs():
     for rung in ladder().rungs():
         by_axis.setdefault(rung.axis, []).append(rung)
     sizes = [packed_tokens(rung.case) for rung in by_axis["packed tokens"]]
-    assert sizes == [s + d for s in (128, 256, 512, 1024, 2048, 4096) for d in (-1, 0, 1)]
+    below = [s + d for s in (128, 256, 512, 1024) for d in (-1, 0, 1)]
+    assert sizes == [*below, 2049, 4097]
+    every = [packed_tokens(rung.case) for rung in ladder("full").rungs() if rung.axis == "packed tokens"]
+    assert every[12:] == [s + d for s in (2048, 4096, 8192, 16384, 32768) for d in (-1, 0, 1)][:-1]
     assert [int(rung.label) for rung in by_axis["packed tokens"]] == sizes
     counts = [len(rung.case.items) for rung in by_axis["items"]]
-    assert counts == [1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512]
+    assert counts == [1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 257, 512]
     lengths = {len(item) for rung in by_axis["item length"] for item in rung.case.items}
     assert lengths >= {*range(1, 41), 63, 64, 65, 127, 128, 129, 1000}
     assert {len(rung.case.query) for rung in by_axis["query length"]} == {
