@@ -123,13 +123,12 @@ def _curve(points: Mapping[str, SpeedPoint], refused: Mapping[str, str]) -> dict
 
 
 def _bounded(points: Mapping[str, SpeedPoint], count: str) -> str:
-    """A speed-up beside its ceiling: ``5.97x of at most 9.1x (66 %)``, or ``10.25x where operations save 8.9x (116 %)``
-    where the calls cost more than operations."""
+    """A speed-up beside what operations alone allow: ``5.97x of 9.1x (66 %)``; more where the calls themselves cost
+    time."""
     text, point = _speedup(points, count, "x"), points[count]
     if not text or point.ceiling is None or point.share_of_ceiling is None:
         return text
-    words = "of at most" if point.share_of_ceiling <= 1 else "where operations save"
-    text += f" {words} {point.ceiling:.2g}x ({_percent(point.share_of_ceiling)})"
+    text += f" of {point.ceiling:.2g}x ({_percent(point.share_of_ceiling)})"
     return (
         text if point.share_of_roofline is None else f"{text}, {_percent(point.share_of_roofline)} of the device's rate"
     )
