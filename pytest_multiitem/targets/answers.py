@@ -24,7 +24,7 @@ Item = tuple[int, ...]
 Ask = Callable[[PreparedRequest], Scores]
 
 #: Items of a request that asks again, at most.
-_FEW = 8
+_FEW = 16
 #: Contradictions that are looked into; further ones are counted.
 _SETTLED = 3
 #: Contradictions after which nothing is asked again any more: a server that has as many is wrong, or noisy.
@@ -243,7 +243,7 @@ def cross_checked(
 
 
 def _dealt(items: list[Item], random: np.random.Generator, *, whole: bool) -> Iterator[list[Item]]:
-    """Items in new company, eight in a request at most; two requests at least where they are the ``whole`` of what was
+    """Items in new company, sixteen in a request at most; two requests at least where they are the ``whole`` of what was
     sent. Those that begin alike are dealt out to different ones, so that none is taken for the other."""
     if not items:
         return
