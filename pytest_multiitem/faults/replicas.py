@@ -69,7 +69,9 @@ class ReplicaConnection(
         return self._connections.number(exchange.scope) % self.count == 0
 
 
-class ReplicaRequest(SomeAnswers, name="replica_request", number=30, strengths=(7, 50), accepts=WHOLE, thresholds=True):
+class ReplicaRequest(
+    SomeAnswers, name="replica_request", over_time=True, number=30, strengths=(7, 50), accepts=WHOLE, thresholds=True
+):
     """One of several replicas is wrong, and requests go to each in turn: every so many scoring requests the answer is
     the scores of other items."""
 
@@ -85,7 +87,9 @@ class ReplicaRequest(SomeAnswers, name="replica_request", number=30, strengths=(
         return self._seen % self.count == 0
 
 
-class WrongOnce(ScoringFault, name="wrong_once", number=40, strengths=(30, 5, 100), accepts=WHOLE, thresholds=True):
+class WrongOnce(
+    ScoringFault, name="wrong_once", over_time=True, number=40, strengths=(30, 5, 100), accepts=WHOLE, thresholds=True
+):
     """Exactly one answer in the server's life is wrong: two rows of it are swapped, or, where no two differ, one is
     replaced. A rerun sees nothing of it."""
 

@@ -39,7 +39,8 @@ _KNOWN = 3
 class Planned:
     """A build that is to be measured. ``fault``: may be a variation, which is healthy. ``expects``: a healthy build
     passes, a fault at its default strength, or at another threshold, is killed; nothing is expected of a weaker one.
-    ``further``: the fault is measured at its default strength as well; by those gates alone that saw it there."""
+    ``further``: the fault is measured at its default strength as well; gates that saw nothing there are not asked
+    again."""
 
     backend: str
     fault: Fault | None = None
@@ -135,7 +136,7 @@ class PowerRun:
         self._labs = {backend: Labs(directory, self._pool, settings, backend) for backend in settings.backend}
         self._writing = threading.Lock()
         self._closed = threading.Event()
-        self._killers: dict[tuple[str, type[Fault]], set[str]] = {}
+        self._blind: dict[tuple[str, type[Fault]], set[str]] = {}
         planned = plan(settings)
         missing = {
             backend: reason
@@ -230,8 +231,9 @@ class PowerRun:
             build = Build(labs, planned.backend, planned.fault, planned.circumstances)
         concerned = [column for column in self._columns if column.concerns(build)]
         kind = (planned.backend, type(planned.fault)) if planned.fault is not None else None
-        if planned.further and kind in self._killers:
-            concerned = [column for column in concerned if column.gate.name in self._killers[kind]]
+        if planned.further and kind in self._blind and not (planned.fault and planned.fault.over_time):
+            blind = self._blind[kind]
+            concerned = [column for column in concerned if column.gate.name not in blind]
         cells: list[Cell] = []
         for column in sorted(concerned, key=lambda column: column.gate.costly):
             is_known = column.gate.costly and _is_known(planned, cells)
@@ -249,7 +251,8 @@ class PowerRun:
         record = _judged(begun.planned, cells)
         fault = begun.planned.fault
         if fault is not None and (not fault.thresholds or not begun.planned.further):  # the weaker, the fewer see it
-            self._killers[begun.planned.backend, type(fault)] = set(record.killed_by)
+            blind = {cell.gate for cell in cells} - set(record.killed_by)
+            self._blind.setdefault((begun.planned.backend, type(fault)), set()).update(blind)
         record.seconds = round(begun.seconds + time.perf_counter() - start, 3)
         with self._writing:
             if self._closed.is_set():  # its servers were taken away while it was measured

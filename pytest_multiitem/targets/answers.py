@@ -243,8 +243,8 @@ def cross_checked(
 
 
 def _dealt(items: list[Item], random: np.random.Generator, *, whole: bool) -> Iterator[list[Item]]:
-    """Items in new company, sixteen in a request at most; two requests at least where they are the ``whole`` of what was
-    sent. Those that begin alike are dealt out to different ones, so that none is taken for the other."""
+    """Items in new company, sixteen in a request at most; two requests at least where they are the ``whole`` of what
+    was sent. Those that begin alike are dealt out to different ones, so that none is taken for the other."""
     if not items:
         return
     hands = max(-(-len(items) // _FEW), min(2, len(items)) if whole else 1)
