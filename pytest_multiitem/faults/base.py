@@ -35,8 +35,9 @@ class Fault:
     ``inconclusive_counts``: a gate that says that it cannot decide has seen the fault. ``own_process``: it ends the
     process that has it. ``planned``: a kill matrix of all faults has it; else it is planted by name only.
     ``thresholds``: a strength is where the fault begins; it must be killed at every one, but for those of ``beyond``,
-    which no gate claims to reach. ``over_time``: it begins after so many requests, whatever they are. ``healthy``: it is none, but a variation that gates must leave alone. A subclass
-    states them as attributes, or as keywords of its class line.
+    which no gate claims to reach. ``over_time``: it begins after so many requests, whatever they are. ``healthy``: it
+    is none, but a variation that gates must leave alone. A subclass states them as attributes, or as keywords of its
+    class line.
     """
 
     name: ClassVar[str]
