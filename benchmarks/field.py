@@ -39,8 +39,8 @@ from pytest_multiitem.settings.resolve import resolve
 #: Items, and tokens of query and item, of the largest request that is timed.
 ITEMS, QUERY_TOKENS, ITEM_TOKENS = 128, 256, 20
 _LARGEST = QUERY_TOKENS + 1 + ITEMS * (ITEM_TOKENS + 1)
-#: Requests in flight at the same time.
-IN_FLIGHT = 8
+#: Requests in flight at the same time; and how many a fault may wait for: those that are sent together overlap in part.
+IN_FLIGHT, LOAD = 16, 8
 #: Answers to scoring requests that a run is sure to have, by far.
 _SURELY = 300
 _SEED = 20_260_101
@@ -72,7 +72,7 @@ CONDITIONS: dict[str, Callable[[Random, int], str]] = {
     "from": _between(1, _SURELY),
     "until": _between(1, 60),
     "once": _between(1, _SURELY),
-    "load": _between(2, IN_FLIGHT),
+    "load": _between(2, LOAD),
 }
 
 

@@ -24,11 +24,11 @@ from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreFailure, Scores
 
 #: Requests in flight at the same time, at most: of a server that the run owns, and of one that serves others as well.
-OWN_MOST, ATTACHED_MOST = 64, 16
+OWN_MOST, ATTACHED_MOST, QUICK_MOST = 64, 16, 16
 _ITEMS = (5, 9, 3, 7)
 _QUERY = 20
-#: How often every level of requests in flight is sent.
-_ROUNDS = 1
+#: Requests of every level in flight, at least: a few at a time are sent several times, for they may miss one another.
+_OF_A_LEVEL = 48
 #: Requests that are replayed before there is any traffic.
 _REPLAYED = 9
 #: Score requests after each request of a neighbour.
@@ -45,7 +45,7 @@ def measure(subject: Subject) -> Measurement:
     cases = subject.cases(multi)
     alone = [baseline(multi, case, record) for case in cases]
     most = settings.max_in_flight or (OWN_MOST if multi.owned else ATTACHED_MOST)
-    most = min(most, 8) if settings.effort == "quick" else most
+    most = min(most, QUICK_MOST) if settings.effort == "quick" else most
     stages: dict[str, details.Stage] = {}
     not_tried: dict[str, str] = {}
     with multi.attest() as attestation, _Played(multi, requests_of(subject, most)) as played:
@@ -133,7 +133,7 @@ class _Played(ExitStack):
 
             def send(place: int) -> list[float]:
                 away = []
-                for turn in range(_ROUNDS):
+                for turn in range(max(1, _OF_A_LEVEL // count)):
                     together.wait()
                     number = (place + turn * count) % len(self.cases)
                     away.append(self.away(number, servers[place].score(self.cases[number])))
