@@ -135,7 +135,8 @@ def test_attached_as_an_unknown_engine(sglang: RealEngine, silent: str, tmp_path
     assert {g["verdict"] for g in found.values()} == {"PASS"}, output
     assert set(found) == {
         "same_length_isolation_zero", "changed_length_isolation_zero", "delimiter_aligned_equiv_le_0p02",
-        "semantics_as_declared", "request_isolation_le_0p02", "negative_control_fails",
+        "semantics_as_declared", "request_isolation_le_0p02", "negative_control_fails", "content_isolation",
+        "length_isolation",
     }  # fmt: skip
     del found["negative_control_fails"]
     assert {g["mask_attested"] for g in found.values()} == {"unattested"} and status == 0
