@@ -18,7 +18,7 @@ from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.ladder import ladder_of
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
-from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.cases import Case, drawn
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreFailure, Scores
@@ -82,11 +82,8 @@ def measure(subject: Subject) -> Measurement:
 def requests_of(subject: Subject, count: int) -> list[Case]:
     """So many small requests, every one with a query of its own; all of one shape."""
     ladder = ladder_of(subject)
-    random, pool = np.random.default_rng([subject.settings.seed, 31]), ladder.pool
-
-    def draw(length: int) -> tuple[int, ...]:
-        return tuple(pool[i] for i in random.integers(0, len(pool), length).tolist())
-
+    pool = ladder.pool
+    draw = partial(drawn, np.random.default_rng([subject.settings.seed, 31]), pool)
     query = min(_QUERY, max(1, (ladder.most_tokens - sum(_ITEMS) - len(_ITEMS)) // 2))
     return [
         Case(f"traffic {number}", draw(query), tuple(map(draw, _ITEMS)), ladder.labels, pool) for number in range(count)

@@ -78,7 +78,7 @@ def built_in_cases(
     ``equal_items`` of 20."""
     pool = token_pool(vocab_size, [*labels, delimiter])
     rng = np.random.default_rng(seed)
-    draw = partial(_drawn, rng, pool)
+    draw = partial(drawn, rng, pool)
     lengths = [1, *rng.integers(1, 41, mixed_items - 2).tolist(), 40]
     if empty_item:
         lengths[len(lengths) // 2 + 1] = 0
@@ -91,12 +91,13 @@ def equal_length_case(
     *, seed: int, query_tokens: int, num_items: int, item_tokens: int, labels: Sequence[int], pool: TokenIds
 ) -> Case:
     """A seeded case of ``num_items`` items of ``item_tokens`` tokens each, for timing."""
-    draw = partial(_drawn, np.random.default_rng(seed), pool)
+    draw = partial(drawn, np.random.default_rng(seed), pool)
     query, items = draw(query_tokens), tuple(draw(item_tokens) for _ in range(num_items))
     return Case(f"{query_tokens}/{num_items}/{item_tokens}", query, items, tuple(labels), pool)
 
 
-def _drawn(rng: np.random.Generator, pool: TokenIds, length: int) -> TokenIds:
+def drawn(rng: np.random.Generator, pool: TokenIds, length: int) -> TokenIds:
+    """So many ids of a pool, each drawn anew."""
     return tuple(pool[i] for i in rng.integers(0, len(pool), length).tolist())
 
 
@@ -110,11 +111,11 @@ def mutations(case: Case, kinds: Sequence[str], *, seed: int) -> list[Mutation]:
     rng = np.random.default_rng(seed)
 
     def other(item: TokenIds, length: int) -> TokenIds:
-        drawn = list(_drawn(rng, case.pool, length))
+        tokens = list(drawn(rng, case.pool, length))
         for at, old in enumerate(item[:length]):
-            while drawn[at] == old and len(set(case.pool)) > 1:
-                drawn[at] = case.pool[int(rng.integers(0, len(case.pool)))]
-        return tuple(drawn)
+            while tokens[at] == old and len(set(case.pool)) > 1:
+                tokens[at] = case.pool[int(rng.integers(0, len(case.pool)))]
+        return tuple(tokens)
 
     mutated = []
     for index in dict.fromkeys((0, count // 2, count - 1)):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
 
-from pytest_multiitem.scoring.cases import Case, TokenIds
+from pytest_multiitem.scoring.cases import Case, TokenIds, drawn
 
 _SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _COUNTS = (1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513)
@@ -109,8 +110,7 @@ class Ladder:
 
     def _draw(self, axis: str, pool: TokenIds | None = None) -> Callable[[int], TokenIds]:
         """Draws token sequences, the same ones for an axis whatever else is tried."""
-        random, pool = np.random.default_rng([self.seed, *axis.encode()]), pool or self.pool
-        return lambda length: tuple(pool[i] for i in random.integers(0, len(pool), length).tolist())
+        return partial(drawn, np.random.default_rng([self.seed, *axis.encode()]), pool or self.pool)
 
     def _rung(
         self, axis: str, label: str, query: TokenIds, items: Sequence[TokenIds], serial: Sequence[int] | None = None
