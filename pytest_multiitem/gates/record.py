@@ -85,14 +85,15 @@ def judged(gate: Gate, measure: Callable[[Gate], Measurement | GateRecord]) -> G
 def answers_judged(record: GateRecord, targets: Iterable[Target], *, seed: int) -> GateRecord:
     """The record of a gate once every answer that its servers gave meanwhile is judged too.
 
-    A wrong answer of the server under test is a FAIL, whatever the gate itself measures; one of another server keeps
-    the gate from a PASS. What a gate that fails already has received is not looked into.
+    A wrong answer of a server under test is a FAIL, whatever the gate itself measures, and whichever two backends it
+    compares; one of its serial baseline keeps the gate from a PASS. What a gate that fails already has received is not
+    looked into.
     """
     for target in targets:
         if record.verdict is Verdict.FAIL:
             target.answers.drop()
             continue
-        tested = (target.profile.role, target.profile.backend) == (record.role, record.backend)
+        is_baseline = target.profile.role == "serial" and record.role != "serial"
         try:
             judged = target.judge_answers(seed)
         except (ScoreFailure, ServerError) as error:
@@ -100,7 +101,7 @@ def answers_judged(record: GateRecord, targets: Iterable[Target], *, seed: int) 
             continue
         record.samples = {**record.samples, "rows_judged": record.samples.get("rows_judged", 0) + judged.rows}
         if judged.problem is not None:
-            record.verdict = Verdict.FAIL if tested else Verdict.INCONCLUSIVE
+            record.verdict = Verdict.INCONCLUSIVE if is_baseline else Verdict.FAIL
             record.reason = f"{target.place}: {judged.problem}"
         elif judged.doubt is not None and record.verdict is Verdict.PASS:
             record.verdict, record.reason = Verdict.INCONCLUSIVE, f"{target.place}: {judged.doubt}"

@@ -185,14 +185,17 @@ class Answers:
             alone: dict[Item, _Seen] = {}
             for item, rows_of_item in items.items():
                 first = min(rows_of_item, key=lambda seen: seen.request.num_items)
-                if item not in known:
+                reference = known.get(item)
+                if reference is None:
                     if len({seen.request.body for seen in rows_of_item}) == 1:
                         alone[item] = first
                     else:
                         known[item] = first.row
                 for seen in rows_of_item:
-                    if seen is not first or item in known:
-                        compare(context, seen, known.get(item, first.row))
+                    if reference is not None:
+                        compare(context, seen, reference)
+                    elif seen is not first:  # a row is no evidence for itself
+                        compare(context, seen, first.row)
             for company in _dealt(list(alone), random, whole=len(alone) == len(items)):
                 if len(suspects) >= _ENOUGH:
                     break

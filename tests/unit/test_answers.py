@@ -142,6 +142,24 @@ def test_a_gate_that_passes_fails_on_a_wrong_answer_beside_it():
     assert record.samples["rows_judged"] >= 12
 
 
+def test_a_wrong_packed_answer_fails_a_gate_between_backends_too():
+    """Its record is of both backends, and of neither's server alone."""
+    target = server(lambda n, *request: wrong(packed(*request)) if n == 1 else packed(*request))
+    target.score(CASE)
+    record = blank_record(EVERY_SCORE, Verdict.PASS, "all is well")
+    record.role, record.backend = "multi", "jax vs pytorch"
+    assert answers_judged(record, [target], seed=0).verdict is Verdict.FAIL
+
+
+def test_a_row_is_no_evidence_for_itself():
+    target = server(lambda number, *request: packed(*request))
+    target.score(CASE)
+    target.score(make_case(2).with_item(0, CASE.items[0]))
+    target.score(CASE)
+    once = target.judge_answers().rows
+    assert once == 24 + 2, "12 rows twice, each against the same item asked again; 2 further rows"
+
+
 def test_a_wrong_answer_of_the_baseline_is_not_the_engines():
     serial = baseline(lambda query, items, labels: packed(query, items, labels) if len(items) > 1 else [[0.3, 0.7]])
     serial.score_ids((1, 2), [(3, 4)], LABELS)
