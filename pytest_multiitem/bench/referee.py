@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.scoring.limits import row_differences
-from pytest_multiitem.targets.answers import Answers, Ask, Context, Item, Row, WrongRow
+from pytest_multiitem.targets.answers import FEW, REPEATS, Answers, Ask, Context, Item, Row, WrongRow, agreed
 from pytest_multiitem.transport.client import PreparedRequest, ScoreFailure, Scores
 
 #: Items that are asked for again before an answer is called wrong, at most; the others are judged by what is known.
 _SUSPECTS = 64
-#: Items of a request that asks again, at most.
-_FEW = 8
-#: How often a suspect is asked for again.
-_OPINIONS = 2
 #: The server repeats itself where that holds for more than this share of the suspects.
 _STABLE = 0.5
 
@@ -28,7 +25,8 @@ class Referee:
 
     ``answers``: what items are known to score (`Answers.judge`). Where an item is in none of them, its first answer
     is what the further ones must equal. ``ask``: sends a request. ``limit``: how far rows of an item may be apart.
-    What rests on several answers that agreed stands; else two of three opinions count, the known and two quiet ones.
+    What rests on several answers that agreed stands; else what most of five opinions are (`agreed`), the known one
+    and four quiet ones.
     ``unstable``: the largest difference between quiet answers where the server does not repeat itself; whatever it
     answers cannot be told from noise then, and nothing is called wrong.
     """
@@ -107,15 +105,14 @@ class Referee:
         except ScoreFailure:
             return True
         spread = 0.0
-        agreed = 0
         for key, rows in opinions.items():
-            pairs = [(key[0].difference(rows[a], rows[b]), a) for a in range(len(rows)) for b in range(a)]
-            closest, at = min(pairs)
-            spread = max(spread, max(pairs)[0])
-            if closest <= self._limit:
-                agreed += 1
-                self._settled[key] = rows[0 if self._stands(key) else at], closest
-        if fresh and agreed <= _STABLE * len(fresh):
+            context, most = key[0], agreed(rows, key[0], self._limit)
+            spread = max(spread, *(context.difference(*pair) for pair in combinations(rows, 2)))
+            if most is not None:
+                differences = (context.difference(most, row) for row in rows)
+                quiet = max(difference for difference in differences if difference <= self._limit)
+                self._settled[key] = rows[0] if self._stands(key) else most, quiet
+        if fresh and sum(key in self._settled for key in fresh) <= _STABLE * len(fresh):
             self.unstable = max(self.unstable, spread)
             for key in fresh:
                 self._settled.pop(key, None)
@@ -137,9 +134,9 @@ class Referee:
         for context, item in keys:
             by_context.setdefault(context, []).append(item)
         for context, items in by_context.items():
-            for _ in range(_OPINIONS):
+            for _ in range(REPEATS - 1):
                 order = [items[place] for place in self._random.permutation(len(items))]
-                for begin in range(0, len(order), _FEW):
-                    company = order[begin : begin + _FEW]
+                for begin in range(0, len(order), FEW):
+                    company = order[begin : begin + FEW]
                     for item, row in zip(company, self._ask(context.request(company)), strict=True):
                         yield (context, item), row

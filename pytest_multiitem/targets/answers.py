@@ -24,13 +24,15 @@ Item = tuple[int, ...]
 Ask = Callable[[PreparedRequest], Scores]
 
 #: Items of a request that asks again, at most.
-_FEW = 16
+FEW = 16
+#: Rows of the same item from which it is told what it scores, the doubtful one among them.
+REPEATS = 5
 #: Contradictions that are looked into; further ones are counted.
 _SETTLED = 3
 #: Contradictions after which nothing is asked again any more: a server that has as many is wrong, or noisy.
 _ENOUGH = 24
-#: Rows of each of the two requests that disagree, from which it is told which scores they have.
-_REPEATS = 5
+#: Rows that differ by less than this share of the limit repeat one another.
+_CLOSELY = 0.1
 
 
 @dataclass(frozen=True)
@@ -214,11 +216,11 @@ class Answers:
         for difference, context, seen in sorted(suspects, key=lambda suspect: -suspect[0])[:_SETTLED]:
             item = seen.request.items[seen.index]
             alone = context.request([item])
-            there = [seen.row, *(ask(seen.request)[seen.index] for _ in range(_REPEATS - 1))]
-            here = [ask(alone)[0] for _ in range(_REPEATS - 1)]
+            there = [seen.row, *(ask(seen.request)[seen.index] for _ in range(REPEATS - 1))]
+            here = [ask(alone)[0] for _ in range(REPEATS - 1)]
             here.append(self._known[context].get(item, here[0]))  # where there was enough, it was not asked again
-            judged.asked += 2 * (_REPEATS - 1)
-            known, settled = _most(there, context, limit), _most(here, context, limit)
+            judged.asked += 2 * (REPEATS - 1)
+            known, settled = agreed(there, context, limit), agreed(here, context, limit)
             if known is None or settled is None:
                 spread = (context.difference(*pair) for rows in (there, here) for pair in combinations(rows, 2))
                 judged.unstable = max(judged.unstable, *spread)
@@ -250,7 +252,7 @@ def _dealt(items: list[Item], random: np.random.Generator, *, whole: bool) -> It
     was sent. Those that begin alike are dealt out to different ones, so that none is taken for the other."""
     if not items:
         return
-    hands = max(-(-len(items) // _FEW), min(2, len(items)) if whole else 1)
+    hands = max(-(-len(items) // FEW), min(2, len(items)) if whole else 1)
     ordered = sorted(items)
     for hand in range(hands):
         company = ordered[hand::hands]
@@ -263,17 +265,19 @@ def _asked(ask: Ask, context: Context, company: list[Item], judged: Judged) -> S
     if len(company) > 1 or not company[0]:
         return ask(context.request(company))
     try:
-        return ask(context.request([company[0], company[0][:_FEW][::-1]]))
+        return ask(context.request([company[0], company[0][:FEW][::-1]]))
     except ScoreFailure as failure:
         if failure.status is None or failure.status >= 500:
             raise
         return ask(context.request(company))
 
 
-def _most(rows: Iterable[Row], context: Context, limit: float) -> Row | None:
-    """A row that more than half of the rows agree with; None where there is none."""
+def agreed(rows: Iterable[Row], context: Context, limit: float) -> Row | None:
+    """The row of the same item that most of the rows are: more than half of them closely, or all but one within the
+    limit; None where there is none. Of noise of a few limits, some rows are near one another by chance."""
     rows = list(rows)
-    for row in rows:
-        if 2 * sum(context.difference(row, other) <= limit for other in rows) > len(rows):
-            return row
+    for enough, near in ((len(rows) // 2 + 1, _CLOSELY * limit), (len(rows) - 1, limit)):
+        for row in rows:
+            if sum(context.difference(row, other) <= near for other in rows) >= enough:
+                return row
     return None

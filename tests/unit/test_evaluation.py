@@ -372,7 +372,7 @@ def test_wrong_scores_in_the_timing_fail_the_speed_gate(multiitem, joined, tmp_p
 
 
 def test_a_wrong_answer_to_what_is_asked_again_counts_too(multiitem, joined, tmp_path):
-    path = joined(wrong_at(8, 1))  # no timed request has 8 items, a smaller one has
+    path = joined(wrong_at(16, 1))  # no timed request has 16 items, a smaller one has
     evaluated = json.loads((tmp_path / "multi.json").read_text())
     assert evaluated["failure"]["kind"] == "wrong_scores" and "wrong_scores" not in evaluated["performance"]["32"]
     assert verdicts(multiitem("check", path)[1])[SPEEDUP][0] == "FAIL"

@@ -436,7 +436,7 @@ def test_a_healthy_engine_passes_twice_as_many_examples_as_usual(backend):
     assert record.verdict is Verdict.PASS and not found and record.value == 0.0, record.reason
     details = record.details
     assert details.rounding == {} and details.over_limit == 0 and details.relations["serial"].examples >= 9
-    assert record.samples["most_tokens"] > 1400 and record.samples["most_items"] > 64
+    assert record.samples["most_tokens"] > 900 and record.samples["most_items"] > 64
     if backend.dtype == "float32":
         assert details.relations["serial"].worst < 1e-5
 
