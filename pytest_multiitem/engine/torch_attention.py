@@ -6,6 +6,7 @@ Every function returns rows [R, heads · D] in the dtype of the queries. Softmax
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +16,14 @@ from torch.nn import functional
 def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Plain causal attention of one sequence."""
     out = functional.scaled_dot_product_attention(
-        query[None], _spread(key, query)[None], _spread(value, query)[None], is_causal=True
+        query[None], spread(key, query)[None], spread(value, query)[None], is_causal=True
     )
     return _rows(out[0])
 
 
 def everything(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention to all keys."""
-    out = functional.scaled_dot_product_attention(query[None], _spread(key, query)[None], _spread(value, query)[None])
+    out = functional.scaled_dot_product_attention(query[None], spread(key, query)[None], spread(value, query)[None])
     return _rows(out[0])
 
 
@@ -39,7 +40,7 @@ def segment(
     ``tiles``: (G, W) of the slots one after another; rows after them are padding, and see the prefix alone.
     ``prefix_key``, ``prefix_value``: [kv_heads, P, D], the visible prefix, shared by all rows and never copied.
     """
-    own_key, own_value = _spread(key, query), _spread(value, query)
+    own_key, own_value = spread(key, query), spread(value, query)
     out, lse = _nothing(query)
     start = 0
     for slots, width in tiles:
@@ -72,7 +73,7 @@ def segment_last(
         seen = torch.arange(width, device=query.device) <= last[these, None, None, None]
         # The query heads of one key head are more rows against the same keys.
         grouped = query[:, these].transpose(0, 1).reshape(slots, kv_heads, -1, dim)
-        own = _attend(grouped, _slots(key[:, rows], slots), _slots(value[:, rows], slots), seen)
+        own = _attend(grouped, _slots(key[:, rows], slots), _slots(value[:, rows], slots), sight(seen, query.dtype))
         out[:, these] = own[0].reshape(slots, heads, dim).transpose(0, 1)
         lse[:, these] = own[1].reshape(slots, heads).T
     return _with_prefix(query, prefix_key, prefix_value, out, lse)
@@ -109,17 +110,36 @@ def _unslotted(x: Tensor) -> Tensor:
     return x.transpose(0, 1).flatten(1, 2)
 
 
-def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor) -> Tensor:
+class Sight(NamedTuple):
+    """What rows R see of keys C, as the kernels take it.
+
+    ``bias``, in the model's dtype: 0 or the logarithm of a weight, -inf where hidden; [R, C], or four axes that spread
+    over [B, H, R, C]. ``blank`` [R], or as ``bias`` without its last axis: rows that see no key.
+    """
+
+    bias: Tensor
+    blank: Tensor
+
+
+def sight(visible: Tensor, dtype: torch.dtype) -> Sight:
+    """From a mask as in `Sight`: boolean, true where visible, or logarithms of weights."""
+    is_boolean = visible.dtype == torch.bool
+    hidden = ~visible if is_boolean else torch.isneginf(visible)
+    weights = torch.zeros_like(visible, dtype=dtype) if is_boolean else visible.to(dtype)
+    bias = weights.masked_fill_(hidden, -torch.inf) if is_boolean else weights
+    return Sight(bias if bias.dim() == 4 else bias[None, None], hidden.all(dim=-1))
+
+
+def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], seen: Sequence[Sight]) -> Tensor:
     """One block of rows against every block of keys, under the rows' part of the S×S mask.
 
-    ``keys``, ``values``: blocks [kv_heads, C_b, D]; ``mask`` [R, ΣC_b] boolean, true where visible, or logarithms of
-    weights. Every block is computed whole and then weighted by its share of the softmax: a block hidden from a row has
+    ``keys``, ``values``: blocks [heads, C_b, D], a head for each of the query's (`spread`); ``seen``: of each block,
+    [R, C_b]. Every block is computed whole and then weighted by its share of the softmax: a block hidden from a row has
     log-sum-exp -inf and weight exp(-inf) = 0 there. It adds exact zeros and cannot change a bit of the result.
     """
     outs, lses = [], []
-    blocks = mask.split([key.shape[1] for key in keys], dim=1)
-    for key, value, visible in zip(keys, values, blocks, strict=True):
-        out, lse = _attend(query[None], _spread(key, query)[None], _spread(value, query)[None], visible)
+    for key, value, part in zip(keys, values, seen, strict=True):
+        out, lse = _attend(query[None], key[None], value[None], part)
         outs.append(out[0])
         lses.append(lse[0])
     top = torch.stack(lses).amax(0)
@@ -133,22 +153,14 @@ def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask:
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None, *, causal: bool = False
+    query: Tensor, key: Tensor, value: Tensor, seen: Sight | None = None, *, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Attention [B, H, R, D] that also returns each row's log-sum-exp [B, H, R] in float32.
 
-    ``visible`` [R, C], or four axes that spread over [B, H, R, C]: boolean, or logarithms of weights (-inf: hidden);
-    None where every key is visible, or, with ``causal``, keys up to the row's own (R = C). A row that sees no key gives
-    0 with log-sum-exp -inf.
+    ``seen``: None where every key is visible, or, with ``causal``, keys up to the row's own (R = C). A row that sees no
+    key gives 0 with log-sum-exp -inf.
     """
-    bias = blank = None
-    if visible is not None:
-        is_boolean = visible.dtype == torch.bool
-        hidden = ~visible if is_boolean else torch.isneginf(visible)
-        weights = torch.zeros_like(visible, dtype=query.dtype) if is_boolean else visible.to(query.dtype)
-        bias = weights.masked_fill(hidden, -torch.inf)
-        bias = bias if bias.dim() == 4 else bias[None, None]
-        blank = hidden.all(dim=-1)
+    bias = None if seen is None else seen.bias
     if query.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=bias
@@ -161,12 +173,12 @@ def _attend(
             logits = logits.masked_fill(torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -torch.inf)
         lse = torch.logsumexp(logits, dim=-1)
         out = torch.nan_to_num(torch.exp(logits - lse[..., None])) @ value.float()
-    if blank is not None:
-        lse = lse.masked_fill(blank, -torch.inf)
+    if seen is not None:
+        lse = lse.masked_fill(seen.blank, -torch.inf)
     return out, lse
 
 
-def _spread(grouped: Tensor, query: Tensor) -> Tensor:
+def spread(grouped: Tensor, query: Tensor) -> Tensor:
     """Repeat key or value heads so that every query head has its own."""
     return grouped.repeat_interleave(query.shape[0] // grouped.shape[0], dim=0)
 

@@ -34,6 +34,8 @@ _ACCELERATOR_ROWS = (128, 512, 2048, 8192)
 #: Prefix lengths that the rows of a block are compared at: within one block of the attention's keys, and beyond it.
 _PROBED_PREFIXES = (9, 700)
 _PROBED_WIDTH = 4
+#: Rows of a dense sequence up to which what they see is kept from layer to layer: 64 MiB in float32.
+_SIGHT_KEPT = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,15 +218,20 @@ class TorchBackend:
         positions = [prefix_positions, *(tile.positions.reshape(-1) for tile in plan.tiles)]
         sizes = [len(block) for block in tokens]
         mask = torch.from_numpy(_placed_mask(plan, sizes)).to(self.device).split(sizes)
+
+        def seen_by(rows: Tensor) -> list[attention.Sight]:
+            return [attention.sight(part, hidden[0].dtype) for part in rows.split(sizes, dim=1)]
+
         embedded = [self._embed(t, p) for t, p in zip(tokens, positions, strict=True)]
         hidden = [rows for rows, _ in embedded]
+        kept = [seen_by(rows) for rows in mask] if sum(sizes) <= _SIGHT_KEPT else None
         for layer in self._layers:
             projected = [self._project(layer, h, rotary) for h, (_, rotary) in zip(hidden, embedded, strict=True)]
-            keys = [key for _, key, _ in projected]
-            values = [value for _, _, value in projected]
+            keys = [attention.spread(key, query) for query, key, _ in projected]
+            values = [attention.spread(value, query) for query, _, value in projected]
             hidden = [
-                self._finish(layer, h, attention.dense(query, keys, values, block_mask))
-                for h, (query, _, _), block_mask in zip(hidden, projected, mask, strict=True)
+                self._finish(layer, h, attention.dense(query, keys, values, seen))
+                for h, (query, _, _), seen in zip(hidden, projected, kept or map(seen_by, mask), strict=True)
             ]
         empty = self._read(hidden[0][plan.empty_score_row][None], labels, normalise)
         tiles = [
