@@ -16,15 +16,13 @@ from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case, TokenIds
+from pytest_multiitem.scoring.limits import PLACED, placed_limit
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores, prepare, read_scores
 
 _ITEMS = 6
-#: Scores of the same content elsewhere; from the same server, in float32, only rounding differs.
-_LIMIT = 0.02
-_SAME = {"float32": 1e-4}
 #: How many times the probability that all labels have together may be that of the serial server's, or the reverse.
 _MASS = {"float32": 1.02}
 _LOOSE_MASS = 1.5
@@ -122,7 +120,7 @@ class _Probe:
 
     def same(self) -> float:
         """How far two scores of the same content from the same server may be apart."""
-        return _SAME.get(self.dtype(), _LIMIT)
+        return placed_limit(self.multi.dtype)
 
     def within(self, difference: float, limit: float, what: str) -> str:
         """What was seen of a difference that is small enough. Raises _Broken where it is not, and _Undecided where
@@ -196,7 +194,7 @@ def _no_softmax(probe: _Probe) -> str:
     if not (sums.all() and expected.all()):
         raise _NotMade("the labels' probabilities round to 0")
     probe.within(max_abs(plain / sums[:, None] - probe.whole), probe.same(), "normalised, against the softmax scores")
-    probe.within(max_abs(plain - reference), _LIMIT, "against the serial server's")
+    probe.within(max_abs(plain - reference), PLACED, "against the serial server's")
     ratio = float(np.exp(max_abs(np.log(sums / expected))))
     most = _MASS.get(probe.dtype(), _LOOSE_MASS)
     if ratio > most:
@@ -308,7 +306,7 @@ def _one_item(probe: _Probe) -> str:
     items = probe.case.items
     differences = (max_abs(probe.packed([items[at]])[0] - probe.whole[at]) for at in {0, len(items) - 1})
     apart = max(differences, key=magnitude)
-    return probe.within(apart, _LIMIT, "one item alone, against the whole request")
+    return probe.within(apart, PLACED, "one item alone, against the whole request")
 
 
 def _empty_item(probe: _Probe) -> str:
@@ -318,8 +316,8 @@ def _empty_item(probe: _Probe) -> str:
             raise _NotMade("not sent: not every server takes an item without tokens")
     at = len(probe.case.items) // 2
     scores = probe.packed(probe.with_item(at, ()))
-    probe.within(_others(scores, probe.whole, at), _LIMIT, "the items beside it")
-    return probe.within(max_abs(scores[at] - probe.alone([()])[0]), _LIMIT, "against the serial score of no item")
+    probe.within(_others(scores, probe.whole, at), PLACED, "the items beside it")
+    return probe.within(max_abs(scores[at] - probe.alone([()])[0]), PLACED, "against the serial score of no item")
 
 
 def _delimiter_inside(probe: _Probe) -> str:
@@ -332,9 +330,9 @@ def _delimiter_inside(probe: _Probe) -> str:
     if isinstance(scores, str):
         return scores
     _may_be_sent(probe.serial)
-    probe.within(_others(scores, probe.whole, at), _LIMIT, "the items beside it")
+    probe.within(_others(scores, probe.whole, at), PLACED, "the items beside it")
     return probe.within(
-        max_abs(scores[at] - probe.alone([split])[0]), _LIMIT, "against the serial score of the same content"
+        max_abs(scores[at] - probe.alone([split])[0]), PLACED, "against the serial score of the same content"
     )
 
 
@@ -355,7 +353,7 @@ def _too_long(probe: _Probe) -> str:
         again = probe.packed(probe.case.items)
     except (ScoreFailure, ServerDied) as failure:
         raise _Broken(f"after an item of {len(long)} tokens, the server scores nothing any more: {failure}") from None
-    probe.within(max_abs(again - probe.whole), _LIMIT, "the next request")
+    probe.within(max_abs(again - probe.whole), PLACED, "the next request")
     return f"{len(long)} tokens, limit {limit}: {refused}"
 
 

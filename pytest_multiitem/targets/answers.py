@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ Ask = Callable[[PreparedRequest], Scores]
 
 #: Items of a request that asks again, at most.
 FEW = 16
+#: Items of a request that has room for a neighbour when it is asked again.
+_PAIR = 2
 #: Rows of the same item from which it is told what it scores, the doubtful one among them.
 REPEATS = 5
 #: Contradictions that are looked into; further ones are counted.
@@ -248,24 +250,30 @@ def cross_checked(
 
 
 def _dealt(items: list[Item], random: np.random.Generator, *, whole: bool) -> Iterator[list[Item]]:
-    """Items in new company, sixteen in a request at most; two requests at least where they are the ``whole`` of what
-    was sent. Those that begin alike are dealt out to different ones, so that none is taken for the other."""
+    """Items in new company, sixteen in a request at most. Those that begin alike are dealt out to different requests,
+    so that none is taken for the other. Where they are the ``whole`` of what was sent, in two requests at least, but
+    for a pair: turned round and before a neighbour (`_asked`), each has other company on either side."""
+    ordered = sorted(items)
+    alike = any(left[:1] == right[:1] for left, right in pairwise(ordered))
     if not items:
         return
+    if whole and len(items) <= _PAIR and not alike:
+        yield items[::-1]
+        return
     hands = max(-(-len(items) // FEW), min(2, len(items)) if whole else 1)
-    ordered = sorted(items)
     for hand in range(hands):
         company = ordered[hand::hands]
         yield [company[place] for place in random.permutation(len(company))]
 
 
 def _asked(ask: Ask, context: Context, company: list[Item], judged: Judged) -> Scores:
-    """The scores of items in a request of their own; one that is alone gets a neighbour, unless it is refused."""
+    """The scores of items in a request of their own; few get a neighbour, unless it is refused."""
     judged.asked += 1
-    if len(company) > 1 or not company[0]:
+    neighbour = next((item[:FEW][::-1] for item in company if item), None)
+    if len(company) > _PAIR or neighbour is None:
         return ask(context.request(company))
     try:
-        return ask(context.request([company[0], company[0][:FEW][::-1]]))
+        return ask(context.request([*company, neighbour]))
     except ScoreFailure as failure:
         if failure.status is None or failure.status >= 500:
             raise
