@@ -13,7 +13,7 @@ from pytest_multiitem.comparison.records import Comparison, ScoreMatrix, Workloa
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.store import read_json, write_record
 
-Record = TypeVar("Record", Workload, ScoreMatrix, Comparison)
+Record = TypeVar("Record", bound=msgspec.Struct)
 
 #: Every schema by its name.
 SCHEMAS: dict[str, type[Workload] | type[ScoreMatrix] | type[Comparison]] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import UNSET
 
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.evaluation import consistency
 from pytest_multiitem.evaluation.records import Combined, GateEvidence
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
 from pytest_multiitem.gates.gate import Gate
@@ -21,19 +22,26 @@ from pytest_multiitem.results.records import Evidence, GateRecord, Verdict
 RELEASE_GATES = (SAME_LENGTH, CHANGED_LENGTH, EQUIVALENCE, SPEEDUP_N32, JAX_SERIAL_VS_TORCH_SERIAL)
 
 _PARITY = "max_abs_diff_jax_serial_vs_torch_serial"
+#: Sections that one gate rests on, or none; what is wrong elsewhere is wrong for all.
+_OF_ONE = (
+    "isolation", "equivalence", "equivalence_query_plus_delimiter", "performance", "evidence", "torch_reference",
+    "max_abs_diff_jax_multi_vs_torch_multi_semantic", "max_abs_diff_jax_multi_vs_torch_serial",
+)  # fmt: skip
 #: A file without it may be another tool's.
 _NO_EVIDENCE = GateEvidence(doubt="the file holds no evidence for this; combine the evaluations with this tool")
+_NO_SOURCES = "the file does not hold the evaluations that it was joined from; combine them with this tool"
 
 
 def judge(combined: Combined) -> list[GateRecord]:
-    """The verdict on every release gate.
+    """The verdict on every release gate; one whose figures contradict the samples in the file is FAIL.
 
     Raises UsageError where the content holds none of the fields of combined results.
     """
     sections = ("isolation", "equivalence", "equivalence_query_plus_delimiter", "performance", _PARITY)
     if all(getattr(combined, name) is UNSET for name in sections):
         raise UsageError(f"these are no combined results: there is none of {', '.join(sections)}")
-    return [_record(gate, combined) for gate in RELEASE_GATES]
+    found = [*consistency.of_combined(combined)]
+    return [_record(gate, combined, _contradiction(gate, combined, found)) for gate in RELEASE_GATES]
 
 
 def exit_status(records: Sequence[GateRecord], *, allow_inconclusive: bool, required: Sequence[str]) -> int:
@@ -45,11 +53,42 @@ def exit_status(records: Sequence[GateRecord], *, allow_inconclusive: bool, requ
     return int(all(r.verdict is Verdict.NOT_RUN for r in records))
 
 
-def _record(gate: Gate, combined: Combined) -> GateRecord:
+def _contradiction(gate: Gate, combined: Combined, found: Sequence[tuple[consistency.Path_, str]]) -> str | None:
+    """What of a gate's figures, or of what all of them rest on, does not follow from the samples."""
+    own = [_figure(each, combined) for each in RELEASE_GATES]
+    mine = _figure(gate, combined)
+    figure = _path(gate, combined)
+    texts = [
+        text
+        for path, text in sorted(found, key=lambda each: each[0] != figure)
+        if mine(path) or ("evidence", gate.name) == path[:2] or not (path[0] in _OF_ONE or any(f(path) for f in own))
+    ]
+    more = f" (and {len(texts) - 1} further contradictions)" if texts[1:] else ""
+    return f"the file contradicts itself: {texts[0]}{more}" if texts else None
+
+
+def _path(gate: Gate, combined: Combined) -> consistency.Path_:
+    return tuple(part.strip('"') for part in _value_of(gate, combined)[0].split("."))
+
+
+def _figure(gate: Gate, combined: Combined) -> Callable[[consistency.Path_], bool]:
+    """Whether a place in the file is one of a gate's figures."""
+    parts = _path(gate, combined)
+    if gate in (SAME_LENGTH, CHANGED_LENGTH):
+        kind = parts[1].partition("_")[0]
+        return lambda path: path[0] == parts[0] and path[1:] != () and path[1].startswith(kind)
+    if gate is JAX_SERIAL_VS_TORCH_SERIAL:
+        return lambda path: path[0] in (_PARITY, "torch_reference")
+    return lambda path: path[: len(parts) - 1] == parts[:-1]
+
+
+def _record(gate: Gate, combined: Combined, contradiction: str | None) -> GateRecord:
     path, value = _value_of(gate, combined)
     stated = combined.evidence.get(gate.name, _NO_EVIDENCE)
     evidence = msgspec.convert(stated, Evidence, from_attributes=True)
     verdict, reason = _verdict(gate, path, value, stated, evidence, combined)
+    if contradiction is not None:
+        verdict, reason = Verdict.FAIL, contradiction
     return GateRecord(
         gate=gate.name,
         verdict=verdict,
@@ -78,8 +117,9 @@ def _verdict(
         verdict, reason = _judge_speedup(gate, float(value), combined)
     else:
         verdict, reason = judge_difference(gate, float(value), evidence)
-    if verdict is Verdict.PASS and stated.doubt is not None:
-        return Verdict.INCONCLUSIVE, stated.doubt
+    doubt = stated.doubt or (_NO_SOURCES if combined.sources is UNSET else None)
+    if verdict is Verdict.PASS and doubt is not None:
+        return Verdict.INCONCLUSIVE, doubt
     return verdict, reason
 
 

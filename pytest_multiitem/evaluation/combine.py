@@ -11,7 +11,15 @@ import pytest_multiitem
 from pytest_multiitem.bench.statistics import p50, ratio_interval
 from pytest_multiitem.evaluation import evidence, records
 from pytest_multiitem.evaluation.measure import TIMING
-from pytest_multiitem.evaluation.records import Combined, Equivalence, Evaluation, GateEvidence, SpeedPoint, Timing
+from pytest_multiitem.evaluation.records import (
+    Combined,
+    Equivalence,
+    Evaluation,
+    GateEvidence,
+    Sources,
+    SpeedPoint,
+    Timing,
+)
 from pytest_multiitem.evaluation.reference import TorchReference
 from pytest_multiitem.evaluation.validity import Side
 from pytest_multiitem.gates.equivalence import EQUIVALENCE
@@ -52,6 +60,7 @@ def combine(multi: Side, serial: Side, torch: TorchReference | None) -> Combined
         isolation=records.CombinedIsolation(),
         equivalence=Equivalence(),
         performance=performance,
+        sources=Sources(multi=ours, serial=theirs, torch=None if torch is None else torch.evaluation),
     )
     for gate, field in _FIELDS.items():
         combined.evidence[gate] = _isolation(multi, serial, field, combined)
@@ -130,6 +139,7 @@ def _parity(multi: Side, serial: Side, torch: TorchReference | None, combined: C
         return GateEvidence(not_run="there is no torch reference: combine with --reference or --torch-serial")
     combined.torch_reference = {
         **torch.about,
+        "floor": torch.floor,
         "serial_scores": [scores.tolist() for scores in torch.serial],
         "query_plus_delimiter_scores": None if torch.aligned is None else [s.tolist() for s in torch.aligned],
     }

@@ -209,11 +209,19 @@ class GateEvidence(msgspec.Struct, kw_only=True, omit_defaults=True):
     not_run: str | None = None
 
 
+class Sources(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The evaluations that were joined, whole: everything else in the file follows from them."""
+
+    multi: Evaluation
+    serial: Evaluation
+    torch: Evaluation | None = None
+
+
 class Combined(msgspec.Struct, kw_only=True):
     """A multi-item and a serial evaluation, joined; the parity fields stand beside the multi-vs-serial ones.
 
     ``evidence``: by gate. ``torch_reference``: what the parity fields compare with. ``notes``: what a reader
-    of the verdicts should know.
+    of the verdicts should know. ``sources``: what all of it is computed from.
     """
 
     schema_version: str | UnsetType = UNSET
@@ -235,6 +243,7 @@ class Combined(msgspec.Struct, kw_only=True):
     torch_reference: dict[str, Any] | UnsetType = UNSET
     evidence: dict[str, GateEvidence] = {}
     notes: list[str] = []
+    sources: Sources | UnsetType = UNSET
 
 
 T = TypeVar("T", Evaluation, Combined)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_multiitem.errors import CheckpointError, UsageError
 from pytest_multiitem.evaluation.evidence import noise_floor
+from pytest_multiitem.evaluation.records import Evaluation
 from pytest_multiitem.evaluation.validity import Side
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import magnitude
@@ -19,13 +20,14 @@ from pytest_multiitem.transport.client import Scores
 class TorchReference:
     """Serial scores of every request, [N, K] each: behind ``query``, and behind ``query + delimiter`` (None where
     that was not scored). ``floor``: how far replays move them; None where there were none. ``about``: where they
-    are from. ``doubt``: what keeps them from being a reference."""
+    are from. ``doubt``: what keeps them from being a reference. ``evaluation``: where they are of one."""
 
     serial: list[Scores]
     aligned: list[Scores] | None
     floor: float | None
     about: dict[str, Any]
     doubt: str | None = None
+    evaluation: Evaluation | None = None
 
 
 def from_evaluation(side: Side) -> TorchReference:
@@ -44,6 +46,7 @@ def from_evaluation(side: Side) -> TorchReference:
         noise_floor((isolation.base_scores, isolation.replays) for isolation, _ in side.cases),
         {"file": side.path.name, "url": evaluation.url, "backend": evaluation.backend, "model": evaluation.model},
         doubt,
+        evaluation,
     )
 
 

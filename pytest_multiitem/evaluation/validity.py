@@ -47,7 +47,7 @@ def open_side(path: Path, mode: str) -> Side:
     evaluation = read_evaluation(path)
     if evaluation.mode != mode:
         raise UsageError(f"{path}: mode is {evaluation.mode!r}; expected the file of: multiitem evaluate --mode {mode}")
-    problem = next(_problems(Side(path, evaluation)), None)
+    problem = next(problems(Side(path, evaluation)), None)
     if problem is not None:
         raise UsageError(f"{path}: {problem}")
     return Side(path, evaluation)
@@ -107,7 +107,8 @@ def _place(at: int) -> str:
     return "isolation" if at == 0 else f"further_cases[{at - 1}].isolation"
 
 
-def _problems(side: Side) -> Iterator[str]:
+def problems(side: Side) -> Iterator[str]:
+    """What keeps an evaluation from being used: shapes, numbers that are not finite, what is missing."""
     evaluation = side.evaluation
     if not evaluation.labels:
         yield "labels is empty"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_multiitem.comparison.decision import guardrail
+from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_REFERENCE
 from pytest_multiitem.comparison.decision.guardrail import GUARDRAIL_RATIO, Candidate
 from pytest_multiitem.comparison.files import Artefact
-from pytest_multiitem.comparison.records import ComparedRow, ComparedView, Comparison, SideRow, Winner
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.comparison.records import Agreement, Check, ComparedRow, ComparedView, Comparison, SideRow, Winner
+from pytest_multiitem.gates.gate import Gate
+from pytest_multiitem.gates.judge import judge_difference
+from pytest_multiitem.results.records import Evidence, Verdict
+from pytest_multiitem.results.figures import differs
 from pytest_multiitem.validation.linked_workload import linked
 from pytest_multiitem.validation.score_matrix import twice
 
@@ -31,6 +35,9 @@ def problems(artefact: Artefact[Comparison]) -> list[str]:
     """What is wrong with a comparison whose schema holds."""
     comparison, content = artefact.record, artefact.content
     found = [*linked(artefact.path, comparison.workload_ref)[1], *_status(comparison)]
+    for side in comparison.sides:
+        own = _checks(side.own_reference_checks, side.own_reference_agreement, OWN_REFERENCE)
+        found += [f"{side.backend} {side.view}: {text}" for text in own]
     raw_views = content.get("views", ())
     for view, raw in zip(comparison.views, raw_views, strict=True):
         where = f"view {view.view}"
@@ -82,11 +89,33 @@ def _row(view: ComparedView, row: ComparedRow, raw: dict[str, Any]) -> Iterator[
         for check in row.checks:
             if check.verdict == Verdict.FAIL:
                 yield f"correct is true, but {check.gate} is FAIL"
+    yield from _checks(row.checks, row.agreement, CROSS_BACKEND)
     a, b = [row.sides.get(backend) for backend in view.backends] if len(view.backends) == 2 else (None, None)
     if a is not None and b is not None:
         yield from _delta("p95_delta_percent", row.p95_delta_percent, a.p95_ms, b.p95_ms)
         throughputs = a.throughput_items_sec, b.throughput_items_sec
         yield from _delta("throughput_delta_percent", row.throughput_delta_percent, *throughputs)
+
+
+def _checks(checks: Sequence[Check], agreed: Agreement | None, gates: Sequence[Gate]) -> Iterator[str]:
+    """Whether verdicts follow from their values, and those from the agreement beside them."""
+    for check in checks:
+        at = next((at for at, gate in enumerate(gates) if gate.name == check.gate), None)
+        if at is None:
+            continue
+        gate, name = gates[at], ("max_abs_diff", "mean_abs_diff")[at]
+        if check.limit is not None and check.limit != gate.limit:
+            yield f"{check.gate}: its limit is {check.limit:g}; this gate's is {gate.limit:g}"
+        if agreed is not None:
+            measured = getattr(agreed, name)
+            yield from differs(f"{check.gate}: its value", check.value, measured, f"{name} is")
+        evidence = Evidence(
+            noise_floor=None if agreed is None else agreed.noise_floor,
+            score_spread=None if agreed is None else agreed.score_spread,
+        )
+        verdict, reason = judge_difference(gate, check.value, evidence)
+        if check.verdict == Verdict.PASS and verdict is not Verdict.PASS:
+            yield f"{check.gate} is PASS; its figures give {verdict}: {reason}"
 
 
 def _delta(name: str, stated: float | None, a: float | None, b: float | None) -> Iterator[str]:

@@ -24,7 +24,7 @@ from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.store import schema_file
 from pytest_multiitem.tpu.records import SCHEMA_VERSION as TPU_SCHEMA
 from pytest_multiitem.tpu.records import Report
-from pytest_multiitem.validation import comparison, load, score_matrix, workload
+from pytest_multiitem.validation import comparison, evaluation, load, run, score_matrix, workload
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ KINDS: Mapping[str, Kind] = {
         compared.ScoreMatrix, "multiitem compare run", score_matrix.problems, score_matrix.summary
     ),
     compared.COMPARISON_SCHEMA: Kind(compared.Comparison, "multiitem compare", comparison.problems, comparison.summary),
-    RUN_SCHEMA: Kind(Matrix, "pytest"),
+    RUN_SCHEMA: Kind(Matrix, "pytest", run.problems, run.summary),
     BASELINE_SCHEMA: Kind(Baseline, "pytest --save-baseline", lambda artefact: baselines.problems(artefact.content)),
     LOAD_SCHEMA: Kind(LoadReport, "multiitem load --output-json", lambda artefact: load.problems(artefact.record)),
-    EVALUATION_SCHEMA: Kind(Evaluation, "multiitem evaluate"),
-    COMBINED_SCHEMA: Kind(Combined, "multiitem combine"),
+    EVALUATION_SCHEMA: Kind(Evaluation, "multiitem evaluate", evaluation.problems, evaluation.summary),
+    COMBINED_SCHEMA: Kind(Combined, "multiitem combine", evaluation.combined_problems, evaluation.combined_summary),
     counterexample.COUNTEREXAMPLE: Kind(
         counterexample.Counterexample,
         "pytest, where a relation is violated",

@@ -56,10 +56,10 @@ class MeasuredSide:
         return correctness.own_reference_checks(self.matrix, self.own[size])
 
     def worst_own(self) -> tuple[Agreement | None, list[Check]]:
-        """The row that is farthest from the own reference; nothing where that was not measured."""
+        """The row that is farthest from the own reference; INCONCLUSIVE checks where that was not measured."""
         measured = {size: agreement for size, agreement in self.own.items() if agreement is not None}
         if not measured:
-            return None, []
+            return None, correctness.own_reference_checks(self.matrix, None)
         size = max(measured, key=lambda size: correctness.distance(measured[size]))
         return measured[size], self.own_checks(size)
 

@@ -1,0 +1,16 @@
+"""Whether a figure is what its samples give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+#: Relative: what a figure may be off from the same one computed again, perhaps by another release of NumPy.
+NEAR = 1e-9
+
+
+def differs(name: str, stated: float | None, wanted: float | None, source: str) -> Iterator[str]:
+    """A line where a figure is another one; what is not stated is no contradiction."""
+    if stated is None or (wanted is not None and math.isclose(stated, wanted, rel_tol=NEAR)):
+        return
+    yield f"{name} is {stated:.9g}; {source} {'none' if wanted is None else format(wanted, '.9g')}"
