@@ -9,8 +9,8 @@ from collections.abc import Iterator
 NEAR = 1e-9
 
 
-def differs(name: str, stated: float | None, wanted: float | None, source: str) -> Iterator[str]:
+def differs(name: str, stated: object, wanted: float | None, source: str) -> Iterator[str]:
     """A line where a figure is another one; what is not stated is no contradiction."""
-    if stated is None or (wanted is not None and math.isclose(stated, wanted, rel_tol=NEAR)):
+    if not isinstance(stated, float | int) or (wanted is not None and math.isclose(stated, wanted, rel_tol=NEAR)):
         return
     yield f"{name} is {stated:.9g}; {source} {'none' if wanted is None else format(wanted, '.9g')}"

@@ -13,8 +13,8 @@ from pytest_multiitem.comparison.files import Artefact
 from pytest_multiitem.comparison.records import Agreement, Check, ComparedRow, ComparedView, Comparison, SideRow, Winner
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.judge import judge_difference
-from pytest_multiitem.results.records import Evidence, Verdict
 from pytest_multiitem.results.figures import differs
+from pytest_multiitem.results.records import Evidence, Verdict
 from pytest_multiitem.validation.linked_workload import linked
 from pytest_multiitem.validation.score_matrix import twice
 

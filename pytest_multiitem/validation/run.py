@@ -14,9 +14,9 @@ from pytest_multiitem.gates.judge import judge_difference, judge_ratio
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.gates.speedup import GATED_ITEMS
 from pytest_multiitem.results import details
+from pytest_multiitem.results.figures import differs
 from pytest_multiitem.results.records import Evidence, GateRecord, Matrix
 from pytest_multiitem.results.verdict import Verdict
-from pytest_multiitem.results.figures import differs
 
 #: Outcomes of a test whose gate passed, and of one that did not.
 _GOOD, _BAD = ("passed",), ("failed", "not reached")
