@@ -25,7 +25,7 @@ from pytest_multiitem.transport.client import ScoreFailure, Scores
 
 #: Requests in flight at the same time, at most: of a server that the run owns, and of one that serves others as well.
 OWN_MOST, ATTACHED_MOST, QUICK_MOST = 64, 16, 16
-_ITEMS = (5, 9, 3, 7)
+_ITEMS = (5, 9)
 _QUERY = 20
 #: Requests of every level in flight, at least: a few at a time are sent several times, for they may miss one another.
 _OF_A_LEVEL = 48

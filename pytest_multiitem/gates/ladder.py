@@ -56,7 +56,7 @@ def measure(subject: Subject) -> Measurement:
     axes: dict[str, details.Axis] = {
         name: details.Axis(not_tried=reason) for name, reason in ladder.not_tried().items()
     }
-    known: _Known = {}
+    known: _Known = serial.memo.setdefault(("ladder", declared_semantics(multi), multi.delimiter), {})
     problem = doubt = None
     rows = 0
     with multi.attest() as attestation:

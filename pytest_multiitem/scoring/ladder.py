@@ -19,8 +19,8 @@ _SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _COUNTS = (1, 2, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513)
 _BORDERS = (15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 _SHARED = (1, 15, 16, 17, 31, 32, 33, 64, 128, 256)
-#: Up to this many tokens, and items that weigh so many, a size has three rungs in every run.
-_FULL_BELOW, _WEIGHT = 1024, 8
+#: Up to this many tokens, and items that weigh so many, a size has three rungs; above it one, where a threshold shows.
+_FULL_BELOW, _WEIGHT = {"quick": 256, "normal": 1024}, 8
 _BEYOND_16_BITS = (65_535, 65_536)
 #: Packed tokens of one rung, at most.
 _MOST_TOKENS = {"quick": 1100, "normal": 4200, "full": 200_000}
@@ -98,8 +98,8 @@ class Ladder:
                 yield rung
 
     def _is_full(self, size: int) -> bool:
-        """Whether rungs stand below, at and above a size; else above it only, where a threshold shows as well."""
-        return self.effort == "full" or size <= _FULL_BELOW
+        """Whether rungs stand below, at and above a size; else above it only."""
+        return size <= _FULL_BELOW.get(self.effort, size)
 
     def _why(self, limit: int | None, size: int) -> str:
         if limit is not None and size > limit:
@@ -143,7 +143,7 @@ class Ladder:
         draw = self._draw(axis)
         query, items = draw(_QUERY), [draw(_SMALL_ITEM) for _ in range(self.most_items)]
         for count in _COUNTS:
-            beyond = count == self.most_items or count - 1 in _SIZES
+            beyond = count == self.most_items or count + 1 not in _COUNTS
             if not (beyond or self._is_full(count * _WEIGHT)):
                 continue
             if count <= self.most_items and _QUERY + 1 + count * (_SMALL_ITEM + 1) <= self.most_tokens:

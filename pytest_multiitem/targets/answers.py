@@ -24,7 +24,7 @@ Item = tuple[int, ...]
 Ask = Callable[[PreparedRequest], Scores]
 
 #: Items of a request that asks again, at most.
-FEW = 16
+FEW = 24
 #: Items of a request that has room for a neighbour when it is asked again.
 _PAIR = 2
 #: Rows of the same item from which it is told what it scores, the doubtful one among them.
@@ -250,7 +250,7 @@ def cross_checked(
 
 
 def _dealt(items: list[Item], random: np.random.Generator, *, whole: bool) -> Iterator[list[Item]]:
-    """Items in new company, sixteen in a request at most. Those that begin alike are dealt out to different requests,
+    """Items in new company, `FEW` in a request at most. Those that begin alike are dealt out to different requests,
     so that none is taken for the other. Where they are the ``whole`` of what was sent, in two requests at least, but
     for a pair: turned round and before a neighbour (`_asked`), each has other company on either side."""
     ordered = sorted(items)

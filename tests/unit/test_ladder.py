@@ -92,7 +92,7 @@ def test_a_healthy_server_passes_and_the_record_says_what_was_tried():
     axes = record.details.axes
     assert axes["items"].tried[-1] == "129" and axes["items"].serial_largest == 0.0
     assert axes["packed tokens"].not_tried == "2048, 4096, 8192, 16384, 32768: not at effort quick"
-    assert record.samples["rungs"] > 30
+    assert record.samples["rungs"] > 24
 
 
 def causal_beyond(size):
@@ -150,7 +150,7 @@ def test_a_rung_that_the_server_refuses_is_noted():
 
     record = check(scores)
     assert record.verdict is Verdict.PASS
-    assert set(record.details.axes["items"].refused) == {"127", "128", "129"}
+    assert set(record.details.axes["items"].refused) == {"129"}
 
 
 def test_any_other_failure_is_none_of_size():

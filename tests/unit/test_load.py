@@ -175,8 +175,8 @@ def test_a_closed_loop_keeps_that_many_under_way(stub, concurrency):
     stub.service = 0.02
     level = only_level(stub.url, [TWO], concurrency=[concurrency], duration=0.3)
     assert stub.most_under_way == concurrency
-    # One warmed it up; before, it was asked whole, and for each item again, with a neighbour.
-    assert level.successful == level.requests == stub.seen - 1 - 3
+    # One warmed it up; before, it was asked whole, and for its pair of items again, with a neighbour.
+    assert level.successful == level.requests == stub.seen - 1 - 2
     assert concurrency < level.requests <= concurrency * (0.3 / 0.02 + 1)
     assert level.mean_latency_ms >= 20
     assert (level.mode, level.concurrency, level.offered_rate) == ("closed", concurrency, None)
@@ -428,7 +428,7 @@ def test_scores_that_are_wrong_under_load_are_no_goodput(stub):
 
 
 def test_all_answers_of_a_level_may_be_wrong(stub):
-    stub.off = lambda: 0.001 if stub.seen > 4 else 0.0  # it never recovers
+    stub.off = lambda: 0.001 if stub.seen > 3 else 0.0  # it never recovers
     shape = LoadShape(concurrency=[1], duration=0.1)
     (level,) = measure_load(stub.url, [TWO], shape, dtype="float32").levels
     assert level.errors_by_kind == {"wrong_scores": level.requests}
@@ -444,7 +444,7 @@ def test_how_far_scores_may_move_depends_on_the_precision(stub, dtype, wrong):
 
 
 def test_a_wrong_answer_before_the_clock_is_counted(stub):
-    stub.off = lambda: 0.3 if stub.seen == 4 else 0.0  # one whole, two smaller ones, then the warm-up
+    stub.off = lambda: 0.3 if stub.seen == 3 else 0.0  # one whole, the pair again, then the warm-up
     report = measured(stub.url, [TWO], concurrency=[1], duration=0.1)
     assert report.scores.wrong_warm_ups == report.wrong_answers == 1
     assert report.levels[0].successful == report.levels[0].requests
