@@ -109,7 +109,8 @@ def _joined_again(combined: Combined) -> Iterator[tuple[Path_, str]]:
     stated, wanted = (msgspec.to_builtins(each) for each in (combined, again))
     for name in sorted((stated.keys() | wanted.keys()) - _OWN):
         for path, mine, other in _unequal((name,), stated.get(name), wanted.get(name)):
-            yield path, f"{_shown(path)} is {mine!r:.80}; the evaluations in the file give {other!r:.80}"
+            stated_words = "missing" if mine is None else f"{mine!r:.80}"
+            yield path, f"{_shown(path)} is {stated_words}; the evaluations in the file give {other!r:.80}"
 
 
 def _reference(combined: Combined, serial: Side) -> TorchReference | None:

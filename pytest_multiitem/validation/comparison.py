@@ -106,15 +106,18 @@ def _checks(checks: Sequence[Check], agreed: Agreement | None, gates: Sequence[G
         gate, name = gates[at], ("max_abs_diff", "mean_abs_diff")[at]
         if check.limit is not None and check.limit != gate.limit:
             yield f"{check.gate}: its limit is {check.limit:g}; this gate's is {gate.limit:g}"
-        if agreed is not None:
-            measured = getattr(agreed, name)
+        measured = None if agreed is None else getattr(agreed, name)
+        value = measured if check.value is None else check.value
+        if check.value is not None and agreed is not None:
             yield from differs(f"{check.gate}: its value", check.value, measured, f"{name} is")
-        evidence = Evidence(
-            noise_floor=None if agreed is None else agreed.noise_floor,
-            score_spread=None if agreed is None else agreed.score_spread,
-        )
-        verdict, reason = judge_difference(gate, check.value, evidence)
-        if check.verdict == Verdict.PASS and verdict is not Verdict.PASS:
+        if value is None or check.verdict != Verdict.PASS:
+            continue
+        if agreed is None:  # another tool's: what else it rests on is not known
+            verdict, reason = Verdict.PASS if value <= gate.limit else Verdict.FAIL, f"{value:.6g}"
+        else:
+            evidence = Evidence(noise_floor=agreed.noise_floor, score_spread=agreed.score_spread)
+            verdict, reason = judge_difference(gate, value, evidence)
+        if verdict is not Verdict.PASS:
             yield f"{check.gate} is PASS; its figures give {verdict}: {reason}"
 
 

@@ -21,11 +21,11 @@ def spread_scores(seed=1, items=ITEMS, labels=2, shift=0.0):
 def row(size=64, times=(100.0, 101.0, 99.0, 100.5, 99.5), *, session="one", scores=None, items=ITEMS, **more):
     """A row whose runs took ``times`` milliseconds, with all figures that follow from them."""
     times = [float(time) for time in times]
-    p50 = float(np.median(times))
+    p50, chunks = float(np.median(times)), -(-items // size)
     given = {
         "client_chunk_size": size,
         "status": "ok",
-        "num_chunks": -(-items // size),
+        "num_chunks": chunks,
         "timed_runs": len(times),
         "successful_runs": len(times),
         "success_rate": 1.0,
@@ -35,7 +35,7 @@ def row(size=64, times=(100.0, 101.0, 99.0, 100.5, 99.5), *, session="one", scor
         "throughput_items_sec": 1000 * items / p50,
         "reference_scores": spread_scores(items=items) if scores is None else scores,
         "run_records": [
-            RunRecord(status="ok", total_e2e_ms=time, chunk_call_ms=[time], run_index=i, block=i)
+            RunRecord(status="ok", total_e2e_ms=time, chunk_call_ms=[time / chunks] * chunks, run_index=i, block=i)
             for i, time in enumerate(times)
         ],
         "p95_interpolated": True,
@@ -70,8 +70,10 @@ def failed_row(size=64, kind="timeout", runs=5, good=0, **more):
 
 def own_reference(scores, indices=(0, 3, 7, 20), semantics="prefix_first_delim", shift=0.0, **more):
     """The serial scores of some items, off by ``shift``."""
-    chosen = (np.array(scores)[list(indices)] + [shift, -shift]).tolist()
-    given = {"semantics": semantics, "source": "serial", "item_indices": list(indices), "scores": chosen,
+    chosen = np.array(scores)[list(indices)]
+    chosen[:, 0] += shift
+    chosen[:, 1:2] -= shift
+    given = {"semantics": semantics, "source": "serial", "item_indices": list(indices), "scores": chosen.tolist(),
              "noise_floor": 0.0}  # fmt: skip
     return OwnReference(**(given | more))
 
@@ -84,12 +86,14 @@ def self_comparison(interval=(0.98, 1.02), size=64):
 
 
 def matrix(backend="jax", rows=None, view="portable", **more):
-    """A whole matrix of a run."""
+    """A whole matrix of a run, with its own reference where it has scores."""
+    rows = [row()] if rows is None else list(rows)
+    scored = next((each.reference_scores for each in rows if each.reference_scores), None)
     given = {
         "schema_version": "score_matrix_v1",
         "backend": backend,
         "evaluation_view": view,
-        "results": [row()] if rows is None else list(rows),
+        "results": rows,
         "generated_at_utc": "2026-01-01T00:00:00+00:00",
         "hardware": {"processor": "a processor", "device": "cpu"},
         "server_config": {"server_chunk_size": 0, "command": ["serve", backend]},
@@ -102,6 +106,7 @@ def matrix(backend="jax", rows=None, view="portable", **more):
         "mask_requested": "segment",
         "versions": {"numpy": "2"},
         "self_comparison": self_comparison(),
+        "own_reference": None if scored is None or len(scored) <= 20 else own_reference(scored),
         "complete": True,
     }
     return ScoreMatrix(**(given | more))

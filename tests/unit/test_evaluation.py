@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from stub_targets import DELIMITER, LABELS, hashed, leaking, packed, packed_query_prefix, serial
 
-from pytest_multiitem.bench.statistics import ratio_interval
+from pytest_multiitem.bench.statistics import p50, ratio_interval
 from pytest_multiitem.evaluation import check as judging
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure, deadline
 
@@ -109,6 +109,8 @@ def at_constant_speed(path, content, seconds=None):
         each = (seconds or {"multi": 0.01, "serial": 0.02})[content["mode"]]
         each = each * int(count) if content["mode"] == "serial" else each
         timing["latencies_sec"] = [each] * len(timing["latencies_sec"])
+        timing |= {"p50_sec": each, "p95_sec": each}
+        timing |= {f"items_per_sec_{name}": int(count) / each for name in ("p50", "p95")}
     path.write_text(json.dumps(content))
 
 
@@ -1070,9 +1072,13 @@ def edited(joined, tmp_path):
 
 
 def test_the_edge_of_a_limit(multiitem, edited):
-    where = "equivalence_query_plus_delimiter__max_abs_diff"
-    assert multiitem("check", edited(**{where: 0.02}))[0] == 0
-    code, out, _ = multiitem("check", edited(**{where: math.nextafter(0.02, 1)}))
+    """Of a file without its evaluations: with them, any other value than theirs contradicts them."""
+
+    def at(value):
+        return edited(drop=["sources"], equivalence_query_plus_delimiter={"max_abs_diff": value, "abs_diffs": [value]})
+
+    assert multiitem("check", at(0.02), "--allow-inconclusive")[0] == 0
+    code, out, _ = multiitem("check", at(math.nextafter(0.02, 1)), "--allow-inconclusive")
     assert code == 1 and "0.020000000000000004" in verdicts(out)[EQUIVALENCE][1]
 
 
@@ -1095,9 +1101,10 @@ def test_a_missing_value_fails_and_is_named(multiitem, edited, field, gate):
 
 @pytest.mark.parametrize("gate", GATES)
 def test_a_value_without_its_evidence_is_inconclusive(multiitem, edited, gate):
-    code, out, _ = multiitem("check", edited(drop=[f"evidence.{gate}"]))
+    path = edited(drop=[f"evidence.{gate}", "sources"])
+    code, out, _ = multiitem("check", path)
     assert code == 1 and verdicts(out)[gate][0] == "INCONCLUSIVE"
-    assert multiitem("check", edited(drop=[f"evidence.{gate}"]), "--allow-inconclusive")[0] == 0
+    assert multiitem("check", path, "--allow-inconclusive")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -1106,30 +1113,46 @@ def test_a_value_without_its_evidence_is_inconclusive(multiitem, edited, gate):
         ("noise_floor", 1e-3, "INCONCLUSIVE"),
         ("noise_floor", math.nan, "FAIL"),
         ("leak_visibility", 0.0, "INCONCLUSIVE"),
-        ("leak_visibility", math.nan, "INCONCLUSIVE"),
+        ("leak_visibility", math.nan, "FAIL"),
+        ("leak_visibility", math.inf, "FAIL"),
         ("score_spread", 0.0, "INCONCLUSIVE"),
         ("doubt", "why", "INCONCLUSIVE"),
         ("problem", "why", "FAIL"),
     ],
 )
 def test_evidence_counts(multiitem, edited, evidence, value, verdict):
-    code, out, _ = multiitem("check", edited(**{f"evidence__{SAME}__{evidence}": value}))
+    code, out, _ = multiitem("check", edited(drop=["sources"], **{f"evidence__{SAME}__{evidence}": value}))
     assert code == 1 and verdicts(out)[SAME][0] == verdict
 
 
+def point(serial_sec, multi_sec, **more):
+    """One N of combined results, with all figures that follow from its times."""
+    sides = {"serial": serial_sec, "multi": multi_sec}
+    figures = {f"{side}_latencies_sec": seconds for side, seconds in sides.items()}
+    return figures | {
+        "speedup_vs_serial_p50": p50(serial_sec) / p50(multi_sec),
+        "speedup_interval_95": ratio_interval(serial_sec, multi_sec, paired=False),
+    } | more  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("change", "verdict"),
+    ("timed", "verdict"),
     [
-        ({"speedup_vs_serial_p50": 2.0, "speedup_interval_95": [1.9, 2.1]}, "FAIL"),
-        ({"speedup_vs_serial_p50": 3.5, "speedup_interval_95": [2.9, 4.0]}, "INCONCLUSIVE"),
-        ({"speedup_interval_95": None}, "INCONCLUSIVE"),
-        ({"multi_latencies_sec": [0.01] * 4}, "INCONCLUSIVE"),
-        ({"speedup_vs_serial_p50": math.nan}, "FAIL"),
-        ({"speedup_vs_serial_p50": None}, "FAIL"),
+        (point([4.0, 4.1, 4.0, 3.9, 4.0], [1.0] * 5), "INCONCLUSIVE"),  # a PASS, but for the evaluations
+        (point([2.0, 2.1, 2.0, 1.9, 2.0], [1.0] * 5), "FAIL"),
+        (point([3.5, 2.5, 3.6, 2.4, 3.4], [1.0] * 5), "INCONCLUSIVE"),
+        (point([4.0] * 5, [1.0] * 5, speedup_interval_95=None), "INCONCLUSIVE"),
+        (point([4.0] * 5, [1.0] * 4), "INCONCLUSIVE"),
+        (point([4.0] * 5, [1.0] * 5, speedup_vs_serial_p50=math.nan), "FAIL"),
+        (point([4.0] * 5, [1.0] * 5, speedup_vs_serial_p50=None), "FAIL"),
+        (point([4.0] * 5, [1.0] * 5, speedup_vs_serial_p50=5.0), "FAIL"),
+        (point([4.0] * 5, [1.0] * 5, speedup_interval_95=[4.0, 9.0]), "FAIL"),
+        (point([4.0] * 5, [1.0] * 5, multi_p50_sec=2.0), "FAIL"),
+        (point([4.0] * 5, [1.0] * 5, serial_latencies_sec=[4.0, 4.0, -4.0]), "FAIL"),
     ],
 )
-def test_the_speed_gate(multiitem, edited, change, verdict):
-    path = edited(**{f"performance__32__{name}": value for name, value in change.items()})
+def test_the_speed_gate(multiitem, edited, timed, verdict):
+    path = edited(drop=["sources"], performance__32=timed)
     code, out, _ = multiitem("check", path)
     assert code == 1 and verdicts(out)[SPEEDUP][0] == verdict
 
@@ -1150,7 +1173,7 @@ def test_an_item_count_that_was_not_timed(multiitem, joined):
 
 
 def test_nothing_measured_is_no_success(multiitem, edited):
-    path = edited(**{f"evidence__{gate}": {"not_run": "no"} for gate in GATES})
+    path = edited(drop=["sources"], **{f"evidence__{gate}": {"not_run": "no"} for gate in GATES})
     code, out, _ = multiitem("check", path)
     assert code == 1 and {verdict for verdict, _ in verdicts(out).values()} == {"NOT_RUN"}
 

@@ -227,7 +227,8 @@ def test_a_valid_file(kind, beside):
 
 
 def test_a_run_of_the_gates_is_examined_by_its_own_schema(beside):
-    content = json.loads(msgspec.json.encode(matrix([gate_record()])))
+    seen = {"noise_floor": 0.0, "leak_visibility": 0.4, "score_spread": 0.6}
+    content = json.loads(msgspec.json.encode(matrix([gate_record(**seen)])))
     assert problems(beside(content)) == []
     del content["run_id"]
     content["further"] = math.nan

@@ -68,11 +68,12 @@ def compare(matrices: Sequence[tuple[Path | None, ScoreMatrix]], *, blocker: str
 
 
 def exit_status(comparison: Comparison, *, allow_inconclusive: bool = False) -> int:
-    """0 for a complete comparison whose correctness checks all PASS, at least one; INCONCLUSIVE may be allowed."""
-    checks = [check for view in comparison.views for row in view.rows for check in row.checks]
-    checks += [check for side in comparison.sides for check in side.own_reference_checks]
+    """0 for a complete comparison whose correctness checks all PASS, at least one of them across backends;
+    INCONCLUSIVE may be allowed."""
+    across = [check for view in comparison.views for row in view.rows for check in row.checks]
+    checks = [*across, *(check for side in comparison.sides for check in side.own_reference_checks)]
     good = {Verdict.PASS.value} | ({Verdict.INCONCLUSIVE.value} if allow_inconclusive else set())
-    return int(comparison.status != "complete" or not checks or any(check.verdict not in good for check in checks))
+    return int(comparison.status != "complete" or not across or any(check.verdict not in good for check in checks))
 
 
 def _check(sides: Sequence[MeasuredSide], backends: Sequence[str]) -> None:
