@@ -65,7 +65,8 @@ def of_combined(combined: Combined) -> Iterator[tuple[Path_, str]]:
 
     The lists beside a figure are its samples; where the evaluations are in the file, all of it is joined again.
     """
-    for path, value in _numbers(msgspec.to_builtins(combined)):
+    own = msgspec.structs.replace(combined, sources=UNSET)  # what they hold is looked at where they are joined
+    for path, value in _numbers(msgspec.to_builtins(own)):
         if not math.isfinite(value):
             yield path, f"{_shown(path)} is {value}; expected a finite number"
     for section in ("isolation", "equivalence", "equivalence_query_plus_delimiter"):
@@ -106,7 +107,7 @@ def _joined_again(combined: Combined) -> Iterator[tuple[Path_, str]]:
     except (UsageError, ValueError, TypeError, KeyError) as error:
         yield ("sources",), f"sources cannot be joined: {' '.join(str(error).split())}"
         return
-    stated, wanted = (msgspec.to_builtins(each) for each in (combined, again))
+    stated, wanted = (msgspec.to_builtins(msgspec.structs.replace(each, sources=UNSET)) for each in (combined, again))
     for name in sorted((stated.keys() | wanted.keys()) - _OWN):
         for path, mine, other in _unequal((name,), stated.get(name), wanted.get(name)):
             stated_words = "missing" if mine is None else f"{mine!r:.80}"

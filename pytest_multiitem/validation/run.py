@@ -83,10 +83,16 @@ def _speedup(record: GateRecord, curves: details.Speedup) -> Iterator[str]:
     for name in ("performance", "performance_vs_tuned_serial"):
         for count, point in (getattr(curves, name) or {}).items():
             where = f"{name} at N = {count}"
+            if not count.isdecimal() or int(count) < 1:
+                yield f"{where}: expected a number of items"
+                continue
             for side, times in (("serial", point.serial), ("multi", point.multi)):
                 yield from (f"{where}, {side}: {text}" for text in _times(times, int(count)))
             serial, multi = point.serial.latencies_sec, point.multi.latencies_sec
             if not (_positive(serial) and _positive(multi)):
+                continue
+            if len(serial) != len(multi):
+                yield f"{where}: {len(serial)} serial runs and {len(multi)} packed ones; expected pairs"
                 continue
             ratio, interval = p50(serial) / p50(multi), ratio_interval(serial, multi)
             yield from differs(f"{where}: speedup_vs_serial_p50", point.speedup_vs_serial_p50, ratio, "its times give")

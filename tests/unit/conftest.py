@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from evaluations import evaluated, joined, known, served  # noqa: F401
 
 from pytest_multiitem import cli
 

@@ -112,6 +112,21 @@ def matrix(backend="jax", rows=None, view="portable", **more):
     return ScoreMatrix(**(given | more))
 
 
+def around(center, seed, runs=7):
+    """Times that scatter by 1 %."""
+    return tuple(center * (1 + np.random.default_rng(seed).normal(0, 0.01, runs)))
+
+
+def best_pair(a=100.0, b=80.0, view="best_native", sizes=(8, 64), **more):
+    """Two sides, confirmed, of which one is clearly faster."""
+    made = []
+    for backend, time in (("jax", a), ("pytorch", b)):
+        rows = [row(size, around(time * 64 / size, seed=size), session=f"{view} {size}") for size in sizes]
+        again = [row(sizes[-1], around(time, seed=backend == "jax"), session=f"{view} confirm")]
+        made.append(matrix(backend, rows, view, confirm_results=again, **more))
+    return made
+
+
 def foreign(backend="jax", view="portable", rows=((64, 100.0), (128, 90.0)), **more):
     """A matrix with what no tool can leave out, and figures where one would give any."""
     return ScoreMatrix(

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import (
     ITEMS,
+    around,
+    best_pair,
     failed_row,
     foreign,
     matrix,
@@ -35,11 +37,6 @@ from pytest_multiitem.validation.validate import examine
 MAX_ABS, MEAN_ABS = "cross_backend_max_abs_le_0p02", "cross_backend_mean_abs_le_0p01"
 
 
-def around(center, seed, runs=7):
-    """Times that scatter by 1 %."""
-    return tuple(center * (1 + np.random.default_rng(seed).normal(0, 0.01, runs)))
-
-
 def compared(*matrices, **more):
     return offline.compare(unlabelled(matrices), **more)
 
@@ -53,16 +50,6 @@ def one(ours, theirs, **more):
     """The only row of two sides' rows."""
     (found,) = pair([ours], [theirs], **more).rows
     return found
-
-
-def best_pair(a=100.0, b=80.0, view="best_native", sizes=(8, 64), **more):
-    """Two sides, confirmed, of which one is clearly faster."""
-    made = []
-    for backend, time in (("jax", a), ("pytorch", b)):
-        rows = [row(size, around(time * 64 / size, seed=size), session=f"{view} {size}") for size in sizes]
-        again = [row(sizes[-1], around(time, seed=backend == "jax"), session=f"{view} confirm")]
-        made.append(matrix(backend, rows, view, confirm_results=again, **more))
-    return made
 
 
 # -- rows --------------------------------------------------------------------------------------
@@ -291,7 +278,9 @@ rows_of_a_side = st.fixed_dictionaries(
 @given(rows_of_a_side, rows_of_a_side, st.sampled_from(["portable", "best_native"]))
 def test_nothing_wins_that_is_not_right(ours, theirs, name):
     sides = {"jax": ours, "pytorch": theirs}
-    found = compared(*(matrix(b, [bare_row(s, *v) for s, v in rows.items()], name, own_reference=None) for b, rows in sides.items()))
+    found = compared(
+        *(matrix(b, [bare_row(s, *v) for s, v in rows.items()], name, own_reference=None) for b, rows in sides.items())
+    )
     view = found.views[0]
     right, wrong, may_win = set(), set(), []
     for size in ours:
