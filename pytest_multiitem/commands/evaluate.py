@@ -116,20 +116,20 @@ def combine(
 ) -> None:
     """Join the evaluations of a multi-item and a serial server, and compare with a torch reference."""
     from pytest_multiitem.evaluation import combine as joining
-    from pytest_multiitem.evaluation import records, validity
+    from pytest_multiitem.evaluation import consistency, records, validity
     from pytest_multiitem.results.store import write_record
 
     if torch_serial is not None and reference is not None:
         raise UsageError("--torch-serial and --reference are two ways to one torch reference; give one of them")
     records.check_writable(output_json)
-    ours, theirs = validity.open_side(multi, "multi"), validity.open_side(serial, "serial")
+    ours, theirs = consistency.open_side(multi, "multi"), consistency.open_side(serial, "serial")
     validity.check_same_requests(ours, theirs)
     torch = None
     if torch_serial is not None or reference is not None:
         from pytest_multiitem.evaluation import reference as references
 
         if torch_serial is not None:
-            side = validity.open_side(torch_serial, "serial")
+            side = consistency.open_side(torch_serial, "serial")
             validity.check_same_requests(theirs, side, timed=False)
             torch = references.from_evaluation(side)
         elif reference is not None:

@@ -66,9 +66,14 @@ def write_matrix(run_dir: Path, matrix: Matrix) -> Path:
     return path
 
 
+def matrix_file(path: Path) -> Path:
+    """A ``matrix.json``, or the one of a run directory."""
+    return path / MATRIX if path.is_dir() else path
+
+
 def read_matrix(path: Path) -> Matrix:
     """Read a ``matrix.json``, or the one of a run directory. Raises UsageError."""
-    file = path / MATRIX if path.is_dir() else path
+    file = matrix_file(path)
     try:
         return msgspec.json.decode(file.read_bytes(), type=Matrix)
     except OSError as error:

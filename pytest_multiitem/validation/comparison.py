@@ -104,6 +104,7 @@ def _checks(checks: Sequence[Check], agreed: Agreement | None, gates: Sequence[G
         if at is None:
             continue
         gate, name = gates[at], ("max_abs_diff", "mean_abs_diff")[at]
+        assert gate.limit is not None
         if check.limit is not None and check.limit != gate.limit:
             yield f"{check.gate}: its limit is {check.limit:g}; this gate's is {gate.limit:g}"
         measured = None if agreed is None else getattr(agreed, name)

@@ -314,3 +314,80 @@ def test_comparisons(tmp_path, count):
                     if found["verdict"] == "PASS" and found.get("value") is not None:
                         assert found["value"] <= {True: 0.02, False: 0.01}["max_abs" in found["gate"]], what
     assert refused > count / 5
+
+
+# -- files that contradict themselves, and passed once -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "gate"),
+    [
+        ("performance/32/serial_latencies_sec", [0.001] * 5, "speedup_n32_ge_3x"),  # a speed-up of 64 beside 0.1
+        ("performance/32/multi_latencies_sec", [math.nan] * 5, "speedup_n32_ge_3x"),
+        ("performance/32/speedup_interval_95", [70.0, 90.0], "speedup_n32_ge_3x"),  # it excludes its value
+        ("isolation/same_length_mutation_unchanged_diffs", [1.0, 1.0], "same_length_isolation_zero"),  # a hidden leak
+        ("evidence/same_length_isolation_zero/leak_visibility", math.inf, "same_length_isolation_zero"),
+    ],
+)
+@pytest.mark.parametrize("alone", [False, True], ids=["with its evaluations", "without"])
+def test_combined_results_that_passed(joined, at, value, gate, alone):
+    path = joined()
+    content = json.loads(path.read_text())
+    holder, *further = content, *at.split("/")
+    for key in further[:-1]:
+        holder = holder[key]
+    holder[further[-1]] = value
+    if alone:
+        del content["sources"]
+    path.write_text(json.dumps(content))
+    verdicts = {record.gate: record.verdict for record in check.judge(records.read_combined([path]))}
+    assert verdicts[gate] == "FAIL" and not is_valid(path, content)
+
+
+def test_a_run_that_passed_over_its_limit_and_one_without_gates(tmp_path):
+    path, content = tmp_path / "matrix.json", run_content()
+    assert "PASS" in {gate["verdict"] for gate in content["gates"]}
+    for gate in content["gates"]:
+        if gate["gate"] == "same_length_isolation_zero":
+            gate["value"] = 0.9
+    assert any("0.9 exceeds the limit" in line for line in examined(path, content).problems)
+    content = run_content() | {"gates": [], "exit_status": 0}
+    problems = examined(path, content).problems
+    assert any("of which there is no record" in line for line in problems)
+    assert any(line.startswith("summary is") for line in problems)
+
+
+def test_matrices_that_passed(tmp_path, multiitem, monkeypatch):
+    """An inflated row, sweep scores that are off, a side whose own reference is missing."""
+    monkeypatch.chdir(tmp_path)
+    paths = []
+    for number, each in enumerate(best_pair()):
+        paths.append(tmp_path / f"{number}.json")
+        paths[-1].write_text(json.dumps(builtins(each)))
+    assert multiitem("compare", "files", *paths, "--output-dir", "good")[0] == 0
+    good = json.loads(paths[0].read_text())
+
+    def compared(name, change):
+        content = json.loads(json.dumps(good))
+        change(content)
+        paths[0].write_text(json.dumps(content))
+        return multiitem("compare", "files", *paths, "--output-dir", name)
+
+    code, out, err = compared("inflated", lambda c: c["results"][0].update(throughput_items_sec=9e5))
+    assert (code, out) == (2, "") and "0.json contradicts itself" in err and "throughput_items_sec" in err
+    off = [[first - 0.3, second + 0.3] for first, second in good["results"][1]["reference_scores"]]
+    code, out, _ = compared("sweep", lambda c: c["results"][1].update(reference_scores=off))
+    assert (code == 1 and "its own reference" in out) or "FAIL" in out
+    code, out, _ = compared("missing", lambda c: c.update(own_reference=None))
+    assert code == 1 and "own serial reference was not measured" in out
+
+
+def test_a_comparison_whose_values_stand_beside_other_verdicts(tmp_path):
+    content = comparison_content()
+    found = next(
+        each for view in content["views"] for r in view["rows"] for each in r["checks"] if each["value"] < 0.01
+    )
+    found["value"] = 0.9
+    problems = examined(tmp_path / "comparison.json", content).problems
+    assert any("its value is 0.9" in line for line in problems)
+    assert any("is PASS; its figures give FAIL" in line for line in problems)
