@@ -232,7 +232,7 @@ class Check(msgspec.Struct, kw_only=True):
 
 
 class Side(msgspec.Struct, kw_only=True):
-    """One matrix that was compared."""
+    """One matrix that was compared. ``chunk_sizes``: the client chunk sizes of its rows, the other side's or not."""
 
     backend: str
     view: str
@@ -249,6 +249,7 @@ class Side(msgspec.Struct, kw_only=True):
     own_reference_agreement: Agreement | None = None
     complete: bool | None = None
     blocker: str | None = None
+    chunk_sizes: list[int] | None = None
 
 
 class SideRow(msgspec.Struct, kw_only=True):

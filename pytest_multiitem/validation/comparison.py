@@ -49,9 +49,25 @@ def problems(artefact: Artefact[Comparison]) -> list[str]:
         for backend, winner in view.winners_by_backend.items():
             who = f"{where}: the winner of {backend}"
             found += [f"{who} {text}" for text in _own_winner(backend, winner, view, raw)]
+    found += _unmeasured(comparison)
     if "views" in content:
         found += _overall(comparison, {v.view: (v, raw) for v, raw in zip(comparison.views, raw_views, strict=True)})
     return found
+
+
+def _unmeasured(comparison: Comparison) -> Iterator[str]:
+    """Winners at a chunk size that their side did not measure, as far as the file says which those are."""
+    measured = {(side.backend, side.view): side.chunk_sizes for side in comparison.sides}
+    winners = [*comparison.winners_by_backend.values()]
+    for view in comparison.views:
+        winners += filter(None, (view.winner, *view.winners_by_backend.values()))
+    if comparison.recommendation is not None and comparison.recommendation.winner is not None:
+        winners.append(comparison.recommendation.winner)
+    for winner in winners:
+        sizes = measured.get((winner.backend, winner.view))
+        if sizes is not None and winner.client_chunk_size not in sizes:
+            size, where = winner.client_chunk_size, f"{winner.backend} {winner.view}"
+            yield f"the winner ({winner.backend}, chunk size {size}) was not measured: {where} has {sizes}"
 
 
 def _overall(comparison: Comparison, views: Mapping[str, tuple[ComparedView, dict[str, Any]]]) -> Iterator[str]:

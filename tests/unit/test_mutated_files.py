@@ -140,7 +140,6 @@ def test_combined_results(joined, tmp_path, scores, count):
         assert found <= original, what
         for gate in found:
             assert SUPPORTED[gate](new), (what, gate)
-        assert found or not is_valid(changed, new) or scores is not packed, what
     assert refused > count / 3
 
 
@@ -250,8 +249,10 @@ def best_is_right(content):
     size = (content.get("summary") or {}).get("final_recommendation")
     if size is None:
         return True
-    times = {s: [run["total_e2e_ms"] for run in r.get("run_records") or ()] for s, r in rows.items()}
-    return all(times.values()) and p95(times[size]) <= 1.25 * min(map(p95, times.values())) * (1 + 1e-6)
+    times = {s: [run.get("total_e2e_ms") for run in r.get("run_records") or ()] for s, r in rows.items()}
+    if not all(runs and all(runs) for runs in times.values()):
+        return True  # another tool's, which does not say
+    return p95(times[size]) <= 1.25 * min(map(p95, times.values())) * (1 + 1e-6)
 
 
 def matrix_content():
@@ -272,8 +273,7 @@ def test_matrices(tmp_path, count):
     for _ in range(count):
         new, what = changes.draw()
         if is_valid(path, new):
-            if all(r.get("run_records") for r in (*new["results"], *(new.get("confirm_results") or ()))):
-                assert best_is_right(new), what
+            assert best_is_right(new), what
         else:
             refused += 1
     assert refused > count / 4

@@ -252,5 +252,6 @@ def _side(side: MeasuredSide) -> records.Side:
         workload_sha256=side.matrix.workload_ref.sha256,
         own_reference_checks=checks,
         own_reference_agreement=agreement,
+        chunk_sizes=[*side.rows],
         **{name: getattr(side.matrix, name) for name in shared},
     )
