@@ -29,7 +29,8 @@ def sizes(**change):
 def run_directory(tmp_path):
     directory = tmp_path / "results" / "run"
     directory.mkdir(parents=True)
-    store.write_matrix(directory, matrix([gate_record(), not_run()]))
+    seen = {"noise_floor": 0.0, "leak_visibility": 0.4, "score_spread": 0.6}
+    store.write_matrix(directory, matrix([gate_record(**seen), not_run()]))
     store.point_latest(directory)
     return directory
 

@@ -56,10 +56,13 @@ class MeasuredSide:
         return correctness.own_reference_checks(self.matrix, self.own[size])
 
     def worst_own(self) -> tuple[Agreement | None, list[Check]]:
-        """The row that is farthest from the own reference; INCONCLUSIVE checks where that was not measured."""
+        """The row that is farthest from the own reference. Where that was not measured, INCONCLUSIVE checks; nothing
+        where the matrix says why it could not be."""
         measured = {size: agreement for size, agreement in self.own.items() if agreement is not None}
         if not measured:
-            return None, correctness.own_reference_checks(self.matrix, None)
+            reference = self.matrix.own_reference
+            is_explained = reference is not None and reference.reason is not None
+            return None, [] if is_explained else correctness.own_reference_checks(self.matrix, None)
         size = max(measured, key=lambda size: correctness.distance(measured[size]))
         return measured[size], self.own_checks(size)
 
