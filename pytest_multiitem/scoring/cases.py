@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.errors import UsageError, did_you_mean
 
 TokenIds = tuple[int, ...]
 
@@ -201,6 +203,10 @@ def read_workload(
     return tuple(replace(case, pool=pool) for case in cases)
 
 
+#: Of a request in JSON lines.
+_FIELDS = ("query", "items", "label_token_ids", "id")
+
+
 def _raw_requests(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
     """Every request of a workload: where it stands, and its fields, named as in JSON lines."""
     try:
@@ -214,11 +220,29 @@ def _raw_requests(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             try:
-                yield f"line {number}", msgspec.json.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                request = json.loads(line, object_pairs_hook=_without_repeats)
+            except (ValueError, RecursionError) as error:
                 raise UsageError(
                     f"workload {path}, line {number}: not valid JSON ({error}); expected one request object a line"
                 ) from None
+            names = [*request] if isinstance(request, dict) else []
+            unknown = next((name for name in names if name not in (*_FIELDS, "schema_version")), None)
+            if unknown is not None:
+                hint = did_you_mean(unknown, _FIELDS)
+                raise UsageError(
+                    f"workload {path}, line {number}: there is no field {unknown!r:.80}{hint}; "
+                    f"expected {', '.join(_FIELDS)}"
+                )
+            yield f"line {number}", request
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose every key stands in it once: of two, one would be dropped unseen."""
+    counted = Counter(key for key, _ in pairs)
+    twice = next((key for key, count in counted.items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"the key {twice!r:.80} stands in it {counted[twice]} times")
+    return dict(pairs)
 
 
 def _canonical_requests(path: Path, workload: dict[str, Any]) -> Iterator[tuple[str, Any]]:
