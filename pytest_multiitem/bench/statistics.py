@@ -107,16 +107,17 @@ def _bootstrapped(
 ) -> tuple[float, float]:
     from scipy.stats import bootstrap
 
-    interval = bootstrap(
-        (np.asarray(left, dtype=float), np.asarray(right, dtype=float)),
-        statistic,
-        paired=paired,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(_SEED),
-    ).confidence_interval
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # of a file's times, which may be anything
+        interval = bootstrap(
+            (np.asarray(left, dtype=float), np.asarray(right, dtype=float)),
+            statistic,
+            paired=paired,
+            vectorized=True,
+            n_resamples=_RESAMPLES,
+            confidence_level=confidence,
+            method="percentile",
+            rng=np.random.default_rng(_SEED),
+        ).confidence_interval
     return float(interval.low), float(interval.high)
 
 

@@ -75,7 +75,7 @@ def isolation_holds(content, kind):
         isolation = case["isolation"]
         base = np.array(isolation["base_scores"])
         for mutation in isolation["mutations"]:
-            if (mutation["mutation"] == "same_length") is (kind == "same"):
+            if (mutation.get("mutation") == "same_length") is (kind == "same"):
                 others = np.delete(np.array(mutation["scores"]) - base, mutation["mutated_index"], axis=0)
                 if largest(others) > 0:
                     return False
