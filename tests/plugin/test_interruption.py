@@ -61,7 +61,10 @@ def test_ctrl_c(project: Project, workers: list[str]) -> None:
     verdicts = {r["nodeid"].partition("::")[2]: r["verdict"] for r in matrix["gates"]}
     outcomes = {t["nodeid"].partition("::")[2]: (t["outcome"], t["reason"]) for t in matrix["tests"]}
     assert verdicts["test_waits[pytorch-dense]"] == verdicts["test_z_not_reached"] == "NOT_RUN"
-    assert outcomes["test_waits[pytorch-dense]"] == ("not reached", "the run ended during this test")
+    outcome, reason = outcomes["test_waits[pytorch-dense]"]
+    assert outcome == "not reached"
+    # The word that a worker has begun a test may still have been under way to the controller.
+    assert reason == "the run ended during this test" or (workers and reason is None)
     assert outcomes["test_z_not_reached"][0] == "not reached"
     assert matrix["summary"]["FAIL"] == matrix["summary"]["INCONCLUSIVE"] == 0
     if not workers:
