@@ -156,7 +156,7 @@ class Settings:
         False, "send generation, chat and health requests beside score requests to servers that someone else runs, too",
         switch,
     )
-    property_examples: int = option(60, "requests that the property-based isolation test tries", integer(1), "N")
+    property_examples: int = option(100, "requests that the property-based isolation test tries", integer(1), "N")
     property_max_tokens: int = option(
         1024, "tokens of the longest request that it tries; less where the server takes less", integer(16), "TOKENS",
     )

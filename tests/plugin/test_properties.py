@@ -29,7 +29,7 @@ def test_a_good_server_passes(project: Project, workers: list[str]) -> None:
     assert result.ret == 0, "\n".join(result.outlines)
     assert project.verdicts[GATE] == ["PASS", "PASS"]
     records = [r for r in project.matrix["gates"] if r["gate"] == GATE]
-    assert all(r["value"] == 0.0 and r["samples"]["examples"] == 60 for r in records)
+    assert all(r["value"] == 0.0 and r["samples"]["examples"] == 100 for r in records)
     assert all("empty" in r["details"]["relations"] for r in records)
     assert counterexamples(project) == {}
     assert not (project.path / ".hypothesis").exists()

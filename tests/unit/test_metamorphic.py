@@ -40,7 +40,7 @@ def check(target, **more):
     return record, (found or [None])[0]
 
 
-def check_all(target, *, examples=100, seed=DEFAULT.seed, max_tokens=256, record=None, **more):
+def check_all(target, *, examples=DEFAULT.property_examples, seed=DEFAULT.seed, max_tokens=256, record=None, **more):
     found = []
     subject = StubSubject(
         multi=target, examples=examples, seed=seed, property_max_tokens=max_tokens, keep=found.append,
@@ -80,7 +80,7 @@ def planted(*, adjacent):
 def test_a_planted_leak_is_found_within_the_default_budget_and_shrunk(seed, adjacent):
     record, found = check(multi(planted(adjacent=adjacent)), seed=seed, max_tokens=DEFAULT.property_max_tokens)
     assert record.verdict is Verdict.FAIL
-    assert found.examples <= 100 and found.reproduced
+    assert found.examples <= DEFAULT.property_examples and found.reproduced
     items = found.scenario.base.items
     lengths = {len(item) for item in (*items, *found.scenario.variant[0].items)}
     assert len(items) <= 3 and 1 in lengths and max(lengths) > 17 and found.scenario.base.tokens < 160
