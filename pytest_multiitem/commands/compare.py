@@ -69,14 +69,11 @@ def compare_files(
     from pytest_multiitem.comparison.decision.compare import compare, exit_status
     from pytest_multiitem.comparison.records import ScoreMatrix
     from pytest_multiitem.reports.comparison import FILES, comparison_lines, write
-    from pytest_multiitem.validation.validate import examine
+    from pytest_multiitem.validation.validate import refuse_contradictions
 
     read = [(path, artefacts.read(path, ScoreMatrix).record) for path in matrices]
     for path in matrices:
-        found = examine(path).problems
-        if found:
-            more = f" (and {len(found) - 1} more: multiitem validate {path})" if found[1:] else ""
-            raise UsageError(f"{path} contradicts itself: {found[0]}{more}; measure it again")
+        refuse_contradictions(path)
     there = [str(output_dir / name) for name in FILES if (output_dir / name).exists()]
     if there and not force:
         raise UsageError(f"{', '.join(there)} exists; give another --output-dir, or --force to overwrite")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from pytest_multiitem.bench.statistics import p50, p95, ratio_interval
+from pytest_multiitem.bench.figures import is_usable, of_ratio, of_times
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.evaluation import validity
 from pytest_multiitem.evaluation.combine import combine
@@ -29,15 +29,14 @@ from pytest_multiitem.evaluation.records import (
 from pytest_multiitem.evaluation.reference import TorchReference, from_evaluation
 from pytest_multiitem.evaluation.validity import Side, check_same_requests, problems
 from pytest_multiitem.gates.evidence import max_abs
-from pytest_multiitem.results.figures import NEAR, differs
+from pytest_multiitem.results.figures import NEAR, differs, leaves
 from pytest_multiitem.transport.client import Scores
 
 #: Where a figure stands in a file.
 Path_ = tuple[str, ...]
 #: What a combined file says that does not follow from the evaluations in it.
-_OWN = frozenset({"schema_version", "created_at_utc", "package_version", "sources"})
+_OWN = frozenset({"schema_version", "created_at_utc", "package_version"})
 _ITS = "its differences give"
-_FIGURES = ("p50_sec", "p95_sec", "items_per_sec_p50", "items_per_sec_p95")
 
 
 def open_side(path: Path, mode: str) -> Side:
@@ -61,10 +60,8 @@ def of_evaluation(evaluation: Evaluation) -> Iterator[str]:
     for semantics, visible in (evaluation.leak_visibility or {}).items():
         yield from _shifts(f"leak_visibility.{semantics}", visible.shifts, visible.scores)
     for count, timing in evaluation.performance.items():
-        seconds, items = timing.latencies_sec, int(count)
-        where = f"performance.{count}"
-        stated = {name: getattr(timing, name) for name in _FIGURES}
-        yield from _times(f"{where}.", items, seconds, stated, evaluation.package_version is not None)
+        own = evaluation.package_version is not None
+        yield from of_times(f"performance.{count}.", int(count), timing.latencies_sec, timing, own=own)
 
 
 def of_combined(combined: Combined) -> Iterator[tuple[Path_, str]]:
@@ -72,9 +69,8 @@ def of_combined(combined: Combined) -> Iterator[tuple[Path_, str]]:
 
     The lists beside a figure are its samples; where the evaluations are in the file, all of it is joined again.
     """
-    own = msgspec.structs.replace(combined, sources=UNSET)  # what they hold is looked at where they are joined
-    for path, value in _numbers(msgspec.to_builtins(own)):
-        if not math.isfinite(value):
+    for path, value in _figures(combined).items():
+        if isinstance(value, float) and not math.isfinite(value):
             yield path, f"{_shown(path)} is {value}; expected a finite number"
     for section in ("isolation", "equivalence", "equivalence_query_plus_delimiter"):
         found = getattr(combined, section)
@@ -90,8 +86,8 @@ def of_combined(combined: Combined) -> Iterator[tuple[Path_, str]]:
                 for text in differs(_shown(path), found.mean_abs_diff, wanted, "the mean of abs_diffs is"):
                     yield path, text
     for count, point in {} if combined.performance is UNSET else combined.performance.items():
-        for name, text in _point(count, point, combined.package_version is not UNSET):
-            yield ("performance", count, name), text
+        for text in _point(count, point, own=combined.package_version is not UNSET):
+            yield ("performance", count), text
     if combined.sources is not UNSET:
         yield from _joined_again(combined)
 
@@ -114,11 +110,21 @@ def _joined_again(combined: Combined) -> Iterator[tuple[Path_, str]]:
     except (UsageError, ValueError, TypeError, KeyError) as error:
         yield ("sources",), f"sources cannot be joined: {' '.join(str(error).split())}"
         return
-    stated, wanted = (msgspec.to_builtins(msgspec.structs.replace(each, sources=UNSET)) for each in (combined, again))
-    for name in sorted((stated.keys() | wanted.keys()) - _OWN):
-        for path, mine, other in _unequal((name,), stated.get(name), wanted.get(name)):
-            stated_words = "missing" if mine is None else f"{mine!r:.80}"
-            yield path, f"{_shown(path)} is {stated_words}; the evaluations in the file give {other!r:.80}"
+    stated, wanted = _figures(combined), _figures(again)
+    for path in sorted(stated.keys() | wanted.keys()):
+        mine, other = stated.get(path), wanted.get(path)
+        if path[0] in _OWN or mine == other:
+            continue
+        if isinstance(mine, float) and isinstance(other, float) and math.isclose(mine, other, rel_tol=NEAR):
+            continue
+        shown = "missing" if mine is None else f"{mine!r:.80}"
+        yield path, f"{_shown(path)} is {shown}; the evaluations in the file give {other!r:.80}"
+
+
+def _figures(combined: Combined) -> dict[Path_, Any]:
+    """All that stands in combined results, but for the evaluations, which are looked at where they are joined."""
+    content = msgspec.to_builtins(msgspec.structs.replace(combined, sources=UNSET))
+    return {tuple(map(str, path)): value for path, value in leaves(content)}
 
 
 def _reference(combined: Combined, serial: Side) -> TorchReference | None:
@@ -146,12 +152,11 @@ def _reference(combined: Combined, serial: Side) -> TorchReference | None:
 def _mutations(where: str, isolation: Isolation) -> Iterator[str]:
     """Of every mutation, and of the worst one under the final names."""
     base = np.array(isolation.base_scores)
-    for field in KINDS:
+    for number, mutation in enumerate(isolation.mutations or ()):
+        yield from _mutation(f"{where}.mutations[{number}]", base, mutation)
+    for field, kinds in KINDS.items():
         worst: Mutation | None = getattr(isolation, field)
-        named = [(f"{where}.mutations[{n}]", m) for n, m in enumerate(isolation.mutations or ())]
-        of_kind = [m.max_abs_diff_unchanged for _, m in named if m.mutation in KINDS[field]]
-        for name, mutation in named if field == next(iter(KINDS)) else ():
-            yield from _mutation(name, base, mutation)
+        of_kind = [m.max_abs_diff_unchanged for m in isolation.mutations or () if m.mutation in kinds]
         if worst is None:
             if of_kind:
                 yield f"{where}.{field} is missing, but there are {len(of_kind)} mutations of this kind"
@@ -203,77 +208,18 @@ def _largest(where: str, name: str, samples: str, found: Any) -> Iterator[tuple[
             yield path, text
 
 
-def _point(count: str, point: SpeedPoint, own: bool) -> Iterator[tuple[str, str]]:
+def _point(count: str, point: SpeedPoint, *, own: bool) -> Iterator[str]:
     """Whether the figures of one N follow from its times."""
-    where = f"performance.{count}"
+    where = f"performance.{count}."
     if not count.isdecimal() or int(count) < 1:
-        yield "speedup_vs_serial_p50", f"{where}: expected a number of items"
+        yield f"{where[:-1]}: expected a number of items"
         return
-    usable = {}
-    for side in ("multi", "serial"):
-        name = f"{side}_latencies_sec"
-        seconds = getattr(point, name)
-        if seconds is UNSET:
-            continue
-        if not seconds or not all(math.isfinite(s) and s > 0 for s in seconds):
-            yield name, f"{where}.{name}: expected numbers above 0, one a run"
-            continue
-        usable[side] = seconds
-        figures = {figure: getattr(point, f"{side}_{figure}", None) for figure in _FIGURES}
-        for text in _times(f"{where}.{side}_", int(count), seconds, figures, own):
-            yield name, text
-    if len(usable) == 2:
-        multi, serial = usable["multi"], usable["serial"]
-        name = "speedup_vs_serial_p50"
-        for text in differs(f"{where}.{name}", getattr(point, name), p50(serial) / p50(multi), "its latencies give"):
-            yield name, text
-        interval = ratio_interval(serial, multi, paired=False)
-        stated = point.speedup_interval_95
-        if stated is not None and (interval is None or not np.allclose(stated, interval, rtol=NEAR, atol=0)):
-            yield "speedup_interval_95", f"{where}.speedup_interval_95 is {stated}; its latencies give {interval}"
-
-
-def _times(where: str, items: int, seconds: Sequence[float], stated: Mapping[str, object], own: bool) -> Iterator[str]:
-    """Figures of N ``items``. ``own``: this tool's; others define a 95th percentile differently, but none below the
-    median."""
-    median, last = p50(seconds), p95(seconds)
-    low, high = (last, last) if own else (median, max(seconds))
-    for name, least, most in (
-        ("p50_sec", median, median),
-        ("p95_sec", low, high),
-        ("items_per_sec_p50", items / median, items / median),
-        ("items_per_sec_p95", items / high, items / low),
-    ):
-        value = stated[name]
-        if isinstance(value, float | int) and not least * (1 - NEAR) <= value <= most * (1 + NEAR):
-            wanted = f"{least:.9g}" if least == most else f"{least:.9g} to {most:.9g}"
-            yield f"{where}{name} is {value:.9g}; its latencies give {wanted}"
-
-
-def _unequal(path: Path_, mine: Any, other: Any) -> Iterator[tuple[Path_, Any, Any]]:
-    """The innermost places in which two values differ; numbers may by rounding."""
-    if isinstance(mine, dict) and isinstance(other, dict):
-        for key in sorted(mine.keys() | other.keys()):
-            yield from _unequal((*path, key), mine.get(key), other.get(key))
-    elif isinstance(mine, list | tuple) and isinstance(other, list | tuple) and len(mine) == len(other):
-        for at, pair in enumerate(zip(mine, other, strict=True)):
-            yield from _unequal((*path, str(at)), *pair)
-    elif isinstance(mine, float | int) and isinstance(other, float | int) and type(mine) is not bool:
-        if not math.isclose(mine, other, rel_tol=NEAR):
-            yield path, mine, other
-    elif mine != other:
-        yield path, mine, other
-
-
-def _numbers(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, float]]:
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            yield from _numbers(entry, (*path, str(key)))
-    elif isinstance(value, list | tuple):
-        for at, entry in enumerate(value):
-            yield from _numbers(entry, (*path, str(at)))
-    elif isinstance(value, float):
-        yield path, value
+    serial, multi = point.serial_latencies_sec, point.multi_latencies_sec
+    if serial is not UNSET and multi is not UNSET and is_usable(serial) and is_usable(multi):
+        yield from of_ratio(where, serial, multi, point, paired=False)
+    for side, seconds in (("multi_", multi), ("serial_", serial)):
+        if seconds is not UNSET:
+            yield from of_times(where, int(count), seconds, point, prefix=side, own=own)
 
 
 def _shown(path: Path_) -> str:

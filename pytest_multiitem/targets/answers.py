@@ -253,10 +253,10 @@ def _dealt(items: list[Item], random: np.random.Generator, *, whole: bool) -> It
     """Items in new company, `FEW` in a request at most. Those that begin alike are dealt out to different requests,
     so that none is taken for the other. Where they are the ``whole`` of what was sent, in two requests at least, but
     for a pair: turned round and before a neighbour (`_asked`), each has other company on either side."""
-    ordered = sorted(items)
-    alike = any(left[:1] == right[:1] for left, right in pairwise(ordered))
     if not items:
         return
+    ordered = sorted(items)
+    alike = any(left[:1] == right[:1] for left, right in pairwise(ordered))
     if whole and len(items) <= _PAIR and not alike:
         yield items[::-1]
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pytest_multiitem.bench.statistics import p50, p95, ratio_interval
+from pytest_multiitem.bench.figures import is_usable, of_ratio, of_times
 from pytest_multiitem.comparison.files import Artefact
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.judge import judge_difference, judge_ratio
@@ -87,19 +87,12 @@ def _speedup(record: GateRecord, curves: details.Speedup) -> Iterator[str]:
                 yield f"{where}: expected a number of items"
                 continue
             for side, times in (("serial", point.serial), ("multi", point.multi)):
-                yield from (f"{where}, {side}: {text}" for text in _times(times, int(count)))
+                yield from of_times(f"{where}, {side}: ", int(count), times.latencies_sec, times)
             serial, multi = point.serial.latencies_sec, point.multi.latencies_sec
-            if not (_positive(serial) and _positive(multi)):
-                continue
             if len(serial) != len(multi):
                 yield f"{where}: {len(serial)} serial runs and {len(multi)} packed ones; expected pairs"
-                continue
-            ratio, interval = p50(serial) / p50(multi), ratio_interval(serial, multi)
-            yield from differs(f"{where}: speedup_vs_serial_p50", point.speedup_vs_serial_p50, ratio, "its times give")
-            stated = point.speedup_interval_95
-            for at, bound in enumerate(interval or ()):
-                given = None if stated is None else stated[at]
-                yield from differs(f"{where}: speedup_interval_95/{at}", given, bound, "its times give")
+            elif is_usable(serial) and is_usable(multi):
+                yield from of_ratio(f"{where}: ", serial, multi, point, paired=True)
     gated = _gated(record)
     if gated is not None and record.value is not None:
         yield from differs("its value", record.value, gated.speedup_vs_serial_p50, f"its point at N = {GATED_ITEMS} is")
@@ -108,35 +101,9 @@ def _speedup(record: GateRecord, curves: details.Speedup) -> Iterator[str]:
             yield from differs("its interval", stated, wanted, f"that of its point at N = {GATED_ITEMS} is")
 
 
-def _times(times: details.SideTimes, items: int) -> Iterator[str]:
-    seconds = times.latencies_sec
-    if not _positive(seconds):
-        yield "its times are not all above 0"
-        return
-    for name, wanted in (
-        ("p50_sec", p50(seconds)),
-        ("p95_sec", p95(seconds)),
-        ("items_per_sec_p50", items / p50(seconds)),
-        ("items_per_sec_p95", items / p95(seconds)),
-    ):
-        yield from differs(name, getattr(times, name), wanted, "its times give")
-
-
-def _positive(seconds: list[float]) -> bool:
-    return bool(seconds) and all(each > 0 for each in seconds)
-
-
 def _benchmarks(matrix: Matrix) -> Iterator[str]:
     for bench in matrix.benchmarks:
-        if not _positive(bench.runs_sec):
-            yield f"{bench.name}: its times are not all above 0"
-            continue
-        for name, wanted in (
-            ("p50_sec", p50(bench.runs_sec)),
-            ("p95_sec", p95(bench.runs_sec)),
-            ("items_per_sec_p50", bench.num_items / p50(bench.runs_sec)),
-        ):
-            yield from (f"{bench.name}: {t}" for t in differs(name, getattr(bench, name), wanted, "its times give"))
+        yield from of_times(f"{bench.name}: ", bench.num_items, bench.runs_sec, bench)
 
 
 def _tests(matrix: Matrix) -> Iterator[str]:

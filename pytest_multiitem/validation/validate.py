@@ -13,6 +13,7 @@ import msgspec
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.files import Artefact
 from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.results.figures import leaves
 from pytest_multiitem.results.store import place, schema_problems
 from pytest_multiitem.validation.schemas import KINDS
 
@@ -53,17 +54,19 @@ def examine(path: Path) -> Examination:
     return Examination(schema, kind.summary(record), numbers + kind.problems(Artefact(path, record, content)))
 
 
+def refuse_contradictions(path: Path) -> None:
+    """Raise UsageError where a file is not what its schema says, or contradicts itself; and as `examine`."""
+    problems = examine(path).problems
+    if problems:
+        more = f" (and {len(problems) - 1} more: multiitem validate {path})" if problems[1:] else ""
+        raise UsageError(f"{path} contradicts itself: {problems[0]}{more}; measure it again")
+
+
 def _unusable_numbers(content: dict[str, Any]) -> list[str]:
     """One line for all NaN and Infinity, which are no JSON and no measurement, and one for numbers out of range."""
     not_finite, out_of_range = [], []
-    stack: list[tuple[tuple[Any, ...], Any]] = [((), content)]
-    while stack:  # not recursive: content may be nested more deeply than Python's stack is
-        at, value = stack.pop()
-        if isinstance(value, dict):
-            stack += [((*at, key), entry) for key, entry in value.items()]
-        elif isinstance(value, list):
-            stack += [((*at, index), entry) for index, entry in enumerate(value)]
-        elif isinstance(value, float) and not math.isfinite(value):
+    for at, value in leaves(content):
+        if isinstance(value, float) and not math.isfinite(value):
             not_finite.append(at)
         elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
             out_of_range.append(at)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from sample_matrix import gate_record, matrix, not_run
+from sample_matrix import SEEN, gate_record, matrix, not_run
 
 from pytest_multiitem import __version__
 from pytest_multiitem.comparison.measuring import runner
@@ -29,8 +29,7 @@ def sizes(**change):
 def run_directory(tmp_path):
     directory = tmp_path / "results" / "run"
     directory.mkdir(parents=True)
-    seen = {"noise_floor": 0.0, "leak_visibility": 0.4, "score_spread": 0.6}
-    store.write_matrix(directory, matrix([gate_record(**seen), not_run()]))
+    store.write_matrix(directory, matrix([gate_record(**SEEN), not_run()]))
     store.point_latest(directory)
     return directory
 

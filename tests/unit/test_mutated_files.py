@@ -10,17 +10,17 @@ import pytest
 from matrices import best_pair, row
 from matrices import matrix as side
 from mutations import Mutations
-from sample_matrix import benchmark, gate_record, matrix, not_run
+from sample_matrix import SEEN, benchmark, gate_record, matrix, not_run
 from stub_targets import leaking, packed, serial
 
+from pytest_multiitem.bench import figures
 from pytest_multiitem.bench.statistics import p50, p95, ratio_interval
 from pytest_multiitem.comparison.decision.compare import compare
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.evaluation import check, combine, consistency, records
+from pytest_multiitem.evaluation import check, combine, records
 from pytest_multiitem.results import details
 from pytest_multiitem.results import records as run_records
 from pytest_multiitem.results.verdict import Verdict
-from pytest_multiitem.validation import run
 from pytest_multiitem.validation.validate import examine
 
 COUNTS = pytest.mark.parametrize("count", [120, pytest.param(5000, marks=pytest.mark.slow)])
@@ -39,7 +39,7 @@ def intervals_are_worked_out_once(monkeypatch):
             known[key] = ratio_interval(a, b, **more)
         return known[key]
 
-    for module in (combine, consistency, run):
+    for module in (combine, figures):
         monkeypatch.setattr(module, "ratio_interval", once)
 
 
@@ -173,9 +173,6 @@ def test_evaluations(evaluated, tmp_path, mode, count):
 
 
 # -- runs --------------------------------------------------------------------------------------
-
-
-SEEN = {"noise_floor": 0.0, "leak_visibility": 0.4, "score_spread": 0.6}
 
 
 def speed_point(serial_sec, multi_sec, items=32):

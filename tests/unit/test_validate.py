@@ -10,7 +10,7 @@ import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_matrix import gate_record, matrix
+from sample_matrix import SEEN, gate_record, matrix
 
 from pytest_multiitem import cli
 from pytest_multiitem.commands.validate import validate as validate_command
@@ -227,8 +227,7 @@ def test_a_valid_file(kind, beside):
 
 
 def test_a_run_of_the_gates_is_examined_by_its_own_schema(beside):
-    seen = {"noise_floor": 0.0, "leak_visibility": 0.4, "score_spread": 0.6}
-    content = json.loads(msgspec.json.encode(matrix([gate_record(**seen)])))
+    content = json.loads(msgspec.json.encode(matrix([gate_record(**SEEN)])))
     assert problems(beside(content)) == []
     del content["run_id"]
     content["further"] = math.nan
