@@ -136,7 +136,8 @@ def test_an_engine_that_does_not_read_its_items_decides_nothing():
     assert record.verdict is Verdict.INCONCLUSIVE and "hardly differ" in record.reason
 
 
-@pytest.mark.parametrize("noise", [1e-9, 0.05])
+# Twice 0.05 is where a server counts as not repeatable, give or take a rounding: noise stays below it.
+@pytest.mark.parametrize("noise", [1e-9, 0.049])
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_decides_nothing(noise, seed):
     rng = np.random.default_rng(seed)
