@@ -165,10 +165,10 @@ def play(labs: Labs, run: Drawn, gates: Sequence[Gate]) -> Outcome:
         measure = gate.measure
         assert measure is not None
         record = judged(gate, lambda gate, measure=measure: measure(subject))  # type: ignore[misc]
-        timed_only = gate.timing and record.verdict is not Verdict.PASS
+        timed_only = gate.timing and record.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE)
         if timed_only:  # a few runs of a busy machine are no verdict about speed
             record.verdict = Verdict.PASS
-        record = answers_judged(record, [subject.multi, subject.serial], seed=run.seed)
+        record = answers_judged(gate, record, [subject.multi, subject.serial], seed=run.seed)
         outcome.gates += 1
         if record.verdict is not Verdict.PASS and outcome.verdict is not Verdict.FAIL:
             outcome.verdict, outcome.gate, outcome.reason = record.verdict, gate.name, record.reason
@@ -195,24 +195,26 @@ def campaign(faults: int, healthy: int, *, seed: int, backends: Sequence[str], s
         {},
     )
     gates, result = measured_gates(), Field()
-    with tempfile.TemporaryDirectory(prefix="multiitem-field-") as scratch:
-        directory = Path(scratch)
-        with ServerPool(directory, owner=True) as pool:
-            labs = {backend: Labs(directory, pool, settings, backend) for backend in backends}
-            vocab_size = labs[backends[0]].healthy(backends[0], {}).serial.vocab_size
-            assert vocab_size is not None
-            runs = list(drawn(faults, healthy, seed=seed, backends=backends, vocab_size=vocab_size))
+    with (
+        tempfile.TemporaryDirectory(prefix="multiitem-field-") as scratch,
+        ServerPool(Path(scratch), owner=True) as pool,
+    ):
+        labs = {backend: Labs(pool, settings) for backend in backends}
+        vocab_size = labs[backends[0]].healthy(backends[0], {}).serial.vocab_size
+        assert vocab_size is not None
+        runs = list(drawn(faults, healthy, seed=seed, backends=backends, vocab_size=vocab_size))
 
-            def work(backend: str) -> None:
-                for run in runs:
-                    if run.backend == backend:
-                        outcome = play(labs[backend], run, gates)
-                        result.outcomes.append(outcome)
-                        say(outcome)
+        def work(backend: str) -> None:
+            for run in runs:
+                if run.backend == backend:
+                    outcome = play(labs[backend], run, gates)
+                    labs[backend].take_samples()  # of verdicts alone something is made
+                    result.outcomes.append(outcome)
+                    say(outcome)
 
-            with ThreadPoolExecutor(len(backends)) as threads:
-                for future in [threads.submit(work, backend) for backend in backends]:
-                    future.result()
+        with ThreadPoolExecutor(len(backends)) as threads:
+            for future in [threads.submit(work, backend) for backend in backends]:
+                future.result()
     result.outcomes.sort(key=lambda each: (each.drawn.number, each.drawn.condition or ""))
     return result
 
@@ -223,7 +225,7 @@ def by_kind(result: Field) -> list[tuple[str, ...]]:
     for each in result.outcomes:
         if each.drawn.condition:
             kinds[each.drawn.condition.partition(":")[0]].append(each)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind, outcomes in kinds.items():
         found = [each for each in outcomes if each.verdict is Verdict.FAIL]
         values = [each.drawn.condition.partition(":")[2] for each in outcomes if each.drawn.condition]

@@ -120,7 +120,7 @@ class Local(Subject):
 
     opposite = reference = None  # type: ignore[assignment]
 
-    def server(self, part: str) -> Target:  # type: ignore[override]
+    def server(self, part: str) -> Target:
         """The packed or the serial one."""
         return self._servers[part]
 

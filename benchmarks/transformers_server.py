@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
         ).eval()
         config = model.config
         service = Service(
-            scorer=TransformersScores(model, args.batch),
+            scorer=TransformersScores(model, args.batch),  # type: ignore[arg-type]  # it scores, and has no steps
             tokenizer=None,
             model="transformers",
             vocab_size=config.vocab_size,

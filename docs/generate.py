@@ -17,13 +17,16 @@ import msgspec
 
 from pytest_multiitem.comparison import records
 from pytest_multiitem.comparison.files import SCHEMAS
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.inputs import read_json
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports import power
 from pytest_multiitem.results.details import Details, Notes
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
 from pytest_multiitem.validation.schemas import KINDS, write_schemas
+from pytest_multiitem.validation.validate import refuse_contradictions
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -206,7 +209,12 @@ def main() -> None:
     """Write them all, or the page of a kill matrix or of a benchmark of the engines."""
     if sys.argv[1:2] == ["--kill-matrix"]:
         path = Path(__file__).parent / "explanation" / "power.md"
-        matrix = msgspec.json.decode(Path(sys.argv[2]).read_bytes(), type=KillMatrix)
+        source = Path(sys.argv[2])
+        try:
+            refuse_contradictions(source)
+            matrix = msgspec.convert(read_json(source), KillMatrix)
+        except UsageError as error:
+            raise SystemExit(str(error)) from None
         path.write_text(with_kill_matrix(path.read_text(encoding="utf-8"), matrix), encoding="utf-8")
         return
     if sys.argv[1:2] == ["--engine-speed"]:

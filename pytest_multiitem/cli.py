@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from signal import SIGINT, Signals
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,10 @@ from pytest_multiitem.commands.compare import compare_files, compare_run
 from pytest_multiitem.commands.evaluate import check, combine, evaluate
 from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
+from pytest_multiitem.commands.matrix import matrix
+from pytest_multiitem.commands.models import models
 from pytest_multiitem.commands.options import RunCommand
+from pytest_multiitem.commands.orchestrate import orchestrate
 from pytest_multiitem.commands.power import power
 from pytest_multiitem.commands.replay import replay
 from pytest_multiitem.commands.report import report
@@ -28,6 +32,8 @@ from pytest_multiitem.commands.validate import validate
 from pytest_multiitem.commands.workload import workload
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.extensions.loading import PLUGINS, load_modules
+from pytest_multiitem.signals import Interruptions, exit_status
+from pytest_multiitem.storage import storage_problem
 
 app = typer.Typer(
     name="multiitem",
@@ -72,9 +78,9 @@ for command in (serve, proxy):
 for command in (faults, checkpoint):
     app.command()(command)
 app.command(cls=RunCommand)(launch)
-for command in (report, evaluate, combine, check, workload, validate, load, replay, tpu_check):
+for command in (report, evaluate, combine, check, workload, matrix, validate, load, replay, tpu_check, orchestrate):
     app.command()(command)
-for command in (ab, power):
+for command in (ab, power, models):
     app.command(cls=RunCommand)(command)
 
 
@@ -103,11 +109,35 @@ app.add_typer(baseline, name="baseline")
 
 
 def main() -> None:
-    """The console script. An expected error is one line on stderr and exit status 2."""
+    """The console script. An expected error is one line on stderr and exit status 2; what a signal ends, ends with the
+    exit status that a shell knows for it: 130 for Ctrl-C, 143 for SIGTERM."""
+
+    def interrupt(number: Signals) -> None:
+        interruptions.hold()
+        raise KeyboardInterrupt(*([] if number == SIGINT else [number.name]))
+
+    interruptions = Interruptions(interrupt)
+    status = _run()
+    interruptions.end()
+    if interruptions.caught is None:
+        raise SystemExit(status)
+    if interruptions.caught != SIGINT:
+        print(f"multiitem: ended by {interruptions.caught.name}", file=sys.stderr)
+    raise SystemExit(exit_status(interruptions.caught))
+
+
+def _run() -> int | str | None:
     try:
         app()
     except MultiItemError as error:
         print(f"multiitem: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except OSError as error:
+        problem = storage_problem(error)
+        if problem is None:
+            raise
+        print(f"multiitem: {problem}", file=sys.stderr)
+    except SystemExit as end:
+        return end.code
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        return 130
+    return 2

@@ -13,7 +13,7 @@ import pytest
 from pytest_multiitem.extensions import hookspec
 from pytest_multiitem.extensions.loading import load
 from pytest_multiitem.fixtures import servers
-from pytest_multiitem.session import check_settings, collection, parameters, registration, summary, verdicts
+from pytest_multiitem.session import check_settings, collection, junit, parameters, registration, summary, verdicts
 from pytest_multiitem.session.keys import NOTES, SETTINGS
 from pytest_multiitem.session.session import SESSION, adopt_plan, finish, run_directory, usage_errors
 
@@ -32,7 +32,6 @@ pytest_deselected = collection.note_deselected
 pytest_report_collectionfinish = summary.header
 pytest_runtest_setup = pytest.hookimpl(tryfirst=True)(collection.refuse_or_pass)
 pytest_report_teststatus = verdicts.status
-pytest_sessionfinish = pytest.hookimpl(tryfirst=True)(finish)
 pytest_terminal_summary = summary.summarise
 
 
@@ -60,6 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RunListener(config), "multiitem-run-listener")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    finish(session)
+    summary.in_place_of_pytest(session.config, exitstatus)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # pytest-xdist: the controller, before a worker starts
     node.workerinput["multiitem_run_dir"] = str(run_directory(node.config))
@@ -80,9 +85,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    verdicts.carry(item, report)
+    verdicts.carry(item, call, report)
     return report
 
 
@@ -92,10 +99,14 @@ class RunListener:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
+    @pytest.hookimpl(tryfirst=True)  # before the JUnit file takes it down
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if SESSION in self._config.stash:
             self._config.stash[SESSION].ledger.add(report)
+            junit.enter(report, self._config)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         if SESSION in self._config.stash:
-            self._config.stash[SESSION].ledger.interrupted_by = str(excinfo.value) or excinfo.typename
+            session = self._config.stash[SESSION]
+            session.hold_interruptions()
+            session.ledger.interrupted_by = str(excinfo.value) or excinfo.typename

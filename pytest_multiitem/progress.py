@@ -13,9 +13,9 @@ class ProgressBar:
     takes, so that the time left is one."""
 
     def __init__(self, console: Console | None = None, *, redraws_per_second: float = 10) -> None:
-        self._console = console or Console(stderr=True, highlight=False, markup=False)
+        self._console = console or Console(stderr=True, highlight=False, markup=False, emoji=False)
         columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         hidden = not self._console.is_terminal

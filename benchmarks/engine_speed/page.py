@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.engine_speed import memory
 from benchmarks.engine_speed.sides import PADDED_BATCH, SERIAL_ITEMS
 from benchmarks.engine_speed.targets import BACKENDS
-from pytest_multiitem.reports.blocks import escape, markdown_table, section
+from pytest_multiitem.reports.blocks import Markdown, escape, markdown_table, section
 
 Results = Mapping[str, Any]
 
@@ -49,13 +49,13 @@ def page(results: Results, others: Sequence[Results] = ()) -> str:
         _growth(results),
         section("Isolation", markdown_table(*_isolation(results))),
         section("Agreement of the scores", markdown_table(*_agreement(results))),
-        section("How it was measured", _HOW),
-        section("Machine and versions", _machine(results)),
+        section("How it was measured", Markdown(_HOW)),
+        section("Machine and versions", Markdown(_machine(results))),
         *(
             section(
                 f"Another run: {other['machine']['processor']}, commit {other['git']['commit']}",
                 markdown_table(*targets_table(other)),
-                _machine(other),
+                Markdown(_machine(other)),
             )
             for other in others
         ),
@@ -151,7 +151,9 @@ def _growth(results: Results) -> str:
             line = f"{1e6 * fit['slope_sec_per_item']:,.1f} µs an item and {1000 * fit['intercept_sec']:,.1f} ms"
             residual = f"{fit['largest_relative_residual']:.1%}, at N = {fit['at_items']}"
             fits.append(f"- {backend}: {line}; R² {fit['r2']:.5f}; largest relative residual {residual}")
-        parts.append(section(f"Growth with {what}: packed segment", markdown_table(header, rows), "\n".join(fits)))
+        parts.append(
+            section(f"Growth with {what}: packed segment", markdown_table(header, rows), Markdown("\n".join(fits)))
+        )
     return "\n\n".join(parts)
 
 

@@ -254,7 +254,7 @@ def started(
 
     ``labels``: ids inside the served vocabulary, for the request that tells whether a server is ready.
     """
-    ready = ScoredRequest(labels, timeout=_STARTUP)
+    ready = ScoredRequest(labels, within=_STARTUP)
     with ExitStack() as stack:
         pool = stack.enter_context(ServerPool(directory, owner=True))
         starter = Starter(pool, ready, at_once=cpu_count())

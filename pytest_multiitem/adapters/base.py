@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from pytest_multiitem import adapters
 from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.errors import Origin
 from pytest_multiitem.registry import Registry, modules_of
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.vocabulary import ALL
+from pytest_multiitem.scoring.vocabulary import ALL, REFERENCE
 from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.transport.client import ScoreClient
@@ -47,6 +48,10 @@ class Profile:
         model = None if self.model is None else model_name(self.model)
         words = ("tuned" if self.tuned else None, ROLE_WORDS[self.role], self.backend, self.mask_impl, chunk, model)
         return " ".join(word for word in words if word is not None)
+
+    def origin(self, *, answered: bool = True) -> Origin:
+        """Whose failure one of this server is."""
+        return Origin("reference" if self.backend == REFERENCE else self.role, self.backend, answered)
 
 
 def model_name(model: str) -> str:
@@ -131,6 +136,9 @@ class Engine:
         """Why such a server cannot run here, and what to do about it; None where it can."""
         return None
 
+    def check_storage(self, settings: Settings) -> None:
+        """Raises UsageError where what such servers keep on disk, beside their logs, could not be kept there."""
+
     def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
         """The command that starts such a server. Raises EngineUnavailable."""
         raise NotImplementedError(f"engine {self.name!r} only attaches; give --multi-url and --serial-url")
@@ -157,6 +165,10 @@ class Engine:
 
     def known_issue(self, model: str) -> str | None:
         """Why a model is known to fail on this engine; None where nothing is known."""
+        return None
+
+    def version(self, settings: Settings) -> str | None:
+        """The engine's version, before any server of it has started; None where it is not known."""
         return None
 
     def packages(self, settings: Settings) -> Mapping[str, str]:

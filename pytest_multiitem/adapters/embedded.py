@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+import pytest_multiitem
 from pytest_multiitem.adapters.base import Neighbour, Profile
 from pytest_multiitem.adapters.launched import LaunchedEngine
+from pytest_multiitem.settings.cache import checkpoint_cache
 from pytest_multiitem.settings.settings import Settings
 
 _PACKAGES = {
@@ -40,6 +42,15 @@ class EmbeddedEngine(LaunchedEngine):
             f"{' and '.join(missing)} not installed in {sys.executable}; "
             f"install with: pip install 'pytest-multiitem[{extra}]'"
         )
+
+    def version(self, settings: Settings) -> str:
+        """It ships with this package."""
+        return pytest_multiitem.__version__
+
+    def check_storage(self, settings: Settings) -> None:
+        """Without a model of the user's, the generated checkpoint is served."""
+        if settings.model is None and not settings.models:
+            checkpoint_cache()
 
     def program(self, profile: Profile, settings: Settings) -> list[str]:
         """This package's server."""

@@ -37,6 +37,10 @@ class LaunchedEngine(Engine):
         """The profiles in use have a say as well."""
         return super().fit(profiles.with_profile_defaults(settings, self.name))
 
+    def fit_to_show(self, settings: Settings) -> Settings:
+        """As `fit`, for a command line that is only shown: its engine need not be installed."""
+        return self.fit(settings)
+
     def program(self, profile: Profile, settings: Settings) -> list[str]:
         """The command before the profile's flags: interpreter and module."""
         raise NotImplementedError
@@ -71,7 +75,7 @@ class LaunchedEngine(Engine):
         return launch_profile(name, device=settings.device, own=settings.profiles)
 
     def arguments(self, profile: Profile, settings: Settings) -> list[str]:
-        """The launch profile's flags with the run's values filled in; no address is among them."""
+        """The launch profile's flags with the run's values filled in."""
         return profiles.arguments(self._flags(profile, settings), _values(profile, settings))
 
     def _flags(self, profile: Profile, settings: Settings) -> Flags:
@@ -80,14 +84,16 @@ class LaunchedEngine(Engine):
     def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
         """The command that listens on a port that is still to be claimed."""
         launch = self.launch_profile(profile, settings)
-        command = [*self.program(profile, settings), "--host", "127.0.0.1", "--port", "{port}"]
-        command += self.arguments(profile, settings)
+        words = self.arguments(profile, settings)
+        # A profile that fixes the order of its flags has the address among them.
+        address = [] if "{port}" in words else ["--host", "127.0.0.1", "--port", "{port}"]
+        command = [*self.program(profile, settings), *address, *words]
         ports = {} if profile.tuned else {"multi": settings.multi_port, "serial": settings.serial_port}
         wanted = ports.get(profile.role)
         return LaunchSpec(
             label=profile.label,
             command=tuple(command),
-            env={**launch.env, **self.environment},
+            env={settings.api_key_env: None, **launch.env, **self.environment},  # the key is for attached servers
             preferred_port=self._port(profile, settings, wanted or launch.port),
             strict_port=wanted is not None,
             startup_timeout=settings.startup_timeout,
@@ -126,27 +132,35 @@ class InstalledEngine(LaunchedEngine):
         Raises UsageError where servers are to be started and it is not said from which environment, or with
         which model.
         """
-        if not (settings.multi_url or settings.serial_url):
-            if settings.engine_python is None:
-                raise UsageError(
-                    f"engine {self.name} runs from its own environment; name that environment's python: "
-                    "--engine-python PATH"
-                )
-            if not (settings.model or settings.models):
-                raise UsageError(f"engine {self.name} has no model of its own; name one: --model DIR")
+        if settings.engine_python is None and not _attaches(settings):
+            raise UsageError(
+                f"engine {self.name} runs from its own environment; name that environment's python: "
+                "--engine-python PATH"
+            )
+        return self.fit_to_show(settings)
+
+    def fit_to_show(self, settings: Settings) -> Settings:
+        """As `fit`; where no environment is named, the interpreter is ``python``, and nothing is asked of it."""
         if settings.origins.get("device", "default") == "default":
             origins = {**settings.origins, "device": "detected"}
             settings = replace(settings, device=detected_device(), origins=origins)
-        return super().fit(settings)
+        settings = super().fit(settings)
+        if not (settings.model or settings.models or _attaches(settings)):
+            raise UsageError(f"engine {self.name} has no model of its own; name one: --model DIR")
+        return settings
 
     def installed(self, settings: Settings) -> Installed:
         """The engine in the interpreter that the settings name. Raises EngineUnavailable."""
         return inspect(str(settings.engine_python), self.package, self.sources, self.distribution, self.surroundings)
 
+    def version(self, settings: Settings) -> str | None:
+        """As it is installed. Raises EngineUnavailable."""
+        return None if settings.engine_python is None else self.installed(settings).version
+
     def launch_profile(self, profile: Profile, settings: Settings) -> LaunchProfile:
         """On a CPU, with what the packages of the engine's environment change. Raises EngineUnavailable."""
         launch = super().launch_profile(profile, settings)
-        if settings.device == "cpu" and launch.cpu_with:
+        if settings.device == "cpu" and launch.cpu_with and settings.engine_python is not None:
             for package in launch.cpu_with.keys() & self.installed(settings).packages.keys():
                 launch = launch.over(launch.cpu_with[package])
         return launch
@@ -163,10 +177,12 @@ class InstalledEngine(LaunchedEngine):
 
     def program(self, profile: Profile, settings: Settings) -> list[str]:
         """The engine's own launcher, run by its own interpreter."""
-        return [str(settings.engine_python), "-m", self.module]
+        return [settings.engine_python or "python", "-m", self.module]
 
     def chosen_flags(self, launch: LaunchProfile, settings: Settings) -> Flags:
-        """The first alternative whose flags the installed version knows."""
+        """The first alternative whose flags the installed version knows; where no environment is named, the first."""
+        if settings.engine_python is None:
+            return super().chosen_flags(launch, settings)
         installed = self.installed(settings)
         lacking = []
         for flags in launch.alternatives():
@@ -189,17 +205,23 @@ class InstalledEngine(LaunchedEngine):
         return {}
 
 
-def launch_of(name: str, settings: Settings) -> LaunchSpec:
+def _attaches(settings: Settings) -> bool:
+    return bool(settings.multi_url or settings.serial_url)
+
+
+def launch_of(name: str, settings: Settings, *, host: str | None = None, only_shown: bool = False) -> LaunchSpec:
     """The launch of a profile by its name, with the settings fitted to its engine.
 
-    Raises UsageError, or EngineUnavailable where it cannot be started here.
+    ``host``: where it listens (default: the profile's own). ``only_shown``: its engine need not be installed. Raises
+    UsageError, or EngineUnavailable where it cannot be started here.
     """
     chosen = launch_profile(name, device=settings.device, own=settings.profiles)
     engine = choose_engine(chosen.engine)
     if not isinstance(engine, LaunchedEngine):
         raise UsageError(f"engine {engine.name} is not started from launch profiles")
     in_use: dict[str, Any] = {"engine": chosen.engine, f"{chosen.role}_profile": name}
-    settings = engine.fit(replace(settings, **in_use))
+    fit = engine.fit_to_show if only_shown else engine.fit
+    settings = fit(replace(settings, **in_use))
     packed = chosen.role == "multi"
     profile = Profile(
         chosen.role,
@@ -211,7 +233,11 @@ def launch_of(name: str, settings: Settings) -> LaunchSpec:
     if (reason := engine.unavailable(profile, settings)) is not None:
         raise EngineUnavailable(reason)
     spec = engine.launch(profile, settings)
-    return replace(spec, command=tuple(part.replace("{port}", str(spec.preferred_port)) for part in spec.command))
+    command = [part.replace("{port}", str(spec.preferred_port)) for part in spec.command]
+    command[command.index("--host") + 1] = host or chosen.host
+    if only_shown and settings.engine_python is None:  # what guards an environment that is named, guards none
+        spec = replace(spec, env={name: value for name, value in spec.env.items() if name not in engine.environment})
+    return replace(spec, command=tuple(command))
 
 
 @cache
@@ -227,6 +253,8 @@ def detected_device() -> str:
 def _values(profile: Profile, settings: Settings) -> dict[str, Any]:
     """What ``{name}`` stands for in a launch profile."""
     return {name: getattr(settings, name) for name in _FILLED_IN} | {
+        "host": "127.0.0.1",
+        "port": "{port}",  # claimed when it is started
         "model": profile.model or settings.model,
         "log_level": settings.bench_log_level,
         "download_dir": settings.bench_download_dir,

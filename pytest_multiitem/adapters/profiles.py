@@ -13,12 +13,13 @@ from typing import Any, Literal
 import msgspec
 
 from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.inputs import read_bytes
 from pytest_multiitem.settings.settings import OPTION_OF, Settings
 
 SHIPPED = Path(__file__).with_name("profiles.toml")
 _EXPECTED = (
-    "engine, role (multi, serial or extend) and port, and where needed about, extends, settings, flags, env, one_of, "
-    "cpu (with settings, flags and env) and cpu_with (the same for a package)"
+    "engine, role (multi, serial or extend) and port, and where needed host, about, extends, settings, flags, env, "
+    "one_of, cpu (with settings, flags and env) and cpu_with (the same for a package)"
 )
 
 FlagValue = bool | int | float | str | list[int | float | str]
@@ -38,6 +39,7 @@ class LaunchProfile(Layer, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     ``settings``: defaults of run settings, as a user would type them. ``flags`` and the alternatives
     ``one_of`` map flag names without dashes to values, in which ``{name}`` is filled in from the run.
+    ``host``: where ``multiitem launch`` has it listen; a run's own servers listen on loopback always.
     ``cpu``: what is laid over them where the device is a CPU. ``cpu_with``: what is laid over that where the engine's
     environment also holds a package of that name.
     """
@@ -46,6 +48,7 @@ class LaunchProfile(Layer, frozen=True, forbid_unknown_fields=True, kw_only=True
     engine: str
     role: Literal["multi", "serial", "extend"]
     port: int
+    host: str = "127.0.0.1"
     about: str = ""
     one_of: tuple[dict[str, FlagValue], ...] = ()
     cpu: Layer = Layer()
@@ -98,8 +101,11 @@ def launch_profile(name: str, *, device: str, own: Path | None = None) -> Launch
 
 def profile_name(settings: Settings, engine: str, role: str) -> str:
     """Which profile an engine's servers of a role are started with: the one chosen, or ``ENGINE-ROLE``."""
-    chosen = {"multi": settings.multi_profile, "serial": settings.serial_profile, "extend": settings.extend_profile}
-    return chosen[role] or f"{engine}-{role}"
+    return _chosen(settings)[role] or f"{engine}-{role}"
+
+
+def _chosen(settings: Settings) -> dict[str, str | None]:
+    return {"serial": settings.serial_profile, "extend": settings.extend_profile, "multi": settings.multi_profile}
 
 
 def with_profile_defaults(settings: Settings, engine: str) -> Settings:
@@ -107,7 +113,8 @@ def with_profile_defaults(settings: Settings, engine: str) -> Settings:
 
     Raises UsageError where a chosen profile belongs to another engine or role.
     """
-    for role in ("serial", "extend", "multi"):  # the last one has the last word
+    chosen = _chosen(settings)
+    for role in sorted(chosen, key=lambda role: chosen[role] is not None):  # the last one has the last word
         name = profile_name(settings, engine, role)
         if name not in read_profiles(settings.profiles) and name == f"{engine}-{role}":
             continue  # an engine need not have every role, and a project's own has no profiles at all
@@ -158,10 +165,8 @@ def _with_defaults(settings: Settings, profile: LaunchProfile) -> Settings:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read launch profiles {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tables = tomllib.loads(read_bytes(path, "launch profiles").decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"launch profiles {path}: not valid TOML: {error}") from None
     for name, table in tables.items():
         if not isinstance(table, dict):

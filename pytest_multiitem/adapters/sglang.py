@@ -33,8 +33,8 @@ class SglangEngine(InstalledEngine):
     distribution = "sglang"
     surroundings = ("torch", "transformers", "flashinfer-python", "sgl-kernel", "sglang-mis-cpu", "triton", "numpy")
     refusals = (
-        re.compile(r"AssertionError: (Multi-item scoring requires .*)"),
-        re.compile(r"(?:AssertionError|Exception): (.*(?:multi-item|enable-mis|flashinfer).*)", re.IGNORECASE),
+        re.compile(r"(?:Error|Exception): (Multi-item scoring requires .*)"),
+        re.compile(r"(?:Error|Exception): (.*(?:multi-item|enable-mis|flashinfer).*)", re.IGNORECASE),
     )
 
     def hazard(self, profile: Profile, case: Case) -> str | None:

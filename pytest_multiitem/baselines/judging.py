@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from pytest_multiitem.bench.statistics import P95_SAMPLES, Statistic, ratio_inte
 from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS
 from pytest_multiitem.gates.regression import NO_REGRESSION
 from pytest_multiitem.results.details import AgainstBaseline, TimingRatio, TimingVerdict
-from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.results.records import GateRecord
+from pytest_multiitem.results.verdict import Verdict, rank, worst
 from pytest_multiitem.settings.conditions import Condition, Metric
 
 #: How far the memory of one machine may seem to differ: kernels reserve more or less of it.
@@ -26,8 +27,6 @@ _SAME = {
     **{name: name for name in ("engine", "backend", "model", "dtype")},
     "mask_attested": "mask executed",
 }
-#: The verdicts that are no PASS, the worst first.
-_BAD = (Verdict.FAIL, Verdict.INCONCLUSIVE)
 #: Keys named in a reason; the others are in the details.
 _NAMED = 3
 
@@ -51,7 +50,7 @@ def judge(baseline: Baseline, run: Timings, conditions: Sequence[Condition], *, 
     excused = {key for key, instead in run.unconfirmed.items() if key in keys - measured and instead in keys}
     expected = [cell for cell in baseline.cells if cell.key not in excused]
     cells = [_judge_cell(cell, [new for new in run.cells if new.key == cell.key], run, conditions) for cell in expected]
-    verdict = _worst(cell.verdict for cell in cells)
+    verdict = worst((cell.verdict for cell in cells), of_none=Verdict.PASS)
     if not run.cells:
         verdict = Verdict.FAIL
         reason = f"no timing was measured; the baseline has {len(baseline.cells)}"
@@ -81,7 +80,8 @@ def judge(baseline: Baseline, run: Timings, conditions: Sequence[Condition], *, 
 def evidence_lines(record: GateRecord) -> list[str]:
     """Of the record of a judgement: every timing that is no PASS and every note, for people."""
     assert isinstance(record.details, AgainstBaseline)
-    wrong = sorted((cell for cell in record.details.cells if cell.verdict in _BAD), key=lambda c: _BAD.index(c.verdict))
+    bad = [cell for cell in record.details.cells if cell.verdict is not Verdict.PASS]
+    wrong = sorted(bad, key=lambda cell: rank(cell.verdict))
     found = [f"{cell.verdict.value} {cell.key}: {cell.reason}" for cell in wrong]
     return [*found, *(f"note: {note}" for note in record.details.notes)]
 
@@ -100,16 +100,24 @@ def _judge_cell(old: Cell, same: Sequence[Cell], run: Timings, conditions: Seque
     other, unknown = _differences(old, new)
     if other:
         return _failed(old, f"not the same thing: {'; '.join(other)}", runs)
-    ratios = [_judge_condition(condition, old.seconds, new.seconds) for condition in conditions]
-    verdict = _worst(ratio.verdict for ratio in ratios)
-    doubts = [*unknown, *_other_machine(old.machine, new.machine)]
-    if doubts:
-        verdict, doubt = Verdict.INCONCLUSIVE, "; ".join(doubts)
+    doubt = "; ".join([*unknown, *_other_machine(old.machine, new.machine)]) or None
+    return compared(old.key, (old.seconds, new.seconds), conditions, doubt)
+
+
+def compared(
+    key: str, seconds: tuple[list[float], list[float]], conditions: Sequence[Condition], doubt: str | None
+) -> TimingVerdict:
+    """The verdict on one timing from its runs: the baseline's, and the new ones. ``doubt``: why no ratio decides."""
+    ratios = [_judge_condition(condition, *seconds) for condition in conditions]
+    if doubt is not None:
         for ratio in ratios:
-            ratio.verdict = verdict
-        return TimingVerdict(key=old.key, verdict=verdict, reason=doubt, runs=runs, ratios=ratios, doubt=doubt)
-    reason = "; ".join(_ratio_text(ratio) for ratio in ratios if ratio.verdict is verdict)
-    return TimingVerdict(key=old.key, verdict=verdict, reason=reason, runs=runs, ratios=ratios)
+            ratio.verdict = Verdict.INCONCLUSIVE
+    verdict = worst((ratio.verdict for ratio in ratios), of_none=Verdict.PASS)
+    reason = doubt or "; ".join(_ratio_text(ratio) for ratio in ratios if ratio.verdict is verdict)
+    runs = (len(seconds[0]), len(seconds[1]))
+    return TimingVerdict(
+        key=key, verdict=verdict, reason=reason, runs=runs, ratios=ratios, doubt=doubt, seconds=seconds
+    )
 
 
 def _failed(old: Cell, reason: str, runs: tuple[int, int] | None = None) -> TimingVerdict:
@@ -212,8 +220,3 @@ def _notes(baseline: Baseline, run: Timings, keys: Set[str], excused: Set[str]) 
         if differing:
             notes.append(f"other {word}: {', '.join(differing)}")
     return notes
-
-
-def _worst(verdicts: Iterable[Verdict]) -> Verdict:
-    present = set(verdicts)
-    return next((verdict for verdict in _BAD if verdict in present), Verdict.PASS)

@@ -34,7 +34,11 @@ class Cell(msgspec.Struct, kw_only=True):
 
 
 class Baseline(msgspec.Struct, kw_only=True):
-    """The timings of a run that passed, under a name. ``settings``: those that times depend on, as one types them."""
+    """The timings of a run that passed, under a name. ``settings``: those that times depend on, as one types them.
+
+    ``cells_sha256``: a checksum of all timings (`results.store.checksum`), so that a file that was edited, or merged
+    from two, is no baseline; null in older files.
+    """
 
     schema_version: Literal["multiitem_baseline_v1"]
     name: str
@@ -44,3 +48,4 @@ class Baseline(msgspec.Struct, kw_only=True):
     machine: dict[str, Any] = {}
     versions: dict[str, str] = {}
     settings: dict[str, str] = {}
+    cells_sha256: str | None = None

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pytest_multiitem.baselines.timings import Timings, row_problem
 from pytest_multiitem.comparison.records import ScoreMatrix
-from pytest_multiitem.results.records import Matrix, Verdict
+from pytest_multiitem.results.records import Matrix
+from pytest_multiitem.results.verdict import failing
 
 
 def refusal(run: Matrix | None, matrices: Sequence[ScoreMatrix], timings: Timings) -> str | None:
@@ -16,7 +17,7 @@ def refusal(run: Matrix | None, matrices: Sequence[ScoreMatrix], timings: Timing
             return f"the run failed (exit status {run.exit_status})"
         if not run.complete:
             return f"the run is incomplete ({run.interrupted_by or 'it ended before every test was reached'})"
-        bad = [gate for gate in run.gates if gate.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE)]
+        bad = [gate for gate in run.gates if gate.verdict in failing(allow_inconclusive=False)]
         if bad:
             return f"{bad[0].gate} is {bad[0].verdict.value}"
     for matrix in matrices:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from pytest_multiitem.baselines.records import BASELINE_SCHEMA, Baseline
 from pytest_multiitem.baselines.timings import Timings
 from pytest_multiitem.errors import UsageError, did_you_mean
-from pytest_multiitem.results.store import utc_now, write_atomically
+from pytest_multiitem.results.store import checksum, read_record, utc_now, write_atomically
+from pytest_multiitem.storage import writing
 
 DIRECTORY = "baselines"
 #: Below the baselines: those that were replaced.
 REPLACED = "replaced"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_ADVICE = "save a new one with --save-baseline NAME"
 
 
 def check_name(name: str) -> None:
@@ -58,25 +58,15 @@ def find(name: str, results_dir: Path, base: Path) -> Path:
 
 def read(path: Path) -> Baseline:
     """Read a baseline and check it. Raises UsageError naming what is wrong."""
-    advice = "save a new one with --save-baseline NAME"
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"cannot read the baseline {path}: {error.strerror}; {advice}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the baseline {path} is not valid JSON: {error}; {advice}") from None
-    found = problems(content)
+    baseline, _ = read_record(path, Baseline, BASELINE_SCHEMA, _ADVICE)
+    found = problems(baseline)
     if found:
-        raise UsageError(f"{path} is no valid {BASELINE_SCHEMA} file: {'; '.join(found[:3])}; {advice}")
-    return msgspec.convert(content, Baseline)
+        raise UsageError(f"{path} is no {BASELINE_SCHEMA} file: {'; '.join(found[:3])}; {_ADVICE}")
+    return baseline
 
 
-def problems(content: Any) -> list[str]:
-    """What is wrong with a decoded baseline file, its schema and what it says; empty where nothing is."""
-    try:
-        baseline = msgspec.convert(content, Baseline)
-    except msgspec.ValidationError as error:
-        return [str(error)]
+def problems(baseline: Baseline) -> list[str]:
+    """What is wrong with what a baseline says; empty where nothing is."""
     found = [] if _NAME.fullmatch(baseline.name) else [f"name: {baseline.name!r} is no name for a baseline"]
     if not baseline.cells:
         found.append("cells: there is none; a baseline without a timing would let everything pass")
@@ -95,23 +85,27 @@ def problems(content: Any) -> list[str]:
             found.append(f"{where}: {cell.items} items; expected 1 or more")
         if cell.workload_sha256 is not None and not _SHA256.fullmatch(cell.workload_sha256):
             found.append(f"{where}: {cell.workload_sha256!r} is no sha256")
+    if baseline.cells_sha256 is not None and (actual := checksum(baseline.cells)) != baseline.cells_sha256:
+        found.append(f"cells_sha256 is {baseline.cells_sha256:.64}, but the timings have {actual}")
     return found
 
 
 def baseline_of(name: str, timings: Timings) -> Baseline:
     """A run's timings under a name. Raises UsageError where they cannot be a baseline."""
     check_name(name)
+    cells = sorted(timings.cells, key=lambda cell: cell.key)
     baseline = Baseline(
         schema_version=BASELINE_SCHEMA,
         name=name,
         saved_at_utc=utc_now(),
-        cells=sorted(timings.cells, key=lambda cell: cell.key),
+        cells=cells,
         run_id=timings.run_id,
         machine=dict(timings.machine),
         versions=dict(timings.versions),
         settings=dict(timings.settings),
+        cells_sha256=checksum(cells),
     )
-    found = problems(msgspec.to_builtins(baseline))
+    found = problems(baseline)
     if found:
         raise UsageError(f"these timings are no baseline: {'; '.join(found[:3])}")
     return baseline
@@ -129,13 +123,11 @@ def write(results_dir: Path, baseline: Baseline, *, replace: bool) -> Path:
             f"replace it: pytest --save-baseline {baseline.name}"
         )
     content = msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n"
-    try:
+    with writing(path, what="the baseline "):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _keep(path)
-        write_atomically(path, content)
-    except OSError as error:
-        raise UsageError(f"cannot write the baseline {path}: {error.strerror}") from None
+    write_atomically(path, content)
     return path
 
 

@@ -138,7 +138,7 @@ def _row_cell(matrix: ScoreMatrix, row: Row, stage: str) -> Cell:
         key=_row_key(matrix, row.client_chunk_size, stage),
         seconds=_seconds(row),
         items=items if isinstance(items, int) else len(row.reference_scores or ()),
-        workload_sha256=matrix.workload_ref.sha256,
+        workload_sha256=matrix.workload_ref.measured_sha256,
         engine=matrix.engine,
         backend=matrix.backend,
         model=matrix.model,
@@ -157,7 +157,7 @@ def _joined(parts: Iterable[str | None]) -> str:
 
 
 def _seconds(row: Row) -> list[float]:
-    return [run.total_e2e_ms / 1000 for run in row.run_records if run.status == "ok" and run.total_e2e_ms is not None]
+    return [run.total_e2e_ms / 1000 for run in row.run_records if run.ok and run.total_e2e_ms is not None]
 
 
 def _unconfirmed(matrix: ScoreMatrix) -> dict[str, str]:

@@ -235,8 +235,8 @@ def run_requests(target: Target, requests: Sequence[PreparedRequest]) -> float:
     """Seconds that all requests took, one after the other; answers are read after the clock has stopped."""
     with target.watch():
         answers = [target.client.timed_send(request) for request in requests]
-    for request, (_, response) in zip(requests, answers, strict=True):
-        target.client.read(response, request)
+        for request, (_, response) in zip(requests, answers, strict=True):
+            target.client.read(response, request)
     return sum(seconds for seconds, _ in answers)
 
 

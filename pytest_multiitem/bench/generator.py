@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_multiitem.transport.client import SCORE_PATH, FailureKind, PreparedRequest, ScoreFailure, failure_of
+from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreFailure, build, failure_of
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds before a sender tries again after its connection failed
 _DEAD_AFTER: Final = 1.0  # seconds in which every connection failed and no answer was awaited: the server is gone
@@ -51,15 +51,14 @@ class Sent:
 class Generator:
     """One level's requests, taken from ``requests`` in turn, and their fates in ``sent``.
 
-    ``timeout``: seconds that one request may take. ``ended_early``: why fewer requests were issued than planned.
+    ``ended_early``: why fewer requests were issued than planned.
     """
 
-    def __init__(self, http: httpx.AsyncClient, requests: Sequence[PreparedRequest], *, timeout: float) -> None:
+    def __init__(self, http: httpx.AsyncClient, requests: Sequence[PreparedRequest]) -> None:
         self.sent: list[Sent] = []
         self.ended_early: str | None = None
         self._http = http
         self._requests = requests
-        self._timeout = timeout
         self._clock = asyncio.get_running_loop()
         self._start = self._clock.time()
         self._computed = time.thread_time()
@@ -113,16 +112,12 @@ class Generator:
         return sent
 
     async def _send(self, sent: Sent) -> None:
-        request = self._http.build_request("POST", SCORE_PATH, content=sent.request.body)
+        request = build(self._http, sent.request)
         sent.started = self.now()
         try:
-            # The client's own timeouts are between two bytes: one that trickles would never end.
-            async with asyncio.timeout(self._timeout):
-                sent.response = await self._http.send(request)
-        except TimeoutError:
-            sent.failure = failure_of(httpx.ReadTimeout(f"no whole answer within {self._timeout:g} s"), request.url)
+            sent.response = await self._http.send(request)
         except httpx.HTTPError as error:
-            sent.failure = failure_of(error, request.url)
+            sent.failure = failure_of(error, request)
         finally:
             self._outstanding -= 1
         sent.finished = self.now()

@@ -21,7 +21,7 @@ import msgspec
 
 from pytest_multiitem.bench.statistics import difference_interval, p50, percentiles, ratio_interval
 from pytest_multiitem.servers.ports import HOST
-from pytest_multiitem.transport import client as transport
+from pytest_multiitem.transport.address import SCORE_PATH
 from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreClient, ScoreFailure, read_scores
 
 #: Calls of one kind in a row, as in a run of many requests; then the next kind has its turn.
@@ -74,7 +74,7 @@ def measure_overhead(url: str, request: PreparedRequest, *, repeats: int = 200, 
     ``requests_over_harness``: ratio of medians, with its interval. ``outside_the_clock``: what timed runs leave
     out. Raises ScoreFailure or OSError where the server does not answer as it should.
     """
-    address = url + transport.SCORE_PATH
+    address = url + SCORE_PATH
     body = msgspec.json.decode(request.body)
     requests: Any = None
     with suppress(ImportError):  # this package does not depend on it

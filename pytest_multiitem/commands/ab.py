@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Annotated
 import typer
 
 from pytest_multiitem.commands.options import takes_run_options
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.commands.output import say
+from pytest_multiitem.storage import writing
 
 
 class AbMode(StrEnum):
@@ -38,25 +38,23 @@ def ab(
     Exit status 0: both arms ran as asked. 1: a run failed, its scores are wrong, or another path ran than the one asked
     for.
     """
-    import msgspec
-
     from pytest_multiitem.comparison.measuring import arms
+    from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.reports.blocks import terminal_table
-    from pytest_multiitem.results.store import new_run_id, write_atomically
+    from pytest_multiitem.results.store import new_run_id, write_record
 
     pair = arms.arms_of(a, b, given, mode.value)
     directory = Path.cwd() / pair[0].side.settings.results_dir.expanduser() / "ab" / new_run_id()
-    directory.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it as Ctrl-C does
+    if output_json is not None:
+        check_writable(output_json)
+    with writing(directory, advice="choose another place with --results-dir DIR"):
+        directory.mkdir(parents=True, exist_ok=True)
     measured = arms.measure(pair, directory)
     for line in [*terminal_table(*arms.table(measured)), *arms.lines(measured)]:
-        typer.echo(line)
+        say(line)
     if output_json is not None:
-        try:
-            write_atomically(output_json, msgspec.json.format(msgspec.json.encode(arms.record(measured)), indent=1))
-        except OSError as error:
-            raise UsageError(f"cannot write {output_json}: {error.strerror}") from None
+        write_record(output_json, measured.record)
     wrong = arms.problems(measured)
     for problem in wrong:
-        typer.echo(f"multiitem: {problem}", err=True)
+        say(f"multiitem: {problem}", err=True)
     raise typer.Exit(1 if wrong else 0)

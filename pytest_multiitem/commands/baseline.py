@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytest_multiitem.commands.options import DEFAULTS, AllowInconclusive, parse_value
+from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def baseline_save(name: _Name, sources: _Sources, results_dir: _ResultsDir = DEF
     timings = timings_of(run, matrices)
     refusal = saving.refusal(run, matrices, timings)
     if refusal is not None:
-        typer.echo(f"multiitem: baseline {name} NOT saved: {refusal}", err=True)
+        say(f"multiitem: baseline {name} NOT saved: {refusal}", err=True)
         raise typer.Exit(1)
     path = store.write(results_dir, store.baseline_of(name, timings), replace=False)
-    typer.echo(f"saved {len(timings.cells)} timings: {path}")
+    say(f"saved {len(timings.cells)} timings: {path}")
 
 
 def baseline_check(
@@ -67,8 +68,8 @@ def baseline_check(
     path = store.find(name, results_dir, Path.cwd())
     record = judge(store.read(path), timings_of(*_read(sources)), wanted, name=path.stem)
     for line in (*terminal_table(*table([record])), *evidence_lines(record)):
-        typer.echo(line)
-    typer.echo(f"{record.verdict.value}: {record.reason}")
+        say(line)
+    say(f"{record.verdict.value}: {record.reason}")
     passing = {Verdict.PASS, Verdict.INCONCLUSIVE} if allow_inconclusive else {Verdict.PASS}
     raise typer.Exit(0 if record.verdict in passing else 1)
 
@@ -80,28 +81,33 @@ def baseline_list(results_dir: _ResultsDir = DEFAULTS.results_dir) -> None:
     known = store.names(results_dir)
     for name in known:
         saved = store.read(store.find(name, results_dir, Path.cwd()))
-        typer.echo(f"{name}: {len(saved.cells)} timings, saved {saved.saved_at_utc}, run {saved.run_id or '-'}")
+        say(f"{name}: {len(saved.cells)} timings, saved {saved.saved_at_utc}, run {saved.run_id or '-'}")
     if not known:
-        typer.echo(f"no baseline in {results_dir / store.DIRECTORY}")
+        say(f"no baseline in {results_dir / store.DIRECTORY}")
 
 
 def _read(sources: list[Path]) -> tuple[Matrix | None, list[ScoreMatrix]]:
-    """The run and the comparison's matrices that the words name. Raises UsageError."""
+    """The run and the comparison's matrices that the words name. Raises UsageError, also for one that contradicts
+    itself."""
     from pytest_multiitem.comparison import files as artefacts
     from pytest_multiitem.comparison.records import MATRIX_SCHEMA, ScoreMatrix
     from pytest_multiitem.results.records import SCHEMA_VERSION
-    from pytest_multiitem.results.store import read_matrix
+    from pytest_multiitem.results.store import read_matrix, read_object
+    from pytest_multiitem.validation.validate import refuse_contradictions
 
     runs: list[Matrix] = []
     matrices: list[ScoreMatrix] = []
     for source in sources:
         before = len(runs) + len(matrices)
         for path in sorted(source.glob("*.json")) if source.is_dir() else [source]:
-            schema = artefacts.load_json(path).get("schema_version")
+            schema = read_object(path, f"a {SCHEMA_VERSION} or {MATRIX_SCHEMA} file").get("schema_version")
             if schema == SCHEMA_VERSION:
                 runs.append(read_matrix(path))
             elif schema == MATRIX_SCHEMA:
                 matrices.append(artefacts.read(path, ScoreMatrix).record)
+            else:
+                continue
+            refuse_contradictions(path)
         if len(runs) + len(matrices) == before:
             raise UsageError(
                 f"{source} holds no timings: expected {SCHEMA_VERSION} or {MATRIX_SCHEMA} files, or their directory"

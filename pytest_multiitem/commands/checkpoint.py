@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pytest_multiitem.commands.output import say
+
 
 def checkpoint(
     directory: Annotated[Path, typer.Argument(help="Where to write; must not exist, or be empty.")],
@@ -37,4 +39,4 @@ def checkpoint(
     )
     write_checkpoint(directory, spec, full_tokenizer=full_tokenizer)
     size = sum(path.stat().st_size for path in directory.iterdir()) / 2**20
-    typer.echo(f"wrote {directory} ({size:.1f} MiB); serve it with: multiitem serve --model-path {directory}")
+    say(f"wrote {directory} ({size:.1f} MiB); serve it with: multiitem serve --model-path {directory}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pytest_multiitem.commands.options import takes_run_options
+from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 @takes_run_options
 def launch(
     profile: Annotated[str | None, typer.Argument(help="A launch profile's name.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command line and start nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the command line and start nothing; the engine need not be there.")
+    ] = False,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Where it listens (default: what the profile says).")
+    ] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Start it where other machines can reach it, such as 0.0.0.0.")
+    ] = False,
     *,
     given: Mapping[str, str | None],
 ) -> None:
@@ -28,17 +37,38 @@ def launch(
     from pytest_multiitem.adapters.launched import launch_of  # numpy comes with the adapters
     from pytest_multiitem.adapters.profiles import read_profiles
     from pytest_multiitem.settings.resolve import resolve
+    from pytest_multiitem.untrusted.secrets import redacted_command
 
     settings = resolve(given, {})
     if profile is None:
         for each in read_profiles(settings.profiles).values():
-            typer.echo(f"{each.name:<22} {each.engine:<9} {each.role:<7} {each.about}")
+            say(f"{each.name:<22} {each.engine:<9} {each.role:<7} {each.about}")
         return
-    spec = launch_of(profile, settings)
+    spec = launch_of(profile, settings, host=host, only_shown=dry_run)
     if not dry_run:
+        _check_address(spec.command[spec.command.index("--host") + 1], allow_remote=allow_remote)
         run(spec)
-    env = [f"{name}={shlex.quote(value)}" for name, value in spec.env.items() if value is not None]
-    typer.echo(" ".join([*env, shlex.join(spec.command)]))
+    env = redacted_command([f"{name}={value}" for name, value in spec.env.items() if value is not None])
+    assigned = [f"{name}={shlex.quote(value)}" for name, _, value in (word.partition("=") for word in env)]
+    say(" ".join([*assigned, shlex.join(redacted_command(spec.command))]))
+
+
+def _check_address(host: str, *, allow_remote: bool) -> None:
+    """Raises UsageError for an address that other machines can reach, unless the user wants them to."""
+    from pytest_multiitem.transport.listening import is_loopback
+
+    if is_loopback(host):
+        return
+    if not allow_remote:
+        raise UsageError(
+            f"this server would listen on {host}, where other machines can reach it; start it so with --allow-remote, "
+            "or on this machine alone with --host 127.0.0.1"
+        )
+    say(
+        f"multiitem: WARNING: this server listens on {host}: other machines can reach it, and it asks them for no key "
+        "unless its own flags say so; only in a network of your own",
+        err=True,
+    )
 
 
 def run(spec: LaunchSpec) -> NoReturn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from pytest_multiitem.commands import options
+from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,17 +69,16 @@ def load(
     """
     # Imported when it runs: the command line's own help needs no numpy and no HTTP client.
     from pytest_multiitem.bench.load import LoadShape, measure_load
-    from pytest_multiitem.comparison import files as artefacts
+    from pytest_multiitem.bench.load_records import Level
+    from pytest_multiitem.comparison import workload as canonical
     from pytest_multiitem.comparison.measuring.rows import chunked
-    from pytest_multiitem.comparison.records import Workload
-    from pytest_multiitem.comparison.workload import generate
     from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.blocks import terminal_table
     from pytest_multiitem.reports.load import HEADER, remarks, table
-    from pytest_multiitem.results.redaction import redacted
     from pytest_multiitem.results.store import write_record
     from pytest_multiitem.targets.attach import attach, base_url, client_of, settings_of
+    from pytest_multiitem.transport.address import api_key
 
     address = base_url(url)
     shape = LoadShape(
@@ -97,9 +96,9 @@ def load(
     with client_of(address, settings, timeout=min(timeout, _INFO_TIMEOUT)) as client:
         target = attach(None, client, settings, None)
         if workload is not None:
-            work = artefacts.read(workload, Workload).record
+            work = canonical.read(workload).record
         else:
-            work = generate(
+            work = canonical.generate(
                 query_tokens=query_tokens,
                 num_items=num_items,
                 item_tokens=item_tokens,
@@ -114,27 +113,33 @@ def load(
         for request in work.requests
         for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
-    api_key = os.environ.get(api_key_env) or None
-    with ProgressBar(redraws_per_second=2) as bar:  # drawing takes time from the generator
-        bar.set_total(duration * (len({*shape.concurrency}) + len({*shape.rates})))
-        progress = _progress(bar, duration)
-        report = measure_load(
-            address, requests, shape, api_key=api_key, ca_file=ca_file, dtype=target.dtype, progress=progress
-        )
-    report.server_info = redacted(dict(target.info)) or None
-    for line in [*terminal_table(HEADER, table(report)), *remarks(report)]:
-        typer.echo(line)
+    finished: list[Level] = []
+    try:
+        with ProgressBar(redraws_per_second=2) as bar:  # drawing takes time from the generator
+            bar.set_total(duration * (len({*shape.concurrency}) + len({*shape.rates})))
+            report = measure_load(
+                address, requests, shape, api_key=api_key(api_key_env), ca_file=ca_file, dtype=target.dtype,
+                progress=_progress(bar, duration), finished=finished,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        for line in terminal_table(HEADER, table(finished)):
+            say(line)
+        say("interrupted: nothing is written", err=True)
+        raise
+    report.server_info = dict(target.info) or None
+    for line in [*terminal_table(HEADER, table(report.levels)), *remarks(report)]:
+        say(line)
     if output_json is not None:
         write_record(output_json, report)
-        typer.echo(f"wrote {output_json}")
+        say(f"wrote {output_json}")
     barren = [level.label for level in report.levels if not level.successful]
     if barren:
-        typer.echo(f"multiitem: {address}: no request succeeded at {', '.join(barren)}", err=True)
+        say(f"multiitem: {address}: no request succeeded at {', '.join(barren)}", err=True)
     problem = None if report.scores is None else report.scores.problem
     if report.wrong_answers:
         problem = f"answers with wrong scores: {report.wrong_answers}"
     if problem is not None:
-        typer.echo(f"multiitem: {address}: {problem}", err=True)
+        say(f"multiitem: {address}: {problem}", err=True)
     if barren or problem is not None:
         raise typer.Exit(1)
 

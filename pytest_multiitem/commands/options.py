@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
 
 #: The defaults of a run's settings, for commands that have some of these as options of their own.
@@ -32,6 +32,17 @@ Labels = Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")]
 LABELS = DEFAULTS.shown("labels")
 AllowInconclusive = Annotated[bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")]
 
+#: What stands for the default of what a running server is asked for.
+SERVER_SAYS = "what the server says"
+
+
+def setting_option(setting: str, help: str | None = None, *, default: str | None = None) -> Any:
+    """A command's option for a setting of a run: same values, same default, and its help where none is given."""
+    option = OPTION_OF[setting]
+    words = f"{help or option.help} (default: {default or DEFAULTS.shown(setting)})"
+    return typer.Option(metavar=option.metavar, help=words)
+
+
 _SWITCHES = {name for option in OPTIONS if option.is_switch for name in (option.flag, option.short_flag)}
 
 
@@ -47,6 +58,16 @@ def parse_value(flag: str, setting: str, text: str | None, *, variable: bool = F
         return option.parse(text)
     except ValueError as error:
         raise UsageError(f"{place} {text!r} is not valid: {error}") from None
+
+
+def check_backend(given: str | None) -> None:
+    """Raises UsageError for what is given to --backend and what no engine has."""
+    from pytest_multiitem.adapters.base import known_backends  # numpy comes with the adapters
+
+    backends = known_backends() if given is not None else ()
+    if given is not None and given not in backends:
+        hint = did_you_mean(given, backends)
+        raise UsageError(f"--backend {given!r} is not valid: expected one of {', '.join(backends)}{hint}")
 
 
 def with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:

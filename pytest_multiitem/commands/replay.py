@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pytest_multiitem.commands.options import DEFAULTS, ApiKeyEnv, CaFile, Timeout, Url
+from pytest_multiitem.commands.output import say
 
 
 def replay(
@@ -34,21 +34,22 @@ def replay(
     from pytest_multiitem.reports.counterexample import comparison_lines, scenario_lines
     from pytest_multiitem.results.counterexample import read
     from pytest_multiitem.targets.attach import base_url
+    from pytest_multiitem.transport.address import api_key
     from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 
     counterexample = read(file)
     scenario, limit = counterexample.scenario, counterexample.limit
-    address, api_key = base_url(url), os.environ.get(api_key_env) or None
-    typer.echo(f"{counterexample.relation}: {counterexample.states}")
+    address, key = base_url(url), api_key(api_key_env)
+    say(f"{counterexample.relation}: {counterexample.states}")
     for line in scenario_lines(scenario):
-        typer.echo(line)
+        say(line)
     if scenario.serial and serial_url is None:
         known = f", such as {counterexample.serial_url}" if counterexample.serial_url else ""
         raise UsageError(f"{file}: its variant is for the serial server; say where that is: --serial-url URL{known}")
     reference = address if serial_url is None else base_url(serial_url)
     with (
-        ScoreClient(address, timeout=timeout, api_key=api_key, ca_file=ca_file) as client,
-        ScoreClient(reference, timeout=timeout, api_key=api_key, ca_file=ca_file) as serial,
+        ScoreClient(address, timeout=timeout, api_key=key, ca_file=ca_file) as client,
+        ScoreClient(reference, timeout=timeout, api_key=key, ca_file=ca_file) as serial,
     ):
         try:
             with Player(partial(send, client), client.another, partial(send, serial)) as player:
@@ -61,12 +62,12 @@ def replay(
         except NoReference as problem:
             raise UsageError(f"the serial server {reference} did not answer: {problem}") from None
         except ScoreFailure as failure:
-            typer.echo(f"violated: {address} did not answer a valid request: {failure}")
+            say(f"violated: {address} did not answer a valid request: {failure}")
             raise typer.Exit(1) from None
     for line in comparison_lines(scenario, base, variant, limit):
-        typer.echo(line)
+        say(line)
     if replays:  # the last two follow an equal request, so that no state makes them differ
-        typer.echo(f"replays of the base differ by {float(abs(replays[2] - replays[1]).max()):.3g}")
+        say(f"replays of the base differ by {float(abs(replays[2] - replays[1]).max()):.3g}")
     tries = f", try {attempts} of at most {RACE_ATTEMPTS}" if scenario.beside or scenario.fresh else ""
-    typer.echo(f"{'holds' if holds else 'violated'}: difference {difference:.6g}, limit {limit:g}{tries}")
+    say(f"{'holds' if holds else 'violated'}: difference {difference:.6g}, limit {limit:g}{tries}")
     raise typer.Exit(0 if holds else 1)

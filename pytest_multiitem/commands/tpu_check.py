@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pytest_multiitem.commands.options import parse_value
+from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 
 #: Exit status of each verdict. A kernel that nobody could judge is not one that passed.
@@ -76,7 +77,7 @@ def tpu_check(
         check_writable(json_file)
     report = check_kernel(wanted)
     for line in report_lines(report):
-        typer.echo(line)
+        say(line)
     if json_file is not None:
         write_record(json_file, report)
     raise typer.Exit(EXIT_STATUS[report.verdict.value])

@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Workloads, matrices, comparisons, runs.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Files of any kind that this package writes, or the public scripts."),
+    ],
 ) -> None:
     """Validate artefacts: their schema, and whether what they say of themselves is so.
 
@@ -24,13 +28,14 @@ def validate(
         try:
             examined = examine(file)
         except UsageError as error:
-            typer.echo(f"multiitem: {error}", err=True)
+            say(f"multiitem: {error}", err=True)
             status = 2
             continue
         for problem in examined.problems:
-            typer.echo(f"{file}: {problem}")
+            say(f"{file}: {problem}")
         if examined.problems:
             status = max(status, 1)
         else:
-            typer.echo(f"{file}: valid {examined.schema}{examined.summary and f', {examined.summary}'}")
+            foreign = ", written by another tool" if examined.is_foreign else ""
+            say(f"{file}: valid {examined.schema}{foreign}{examined.summary and f', {examined.summary}'}")
     raise typer.Exit(status)

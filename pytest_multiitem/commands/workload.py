@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pytest_multiitem.commands import options
+from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,11 +22,17 @@ def workload(
     output: Annotated[Path, typer.Option(metavar="FILE", help="Where the workload is written.")] = _OUTPUT,
     model: Annotated[str, typer.Option(metavar="NAME", help="Model that it is for; recorded.")] = "Qwen/Qwen3-0.6B",
     query_tokens: options.QueryTokens = options.DEFAULTS.bench_query_tokens,
-    items: Annotated[int, typer.Option(min=1, help="Items of a request.")] = options.DEFAULTS.bench_items,
+    items: Annotated[
+        int, typer.Option("--items", "--num-items", min=1, help="Items of a request.")
+    ] = options.DEFAULTS.bench_items,
     item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
     requests: Annotated[int, typer.Option(min=1, help="Requests, all of this shape.")] = 1,
-    labels: options.Labels = options.LABELS,
-    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id.")] = options.DEFAULTS.delimiter,
+    labels: Annotated[
+        str, typer.Option("--labels", "--label-token-ids", metavar="ID,…", help="Label token ids.")
+    ] = options.LABELS,
+    delimiter: Annotated[
+        int, typer.Option("--delimiter", "--delimiter-token-id", min=0, help="Delimiter token id.")
+    ] = options.DEFAULTS.delimiter,
     apply_softmax: Annotated[
         bool, typer.Option("--apply-softmax/--no-apply-softmax", help="Ask for scores that are probabilities.")
     ] = True,
@@ -53,7 +59,9 @@ def workload(
     """
     from pytest_multiitem.comparison import files as artefacts
     from pytest_multiitem.comparison import workload as canonical
+    from pytest_multiitem.scoring.cases import checksum_name
     from pytest_multiitem.targets.attach import base_url
+    from pytest_multiitem.transport.address import api_key
     from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 
     if output.exists() and not force:
@@ -63,7 +71,7 @@ def workload(
         client = ScoreClient(
             base_url(url),
             timeout=options.parse_value("--timeout", "request_timeout", timeout),
-            api_key=os.environ.get(api_key_env) or None,
+            api_key=api_key(api_key_env),
             ca_file=None if ca_file is None else options.parse_value("--ca-file", "ca_file", ca_file),
         )
     made = canonical.generate(
@@ -88,13 +96,13 @@ def workload(
         except ScoreFailure as failure:
             doubts.append(f"{client.url} gave no scores: {' '.join(str(failure).split())}")
     artefacts.write(output, made)
-    typer.echo(f"wrote {output}: {requests} request{'s' * (requests > 1)} of {query_tokens}/{items}/{item_tokens}")
-    for name, digest in made.checksums.items():
-        typer.echo(f"{name}: sha256 {digest}")
+    say(f"wrote {output}: {requests} request{'s' * (requests > 1)} of {query_tokens}/{items}/{item_tokens}")
+    for request in made.requests:
+        say(f"{request.request_id}: sha256 {made.checksums[checksum_name(request.request_id)]}")
     for figure, value in made.discrimination.items():
-        typer.echo(f"{figure}: {value:.6g}" if isinstance(value, float) else f"{figure}: {value}")
+        say(f"{figure}: {value:.6g}" if isinstance(value, float) else f"{figure}: {value}")
     for doubt in doubts:
-        typer.echo(f"multiitem: {doubt}", err=True)
+        say(f"multiitem: {doubt}", err=True)
     raise typer.Exit(1 if doubts else 0)
 
 
@@ -110,6 +118,7 @@ def _measure_spread(workload: Workload, client: ScoreClient) -> list[str]:
         content = request.query_token_ids, request.items_token_ids, request.label_token_ids
         scores.append(client.send(prepare(*content, item_first=request.item_first)))
     spread = score_spread(scores)
+    workload.scores = [rows.tolist() for rows in scores]
     workload.discrimination |= {
         "score_spread": spread,
         "scored_by_url": client.url,

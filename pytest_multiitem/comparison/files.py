@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import msgspec
 
 from pytest_multiitem.comparison import records
 from pytest_multiitem.comparison.records import Comparison, ScoreMatrix, Workload
-from pytest_multiitem.errors import UsageError
-from pytest_multiitem.results.store import read_json, write_record
-
-Record = TypeVar("Record", bound=msgspec.Struct)
+from pytest_multiitem.results.store import Record, read_record, write_record
 
 #: Every schema by its name.
 SCHEMAS: dict[str, type[Workload] | type[ScoreMatrix] | type[Comparison]] = {
@@ -28,6 +25,19 @@ _ADVICE = {
 }
 
 
+#: What the file of every matrix of a comparison is called.
+MATRICES = "*_matrix.json"
+
+
+#: What a comparison writes: its record, its tables, and the report of all that it rests on.
+FILES = ("comparison.json", "comparison.md", "final_report.md")
+
+
+def matrix_name(backend: str, view: str) -> str:
+    """What the file of a matrix is called, as the public runbook has it."""
+    return f"{backend}_{view}_matrix.json"
+
+
 @dataclass(frozen=True)
 class Artefact(Generic[Record]):
     """A file's record, and the whole decoded content with the fields that the record does not know."""
@@ -37,26 +47,10 @@ class Artefact(Generic[Record]):
     content: dict[str, Any]
 
 
-def load_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object. Raises UsageError."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no object; expected one with a schema_version of {', '.join(SCHEMAS)}")
-    return content
-
-
 def read(path: Path, kind: type[Record]) -> Artefact[Record]:
     """Read an artefact of one kind. Raises UsageError naming the field that is missing or wrong."""
     schema = next(name for name, known in SCHEMAS.items() if known is kind)
-    content = load_json(path)
-    named = content.get("schema_version")
-    if named != schema:
-        problem = "has no schema_version" if named is None else f"is a {named!r} file"
-        raise UsageError(f"{path} {problem}; expected {schema}; {_ADVICE[schema]}")
-    try:
-        return Artefact(path, msgspec.convert(content, kind), content)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path} is no {schema} file: {error}; {_ADVICE[schema]}") from None
+    return Artefact(path, *read_record(path, kind, schema, _ADVICE[schema]))
 
 
 def write(path: Path, record: Workload | ScoreMatrix | Comparison, over: dict[str, Any] | None = None) -> None:

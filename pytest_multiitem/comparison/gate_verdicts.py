@@ -10,14 +10,18 @@ from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_
 from pytest_multiitem.comparison.records import Agreement, Check, ComparedView, Outcome, Row, ScoreMatrix
 from pytest_multiitem.gates.comparison import COMPARISON_MEASURED
 from pytest_multiitem.gates.gate import Gate, larger_floor, magnitude
+from pytest_multiitem.gates.parity import SEGMENT_VS_DENSE
 from pytest_multiitem.gates.registry import required
+from pytest_multiitem.gates.segment import SEGMENT_LOWERS
 from pytest_multiitem.results.details import ComparedSides, Judged
 from pytest_multiitem.results.records import GateRecord, Verdict
+from pytest_multiitem.results.verdict import failing, rank
 from pytest_multiitem.settings.settings import Settings
+
+_SEGMENT = (SEGMENT_LOWERS.name, SEGMENT_VS_DENSE.name)
 
 #: What a verdict is for: a view, or a backend and a view.
 Place = str
-_WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 
 def planned(settings: Settings) -> list[tuple[Gate, Place]]:
@@ -46,7 +50,7 @@ def exit_status(outcome: Outcome, settings: Settings) -> tuple[int, list[str]]:
     A comparison of one side alone is not wrong for that: what it lacks is NOT_RUN, unless it was asked for.
     """
     needed = required(replace(settings, compare=True))
-    bad = {Verdict.FAIL} if settings.allow_inconclusive else {Verdict.FAIL, Verdict.INCONCLUSIVE}
+    bad = failing(allow_inconclusive=settings.allow_inconclusive)
     reasons = [
         f"{record.verdict.value} {gate.name} [{place}]: {record.reason}"
         for gate, place in planned(settings)
@@ -57,9 +61,20 @@ def exit_status(outcome: Outcome, settings: Settings) -> tuple[int, list[str]]:
     return int(bool(reasons)), reasons
 
 
+def limitations(records: Iterable[GateRecord]) -> list[Check]:
+    """What a run's gates on the segment mask have not shown, or shown not to hold."""
+    said = {
+        (record.gate, record.verdict, record.reason): None
+        for record in records
+        if record.gate in _SEGMENT and record.verdict in (Verdict.NOT_RUN, Verdict.FAIL)
+    }
+    return [Check(gate=gate, verdict=verdict.value, reason=reason) for gate, verdict, reason in said]
+
+
 def _measured(outcome: Outcome, settings: Settings, view: str) -> GateRecord:
     matrices = {m.backend: m for _, m in outcome.matrices if m.evaluation_view == view}
     wrong = [f"{side}: {reason}" for side, reason in outcome.failures.items()]
+    broken = [f"{side}: {reason}" for side, reason in outcome.errors.items()]
     absent = [f"{side}: {reason}" for side, reason in outcome.not_run.items()]
     rows = 0
     for backend, matrix in matrices.items():
@@ -68,11 +83,13 @@ def _measured(outcome: Outcome, settings: Settings, view: str) -> GateRecord:
             wrong += [f"{backend}, {phase}chunk size {r.client_chunk_size}: {p}" for r in in_phase for p in _wrong(r)]
         if (problem := wrong_under_load(matrix)) is not None:
             wrong.append(f"{backend}: {problem}")
-        if matrix.complete is not True and not wrong:
+        if matrix.complete is not True and not (wrong or broken):
             wrong.append(f"{backend}: rows are missing")
     lacking = [b for b in settings.backend if b not in matrices]
     if wrong:
         verdict, reason = Verdict.FAIL, "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if wrong[3:] else "")
+    elif broken:
+        verdict, reason = Verdict.ERROR, "; ".join(broken)
     elif absent or lacking or not matrices:
         verdict = Verdict.NOT_RUN
         reason = "; ".join(absent) or f"no server of {' and '.join(lacking)}"
@@ -129,7 +146,7 @@ def _judged(
     agreements: Iterable[Agreement | None],
 ) -> GateRecord:
     """The worst of several checks of one gate, with the largest value."""
-    worst = min(checks, key=lambda entry: _WORST_FIRST.index(Verdict(entry[1].verdict)))
+    worst = min(checks, key=lambda entry: rank(entry[1].verdict))
     values = [check.value for _, check in checks if check.value is not None]
     record = _record(
         gate,

@@ -1,7 +1,11 @@
 """The artefacts of a comparison, as they stand in their JSON files.
 
-Fields without a default are those that no tool can leave out; everything else may be missing in files of older or
-foreign tools. Unknown fields are kept by `artefacts`. Adding an optional field keeps a schema's version. Times
+The fields of the public scripts bear the public names and mean what they mean there, so that those scripts read these
+files and these files can be theirs; what is measured beyond them stands in further fields. ``package_version`` stands
+in files of this package alone.
+
+Fields without a default are those that no tool can leave out; everything else may be missing in files of other
+tools. Unknown fields are kept by `artefacts`. Adding an optional field keeps a schema's version. Times
 are in milliseconds, money in US dollars, scores are softmax probabilities [N][K].
 """
 
@@ -12,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
+
+from pytest_multiitem.errors import StorageError
 
 WORKLOAD_SCHEMA: Final = "canonical_score_workload_v1"
 MATRIX_SCHEMA: Final = "score_matrix_v1"
@@ -36,9 +42,11 @@ class WorkloadRequest(msgspec.Struct, kw_only=True):
 
 
 class Workload(msgspec.Struct, kw_only=True):
-    """The canonical workload. ``checksums``: request id → sha256 (`workload.request_sha256`).
+    """The canonical workload. ``checksums``: ``<request id>_sha256`` → sha256 (`scoring.cases.request_sha256`).
 
-    Further: ``seed``; ``discrimination``: what tells the items apart (`workload.discrimination`).
+    Further: ``package_version``; ``seed``;
+    ``discrimination``: what tells the items apart (`workload.discrimination`), and the spread of
+    ``scores`` ([requests][N][K]), where a server scored it.
     """
 
     schema_version: Literal["canonical_score_workload_v1"]
@@ -52,31 +60,34 @@ class Workload(msgspec.Struct, kw_only=True):
     label_token_ids: list[int] | None = None
     tokenizer: Any = None
     checksums: dict[str, str] = {}
+    package_version: str | None = None
     seed: int | None = None
     discrimination: dict[str, Any] = {}
+    scores: list[Scores] | None = None
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
-    """One run over all items: ⌈N / chunk size⌉ requests, one after the other; ``total_e2e_ms`` is their sum.
+    """One run over all items: ⌈N / chunk size⌉ requests, one after the other, each with its ``call_latencies_ms``.
 
-    ``block``: the number of the interleaved block it was measured in. A failed run has a ``failure_reason`` (a
-    `transport.client.FailureKind`) and the calls up to the failure; all of them where the scores are wrong.
+    ``total_e2e_ms``: their sum; another tool may count its own work between them. A run that is not ``ok`` has a
+    ``failure_reason`` (a `transport.client.FailureKind`) and the calls up to the failure; all of them where the scores
+    are wrong. Further: ``block``, the number of the interleaved block it was measured in.
     """
 
-    status: Literal["ok", "failed"]
+    ok: bool
     total_e2e_ms: float | None = None
-    chunk_call_ms: list[float] = []
+    call_latencies_ms: list[float] = []
     run_index: int | None = None
-    block: int | None = None
     failure_reason: str | None = None
-    failure_message: str | None = None
+    failure_detail: str | None = None
+    block: int | None = None
 
 
 class Row(msgspec.Struct, kw_only=True):
     """One client chunk size.
 
-    ``…_total_e2e_ms``: a whole run. ``…_chunk_call_ms``: one request. ``throughput_items_sec``: N over the median
-    run. ``first_run_penalty_ratio``: the first timed run over the median of the others. ``reference_scores``: the
+    ``…_total_e2e_ms``: a whole run. ``…_chunk_call_ms``: one request. ``throughput_items_sec``: N over the mean
+    run. ``first_run_penalty_ratio``: the first timed run over the mean of the others. ``reference_scores``: the
     scores of the first successful run, all items.
 
     Further: ``percentiles``: of runs and of calls, null where the samples do not support them, with the reasons.
@@ -122,11 +133,18 @@ class Row(msgspec.Struct, kw_only=True):
 
 
 class WorkloadRef(msgspec.Struct, kw_only=True):
-    """Which request was measured; ``sha256`` is its checksum."""
+    """Which request of which workload was measured; ``sha256`` is that of the workload's file. Further:
+    ``request_sha256``, the checksum of the request, which stays the same in a workload that is written anew."""
 
     path: str | None = None
     sha256: str | None = None
     request_id: str | None = None
+    request_sha256: str | None = None
+
+    @property
+    def measured_sha256(self) -> str | None:
+        """What tells the workload: the request's checksum, or the file's where that is not known."""
+        return self.request_sha256 or self.sha256
 
 
 class OwnReference(msgspec.Struct, kw_only=True):
@@ -154,23 +172,59 @@ class SelfComparison(msgspec.Struct, kw_only=True):
     ratio_interval_95: tuple[float, float] | None = None
 
 
+class Selected(msgspec.Struct, kw_only=True):
+    """The row that is recommended, with what it won by."""
+
+    client_chunk_size: int
+    throughput_items_sec: float | None = None
+    p95_total_e2e_ms: float | None = None
+    success_rate: float | None = None
+
+
+class Choice(msgspec.Struct, kw_only=True):
+    """What the guardrail rule chose among some rows of a matrix (`guardrail.choice`): of ``eligible_count`` rows with
+    a p95 of at most ``guardrail_p95_ms`` the one with the highest throughput, if any. ``notes``: why there is none."""
+
+    selected: Selected | None
+    eligible_count: int | None = None
+    guardrail_ratio: float | None = None
+    guardrail_p95_ms: float | None = None
+    notes: list[str] = []
+
+
+class Thresholds(msgspec.Struct, kw_only=True):
+    """How far the scores of two sides may be apart."""
+
+    max_abs_diff: float
+    mean_abs_diff: float
+
+
 class MatrixSummary(msgspec.Struct, kw_only=True):
-    """Which chunk size a matrix recommends for its own side."""
+    """Which chunk size a matrix recommends for its own side. ``correctness_thresholds``: that a comparison will judge
+    by."""
 
     guardrail_ratio: float | None = None
-    sweep_recommendation: int | None = None
+    sweep_recommendation: Choice | None = None
     confirm_chunk_sizes: list[int] = []
-    confirm_recommendation: int | None = None
-    final_recommendation: int | None = None
+    confirm_recommendation: Choice | None = None
+    final_recommendation: Choice | None = None
+    correctness_thresholds: Thresholds | None = None
+
+    @property
+    def final_chunk_size(self) -> int | None:
+        """The client chunk size that is recommended; None where none is."""
+        final = self.final_recommendation
+        return None if final is None or final.selected is None else final.selected.client_chunk_size
 
 
 class ScoreMatrix(msgspec.Struct, kw_only=True):
     """One side in one view: every client chunk size, swept, and the best ones confirmed.
 
-    ``workload``: the workload's head, without its requests. Further: ``engine``, ``semantics`` (declared),
+    ``workload``: the workload's head, without its requests. Further: ``package_version``, ``engine``,
+    ``semantics`` (declared),
     ``mask_requested``, ``cost_per_hour_usd``, ``own_reference``, ``self_comparison``, ``harness`` (the harness's own
-    time, see `bench.overhead`), ``load`` (see `bench.load`), ``complete`` (false while rows are missing),
-    ``blocker`` (why they are).
+    time, see `bench.overhead`), ``load`` (a `bench.load_records.LoadReport`), ``complete`` (false while rows are
+    missing), ``blocker`` (why they are).
     """
 
     schema_version: Literal["score_matrix_v1"]
@@ -185,6 +239,7 @@ class ScoreMatrix(msgspec.Struct, kw_only=True):
     confirm_results: list[Row] = []
     summary: MatrixSummary = msgspec.field(default_factory=MatrixSummary)
     notes: list[str] = []
+    package_version: str | None = None
     engine: str | None = None
     model: str | None = None
     dtype: str | None = None
@@ -203,10 +258,12 @@ class ScoreMatrix(msgspec.Struct, kw_only=True):
 class Agreement(msgspec.Struct, kw_only=True):
     """The scores of two sides on the same items (see `agreement.agreement`).
 
-    ``log_odds``: of the first label against the others. ``kendall_tau``, ``top_k_overlap``, ``ndcg_at_10``: what
+    ``num_compared``: how many scores. ``log_odds``: of the first label against the others.
+    ``kendall_tau``, ``top_k_overlap``, ``ndcg_at_10``: what
     a user of the ranking feels; the first label's score ranks. ``worst_items``: index and both sides' scores.
     """
 
+    num_compared: int | None = None
     max_abs_diff: float | None = None
     mean_abs_diff: float | None = None
     max_log_odds_diff: float | None = None
@@ -255,7 +312,8 @@ class Side(msgspec.Struct, kw_only=True):
 class SideRow(msgspec.Struct, kw_only=True):
     """One side at one chunk size, as the comparison uses it: the confirmed row where there is one.
 
-    ``eligible``: whether it may win; ``why_not``: what keeps it from that.
+    ``eligible``: whether it may win; ``why_not``: what keeps it from that. ``undecided``: nothing but that the evidence
+    does not show whether its scores, which are within the limits, are right.
     """
 
     p50_ms: float | None = None
@@ -267,6 +325,7 @@ class SideRow(msgspec.Struct, kw_only=True):
     items_per_usd: float | None = None
     confirmed: bool = False
     eligible: bool = False
+    undecided: bool = False
     why_not: str | None = None
 
 
@@ -307,13 +366,17 @@ class Winner(msgspec.Struct, kw_only=True):
 
 
 class ComparedView(msgspec.Struct, kw_only=True):
-    """One view: ``backends`` [A, B] in the order of the deltas; winners by the guardrail rule."""
+    """One view: ``backends`` [A, B] in the order of the deltas; winners by the guardrail rule.
+
+    ``winner_by_guardrail``: where nothing may win, what would if the scores of the ``undecided`` rows were right.
+    """
 
     view: str
     backends: list[str]
     rows: list[ComparedRow]
     guardrail_p95_ms: float | None = None
     winner: Winner | None = None
+    winner_by_guardrail: Winner | None = None
     winners_by_backend: dict[str, Winner] = {}
     deferred: str | None = None
 
@@ -328,15 +391,104 @@ class Recommendation(msgspec.Struct, kw_only=True):
     follow_ups: list[str] = []
 
 
+class PublicSide(msgspec.Struct, kw_only=True):
+    """One backend's row in the public form."""
+
+    status: str | None = None
+    success_rate: float | None = None
+    p95_total_e2e_ms: float | None = None
+    throughput_items_sec: float | None = None
+
+
+class PublicSelected(PublicSide, kw_only=True):
+    """The row that a backend's matrix recommends; other tools write the whole row."""
+
+    client_chunk_size: int
+
+
+class PublicCorrectness(msgspec.Struct, kw_only=True, rename={"passed": "pass"}):
+    """``pass``: whether the scores of both backends were compared and are within the thresholds; ``detail``: what the
+    gates say, where that is no PASS."""
+
+    passed: bool
+    status: str | None = None
+    max_abs_diff: float | None = None
+    mean_abs_diff: float | None = None
+    num_compared: int | None = None
+    detail: str | None = None
+
+
+class PublicRow(msgspec.Struct, kw_only=True):
+    """One client chunk size that both backends have measured."""
+
+    client_chunk_size: int
+    jax: PublicSide
+    pytorch: PublicSide
+    correctness: PublicCorrectness
+
+
+class PublicWinner(msgspec.Struct, kw_only=True):
+    """A row that won."""
+
+    backend: str
+    client_chunk_size: int
+    throughput_items_sec: float | None = None
+    p95_total_e2e_ms: float | None = None
+
+
+class PublicChoice(msgspec.Struct, kw_only=True):
+    """What the guardrail rule chose among the rows of a view."""
+
+    winner: PublicWinner | None
+    eligible_count: int | None = None
+    guardrail_ratio: float | None = None
+    guardrail_p95_ms: float | None = None
+
+
+class PortableView(msgspec.Struct, kw_only=True):
+    """The view portable in the public form; ``backend_best`` by backend."""
+
+    rows: list[PublicRow]
+    winner: PublicChoice | None = None
+    guardrail_ratio: float | None = None
+    backend_best: dict[str, PublicChoice] = {}
+
+
+class BestNativeView(msgspec.Struct, kw_only=True):
+    """The view best_native in the public form: each backend's best row, and the difference of their scores."""
+
+    jax_selected: PublicSelected | None = None
+    pytorch_selected: PublicSelected | None = None
+    correctness: PublicCorrectness | None = None
+    winner: PublicChoice | None = None
+    guardrail_ratio: float | None = None
+
+
+class Judged(msgspec.Struct, kw_only=True):
+    """What the scores of both sides were judged by."""
+
+    thresholds: Thresholds | None = None
+
+
 class Comparison(msgspec.Struct, kw_only=True):
     """All sides, all views, one recommendation.
 
+    In the public form: ``portable_view``, ``best_native_view``, ``correctness``, ``recommendations`` (by view, and
+    overall), ``inputs`` (file by what it holds), ``notes``. Everything else is further, and more than that form holds;
+    what stands in it follows from there (`decision.public_form`).
+
     ``status``: "complete", or "partial" where a side is missing or unfinished, with the ``blocker``; winners across
-    backends are deferred then.
+    backends are deferred then. ``limitations``: what the gates of a run on the segment mask have not shown.
     """
 
     schema_version: Literal["cross_backend_comparison_v1"]
     generated_at_utc: str | None = None
+    portable_view: PortableView | None = None
+    best_native_view: BestNativeView | None = None
+    correctness: Judged | None = None
+    recommendations: dict[str, str] = {}
+    inputs: dict[str, str | None] = {}
+    package_version: str | None = None
     status: Literal["complete", "partial"] | None = None
     blocker: str | None = None
     workload_ref: WorkloadRef = msgspec.field(default_factory=WorkloadRef)
@@ -347,22 +499,27 @@ class Comparison(msgspec.Struct, kw_only=True):
     recommendation: Recommendation | None = None
     summary: str | None = None
     notes: list[str] = []
+    limitations: list[Check] = []
 
 
 @dataclass
 class Outcome:
-    """A finished comparison. ``failures``: sides whose server did not start or died for good, with the reason;
-    ``not_run``: sides that were asked for and cannot be here, with the reason."""
+    """A finished comparison. By side, with the reason: ``failures``, whose server died for good, or gives no answers;
+    ``errors``, whose server, or whose baseline's, could not be had; ``not_run``, that cannot be here.
+    ``unwritten``: what is against one of its files, where it could not be written."""
 
     directory: Path
     matrices: list[tuple[Path, ScoreMatrix]]
     comparison: Comparison
     failures: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
+    unwritten: StorageError | None = None
 
 
 class PairRecord(msgspec.Struct, kw_only=True):
-    """Two arms of an A/B, by name: their variables, and one row each. ``ratio_p50``: A's median run over B's."""
+    """Two arms of an A/B, by name: their variables, and one row each. ``ratio_p50``: A's median run over B's.
+    ``labels``: the label token ids that were scored."""
 
     schema_version: Literal["multiitem_ab_v1"] = AB_SCHEMA
     arms: dict[str, dict[str, str]]
@@ -371,3 +528,4 @@ class PairRecord(msgspec.Struct, kw_only=True):
     ratio_interval_95: tuple[float, float] | None
     verdict: str
     agreement: Agreement | None
+    labels: list[int] | None = None

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRequest
+import pytest_multiitem
+from pytest_multiitem.comparison import files
+from pytest_multiitem.comparison.files import Artefact
+from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRef, WorkloadRequest
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.gates.evidence import score_spread
+from pytest_multiitem.inputs import read_bytes
+from pytest_multiitem.results.figures import differs
 from pytest_multiitem.results.store import utc_now
-from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, token_pool
+from pytest_multiitem.scoring.cases import (
+    ASSUMED_VOCABULARY,
+    checksum_name,
+    checksum_names,
+    request_sha256,
+    token_pool,
+    wrong_checksums,
+)
 from pytest_multiitem.scoring.tokens import content_tokens
 from pytest_multiitem.settings.settings import Settings
 
@@ -81,9 +95,10 @@ def generate(
         item_tokens=item_tokens,
         delimiter_token_id=delimiter,
         label_token_ids=list(labels),
-        tokenizer={"source": tokenizer, "vocab_size": drawn_from, "content_ids": len(pool)},
+        tokenizer={"name_or_path": tokenizer, "vocab_size": drawn_from, "content_ids": len(pool)},
         requests=requests,
-        checksums={r.request_id: request_sha256(msgspec.to_builtins(r)) for r in requests},
+        checksums={checksum_name(r.request_id): request_sha256(msgspec.to_builtins(r)) for r in requests},
+        package_version=pytest_multiitem.__version__,
         seed=seed,
     )
     workload.discrimination = discrimination(workload)
@@ -104,23 +119,85 @@ def of_run(settings: Settings) -> Workload:
     )
 
 
-def request_sha256(raw_request: dict[str, Any]) -> str:
-    """The checksum of a request as it stands in its file, with all fields: SHA-256 of its canonical JSON.
+def read(path: Path) -> Artefact[Workload]:
+    """Read a workload that is to be sent. Raises UsageError, also for one that is not what it says."""
+    artefact = files.read(path, Workload)
+    if not artefact.record.requests:
+        raise UsageError(f"workload {path} holds no request")
+    problem = next(contradictions(artefact), None)
+    if problem is not None:
+        raise UsageError(f"{path} contradicts itself: {problem}; write one with: multiitem workload")
+    return artefact
 
-    Canonical: keys sorted, no spaces, characters beyond ASCII escaped.
-    """
-    canonical = json.dumps(raw_request, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+def reference(artefact: Artefact[Workload]) -> WorkloadRef:
+    """What a matrix says of the workload in this file whose first request it measures."""
+    raw = artefact.content["requests"][0]
+    return WorkloadRef(
+        path=artefact.path.name,
+        sha256=file_sha256(artefact.path),
+        request_id=raw["request_id"],
+        request_sha256=request_sha256(raw),
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """The checksum of a file, byte by byte. Raises UsageError where it cannot be read."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def contradictions(artefact: Artefact[Workload]) -> Iterator[str]:
+    """What a workload says of its requests and that is not so."""
+    workload, raw_requests = artefact.record, artefact.content["requests"]
+    names = [request.request_id for request in workload.requests]
+    for name, problem in wrong_checksums(raw_requests, workload.checksums):
+        yield f"request {name}: {problem}"
+    known = {key for name in names for key in checksum_names(name, len(names))}
+    yield from (f"checksums: {key!r} is no request of this file" for key in workload.checksums if key not in known)
+    for request in workload.requests:
+        yield from (f"request {request.request_id}: {problem}" for problem in _other_shape(request, workload))
+    shapes = [(len(request.items_token_ids), len(request.label_token_ids)) for request in workload.requests]
+    if workload.scores is not None:
+        scored = [(len(scores), len(row)) for scores in workload.scores for row in scores[:1]]
+        ragged = any(len(row) != len(scores[0]) for scores in workload.scores for row in scores)
+        if ragged or scored != shapes:
+            yield f"scores are of {scored}{' and other' if ragged else ''} items and labels, the requests have {shapes}"
+            return
+    wanted = discrimination(workload)
+    for name, value in workload.discrimination.items():
+        if name in wanted and (value is None or isinstance(value, bool)):
+            yield f"discrimination: {name} is {value}; the requests give {wanted[name]:.9g}"
+        elif name in wanted:
+            yield from differs(f"discrimination: {name}", value, wanted[name], "the requests give")
+
+
+def _other_shape(request: WorkloadRequest, workload: Workload) -> Iterator[str]:
+    """Where a request has another shape, or other labels, than the file says of all of them."""
+    query, items, labels = request.query_token_ids, request.items_token_ids, request.label_token_ids
+    if workload.num_items is not None and items and len(items) != workload.num_items:
+        yield f"{len(items)} items, but num_items is {workload.num_items}"
+    if workload.query_tokens is not None and query and len(query) != workload.query_tokens:
+        yield f"a query of {len(query)} tokens, but query_tokens is {workload.query_tokens}"
+    other = [index for index, item in enumerate(items) if len(item) != workload.item_tokens]
+    if workload.item_tokens is not None and other:
+        more = f" (and {len(other) - 1} more)" if other[1:] else ""
+        first = f"item {other[0]} has {len(items[other[0]])} tokens"
+        yield f"{first}, but item_tokens is {workload.item_tokens}{more}"
+    if workload.label_token_ids is not None and labels != workload.label_token_ids:
+        yield f"labels {labels}, but label_token_ids is {workload.label_token_ids}"
 
 
 def discrimination(workload: Workload) -> dict[str, Any]:
     """What tells the items of a request apart, counted; of several requests, the least of each figure.
 
     ``distinct_items``, ``distinct_item_share`` (of all items), ``distinct_query_tokens`` and
-    ``distinct_item_tokens`` (over all items).
+    ``distinct_item_tokens`` (over all items); ``score_spread``, where the scores are known.
     """
     figures = [_figures(request) for request in workload.requests]
-    return {name: min(of[name] for of in figures) for name in (figures[0] if figures else ())}
+    found = {name: min(of[name] for of in figures) for name in (figures[0] if figures else ())}
+    if workload.scores is not None:
+        found["score_spread"] = score_spread([np.array(scores, dtype=float) for scores in workload.scores])
+    return found
 
 
 def degenerate(workload: Workload) -> list[str]:
@@ -142,9 +219,9 @@ def degenerate(workload: Workload) -> list[str]:
 
 
 def head(workload: Workload) -> dict[str, Any]:
-    """Everything but the requests, and whether they ask for softmax, by which scores are judged."""
+    """Everything but the requests and their scores, and whether softmax is asked for, by which scores are judged."""
     content: dict[str, Any] = msgspec.to_builtins(workload)
-    del content["requests"]
+    del content["requests"], content["scores"]
     return {**content, "apply_softmax": all(request.apply_softmax for request in workload.requests)}
 
 

@@ -6,24 +6,23 @@ wraps the application as ASGI middleware; in scoring, the :class:`ScoringSteps`;
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pytest_multiitem.engine.intake import Intake
+from pytest_multiitem.engine.scorer import MAX_SCORES
 from pytest_multiitem.engine.tokenizer import TextTokenizer
+from pytest_multiitem.engine.worker import Worker
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.steps import ScoringSteps
 from pytest_multiitem.scoring.wire import (
@@ -38,44 +37,13 @@ from pytest_multiitem.scoring.wire import (
     internal_error,
     parse_score_request,
 )
-from pytest_multiitem.transport.listening import while_connected
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: Nobody reads this answer: the client has gone (nginx's code for it).
 _CLIENT_GONE = 499
-
-
-class Worker:
-    """The one thread that calls the engine; calls queue up in order of arrival."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._running = threading.Lock()
-
-    async def run(self, request: Request, call: Callable[[], _T]) -> _T:
-        """Run ``call`` in the worker. Raises ClientDisconnect as soon as the client goes away.
-
-        A call that is still queued then never starts; one that runs ends by itself, unheard.
-        """
-
-        def exclusively() -> _T:
-            with self._running:
-                return call()
-
-        job = asyncio.get_running_loop().run_in_executor(self._pool, exclusively)
-        return await while_connected(job, request.receive)
-
-    def close(self, timeout: float) -> bool:
-        """Drop what is queued and wait ``timeout`` seconds for the running call; whether it ended."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        ended = self._running.acquire(timeout=timeout)
-        if ended:
-            self._running.release()
-        return ended
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,8 +62,27 @@ class Service:
     max_positions: int
     probe_ids: Sequence[int]
     info: Mapping[str, Any]
-    max_body_bytes: int = 64 * 2**20
     worker: Worker = field(default_factory=Worker)
+    intake: Intake = field(default_factory=Intake)
+
+    @property
+    def max_text_chars(self) -> int | None:
+        """Characters of one text: more are more tokens than the model has positions, whatever they are."""
+        return None if self.tokenizer is None else self.max_positions * self.tokenizer.longest_token
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """What a request may be at most, and how many may wait, as ``/get_server_info`` says it."""
+        return {
+            "max_body_bytes": self.intake.most_bytes,
+            "max_held_bytes": self.intake.most_held_bytes,
+            "max_items": self.scorer.config.max_items,
+            "max_labels": self.vocab_size,
+            "max_scores": MAX_SCORES,
+            "max_positions": self.max_positions,
+            "max_text_chars": self.max_text_chars,
+            "max_queued_requests": self.worker.most_queued,
+        }
 
 
 def create_app(service: Service) -> Starlette:
@@ -122,15 +109,18 @@ class _Endpoints:
         self._service = service
 
     async def score(self, request: Request) -> Response:
-        body = await _read_body(request, self._service.max_body_bytes)
-        # Checked outside the worker, so that a bad request is refused while a long one runs.
-        parsed, query, items = await run_in_threadpool(self._understand, body)
-        return _json(await self._service.worker.run(request, lambda: self._score(parsed, query, items)))
+        intake = self._service.intake
+        async with intake.body(request) as body:
+            # Checked outside the worker, so that a bad request is refused while a long one runs.
+            parsed, query, items = await intake.read(lambda: self._understand(body))
+            return _json(await self._service.worker.run(request, lambda: self._score(parsed, query, items)))
 
     def _understand(self, body: bytes) -> tuple[ScoreRequest, list[int], list[list[int]]]:
         """The request, and its query and items as checked token ids."""
         service = self._service
-        request = parse_score_request(body, vocab_size=service.vocab_size)
+        most = service.scorer.config.max_items
+        with service.intake.decoding():
+            request = parse_score_request(body, vocab_size=service.vocab_size, max_items=most)
         if not isinstance(request.query, str):
             return request, request.query, request.items  # type: ignore[return-value]
         if service.tokenizer is None:
@@ -140,11 +130,22 @@ class _Endpoints:
                 "query and items are text, but the served checkpoint has no tokenizer.json; send lists of token ids",
                 "query",
             )
-        query, items = service.scorer.tokenise(request.query, list(map(str, request.items)), service.tokenizer.encode)
+        texts = list(map(str, request.items))
+        self._check_length(request.query, "query")
+        for number, text in enumerate(texts):
+            self._check_length(text, f"items[{number}]")
+        query, items = service.scorer.tokenise(request.query, texts, service.tokenizer.encode)
         if not query:
             raise empty_query()
         check_token_ids(query, items, vocab_size=service.vocab_size)
         return request, query, items
+
+    def _check_length(self, text: str, param: str) -> None:
+        """Refuse a text before it is tokenised where no tokens of it can be few enough."""
+        most = self._service.max_text_chars
+        if most is not None and len(text) > most:
+            message = f"{param} has {len(text)} characters; this server takes at most {most} in one text: shorten it"
+            raise WireError(400, "sequence_too_long", message, param)
 
     def _score(self, request: ScoreRequest, query: list[int], items: list[list[int]]) -> bytes:
         temperature, logprobs = request.temperature or 1.0, request.return_token_logprobs
@@ -173,7 +174,7 @@ class _Endpoints:
         probe = ScoreRequest(query=ids[:1], items=[ids[:1]], label_token_ids=ids)
         try:
             await self._service.worker.run(request, lambda: self._score(probe, ids[:1], [ids[:1]]))
-        except ClientDisconnect:
+        except (ClientDisconnect, WireError):
             raise
         except Exception:
             log.exception("the health check's request failed")
@@ -183,10 +184,12 @@ class _Endpoints:
 
     async def generate(self, request: Request) -> Response:
         """The prompt is computed as the query of an empty item, and nothing is generated: this engine only scores."""
-        prompt = self._prompt(await _read_body(request, self._service.max_body_bytes))
         nothing: list[list[int]] = [[]]
-        probe = ScoreRequest(query=prompt, items=nothing, label_token_ids=list(self._service.probe_ids))
-        await self._service.worker.run(request, lambda: self._score(probe, prompt, nothing))
+        intake = self._service.intake
+        async with intake.body(request) as body:
+            prompt = await intake.read(lambda: self._prompt(body))
+            probe = ScoreRequest(query=prompt, items=nothing, label_token_ids=list(self._service.probe_ids))
+            await self._service.worker.run(request, lambda: self._score(probe, prompt, nothing))
         finish = {"type": "abort", "message": "this engine scores, and generates nothing"}
         told = {"prompt_tokens": len(prompt), "completion_tokens": 0, "finish_reason": finish}
         return _json(msgspec.json.encode({"text": "", "output_ids": [], "meta_info": told}))
@@ -194,11 +197,13 @@ class _Endpoints:
     def _prompt(self, body: bytes) -> list[int]:
         """The token ids of a prompt. Raises WireError where there is none."""
         try:
-            fields = msgspec.json.decode(body)
+            with self._service.intake.decoding():
+                fields = msgspec.json.decode(body)
             text, ids = fields.get("text"), fields.get("input_ids")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
             raise WireError(400, "invalid_json", "the body is no JSON object") from None
         if isinstance(text, str) and ids is None and self._service.tokenizer is not None:
+            self._check_length(text, "text")
             ids = self._service.tokenizer.encode(text)
         if not isinstance(ids, list) or not ids:
             message = "expected input_ids, a list of at least one token id, or text where there is a tokenizer"
@@ -207,8 +212,9 @@ class _Endpoints:
         return ids
 
     async def server_info(self, request: Request) -> Response:
-        known = {"score_fields": list(SCORE_FIELDS), "executed": self._service.scorer.executed()}
-        return _json(msgspec.json.encode({**self._service.info, **known}))
+        service = self._service
+        known = {"score_fields": list(SCORE_FIELDS), "limits": service.limits, "executed": service.scorer.executed()}
+        return _json(msgspec.json.encode({**service.info, **known}))
 
     async def models(self, request: Request) -> Response:
         limit = self._service.max_positions
@@ -251,30 +257,9 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     return _error(wire, error.headers)
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    """The body, of at most ``limit`` bytes.
-
-    A longer body is read on, and thrown away, up to twice the limit: a client that is cut off while it
-    still sends would see a broken connection instead of the answer.
-    """
-    received, chunks = 0, []
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received <= limit:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-            if received > 2 * limit:
-                break
-    if received > limit:
-        message = f"the body has more than {limit} bytes; send fewer items in each request"
-        raise WireError(413, "body_too_large", message)
-    return b"".join(chunks)
-
-
 def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
 def _error(error: WireError, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(error.body(), error.status, headers, media_type="application/json")
+    return Response(error.body(), error.status, {**(headers or {}), **error.headers}, media_type="application/json")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,9 +23,12 @@ from typing import Any
 import filelock
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from pytest_multiitem.errors import CheckpointError
+from pytest_multiitem.settings.cache import VARIABLE, cache_directory
+from pytest_multiitem.storage import writing
 
 _CHECKSUMS = "multiitem-checksums.json"
 _FORMAT = 1
@@ -61,29 +66,25 @@ class CheckpointSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def cache_directory() -> Path:
-    """Where generated checkpoints and compiled programs are kept: ``MULTIITEM_CACHE_DIR``, else
-    ``pytest-multiitem`` under the user's cache directory."""
-    explicit = os.environ.get("MULTIITEM_CACHE_DIR")
-    if explicit:
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pytest-multiitem"
-
-
 def tiny_checkpoint(cache: Path | None = None) -> Path:
     """The default tiny checkpoint, generated on first use; safe under concurrent callers.
 
-    A cached copy whose checksums do not match is replaced.
+    A cached copy whose checksums do not match is replaced. An intact one is only read, so a cache may be read-only.
+    Raises StorageError where it must be written and cannot be.
     """
     spec = CheckpointSpec()
     directory = (cache or cache_directory()) / "checkpoints" / f"tiny-{spec.digest}"
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{directory}.lock"):
-        if not _is_intact(directory):
-            if directory.exists():
-                shutil.rmtree(directory)
-            write_checkpoint(directory, spec)
+    if _is_intact(directory):
+        return directory
+    with writing(directory, advice=f"choose another place with {VARIABLE}"):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{directory}.lock"):
+            for left in directory.parent.glob(f".{directory.name}-*"):  # by one that was killed: this one has the lock
+                shutil.rmtree(left, ignore_errors=True)
+            if not _is_intact(directory):
+                if directory.exists():
+                    shutil.rmtree(directory)
+                write_checkpoint(directory, spec)
     return directory
 
 
@@ -91,15 +92,12 @@ def write_checkpoint(directory: Path, spec: CheckpointSpec, *, full_tokenizer: b
     """Write a checkpoint of the given size to ``directory``, which must not exist or be empty.
 
     The directory appears whole or not at all. ``full_tokenizer``: its tokenizer names every id of the
-    vocabulary; some engines refuse label ids that their tokenizer does not know.
+    vocabulary; some engines refuse label ids that their tokenizer does not know. Raises StorageError.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CheckpointError(f"{directory} exists and is not an empty directory; name a new one")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
-        work = Path(scratch) / "checkpoint"
-        work.mkdir()
-        save_file(dict(_weights(spec)), str(work / "model.safetensors"), metadata={"format": "pt"})
+    with writing(directory), _scratch_for(directory) as work:
+        _save_weights(work / "model.safetensors", spec)
         _write_json(work / "config.json", _config(spec))
         data = resources.files("pytest_multiitem.engine") / "data"
         for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -109,6 +107,24 @@ def write_checkpoint(directory: Path, spec: CheckpointSpec, *, full_tokenizer: b
         _write_json(work / _CHECKSUMS, {path.name: _sha256(path) for path in sorted(work.iterdir())})
         work.chmod(0o755)
         work.replace(directory)
+
+
+@contextmanager
+def _scratch_for(directory: Path) -> Iterator[Path]:
+    """A directory beside another one, to become it."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        work = Path(scratch) / "checkpoint"
+        work.mkdir()
+        yield work
+
+
+def _save_weights(path: Path, spec: CheckpointSpec) -> None:
+    try:
+        save_file(dict(_weights(spec)), str(path), metadata={"format": "pt"})
+    except SafetensorError as error:  # it has the system's number in its words alone
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error from None
 
 
 def _fill_tokenizer(path: Path, vocab_size: int) -> None:

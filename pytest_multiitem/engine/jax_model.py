@@ -14,26 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_multiitem.engine import interruption
 from pytest_multiitem.engine import jax_programs as programs
-from pytest_multiitem.engine.checkpoint import cache_directory
 from pytest_multiitem.engine.config import ModelConfig, read_config
 from pytest_multiitem.engine.jax_weights import load_weights, score_bound
 from pytest_multiitem.engine.plan import Block, Plan, Tile, equal_slots, place, stack
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
 from pytest_multiitem.scoring.readout import Readout
+from pytest_multiitem.settings.cache import cache_directory
+
+#: Rows of a block in dense scoring, at most: bounds the scores of a pair of blocks, 64 MiB with four heads.
+_BLOCK_ROWS = 2048
+#: Rows of a dense sequence up to which its S×S mask is kept from layer to layer: 256 MiB.
+_MASK_KEPT = 16384
+#: Blocks of a dense sequence that are under way at a time on a CPU, at least: they share its cores.
+_AHEAD = 8
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """R rows of a placed sequence in dense scoring: the prefix, or one tile; both padded."""
+    """R rows of a placed sequence in dense scoring: the prefix or one tile, both padded, or a piece of a long one."""
 
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     placed: programs.Placed
+    part: int  # 0: the prefix; from 1 on: the tile's number
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +133,10 @@ class JaxBackend:
         accelerator gets all of them at once and computes them in order.
         """
 
+        stop = interruption.current()
+
         def dispatch(block: Block) -> _Dispatched:
+            stop.check()
             (tile,) = block.tiles
             return self._read(self._segment(prefix, visible_prefix, tile), tile.slots, labels, normalise)
 
@@ -165,13 +178,9 @@ class JaxBackend:
         A row meets every key block in placed order, its own the same way each time, so how many other
         blocks there are, and of which shape, changes no bit of it.
         """
+        stop = interruption.current()
         blocks = _blocks(plan)
-        if plan.layout.bias is None:
-            placed = [jax.device_put(block.placed, self._device) for block in blocks]
-            masks = [[programs.dense_mask(plan.layout.semantics, r, c) for c in placed] for r in placed]
-        else:
-            weights = plan.layout.log_weights()
-            masks = [[_log_weights(weights, r.placed, c.placed) for c in blocks] for r in blocks]
+        mask = self._dense_masks(plan, blocks)
         rotary = self._rotary_for(*(block.positions for block in blocks))
         model = (self._config, self._weights)
         hidden = [programs.embed(*model, block.tokens) for block in blocks]
@@ -182,18 +191,34 @@ class JaxBackend:
                 for x, block in zip(hidden, blocks, strict=True)
             ]
             for i, (q, _, _) in enumerate(projected):
+                stop.check()
                 state = programs.dense_start(q)
-                for (_, k, v), mask in zip(projected, masks[i], strict=True):
-                    state = programs.dense_attend(q, k, v, mask, state)
+                for j, (_, k, v) in enumerate(projected):
+                    state = programs.dense_attend(q, k, v, mask(i, j), state)
                 hidden[i] = programs.dense_finish(*model, layer, hidden[i], state)
+                if self._cores is not None and i >= _AHEAD:  # what is in a CPU's queue of work cannot be stopped
+                    jax.block_until_ready(hidden[i - _AHEAD])
 
         def read(hidden: Any, rows: Sequence[int] | NDArray[Any]) -> _Dispatched:
             at = _padded(np.asarray(rows, dtype=np.int32), programs.readable(len(rows)))
             return self._read(programs.final_states(*model, hidden, at), len(rows), labels, normalise)
 
-        empty = read(hidden[0], [plan.empty_score_row])
-        tiles = [read(rows, tile.score_rows) for rows, tile in zip(hidden[1:], plan.tiles, strict=True)]
+        parts = _parts(hidden, blocks)
+        empty = read(parts[0], [plan.empty_score_row])
+        tiles = [read(rows, tile.score_rows) for rows, tile in zip(parts[1:], plan.tiles, strict=True)]
         return plan.in_item_order(empty.collect(), [each.collect() for each in tiles])
+
+    def _dense_masks(self, plan: Plan, blocks: Sequence[_Block]) -> Callable[[int, int], Any]:
+        """The S×S mask by the numbers of the blocks of its rows and of its keys."""
+        if plan.layout.bias is not None:
+            weights = plan.layout.log_weights()
+            return lambda r, c: _log_weights(weights, blocks[r].placed, blocks[c].placed)
+        placed = [jax.device_put(block.placed, self._device) for block in blocks]
+
+        def mask(r: int, c: int) -> Any:
+            return programs.dense_mask(plan.layout.semantics, placed[r], placed[c])
+
+        return cache(mask) if sum(len(block.tokens) for block in blocks) <= _MASK_KEPT else mask
 
     def _read(self, states: Any, rows: int, labels: Sequence[int], normalise: bool) -> _Dispatched:
         """Dispatch the reading of the first n ``rows`` of normed states; the arrays stay on the device until they are
@@ -273,24 +298,35 @@ def _padded(values: NDArray[np.int32], size: int, fill: int = 0) -> NDArray[np.i
 
 
 def _blocks(plan: Plan) -> list[_Block]:
-    """The prefix in its bucket, then each tile's rows, with every row's identity for the mask."""
+    """The prefix in its bucket, then each tile's rows, with every row's identity for the mask; long ones in pieces."""
     length = plan.layout.prefix_length
     parts = [((*plan.layout.prefix, np.arange(length)), programs.bucket(length))]
     for tile in plan.tiles:
         flat = (tile.tokens.reshape(-1), tile.positions.reshape(-1), tile.packed_index.reshape(-1))
         parts.append((flat, programs.tile_bucket(tile.tokens.size)))
     blocks, start = [], 0
-    for (tokens, positions, packed_index), size in parts:
+    for number, ((tokens, positions, packed_index), size) in enumerate(parts):
+        tokens, positions = _padded(tokens, size), _padded(positions, size)
         index = _padded(packed_index.astype(np.int32), size, fill=-1)
-        placed = programs.Placed(
-            index=index,
-            item=np.where(index >= 0, plan.layout.item[index], PREFIX),
-            is_delimiter=plan.layout.is_delimiter[index],
-            place=np.arange(start, start + size, dtype=np.int32),
-        )
-        blocks.append(_Block(_padded(tokens, size), _padded(positions, size), placed))
+        for at in range(0, size, _BLOCK_ROWS):
+            rows = slice(at, min(at + _BLOCK_ROWS, size))
+            placed = programs.Placed(
+                index=index[rows],
+                item=np.where(index[rows] >= 0, plan.layout.item[index[rows]], PREFIX),
+                is_delimiter=plan.layout.is_delimiter[index[rows]],
+                place=np.arange(start + rows.start, start + rows.stop, dtype=np.int32),
+            )
+            blocks.append(_Block(tokens[rows], positions[rows], placed, number))
         start += size
     return blocks
+
+
+def _parts(hidden: Sequence[Any], blocks: Sequence[_Block]) -> list[Any]:
+    """The rows of blocks as those of the prefix and of whole tiles."""
+    parts: list[list[Any]] = [[] for _ in range(blocks[-1].part + 1)]
+    for rows, block in zip(hidden, blocks, strict=True):
+        parts[block.part].append(rows)
+    return [rows[0] if len(rows) == 1 else jnp.concatenate(rows) for rows in parts]
 
 
 def _log_weights(weights: NDArray[np.float32], rows: programs.Placed, keys: programs.Placed) -> NDArray[np.float32]:

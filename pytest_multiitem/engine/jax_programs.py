@@ -33,10 +33,14 @@ LARGEST_UNSHIFTED = 60.0
 
 #: Rows of one block of causal attention: bounds the score matrix to this many rows at a time.
 _CAUSAL_ROWS = 512
+#: Sequences of more tokens are attended to in a loop, for which nothing is compiled by itself.
+_LONG = 8192
 #: Scores that are computed at a time: 2 MiB, so that they stay in a core's cache.
 _CACHED_SCORES = 1 << 19
 #: Rows of a causal block that are computed at a time, at least.
 _FEWEST_ROWS = 32
+#: Slots up to this many rows attend to themselves in one piece, wider ones to as many keys at a time.
+_WIDEST = 384
 #: Keys of a prefix that a tile attends to at a time, at most: few, so that as many rows as possible share the work of
 #: preparing them for a product.
 _ATTENDED_KEYS = 256
@@ -175,19 +179,58 @@ def _segment_attention(
     kv_heads, group, rows, dim = q.shape
     slots, wanted, width = own_seen.shape
     per_slot = (kv_heads, group, slots, wanted)
-    own_k, own_v = (own.reshape(kv_heads, slots, width, dim) for own in (k, v))
-    own = _dot("kgswd,ksud->kgswu", q.reshape(*per_slot, dim), own_k) * dim**-0.5
-    own = jnp.where(own_seen, own, _HIDDEN)
-    own_maximum = own.max(-1)
-    own = jnp.exp(own - own_maximum[..., None])
-    own_values = _dot("kgswu,ksud->kgswd", own.astype(v.dtype), own_v)
+    if rows == width and width > _WIDEST:
+        own_maximum, own_total, own_values = (x[:, :, None] for x in _long_causal(q, k, v, _WIDEST))
+    else:
+        own_k, own_v = (own.reshape(kv_heads, slots, width, dim) for own in (k, v))
+        own = _dot("kgswd,ksud->kgswu", q.reshape(*per_slot, dim), own_k) * dim**-0.5
+        own = jnp.where(own_seen, own, _HIDDEN)
+        own_maximum = own.max(-1)
+        own = jnp.exp(own - own_maximum[..., None])
+        own_total = own.sum(-1)
+        own_values = _dot("kgswu,ksud->kgswd", own.astype(v.dtype), own_v)
     shared = _attend_in_parts(q.reshape(kv_heads, group * rows, dim), shared_k, shared_v, seen, shifted)
     of_slots = Attention(*(part.reshape(*per_slot, *part.shape[2:]) for part in shared))
     maximum = jnp.maximum(of_slots.maximum, own_maximum)
     rescale, own_rescale = jnp.exp(of_slots.maximum - maximum), jnp.exp(own_maximum - maximum)
-    total = of_slots.total * rescale + own.sum(-1) * own_rescale
+    total = of_slots.total * rescale + own_total * own_rescale
     values = of_slots.values * rescale[..., None] + own_values * own_rescale[..., None]
     return (values / total[..., None]).reshape(q.shape)
+
+
+def _long_causal(q: Any, k: Any, v: Any, columns: int) -> Attention:
+    """Causal softmax sums of queries [kv_heads, group, R, D] over as many keys [kv_heads, R, D]; R is a multiple of
+    ``columns``.
+
+    A few rows and so many keys after the others, keys up to the rows' end only: R × R scores are never there, and the
+    program is as small for long sequences as for short ones.
+    """
+    kv_heads, group, length, dim = q.shape
+    rows = columns // 4
+    some_keys, some_values = (each.reshape(kv_heads, -1, columns, dim) for each in (k, v))
+    parts = jnp.moveaxis(q.reshape(kv_heads, group, -1, rows, dim), 2, 0).reshape(-1, kv_heads, group * rows, dim)
+    scaled = (parts * dim**-0.5).astype(q.dtype)
+
+    def part(scanned: tuple[Any, Any]) -> Attention:
+        q, start = scanned
+        at = jnp.tile(start + jnp.arange(rows), group)[:, None]
+
+        def block(number: Any, before: Attention) -> Attention:
+            keys, values = some_keys[:, number], some_values[:, number]
+            seen = number * columns + jnp.arange(columns) <= at
+            scores = jnp.where(seen, _dot("krd,kcd->krc", q, keys), _HIDDEN)
+            return _attend(before, scores, lambda p: _dot("krc,kcd->krd", p.astype(values.dtype), values))
+
+        return lax.fori_loop(0, (start + rows - 1) // columns + 1, block, _before_any(q))
+
+    attended = lax.map(part, (scaled, jnp.arange(0, length, rows)))
+
+    def joined(x: Any) -> Any:
+        """[parts, kv_heads, group · rows, …] as [kv_heads, group, R, …]."""
+        in_order = jnp.moveaxis(x.reshape(-1, kv_heads, group, rows, *x.shape[3:]), 0, 2)
+        return in_order.reshape(kv_heads, group, length, *x.shape[3:])
+
+    return Attention(*map(joined, attended))
 
 
 def _attend_in_parts(q: Any, k: Any, v: Any, seen: Any, shifted: bool) -> Attention:
@@ -405,6 +448,9 @@ def _causal(q: Any, k: Any, v: Any) -> Any:
     by side XLA would keep all scores at once.
     """
     kv_heads, group, length, dim = q.shape
+    if length > _LONG:
+        attended = _long_causal(q, k, v, _CAUSAL_ROWS)
+        return attended.values / attended.total[..., None]
     step = length if length <= _CAUSAL_ROWS else min(_CAUSAL_ROWS, 2 * bucket_step(length))
     blocks = []
     for start in range(0, length, step):

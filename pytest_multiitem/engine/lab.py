@@ -26,11 +26,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pytest_multiitem.engine.app import Worker
 from pytest_multiitem.engine.backend import SerialBackend
 from pytest_multiitem.engine.launch_line import ServeArgs, add_arguments
 from pytest_multiitem.engine.model_files import load_backend, resolve_model
 from pytest_multiitem.engine.serve import application, serve_until_stopped, service_of
+from pytest_multiitem.engine.worker import Worker
 from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.faults.base import AsgiApp
 from pytest_multiitem.transport.listening import bind, listen, until_signal

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_multiitem.engine.model_files import EXTRAS
+from pytest_multiitem.engine.worker import MOST_QUEUED
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
@@ -16,6 +17,9 @@ if TYPE_CHECKING:  # a healthy server imports nothing of faults
     from pytest_multiitem.faults.active import ActiveFaults
 
 _DEFAULTS = ScorerConfig()
+
+#: The environment variable of the key, where other machines may come from and no other one is named.
+KEY_VARIABLE = "MULTI_ITEM_API_KEY"
 
 #: The backends that do more than score serially.
 _PACKING_BACKENDS = ("pytorch", "jax")
@@ -77,8 +81,17 @@ class ServeArgs:
     )
     served_model_name: str | None = _flag("engine", "default: the model path", metavar="NAME")
     download_dir: str | None = _flag("engine", "where a hub id is downloaded to", metavar="DIR")
-    host: str = _flag("server", "a loopback address (default: %(default)s)", "127.0.0.1")
+    host: str = _flag("server", "a loopback address; with --allow-remote any (default: %(default)s)", "127.0.0.1")
     port: int = _flag("server", "0: any free one (default: %(default)s)", 30010)
+    allow_remote: bool = _flag(
+        "server", "listen where other machines may come from, such as --host 0.0.0.0; needs a key, or --no-auth", False
+    )
+    api_key_env: str | None = _flag(
+        "server",
+        f"environment variable with the key that requests must bear (with --allow-remote: {KEY_VARIABLE})",
+        metavar="NAME",
+    )
+    no_auth: bool = _flag("server", "with --allow-remote: answer whoever reaches this machine, without a key", False)
     dtype: str = _flag("engine", "auto: float32", "auto", choices=("auto", "float32", "bfloat16"))
     device: str = _flag("engine", None, "cpu", choices=("cpu", "cuda", "tpu", "auto"))
     log_level: str = _flag("server", None, "info", choices=("debug", "info", "warning", "error", "critical"))
@@ -106,6 +119,12 @@ class ServeArgs:
     )
     multi_item_extend_batch_size: int = _flag(_PACKING, None, _DEFAULTS.extend_batch_size, metavar="ITEMS")
     enable_scoring_cache: bool = _flag(_PACKING, None, False)
+    max_queued_requests: int = _flag(
+        "server",
+        "requests that wait for the engine; further ones get 503 (default: %(default)s)",
+        MOST_QUEUED,
+        metavar="REQUESTS",
+    )
     skip_server_warmup: bool = _flag("server", "listen without having scored one item first", False)
     accepted_without_effect: tuple[str, ...] = ()
     faults: ActiveFaults | None = None
@@ -131,6 +150,8 @@ class ServeArgs:
             if number != 1:
                 message = f"{name} is {number}; the embedded engine runs in one process on one device: expected 1"
                 raise UsageError(message)
+        if namespace.max_queued_requests < 0:
+            raise UsageError(f"--max-queued-requests is {namespace.max_queued_requests}; expected 0 or more")
         ignored = [flag for flag in namespace.given if flag not in packing]
         if namespace.enable_scoring_cache and not namespace.multi_item_enable_prefill_extend:
             ignored.append("--enable-scoring-cache")

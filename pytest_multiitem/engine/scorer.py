@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from typing_extensions import override
 
+from pytest_multiitem.engine import interruption
 from pytest_multiitem.engine.backend import Backend, Prefix, SerialBackend
 from pytest_multiitem.engine.plan import place
 from pytest_multiitem.errors import UsageError
@@ -21,11 +22,14 @@ from pytest_multiitem.scoring.config import MaskImpl, Mode, ScorerConfig
 from pytest_multiitem.scoring.layout import PackedLayout, build_layout, packed_length
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.steps import Encode, Ids, Reading, ScoreResult, Scores, ScoringSteps
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire import WireError, too_many_items
 
 #: Prefill+extend computes no delimiter: the layout's closing delimiters stand after every token that
 #: is read, so causality hides them, and any valid id will do.
 _UNSEEN_DELIMITER = 0
+
+#: Scores of one request, at most: 4,096 items by 512 labels, say.
+MAX_SCORES = 1 << 21
 
 
 def _by_implementation() -> dict[str, int]:
@@ -137,9 +141,8 @@ class Scorer(ScoringSteps):
         self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
     ) -> ScoreResult:
         if len(items) > self.config.max_items:
-            what = f"the request has {len(items)} items; this server takes at most {self.config.max_items}"
-            remedy = "Send them in several requests, or raise --max-multi-item-count"
-            raise WireError(400, "too_many_items", f"{what}. {remedy}", "items")
+            raise too_many_items(len(items), self.config.max_items)
+        self._check_scores(len(items), len(labels))
         read = Reading(labels, apply_softmax)
         match self.config.mode:
             case Mode.SERIAL:
@@ -151,6 +154,17 @@ class Scorer(ScoringSteps):
         self._executed.requests += 1
         self._executed.items += len(items)
         return result
+
+    def _check_scores(self, items: int, labels: int) -> None:
+        """Scores take memory by themselves, however small the items are."""
+        if labels > self.vocab_size:
+            what = f"the request has {labels} labels; the vocabulary has {self.vocab_size} tokens"
+            raise WireError(400, "too_many_labels", f"{what}: name each label once", "label_token_ids")
+        if items * labels > MAX_SCORES:
+            what = (
+                f"{items} items by {labels} labels are {items * labels} scores; this server takes at most {MAX_SCORES}"
+            )
+            raise WireError(400, "too_many_scores", f"{what} in a request: send fewer items", "items")
 
     @override
     def flush_cache(self) -> None:
@@ -165,6 +179,7 @@ class Scorer(ScoringSteps):
         self._check_each(query, items, self._max_positions, "the model's positions")
         scores = read.empty(len(items))
         for i, item in enumerate(items):
+            interruption.current().check()
             tokens = [*item, *query] if item_first else [*query, *item]
             scores[i] = self.steps.score_alone(tokens, read)
             self._executed.serial_sequences += 1
@@ -205,6 +220,7 @@ class Scorer(ScoringSteps):
 
     def _packed_sequence(self, layout: PackedLayout, read: Reading) -> Scores:
         """The scores [N, K] of one packed sequence, by the mask implementation that was asked for."""
+        interruption.current().check()
         implementation = self.steps.implementation(layout)
         scores = self.steps.compute(layout, implementation, read)
         ran, n = self._executed, layout.num_items
@@ -263,6 +279,7 @@ class Scorer(ScoringSteps):
         ran["cache_hits"] += hit
         scores = []
         for batch in _batches(items, self.config.extend_batch_size):
+            interruption.current().check()
             layout = self.steps.lay_out_batch(query, items[batch], hit)
             scores.append(self._segment(layout, prefix, self.config.extend_batch_size, read))
             ran["extend_batches"] += 1

@@ -6,6 +6,8 @@ Run as ``multiitem serve …`` or ``python -m pytest_multiitem.engine.serve …`
 from __future__ import annotations
 
 import argparse
+import asyncio
+import gc
 import logging
 import os
 import platform
@@ -21,15 +23,18 @@ import numpy as np
 import uvicorn
 
 import pytest_multiitem
-from pytest_multiitem.engine.app import Service, Worker, create_app
+from pytest_multiitem.engine.access import access_of
+from pytest_multiitem.engine.app import Service, create_app
 from pytest_multiitem.engine.backend import SerialBackend
+from pytest_multiitem.engine.connections import ConnectionLimits, protocol_with
 from pytest_multiitem.engine.launch_line import ServeArgs, add_arguments
 from pytest_multiitem.engine.model_files import load_backend, resolve_model
 from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.tokenizer import load_tokenizer
+from pytest_multiitem.engine.worker import Worker
 from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.scoring.wire import WireError
-from pytest_multiitem.transport.listening import bind, listen, until_signal
+from pytest_multiitem.transport.listening import listen, until_signal
 
 if TYPE_CHECKING:  # a healthy server imports nothing of faults
     from pytest_multiitem.faults.base import AsgiApp
@@ -38,9 +43,12 @@ log = logging.getLogger(__name__)
 
 _PROG = "multiitem serve"
 
-#: Seconds that running requests get to end, after SIGTERM or SIGINT; then the engine's own call.
+#: Seconds that the running request gets to end, after SIGTERM or SIGINT, before it is refused; connections, to take
+#: their answers; then the engine's own call, to reach its next step.
+_RUNNING_GRACE_S = 2.0
 _GRACE_S = 3
 _ENGINE_GRACE_S = 2.0
+_CONNECTIONS = ConnectionLimits()
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -59,7 +67,7 @@ def build_service(args: ServeArgs) -> Service:
     config = args.scorer_config()  # flags that contradict each other end it before a model is loaded
     directory = resolve_model(args.model_path, args.download_dir)
     backend = load_backend(args.backend, directory, dtype=args.dtype, device=args.device)
-    service = service_of(args, directory, backend, Worker())
+    service = service_of(args, directory, backend, Worker(args.max_queued_requests))
     if not args.skip_server_warmup:
         _warm_up(Scorer(backend, config), service.probe_ids[:1])  # a scorer that neither counts here nor has a fault
     return service
@@ -116,13 +124,18 @@ def _server_info(args: ServeArgs, config: ScorerConfig, backend: SerialBackend, 
 
 def _run(args: ServeArgs) -> int:
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    config = args.scorer_config()
+    config, access = args.scorer_config(), access_of(args)
+    if access.warning is not None:
+        log.warning("%s", access.warning)
     if args.accepted_without_effect:
         log.info("accepted without effect: %s", " ".join(args.accepted_without_effect))
     if args.faults and args.faults.labels:
         log.warning("this server is faulty on purpose: %s", ", ".join(args.faults.labels))
-    with bind(args.host, args.port) as listener:
+    with access.bind(args.host, args.port) as listener:
         service = build_service(args)
+        # A body of a million small lists sets off the collector, which would look through all that was imported.
+        gc.collect()
+        gc.freeze()
         host, port = listener.getsockname()[:2]
         listen(listener, args.host, port)
         log.info("serving %s (%s) on http://%s:%d", service.model, config.mode.value, host, port)
@@ -131,24 +144,52 @@ def _run(args: ServeArgs) -> int:
 
 
 def application(args: ServeArgs, service: Service) -> AsgiApp:
-    """What answers requests: the service, behind the faults of the wire if there are any."""
-    app = create_app(service)
-    return args.faults.before(app) if args.faults else app
+    """What answers requests: the service, behind the faults of the wire and behind the key, if there are any.
+
+    Raises UsageError where a key is needed and there is none.
+    """
+    app: AsgiApp = create_app(service)
+    return access_of(args).before(args.faults.before(app) if args.faults else app)
 
 
 def serve_until_stopped(listener: socket.socket, app: AsgiApp, worker: Worker, log_level: str) -> None:
     """Serve on a listening socket until uvicorn is told to stop, and let the engine's running call end."""
-    config = uvicorn.Config(
-        app, log_config=None, log_level=log_level, access_log=False, lifespan="off", timeout_graceful_shutdown=_GRACE_S
-    )
-    server = uvicorn.Server(config)
     try:
-        server.run(sockets=[listener])
+        server(app, worker, log_level).run(sockets=[listener])
     finally:
         if not worker.close(_ENGINE_GRACE_S):
             log.warning("the engine's running call did not end; leaving it")
             logging.shutdown()
             os._exit(0)  # a thread inside a model cannot be stopped, and Python would wait for it
+
+
+def server(app: AsgiApp, worker: Worker, log_level: str, limits: ConnectionLimits = _CONNECTIONS) -> uvicorn.Server:
+    """The server of an application whose requests ``worker`` computes."""
+    config = uvicorn.Config(
+        app,
+        http=protocol_with(limits),
+        ws="none",
+        log_config=None,
+        log_level=log_level,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    return _Server(config, worker)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which refuses when it stops what it does not finish, instead of dropping it."""
+
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(config)
+        self._worker = worker
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`."""
+        self._worker.refuse_queued()
+        asyncio.get_running_loop().call_later(_RUNNING_GRACE_S, self._worker.refuse_running)
+        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,16 @@ class TextTokenizer:
         # A tokenizer.json may ask for truncation or padding: both would change content silently.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        #: Characters of the longest token, written as in the vocabulary: in bytes, where that is of bytes.
+        self.longest_token: int = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)), default=1)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of ``text`` alone; a query and its items are encoded separately.
 
         So that packed and serial scoring see the same ids, whatever the merge across the seam would be.
         """
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # The library computes a single text with Python's lock held, and a batch without: nothing else would run.
+        return self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
 
 
 def load_tokenizer(directory: Path) -> TextTokenizer | None:

@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
+from pytest_multiitem.engine import interruption
 from pytest_multiitem.engine import torch_attention as attention
 from pytest_multiitem.engine.config import ModelConfig, read_config
+from pytest_multiitem.engine.interruption import Interruption
 from pytest_multiitem.engine.plan import Block, Plan, arbitrary_tokens, equal_slots, pack, place
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
 from pytest_multiitem.scoring.layout import PackedLayout
@@ -36,6 +38,8 @@ _PROBED_PREFIXES = (9, 700)
 _PROBED_WIDTH = 4
 #: Rows of a dense sequence up to which what they see is kept from layer to layer: 64 MiB in float32.
 _SIGHT_KEPT = 4096
+#: Rows of a block that attend at a time: bounds what they see to this many rows of the mask.
+_SIGHT_ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +118,11 @@ class TorchBackend:
     @torch.inference_mode()
     def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> TorchPrefix:
         """Run the prefix [P] causally and keep each layer's keys and values."""
+        stop = interruption.current()
         hidden, rotary = self._embed(tokens, positions)
         keys, values = [], []
         for layer in self._layers:
+            stop.check()
             query, key, value = self._project(layer, hidden, rotary)
             keys.append(key)
             values.append(value)
@@ -151,14 +157,20 @@ class TorchBackend:
         On a CPU every core computes blocks by itself, whatever their number: no operation waits for another core,
         and how many blocks there are changes no operation.
         """
-        run = partial(self._segment_block, prefix, visible_prefix, labels, normalise)
+        run = partial(self._segment_block, interruption.current(), prefix, visible_prefix, labels, normalise)
         return [*map(run, blocks)] if self._cores is None else [*self._cores.map(run, blocks)]
 
     @torch.inference_mode()
     def _segment_block(
-        self, prefix: TorchPrefix, visible_prefix: int, labels: Sequence[int], normalise: bool, block: Block
+        self,
+        stop: Interruption,
+        prefix: TorchPrefix,
+        visible_prefix: int,
+        labels: Sequence[int],
+        normalise: bool,
+        block: Block,
     ) -> Readout:
-        """Run one block.
+        """Run one block, in whichever thread.
 
         In the last layer only a slot's score row needs the prefix and what follows attention.
         """
@@ -169,6 +181,7 @@ class TorchBackend:
         ]
         hidden, rotary = self._embed(block.tokens, block.positions)
         for layer, (prefix_key, prefix_value) in zip(self._layers[:-1], shared[:-1], strict=True):
+            stop.check()
             query, key, value = self._project(layer, hidden, rotary)
             attended = attention.segment(query, key, value, prefix_key, prefix_value, tiles)
             hidden = self._finish(layer, hidden, attended)
@@ -212,27 +225,37 @@ class TorchBackend:
 
     @torch.inference_mode()
     def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
-        """Run the whole packed sequence, in placed order, under its S×S mask."""
+        """Run the whole packed sequence, in placed order, under its S×S mask.
+
+        That is there for a few rows at a time where it is large.
+        """
+        stop = interruption.current()
         prefix_tokens, prefix_positions = plan.layout.prefix
         tokens = [prefix_tokens, *(tile.tokens.reshape(-1) for tile in plan.tiles)]
         positions = [prefix_positions, *(tile.positions.reshape(-1) for tile in plan.tiles)]
         sizes = [len(block) for block in tokens]
-        mask = torch.from_numpy(_placed_mask(plan, sizes)).to(self.device).split(sizes)
+        mask = _PlacedMask(plan, sizes)
 
-        def seen_by(rows: Tensor) -> list[attention.Sight]:
-            return [attention.sight(part, hidden[0].dtype) for part in rows.split(sizes, dim=1)]
+        def seen(rows: slice) -> list[attention.Sight]:
+            part = torch.from_numpy(mask.rows(rows)).to(self.device)
+            return [attention.sight(block, hidden[0].dtype) for block in part.split(sizes, dim=1)]
 
         embedded = [self._embed(t, p) for t, p in zip(tokens, positions, strict=True)]
         hidden = [rows for rows, _ in embedded]
-        kept = [seen_by(rows) for rows in mask] if sum(sizes) <= _SIGHT_KEPT else None
+        at_once = _slices(sizes, _SIGHT_ROWS)
+        kept = [[seen(rows) for rows in block] for block in at_once] if sum(sizes) <= _SIGHT_KEPT else None
         for layer in self._layers:
             projected = [self._project(layer, h, rotary) for h, (_, rotary) in zip(hidden, embedded, strict=True)]
             keys = [attention.spread(key, query) for query, key, _ in projected]
             values = [attention.spread(value, query) for query, _, value in projected]
-            hidden = [
-                self._finish(layer, h, attention.dense(query, keys, values, seen))
-                for h, (query, _, _), seen in zip(hidden, projected, kept or map(seen_by, mask), strict=True)
-            ]
+            for i, (query, _, _) in enumerate(projected):
+                attended = []
+                for j, rows in enumerate(at_once[i]):
+                    stop.check()
+                    begin = j * _SIGHT_ROWS
+                    sight = kept[i][j] if kept else seen(rows)
+                    attended.append(attention.dense(query[:, begin : begin + _SIGHT_ROWS], keys, values, sight))
+                hidden[i] = self._finish(layer, hidden[i], torch.cat(attended))
         empty = self._read(hidden[0][plan.empty_score_row][None], labels, normalise)
         tiles = [
             self._read(rows[self._tensor(tile.score_rows)], labels, normalise)
@@ -342,24 +365,37 @@ def _rotate(x: Tensor, rotary: _Rotary) -> Tensor:
     return rotated
 
 
-def _placed_mask(plan: Plan, sizes: Sequence[int]) -> NDArray[Any]:
+def _slices(sizes: Sequence[int], most: int) -> list[list[slice]]:
+    """The rows of blocks of ``sizes`` rows that stand one behind the other, ``most`` at a time."""
+    blocks, start = [], 0
+    for size in sizes:
+        blocks.append([slice(start + at, start + min(at + most, size)) for at in range(0, size, most)])
+        start += size
+    return blocks
+
+
+class _PlacedMask:
     """The S×S mask in placed order (prefix, then tiles); padding sees itself and is seen by nobody.
 
-    Boolean, or logarithms of weights where the layout has a bias.
+    Boolean, or logarithms of weights where the layout has a bias, which is held whole.
     """
-    layout = plan.layout
-    index = np.concatenate([np.arange(sizes[0]), *(tile.packed_index.reshape(-1) for tile in plan.tiles)]).astype(
-        np.int32
-    )
-    used = index >= 0
-    if layout.bias is not None:
-        weights = np.full((len(index), len(index)), -np.inf, dtype=np.float32)
-        weights[np.ix_(used, used)] = layout.log_weights()[np.ix_(index[used], index[used])]
-        np.fill_diagonal(weights, 0)
-        return weights
-    mask = np.empty((len(index), len(index)), dtype=np.bool_)
-    for start in range(0, len(index), 1024):  # bounded temporaries; the mask itself is S×S by intent
-        rows = slice(start, start + 1024)
-        mask[rows] = layout.visible(index[rows], index) & used[rows, None] & used[None, :]
-    np.fill_diagonal(mask, True)
-    return mask
+
+    def __init__(self, plan: Plan, sizes: Sequence[int]) -> None:
+        index = np.concatenate([np.arange(sizes[0]), *(tile.packed_index.reshape(-1) for tile in plan.tiles)])
+        self._index = index.astype(np.int32)
+        self._used = used = self._index >= 0
+        self._layout = plan.layout
+        self._weights: NDArray[np.float32] | None = None
+        if plan.layout.bias is not None:
+            self._weights = np.full((len(index), len(index)), -np.inf, dtype=np.float32)
+            self._weights[np.ix_(used, used)] = plan.layout.log_weights()[np.ix_(index[used], index[used])]
+            np.fill_diagonal(self._weights, 0)
+
+    def rows(self, rows: slice) -> NDArray[Any]:
+        """Some rows [R, S] of the mask."""
+        if self._weights is not None:
+            return self._weights[rows]
+        part = self._layout.visible(self._index[rows], self._index)
+        part &= self._used[rows, None] & self._used[None, :]
+        part[np.arange(len(part)), np.arange(rows.start, rows.stop)] = True
+        return part

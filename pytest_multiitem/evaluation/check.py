@@ -18,6 +18,7 @@ from pytest_multiitem.gates.judge import MIN_PAIRED_BLOCKS, judge_difference, ju
 from pytest_multiitem.gates.parity import JAX_SERIAL_VS_TORCH_SERIAL
 from pytest_multiitem.gates.speedup import GATED_ITEMS, SPEEDUP_N32
 from pytest_multiitem.results.records import Evidence, GateRecord, Verdict
+from pytest_multiitem.results.verdict import failing
 
 RELEASE_GATES = (SAME_LENGTH, CHANGED_LENGTH, EQUIVALENCE, SPEEDUP_N32, JAX_SERIAL_VS_TORCH_SERIAL)
 
@@ -32,22 +33,24 @@ _NO_EVIDENCE = GateEvidence(doubt="the file holds no evidence for this; combine 
 _NO_SOURCES = "the file does not hold the evaluations that it was joined from; combine them with this tool"
 
 
-def judge(combined: Combined) -> list[GateRecord]:
+def judge(combined: Combined, found: Sequence[tuple[consistency.Path_, str]] | None = None) -> list[GateRecord]:
     """The verdict on every release gate; one whose figures contradict the samples in the file is FAIL.
+
+    ``found``: the contradictions of the file, where they are known (`consistency.of_combined`).
 
     Raises UsageError where the content holds none of the fields of combined results.
     """
     sections = ("isolation", "equivalence", "equivalence_query_plus_delimiter", "performance", _PARITY)
     if all(getattr(combined, name) is UNSET for name in sections):
         raise UsageError(f"these are no combined results: there is none of {', '.join(sections)}")
-    found = [*consistency.of_combined(combined)]
+    found = [*consistency.of_combined(combined)] if found is None else found
     return [_record(gate, combined, _contradiction(gate, combined, found)) for gate in RELEASE_GATES]
 
 
 def exit_status(records: Sequence[GateRecord], *, allow_inconclusive: bool, required: Sequence[str]) -> int:
     """0 where every measured gate passes (INCONCLUSIVE may be allowed), no required one is NOT_RUN, and at least one
     was measured; else 1."""
-    bad = {Verdict.FAIL} if allow_inconclusive else {Verdict.FAIL, Verdict.INCONCLUSIVE}
+    bad = failing(allow_inconclusive=allow_inconclusive)
     if any(r.verdict in bad or (r.verdict is Verdict.NOT_RUN and r.gate in required) for r in records):
         return 1
     return int(all(r.verdict is Verdict.NOT_RUN for r in records))
@@ -57,7 +60,7 @@ def _contradiction(gate: Gate, combined: Combined, found: Sequence[tuple[consist
     """What of a gate's figures, or of what all of them rest on, does not follow from the samples."""
     own = [_figure(each, combined) for each in RELEASE_GATES]
     mine = _figure(gate, combined)
-    figure = _path(gate, combined)
+    figure, _ = _value_of(gate, combined)
     texts = [
         text
         for path, text in sorted(found, key=lambda each: each[0] != figure)
@@ -67,13 +70,9 @@ def _contradiction(gate: Gate, combined: Combined, found: Sequence[tuple[consist
     return f"the file contradicts itself: {texts[0]}{more}" if texts else None
 
 
-def _path(gate: Gate, combined: Combined) -> consistency.Path_:
-    return tuple(part.strip('"') for part in _value_of(gate, combined)[0].split("."))
-
-
 def _figure(gate: Gate, combined: Combined) -> Callable[[consistency.Path_], bool]:
     """Whether a place in the file is one of a gate's figures."""
-    parts = _path(gate, combined)
+    parts, _ = _value_of(gate, combined)
     if gate in (SAME_LENGTH, CHANGED_LENGTH):
         kind = parts[1].partition("_")[0]
         return lambda path: path[0] == parts[0] and path[1:] != () and path[1].startswith(kind)
@@ -86,7 +85,7 @@ def _record(gate: Gate, combined: Combined, contradiction: str | None) -> GateRe
     path, value = _value_of(gate, combined)
     stated = combined.evidence.get(gate.name, _NO_EVIDENCE)
     evidence = msgspec.convert(stated, Evidence, from_attributes=True)
-    verdict, reason = _verdict(gate, path, value, stated, evidence, combined)
+    verdict, reason = _verdict(gate, _shown(path), value, stated, evidence, combined)
     if contradiction is not None:
         verdict, reason = Verdict.FAIL, contradiction
     return GateRecord(
@@ -105,6 +104,8 @@ def _verdict(
 ) -> tuple[Verdict, str]:
     if stated.problem is not None:
         return Verdict.FAIL, stated.problem
+    if stated.error is not None:
+        return Verdict.ERROR, stated.error
     if stated.not_run is not None:
         return Verdict.NOT_RUN, stated.not_run
     if value is UNSET and gate is JAX_SERIAL_VS_TORCH_SERIAL:
@@ -139,18 +140,23 @@ def _judge_speedup(gate: Gate, value: float, combined: Combined) -> tuple[Verdic
     return judge_ratio(gate, value, point.speedup_interval_95, blocks)
 
 
-def _value_of(gate: Gate, combined: Combined) -> tuple[str, object]:
+def _value_of(gate: Gate, combined: Combined) -> tuple[consistency.Path_, object]:
     """Where a gate's value stands, and what stands there: a number, None for ``null``, UNSET where it is missing."""
     if gate is JAX_SERIAL_VS_TORCH_SERIAL:
-        return _PARITY, getattr(combined, _PARITY)
+        return (_PARITY,), getattr(combined, _PARITY)
     if gate is SPEEDUP_N32:
-        section, field = f'performance."{GATED_ITEMS}"', "speedup_vs_serial_p50"
+        where, field = ("performance", str(GATED_ITEMS)), "speedup_vs_serial_p50"
         holder = UNSET if combined.performance is UNSET else combined.performance.get(str(GATED_ITEMS), UNSET)
-    else:
-        kind = "same" if gate is SAME_LENGTH else "changed"
-        section, field = "isolation", f"{kind}_length_mutation_max_abs_diff"
-        if gate is EQUIVALENCE:
-            section, field = "equivalence_query_plus_delimiter", "max_abs_diff"
-            section = "equivalence" if combined.semantics == "query_prefix" else section
-        holder = getattr(combined, section)
-    return f"{section}.{field}", UNSET if holder is UNSET else getattr(holder, field)
+        return (*where, field), UNSET if holder is UNSET else getattr(holder, field)
+    kind = "same" if gate is SAME_LENGTH else "changed"
+    section, field = "isolation", f"{kind}_length_mutation_max_abs_diff"
+    if gate is EQUIVALENCE:
+        section, field = "equivalence_query_plus_delimiter", "max_abs_diff"
+        section = "equivalence" if combined.semantics == "query_prefix" else section
+    found = getattr(combined, section)
+    return (section, field), UNSET if found is UNSET else getattr(found, field)
+
+
+def _shown(path: consistency.Path_) -> str:
+    """A place, as it is written in a shell's JSON tool."""
+    return ".".join(f'"{part}"' if part.isdecimal() else part for part in path)

@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 import pytest_multiitem
 from pytest_multiitem.bench.statistics import p50, ratio_interval
+from pytest_multiitem.errors import Origin
 from pytest_multiitem.evaluation import evidence, records
 from pytest_multiitem.evaluation.measure import TIMING
 from pytest_multiitem.evaluation.records import (
@@ -30,7 +31,8 @@ from pytest_multiitem.gates.parity import JAX_SERIAL_VS_TORCH_SERIAL
 from pytest_multiitem.gates.speedup import GATED_ITEMS, SPEEDUP_N32
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.transport.client import FailureKind, Scores
+from pytest_multiitem.targets.blame import is_nobodys
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores
 
 _FIELDS = {SAME_LENGTH.name: "same_length_mutation", CHANGED_LENGTH.name: "changed_length_mutation"}
 
@@ -85,10 +87,10 @@ def _isolation(multi: Side, serial: Side, field: str, combined: Combined) -> Gat
         noise_floor=evidence.noise_floor((i.base_scores, i.replays) for i in requests) if requests else None,
         leak_visibility=evidence.leak_visibility(theirs, _semantics(ours).value),
         score_spread=score_spread([np.array(isolation.base_scores) for isolation in requests]),
-        problem=_early_end(ours, "scores")
+        problem=_own_end(ours, "scores")
         or _misexecuted(ours, "scores")
-        or _early_end(theirs, "scores")
         or evidence.isolation_problem(multi, serial, field),
+        error=_others_end("scores", ours, baseline=theirs),
         doubt=evidence.isolation_doubt(multi, field) or _undeclared(ours),
         not_run=None if requests else "no request has two items or more",
     )
@@ -112,23 +114,23 @@ def _equivalence(multi: Side, serial: Side, combined: Combined) -> GateEvidence:
         noise_floor=evidence.noise_floor(answers),
         leak_visibility=evidence.leak_visibility(serial.evaluation, semantics.value),
         score_spread=score_spread(reference),
-        problem=_early_end(multi.evaluation, "scores")
-        or _early_end(serial.evaluation, "scores")
+        problem=_own_end(multi.evaluation, "scores")
         or _misexecuted(multi.evaluation, "scores")
         or _misexecuted(serial.evaluation, "scores")
-        or _wrong_scores(multi.evaluation)
-        or _wrong_scores(serial.evaluation),
+        or _wrong_scores(multi.evaluation),
+        error=_others_end("scores", multi.evaluation, baseline=serial.evaluation) or _wrong_scores(serial.evaluation),
         doubt=_undeclared(multi.evaluation),
     )
 
 
 def _speedup(multi: Evaluation, serial: Evaluation, *, timed: bool) -> GateEvidence:
     missing = f"N = {GATED_ITEMS} was not timed on both sides; evaluate both with it in --items"
-    problems = [
-        _early_end(side, "timing") or _wrong_times(side) or _misexecuted(side, "timing") for side in (multi, serial)
-    ]
     return GateEvidence(
-        problem=next(filter(None, problems), None),
+        problem=_own_end(multi, "timing")
+        or _wrong_times(multi)
+        or _misexecuted(multi, "timing")
+        or _misexecuted(serial, "timing"),
+        error=_others_end("timing", multi, baseline=serial) or _wrong_times(serial),
         doubt=evidence.timing_doubt(multi, serial),
         not_run=None if timed else missing,
     )
@@ -156,9 +158,10 @@ def _parity(multi: Side, serial: Side, torch: TorchReference | None, combined: C
     measured = GateEvidence(
         noise_floor=None if None in floors else larger_floor(*floors),
         score_spread=score_spread(torch.serial),
-        problem=_early_end(serial.evaluation, "scores")
+        problem=_own_end(serial.evaluation, "scores")
         or _misexecuted(serial.evaluation, "scores")
         or _wrong_scores(serial.evaluation),
+        error=_others_end("scores", serial.evaluation),
         doubt=torch.doubt,
     )
     if backend is None:
@@ -189,6 +192,30 @@ def _difference(ours: Sequence[Scores], theirs: Sequence[Scores]) -> Equivalence
 
 def _semantics(multi: Evaluation) -> Semantics:
     return Semantics(multi.semantics or Semantics.PREFIX_FIRST_DELIM)
+
+
+def _own_end(evaluation: Evaluation, what: str) -> str | None:
+    """The failure that ended a side early, where it is one of its server's answers."""
+    return None if _is_nobodys(evaluation) else _early_end(evaluation, what)
+
+
+def _others_end(what: str, tested: Evaluation, *, baseline: Evaluation | None = None) -> str | None:
+    """The failure that ended a side early, where it says nothing of the scores of the server under test."""
+    ended = _early_end(tested, what) if _is_nobodys(tested) else None
+    return ended or (None if baseline is None else _early_end(baseline, what))
+
+
+def _is_nobodys(evaluation: Evaluation) -> bool:
+    """Whether an evaluation was ended by what says nothing of its server's scores."""
+    failure = evaluation.failure
+    if failure is None:
+        return False
+    if failure.kind not in set(FailureKind):  # the user has stopped it
+        return True
+    error = ScoreFailure(FailureKind(failure.kind), failure.message, failure.status)
+    has_scored = evaluation.isolation.base_scores is not None
+    error.origin = Origin(evaluation.mode, evaluation.backend or "", has_scored)
+    return is_nobodys(error)
 
 
 def _early_end(evaluation: Evaluation, what: str) -> str | None:

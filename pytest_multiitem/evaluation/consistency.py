@@ -29,7 +29,7 @@ from pytest_multiitem.evaluation.records import (
 from pytest_multiitem.evaluation.reference import TorchReference, from_evaluation
 from pytest_multiitem.evaluation.validity import Side, check_same_requests, problems
 from pytest_multiitem.gates.evidence import max_abs
-from pytest_multiitem.results.figures import NEAR, differs, leaves
+from pytest_multiitem.results.figures import contradictions, differs, leaves
 from pytest_multiitem.transport.client import Scores
 
 #: Where a figure stands in a file.
@@ -69,8 +69,9 @@ def of_combined(combined: Combined) -> Iterator[tuple[Path_, str]]:
 
     The lists beside a figure are its samples; where the evaluations are in the file, all of it is joined again.
     """
-    for path, value in _figures(combined).items():
+    for at, value in leaves(_figures(combined)):
         if isinstance(value, float) and not math.isfinite(value):
+            path = tuple(map(str, at))
             yield path, f"{_shown(path)} is {value}; expected a finite number"
     for section in ("isolation", "equivalence", "equivalence_query_plus_delimiter"):
         found = getattr(combined, section)
@@ -110,21 +111,14 @@ def _joined_again(combined: Combined) -> Iterator[tuple[Path_, str]]:
     except (UsageError, ValueError, TypeError, KeyError) as error:
         yield ("sources",), f"sources cannot be joined: {' '.join(str(error).split())}"
         return
-    stated, wanted = _figures(combined), _figures(again)
-    for path in sorted(stated.keys() | wanted.keys()):
-        mine, other = stated.get(path), wanted.get(path)
-        if path[0] in _OWN or mine == other:
-            continue
-        if isinstance(mine, float) and isinstance(other, float) and math.isclose(mine, other, rel_tol=NEAR):
-            continue
-        shown = "missing" if mine is None else f"{mine!r:.80}"
-        yield path, f"{_shown(path)} is {shown}; the evaluations in the file give {other!r:.80}"
+    for path, text in contradictions(_figures(combined), _figures(again), "the evaluations in the file give"):
+        if path[0] not in _OWN:
+            yield tuple(map(str, path)), text
 
 
-def _figures(combined: Combined) -> dict[Path_, Any]:
+def _figures(combined: Combined) -> Any:
     """All that stands in combined results, but for the evaluations, which are looked at where they are joined."""
-    content = msgspec.to_builtins(msgspec.structs.replace(combined, sources=UNSET))
-    return {tuple(map(str, path)): value for path, value in leaves(content)}
+    return msgspec.to_builtins(msgspec.structs.replace(combined, sources=UNSET))
 
 
 def _reference(combined: Combined, serial: Side) -> TorchReference | None:

@@ -7,15 +7,15 @@ A field is left out where nothing was measured.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.results.store import read_json
+from pytest_multiitem.results.store import read_record
+from pytest_multiitem.storage import try_writing, writing
 
 EVALUATION_SCHEMA: Final = "multiitem_evaluation_v1"
 COMBINED_SCHEMA: Final = "multiitem_combined_v1"
@@ -198,13 +198,15 @@ class SpeedPoint(msgspec.Struct, kw_only=True):
 class GateEvidence(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What was measured around a gate's value (see `results.records.Evidence`).
 
-    ``problem`` makes the gate FAIL, ``doubt`` keeps it from a PASS, ``not_run`` says why there is no value.
+    ``problem`` makes the gate FAIL, ``error`` ERROR where there is no problem, ``doubt`` keeps it from a PASS,
+    ``not_run`` says why there is no value.
     """
 
     noise_floor: float | None = None
     leak_visibility: float | None = None
     score_spread: float | None = None
     problem: str | None = None
+    error: str | None = None
     doubt: str | None = None
     not_run: str | None = None
 
@@ -246,22 +248,18 @@ class Combined(msgspec.Struct, kw_only=True):
     sources: Sources | UnsetType = UNSET
 
 
-T = TypeVar("T", Evaluation, Combined)
-
-
 def check_writable(path: Path) -> None:
     """Make a file's directory. Raises UsageError, before anything is measured for nothing."""
-    try:
+    with writing(path, advice="name a file in a directory that can be written to"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {path.parent}: {error.strerror}") from None
-    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write {path}; name a file in a directory that can be written to")
+        try_writing(path.parent)
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a directory; name a file")
 
 
 def read_evaluation(path: Path) -> Evaluation:
     """Read one endpoint's evaluation. Raises UsageError naming the field that is missing or wrong."""
-    return _convert(path, read_json(path), Evaluation, EVALUATION_SCHEMA, "write one with: multiitem evaluate")
+    return read_record(path, Evaluation, EVALUATION_SCHEMA, "write one with: multiitem evaluate", unnamed=True)[0]
 
 
 def read_combined(paths: list[Path]) -> Combined:
@@ -271,21 +269,9 @@ def read_combined(paths: list[Path]) -> Combined:
     """
     joined: dict[str, Any] = {}
     for path in paths:
-        content = read_json(path)
-        _convert(path, content, Combined, COMBINED_SCHEMA, "join evaluations with: multiitem combine")
+        advice = "join evaluations with: multiitem combine"
+        _, content = read_record(path, Combined, COMBINED_SCHEMA, advice, unnamed=True)
         for name, value in content.items():
             if joined.setdefault(name, value) != value:
                 raise UsageError(f"{path} and {paths[0]} differ in {name}: they are not of the same evaluations")
     return msgspec.convert(joined, Combined)
-
-
-def _convert(path: Path, content: Any, kind: type[T], schema: str, advice: str) -> T:
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no object; expected a {schema} file; {advice}")
-    named = content.get("schema_version", schema)
-    if named != schema:
-        raise UsageError(f"{path} is a {named!r} file; expected {schema}; {advice}")
-    try:
-        return msgspec.convert(content, kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path} is no {schema} file: {error}; {advice}") from None

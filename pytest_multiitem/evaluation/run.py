@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest_multiitem
 from pytest_multiitem.adapters.base import choose_engine
-from pytest_multiitem.evaluation.clients import OneItemClient, WholeRequestClient
+from pytest_multiitem.evaluation.clients import OneItemClient
 from pytest_multiitem.evaluation.measure import measure
 from pytest_multiitem.evaluation.records import EVALUATION_SCHEMA, Evaluation, Isolation, check_writable
 from pytest_multiitem.evaluation.requests import Requests, requests_for
@@ -18,6 +18,7 @@ from pytest_multiitem.results.store import utc_now, write_record
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import UNKNOWN, attach, base_url, client_of
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import ScoreClient
 
 #: What of a server's own description is kept; the rest may hold keys and paths.
 _DESCRIPTION = (
@@ -41,11 +42,11 @@ def evaluate(
     if settings.origins["engine"] != "default":
         engine = choose_engine(settings.engine)
         settings = engine.fit(replace(settings, multi_url=address))  # its launch profiles declare its semantics
-    kind = WholeRequestClient if mode == "multi" else OneItemClient
+    kind = ScoreClient if mode == "multi" else OneItemClient
     with client_of(address, settings, kind=kind) as client:
         target = attach(mode, client, settings, engine)
         requests = requests_for(settings, target)
-        evaluation = _blank(settings, target, requests, mode=mode, url=url)
+        evaluation = _blank(settings, target, requests, mode=mode)
         try:
             measure(target, requests, evaluation, settings, say)
         finally:
@@ -53,14 +54,12 @@ def evaluate(
     return evaluation
 
 
-def _blank(
-    settings: Settings, target: Target, requests: Requests, *, mode: Literal["multi", "serial"], url: str
-) -> Evaluation:
+def _blank(settings: Settings, target: Target, requests: Requests, *, mode: Literal["multi", "serial"]) -> Evaluation:
     """An evaluation in which nothing is measured yet."""
     semantics = target.profile.semantics
     return Evaluation(
         mode=mode,
-        url=url,
+        url=target.url,
         model=settings.model or target.model,
         labels=list(requests.cases[0].labels),
         delimiter=target.delimiter,

@@ -24,8 +24,9 @@ from pytest_multiitem.faults.base import AsgiApp, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.faults.wire import answer_of, refusal
 from pytest_multiitem.scoring.wire import WireError
-from pytest_multiitem.settings.parsers import parse_url
+from pytest_multiitem.transport.address import Address
 from pytest_multiitem.transport.listening import bind, listen, until_signal, while_connected
+from pytest_multiitem.untrusted.secrets import without_credentials
 
 _PROG = "multiitem proxy"
 
@@ -57,7 +58,7 @@ class Forward:
 
     def __init__(self, http: httpx.AsyncClient, upstream: str) -> None:
         self._http = http
-        self._upstream = httpx.URL(upstream)
+        self._upstream = httpx.URL(Address(upstream))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -83,8 +84,7 @@ class Forward:
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
-            address = self._upstream.copy_with(userinfo=b"")
-            what = f"the server behind this proxy, {address}, gave no answer: {error!r}"
+            what = f"the server behind this proxy, {self._upstream}, gave no answer: {error!r}"
             return refusal(WireError(502, "bad_gateway", what))
         return answer_of(response.status_code, _end_to_end(response.headers.raw), content)
 
@@ -163,18 +163,17 @@ def proxy(argv: Sequence[str]) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        upstream = parse_url(arguments.upstream.rstrip("/").removesuffix("/v1/score"))
+        upstream = Address(arguments.upstream)
     except ValueError as error:
-        raise UsageError(f"--upstream is {arguments.upstream!r}: {error}") from None
+        raise UsageError(f"--upstream is {without_credentials(arguments.upstream)!r}: {error}") from None
     faults = wire_faults(arguments.fault)
     labels = ", ".join(faults.labels) or ("every fault of the wire" if arguments.each else "no fault")
     with bind(arguments.host, arguments.port, who="the proxy") as listener:
         host, port = listener.getsockname()[:2]
         listen(listener, arguments.host, port)
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        shown = httpx.URL(upstream).copy_with(userinfo=b"")
         each = "each of " if arguments.each else ""
-        sys.stdout.write(f"{_PROG}: {address} in front of {shown} with {each}{labels}\n")
+        sys.stdout.write(f"{_PROG}: {address} in front of {upstream} with {each}{labels}\n")
         sys.stdout.flush()
         asyncio.run(
             _serve(listener, upstream, lambda app: Each(app, faults.labels) if arguments.each else faults.before(app))
@@ -182,10 +181,11 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(listener: socket.socket, upstream: str, with_faults: Callable[[AsgiApp], AsgiApp]) -> None:
+async def _serve(listener: socket.socket, upstream: Address, with_faults: Callable[[AsgiApp], AsgiApp]) -> None:
     timeout = httpx.Timeout(None, connect=_CONNECT_S)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_IDLE_S)
-    async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
+    login = None if upstream.login is None else httpx.BasicAuth(*upstream.login)
+    async with httpx.AsyncClient(timeout=timeout, limits=limits, auth=login, trust_env=False) as http:
         config = uvicorn.Config(
             with_faults(Forward(http, upstream)),
             log_config=None,

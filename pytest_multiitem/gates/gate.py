@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
+from pytest_multiitem.errors import Origin
 from pytest_multiitem.results.details import Details, Notes
 from pytest_multiitem.results.records import Evidence, GateRecord
 from pytest_multiitem.scoring.vocabulary import Part
@@ -64,7 +65,8 @@ class Gate:
     of the `Subject`, such as ``("multi", "opposite.serial")``. ``judges``: the servers that its verdict is about, by
     backend; all that it needs of its own backend where None. ``costly``: the kill matrix leaves it out of a build that
     other gates have seen to be wrong anyway. ``also_on``: servers that the kill matrix measures it on
-    in the place of the packed one, each in a further column. ``no_column``: why it is no column there. ``short``: its
+    in the place of the packed one, each in a further column. ``is_control``: its verdict is about the other gates;
+    what a server does to it is nobody's score. ``no_column``: why it is no column there. ``short``: its
     name at the head of a narrow column.
     """
 
@@ -81,6 +83,7 @@ class Gate:
     needs: tuple[str, ...] = ()
     judges: Callable[[str], Sequence[Part]] | None = None
     also_on: tuple[Part, ...] = ()
+    is_control: bool = False
     no_column: str | None = None
     costly: bool = False
     short: str | None = None
@@ -95,6 +98,14 @@ class Gate:
     def pass_needs(self) -> str:
         """What a PASS rests on, in words."""
         return self.rests_on or ", ".join(sorted(self.evidence)).replace("_", " ")
+
+    def is_about(self, origin: Origin) -> bool:
+        """Whether a server is under test here, rather than the baseline or the reference that it is compared with."""
+        packed = ("multi", "extend")
+        if "serial" not in self.needs or any(part in self.needs for part in packed):
+            return origin.role in packed
+        is_opposite = "opposite.serial" in self.needs and origin.backend == "pytorch"
+        return origin.role == "serial" and not (self.is_control or is_opposite)
 
     def judged_parts(self, backend: str) -> set[Part]:
         """The servers of a backend's subject that a verdict is about: a fault elsewhere cannot change it."""

@@ -15,8 +15,7 @@ from pytest_multiitem.properties.play import Player, send
 from pytest_multiitem.results import details
 from pytest_multiitem.results.counterexample import Counterexample, Server
 from pytest_multiitem.results.records import Evidence
-from pytest_multiitem.results.redaction import without_credentials
-from pytest_multiitem.results.store import utc_now
+from pytest_multiitem.results.store import checksum, utc_now
 from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, TokenIds, token_pool
 from pytest_multiitem.scoring.relations import (
     ScoreBody,
@@ -217,6 +216,7 @@ def _counterexample(
         relation=scenario.relation,
         states="" if known is None else known.states,
         scenario=scenario,
+        scenario_sha256=checksum(scenario),
         limit=violation.limit,
         difference=violation.difference,
         failure=violation.failure,
@@ -227,7 +227,7 @@ def _counterexample(
         seed=seed,
         examples=violation.example,
         server=Server(
-            url=without_credentials(multi.url),
+            url=multi.url,
             label=profile.label,
             engine=multi.engine,
             model=multi.model,
@@ -235,7 +235,7 @@ def _counterexample(
             semantics=None if profile.semantics is None else profile.semantics.value,
             mask_requested=profile.mask_impl,
         ),
-        serial_url=without_credentials(serial.url) if scenario.serial and serial is not None else None,
+        serial_url=serial.url if scenario.serial and serial is not None else None,
     )
 
 

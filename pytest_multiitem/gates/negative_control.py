@@ -106,6 +106,7 @@ NEGATIVE_CONTROL = Gate(
     rests_on="a FAIL of all three gates that it measures",
     measure=measure,
     needs=("serial",),
+    is_control=True,
     short="control",
     order=8,
 )

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.judge import judge_difference, judge_ratio, judge_statement
 from pytest_multiitem.results.records import GateRecord, Verdict
-from pytest_multiitem.servers.errors import ServerError
+from pytest_multiitem.results.verdict import worse
+from pytest_multiitem.targets.blame import is_nobodys
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import ScoreFailure
 
 
 def record_of(gate: Gate, measurement: Measurement) -> GateRecord:
@@ -67,22 +67,32 @@ def blank_record(gate: Gate, verdict: Verdict, reason: str, nodeid: str = "") ->
     )
 
 
+def verdict_of(error: BaseException, gate: Gate) -> Verdict:
+    """What an error in the way of a measurement is for a gate.
+
+    FAIL: the server under test has died, or given what is no answer. ERROR: its baseline or its reference has, or the
+    error says nothing of any score. NOT_RUN: the measurement is not possible here.
+    """
+    if isinstance(error, EngineUnavailable):
+        return Verdict.NOT_RUN
+    if not isinstance(error, MultiItemError) or is_nobodys(error):
+        return Verdict.ERROR
+    return Verdict.FAIL if error.origin is None or gate.is_about(error.origin) else Verdict.ERROR
+
+
 def judged(gate: Gate, measure: Callable[[Gate], Measurement | GateRecord]) -> GateRecord:
-    """Measure and judge, where the measurement does not. A request that fails, and a server that dies or does not
-    start, is a FAIL of the gate."""
+    """Measure and judge, where the measurement does not; an error is judged by whose it is (`verdict_of`)."""
     start = time.perf_counter()
     try:
         measured = measure(gate)
         record = measured if isinstance(measured, GateRecord) else record_of(gate, measured)
-    except EngineUnavailable as error:
-        record = blank_record(gate, Verdict.NOT_RUN, str(error))
-    except (ScoreFailure, ServerError) as error:
-        record = blank_record(gate, Verdict.FAIL, str(error))
+    except (MultiItemError, OSError) as error:
+        record = blank_record(gate, verdict_of(error, gate), str(error))
     record.seconds = round(time.perf_counter() - start, 3)
     return record
 
 
-def answers_judged(record: GateRecord, targets: Iterable[Target], *, seed: int) -> GateRecord:
+def answers_judged(gate: Gate, record: GateRecord, targets: Iterable[Target], *, seed: int) -> GateRecord:
     """The record of a gate once every answer that its servers gave meanwhile is judged too.
 
     A wrong answer of a server under test is a FAIL, whatever the gate itself measures, and whichever two backends it
@@ -96,8 +106,9 @@ def answers_judged(record: GateRecord, targets: Iterable[Target], *, seed: int) 
         is_baseline = target.profile.role == "serial" and record.role != "serial"
         try:
             judged = target.judge_answers(seed)
-        except (ScoreFailure, ServerError) as error:
-            record.verdict, record.reason = Verdict.FAIL, str(error)
+        except MultiItemError as error:
+            if worse(verdict := verdict_of(error, gate), record.verdict):
+                record.verdict, record.reason = verdict, str(error)
             continue
         record.samples = {**record.samples, "rows_judged": record.samples.get("rows_judged", 0) + judged.rows}
         if judged.problem is not None:

@@ -20,6 +20,7 @@ from pytest_multiitem.scoring.relations import (
     ScoreBody,
     replay,
 )
+from pytest_multiitem.targets.blame import is_nobodys
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 from pytest_multiitem.transport.refusals import refused_for_size
 
@@ -34,6 +35,11 @@ _PROBES = 3
 _GONE = (FailureKind.TIMEOUT, FailureKind.CONNECTION)
 #: Scores lie between 0 and 1: noise above this explains whatever differs.
 _HALF_THE_RANGE = 0.5
+
+
+def _is_gone(failure: ScoreFailure) -> bool:
+    """Whether no further request will be answered: the server is gone, or lets nobody in any more."""
+    return failure.kind in _GONE or is_nobodys(failure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +122,7 @@ class Judge:
             self._rows(request)  # a first request may fill caches
             first, *others = [self._rows(request) for _ in range(_PROBES)]
         except ScoreFailure as failure:
-            if failure.kind in _GONE:
+            if _is_gone(failure):
                 raise
             if self._is_over_limit(failure) and len(request.items) > 1:
                 self.probe(request.with_items(request.items[: len(request.items) // 2]))
@@ -136,7 +142,7 @@ class Judge:
         except NoReference as problem:
             self.no_reference = str(problem)
         except ScoreFailure as failure:
-            if failure.kind in _GONE:
+            if _is_gone(failure):
                 raise
         else:
             if all(map(is_float32, dtypes)) and difference <= PLACED_FLOAT32 / 10:
@@ -178,7 +184,7 @@ class Judge:
             base = self._rows(scenario.base)
             variant, _ = self._player.differing(scenario, base, violation.limit)
         except ScoreFailure as failure:
-            if failure.kind in _GONE:
+            if _is_gone(failure):
                 raise
             return violation.failure is not None
         return violation.failure is None and max_abs(scenario.differences(base, variant)) > violation.limit
@@ -212,7 +218,7 @@ class Judge:
                 return None
             return self._confirmed(scenario, limit, base, variant)
         except ScoreFailure as failure:
-            if failure.kind in _GONE:
+            if _is_gone(failure):
                 raise
             if self._is_over_limit(failure):
                 self.over_limit += searching

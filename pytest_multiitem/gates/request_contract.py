@@ -20,7 +20,7 @@ from pytest_multiitem.scoring.limits import PLACED, placed_limit
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target, declared_semantics
-from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores, prepare, read_scores
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores, prepare, quoted, read_scores, told
 
 _ITEMS = 6
 #: How many times the probability that all labels have together may be that of the serial server's, or the reverse.
@@ -78,7 +78,7 @@ def measure(subject: Subject) -> Measurement:
             except _Broken as reason:
                 outcome, seen = "broken", str(reason)
             except ScoreFailure as failure:
-                if failure.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT):
+                if failure.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT) or not multi.is_own(failure):
                     raise
                 outcome, seen = "broken", str(failure)
             outcomes[outcome][name] = seen
@@ -150,7 +150,10 @@ class _Probe:
         request = replace(shape, body=msgspec.json.encode(body))
         with target.watch():
             _, response = target.client.timed_send(request)
-            return read_scores(response, request), response.json()
+            scores, answer = read_scores(response, request), told(response)
+            if not isinstance(answer, dict):
+                raise ScoreFailure(FailureKind.BAD_RESPONSE, f"an answer that nests too deep: {quoted(response)}", 200)
+            return scores, answer
 
     def extended(self, **fields: Any) -> tuple[Scores, Any]:
         """The same of the case, scored packed."""
@@ -241,7 +244,7 @@ def _token_logprobs(probe: _Probe) -> str:
     _, answer = probe.extended(return_token_logprobs=True, **at)
     try:
         logprobs = np.asarray(answer.get("token_logprobs"), dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         logprobs = np.empty(0)
     if logprobs.shape != plain.shape or not np.isfinite(logprobs).all():
         rows, columns = plain.shape

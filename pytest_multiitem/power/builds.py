@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
@@ -17,7 +17,6 @@ from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.faults.base import Fault
 from pytest_multiitem.faults.catalogue import server_environment
 from pytest_multiitem.gates.subject import Subject
-from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring.cases import Case, built_in_cases, equal_length_case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import REFERENCE, Part
@@ -39,6 +38,8 @@ _MIXED_ITEMS, _EQUAL_ITEMS = 10, 12
 _EXAMPLES = 44
 #: How far the evidence goes where a fault needs no more: there are some two hundred builds.
 _EFFORT = "quick"
+#: Seconds in which a process turns out to have ended whose connection broke.
+_PATIENCE = 0.2
 #: Seconds until a faulty server's process answers its first look: it loads no model.
 _PROXY_STARTUP = 30.0
 
@@ -46,15 +47,24 @@ _PROXY_STARTUP = 30.0
 class Labs:
     """The lab processes of a run, one a backend, and the servers they hold. Started when first asked for.
 
-    Not thread-safe: each thread has its own, called ``name``; they share the processes through ``pool``.
+    Not thread-safe: each thread has its own; they share the processes through ``pool``.
     """
 
-    def __init__(self, directory: Path, pool: ServerPool, settings: Settings, name: str) -> None:
+    def __init__(self, pool: ServerPool, settings: Settings) -> None:
         self.settings = settings
-        self.record = SampleWriter(directory, name)
+        self._samples: list[bytes] = []
         self._pool = pool
         self._labs: dict[str, RunningServer] = {}
         self._healthy: dict[Any, Build] = {}
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Keep a raw sample."""
+        self._samples.append(msgspec.json.encode(line) + b"\n")
+
+    def take_samples(self) -> bytes:
+        """The samples since this was last asked, a JSON line each."""
+        samples, self._samples = self._samples, []
+        return b"".join(samples)
 
     def healthy(self, backend: str, circumstances: Mapping[str, Any]) -> Build:
         """The healthy build of a backend under some circumstances; the same one at every asking."""
@@ -87,7 +97,7 @@ class Labs:
                 restart=True,
             )
             url = server.url
-        ready = ScoredRequest(settings.labels, timeout=settings.request_timeout)
+        ready = ScoredRequest(settings.labels, within=settings.request_timeout)
         ready(url)
         target = Target(
             profile,
@@ -100,6 +110,11 @@ class Labs:
         )
         ready.hand_over(target)
         return target
+
+    def check_alive(self) -> None:
+        """Raises ServerDied where a process has ended that no fault ends: then no failure is a fault's."""
+        for lab in self._labs.values():
+            lab.check_alive(_PATIENCE)
 
     def _lab(self, backend: str) -> RunningServer:
         if backend not in self._labs:
@@ -122,9 +137,13 @@ class Labs:
         return self._pool.acquire(spec, _healthy, restart=restart)
 
     def _mount(self, lab: RunningServer, command: list[str]) -> str:
-        answer = httpx.post(
-            f"{lab.url}/mount", json={"argv": command}, timeout=self.settings.startup_timeout, trust_env=False
-        )
+        try:
+            answer = httpx.post(
+                f"{lab.url}/mount", json={"argv": command}, timeout=self.settings.startup_timeout, trust_env=False
+            )
+        except httpx.HTTPError as error:
+            lab.check_alive(_PATIENCE)
+            raise EngineUnavailable(f"{lab.label} does not answer: {error or type(error).__name__}") from None
         if answer.status_code != 200:
             raise EngineUnavailable(answer.text)
         path: str = answer.json()["path"]

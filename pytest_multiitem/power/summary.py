@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from pytest_multiitem.faults.base import Fault, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
+from pytest_multiitem.gates.judge import ROUNDING
 from pytest_multiitem.power.columns import columns, not_measured
 from pytest_multiitem.power.records import FaultRecord, KillMatrix
-from pytest_multiitem.results.details import BuildRecord, Power
+from pytest_multiitem.results.details import BuildRecord, Cell, Power
 from pytest_multiitem.results.records import GateRecord, Verdict
+
+
+def outcome(build: BuildRecord, fault: FaultRecord | None) -> tuple[list[str], bool]:
+    """What the cells of a build come to: the gates that saw its fault, and whether it was killed, or passes."""
+    kills = {Verdict.FAIL}
+    if fault is not None and fault.inconclusive_counts:
+        kills.add(Verdict.INCONCLUSIVE)
+    killed_by = list(dict.fromkeys(cell.gate for cell in build.cells if cell.verdict in kills))
+    if fault is not None:
+        return killed_by, bool(killed_by)
+    verdicts = {cell.verdict for cell in build.cells if not (build.variation is not None and _is_rounding(cell))}
+    return killed_by, Verdict.PASS in verdicts and verdicts <= {Verdict.PASS, Verdict.NOT_RUN}
+
+
+def _is_rounding(cell: Cell) -> bool:
+    """Whether a gate that allows no difference cannot decide, and says that all of it is rounding."""
+    return cell.verdict is Verdict.INCONCLUSIVE and ROUNDING in cell.reason
+
+
+def is_complete(matrix: KillMatrix) -> bool:
+    """Whether every build that is planned was measured, and no other."""
+    return _planned(matrix) == _measured(matrix)
+
+
+def unplanned(matrix: KillMatrix) -> Counter[tuple[str, str]]:
+    """How many builds, by backend and label, were measured without being planned."""
+    return _measured(matrix) - _planned(matrix)
+
+
+def _planned(matrix: KillMatrix) -> Counter[tuple[str, str]]:
+    return Counter((backend, label) for backend, labels in matrix.planned.items() for label in labels)
+
+
+def _measured(matrix: KillMatrix) -> Counter[tuple[str, str]]:
+    return Counter((build.backend, build.label) for build in matrix.builds)
 
 
 def summarise(matrix: KillMatrix) -> None:
@@ -72,6 +109,8 @@ def verdict(matrix: KillMatrix) -> tuple[int, list[str]]:
             problems.append(f"{build.label} ({build.backend}) does not pass: {', '.join(wrong) or 'nothing measured'}")
         elif build.as_expected is False:
             problems.append(f"{build.label} ({build.backend}) survives: no gate fails on it")
+    problems += [f"{b.label} ({b.backend}) is ERROR: {'; then '.join(b.reasons)}" for b in matrix.failed]
+    problems += [f"two measurements disagree: {text}" for text in matrix.disagreements]
     problems += [f"{backend} was not measured: {reason}" for backend, reason in matrix.missing.items()]
     if not matrix.complete:
         problems.append("the kill matrix is not complete")
@@ -82,21 +121,26 @@ def verdict(matrix: KillMatrix) -> tuple[int, list[str]]:
 
 def new_matrix(kinds: Iterable[type[Fault]], **facts: Any) -> KillMatrix:
     """A kill matrix of some kinds of faults, with every column there is; ``facts``: what else is known of it."""
-    faults = [
-        FaultRecord(
-            name=kind.name,
-            number=kind.number,
-            about=kind.about(),
-            seen=kind.seen,
-            layer="wire" if issubclass(kind, WireFault) else "engine",
-            scope=sorted(kind.scope),
-            strengths=list(kind.strengths),
-            unit=kind.unit,
-            circumstances=dict(kind.circumstances),
-        )
-        for kind in kinds
-    ]
+    faults = [fault_record(kind) for kind in kinds]
     return KillMatrix(gates=[column.name for column in columns()], not_measured=not_measured(), faults=faults, **facts)
+
+
+def fault_record(kind: type[Fault]) -> FaultRecord:
+    """What a kind of fault is, for the results."""
+    return FaultRecord(
+        name=kind.name,
+        number=kind.number,
+        about=kind.about(),
+        seen=kind.seen,
+        layer="wire" if issubclass(kind, WireFault) else "engine",
+        scope=sorted(kind.scope),
+        strengths=list(kind.strengths),
+        unit=kind.unit,
+        circumstances=dict(kind.circumstances),
+        inconclusive_counts=kind.inconclusive_counts,
+        thresholds=kind.thresholds,
+        beyond=list(kind.beyond),
+    )
 
 
 def matrix_of(records: Iterable[GateRecord]) -> KillMatrix:

@@ -8,11 +8,13 @@ from pathlib import Path
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.decision.guardrail import GUARDRAIL_RATIO
 from pytest_multiitem.comparison.decision.recommendation import display_name
-from pytest_multiitem.comparison.decision.speed import ratio_of
+from pytest_multiitem.comparison.decision.speed import delta_percent
+from pytest_multiitem.comparison.files import FILES
 from pytest_multiitem.comparison.records import Comparison, Outcome, ScoreMatrix
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.reports import comparison_contract as contract
 from pytest_multiitem.reports import comparison_evidence as evidence
 from pytest_multiitem.reports import comparison_tables as tables
+from pytest_multiitem.reports import score_matrix
 from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.reports.page import page
 from pytest_multiitem.results.published import PUBLISHED_THROUGHPUT, THROUGHPUT_SHAPE
@@ -24,16 +26,19 @@ def comparison_markdown(comparison: Comparison) -> str:
     return page("comparison", comparison=comparison, tables=tables, guardrail=f"{GUARDRAIL_RATIO:g}")
 
 
-def final_report(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
-    """``final_report.md``: everything that the decision rests on. ``matrices``: those that were compared."""
+def final_report(comparison: Comparison, matrices: Sequence[ScoreMatrix], title_date: str | None = None) -> str:
+    """``final_report.md``: everything that the decision rests on. ``matrices``: those that were compared.
+    ``title_date``: stands in the title."""
     return page(
         "final_report",
         comparison=comparison,
         matrices=matrices,
+        title="Multi-item scoring: final report" + (f" ({title_date})" if title_date else ""),
         tables=tables,
+        contract=contract,
         evidence=evidence,
         guardrail=f"{GUARDRAIL_RATIO:g}",
-        relative=_relative,
+        relative=delta_percent,
         findings=_findings(comparison),
         published=PUBLISHED_THROUGHPUT,
         published_shape=THROUGHPUT_SHAPE,
@@ -67,7 +72,7 @@ def _findings(comparison: Comparison) -> list[str]:
             for name, words, better in (("throughput_items_sec", "more items/s", 1), ("p95_ms", "a lower p95", -1)):
                 cells = []
                 for row in view.rows:
-                    delta = _relative(*(getattr(row.sides.get(backend), name, None) for backend in (mine, other)))
+                    delta = delta_percent(*(getattr(row.sides.get(backend), name, None) for backend in (mine, other)))
                     seen = ", shown by the interval" if row.speed_verdict == verdict else ", not shown"
                     if delta is not None and better * delta > 0:
                         cells.append(f"{row.client_chunk_size} ({tables.percent(delta)}{seen if better == 1 else ''})")
@@ -87,37 +92,27 @@ def _findings(comparison: Comparison) -> list[str]:
         elsewhere = [view.winners_by_backend.get(winner.backend) for view in comparison.views]
         best = max((w for w in elsewhere if w is not None), key=lambda w: w.throughput_items_sec, default=winner)
         if best.throughput_items_sec > winner.throughput_items_sec:
+            more = tables.percent(delta_percent(best.throughput_items_sec, winner.throughput_items_sec))
             findings.append(
-                f"{display_name(winner.backend)} has more items/s in {best.view} "
-                f"({tables.percent(_relative(best.throughput_items_sec, winner.throughput_items_sec))}, client chunk "
-                f"size {best.client_chunk_size}): its {winner.view} settings are not its best here."
+                f"{display_name(winner.backend)} has more items/s in {best.view} ({more}, client chunk size "
+                f"{best.client_chunk_size}): its {winner.view} settings are not its best here."
             )
     return findings
 
 
-def _relative(ours: float | None, theirs: float | None) -> float | None:
-    """In percent."""
-    ratio = ratio_of(ours, theirs)
-    return None if ratio is None else 100 * (ratio - 1)
-
-
-#: What a comparison writes: its record, its tables, and the report of all that it rests on.
-FILES = ("comparison.json", "comparison.md", "final_report.md")
-
-
 def publish(outcome: Outcome) -> list[Path]:
-    """Write what a run of the comparison decided beside what it measured."""
-    return write(outcome.directory, outcome.comparison, [matrix for _, matrix in outcome.matrices])
+    """Write what a run of the comparison decided beside what it measured, and a report of each matrix."""
+    reports = [score_matrix.write_beside(outcome.directory / path, matrix) for path, matrix in outcome.matrices]
+    return reports + write(outcome.directory, outcome.comparison, [matrix for _, matrix in outcome.matrices])
 
 
-def write(directory: Path, comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> list[Path]:
-    """Write a comparison and its two reports; gives their paths. Raises UsageError where that fails."""
+def write(
+    directory: Path, comparison: Comparison, matrices: Sequence[ScoreMatrix], title_date: str | None = None
+) -> list[Path]:
+    """Write a comparison and its two reports; gives their paths. Raises StorageError where that fails."""
     paths = [directory / name for name in FILES]
     artefacts.write(paths[0], comparison)
-    texts = comparison_markdown(comparison), final_report(comparison, matrices)
+    texts = comparison_markdown(comparison), final_report(comparison, matrices, title_date)
     for path, text in zip(paths[1:], texts, strict=True):
-        try:
-            write_atomically(path, text.encode())
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}") from None
+        write_atomically(path, text.encode())
     return paths

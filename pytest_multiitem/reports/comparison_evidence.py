@@ -11,7 +11,7 @@ import msgspec
 
 from pytest_multiitem.comparison.decision.recommendation import display_name
 from pytest_multiitem.comparison.records import Comparison, Row, ScoreMatrix
-from pytest_multiitem.reports.blocks import cell, escape, markdown_table
+from pytest_multiitem.reports.blocks import Markdown, bullets, cell, code_block, escape, markdown_table, paragraphs
 from pytest_multiitem.reports.comparison_tables import dollars, finite, interval, plain, winning_side
 from pytest_multiitem.transport.client import FailureKind
 
@@ -62,7 +62,7 @@ def _failures(measured: Sequence[tuple[str, str, Row]]) -> str:
     failures = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in kinds)
     partial, failed = (sum(row.status == status for _, _, row in measured) for status in ("partial_failure", "failed"))
     summary = f"{len(measured)} rows were measured: {failed} failed, {partial} failed in part. Failed runs: {failures}."
-    return "\n\n".join(part for part in (summary, markdown_table(header, bad)) if part)
+    return paragraphs(summary, markdown_table(header, bad))
 
 
 def _doubts(measured: Sequence[tuple[str, str, Row]]) -> str:
@@ -104,11 +104,11 @@ def load(matrices: Sequence[ScoreMatrix]) -> list[str]:
         levels = [level for level in levels if isinstance(level, dict)] if isinstance(levels, list) else []
         rows += [[_side(matrix), *_level(level)] for level in levels]
         if levels and isinstance(measured.get("latency_objective_ms"), int | float):
-            notes.append(f"- {_side(matrix)}: latency objective {measured['latency_objective_ms']:g} ms")
+            notes.append(f"{_side(matrix)}: latency objective {measured['latency_objective_ms']:g} ms")
     if not rows:
         return []
     note = "Latency counts from when a request was due. A percentile that too few requests support is left out."
-    return [markdown_table(header, rows), "\n".join([f"- {note}", *dict.fromkeys(notes)])]
+    return [markdown_table(header, rows), bullets([note, *dict.fromkeys(notes)])]
 
 
 def _level(level: Mapping[str, Any]) -> list[str]:
@@ -134,7 +134,7 @@ def harness(matrices: Sequence[ScoreMatrix]) -> str:
         measured = matrix.harness or {}
         p50 = {name: of.get("p50") for name, of in measured.items() if isinstance(of, dict)}
         facts = [
-            f"- {words}: {plain(value, 3)}{unit}"
+            f"{words}: {plain(value, 3)}{unit}"
             for words, value, unit in (
                 ("the harness's median request to a server that computes nothing", p50.get("harness"), " ms"),
                 ("the same bytes over a bare socket", p50.get("raw_socket"), " ms"),
@@ -143,9 +143,9 @@ def harness(matrices: Sequence[ScoreMatrix]) -> str:
             )
             if finite(value) is not None
         ]
-        return "\n".join([*facts, f"- {measured['reason']}"] if "reason" in measured else facts)
+        return bullets([*facts, str(measured["reason"])] if "reason" in measured else facts)
 
-    return "\n\n".join(f"{sides}:\n\n{facts}" for facts, sides in _shared(matrices, text))
+    return paragraphs(*(part for facts, sides in _shared(matrices, text) for part in (f"{sides}:", facts)))
 
 
 def cost(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
@@ -166,12 +166,21 @@ def cost(comparison: Comparison, matrices: Sequence[ScoreMatrix]) -> str:
 
 def workload(comparison: Comparison) -> str:
     """Which request was measured."""
-    ref = comparison.workload_ref
+    return _measured(comparison) or "The matrices do not say which workload they measured."
+
+
+def matrix_workload(matrix: ScoreMatrix) -> str:
+    """Which request a matrix measured."""
+    return _measured(matrix) or "The matrix does not say which workload it measured."
+
+
+def _measured(record: Comparison | ScoreMatrix) -> str:
+    ref = record.workload_ref
     named = {"file": ref.path, "request": ref.request_id, "sha256": ref.sha256}
     facts = {name: value for name, value in named.items() if value is not None}
-    if isinstance(comparison.workload, dict):
-        facts |= _flat(comparison.workload)
-    return _facts(facts) or "The matrices do not say which workload they measured."
+    if isinstance(record.workload, dict):
+        facts |= _flat(record.workload)
+    return _facts(facts)
 
 
 def shape(comparison: Comparison) -> str:
@@ -210,7 +219,11 @@ def configurations(matrices: Sequence[ScoreMatrix]) -> list[str]:
         "Versions": lambda m: _facts(m.versions),
         "Server configuration": lambda m: _json(m.server_config),
     }
-    return [f"### {kind}: {named}\n\n{text}" for kind, of in kinds.items() for text, named in _shared(matrices, of)]
+    return [
+        Markdown(f"### {kind}: {escape(named)}\n\n{text}")
+        for kind, of in kinds.items()
+        for text, named in _shared(matrices, of)
+    ]
 
 
 def _shared(matrices: Sequence[ScoreMatrix], text_of: Callable[[ScoreMatrix], str]) -> list[tuple[str, str]]:
@@ -224,12 +237,12 @@ def _shared(matrices: Sequence[ScoreMatrix], text_of: Callable[[ScoreMatrix], st
 
 def _json(value: Any) -> str:
     return (
-        "" if value is None else f"```json\n{msgspec.json.format(msgspec.json.encode(value), indent=1).decode()}\n```"
+        "" if value is None else code_block(msgspec.json.format(msgspec.json.encode(value), indent=1).decode(), "json")
     )
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {escape(str(name))}: {escape(str(value))}" for name, value in facts.items())
+    return bullets(f"{name}: {value}" for name, value in facts.items())
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

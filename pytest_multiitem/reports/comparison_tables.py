@@ -19,7 +19,7 @@ from pytest_multiitem.comparison.records import (
     Winner,
 )
 from pytest_multiitem.reports.blocks import Rows, cell
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.verdict import WORST_FIRST, Verdict
 
 Column = tuple[str, Callable[[ComparedRow], str]]
 _CORRECT = {True: "PASS", False: "FAIL", None: "INCONCLUSIVE"}
@@ -179,6 +179,17 @@ def winning_side(view: ComparedView, won: Winner) -> SideRow | None:
     return None if row is None else row.sides.get(won.backend)
 
 
+def success_rate(view: ComparedView, backend: str, size: str) -> str:
+    """That of a backend's row, of both as they are shown."""
+    shown = [
+        side.success_rate
+        for row in view.rows
+        for name, side in row.sides.items()
+        if (display_name(name), str(row.client_chunk_size)) == (backend, size)
+    ]
+    return plain(shown[0], 3) if shown else "-"
+
+
 def _winner(view: ComparedView, won: Winner) -> list[str]:
     side = winning_side(view, won)
     time = plain(won.p95_ms) if side is None else p95(side)
@@ -226,8 +237,7 @@ def not_passed(comparison: Comparison) -> list[tuple[str, Check]]:
 
 
 def _rank(check: Check) -> int:
-    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
-    return next((at for at, verdict in enumerate(order) if check.verdict == verdict), 0)
+    return next((at for at, verdict in enumerate(WORST_FIRST) if check.verdict == verdict), 0)
 
 
 def semantic_gap(comparison: Comparison, view: ComparedView) -> tuple[str, str] | None:

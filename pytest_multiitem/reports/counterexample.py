@@ -12,7 +12,8 @@ import numpy as np
 from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.results.counterexample import Counterexample
 from pytest_multiitem.scoring.relations import Scenario, ScoreBody
-from pytest_multiitem.transport.client import SCORE_PATH, Scores, prepare
+from pytest_multiitem.transport.address import SCORE_PATH
+from pytest_multiitem.transport.client import Scores, prepare
 
 #: Tokens of a sequence that are written out.
 _SHOWN_TOKENS = 8

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_multiitem.bench.load import LoadReport
+from collections.abc import Sequence
+
+from pytest_multiitem.bench.load_records import Level, LoadReport
 from pytest_multiitem.reports.blocks import cell
 
 HEADER = (
@@ -11,7 +13,7 @@ HEADER = (
 )  # fmt: skip
 
 
-def table(report: LoadReport) -> list[list[str]]:
+def table(levels: Sequence[Level]) -> list[list[str]]:
     """One row a level, under :data:`HEADER`."""
     return [
         [level.label, *map(str, (level.requests, level.successful, level.errored, level.incomplete)),
@@ -19,7 +21,7 @@ def table(report: LoadReport) -> list[list[str]]:
          _tenths(level.items_per_sec), _tenths(level.goodput_items_per_sec),
          "-" if level.share_within_objective is None else f"{level.share_within_objective:.0%}",
          _tenths(level.lateness_ms_p50), cell(level.saturated)]
-        for level in report.levels
+        for level in levels
     ]  # fmt: skip
 
 

@@ -1,4 +1,8 @@
-"""Markdown pages from templates: the skeleton stands in Jinja2, tables and facts come from Python."""
+"""Markdown pages from templates: the skeleton stands in Jinja2, tables and facts come from Python.
+
+What a template puts in is escaped, unless it is `blocks.Markdown`; a macro's output is text to Jinja2, and is named so
+with the filter ``markdown``.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,39 @@ import re
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pytest_multiitem.comparison.decision.recommendation import display_name
-from pytest_multiitem.reports.blocks import bullets, escape, header, markdown_table, row, section
+from pytest_multiitem.reports.blocks import (
+    Markdown,
+    bullets,
+    cell,
+    code,
+    escape,
+    header,
+    markdown,
+    markdown_table,
+    row,
+    section,
+    strong,
+)
+
+
+def _shown(value: object) -> Markdown:
+    return escape(value if isinstance(value, str) else cell(value))
+
 
 _PAGES = Environment(
     loader=PackageLoader("pytest_multiitem.reports"),
     autoescape=False,
+    finalize=_shown,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
 _PAGES.globals |= {"section": section, "header": header, "row": row}
 _PAGES.filters |= {
-    "escape": escape,
     "bullets": bullets,
+    "code": code,
+    "markdown": markdown,
+    "strong": strong,
     "table": lambda content: markdown_table(*content),
     "display_name": display_name,
 }

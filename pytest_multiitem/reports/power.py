@@ -12,10 +12,11 @@ from pytest_multiitem.results.records import Verdict
 
 #: What a gate's other place is called at the head of a narrow column.
 _PLACES = {"extend": "ext"}
-_MARK = {Verdict.PASS: "", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", Verdict.NOT_RUN: "n"}
+_MARK = {Verdict.PASS: "", Verdict.FAIL: "✗", Verdict.ERROR: "E", Verdict.INCONCLUSIVE: "?", Verdict.NOT_RUN: "n"}
 
 LEGEND = (
-    "✗ the gate fails and so sees the fault; ? it cannot decide; n it was not run; a bare number passes; "
+    "✗ the gate fails and so sees the fault; E an error, which is nobody's score; ? it cannot decide; "
+    "n it was not run; a bare number passes; "
     "· no server that the gate judges has the fault, (speed-up) it takes no time, or three gates had seen it"
 )
 
@@ -96,7 +97,8 @@ def summary_lines(matrix: KillMatrix) -> list[str]:
         alive = [n for n in matrix.expected if n not in killed]
         if alive:
             lines.append(f"{backend}: not killed: {', '.join(f'F{n}' for n in alive)}")
-    return lines
+    lines += [f"{build.backend}: {build.label}: ERROR: {'; then '.join(build.reasons)}" for build in matrix.failed]
+    return [*lines, *matrix.retried, *(f"measured twice, and not the same: {text}" for text in matrix.disagreements)]
 
 
 def power_lines(matrix: KillMatrix) -> list[str]:

@@ -11,12 +11,15 @@ from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results import store
-from pytest_multiitem.results.records import Matrix, Verdict
+from pytest_multiitem.results.records import Matrix
+from pytest_multiitem.results.verdict import WORST_FIRST, Verdict
+from pytest_multiitem.untrusted.words import plain
 
 Line = tuple[str, dict[str, bool]]
 _MARKUP = {
     Verdict.PASS: {"green": True},
     Verdict.FAIL: {"red": True, "bold": True},
+    Verdict.ERROR: {"red": True, "bold": True},
     Verdict.INCONCLUSIVE: {"yellow": True, "bold": True},
     Verdict.NOT_RUN: {"yellow": True},
 }
@@ -42,10 +45,10 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
         for issue, count in Counter(r.now_passes for r in matrix.gates if r.now_passes is not None).items():
             shown.append((f"NOW PASSES ({count} gates) although known not to: {issue}", {"green": True, "bold": True}))
         counts = ", ".join(f"{count} {verdict}" for verdict, count in matrix.summary.items() if count)
-        worst = next((v for v in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN) if matrix.summary[v]), None)
+        worst = next((verdict for verdict in WORST_FIRST if matrix.summary.get(verdict)), None)
         shown.append((f"gates: {counts or 'none'}", _MARKUP[worst or Verdict.PASS]))
     shown += [(f"required gate not run: {name}", {"red": True, "bold": True}) for name in unmet]
     if written is not None:
         path = written.relative_to(base) if written.is_relative_to(base) else written
         shown.append((f"results: {path / store.MATRIX}, {path / store.REPORT}", {}))
-    return shown
+    return [(plain(text), markup) for text, markup in shown]

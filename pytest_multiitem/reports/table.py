@@ -6,11 +6,11 @@ from collections.abc import Container, Iterable, Mapping
 
 from pytest_multiitem.gates import equivalence, isolation, parity
 from pytest_multiitem.gates.gate import Gate, larger_floor
-from pytest_multiitem.reports.blocks import Rows
+from pytest_multiitem.reports.blocks import Rows, strong
 from pytest_multiitem.results.details import Ladder, Semantics, SpeedPoint, Speedup, Traffic
 from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix, Place, Verdict
-from pytest_multiitem.results.verdict import WORST_FIRST
+from pytest_multiitem.results.verdict import rank
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 
 #: What a cell of `pivot` says, where it says more than a verdict.
@@ -84,7 +84,7 @@ def not_passed(records: Iterable[GateRecord]) -> list[GateRecord]:
 
 def worst_first(records: Iterable[GateRecord]) -> list[GateRecord]:
     """The records by verdict; where several share a cell, the first one stands in it."""
-    return sorted(records, key=lambda r: WORST_FIRST.index(r.verdict))
+    return sorted(records, key=lambda r: rank(r.verdict))
 
 
 def curves(matrix: Matrix) -> Rows:
@@ -252,7 +252,7 @@ def published(matrix: Matrix) -> Rows:
     """Header and rows: this run's contract below the published ones."""
     header, own = contract(matrix)
     rows = [[p.model, *(f"{value:g}" for value in p[1:6]), *(f"{value:.2f}" for value in p[6:])] for p in PUBLISHED]
-    return header, rows + [[f"**{name}**", *cells] for name, *cells in own]
+    return header, rows + [[strong(name), *cells] for name, *cells in own]
 
 
 def _is_backend_and_mask(place: Place) -> bool:

@@ -329,16 +329,19 @@ class Cell(msgspec.Struct, kw_only=True):
 class BuildRecord(msgspec.Struct, kw_only=True):
     """One build: a fault at a strength on a backend, or a healthy one (``fault`` null). ``killed_by``: the gates that
     saw the fault. ``as_expected``: a healthy build passed every gate, a fault at its default strength was killed;
-    null where nothing is expected (weaker strengths show how sensitive the gates are)."""
+    null where nothing is expected (weaker strengths show how sensitive the gates are). ``variation``: of a healthy
+    build, in which way it is another one. ``node``: of the cluster, where it was measured; null on this machine."""
 
     backend: str
     label: str
     fault: str | None = None
     strength: float | None = None
+    variation: str | None = None
     circumstances: dict[str, Any] = {}
     cells: list[Cell] = []
     killed_by: list[str] = []
     as_expected: bool | None = None
+    node: str | None = None
     seconds: float = 0.0
 
 
@@ -361,7 +364,8 @@ class TimingRatio(msgspec.Struct, kw_only=True):
 
 
 class TimingVerdict(msgspec.Struct, kw_only=True):
-    """One timing of the baseline. ``runs``: of the baseline and of this run. ``doubt``: why no ratio decides."""
+    """One timing of the baseline. ``runs``: of the baseline and of this run. ``doubt``: why no ratio decides.
+    ``seconds``: those of the baseline's runs, and of this run's, where there is a ratio."""
 
     key: str
     verdict: Verdict
@@ -369,6 +373,7 @@ class TimingVerdict(msgspec.Struct, kw_only=True):
     runs: tuple[int, int]
     ratios: list[TimingRatio] = []
     doubt: str | None = None
+    seconds: tuple[list[float], list[float]] | None = None
 
 
 class AgainstBaseline(Notes, kw_only=True):

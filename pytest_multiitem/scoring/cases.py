@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.inputs import decode_json, read_bytes
 
 TokenIds = tuple[int, ...]
 
@@ -157,10 +158,7 @@ def read_workload(
     ``encode`` turns text into token ids; None where no tokenizer is at hand. Raises UsageError
     naming the line, or the request, and what is wrong with it.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read workload {path}: {error.strerror}") from None
+    content = read_bytes(path, "workload")
     cases = []
     for where, raw in _raw_requests(path, content.removeprefix(codecs.BOM_UTF8)):
 
@@ -214,14 +212,17 @@ def _raw_requests(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         whole = None  # several lines
     if isinstance(whole, dict) and "schema_version" in whole and "query" not in whole:
-        yield from _canonical_requests(path, whole)
+        try:
+            yield from _canonical_requests(path, decode_json(content))
+        except ValueError as error:
+            raise UsageError(f"workload {path} is not valid JSON: {error}") from None
         return
     # Only a line feed ends a line: JSON text may hold the further separators that str.splitlines knows.
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             try:
-                request = json.loads(line, object_pairs_hook=_without_repeats)
-            except (ValueError, RecursionError) as error:
+                request = decode_json(line)
+            except ValueError as error:
                 raise UsageError(
                     f"workload {path}, line {number}: not valid JSON ({error}); expected one request object a line"
                 ) from None
@@ -236,15 +237,6 @@ def _raw_requests(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
             yield f"line {number}", request
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose every key stands in it once: of two, one would be dropped unseen."""
-    counted = Counter(key for key, _ in pairs)
-    twice = next((key for key, count in counted.items() if count > 1), None)
-    if twice is not None:
-        raise ValueError(f"the key {twice!r:.80} stands in it {counted[twice]} times")
-    return dict(pairs)
-
-
 def _canonical_requests(path: Path, workload: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if workload["schema_version"] != CANONICAL_WORKLOAD:
         raise UsageError(
@@ -253,7 +245,41 @@ def _canonical_requests(path: Path, workload: dict[str, Any]) -> Iterator[tuple[
         )
     if not isinstance(workload.get("requests"), list):
         raise UsageError(f"workload {path}: 'requests' must be a list; write a workload with: multiitem workload")
+    checksums = workload.get("checksums")
+    named = [raw for raw in workload["requests"] if isinstance(raw, dict) and isinstance(raw.get("request_id"), str)]
+    for name, problem in wrong_checksums(named, checksums if isinstance(checksums, dict) else {}):
+        raise UsageError(f"workload {path}, request {name!r:.80}: {problem}; write a workload with: multiitem workload")
     names = {"request_id": "id", "query_token_ids": "query", "items_token_ids": "items"}
     for index, raw in enumerate(workload["requests"]):
         fields = {names.get(key, key): value for key, value in raw.items()} if isinstance(raw, dict) else raw
         yield f"requests[{index}]", fields
+
+
+def request_sha256(raw_request: dict[str, Any]) -> str:
+    """The checksum of a request as it stands in a canonical workload, with all fields: SHA-256 of its canonical JSON.
+
+    Canonical: keys sorted, no spaces, characters beyond ASCII escaped.
+    """
+    canonical = json.dumps(raw_request, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def checksum_name(request_id: str) -> str:
+    """Under which name the checksum of a request stands in a canonical workload."""
+    return f"{request_id}_sha256"
+
+
+def checksum_names(request_id: str, requests: int) -> tuple[str, ...]:
+    """Under which names the checksum of a request may stand in a file of so many: other tools have some for the only
+    one."""
+    named = (checksum_name(request_id), request_id)
+    return (*named, "request_sha256", "sha256") if requests == 1 else named
+
+
+def wrong_checksums(raw_requests: Sequence[dict[str, Any]], checksums: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The requests of a canonical workload, by id, that are not what their checksums say."""
+    for raw in raw_requests:
+        name = raw["request_id"]
+        for key in checksum_names(name, len(raw_requests)):
+            if key in checksums and checksums[key] != (actual := request_sha256(raw)):
+                yield name, f"the checksum {key!r} is {checksums[key]!s:.64}, but its content has {actual}"

@@ -84,15 +84,24 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 class WireError(MultiItemError):
     """A request that is answered with an error.
 
-    ``status``: the HTTP status. ``code``: the stable name. ``param``: the field at fault, if one is.
+    ``status``: the HTTP status. ``code``: the stable name. ``param``: the field at fault, if one is. ``retry_after``:
+    seconds after which the same request may succeed, if it may.
     """
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, param: str | None = None, *, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that go with the body."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
     def body(self) -> bytes:
         """The OpenAI-shaped JSON body."""
@@ -104,6 +113,11 @@ class WireError(MultiItemError):
 def internal_error() -> WireError:
     """Anything unexpected: 500, with nothing of the engine's inside in the message."""
     return WireError(500, "internal_error", "the engine failed on this request; its log has the details")
+
+
+def busy(code: str, message: str) -> WireError:
+    """A good request that cannot be taken now: 503, and after a second it may be sent again."""
+    return WireError(503, code, message, retry_after=1)
 
 
 def encode_score_response(response: ScoreResponse) -> bytes:
@@ -120,8 +134,8 @@ def encode_score_response(response: ScoreResponse) -> bytes:
     return msgspec.json.encode(response)
 
 
-def parse_score_request(body: bytes, *, vocab_size: int) -> ScoreRequest:
-    """Decode and check a request body; ids must be in ``[0, vocab_size)``.
+def parse_score_request(body: bytes, *, vocab_size: int, max_items: int | None = None) -> ScoreRequest:
+    """Decode and check a request body; ids must be in ``[0, vocab_size)``, items ``max_items`` at most.
 
     A field that is ``null`` counts as absent; unknown fields are ignored. Raises WireError.
     """
@@ -130,7 +144,7 @@ def parse_score_request(body: bytes, *, vocab_size: int) -> ScoreRequest:
     softmax = _optional(fields, "apply_softmax", bool, False)
     request = ScoreRequest(
         query=_check_query(query),
-        items=_check_items(items),
+        items=_check_items(items, max_items),
         label_token_ids=_check_labels(labels),
         apply_softmax=softmax,
         item_first=_optional(fields, "item_first", bool, False),
@@ -221,7 +235,14 @@ def empty_query() -> WireError:
     return WireError(400, "empty_query", "query is empty; expected at least one token", "query")
 
 
-def _check_items(items: Any) -> Any:
+def too_many_items(count: int, limit: int) -> WireError:
+    """More items than the server takes in one request."""
+    what = f"the request has {count} items; this server takes at most {limit}"
+    remedy = "Send them in several requests, or raise --max-multi-item-count"
+    return WireError(400, "too_many_items", f"{what}. {remedy}", "items")
+
+
+def _check_items(items: Any, most: int | None) -> Any:
     if isinstance(items, str):
         return [items]
     expected = "expected text, a list of texts, or a list of lists of token ids"
@@ -229,6 +250,8 @@ def _check_items(items: Any) -> Any:
         raise WireError(400, "invalid_items_type", f"{_mistyped('items', items)}; {expected}", "items")
     if not items:
         raise WireError(400, "empty_items", "items is empty; expected at least one item", "items")
+    if most is not None and len(items) > most:
+        raise too_many_items(len(items), most)
     types = set(map(type, items))
     if not types <= {str, list}:
         param, item = next((f"items[{i}]", item) for i, item in enumerate(items) if not isinstance(item, str | list))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
 from pytest_multiitem.errors import MultiItemError
+
+#: A line that names what was raised; loggers may put a time before it.
+_RAISED = re.compile(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception)(?:: .*)?)$")
 
 
 class ServerError(MultiItemError):
@@ -28,7 +32,7 @@ class ServerDied(ServerError):
         self.log_path = log_path
         self.log_tail = log_tail
         super().__init__(
-            f"{label}: expected a running server, but it {describe_exit(returncode)} ({reason}).\n"
+            f"{label}: expected a running server, but it {describe_exit(returncode)} ({reason}){_raised(log_tail)}.\n"
             f"{_quote(log_path, log_tail)}\n"
             "Next: fix what the log says; a server that died is not restarted silently, "
             "because results from before and after would not be comparable."
@@ -36,7 +40,12 @@ class ServerDied(ServerError):
 
 
 class NeverReady(ServerError):
-    """Raised by a readiness probe: the server's answer will be the same however long one waits."""
+    """Raised by a readiness probe: the server's answer will be the same however long one waits. ``failure``: what came
+    of the probe's request."""
+
+    def __init__(self, message: str, failure: MultiItemError | None = None) -> None:
+        self.failure = failure
+        super().__init__(message)
 
 
 class ServerNotReady(ServerError):
@@ -46,6 +55,7 @@ class ServerNotReady(ServerError):
         self, label: str, timeout: float, last_error: BaseException | None, log_path: Path, log_tail: str
     ) -> None:
         self.last_error = last_error
+        self.log_path = log_path
         self.log_tail = log_tail
         came = "no probe finished" if last_error is None else f"{type(last_error).__name__}: {last_error}"
         never = isinstance(last_error, NeverReady)
@@ -69,6 +79,12 @@ def describe_exit(returncode: int) -> str:
         return f"was killed by {signal.Signals(-returncode).name}"
     except ValueError:  # real-time signals have no name
         return f"was killed by signal {-returncode}"
+
+
+def _raised(log_tail: str) -> str:
+    """The last thing that a log says was raised, in its own words, behind a colon; empty where it says none."""
+    found = [match[1] for line in log_tail.splitlines() if (match := _RAISED.search(line.rstrip()))]
+    return f": {found[-1].strip().rstrip('.')}" if found else ""
 
 
 def _quote(log_path: Path, log_tail: str) -> str:

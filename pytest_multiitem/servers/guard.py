@@ -8,9 +8,9 @@ It starts COMMAND (the engine) in a process group of its own and ends it, with e
   for a shared one (so that all guards wake at once). The kernel frees the lock however the owner ends;
 - somebody writes ``T`` (SIGTERM, then SIGKILL after GRACE seconds) or ``K`` (SIGKILL now) into the FIFO DIRECTORY/stop:
   that needs no pid, works from any process, and opening it fails with ENXIO once no guard reads it;
-- the guard itself gets SIGTERM, SIGINT or SIGHUP;
+- the guard itself, or a watch over it (below), gets SIGTERM, SIGINT or SIGHUP;
 - the engine exits by itself (then only its leftovers are ended);
-- the guard is killed with SIGKILL: then its *anchor* acts (below), and on Linux PR_SET_PDEATHSIG.
+- the guard or a watch is killed with SIGKILL: any two of them, and of them and the anchor, at the same moment.
 
 Descriptors that it inherits (the port's claim and the lock on the ``alive`` file) it only keeps open, and
 the engine does not get them: so the kernel tells everybody, without a gap, whether this server may still
@@ -20,8 +20,14 @@ The anchor is a fork of the guard that leads the engine's process group and does
 guard's end. As the guard reaps it last, the group's id cannot be reused while the guard may signal it. On
 Linux the guard is also a child subreaper: even daemonised descendants end up as its own, un-reaped children.
 
+A *watch* (Linux) does nothing but wait for its one child: the first watch's is the second watch, whose child is the
+guard. Watches are subreapers too: where the guard is killed, everything that the engine has started, in whatever
+session and with whatever signals ignored, becomes the nearest watch's child, which kills it. Where a watch is killed,
+the kernel sends SIGTERM to its child. Each has a process group of its own: one group that is killed is one process.
+
 Exit codes: 0 after the engine has ended, 127 if it could not be started; DIRECTORY/state.json holds pids, exit code
-and reason. Its own messages, and the engine's output, go to the standard output and error it was started with.
+and reason, as far as the disk takes it. Its own messages, and the engine's output, go to the standard output and error
+it was started with.
 """
 
 from __future__ import annotations
@@ -46,6 +52,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _REAP_PAUSE = 0.01  # seconds between two looks at processes that were sent SIGKILL
 _GROUP_PATIENCE = 2.0  # seconds to wait for an emptied process group to vanish
+_WATCHES = 2  # with the guard itself, one is left where any two are killed
 _TERMINATE, _KILL = b"T", b"K"
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -107,7 +114,8 @@ class Guard:
                 command, stdin=subprocess.DEVNULL, process_group=self._anchor, preexec_fn=prepare
             )
         except (OSError, subprocess.SubprocessError) as error:
-            sys.stderr.write(f"[multiitem guard] cannot start {command[0]!r}: {error}\n")
+            with contextlib.suppress(OSError):  # the log is on a full disk
+                sys.stderr.write(f"[multiitem guard] cannot start {command[0]!r}: {error}\n")
             self._write_state("exited", returncode=127, reason=f"it could not be started: {error}")
             return False
         self._engine = process.pid
@@ -162,10 +170,7 @@ class Guard:
     def _children(self) -> set[int]:
         """Own children, running or not yet reaped, except the anchor: the engine and its orphans (Linux)."""
         children = set() if self._reaped or not self._engine else {self._engine}
-        for listing in Path("/proc/self/task").glob("*/children"):
-            with contextlib.suppress(OSError):  # that thread has just ended
-                children.update(int(pid) for pid in listing.read_text().split())
-        return children - {self._anchor}
+        return (children | _listed_children()) - {self._anchor}
 
     def _clear(self) -> None:
         """SIGKILL whatever is left and return when nothing is. Un-reaped children's ids cannot be reused."""
@@ -196,14 +201,73 @@ class Guard:
             "returncode": returncode,
             "reason": reason,
         }
-        write_json(self._state_path, state)
+        with contextlib.suppress(OSError):  # a full disk, a removed directory: the engine is guarded all the same
+            write_json(self._state_path, state)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that nobody sees half written."""
+    """Write a file that nobody sees half written. Raises OSError, and leaves nothing of it then."""
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(content), encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(content), encoding="utf-8")
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def under_watch(run: Callable[[], int], watches: int = _WATCHES) -> int:
+    """Run in a child of ``watches`` processes, each the child of the one before; gives the exit code in all of them.
+
+    The signals in ``_ENDING`` are blocked where ``run`` begins.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    if not watches or sys.platform != "linux":
+        return run()
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died between fork and prctl
+            os.kill(os.getpid(), signal.SIGTERM)
+        return under_watch(run, watches - 1)
+    for number in _ENDING:
+        signal.signal(number, lambda number, _frame: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # not reaped: a signal that is passed on reaches nobody else
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    _, status = os.waitpid(child, 0)
+    _end_children()
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _end_children() -> None:
+    """SIGKILL every child, and those that become children when their parents end, until there is none."""
+    while True:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        for pid in _listed_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_REAP_PAUSE)
+
+
+def _listed_children() -> set[int]:
+    """This process's children as the kernel lists them (Linux), running or not yet reaped."""
+    children: set[int] = set()
+    for listing in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # that thread has just ended
+            children.update(int(pid) for pid in listing.read_text().split())
+    return children
 
 
 def _fork_anchor() -> int:
@@ -256,4 +320,5 @@ def _linux_child_setup() -> Callable[[], None] | None:
 if __name__ == "__main__":
     if os.getsid(0) != os.getpid():
         os.setsid()  # away from the terminal: Ctrl-C reaches the engine through its owner only
-    sys.exit(Guard(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])).run(sys.argv[4:]))
+    guard = Guard(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+    sys.exit(under_watch(lambda: guard.run(sys.argv[4:])))

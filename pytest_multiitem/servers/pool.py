@@ -16,15 +16,21 @@ import re
 import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 import filelock
 
+from pytest_multiitem.errors import StorageError
 from pytest_multiitem.servers import process
 from pytest_multiitem.servers.errors import ServerError, ServerNotReady
 from pytest_multiitem.servers.process import LaunchSpec, Ready, RunningServer
+from pytest_multiitem.storage import writing
+from pytest_multiitem.untrusted.secrets import without_secrets
 
 _LEASE_PATIENCE = 1.0  # seconds; guards of an earlier owner hold a shared lock for an instant
 _POLL = 0.02  # seconds
+#: Lines of a log that may hold a secret; the others are not looked at closely.
+_SUSPECT = re.compile(r"key|token|secret|pass|pwd|credential|authorization|bearer|cookie|://", re.IGNORECASE)
 _LOOK = 0.2  # seconds between two looks at a server for which another process waits
 
 
@@ -38,9 +44,10 @@ class ServerPool:
     def __init__(self, run_dir: Path, owner: bool) -> None:
         self.run_dir = run_dir.absolute()
         self._servers = self.run_dir / "servers"
-        self._servers.mkdir(parents=True, exist_ok=True)
         self._lease_path = self.run_dir / "lease"
-        self._lease = _Lease(self._lease_path) if owner else None
+        with writing(self._servers):
+            self._servers.mkdir(parents=True, exist_ok=True)
+            self._lease = _Lease(self._lease_path) if owner else None
         if owner:
             atexit.register(self.close)
 
@@ -49,26 +56,30 @@ class ServerPool:
 
         One process at a time probes; once ``ready`` has passed for one, the others do not repeat it. Raises
         :class:`ServerDied` if the server has ended for whatever reason, unless ``restart``;
-        :class:`ServerNotReady` after ``spec.startup_timeout`` seconds; :class:`PortUnavailable`.
+        :class:`ServerNotReady` after ``spec.startup_timeout`` seconds; :class:`PortUnavailable`; StorageError where
+        what is written of a server cannot be.
         """
         server = self.start(spec, restart=restart)
+        with writing(server.directory):
+            return self._ready(server, ready, spec.startup_timeout)
+
+    def _ready(self, server: RunningServer, ready: Ready, timeout: float) -> RunningServer:
+        """The server once it is ready, by the probe of this process or of another one."""
         probing = filelock.FileLock(server.directory / "probing.lock")
-        deadline = time.monotonic() + spec.startup_timeout
+        deadline = time.monotonic() + timeout
         while not probing.is_locked:
             try:
                 probing.acquire(timeout=_LOOK)
             except filelock.Timeout:
                 server.check_alive()
                 if time.monotonic() > deadline:
-                    raise ServerNotReady(
-                        server.label, spec.startup_timeout, None, server.log_path, server.log_tail()
-                    ) from None
+                    raise ServerNotReady(server.label, timeout, None, server.log_path, server.log_tail()) from None
         try:
             passed = server.directory / "ready"
             if passed.exists():
                 server.check_alive()
             else:
-                process.wait_ready(server, ready, spec.startup_timeout)
+                process.wait_ready(server, ready, timeout)
                 passed.touch()
         finally:
             probing.release()
@@ -79,7 +90,7 @@ class ServerPool:
 
         Raises like :meth:`acquire` if it was started before and has died, unless ``restart``.
         """
-        with filelock.FileLock(self._servers / f"{spec.key}.lock"):
+        with writing(self._servers), filelock.FileLock(self._servers / f"{spec.key}.lock"):
             launches = sorted(self._servers.glob(f"{spec.key}/*"), key=lambda path: int(path.name))
             completed = [server for path in launches if (server := process.attach(path)) is not None]
             if completed:
@@ -88,6 +99,8 @@ class ServerPool:
                     latest.check_alive()
                 if latest.poll() is None:
                     return latest
+            if self._lease is not None and not self._lease_path.exists():
+                raise StorageError(f"{self._lease_path} is gone: it was there before; do not remove it during the run")
             if not process.is_locked(self._lease_path):
                 raise ServerError(
                     f"Expected an owner to hold {self._lease_path} while {spec.label!r} is started, but "
@@ -117,6 +130,8 @@ class ServerPool:
             return
         self._lease.close()
         self.release_all(timeout)
+        for log in self._servers.glob("*.log"):
+            _without_secrets(log)
         atexit.unregister(self.close)
 
     def __enter__(self) -> ServerPool:
@@ -148,6 +163,25 @@ class _Lease(io.FileIO):
         # the parent's lock must stay.
         itself = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: None if (lease := itself()) is None else lease.close())
+
+
+def _without_secrets(log: Path) -> None:
+    """Take out of a log what its lines say to be a secret: engines log the arguments that they were given."""
+    clean = log.with_suffix(".clean")
+    changed = False
+    as_it_is: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    try:
+        with log.open(**as_it_is) as lines, clean.open("w", **as_it_is) as out:
+            for line in lines:
+                shown = without_secrets(line) if _SUSPECT.search(line) else line
+                changed |= shown != line
+                out.write(shown)
+        if changed:
+            clean.replace(log)
+    except OSError:  # the disk is full: what was measured goes before
+        pass
+    finally:
+        clean.unlink(missing_ok=True)
 
 
 def _slug(label: str) -> str:

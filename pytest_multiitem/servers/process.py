@@ -28,15 +28,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_multiitem.errors import StorageError
 from pytest_multiitem.servers import guard
-from pytest_multiitem.servers.errors import NeverReady, ServerDied, ServerError, ServerNotReady
+from pytest_multiitem.servers.errors import NeverReady, ServerDied, ServerError, ServerNotReady, describe_exit
 from pytest_multiitem.servers.ports import HOST, claim_port
+from pytest_multiitem.storage import try_writing, writing
+from pytest_multiitem.untrusted.secrets import redacted_command
 
 Ready = Callable[[str], None]
 """Called with a server's URL; raises while the server is not ready. Sets its own timeout per probe."""
 
 _TAIL_LINES = 40
 _TAIL_BYTES = 64 * 1024
+_PROBE_BYTES = 4096
 _POLL = 0.02  # seconds between two looks at a lock
 _PROBE_PAUSES = (0.05, 0.5)  # seconds between readiness probes: the first pause and the longest
 _KILL_PATIENCE = 5.0  # seconds for the kernel to remove processes after SIGKILL
@@ -53,8 +57,8 @@ class LaunchSpec:
     """
 
     label: str
-    command: tuple[str, ...]
-    env: Mapping[str, str | None] = field(default_factory=dict)
+    command: tuple[str, ...] = field(repr=False)
+    env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     preferred_port: int = 30000
     strict_port: bool = False
     startup_timeout: float = 180.0
@@ -92,6 +96,15 @@ class RunningServer:
             return None
         return -signal.SIGKILL, "its guard was killed" if state else "its guard failed before the start"
 
+    def _check_storage(self, ended: tuple[int, str]) -> None:
+        """Raises StorageError where nothing can be written into the server's directory."""
+        returncode, reason = ended
+        try:
+            with writing(self.directory):
+                try_writing(self.directory, _PROBE_BYTES)
+        except StorageError as error:
+            raise StorageError(f"{self.label} {describe_exit(returncode)} ({reason}): {error}") from None
+
     def poll(self) -> int | None:
         """The exit code as :mod:`subprocess` has it, or None while the server runs."""
         ended = self.ended()
@@ -100,19 +113,25 @@ class RunningServer:
     def check_alive(self, patience: float = 0.0) -> None:
         """Raise :class:`ServerDied`, with the end of the log, unless the server runs.
 
+        StorageError where nothing can be written beside its log: then that is why it ended, or why nobody knows.
         ``patience``: seconds in which it may turn out to have ended; a connection breaks before its guard knows.
         """
         deadline = time.monotonic() + patience
         while (ended := self.ended()) is None and time.monotonic() < deadline:
             time.sleep(_POLL)
-        if ended is not None:
-            raise ServerDied(self.label, *ended, self.log_path, self.log_tail())
+        if ended is None:
+            return
+        self._check_storage(ended)
+        raise ServerDied(self.label, *ended, self.log_path, self.log_tail())
 
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
         """The last ``lines`` lines of the log."""
-        with self.log_path.open("rb") as log:
-            log.seek(max(0, self.log_path.stat().st_size - _TAIL_BYTES))
-            text = log.read().decode("utf-8", errors="replace")
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, self.log_path.stat().st_size - _TAIL_BYTES))
+                text = log.read().decode("utf-8", errors="replace")
+        except FileNotFoundError:  # somebody has removed the results while they were made
+            return ""
         return "\n".join(text.splitlines()[-lines:])
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -139,7 +158,7 @@ def start(spec: LaunchSpec, *, lease: Path, directory: Path, log_path: Path) -> 
             fcntl.flock(alive, fcntl.LOCK_EX)  # before the guard exists, and inherited by it: no gap
             with log_path.open("ab", buffering=0) as log:
                 moment = time.strftime("%Y-%m-%d %H:%M:%S")
-                log.write(f"[multiitem] {moment} {spec.label}: {shlex.join(command)}\n".encode())
+                log.write(f"[multiitem] {moment} {spec.label}: {shlex.join(redacted_command(command))}\n".encode())
                 # -I -S: start fast, and deaf to PYTHON* variables, which are meant for the engine.
                 arguments = ["-I", "-S", guard.__file__, str(lease), str(directory), str(spec.stop_grace), *command]
                 process = subprocess.Popen(
@@ -157,7 +176,11 @@ def start(spec: LaunchSpec, *, lease: Path, directory: Path, log_path: Path) -> 
     threading.Thread(target=process.wait, name=f"reap guard of {spec.label}", daemon=True).start()
     server = RunningServer(spec.label, claim.port, log_path, directory)
     # Last: readers take a directory without this file for a launch that was interrupted.
-    guard.write_json(directory / "server.json", {"label": spec.label, "port": claim.port, "log": str(log_path)})
+    try:
+        guard.write_json(directory / "server.json", {"label": spec.label, "port": claim.port, "log": str(log_path)})
+    except OSError:
+        server.stop()
+        raise
     return server
 
 

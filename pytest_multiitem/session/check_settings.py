@@ -56,7 +56,7 @@ def _with_known_names(settings: Settings) -> Settings:
 
         settings.check_names("require", settings.require, (*gate_names(), ALL))
     if settings.power_faults:
-        from pytest_multiitem.power.runner import check_fault_names
+        from pytest_multiitem.power.plan import check_fault_names
 
         check_fault_names(settings)
     return settings

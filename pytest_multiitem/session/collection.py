@@ -12,6 +12,7 @@ import pytest
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.store import make_run_dir
+from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.session.keys import SETTINGS
 from pytest_multiitem.session.parameters import model_of, place_of, profiles_of
 from pytest_multiitem.session.part import PARTS
@@ -56,15 +57,20 @@ def finish(config: pytest.Config, items: list[pytest.Item]) -> None:
         plan.selected.update({item.nodeid: gate_of(item) for item in ours})
         plan.places.update({item.nodeid: place_of(item) for item in ours})
         plan.profiles = tuple(dict.fromkeys(p for item in ours if not _refusal(item) for p in profiles_of(item)))
+        plan.starts_servers = any(profile.backend != ATTACHED for profile in plan.profiles)
     if SESSION not in config.stash or config.getoption("collectonly"):
         return
     is_worker = hasattr(config, "workerinput")
-    with suppress(UsageError) if is_worker else usage_errors():  # one would end a worker in silence; each test says it
-        session = session_of(config)
-        make_run_dir(session.run_dir)
-        if is_worker:
+    session = session_of(config)
+    if is_worker:
+        with suppress(UsageError):  # it would end a worker in silence; the controller hears of it by the plan
+            make_run_dir(session.run_dir)
+        with suppress(UsageError):
             session.plan.write(session.run_dir)
-        elif ours:
+        return
+    with usage_errors():
+        make_run_dir(session.run_dir)
+        if ours:
             session.run.attach()
 
 

@@ -10,25 +10,27 @@ import pytest
 
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.gate import Gate, Measurement
-from pytest_multiitem.gates.record import answers_judged, blank_record, judged
+from pytest_multiitem.gates.record import blank_record, verdict_of
 from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.gates.run_subject import judged_in
 from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.records import GateRecord, Verdict
-from pytest_multiitem.results.verdict import worse
+from pytest_multiitem.results.verdict import failing, worse
 from pytest_multiitem.scoring.vocabulary import Part
 from pytest_multiitem.session.keys import RECORDS
-from pytest_multiitem.session.run_subject import RunSubject
+from pytest_multiitem.session.run_subject import ExplainedSubject
 from pytest_multiitem.session.session import Session
-from pytest_multiitem.session.verdicts import requirement
+from pytest_multiitem.session.verdicts import STAYS, requirement, worst_given
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.untrusted.words import plain_lines
 
 #: Fields that the evidence below a failure leaves out: its first line has them, or the report does.
 _NO_EVIDENCE = frozenset({"gate", "verdict", "reason", "relation", "engine", "role", "nodeid", "place", "seconds"})
 
 
 #: Verdicts that a further run of the same test does not change.
-_STAYS = frozenset({Verdict.FAIL, Verdict.INCONCLUSIVE})
+_STAYS = failing(allow_inconclusive=False)
 
 
 class Measured:
@@ -67,7 +69,7 @@ class Measured:
         gate = self._check.gate
         if (relation, limit) != (gate.relation, gate.limit):
             asserted = relation if limit is None else f"{relation} {limit}"
-            self._check.fail(
+            self._check.mistaken(
                 f"the test asserts that the value {asserted}, but the gate's own criterion is {gate.bound}"
             )
         if not self._is_concluded:
@@ -109,8 +111,8 @@ class GateCheck:
 
         ``multi``, ``serial``, ``extend``: the servers to measure. What the gate needs beyond them is of ``backend``
         (theirs where not given), and packed servers of ``mask`` and server chunk size ``chunk``, by the run's settings.
-        ``client_chunk_size``: items per request of the gates between backends. A request that fails is a FAIL of the
-        gate; so is a server that dies, or does not start.
+        ``client_chunk_size``: items per request of the gates between backends. What goes wrong is judged by whose it
+        is (`gates.record.verdict_of`).
         """
         parts: dict[Part, Target | None] = {"multi": multi, "serial": serial, "extend": extend}
         given = {part: target for part, target in parts.items() if target is not None}
@@ -120,24 +122,20 @@ class GateCheck:
             pytest.fail(f"gate {self.gate.name} states no way to measure it; give the measurement to check(…)", False)
         if backend is None:
             pytest.fail(f"gate {self.gate.name}: name a server to measure (multi=…, serial=…), or a backend", False)
-        subject = RunSubject(self.run, backend, given, mask, chunk, client_chunk_size, self.model)
+        subject = ExplainedSubject(self.run, backend, given, mask, chunk, client_chunk_size, self.model)
 
         def measured(gate: Gate) -> Measurement | GateRecord:
             subject.require(gate)
             return measure(subject)
 
-        try:
-            record = self._judged(measured)
-        except MultiItemError as error:
-            record = blank_record(self.gate, Verdict.FAIL, str(error))
-        return Measured(self, record, subject.explanation)
+        return Measured(self, judged_in(self.run, self.gate, measured), subject.explanation)
 
     #: Of a gate without a limit: ``assert multiitem_gate.holds(multi=…)``.
     holds = measured
 
     def check(self, measure: Callable[[Gate], Measurement]) -> GateRecord:
         """Judge a measurement of the test's own, and end the test by the verdict."""
-        return self.conclude(self._judged(measure))
+        return self.conclude(judged_in(self.run, self.gate, measure))
 
     def not_run(self, reason: str) -> GateRecord:
         """End the test: the gate cannot be measured here, for this reason."""
@@ -147,26 +145,33 @@ class GateCheck:
         """End the test: the gate fails without a measurement, for this reason."""
         return self.conclude(blank_record(self.gate, Verdict.FAIL, reason))
 
+    def mistaken(self, reason: str) -> GateRecord:
+        """End the test as an error: it is the test that is wrong, for this reason."""
+        return self.conclude(blank_record(self.gate, Verdict.ERROR, reason))
+
+    def failed(self, error: MultiItemError) -> GateRecord:
+        """End the test: this is in the way of a measurement."""
+        return self.conclude(blank_record(self.gate, verdict_of(error, self.gate), str(error)))
+
     def conclude(self, record: GateRecord, *, evidence: Sequence[str] | None = None) -> GateRecord:
         """End the test by a verdict that is judged already.
 
         ``evidence``: the lines that a failure shows below its reason, instead of the record's fields. A verdict once
         given stays: where the same test is run again, what failed before fails again.
         """
-        given = [each for each in self._item.stash.get(RECORDS, []) if each.verdict in _STAYS]
-        if given and worse(given[0].verdict, record.verdict):
-            record = msgspec.structs.replace(
-                given[0], reason=f"{given[0].reason} (this verdict stays, though the test was run again)"
-            )
+        records = self._item.stash.setdefault(RECORDS, [])
+        given = worst_given(records, _STAYS)
+        if given is not None and worse(given.verdict, record.verdict):
+            reason = f"{given.reason.removesuffix(f' ({STAYS})')} ({STAYS})"
+            record = msgspec.structs.replace(given, reason=reason)
         record.nodeid = self._item.nodeid
         if record.verdict is Verdict.PASS and record.engine is not None:
             record.now_passes = self.run.engine.known_issue(self.model or self._session.settings.model or "")
-        self._item.stash.setdefault(RECORDS, []).append(record)
-        text = f"{record.verdict}: {record.gate}: {record.reason}"
+        records.append(record)
+        text = plain_lines(f"{record.verdict}: {record.gate}: {record.reason}")
         lines = _evidence(record) if evidence is None else evidence
-        shown = "\n".join([text, *(f"  {line}" for line in lines)])
-        doubtful = record.verdict is Verdict.INCONCLUSIVE
-        if record.verdict is Verdict.FAIL or (doubtful and not self._session.settings.allow_inconclusive):
+        shown = plain_lines("\n".join([text, *(f"  {line}" for line in lines)]))
+        if record.verdict in failing(allow_inconclusive=self._session.settings.allow_inconclusive):
             pytest.fail(shown, pytrace=False)
         by = requirement(self._item, record.gate) if record.verdict is Verdict.NOT_RUN else None
         if by is not None:
@@ -174,13 +179,6 @@ class GateCheck:
         if record.verdict is not Verdict.PASS:
             pytest.skip(text)
         return record
-
-    def _judged(self, measure: Callable[[Gate], Measurement | GateRecord]) -> GateRecord:
-        """Measure, where time is measured after no server starts any more, and judge; then every answer by itself."""
-        if self.gate.timing:
-            self.run.settle()
-        record = judged(self.gate, measure)
-        return answers_judged(record, self.run.connected, seed=self._session.settings.seed)
 
 
 def _evidence(record: GateRecord) -> list[str]:

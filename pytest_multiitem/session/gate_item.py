@@ -44,14 +44,13 @@ class GateItem(pytest.Item):
             self.stash[REQUIRED_BY] = required_by
 
     def runtest(self) -> None:
-        """Measure; what cannot be measured is a FAIL."""
+        """Measure; what cannot be measured is judged by why."""
         session = session_of(self.config)
-        session.handle_termination()
         check = GateCheck(self.gate, self, session)
         try:
             self._measure(check)
         except MultiItemError as error:
-            check.fail(str(error))
+            check.failed(error)
 
     def reportinfo(self) -> tuple[os.PathLike[str], int | None, str]:
         """The suite as its file, and a line: pytest wants one of a test that is skipped by a marker."""

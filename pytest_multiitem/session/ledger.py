@@ -22,11 +22,12 @@ from pytest_multiitem.results.records import (
     TestRecord,
     Verdict,
 )
-from pytest_multiitem.results.verdict import worse
+from pytest_multiitem.results.verdict import failing, worse
 from pytest_multiitem.session.keys import REPORT_ATTRIBUTE
 from pytest_multiitem.session.plan import Plan
 from pytest_multiitem.session.verdicts import reason_of
 from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.untrusted.secrets import redacted_command
 
 if TYPE_CHECKING:
     from pytest_multiitem.comparison.records import ScoreMatrix
@@ -46,9 +47,12 @@ class Ledger:
         self.benchmarks: list[BenchmarkRecord] = []
         self.score_matrices: list[ScoreMatrix] = []
         self.interrupted_by: str | None = None
+        self._passed_beside = 0
 
     def add(self, report: pytest.TestReport) -> None:
         """Enter one phase of one test."""
+        if self._plan.selected.get(report.nodeid) is None and report.when == "call" and report.passed:
+            self._passed_beside += 1
         if report.nodeid not in self._plan.selected:
             return
         carried: dict[str, Any] = getattr(report, REPORT_ATTRIBUTE, {})
@@ -68,8 +72,20 @@ class Ledger:
         elif report.when == "call" and known.outcome == "not reached":
             known.outcome, known.reason = "passed", None
 
+    def hidden(self, *, allow_inconclusive: bool) -> list[GateRecord]:
+        """The verdicts that fail a run, of tests that passed all the same: someone ran them again."""
+        passed = {nodeid for nodeid, test in self._tests.items() if test.outcome == "passed"}
+        bad = failing(allow_inconclusive=allow_inconclusive)
+        return [record for nodeid, record in self._records.items() if nodeid in passed and record.verdict in bad]
+
+    @property
+    def measured_nothing(self) -> bool:
+        """Whether there are gates, none was measured, and no test without a gate passed either."""
+        records = self.records()
+        return bool(records) and not self._passed_beside and all(r.verdict is Verdict.NOT_RUN for r in records)
+
     def records(self) -> list[GateRecord]:
-        """The verdict of every planned gate: tests without one stand as NOT_RUN or FAIL, with the reason."""
+        """The verdict of every planned gate: tests without one stand as NOT_RUN or ERROR, with the reason."""
         records = []
         for nodeid, gate in {**self._plan.selected, **self._plan.deselected}.items():
             if gate is None:
@@ -79,7 +95,7 @@ class Ledger:
                 test = self._tests.get(nodeid)
                 verdict, reason = Verdict.NOT_RUN, "deselected on the command line"
                 if test is not None:
-                    verdict = Verdict.NOT_RUN if test.outcome in ("skipped", "not reached") else Verdict.FAIL
+                    verdict = Verdict.NOT_RUN if test.outcome in ("skipped", "not reached") else Verdict.ERROR
                     reason = test.reason or "the test ended without a verdict"
                 elif nodeid in self._plan.selected:
                     reason = "the run ended before this test"
@@ -101,7 +117,7 @@ class Ledger:
     def matrix(self, run_dir: Path, settings: Settings, exit_status: int) -> Matrix:
         """The run's matrix, with the servers whose samples lie in its directory."""
         records, tests = self.records(), self.tests()
-        servers = {(line["label"], line["url"]): line for line in store.merge_samples(run_dir)}
+        servers = {(line["label"], line["url"]): line for line in store.server_samples(run_dir)}
         reached = all(test.outcome != "not reached" for test in tests)
         return Matrix(
             run_id=run_dir.name,
@@ -110,7 +126,7 @@ class Ledger:
             complete=reached and self.interrupted_by is None,
             interrupted_by=self.interrupted_by,
             exit_status=exit_status,
-            command_line=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            command_line=redacted_command([Path(sys.argv[0]).name, *sys.argv[1:]]),
             machine=machine_info(),
             versions=package_versions(),
             settings=msgspec.convert(settings.records(), list[SettingRecord]),

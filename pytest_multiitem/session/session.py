@@ -7,22 +7,22 @@ ledger and the servers' lease. A worker's verdicts travel on its test reports.
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem import signals
+from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.gates.registry import required
 from pytest_multiitem.results import store
 from pytest_multiitem.results.records import Matrix, Verdict
 from pytest_multiitem.session.keys import SETTINGS
 from pytest_multiitem.session.part import PARTS
-from pytest_multiitem.session.plan import PLAN, Plan
+from pytest_multiitem.session.plan import Plan, left_by_workers, remove
+from pytest_multiitem.signals import Interruptions
 
 if TYPE_CHECKING:
     from pytest_multiitem.adapters.base import Engine
@@ -44,8 +44,8 @@ class Session:
     """The plugin's state in one process.
 
     ``process``: "main", or the xdist worker's id. ``owner``: whether the ledger is kept and the servers are owned here.
-    ``matrix``: the results, once they are in ``written``; ``unmet``: required gates that did not run; ``problem``: what
-    went wrong with the results themselves.
+    ``matrix``: the results, once they are in ``written``; ``unmet``: required gates that did not run; ``notes``: what
+    else its end is due to; ``problem``: what went wrong with the results themselves.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -64,9 +64,15 @@ class Session:
         self.matrix: Matrix | None = None
         self.written: Path | None = None
         self.unmet: list[str] = []
+        self.notes: list[str] = []
         self.problem: str | None = None
+        self._least_status = 0
         self._run: Run | None = None
-        self._handles_sigterm = False
+        self._interruptions: Interruptions | None = None
+        if self.owner:
+            self._interruptions = Interruptions(_interrupt)
+            config.add_cleanup(self._interruptions.restore)
+            config.add_cleanup(lambda: remove(self.run_dir))
 
     @property
     def run(self) -> Run:
@@ -75,7 +81,6 @@ class Session:
             from pytest_multiitem.targets.run import Run  # as in __init__: it brings httpx
 
             store.make_run_dir(self.run_dir)
-            self.handle_termination()
             self._run = Run(self.settings, self.run_dir, engine=self.engine, owner=self.owner, process=self.process)
             self._run.plan(self.plan.profiles)
         return self._run
@@ -96,24 +101,33 @@ class Session:
         if self._run is not None:
             self._run.release()
 
-    def handle_termination(self) -> None:
-        """Let SIGTERM end the run as Ctrl-C does, so that a cancelled CI job keeps its results."""
-        mine = threading.current_thread() is threading.main_thread()
-        if self.owner and mine and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-
-            def stop(number: int, frame: FrameType | None) -> None:
-                pytest.exit("terminated by SIGTERM", returncode=128 + number)
-
-            signal.signal(signal.SIGTERM, stop)
-            self._handles_sigterm = True
+    def hold_interruptions(self) -> None:
+        """The run ends: it stops its servers, writes its results and says so, whatever signals come."""
+        if self._interruptions is not None:
+            self._interruptions.hold()
 
     def finish(self, exit_status: int) -> int:
         """Stop the servers, write the results, and return the exit status that they ask for."""
         try:
-            return self._finish(exit_status)
-        except MultiItemError as error:  # shown in the summary, which an exception would suppress
-            self.problem = str(error)
-            return int(pytest.ExitCode.INTERNAL_ERROR)
+            exit_status = self._finish(exit_status)
+        except MultiItemError as error:
+            self._note(error)
+        return self._at_least(exit_status)
+
+    def _note(self, error: MultiItemError) -> None:
+        """What goes wrong with the end of the run is shown in the summary, which an exception would suppress."""
+        self.problem = str(error) if self.problem is None else f"{self.problem}; {error}"
+        status = pytest.ExitCode.TESTS_FAILED if isinstance(error, UsageError) else pytest.ExitCode.INTERNAL_ERROR
+        self._least_status = max(self._least_status, int(status))
+
+    def _at_least(self, exit_status: int) -> int:
+        """The exit status of a run whose tests end with this one: a signal's, or that of what went wrong at the end."""
+        if exit_status not in (0, 1, 5):
+            return exit_status
+        noted = None if self._interruptions is None else self._interruptions.noted
+        if noted is not None:  # while it ended
+            return int(pytest.ExitCode.INTERRUPTED) if noted == signal.SIGINT else signals.exit_status(noted)
+        return self._least_status or exit_status
 
     def _finish(self, exit_status: int) -> int:
         if not self.owner:
@@ -127,18 +141,25 @@ class Session:
             return 1 if exit_status in (0, 5) and (self.unmet or failing) else exit_status
         if exit_status == pytest.ExitCode.USAGE_ERROR:  # nothing was run, and what to write may be the error
             return exit_status
-        try:
-            if self._run is not None:
-                self._run.close()
-            for part in self.parts:
-                part.close()
-        finally:
-            self.unmet = self._unmet_requirements()
-            if self.unmet and exit_status in (0, 5):
-                exit_status = 1
-            exit_status = self._write(exit_status)
-            if self._handles_sigterm:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        closing = [] if self._run is None else [self._run.close]
+        for close in (*closing, *(part.close for part in self.parts)):
+            try:
+                close()
+            except MultiItemError as error:
+                self._note(error)
+        self.unmet = self._unmet_requirements()
+        return self._write(self._judged_status(exit_status))
+
+    def _judged_status(self, exit_status: int) -> int:
+        """The exit status that pytest gives, unless what was measured asks for another one."""
+        if exit_status in (0, 5) and self.unmet:
+            return 1
+        if exit_status == 0 and (hidden := self.ledger.hidden(allow_inconclusive=self.settings.allow_inconclusive)):
+            self.notes.append(f"{len(hidden)} verdicts stay, though their tests were run again")
+            return 1
+        if exit_status == 0 and self.ledger.measured_nothing and not self.settings.allow_nothing:
+            self.notes.append("no gate was measured: exit status 5; --allow-nothing accepts that")
+            return int(pytest.ExitCode.NO_TESTS_COLLECTED)
         return exit_status
 
     def _unmet_requirements(self) -> list[str]:
@@ -147,25 +168,55 @@ class Session:
         return [gate for gate in dict.fromkeys(gates) if gate is not None and gate not in ran]
 
     def _write(self, exit_status: int) -> int:
-        """Write the results; returns the exit status, which a part that fails the run changes."""
-        matrix = self.ledger.matrix(self.run_dir, self.settings, exit_status)
+        """Write the results; returns the exit status, which a part that fails the run, or a full disk, changes."""
+        matrix = self.ledger.matrix(self.run_dir, self.settings, self._at_least(exit_status))
         self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=matrix)
-        self._write_files(matrix)
+        if not self.run_dir.exists():  # collection did not come to its end, or somebody has removed it
+            self._stores(lambda: store.make_run_dir(self.run_dir))
+        self._stores(lambda: store.merge_samples(self.run_dir))
+        is_written = self._writes_matrix(matrix)
         failing = [part for part in self.parts if part.end(matrix)]
         if failing and matrix.exit_status == 0:
             matrix.exit_status = 1
-            self._write_files(matrix)
+            is_written = self._writes_matrix(matrix)
+        if is_written and self._writes_reports(matrix):
+            self.written = self.run_dir
         return matrix.exit_status
 
-    def _write_files(self, matrix: Matrix) -> None:
+    def _stores(self, action: Callable[[], object]) -> bool:
+        """Whether something can be written; what is against it is noted, and fails the run."""
+        try:
+            action()
+        except UsageError as error:
+            self._note(error)
+            return False
+        return True
+
+    def _writes_matrix(self, matrix: Matrix) -> bool:
+        """Write ``matrix.json`` with the exit status that the run then has. An older one is not left to contradict it.
+
+        Raises MultiItemError where its schema is broken.
+        """
+        matrix.exit_status = self._at_least(matrix.exit_status)
+        is_written = self._stores(lambda: store.write_matrix(self.run_dir, matrix))
+        if not is_written:
+            matrix.exit_status = self._at_least(matrix.exit_status)
+            with suppress(OSError):
+                (self.run_dir / store.MATRIX).unlink()
+        self.matrix = matrix  # shown, even where it cannot be written
+        return is_written
+
+    def _writes_reports(self, matrix: Matrix) -> bool:
+        """Write the reports and the link to the run; where they cannot be written, ``matrix.json`` knows it."""
         from pytest_multiitem.reports.formats import write_reports  # imports every report
 
-        store.make_run_dir(self.run_dir)  # where collection did not come to its end
-        store.write_matrix(self.run_dir, matrix)
-        self.matrix = matrix
-        write_reports(matrix, self.run_dir)
-        store.point_latest(self.run_dir)
-        self.written = self.run_dir
+        done = [
+            self._stores(lambda: write_reports(matrix, self.run_dir)),
+            self._stores(lambda: store.point_latest(self.run_dir)),
+        ]
+        if not all(done):
+            self._writes_matrix(matrix)
+        return all(done)
 
 
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
@@ -187,12 +238,21 @@ def run_directory(config: pytest.Config) -> Path:
     return config.stash[_RUN_DIR]
 
 
+def _interrupt(number: signal.Signals) -> None:
+    """End the run as Ctrl-C does, so that a cancelled CI job keeps its results."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    pytest.exit(f"terminated by {number.name}", returncode=signals.exit_status(number))
+
+
 def adopt_plan(config: pytest.Config) -> None:
     """The xdist controller takes over the run once a worker has found tests that use the plugin."""
-    if (run_directory(config) / PLAN).exists():
+    if left_by_workers(run_directory(config)):
         session = session_of(config)
-        with usage_errors():  # of a server that is attached
+        with usage_errors():  # of a server that is attached, of what is kept on disk
             if session.plan.adopt(session.run_dir):
+                if session.plan.starts_servers:
+                    session.engine.check_storage(session.settings)
                 session.run.attach()
 
 
@@ -203,6 +263,7 @@ def finish(session: pytest.Session) -> None:
         return
     settings = config.stash[SETTINGS]
     if SESSION in config.stash or settings.require or settings.save_baseline is not None:
+        session_of(config).hold_interruptions()
         status = session_of(config).finish(int(session.exitstatus))
         if status != int(session.exitstatus):
             session.exitstatus = status

@@ -10,6 +10,7 @@ from pytest_multiitem.session.check_settings import is_parallel
 from pytest_multiitem.session.keys import NOTES, SETTINGS
 from pytest_multiitem.session.session import SESSION
 from pytest_multiitem.settings.settings import OPTIONS
+from pytest_multiitem.signals import SIGNALLED
 
 
 def header(config: pytest.Config) -> list[str]:
@@ -25,6 +26,14 @@ def header(config: pytest.Config) -> list[str]:
         f"multiitem: default: {rest}", 108, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
     return lines
+
+
+def in_place_of_pytest(config: pytest.Config, exit_status: int) -> None:
+    """The summary of a run that a signal has ended: for such an exit status pytest asks nobody for one."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and exit_status > SIGNALLED:
+        reporter.ensure_newline()
+        summarise(reporter)
 
 
 def summarise(terminalreporter: pytest.TerminalReporter) -> None:
@@ -45,5 +54,7 @@ def summarise(terminalreporter: pytest.TerminalReporter) -> None:
     of_run = lines(session.matrix, session.unmet, session.written, config.invocation_params.dir)
     for text, markup in (*of_run, *of_parts):
         reporter.write_line(text, **markup)
+    for note in session.notes:
+        reporter.write_line(note, red=True, bold=True)
     if session.problem is not None:
         reporter.write_line(f"error: {session.problem}", red=True, bold=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pytest_multiitem.errors import did_you_mean
 from pytest_multiitem.scoring.vocabulary import ALL, CHUNK_SIZES, VIEWS
+from pytest_multiitem.transport.address import Address
 
 #: What turns a switch on, and off.
 SWITCH_WORDS = {True: ("1", "true", "yes", "on"), False: ("0", "false", "no", "off")}
@@ -91,18 +91,6 @@ def switch(text: str) -> bool:
     raise ValueError("expected 1 or 0 (true/false, yes/no, on/off)")
 
 
-def parse_url(text: str) -> str:
-    """An http(s) address without a slash at its end. Raises ValueError for anything else."""
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        valid = False
-    if not valid:
-        raise ValueError("expected an address such as http://127.0.0.1:30010")
-    return text.rstrip("/")
-
-
 def existing_file(text: str) -> Path:
     """The path of a file that is there."""
     path = Path(text).expanduser()
@@ -146,7 +134,7 @@ def side_urls(text: str) -> tuple[tuple[str, str], ...]:
         backend, at, view = side.partition("@")
         if not equals or not backend or (at and view not in VIEWS):
             raise ValueError(f"expected BACKEND=URL or BACKEND@VIEW=URL, with a view of {', '.join(VIEWS)}")
-        addresses[side] = parse_url(url)
+        addresses[side] = Address(url)
     return tuple(addresses.items())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.settings.settings import OPTIONS, Settings
+from pytest_multiitem.untrusted.secrets import without_credentials
 
 
 def resolve(
@@ -35,5 +36,7 @@ def resolve(
             try:
                 values[option.name] = option.parse(given)
             except ValueError as error:
-                raise UsageError(f"{option.place(origin)}: {given!r} is not valid: {error}") from None
+                raise UsageError(
+                    f"{option.place(origin)}: {without_credentials(given)!r} is not valid: {error}"
+                ) from None
     return Settings(**values, origins=origins)

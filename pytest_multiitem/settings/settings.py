@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.execution.cells import Needs
+from pytest_multiitem.execution.choice import executor_name, parse_needs
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import EFFORTS, VIEWS
 from pytest_multiitem.settings.chips import DEFAULT_CHIPS, chip_names
@@ -27,7 +29,6 @@ from pytest_multiitem.settings.parsers import (
     integers,
     names,
     names_or_all,
-    parse_url,
     prices,
     program,
     seconds,
@@ -35,6 +36,7 @@ from pytest_multiitem.settings.parsers import (
     switch,
 )
 from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, TIER_CHOICES
+from pytest_multiitem.transport.address import Address, key_variable
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Settings:
     )
     segment_threshold: int = option(
         32_768, "packed tokens, padding counted, up to which mask implementation auto uses segment, above which dense",
-        integer(1), "TOKENS",
+        integer(0), "TOKENS",
     )
     extend_batch_size: int = option(12, "items per extend batch (prefill+extend)", integer(1), "N")
     extend_max_running_requests: int = option(12, "requests that a prefill+extend server runs at once", integer(1), "N")
@@ -107,15 +109,15 @@ class Settings:
     )
 
     multi_url: str | None = option(
-        None, "attach to a running multi-item server instead of starting one", parse_url, "URL", short=True,
+        None, "attach to a running multi-item server instead of starting one", Address, "URL", short=True,
         topic="servers",
     )
     serial_url: str | None = option(
-        None, "attach to a running serial server instead of starting one", parse_url, "URL", short=True,
+        None, "attach to a running serial server instead of starting one", Address, "URL", short=True,
     )
     api_key_env: str = option(
         "MULTI_ITEM_API_KEY", "environment variable that holds the API key of attached servers; the key itself is "
-        "never written anywhere", str, "NAME",
+        "never written anywhere", key_variable, "NAME",
     )
     ca_file: Path | None = option(
         None, "certificate authorities to trust for attached https servers", existing_file, "FILE",
@@ -163,6 +165,9 @@ class Settings:
 
     allow_inconclusive: bool = option(
         False, "INCONCLUSIVE verdicts do not fail the run", switch, short=True, topic="verdicts and results",
+    )
+    allow_nothing: bool = option(
+        False, "a run in which no gate was measured does not fail (exit status 5)", switch, short=True,
     )
     require: tuple[str, ...] = option(
         (), "gates for which NOT_RUN fails the run: a comma-separated list of gate names, or all", names_or_all,
@@ -223,6 +228,22 @@ class Settings:
     )
     power_faults: tuple[str, ...] = option(
         (), "faults of --power: NAME or NAME=STRENGTH, …; default: all of them", names, "NAME,…", short=True,
+    )
+
+    executor: str = option(
+        "local", "where the cells of power, compare and models are measured: local (this machine), ray (the cluster "
+        "that this machine belongs to) or ray://HOST:PORT (that of the named head)", executor_name,
+        "local|ray[://HOST:PORT]", topic="more than one machine",
+    )
+    cell_needs: Needs | None = option(
+        None, "what a cell has to itself on its node; default: a CPU, and with --multiitem-device cuda or tpu one of "
+        "these as well; memory is in GiB", parse_needs, "CPU=1,TPU=1,memory=8",
+    )
+    cell_timeout: float = option(
+        1800.0, "seconds that one try of a cell may take before it is measured elsewhere", seconds, "SECONDS",
+    )
+    node_timeout: float = option(
+        60.0, "seconds for which a cell waits while no node of the cluster could take it", seconds, "SECONDS",
     )
 
     tpu_kernel: str = option(

@@ -6,22 +6,23 @@ commands ``evaluate``, ``compare``, ``ab`` and ``load``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_multiitem.adapters.base import ROLE_WORDS, Engine, Profile, Role, model_name, role_of
-from pytest_multiitem.errors import UsageError
-from pytest_multiitem.results.redaction import without_credentials
+from pytest_multiitem.errors import Origin, UsageError
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
-from pytest_multiitem.settings.parsers import parse_url
+from pytest_multiitem.servers.errors import NeverReady
 from pytest_multiitem.settings.settings import OPTION_OF, Settings
+from pytest_multiitem.targets.first_contact import explained
 from pytest_multiitem.targets.ready import check_ready
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import SCORE_PATH, ScoreClient
+from pytest_multiitem.transport.address import Address, api_key
+from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
+from pytest_multiitem.untrusted.secrets import without_credentials
 
 #: The backend of a server of which nobody says what serves.
 UNKNOWN = "unknown"
@@ -33,6 +34,8 @@ _INSTEAD: Mapping[Role, str] = {
     "extend": "give the address of one that runs prefill+extend",
     "serial": "the baseline scores serially: start it without a delimiter and without prefill+extend",
 }
+#: What no count of tokens or items comes to, and no name or path has characters.
+_MOST, _LONGEST = 2**31, 1024
 _PRODUCTION = tuple(semantics.value for semantics in Semantics if semantics.has_serial_reference)
 
 
@@ -45,6 +48,7 @@ class Served:
     delimiter: int | None = None
     mask_impl: str | None = None
     chunk_size: int | None = None
+    segment_threshold: int | None = None
     semantics: str | None = None
     vocab_size: int | None = None
     dtype: str | None = None
@@ -61,6 +65,7 @@ class Served:
             delimiter=_whole(info.get(_DELIMITER)),
             mask_impl=_word(info.get("multi_item_mask_impl")),
             chunk_size=_whole(info.get("multi_item_scoring_chunk_size")),
+            segment_threshold=_whole(info.get("multi_item_segment_fallback_threshold")),
             semantics=_word(declared.get("declared")) if isinstance(declared, dict) else None,
             vocab_size=_whole(info.get("vocab_size")),
             dtype=_one_of(info.get("dtype"), ("float32", "bfloat16", "float16")),
@@ -79,7 +84,7 @@ def attach(role: Role | None, client: ScoreClient, settings: Settings, engine: E
     """
     info = client.server_info() or client.model_info() or {}
     served = Served.read(info)
-    place = f"the {'' if role is None else f'{ROLE_WORDS[role]} '}server {without_credentials(client.url)}"
+    place = _place(role, client.url)
     accepted = ("multi", "extend") if role == "multi" else (role,)
     if role is not None and served.role is not None and served.role not in accepted:
         raise UsageError(f"{place} says that it {_why(served.role, info)}; {_INSTEAD[role]}")
@@ -105,39 +110,48 @@ def attach(role: Role | None, client: ScoreClient, settings: Settings, engine: E
 def attach_ready(role: Role | None, url: str, settings: Settings, engine: Engine | None) -> Target:
     """As `attach`, and the server has answered one real request.
 
-    Raises ScoreFailure or NeverReady where it does not, and leaves no connection open.
+    Raises ScoreFailure or NeverReady where it does not, with what to do next, and leaves no connection open.
     """
     client = client_of(url, settings)
     try:
         target = attach(role, client, settings, engine)
         check_ready(client, settings.labels, delimiter=target.delimiter)
+    except (ScoreFailure, NeverReady) as error:
+        client.close()
+        failure = explained(error, _place(role, client.url), settings)
+        failure.origin = Origin(role or "multi", UNKNOWN, answered=False)
+        raise failure from None
     except BaseException:
         client.close()
         raise
     return target
 
 
+def _place(role: Role | None, url: str) -> str:
+    return f"the {'' if role is None else f'{ROLE_WORDS[role]} '}server {url}"
+
+
 def client_of(
     url: str, settings: Settings, *, kind: type[ScoreClient] = ScoreClient, timeout: float | None = None
 ) -> ScoreClient:
-    """A client for a server at an address, which may end in the endpoint's own path, as users of other tools give it.
+    """A client for a server at an address, as `transport.address.Address` reads it.
 
     The API key comes from the environment variable that the settings name.
     """
     return kind(
-        url.rstrip("/").removesuffix(SCORE_PATH),
+        url,
         timeout=settings.request_timeout if timeout is None else timeout,
-        api_key=os.environ.get(settings.api_key_env) or None,
+        api_key=api_key(settings.api_key_env),
         ca_file=settings.ca_file,
     )
 
 
-def base_url(text: str) -> str:
-    """The address given as ``--url``, without the endpoint's own path. Raises UsageError for what is no address."""
+def base_url(text: str, flag: str = "--url") -> Address:
+    """The address given by a flag, without the endpoint's own path. Raises UsageError for what is no address."""
     try:
-        return parse_url(text.rstrip("/").removesuffix(SCORE_PATH))
+        return Address(text)
     except ValueError as error:
-        raise UsageError(f"--url {text!r} is not valid: {error}") from None
+        raise UsageError(f"{flag} {without_credentials(text)!r} is not valid: {error}") from None
 
 
 def settings_of(given: Mapping[str, tuple[str, Any]]) -> Settings:
@@ -177,6 +191,8 @@ def _contradictions(role: Role | None, served: Served, settings: Settings) -> It
                 facts[name] = (declared, next((value for value in values if value != declared), declared))
             elif is_stated(settings, name):
                 yield name, f"it runs prefill+extend, which has no {name.replace('_', ' ')}", values[0]
+        if served.role != "extend":
+            facts["segment_threshold"] = (served.segment_threshold, settings.segment_threshold)
         facts["semantics"] = (served.semantics if served.semantics in _PRODUCTION else None, settings.semantics)
     for name, (declared, given) in facts.items():
         if declared not in (None, given) and is_stated(settings, name) and _comparable(name, declared, given):
@@ -219,11 +235,12 @@ def _profile(place: str, role: Role, served: Served, settings: Settings) -> Prof
 
 
 def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A number of tokens or items; no server has as many as an index has not."""
+    return value if type(value) is int and abs(value) < _MOST else None
 
 
 def _word(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) < _LONGEST else None
 
 
 def _one_of(value: object, known: tuple[str, ...]) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from pytest_multiitem.results.redaction import without_credentials
 from pytest_multiitem.servers.errors import NeverReady
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import FailureKind, PreparedRequest, ScoreClient, ScoreFailure, Scores
@@ -18,10 +17,12 @@ _PASSING = (404, 408, 425, 429)
 
 class ScoredRequest:
     """A probe for `process.wait_ready`: raises while the server at the given URL is not ready, and NeverReady where its
-    answer will not change. The answers are kept until a `Target` is made that judges them with its own."""
+    answer will not change. The answers are kept until a `Target` is made that judges them with its own.
 
-    def __init__(self, labels: Sequence[int], *, delimiter: int | None = None, timeout: float = _PROBE_TIMEOUT) -> None:
-        self._labels, self._delimiter, self._timeout = labels, delimiter, timeout
+    ``within``: seconds that the server has to start; no probe takes longer."""
+
+    def __init__(self, labels: Sequence[int], *, delimiter: int | None = None, within: float = _PROBE_TIMEOUT) -> None:
+        self._labels, self._delimiter, self._timeout = labels, delimiter, min(within, _PROBE_TIMEOUT)
         self._answers: defaultdict[str, list[tuple[PreparedRequest, Scores]]] = defaultdict(list)
 
     def __call__(self, url: str) -> None:
@@ -39,15 +40,16 @@ class ScoredRequest:
 def check_ready(client: ScoreClient, labels: Sequence[int], *, delimiter: int | None) -> None:
     """Ask for health and for one score. Raises ScoreFailure where the server is not ready, and NeverReady where
     its answer will not change. ``delimiter``: no part of the content."""
-    place = without_credentials(client.url)
+    place = client.url
     health = client.get("/health")
     if health.status_code != 200:
-        raise ScoreFailure(FailureKind.HTTP_ERROR, f"{place}/health answers {health.status_code}")
+        message = f"{place}/health answers {health.status_code}"
+        raise ScoreFailure(FailureKind.CONNECTION, message, health.status_code)
     ids = [token for token in range(11, 18) if token != delimiter]
     try:
         client.score(ids[:3], [ids[3:4], ids[4:6]], labels)
     except ScoreFailure as failure:
         is_refused = 400 <= (failure.status or 0) < 500 and failure.status not in _PASSING
         if is_refused or failure.kind in (FailureKind.BAD_JSON, FailureKind.BAD_RESPONSE):
-            raise NeverReady(f"{place}/v1/score: {failure}") from None
+            raise NeverReady(f"{place}/v1/score: {failure}", failure) from None
         raise

@@ -10,6 +10,9 @@ from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
 
+#: What stands for the delimiter and the vocabulary of a server that is not known yet.
+_NO_TOKEN, _ANY_VOCABULARY = -1, 2**63
+
 
 class Requests:
     """The requests of a run's settings. No content holds the delimiter of the server that it is for."""
@@ -21,6 +24,16 @@ class Requests:
     def clear(self) -> None:
         """Forget what was read: the next model may have another tokenizer."""
         self._cases.clear()
+
+    def check(self) -> None:
+        """Raises UsageError for a workload of which it is known without any server that it cannot be read."""
+        settings = self._settings
+        if settings.workload is not None:
+            any_ids = [0, 1]
+            cases.read_workload(
+                settings.workload, encode=lambda text: any_ids, labels=settings.labels, delimiter=_NO_TOKEN,
+                vocab_size=settings.vocab_size or _ANY_VOCABULARY,
+            )  # fmt: skip
 
     def cases(self, target: Target) -> tuple[Case, ...]:
         """The requests that gates are measured on: the user's workload, or the built-in cases.

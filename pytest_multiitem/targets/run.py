@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import msgspec
 
 from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
-from pytest_multiitem.errors import EngineUnavailable, MultiItemError
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.results.counterexample import Counterexample, save
 from pytest_multiitem.results.machine import cpu_count
 from pytest_multiitem.results.records import SettingRecord
-from pytest_multiitem.results.redaction import redacted, redacted_command
 from pytest_multiitem.results.store import SampleWriter
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED, REFERENCE
@@ -26,10 +24,12 @@ from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.starter import Starter
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import attach_ready
+from pytest_multiitem.targets.blame import is_nobodys
 from pytest_multiitem.targets.ready import ScoredRequest
 from pytest_multiitem.targets.requests import Requests
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
+from pytest_multiitem.untrusted.secrets import redacted_command
 
 
 class Run:
@@ -43,9 +43,9 @@ class Run:
         self.process = process
         self.record = SampleWriter(run_dir, process)
         self._pool = ServerPool(run_dir, owner)
-        self._ready = ScoredRequest(settings.labels, delimiter=settings.delimiter)
+        self._ready = ScoredRequest(settings.labels, delimiter=settings.delimiter, within=settings.startup_timeout)
         self._targets: dict[tuple[Profile, str | None], Target] = {}
-        self._failures: dict[Profile, MultiItemError] = {}
+        self._failures: dict[tuple[Profile, str | None], MultiItemError] = {}
         self._requests = Requests(settings)
         self.cases = self._requests.cases
         self.timing_case = self._requests.timing_case
@@ -55,8 +55,13 @@ class Run:
         self._starter: Starter | None = None
 
     def plan(self, profiles: Iterable[Profile]) -> None:
-        """Tell which servers the selected tests will ask for, in their order, so that they start ahead."""
+        """Tell which servers the selected tests will ask for, in their order, so that they start ahead.
+
+        Raises UsageError where these could not keep what they need on disk.
+        """
         self._planned = tuple(dict.fromkeys(profiles))
+        if any(profile.backend != ATTACHED for profile in self._planned):
+            self.engine.check_storage(self.settings)
         self._enter(self._planned[0].model if self._planned else None)
 
     def _enter(self, model: str | None) -> None:
@@ -103,12 +108,13 @@ class Run:
             url = url or {"multi": self.settings.multi_url, "serial": self.settings.serial_url}.get(profile.role)
         key = (profile, url)
         if key not in self._targets:
-            if profile in self._failures:
-                raise self._failures[profile]
+            if key in self._failures:
+                raise self._failures[key]
             try:
                 self._targets[key] = self._connect(profile, url)
             except MultiItemError as error:
-                self._failures[profile] = error
+                error.origin = profile.origin(answered=False)
+                self._failures[key] = error
                 raise
         return self._targets[key]
 
@@ -128,14 +134,22 @@ class Run:
             return self.settings.delimiter
 
     def attach(self) -> None:
-        """Attach to the servers that the settings name, before anything is measured.
+        """Attach to the servers that the settings name, and see whether the user's workload can be sent, before
+        anything is measured.
 
-        Raises UsageError where one is, by its own word, another one than the user says; whatever else keeps it from
-        being attached is told by the tests that need it.
+        Raises UsageError where a server is, by its own word, another one than the user says, and where it cannot be
+        asked at all; also for a workload that cannot be read. A server that answers wrongly is told by the tests that
+        need it.
         """
+        self._requests.check()
         for profile in self._attached:
-            with suppress(EngineUnavailable, ServerError, ScoreFailure):
-                self.target(profile)
+            try:
+                self.cases(self.target(profile))
+            except EngineUnavailable:
+                continue
+            except (ServerError, ScoreFailure) as error:
+                if is_nobodys(error):
+                    raise UsageError(error.message if isinstance(error, ScoreFailure) else str(error)) from None
 
     @property
     def _attached(self) -> list[Profile]:
@@ -223,7 +237,7 @@ class Run:
                 "owned": target.owned,
                 "command": [] if target.server is None else redacted_command(self._launch(profile).command),
                 "log": None if target.server is None else str(target.server.log_path),
-                "info": redacted(dict(target.info)) or None,
+                "info": dict(target.info) or None,
                 "packages": dict(target.adapter.packages(self.settings)) if target.adapter is not None else {},
             }
         )

@@ -12,13 +12,15 @@ from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation, Executed, contradictions
 from pytest_multiitem.adapters.base import ROLE_WORDS, Engine, Profile
-from pytest_multiitem.results.redaction import without_credentials
+from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.servers.process import RunningServer
 from pytest_multiitem.targets.answers import Answers, Judged
-from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, Scores
+from pytest_multiitem.targets.blame import is_nobodys
+from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, Scores, told
 
 #: Seconds from a broken connection until a dead server's guard has told of its end.
 _DEATH = 2.0
@@ -58,7 +60,7 @@ class Target:
     @property
     def place(self) -> str:
         """For people: which server this is, and where; no user and no password is in it."""
-        return f"{self.profile.label} server {without_credentials(self.url)}"
+        return f"{self.profile.label} server {self.url}"
 
     @property
     def owned(self) -> bool:
@@ -97,8 +99,8 @@ class Target:
         """The longest request that the server says it takes, in tokens of the packed sequence; None where it does
         not say."""
         limits: list[object] = [self.info.get("max_multi_item_seq_len"), self.info.get("context_length")]
-        with suppress(ScoreFailure, ValueError, LookupError, TypeError, AttributeError):  # not every server has it
-            limits += [model.get("max_model_len") for model in self.client.get("/v1/models").json()["data"]]
+        with suppress(ScoreFailure, LookupError, TypeError, AttributeError):  # not every server has it
+            limits += [model.get("max_model_len") for model in told(self.client.get("/v1/models"))["data"]]
         return min((limit for limit in limits if type(limit) is int and limit > 0), default=None)
 
     @cached_property
@@ -157,15 +159,27 @@ class Target:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Turn a broken connection into ServerDied, with the log's end, where the server has ended; any other failure
-        names the server."""
+        names the server. Both carry its `Origin`."""
         try:
             yield
         except ScoreFailure as failure:
-            if self.server is not None and failure.kind is FailureKind.CONNECTION:
+            raise self._own(failure) from None
+
+    def _own(self, failure: ScoreFailure) -> MultiItemError:
+        if failure.origin is not None:  # another block inside this one has watched
+            return failure
+        own: MultiItemError = ScoreFailure(failure.kind, f"{self.place}: {failure.message}", failure.status)
+        if self.server is not None and failure.kind is FailureKind.CONNECTION:
+            try:
                 self.server.check_alive(patience=_DEATH)
-            if failure.message.startswith(self.place):
-                raise
-            raise ScoreFailure(failure.kind, f"{self.place}: {failure.message}", failure.status) from None
+            except ServerDied as death:
+                own = death
+        own.origin = self.profile.origin()
+        return own
+
+    def is_own(self, failure: MultiItemError) -> bool:
+        """Whether a failure is of this server's answers: not another server's, and not nobody's (`blame`)."""
+        return failure.origin in (None, self.profile.origin()) and not is_nobodys(failure)
 
     @contextmanager
     def attest(self) -> Iterator[Attestation]:

@@ -14,7 +14,7 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.settings.chips import CHIPS, DEFAULT_CHIPS
 from pytest_multiitem.settings.kernels import name_of
 from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, TIER_CHOICES, TIERS, Tier
-from pytest_multiitem.tpu.classify import Failure, shortened
+from pytest_multiitem.tpu.classify import Failure, Stage, shortened
 from pytest_multiitem.tpu.judge import Observed, Step, judge, overall, tier_verdicts
 from pytest_multiitem.tpu.process import Child, NoAnswer, exit_words, last_words
 from pytest_multiitem.tpu.records import Report
@@ -24,7 +24,7 @@ from pytest_multiitem.tpu.shapes import Case, shown
 _IMPORT_PATIENCE = 60.0
 
 #: The controls of each tier: name in `controls`, and in which stages it has to fail.
-_CONTROLS: dict[Tier, tuple[tuple[str, frozenset[str]], ...]] = {
+_CONTROLS: dict[Tier, tuple[tuple[str, frozenset[Stage]], ...]] = {
     "lower": (
         ("good", frozenset()),
         ("not_lowerable", frozenset({"trace", "lower"})),
@@ -73,6 +73,7 @@ def check_kernel(wanted: Wanted) -> Report:
     return Report(
         kernel=wanted.kernel,
         chips=list(wanted.chips),
+        cases=list(map(shown, wanted.cases)),
         verdict=verdict,
         reason=reason,
         tiers=tiers,

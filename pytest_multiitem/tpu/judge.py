@@ -9,13 +9,12 @@ from typing import Any
 
 import msgspec
 
-from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.results.verdict import Verdict, rank, worst
 from pytest_multiitem.settings.tiers import Tier
-from pytest_multiitem.tpu.classify import Failure, cause, shortened
+from pytest_multiitem.tpu.classify import Failure, Stage, cause, shortened
 from pytest_multiitem.tpu.process import exit_words, last_words
 from pytest_multiitem.tpu.records import Check, Memory, TierVerdict
 
-_WORST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 _DONE = {"lower": "lowered", "compile": "compiled"}
 
 
@@ -30,7 +29,7 @@ class Step:
     chip: str
     name: str
     control: str | None = None
-    must_fail: frozenset[str] = frozenset()
+    must_fail: frozenset[Stage] = frozenset()
     case: int = 0
 
 
@@ -60,7 +59,7 @@ def judge(observed: Iterable[tuple[Step, Observed]]) -> list[Check]:
         if check.role == "control":
             continue
         beside = [c for c in checks if c.role == "control" and (c.tier, c.chip) == (check.tier, check.chip)]
-        doubt = min(beside, key=lambda control: _WORST.index(control.verdict), default=None)
+        doubt = min(beside, key=lambda control: rank(control.verdict), default=None)
         if doubt is None:
             check.verdict, check.reason = Verdict.INCONCLUSIVE, "no control kernel was checked beside it"
         elif doubt.verdict is not Verdict.PASS:
@@ -76,7 +75,7 @@ def tier_verdicts(checks: Sequence[Check], chips: Sequence[str]) -> list[TierVer
     verdicts = []
     for tier in dict.fromkeys(check.tier for check in checks):
         mine = [check for check in checks if check.tier == tier and check.role == "kernel"]
-        verdict = min((check.verdict for check in mine), key=_WORST.index, default=Verdict.INCONCLUSIVE)
+        verdict = worst((check.verdict for check in mine), of_none=Verdict.INCONCLUSIVE)
         if verdict is Verdict.PASS:
             reason = f"{_DONE[tier]} for {', '.join(chips)}"
         else:
@@ -95,7 +94,7 @@ def overall(tiers: Sequence[TierVerdict]) -> tuple[Verdict, str]:
     ]
     if all(tier.tier != "compile" for tier in tiers):
         parts.append("compile was not asked for (tier lower)")
-    return min((tier.verdict for tier in tiers), key=_WORST.index), "; ".join(parts)
+    return worst((tier.verdict for tier in tiers), of_none=Verdict.INCONCLUSIVE), "; ".join(parts)
 
 
 def _grouped(checks: Sequence[Check]) -> str:
@@ -132,6 +131,26 @@ def _check(step: Step, seen: Observed) -> Check:
         kernels=result.get("kernels"),
         memory=msgspec.convert(result["memory"], Memory) if result.get("memory") else None,
         error=error,
+        failure=None if seen.failure is None else msgspec.structs.replace(seen.failure, trace=""),
+        returncode=seen.returncode,
+        silent=seen.silent,
+        not_reached=seen.not_reached,
+        must_fail=sorted(step.must_fail),
+    )
+
+
+def observed_in(check: Check) -> tuple[Step, Observed]:
+    """The step of a check, and what was observed of it, as `judge` takes them."""
+    control = check.name if check.role == "control" else None
+    result = None if check.kernels is None else {"kernels": check.kernels, "memory": msgspec.to_builtins(check.memory)}
+    return Step(check.tier, check.chip, check.name, control, frozenset(check.must_fail)), Observed(
+        result=result,
+        failure=check.failure,
+        returncode=check.returncode,
+        silent=check.silent,
+        not_reached=check.not_reached,
+        seconds=check.seconds,
+        output=check.error or "",
     )
 
 

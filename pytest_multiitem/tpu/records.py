@@ -8,6 +8,7 @@ import msgspec
 
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.settings.tiers import Tier
+from pytest_multiitem.tpu.classify import Failure, Stage
 
 SCHEMA_VERSION: Final = "multiitem_tpu_check_v1"
 
@@ -30,7 +31,11 @@ class Check(msgspec.Struct, kw_only=True):
 
     ``role``: the kernel under test, or a control whose result is known. ``name``: the case, as its arguments, or the
     control. ``expected``: what a control has to do. ``verdict``: of a control, whether it did it. ``error``: the
-    compiler's whole message where the verdict is not PASS. ``kernels``: calls of a TPU kernel in the lowered program.
+    compiler's whole message where the verdict is not PASS.
+
+    What was observed, one of: ``kernels``, calls of a TPU kernel in the lowered program; ``failure``, an exception,
+    without its trace; ``returncode``, of a process that ended in it; ``silent``, seconds after which it was given up;
+    ``not_reached``, why it was not begun. ``must_fail``: of a control, in which stages it has to fail.
     """
 
     tier: Tier
@@ -44,6 +49,11 @@ class Check(msgspec.Struct, kw_only=True):
     kernels: int | None = None
     memory: Memory | None = None
     error: str | None = None
+    failure: Failure | None = None
+    returncode: int | None = None
+    silent: float | None = None
+    not_reached: str | None = None
+    must_fail: list[Stage] = []
 
 
 class TierVerdict(msgspec.Struct, kw_only=True):
@@ -55,11 +65,13 @@ class TierVerdict(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """The whole of one run of the compile gate."""
+    """The whole of one run of the compile gate. ``cases``: the kernel's, as their arguments; each is checked for every
+    chip in every tier that was asked for."""
 
     schema_version: Literal["multiitem_tpu_check_v1"] = SCHEMA_VERSION
     kernel: str
     chips: list[str]
+    cases: list[str] = []
     verdict: Verdict
     reason: str
     tiers: list[TierVerdict]

@@ -1,4 +1,4 @@
-"""How this package's own servers listen: on loopback only, and until a signal."""
+"""How this package's own servers listen: on loopback unless the user says otherwise, and until a signal."""
 
 from __future__ import annotations
 
@@ -16,23 +16,48 @@ from starlette.requests import ClientDisconnect
 from pytest_multiitem.errors import MultiItemError, UsageError
 
 T = TypeVar("T")
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def bind(host: str, port: int, *, who: str = "the embedded engine") -> socket.socket:
-    """A socket bound to a loopback address, not yet listening: nobody connects before there is something to serve.
-
-    ``who``: the server, for messages. Raises UsageError for another address, and for a port that cannot be had.
-    """
-    name = "127.0.0.1" if host == "localhost" else host
+def address_of(host: str) -> Address | None:
+    """The IP address of a ``--host``; None for a name other than localhost, which is looked up nowhere."""
     try:
-        address = ipaddress.ip_address(name)
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a ``--host`` can be reached from this machine alone."""
+    address = address_of(host)
+    return address is not None and address.is_loopback
+
+
+def bind(
+    host: str,
+    port: int,
+    *,
+    who: str = "the embedded engine",
+    instead: str = "To reach it from elsewhere, tunnel to it",
+) -> socket.socket:
+    """As `bind_anywhere`, to a loopback address. Raises UsageError for another one; ``instead``: what to do then."""
+    if not is_loopback(host):
         raise UsageError(
             f"--host is {host!r}; {who} has no access control and listens on loopback only: "
-            "expected 127.0.0.1, ::1 or localhost. To reach it from elsewhere, tunnel to it."
+            f"expected 127.0.0.1, ::1 or localhost. {instead}."
         )
+    return bind_anywhere(host, port)
+
+
+def bind_anywhere(host: str, port: int) -> socket.socket:
+    """A socket bound to an address of this machine, not yet listening: nobody connects before there is something to
+    serve.
+
+    Raises UsageError for what is no address, and for a port that cannot be had.
+    """
+    address = address_of(host)
+    if address is None:
+        raise UsageError(f"--host is {host!r}; expected an IP address of this machine, or localhost")
     if not 0 <= port <= 65_535:
         raise UsageError(f"--port is {port}; expected 0 (any free one) to 65535")
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -40,7 +65,7 @@ def bind(host: str, port: int, *, who: str = "the embedded engine") -> socket.so
     # after the first on a kept-alive connection waits 40 ms for the client's delayed acknowledgement.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _claim(lambda: listener.bind((name, port)), listener, host, port)
+    _claim(lambda: listener.bind((str(address), port)), listener, host, port)
     return listener
 
 

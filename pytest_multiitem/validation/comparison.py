@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pytest_multiitem.comparison.decision import guardrail
-from pytest_multiitem.comparison.decision.correctness import CROSS_BACKEND, OWN_REFERENCE
+import msgspec
+
+from pytest_multiitem.comparison.decision import guardrail, public_form
+from pytest_multiitem.comparison.decision.correctness import OWN_REFERENCE, cross_backend_gates
 from pytest_multiitem.comparison.decision.guardrail import GUARDRAIL_RATIO, Candidate
 from pytest_multiitem.comparison.files import Artefact
-from pytest_multiitem.comparison.records import Agreement, Check, ComparedRow, ComparedView, Comparison, SideRow, Winner
+from pytest_multiitem.comparison.records import (
+    Agreement,
+    Check,
+    ComparedRow,
+    ComparedView,
+    Comparison,
+    SideRow,
+    Thresholds,
+    Winner,
+)
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.judge import judge_difference
-from pytest_multiitem.results.figures import differs
+from pytest_multiitem.results.figures import contradictions, differs
 from pytest_multiitem.results.records import Evidence, Verdict
+from pytest_multiitem.validation import public_comparison
 from pytest_multiitem.validation.linked_workload import linked
-from pytest_multiitem.validation.score_matrix import twice
+from pytest_multiitem.validation.score_matrix import is_usable, twice
 
 #: Percentage points: other tools round a delta to one decimal.
 _DELTA = 0.05
@@ -27,14 +40,29 @@ _EXACT = 1e-6
 
 def summary(comparison: Comparison) -> str:
     """What it holds, in a few words."""
+    if not comparison.views:
+        return public_comparison.summary(comparison)
     sides = ", ".join(f"{side.backend} {side.view}" for side in comparison.sides) or "no sides"
     return f"{comparison.status or 'of unknown status'}: {sides}"
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A winner, where the file names it, and of which view; ``backend``: whose winner it is; None: of all."""
+
+    where: str
+    winner: Winner
+    view: str
+    backend: str | None = None
 
 
 def problems(artefact: Artefact[Comparison]) -> list[str]:
     """What is wrong with a comparison whose schema holds."""
     comparison, content = artefact.record, artefact.content
-    found = [*linked(artefact.path, comparison.workload_ref)[1], *_status(comparison)]
+    if not comparison.views:
+        return [*public_comparison.problems(comparison, content)]
+    found = [*linked(artefact.path, comparison.workload_ref)[1], *_status(comparison), *_public(comparison)]
+    limits = _limits(comparison)
     for side in comparison.sides:
         own = _checks(side.own_reference_checks, side.own_reference_agreement, OWN_REFERENCE)
         found += [f"{side.backend} {side.view}: {text}" for text in own]
@@ -43,45 +71,52 @@ def problems(artefact: Artefact[Comparison]) -> list[str]:
         where = f"view {view.view}"
         found += twice(where, [row.client_chunk_size for row in view.rows])
         for row, raw_row in zip(view.rows, raw["rows"], strict=True):
-            found += [f"{where}, chunk size {row.client_chunk_size}: {t}" for t in _row(view, row, raw_row)]
-        if view.winner is not None:
-            found += [f"{where}: the winner {text}" for text in _winner(view.winner, view, raw, across=True)]
-        for backend, winner in view.winners_by_backend.items():
-            who = f"{where}: the winner of {backend}"
-            found += [f"{who} {text}" for text in _own_winner(backend, winner, view, raw)]
-    found += _unmeasured(comparison)
-    if "views" in content:
-        found += _overall(comparison, {v.view: (v, raw) for v, raw in zip(comparison.views, raw_views, strict=True)})
-    return found
+            found += [f"{where}, chunk size {row.client_chunk_size}: {t}" for t in _row(view, row, raw_row, limits)]
+        found += [f"{where}: {text}" for text in _by_guardrail(view)]
+    views = {view.view: (view, raw) for view, raw in zip(comparison.views, raw_views, strict=True)}
+    for named in _winners(comparison):
+        found += _unmeasured(comparison, named.winner)
+        if "views" in content:
+            found += [f"{named.where} {text}" for text in _won(named, views)]
+    return list(dict.fromkeys(found))
 
 
-def _unmeasured(comparison: Comparison) -> Iterator[str]:
-    """Winners at a chunk size that their side did not measure, as far as the file says which those are."""
-    measured = {(side.backend, side.view): side.chunk_sizes for side in comparison.sides}
-    winners = [*comparison.winners_by_backend.values()]
+def _winners(comparison: Comparison) -> Iterator[_Named]:
+    """Every winner that the file names."""
     for view in comparison.views:
-        winners += filter(None, (view.winner, *view.winners_by_backend.values()))
-    if comparison.recommendation is not None and comparison.recommendation.winner is not None:
-        winners.append(comparison.recommendation.winner)
-    for winner in winners:
-        sizes = measured.get((winner.backend, winner.view))
-        if sizes is not None and winner.client_chunk_size not in sizes:
+        where = f"view {view.view}: the winner"
+        if view.winner is not None:
+            yield _Named(where, view.winner, view.view)
+        for backend, winner in view.winners_by_backend.items():
+            yield _Named(f"{where} of {backend}", winner, view.view, backend)
+    for backend, winner in comparison.winners_by_backend.items():
+        yield _Named(f"winners_by_backend: the winner of {backend}", winner, winner.view, backend)
+    chosen = None if comparison.recommendation is None else comparison.recommendation.winner
+    if chosen is not None:
+        yield _Named("recommendation: the winner", chosen, chosen.view)
+
+
+def _unmeasured(comparison: Comparison, winner: Winner) -> Iterator[str]:
+    """Where a winner has a chunk size that its side did not measure, as far as the file says which those are."""
+    for side in comparison.sides:
+        sizes = side.chunk_sizes
+        is_side = (side.backend, side.view) == (winner.backend, winner.view)
+        if is_side and sizes is not None and winner.client_chunk_size not in sizes:
             size, where = winner.client_chunk_size, f"{winner.backend} {winner.view}"
             yield f"the winner ({winner.backend}, chunk size {size}) was not measured: {where} has {sizes}"
 
 
-def _overall(comparison: Comparison, views: Mapping[str, tuple[ComparedView, dict[str, Any]]]) -> Iterator[str]:
-    """The winners of all views, and the recommendation."""
-    absent = "is of the view {!r}, which this file does not hold"
-    for backend, winner in comparison.winners_by_backend.items():
-        view = views.get(winner.view)
-        texts: Iterable[str] = [absent.format(winner.view)] if view is None else _own_winner(backend, winner, *view)
-        yield from (f"winners_by_backend: the winner of {backend} {text}" for text in texts)
-    chosen = None if comparison.recommendation is None else comparison.recommendation.winner
-    if chosen is not None:
-        view = views.get(chosen.view)
-        texts = [absent.format(chosen.view)] if view is None else _winner(chosen, *view, across=True)
-        yield from (f"recommendation: the winner {text}" for text in texts)
+def _won(named: _Named, views: Mapping[str, tuple[ComparedView, dict[str, Any]]]) -> Iterator[str]:
+    """What is wrong with a winner, by the rows of its view."""
+    view = views.get(named.view)
+    if view is None:
+        yield f"is of the view {named.view!r}, which this file does not hold"
+    elif named.backend is None:
+        yield from _winner(named.winner, *view, across=True)
+    elif named.winner.backend != named.backend:
+        yield f"is of {named.winner.backend}"
+    else:
+        yield from _winner(named.winner, *view, across=False)
 
 
 def _status(comparison: Comparison) -> Iterator[str]:
@@ -100,12 +135,55 @@ def _status(comparison: Comparison) -> Iterator[str]:
         yield "status is partial, but the recommendation has a winner"
 
 
-def _row(view: ComparedView, row: ComparedRow, raw: dict[str, Any]) -> Iterator[str]:
+def _limits(comparison: Comparison) -> Thresholds:
+    """What the scores of both sides were judged by."""
+    stated = None if comparison.correctness is None else comparison.correctness.thresholds
+    return guardrail.thresholds() if stated is None else stated
+
+
+def _public(comparison: Comparison) -> Iterator[str]:
+    """Where a field of the public form does not follow from the others."""
+    wanted = msgspec.to_builtins(public_form.fields(comparison))
+    stated = {name: value for name in public_form.FIELDS if (value := getattr(comparison, name))}
+    same = {name: wanted[name] for name in stated}
+    for _, text in contradictions(msgspec.to_builtins(stated), same, "views and sides give"):
+        yield text
+
+
+def _by_guardrail(view: ComparedView) -> Iterator[str]:
+    """Whether what wins by the guardrail alone is the best of the rows that are undecided, and nothing else wins."""
+    for row in view.rows:
+        for name, side in row.sides.items():
+            if side.undecided and (row.correct is not None or side.eligible or side.success_rate != 1.0):
+                yield f"chunk size {row.client_chunk_size}: {name} is undecided, but its row is not"
+    best, candidates = (
+        view.winner_by_guardrail,
+        [
+            Candidate(side.p95_ms, side.throughput_items_sec, size, name)
+            for size, name, side in public_form.undecided(view.view, view.rows, view.winners_by_backend)
+            if is_usable(side.p95_ms) and is_usable(side.throughput_items_sec)
+        ],
+    )
+    if best is None:
+        return
+    named = f"winner_by_guardrail ({best.backend}, chunk size {best.client_chunk_size})"
+    chosen = guardrail.choose(candidates)
+    if view.winner is not None:
+        yield f"{named} stands beside a winner"
+    elif chosen is None or (chosen.what, chosen.chunk_size) != (best.backend, best.client_chunk_size):
+        yield f"{named} is not what the undecided rows give"
+    else:
+        what = f"{named}: throughput_items_sec"
+        yield from differs(what, best.throughput_items_sec, chosen.throughput, "its row has")
+        yield from differs(f"{named}: p95_ms", best.p95_ms, chosen.p95_ms, "its row has")
+
+
+def _row(view: ComparedView, row: ComparedRow, raw: dict[str, Any], limits: Thresholds) -> Iterator[str]:
     if row.correct is True:
         for check in row.checks:
             if check.verdict == Verdict.FAIL:
                 yield f"correct is true, but {check.gate} is FAIL"
-    yield from _checks(row.checks, row.agreement, CROSS_BACKEND)
+    yield from _checks(row.checks, row.agreement, cross_backend_gates(limits))
     a, b = [row.sides.get(backend) for backend in view.backends] if len(view.backends) == 2 else (None, None)
     if a is not None and b is not None:
         yield from _delta("p95_delta_percent", row.p95_delta_percent, a.p95_ms, b.p95_ms)
@@ -145,13 +223,6 @@ def _delta(name: str, stated: float | None, a: float | None, b: float | None) ->
     wanted = 100 * (a / b - 1)
     if abs(stated - wanted) > max(_DELTA, _EXACT * abs(wanted)):
         yield f"{name} is {stated:.6g}, but {a:.9g} against {b:.9g} is {wanted:.6g}"
-
-
-def _own_winner(backend: str, winner: Winner, view: ComparedView, raw: dict[str, Any]) -> Iterator[str]:
-    if winner.backend != backend:
-        yield f"is of {winner.backend}"
-    else:
-        yield from _winner(winner, view, raw, across=False)
 
 
 def _winner(winner: Winner, view: ComparedView, raw_view: dict[str, Any], *, across: bool) -> Iterator[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from pytest_multiitem.comparison.files import Artefact
 from pytest_multiitem.evaluation import check, consistency, validity
 from pytest_multiitem.evaluation.records import Combined, Evaluation
 from pytest_multiitem.results.verdict import Verdict
+from pytest_multiitem.validation import public_evaluation
 
 
 def problems(artefact: Artefact[Evaluation]) -> list[str]:
@@ -23,10 +26,13 @@ def summary(evaluation: Evaluation) -> str:
 
 def combined_problems(artefact: Artefact[Combined]) -> list[str]:
     """What is wrong with combined results whose schema holds."""
-    return [text for _, text in consistency.of_combined(artefact.record)]
+    found = [text for _, text in consistency.of_combined(artefact.record)]
+    return [*found, *public_evaluation.problems(artefact.content)]
 
 
 def combined_summary(combined: Combined) -> str:
-    """What it holds, in a few words."""
-    verdicts = [record.verdict for record in check.judge(combined)]
+    """What it holds, in a few words, where nothing in it is a contradiction. What a file without the evaluations that
+    it was joined from, which may hold one section, does not hold is not counted."""
+    whole = combined.sources is not UNSET
+    verdicts = [record.verdict for record in check.judge(combined, found=()) if whole or record.value is not None]
     return ", ".join(f"{verdicts.count(each)} {each}" for each in Verdict if each in verdicts)

@@ -6,8 +6,9 @@ from pathlib import Path, PureWindowsPath
 
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.records import Workload, WorkloadRef, WorkloadRequest
-from pytest_multiitem.comparison.workload import request_sha256
+from pytest_multiitem.comparison.workload import file_sha256
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.scoring.cases import request_sha256
 
 
 def linked(path: Path, ref: WorkloadRef) -> tuple[WorkloadRequest | None, list[str]]:
@@ -28,11 +29,15 @@ def linked(path: Path, ref: WorkloadRef) -> tuple[WorkloadRequest | None, list[s
         return None, []  # of several requests, it does not say which
     if name not in requests:
         return None, [f"workload_ref: {file.name} holds no request {name!r}"]
-    actual = {raw["request_id"]: request_sha256(raw) for raw in workload.content["requests"]}[name]
-    if ref.sha256 is None or ref.sha256 == actual:
-        return requests[name], []
-    problem = f"workload_ref: sha256 is {ref.sha256:.64}, but request {name!r} of {file.name} has {actual}"
-    return requests[name], [problem]
+    raw = next(raw for raw in workload.content["requests"] if raw["request_id"] == name)
+    return requests[name], [
+        f"workload_ref: {field} is {stated:.64}, but {what} has {actual}"
+        for field, stated, what, actual in (
+            ("sha256", ref.sha256, file.name, file_sha256(file)),
+            ("request_sha256", ref.request_sha256, f"request {name!r} of {file.name}", request_sha256(raw)),
+        )
+        if stated not in (None, actual)
+    ]
 
 
 def _beside(path: Path, named: str | None) -> Path | None:

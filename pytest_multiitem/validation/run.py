@@ -16,10 +16,12 @@ from pytest_multiitem.gates.speedup import GATED_ITEMS
 from pytest_multiitem.results import details
 from pytest_multiitem.results.figures import differs
 from pytest_multiitem.results.records import Evidence, GateRecord, Matrix
-from pytest_multiitem.results.verdict import Verdict
+from pytest_multiitem.results.verdict import Verdict, failing
+from pytest_multiitem.validation import run_details
 
 #: Outcomes of a test whose gate passed, and of one that did not.
 _GOOD, _BAD = ("passed",), ("failed", "not reached")
+_FAILING = failing(allow_inconclusive=True)
 
 
 def summary(matrix: Matrix) -> str:
@@ -52,6 +54,7 @@ def _gate(record: GateRecord) -> Iterator[str]:
         return
     if isinstance(record.details, details.Speedup):
         yield from _speedup(record, record.details)
+    yield from run_details.problems(record)
     if record.verdict is not Verdict.PASS:
         return
     if record.relation == "holds":
@@ -121,8 +124,8 @@ def _tests(matrix: Matrix) -> Iterator[str]:
             yield f"{test.nodeid} gave {test.gate} the verdict {test.verdict}, but its record says {of_test[0]}"
         if test.verdict is Verdict.PASS and test.outcome in _BAD:
             yield f"{test.nodeid} {test.outcome}, but its verdict is PASS"
-        if test.verdict is Verdict.FAIL and test.outcome in _GOOD:
-            yield f"{test.nodeid} passed, but its verdict is FAIL"
+        if test.verdict in _FAILING and test.outcome in _GOOD:
+            yield f"{test.nodeid} passed, but its verdict is {test.verdict}"
     tested = {test.nodeid for test in matrix.tests}
     for nodeid in recorded.keys() - tested - {""} if matrix.tests else ():
         yield f"{recorded[nodeid][0].gate} was measured by {nodeid}, of which there is no record"
@@ -133,7 +136,7 @@ def _summary(matrix: Matrix) -> Iterator[str]:
     stated = {verdict: count for verdict, count in matrix.summary.items() if count}
     if stated != counted:
         yield f"summary is {stated}; the gates' verdicts are {dict(counted)}"
-    bad = counted[Verdict.FAIL.value] + sum(test.outcome == "failed" for test in matrix.tests)
+    bad = sum(counted[verdict.value] for verdict in _FAILING) + sum(test.outcome == "failed" for test in matrix.tests)
     if bad and matrix.exit_status == 0:
         yield f"exit_status is 0, but {bad} gates and tests failed"
     if matrix.exit_status == 0 and matrix.interrupted_by is not None:

@@ -12,10 +12,12 @@ import msgspec
 
 from pytest_multiitem.baselines import store as baselines
 from pytest_multiitem.baselines.records import BASELINE_SCHEMA, Baseline
-from pytest_multiitem.bench.load import LOAD_SCHEMA, LoadReport
+from pytest_multiitem.bench.load_records import LOAD_SCHEMA, LoadReport
 from pytest_multiitem.comparison import records as compared
 from pytest_multiitem.comparison.files import Artefact
 from pytest_multiitem.evaluation.records import COMBINED_SCHEMA, EVALUATION_SCHEMA, Combined, Evaluation
+from pytest_multiitem.models.records import SCHEMA_VERSION as MODEL_MATRIX_SCHEMA
+from pytest_multiitem.models.records import ModelMatrix
 from pytest_multiitem.power.records import SCHEMA_VERSION as KILL_MATRIX_SCHEMA
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.results import counterexample
@@ -24,7 +26,18 @@ from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.store import schema_file
 from pytest_multiitem.tpu.records import SCHEMA_VERSION as TPU_SCHEMA
 from pytest_multiitem.tpu.records import Report
-from pytest_multiitem.validation import comparison, evaluation, load, run, score_matrix, workload
+from pytest_multiitem.validation import (
+    comparison,
+    evaluation,
+    kill_matrix,
+    load,
+    model_matrix,
+    pair,
+    run,
+    score_matrix,
+    tpu,
+    workload,
+)
 
 
 @dataclass(frozen=True)
@@ -48,18 +61,26 @@ KINDS: Mapping[str, Kind] = {
     ),
     compared.COMPARISON_SCHEMA: Kind(compared.Comparison, "multiitem compare", comparison.problems, comparison.summary),
     RUN_SCHEMA: Kind(Matrix, "pytest", run.problems, run.summary),
-    BASELINE_SCHEMA: Kind(Baseline, "pytest --save-baseline", lambda artefact: baselines.problems(artefact.content)),
-    LOAD_SCHEMA: Kind(LoadReport, "multiitem load --output-json", lambda artefact: load.problems(artefact.record)),
+    BASELINE_SCHEMA: Kind(Baseline, "pytest --save-baseline", lambda artefact: baselines.problems(artefact.record)),
+    LOAD_SCHEMA: Kind(
+        LoadReport, "multiitem load --output-json", lambda artefact: load.problems(artefact.record), load.summary_of
+    ),
     EVALUATION_SCHEMA: Kind(Evaluation, "multiitem evaluate", evaluation.problems, evaluation.summary),
     COMBINED_SCHEMA: Kind(Combined, "multiitem combine", evaluation.combined_problems, evaluation.combined_summary),
     counterexample.COUNTEREXAMPLE: Kind(
         counterexample.Counterexample,
         "pytest, where a relation is violated",
         lambda artefact: counterexample.problems(artefact.record),
+        counterexample.summary,
     ),
-    KILL_MATRIX_SCHEMA: Kind(KillMatrix, "pytest --power"),
-    TPU_SCHEMA: Kind(Report, "multiitem tpu-check --json"),
-    compared.AB_SCHEMA: Kind(compared.PairRecord, "multiitem ab --output-json"),
+    KILL_MATRIX_SCHEMA: Kind(
+        KillMatrix, "pytest --power", lambda artefact: kill_matrix.problems(artefact.record), kill_matrix.summary
+    ),
+    TPU_SCHEMA: Kind(Report, "multiitem tpu-check --json", lambda artefact: tpu.problems(artefact.record), tpu.summary),
+    MODEL_MATRIX_SCHEMA: Kind(
+        ModelMatrix, "multiitem models", lambda artefact: model_matrix.problems(artefact.record), model_matrix.summary
+    ),
+    compared.AB_SCHEMA: Kind(compared.PairRecord, "multiitem ab --output-json", pair.problems, pair.summary),
 }
 
 

@@ -7,9 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from inner_project import FAKE, Project
+from inner_project import FAKE, Project, without
+
+if TYPE_CHECKING:
+    from rented import Rig
 
 #: pytester forgets what an inner run imports, and extension modules cannot be imported twice in a process.
 for _module in (
@@ -34,8 +39,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
         if name.startswith(("MULTI_ITEM_", "FAKE_", "PYTEST_XDIST_")):
             monkeypatch.delenv(name)
     # Others' plugins are for test_coexistence.py; to load them costs more than most runs here.
-    others = ("hypothesispytest", "asyncio", "anyio", "pytest_cov", "timeout")
-    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in others))
+    monkeypatch.setenv("PYTEST_ADDOPTS", without("hypothesispytest", "asyncio", "anyio", "pytest_cov", "timeout"))
     monkeypatch.setenv("PYTHONPATH", str(FAKE), prepend=os.pathsep)
     monkeypatch.syspath_prepend(FAKE)
     made = Project(pytester)
@@ -47,6 +51,19 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
 def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Sets the faults of the fake servers: ``ROLE:FAULT[=VALUE] …``."""
     return lambda text: monkeypatch.setenv("FAKE_FAULTS", text)
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """Everything for `multiitem orchestrate`: a fake cloud, whose machines are real, and a fake client on PATH."""
+    from fake_cloud import FakeCloud
+    from rented import Rig
+
+    cloud = FakeCloud(tmp_path / "cloud")
+    made = Rig(tmp_path, cloud, monkeypatch)
+    made.use_client(real=False)
+    yield made
+    cloud.close()
 
 
 @pytest.fixture

@@ -17,6 +17,15 @@ import pytest
 
 FAKE = Path(__file__).with_name("fake")
 
+#: Plugins that run tests again, by the names under which they are installed.
+RERUNNERS = ("rerunfailures", "pytest-retry", "repeat")
+
+
+def without(*plugins: str) -> str:
+    """What PYTEST_ADDOPTS must say for inner runs without these plugins, and without those that run tests again."""
+    return " ".join(f"-p no:{name}" for name in (*plugins, *RERUNNERS))
+
+
 #: One small server of each role, and no more work than a verdict needs.
 SMALL = ("--engine=fake", "--backend=pytorch", "--mask-impl=dense", "--multiitem-startup-timeout=20",
          "--multiitem-property-examples=20")  # fmt: skip
@@ -29,6 +38,7 @@ BENCH = "from pytest_multiitem.suites.bench.test_bench_multi_item_score import *
 VERDICTS = """
     import types
     import pytest
+    from pytest_multiitem.errors import UsageError
     from pytest_multiitem.gates.record import Measurement
     from pytest_multiitem.results.records import Evidence
     from pytest_multiitem.adapters.base import Profile
@@ -53,6 +63,12 @@ VERDICTS = """
     def test_inconclusive(multiitem_gate):
         multiitem_gate.check(measured(0.01, floor=0.03))
 
+    @pytest.mark.multiitem_gate("request_contract_holds")
+    def test_error(multiitem_gate):
+        def unreadable(gate):
+            raise UsageError("cannot read the file: nobody wrote it")
+        multiitem_gate.check(unreadable)
+
     @pytest.mark.multiitem_gate("segment_lowers")
     def test_not_run(multiitem_gate):
         multiitem_gate.not_run("no accelerator here")
@@ -73,8 +89,9 @@ class Project:
         return path
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        """pytest in this process, or with xdist (whose workers need a real environment) in another."""
-        if "-n" in arguments:
+        """pytest in this process; with xdist (whose workers need a real environment) in another, and with pytest-retry
+        (which keeps one configuration a process)."""
+        if "-n" in arguments or any(each.startswith(("--tx", "--retries")) for each in arguments):
             return self.pytester.runpytest_subprocess(*arguments)
         return self.pytester.runpytest_inprocess(*arguments)
 
@@ -139,6 +156,13 @@ class Project:
                 except (psutil.NoSuchProcess, TypeError):
                     continue
         return found
+
+
+def own_frames(said: str) -> list[str]:
+    """The lines of tracebacks that name this package's code. Those of others (pytest-xdist's, for a worker that is
+    killed while it starts) are theirs; so are those in the log of a server, which is quoted."""
+    lines = [line for line in said.splitlines() if not line.lstrip().startswith("| ")]
+    return [line for line in lines if 'File "' in line and "/pytest_multiitem/" in line]
 
 
 def wait_until(condition: Callable[[], object], within: float = 20.0) -> None:

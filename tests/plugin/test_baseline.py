@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +43,8 @@ class Saved:
         return loaded
 
     def change(self, **fields: Any) -> None:
-        """Alter every cell of the saved baseline."""
-        content = self.content
+        """Alter every cell of the saved baseline, as if an older version had saved it: without a checksum."""
+        content = self.content | {"cells_sha256": None}
         for cell in content["cells"]:
             cell.update(fields)
         self.file.write_text(json.dumps(content))
@@ -158,7 +159,7 @@ def test_a_timing_that_is_missing_fails_the_run(saved: Saved, arguments: list[st
 
 
 def test_a_renamed_benchmark_fails_the_run(saved: Saved) -> None:
-    content = saved.content
+    content = saved.content | {"cells_sha256": None}  # of an older version
     content["cells"][0]["key"] = content["cells"][0]["key"].replace("multi-item", "multiitem")
     saved.file.write_text(json.dumps(content))
     assert saved.run(*TWO, *GENEROUS).ret == pytest.ExitCode.TESTS_FAILED
@@ -333,7 +334,7 @@ def test_it_cannot_be_skipped(saved: Saved, hook: str) -> None:
     saved.project.write("conftest.py", "import pytest\nfrom fake_engine import pytest_multiitem_engines\n" + hook)
     result = saved.run(*TWO, *GENEROUS)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=CELLS, errors=1, deselected=5)
+    result.assert_outcomes(passed=CELLS, failed=1, deselected=5)
     result.stdout.fnmatch_lines(
         ["*is required by the run's options, but: not today*", "required gate not run: no_regression_vs_baseline"]
     )
@@ -377,3 +378,30 @@ def _dedented(text: str) -> str:
     import textwrap
 
     return textwrap.dedent(text)
+
+
+EDITED = "an edited one"
+HOSTILE = {
+    "nested deeply": b"[" * 100_000,
+    "a key twice": b'{"schema_version": "multiitem_baseline_v1", "schema_version": "multiitem_baseline_v1"}',
+    "a FIFO": None,
+    EDITED: b"",
+}
+
+
+@pytest.mark.parametrize("form", HOSTILE)
+def test_a_baseline_that_is_none_ends_the_run_in_a_line(saved: Saved, form: str) -> None:
+    """Also one whose runs were made slower by hand, so that a regression would pass."""
+    path, content = saved.project.path / "hostile.json", HOSTILE[form]
+    if form == EDITED:
+        edited = json.loads((saved.project.path / "multiitem-results/baselines/main.json").read_bytes())
+        edited["cells"][0]["seconds"] = [9.0] * len(edited["cells"][0]["seconds"])
+        content = json.dumps(edited).encode()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    result = saved.run("--baseline=hostile.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    errors = [line for line in result.errlines if line]
+    assert len(errors) == 1 and errors[0].startswith("ERROR: ") and "hostile.json" in errors[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from inner_project import REGRESSION, SMALL, Project
+from inner_project import REGRESSION, SMALL, Project, without
 
 OTHERS = """
     import asyncio
@@ -34,7 +34,7 @@ OTHERS = """
 
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["plain", "xdist"])
 def test_all_together(project: Project, monkeypatch: pytest.MonkeyPatch, workers: list[str]) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")  # slow to load
+    monkeypatch.setenv("PYTEST_ADDOPTS", without("hypothesispytest"))  # slow to load
     project.write("pytest.ini", "[pytest]\naddopts = --strict-markers --strict-config\ntimeout = 60\n")
     project.write("test_others.py", OTHERS)
     project.write("test_it.py", REGRESSION)
@@ -59,7 +59,7 @@ def test_all_together(project: Project, monkeypatch: pytest.MonkeyPatch, workers
 
 
 def test_a_timeout_of_a_test_is_a_fail_of_its_gate(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:asyncio")
+    monkeypatch.setenv("PYTEST_ADDOPTS", without("hypothesispytest", "asyncio"))
     project.write(
         "test_it.py",
         """

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from inner_project import without
 
 REPOSITORY = Path(__file__).parents[2]
 BENCH = "tests/bench/test_bench_multi_item_score.py"
@@ -56,7 +57,7 @@ def test_command(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, com
     variables = [word for word in shlex.split(command) if word.startswith("MULTI_ITEM_")]
     for name, _, value in (variable.partition("=") for variable in variables):
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:cacheprovider")
+    monkeypatch.setenv("PYTEST_ADDOPTS", without("hypothesispytest", "cacheprovider"))
     before = set(REPOSITORY.glob("multiitem-results/*"))
     monkeypatch.chdir(REPOSITORY)
     arguments = shlex.split(command)[len(variables) + 1 :]
@@ -73,7 +74,7 @@ def test_masks_and_backends_narrow_what_is_collected(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:cacheprovider")
+    monkeypatch.setenv("PYTEST_ADDOPTS", without("hypothesispytest", "cacheprovider"))
     arguments = ("tests/regression", "--collect-only", "-q", "--backend=jax", "--mask-impl=segment")
     result = pytester.runpytest_inprocess(*arguments)
     found = [line for line in result.outlines if "::" in line]

@@ -41,7 +41,7 @@ def test_every_verdict_is_a_test_of_its_own(project: Project) -> None:
 def test_it_comes_after_the_runs_own_tests_and_no_selection_drops_it(project: Project) -> None:
     project.write("test_own.py", VERDICTS)
     result = project.run("--compare", *TINY, "-k", "test_pass", "-v")
-    result.assert_outcomes(passed=1 + len(ITEMS), deselected=3)
+    result.assert_outcomes(passed=1 + len(ITEMS), deselected=4)
     lines = [line for line in result.outlines if "PASSED" in line]
     assert "test_pass" in lines[0] and len(lines) == 1 + len(ITEMS)
 
@@ -70,12 +70,13 @@ def test_a_side_that_cannot_run_here_is_not_run(project: Project, monkeypatch: p
     assert project.run("--compare", *TINY, "--require=cross_backend_max_abs_le_0p02").ret == 1
 
 
-def test_what_cannot_be_measured_fails_every_test(project: Project, faults: Faults) -> None:
+def test_a_server_that_does_not_start_is_an_error_of_every_test(project: Project, faults: Faults) -> None:
     faults("multi:exit=3")
     result = project.run("--compare", *TINY)
-    result.assert_outcomes(failed=len(ITEMS))
+    assert result.ret == 1
+    result.assert_outcomes(errors=len(ITEMS))
     assert "nothing could be measured" in project.gate("comparison_measured")["reason"]
-    assert set(project.verdicts["own_reference_max_abs_le_0p02"]) == {"FAIL"}
+    assert set(project.verdicts["own_reference_max_abs_le_0p02"]) == {"ERROR"}
 
 
 def test_its_timings_are_saved_and_judged(project: Project) -> None:

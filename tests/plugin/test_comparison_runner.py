@@ -27,6 +27,7 @@ from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.reports.comparison import publish
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.validation.validate import examine
 
 SMALL = {
     "engine": "fake",
@@ -58,6 +59,8 @@ def measured(base, **given):
     settings, told = settings_of(**given), io.StringIO()
     with ProgressBar(Console(file=told, width=200)) as bar:
         outcome = runner.compare(settings, FakeEngine(), base, bar, publish)
+    for path in outcome.directory.glob("[!.]*.json"):  # what was measured is what is written, wrong scores too
+        assert [problem for problem in examine(path).problems if "expected 1 after softmax" not in problem] == []
     found = {
         f"{g.name}[{place}]": verdicts.verdict(outcome, settings, g, place) for g, place in verdicts.planned(settings)
     }
@@ -65,7 +68,7 @@ def measured(base, **given):
 
 
 def matrices(directory):
-    return {path.stem: artefacts.read(path, ScoreMatrix).record for path in directory.glob("matrix_*.json")}
+    return {path.stem: artefacts.read(path, ScoreMatrix).record for path in directory.glob("*_matrix.json")}
 
 
 def test_one_call_leaves_a_whole_comparison(tmp_path):
@@ -75,14 +78,14 @@ def test_one_call_leaves_a_whole_comparison(tmp_path):
     assert len(found) == 2 * 3 + 2 * 4
     names = {path.name for path in outcome.directory.iterdir() if path.is_file() and not path.name.startswith(".")}
     kept = matrices(outcome.directory)
-    assert names == FILES | {f"{name}.json" for name in kept}
-    assert set(kept) == {f"matrix_{b}_{v}" for b in ("jax", "pytorch") for v in ("portable", "best_native")}
+    assert names == FILES | {f"{name}{suffix}" for name in kept for suffix in (".json", ".md")}
+    assert set(kept) == {f"{b}_{v}_matrix" for b in ("jax", "pytorch") for v in ("portable", "best_native")}
     for matrix in kept.values():
         assert [row.client_chunk_size for row in matrix.results] == [1, 4, 12] and matrix.complete
         assert {row.status for row in (*matrix.results, *matrix.confirm_results)} == {"ok"}
         assert matrix.own_reference.reason is None and len(matrix.own_reference.scores) == 12
         assert matrix.harness["added_ms_p50"] == matrix.harness["harness"]["p50"] - matrix.harness["raw_socket"]["p50"]
-        assert matrix.summary.final_recommendation in (1, 4, 12)
+        assert matrix.summary.final_chunk_size in (1, 4, 12)
         assert matrix.workload_ref.path == "canonical_workload.json" and "requests" not in matrix.workload
     assert any(matrix.self_comparison for matrix in kept.values())
     assert outcome.comparison.status == "complete" and "comparison in" in told
@@ -92,10 +95,10 @@ def test_the_same_server_in_both_views_is_measured_once(tmp_path):
     outcome, *_ = measured(tmp_path)
     kept = matrices(outcome.directory)
     for backend in ("jax", "pytorch"):  # this engine has no launch profile of its own for a view
-        views = [kept[f"matrix_{backend}_{view}"] for view in ("portable", "best_native")]
+        views = [kept[f"{backend}_{view}_matrix"] for view in ("portable", "best_native")]
         assert [r.session for r in views[0].results] == [r.session for r in views[1].results]
     # Interleaved: a row's session is that of the other backend's.
-    assert kept["matrix_jax_portable"].results[0].session == kept["matrix_pytorch_portable"].results[0].session
+    assert kept["jax_portable_matrix"].results[0].session == kept["pytorch_portable_matrix"].results[0].session
 
 
 def test_a_server_that_dies_is_recorded_restarted_and_the_rest_is_measured(tmp_path, monkeypatch):
@@ -149,9 +152,9 @@ def test_one_side_that_was_all_that_was_asked_for_is_no_failure(tmp_path):
     assert found["cross_backend_max_abs_le_0p02[portable]"].verdict is Verdict.NOT_RUN
 
 
-def test_a_server_that_does_not_start_is_a_failure(tmp_path, monkeypatch):
+def test_a_server_that_does_not_start_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_FAULTS", "multi:exit=3")
-    with pytest.raises(Exception, match="nothing could be measured"):
+    with pytest.raises(UsageError, match=r"nothing could be measured: pytorch portable: .*exited with code 3"):
         measured(tmp_path, views="portable", compare_chunk_sizes="12")
 
 
@@ -183,7 +186,7 @@ def test_an_interrupted_comparison_loses_no_row_and_leaves_no_process(tmp_path, 
 
     def rows():
         found = {}
-        for path in tmp_path.glob("multiitem-results/comparisons/*/matrix_*.json"):
+        for path in tmp_path.glob("multiitem-results/comparisons/*/*_matrix.json"):
             content = json.loads(path.read_bytes())
             found |= {(path.name, "sweep", r["client_chunk_size"]): r for r in content["results"]}
             found |= {(path.name, "confirm", r["client_chunk_size"]): r for r in content["confirm_results"]}
@@ -208,12 +211,14 @@ def test_an_interrupted_comparison_loses_no_row_and_leaves_no_process(tmp_path, 
 
 def test_a_workload_of_ones_own_is_measured_as_it_stands(tmp_path):
     from pytest_multiitem.comparison.workload import generate
+    from pytest_multiitem.scoring.cases import request_sha256
 
     own = tmp_path / "own.json"
     artefacts.write(own, generate(query_tokens=9, num_items=6, item_tokens=3, seed=5, num_requests=2))
     content = json.loads(own.read_bytes())
     for request in content["requests"]:  # as another tool may write it: without what has a default
         del request["item_first"]
+        content["checksums"][f"{request['request_id']}_sha256"] = request_sha256(request)
     own.write_text(json.dumps(content))
     outcome, *_ = measured(tmp_path, workload=str(own), views="portable", compare_chunk_sizes="6")
     assert (outcome.directory / "canonical_workload.json").read_bytes() == own.read_bytes()
@@ -317,7 +322,10 @@ def test_the_first_answers_are_judged_as_well(tmp_path, faulty):
     ((_, matrix),) = outcome.matrices
     four, twelve = matrix.results
     assert (four.status, four.score_problem, twelve.status) == ("ok", None, "ok")
-    assert twelve.score_problem.startswith("wrong_scores: item") and matrix.summary.sweep_recommendation == 4
+    assert (
+        twelve.score_problem.startswith("wrong_scores: item")
+        and matrix.summary.sweep_recommendation.selected.client_chunk_size == 4
+    )
     assert status == 1 and "wrong_scores: item" in found["comparison_measured[portable]"].reason
 
 

@@ -193,7 +193,7 @@ def test_the_command_line_knows_the_engine(own: Project) -> None:
     assert without.returncode == 2 and "'rocm' is not valid" in without.stderr
     done = multiitem(own.path, "-p", "own_engine", "compare", "run", "--engine=own", *small)
     assert "results: multiitem-results/" in done.stdout, done.stderr
-    (path,) = own.path.glob("multiitem-results/**/matrix_rocm_portable.json")
+    (path,) = own.path.glob("multiitem-results/**/rocm_portable_matrix.json")
     matrix = json.loads(path.read_bytes())
     assert matrix["backend"] == "rocm" and matrix["complete"]
     assert matrix["mask_requested"] == "flex" and matrix["server_config"]["engine"] == "own"

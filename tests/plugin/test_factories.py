@@ -94,13 +94,29 @@ def test_half_attached_says_what_is_missing(project: Project, server: Start) -> 
     result.stdout.fnmatch_lines(["NOT_RUN *no serial server is attached; give --serial-url as well"])
 
 
-def test_an_address_where_nobody_answers_fails(project: Project) -> None:
-    project.write("test_it.py", REGRESSION)
-    result = project.run("--multi-url=http://127.0.0.1:9", "--serial-url=http://127.0.0.1:9", "-k", "same_length")
+def test_a_factory_s_address_where_nobody_answers_is_an_error(project: Project) -> None:
+    """One that the settings name ends the run before it begins; this one is known when a test asks for it."""
+    project.write(
+        "conftest.py",
+        """
+        from pytest_multiitem.fixtures import factories
+        nobody = factories.multi_item_server(url="http://127.0.0.1:9")
+        """,
+    )
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+        @pytest.mark.multiitem_gate("same_length_isolation_zero")
+        def test_it(nobody, multiitem_gate): ...
+        """,
+    )
+    result = project.run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    (record,) = (r for r in project.matrix["gates"] if r["reason"] != "deselected on the command line")
-    assert record["verdict"] == "FAIL"
-    assert "127.0.0.1:9" in record["reason"] and "connection" in record["reason"]
+    result.assert_outcomes(errors=1)
+    record = project.gate("same_length_isolation_zero")
+    assert record["verdict"] == "ERROR"
+    assert "http://127.0.0.1:9 cannot be asked" in record["reason"] and "nothing listens there" in record["reason"]
 
 
 def test_a_server_asked_for_at_run_time(project: Project) -> None:

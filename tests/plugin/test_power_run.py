@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pytest_multiitem.validation.validate import examine
+
 pytest.importorskip("torch")
 pytest.importorskip("jax")
 
@@ -52,6 +54,8 @@ def test_the_small_set_is_killed_on_both_backends(tmp_path: Path) -> None:
     )  # fmt: skip
     made = the_matrix(tmp_path)
     assert made["complete"] and made["interrupted_by"] is None, done.stderr
+    (path,) = tmp_path.glob("multiitem-results/power/*/kill_matrix.json")
+    assert examine(path).problems == []
     healthy = {b["backend"]: {c["verdict"] for c in b["cells"] if c["gate"] != "speedup_n32_ge_3x"}
                for b in made["builds"] if b["fault"] is None}  # fmt: skip
     assert healthy == {"pytorch": {"PASS"}, "jax": {"PASS"}}, done.stdout
@@ -86,6 +90,33 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     while servers_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not servers_of(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_what_is_killed_from_outside_counts_for_no_fault(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM ends the command; SIGKILL its process with the servers, and new ones measure again what was in hand."""
+    with subprocess.Popen(
+        command("power", "--multiitem-power-faults", "score_at_delimiter,score_before_last", "--backend=pytorch"),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert "healthy" in process.stderr.readline()
+        (state,) = tmp_path.glob("multiitem-results/power/*/servers/*/*/state.json")
+        victim = json.loads(state.read_bytes())["engine_pid"] if number == signal.SIGKILL else process.pid
+        os.kill(victim, number)
+        out, err = process.communicate(timeout=200)
+    assert "Traceback" not in err and "healthy" in out + err, err
+    made = the_matrix(tmp_path)
+    assert not any(b["killed_by"] for b in made["builds"] if not b["cells"]), made["builds"]
+    connection = [c["reason"] for b in made["builds"] for c in b["cells"] if "connection" in c["reason"]]
+    assert connection == [] and not servers_of(tmp_path)
+    if number == signal.SIGTERM:
+        assert process.returncode == 143 and not made["complete"] and made["interrupted_by"] == "SIGTERM", err
+    else:
+        (again,) = made["retried"]
+        assert "was measured again: this machine: " in again and "was killed by SIGKILL" in again
+        assert made["complete"] and made["failed"] == [] and made["interrupted_by"] is None, err
+        assert {b["label"] for b in made["builds"] if b["killed_by"]} == {"score_at_delimiter", "score_before_last"}
 
 
 def test_in_pytest_every_fault_is_a_test(tmp_path: Path) -> None:

@@ -165,14 +165,14 @@ def test_the_kernel_of_this_package_is_not_that_of_another_engine(kernels: Proje
     assert record["reason"].startswith("no accelerator: ") and "tpu" not in record["details"]
 
 
-def test_a_kernel_that_does_not_exist_fails_the_gate(kernels: Project) -> None:
+def test_a_kernel_that_does_not_exist_is_an_error_of_the_gate(kernels: Project) -> None:
     kernels.write("test_it.py", REGRESSION)
     kernels.run(
         *QUICK, "--multiitem-tpu-kernel=segment_kernels:none", "--engine=fake", "--backend=jax",
         "--mask-impl=segment", "-k", "runs_on_tpu",
     )  # fmt: skip
     record = kernels.gate("segment_lowers")
-    assert record["verdict"] == "FAIL" and "has no function 'none'" in record["reason"]
+    assert record["verdict"] == "ERROR" and "has no function 'none'" in record["reason"]
 
 
 def test_a_run_without_the_fixture_loads_nothing_of_the_gate(kernels: Project) -> None:

@@ -19,6 +19,7 @@ GATES = {
         "INCONCLUSIVE",
         "the noise floor 0.03 is above the limit 0.02: a violation could not be told from noise",
     ),
+    "test_error": ("request_contract_holds", "ERROR", "cannot read the file: nobody wrote it"),
     "test_not_run": ("segment_lowers", "NOT_RUN", "no accelerator here"),
 }
 
@@ -32,8 +33,8 @@ def test_outcome_table_matrix_report_and_junit_agree(project: Project, allow: bo
     project.write("test_it.py", VERDICTS)
     result = project.run("--junitxml=junit.xml", "-v", *(["--allow-inconclusive"] if allow else []))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=1, failed=1 if allow else 2, skipped=2 if allow else 1)
-    words = {"FAIL": "FAILED", "PASS": "PASSED", "NOT_RUN": "NOT_RUN", "INCONCLUSIVE": "FAILED"}
+    result.assert_outcomes(passed=1, failed=1 if allow else 2, skipped=2 if allow else 1, errors=1)
+    words = {"FAIL": "FAILED", "PASS": "PASSED", "NOT_RUN": "NOT_RUN", "INCONCLUSIVE": "FAILED", "ERROR": "ERROR"}
     if allow:
         words["INCONCLUSIVE"] = "INCONCLUSIVE"
     junit, said = project.junit(), "\n".join(result.outlines)
@@ -47,18 +48,19 @@ def test_outcome_table_matrix_report_and_junit_agree(project: Project, allow: bo
         assert {"multiitem_traffic_floor", "multiitem_semantic_visibility", "multiitem_score_spread"} <= set(told)
         assert (told["multiitem_gate"], told["multiitem_verdict"]) == (gate, verdict)
         assert told["multiitem_reason"] == reason
-        failure, skipped = junit[test].find("failure"), junit[test].find("skipped")
+        failure, skipped, error = (junit[test].find(tag) for tag in ("failure", "skipped", "error"))
         assert (failure is not None) == (words[verdict] == "FAILED")
+        assert (error is not None) == (words[verdict] == "ERROR")
         assert (skipped is not None) == (words[verdict] in ("NOT_RUN", "INCONCLUSIVE"))
         if verdict != "PASS":
             assert f"{verdict} {gate}: {reason}" in said
             assert f"**{verdict}** `{gate}`" in project.report
-            assert reason in "".join(e.attrib["message"] for e in (failure, skipped) if e is not None)
-    assert project.matrix["summary"] == {"PASS": 1, "FAIL": 1, "INCONCLUSIVE": 1, "NOT_RUN": 1}
+            assert reason in "".join(e.attrib["message"] for e in (failure, skipped, error) if e is not None)
+    assert project.matrix["summary"] == {"PASS": 1, "FAIL": 1, "ERROR": 1, "INCONCLUSIVE": 1, "NOT_RUN": 1}
     assert project.matrix["exit_status"] == 1
     assert project.matrix["complete"] is True
     tests = {t["nodeid"]: t for t in project.matrix["tests"]}
-    assert {t["verdict"] for t in tests.values()} == {"PASS", "FAIL", "INCONCLUSIVE", "NOT_RUN"}
+    assert {t["verdict"] for t in tests.values()} == {"PASS", "FAIL", "ERROR", "INCONCLUSIVE", "NOT_RUN"}
     assert tests["test_it.py::test_inconclusive"]["outcome"] == ("skipped" if allow else "failed")
 
 
@@ -70,7 +72,10 @@ def test_outcome_table_matrix_report_and_junit_agree(project: Project, allow: bo
         ("fail", ["--allow-inconclusive"], 1),
         ("inconclusive", [], 1),
         ("inconclusive", ["--allow-inconclusive"], 0),
-        ("not_run", [], 0),
+        ("error", [], 1),
+        ("error", ["--allow-inconclusive"], 1),
+        ("not_run", [], 5),
+        ("not_run", ["--allow-nothing"], 0),
         ("not_run", ["--require=segment_lowers"], 1),
         ("not_run", ["--require=segment_lowers", "--allow-inconclusive"], 1),
         ("pass", ["--require=same_length_isolation_zero"], 0),
@@ -143,11 +148,11 @@ def test_no_test_without_a_verdict_shows_as_a_pass(project: Project) -> None:
     result = project.run("-k", "not deselected", "--maxfail=5", "--junitxml=junit.xml")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert project.verdicts == {
-        "same_length_isolation_zero": ["FAIL", "FAIL"],
+        "same_length_isolation_zero": ["ERROR", "ERROR"],
         "changed_length_isolation_zero": ["NOT_RUN", "NOT_RUN"],
         "segment_vs_dense_le_1e_4": ["NOT_RUN"],
-        "speedup_n32_ge_3x": ["FAIL"],
-        "segment_lowers": ["FAIL"],
+        "speedup_n32_ge_3x": ["ERROR"],
+        "segment_lowers": ["ERROR"],
         "prefill_extend_replay_le_1e_4": ["FAIL"],
         "jax_serial_vs_torch_serial_le_0p02": ["NOT_RUN"],
         "delimiter_aligned_equiv_le_0p02": ["NOT_RUN"],
@@ -166,7 +171,7 @@ def test_no_test_without_a_verdict_shows_as_a_pass(project: Project) -> None:
     for case in project.junit().values():
         assert len(case) > 0, f"{case.attrib['name']} passes in JUnit"
     assert project.matrix["complete"] is False
-    result.stdout.fnmatch_lines(["incomplete: *", "gates: 5 FAIL, 5 NOT_RUN"])
+    result.stdout.fnmatch_lines(["incomplete: *", "gates: 1 FAIL, 4 ERROR, 5 NOT_RUN"])
 
 
 def test_a_good_server_passes(project: Project, faults: Faults) -> None:
@@ -214,8 +219,14 @@ def test_a_good_server_passes(project: Project, faults: Faults) -> None:
         ("multi:cut", "contract", "dense", "FAIL", r"over-long input: an item of 65537 tokens was scored"),
         ("serial:flat", "without_isolation", "dense", "INCONCLUSIVE", r"would not see a leak on these requests"),
         ("multi:die_after=5", "same_length_isolation", "dense", "FAIL", r"exited with code 9 [\s\S]*device lost"),
-        ("multi:exit=3", "same_length_isolation", "dense", "FAIL", r"exited with code 3 [\s\S]*cannot allocate 96 GiB"),
-        ("serial:exit=3", "delimiter_aligned", "dense", "FAIL", r"exited with code 3 [\s\S]*cannot allocate 96 GiB"),
+        (
+            "multi:exit=3",
+            "same_length_isolation",
+            "dense",
+            "ERROR",
+            r"exited with code 3 [\s\S]*cannot allocate 96 GiB",
+        ),
+        ("serial:exit=3", "delimiter_aligned", "dense", "ERROR", r"exited with code 3 [\s\S]*cannot allocate 96 GiB"),
         ("multi:die_after=5", "speedup", "dense", "FAIL", r"exited with code 9 [\s\S]*device lost"),
         ("multi:sleep=0.2", "speedup", "dense", "FAIL", r"is below 3"),
     ],

@@ -79,24 +79,26 @@ def test_no_worker_is_one_process(project: Project) -> None:
     project.write("test_it.py", VERDICTS)
     result = project.run("-n", "0", "--bench", "-k", "pass or fail")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert project.matrix["summary"] == {"PASS": 1, "FAIL": 1, "INCONCLUSIVE": 0, "NOT_RUN": 2}
+    assert project.matrix["summary"] == {
+        "PASS": 1, "FAIL": 1, "ERROR": 0, "INCONCLUSIVE": 0, "NOT_RUN": 3,
+    }  # fmt: skip
 
 
 def test_verdicts_cross_from_the_workers(project: Project) -> None:
     project.write("test_it.py", VERDICTS)
     result = project.run("-n", "2", "--junitxml=junit.xml")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert project.matrix["summary"] == {"PASS": 1, "FAIL": 1, "INCONCLUSIVE": 1, "NOT_RUN": 1}
+    assert project.matrix["summary"] == dict.fromkeys(("PASS", "FAIL", "ERROR", "INCONCLUSIVE", "NOT_RUN"), 1)
     told = {
         p.attrib["value"]
         for case in project.junit().values()
         for p in case.iter("property")
         if p.attrib["name"] == "multiitem_verdict"
     }
-    assert told == {"PASS", "FAIL", "INCONCLUSIVE", "NOT_RUN"}
+    assert told == {"PASS", "FAIL", "ERROR", "INCONCLUSIVE", "NOT_RUN"}
 
 
-def test_a_worker_that_crashes_leaves_a_fail(project: Project) -> None:
+def test_a_worker_that_crashes_leaves_an_error(project: Project) -> None:
     project.write(
         "test_it.py",
         """
@@ -111,5 +113,5 @@ def test_a_worker_that_crashes_leaves_a_fail(project: Project) -> None:
     result = project.run("-n", "1")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     record = project.gate("segment_lowers")
-    assert record["verdict"] == "FAIL"
+    assert record["verdict"] == "ERROR"
     assert "crashed" in record["reason"]

@@ -1,11 +1,14 @@
 """Fixtures of several unit tests."""
 
+import signal
 import sys
 
 import pytest
+import typer
 from evaluations import evaluated, joined, known, served  # noqa: F401
 
 from pytest_multiitem import cli
+from pytest_multiitem.signals import ENDING
 
 
 @pytest.fixture(scope="session")
@@ -20,14 +23,24 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="session")
+def command_line():
+    """The whole of ``multiitem``, put together once: to do so takes five times as long as most commands."""
+    return typer.main.get_command(cli.app)
+
+
 @pytest.fixture
-def multiitem(monkeypatch, capsys):
+def multiitem(monkeypatch, capsys, command_line):
     """Run ``multiitem`` with the given words; gives exit status, standard output and standard error."""
+    monkeypatch.setattr(cli, "app", command_line)
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["multiitem", *map(str, words)])
+        handlers = {number: signal.getsignal(number) for number in ENDING}
         with pytest.raises(SystemExit) as caught:
             cli.main()
+        for number, handler in handlers.items():  # the command line's process ends
+            signal.signal(number, handler)
         out, err = capsys.readouterr()
         return caught.value.code or 0, out, err
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from pytest_multiitem.bench.statistics import ratio_interval
 from pytest_multiitem.comparison.records import OwnReference, Row, RunRecord, ScoreMatrix, SelfComparison, WorkloadRef
+from pytest_multiitem.gates.evidence import score_spread
 
 ITEMS = 40
 
@@ -32,18 +34,20 @@ def row(size=64, times=(100.0, 101.0, 99.0, 100.5, 99.5), *, session="one", scor
         "p50_total_e2e_ms": p50,
         "p95_total_e2e_ms": float(np.percentile(times, 95)),
         "mean_total_e2e_ms": float(np.mean(times)),
-        "throughput_items_sec": 1000 * items / p50,
+        "throughput_items_sec": 1000 * items / float(np.mean(times)),
         "reference_scores": spread_scores(items=items) if scores is None else scores,
         "run_records": [
-            RunRecord(status="ok", total_e2e_ms=time, chunk_call_ms=[time / chunks] * chunks, run_index=i, block=i)
+            RunRecord(ok=True, total_e2e_ms=time, call_latencies_ms=[time / chunks] * chunks, run_index=i, block=i)
             for i, time in enumerate(times)
         ],
         "p95_interpolated": True,
         "session": session,
         "noise_floor": 0.0,
-        "score_spread": 0.8,
     }
-    return Row(**(given | more))
+    made = Row(**(given | more))
+    if made.reference_scores and "score_spread" not in more:
+        made.score_spread = score_spread([np.array(made.reference_scores)])
+    return made
 
 
 def failed_row(size=64, kind="timeout", runs=5, good=0, **more):
@@ -55,9 +59,9 @@ def failed_row(size=64, kind="timeout", runs=5, good=0, **more):
         "success_rate": good / runs,
         "failure_reason_counts": {kind: runs - good},
         "run_records": [
-            RunRecord(status="ok", total_e2e_ms=50.0, block=i)
+            RunRecord(ok=True, total_e2e_ms=50.0, block=i)
             if i < good
-            else RunRecord(status="failed", failure_reason=kind, block=i)
+            else RunRecord(ok=False, failure_reason=kind, block=i)
             for i in range(runs)
         ],
     }
@@ -79,10 +83,19 @@ def own_reference(scores, indices=(0, 3, 7, 20), semantics="prefix_first_delim",
 
 
 def self_comparison(interval=(0.98, 1.02), size=64):
-    """A/A."""
+    """A/A of an interval that a test chooses."""
     return SelfComparison(
         client_chunk_size=size, first_ms=[100.0] * 5, second_ms=[100.0] * 5, ratio_p50=1.0, ratio_interval_95=interval
     )
+
+
+def against_itself(size=64):
+    """A/A as it is measured."""
+    first, second = [100.0, 101.0, 99.0, 100.5, 99.5, 100.2], [100.2, 99.0, 100.0, 101.0, 99.5, 100.3]
+    return SelfComparison(
+        client_chunk_size=size, first_ms=first, second_ms=second, ratio_p50=float(np.median(first) / np.median(second)),
+        ratio_interval_95=ratio_interval(first, second),
+    )  # fmt: skip
 
 
 def matrix(backend="jax", rows=None, view="portable", **more):
@@ -95,6 +108,7 @@ def matrix(backend="jax", rows=None, view="portable", **more):
         "evaluation_view": view,
         "results": rows,
         "generated_at_utc": "2026-01-01T00:00:00+00:00",
+        "package_version": "0.1.0",
         "hardware": {"processor": "a processor", "device": "cpu"},
         "server_config": {"server_chunk_size": 0, "command": ["serve", backend]},
         "workload_ref": WorkloadRef(path="canonical_workload.json", sha256="a" * 64, request_id="canonical"),
@@ -105,7 +119,7 @@ def matrix(backend="jax", rows=None, view="portable", **more):
         "semantics": "prefix_first_delim",
         "mask_requested": "segment",
         "versions": {"numpy": "2"},
-        "self_comparison": self_comparison(),
+        "self_comparison": against_itself(),
         "own_reference": None if scored is None or len(scored) <= 20 else own_reference(scored),
         "complete": True,
     }

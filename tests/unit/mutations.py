@@ -1,4 +1,4 @@
-"""Seeded changes of a decoded JSON file: a number, a verdict, a flag, the length of a list, a key."""
+"""Changes of a decoded JSON file: a number, a verdict, a flag, the length of a list, a key; seeded, or one by name."""
 
 import json
 import math
@@ -15,7 +15,7 @@ NUMBERS = (
     lambda x: math.inf,
     lambda x: 1e308,
 )
-VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "NOT_RUN")
+VERDICTS = ("PASS", "FAIL", "ERROR", "INCONCLUSIVE", "NOT_RUN")
 
 
 def places(value, path=()):
@@ -76,3 +76,27 @@ def _changed(new, path, random):
             "longer": [*value, value[-1]] if kind == "longer" else None, "empty": [],
         }[kind]  # fmt: skip
     return new, f"{'/'.join(map(str, path))}: {kind}, {value!r:.60}"
+
+
+def set_to(*path):
+    """A change that sets one value: the path's last entry."""
+
+    def change(content):
+        *keys, last, value = path
+        for key in keys:
+            content = content[key]
+        content[last] = value
+
+    return change
+
+
+def drop(*path):
+    """A change that takes one entry away."""
+
+    def change(content):
+        *keys, last = path
+        for key in keys:
+            content = content[key]
+        del content[last]
+
+    return change

@@ -137,7 +137,7 @@ def test_a_gate_that_passes_fails_on_a_wrong_answer_beside_it():
     target.score(CASE)
     record = blank_record(EVERY_SCORE, Verdict.PASS, "all is well")
     record.role, record.backend = "multi", "stub"
-    record = answers_judged(record, [target], seed=0)
+    record = answers_judged(EVERY_SCORE, record, [target], seed=0)
     assert record.verdict is Verdict.FAIL and "wrong_scores" in record.reason
     assert record.samples["rows_judged"] >= 12
 
@@ -148,7 +148,7 @@ def test_a_wrong_packed_answer_fails_a_gate_between_backends_too():
     target.score(CASE)
     record = blank_record(EVERY_SCORE, Verdict.PASS, "all is well")
     record.role, record.backend = "multi", "jax vs pytorch"
-    assert answers_judged(record, [target], seed=0).verdict is Verdict.FAIL
+    assert answers_judged(EVERY_SCORE, record, [target], seed=0).verdict is Verdict.FAIL
 
 
 def test_a_row_is_no_evidence_for_itself():
@@ -166,7 +166,7 @@ def test_a_wrong_answer_of_the_baseline_is_not_the_engines():
     serial.score_ids((1, 2), [(3, 4), (5, 6)], LABELS)
     record = blank_record(EVERY_SCORE, Verdict.PASS, "all is well")
     record.role, record.backend = "multi", "stub"
-    record = answers_judged(record, [serial], seed=0)
+    record = answers_judged(EVERY_SCORE, record, [serial], seed=0)
     assert record.verdict is Verdict.INCONCLUSIVE and "serial stub server" in record.reason
 
 

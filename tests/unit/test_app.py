@@ -12,6 +12,7 @@ import pytest
 from fake_backend import VOCAB, FakeBackend
 
 from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.intake import Intake
 from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.errors import CheckpointError
@@ -23,6 +24,8 @@ REQUEST = {"query": [1, 2], "items": [[3], [4, 5]], "label_token_ids": [7, 8]}
 
 class WordTokenizer:
     """One id per word: its length; nothing for punctuation."""
+
+    longest_token = 1000
 
     def encode(self, text):
         return [len(word) if word != "</s>" else DELIMITER for word in text.split() if word != "."]
@@ -212,6 +215,7 @@ def test_text_that_is_refused(fields, tokenizer, refusal):
         ({"label_token_ids": [VOCAB]}, (422, "token_id_exceeds_vocab", "label_token_ids[0]")),
         ({"items": [[1], [2, DELIMITER]]}, (400, "delimiter_in_content", "items[1][1]")),
         ({"items": [[1]] * 4}, (400, "too_many_items", "items")),
+        ({"label_token_ids": [1] * (VOCAB + 1)}, (400, "too_many_labels", "label_token_ids")),
         ({"items": [[1] * 50]}, (400, "sequence_too_long", "items")),
     ],
 )
@@ -220,6 +224,31 @@ def test_refusals_and_the_server_after_them(fields, refusal):
     assert error_of(ask(service, json=REQUEST | fields)) == refusal
     assert service.scorer.backend.calls == []
     still_answers(service)
+
+
+def test_scores_are_bounded_whatever_their_items_are(monkeypatch):
+    monkeypatch.setattr("pytest_multiitem.engine.scorer.MAX_SCORES", 4)
+    service = make_service()
+    still_answers(service)
+    calls = len(service.scorer.backend.calls)
+    refusal = ask(service, json=REQUEST | {"items": [[], [], []]})
+    assert error_of(refusal) == (400, "too_many_scores", "items") and len(service.scorer.backend.calls) == calls
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"), [({"query": "a" * 4097}, "query"), ({"items": ["b", "a" * 4097]}, "items[1]")]
+)
+def test_a_text_that_must_be_too_long_is_not_tokenised(fields, param):
+    class Never:
+        longest_token = 1
+
+        def encode(self, text):
+            raise AssertionError(text)
+
+    service, text = make_service(tokenizer=Never()), {"query": "a", "items": ["b"], "label_token_ids": [7]}
+    assert ask(service, "GET", "/get_server_info").json()["limits"]["max_text_chars"] == 4096
+    assert error_of(ask(service, json=text | fields)) == (400, "sequence_too_long", param)
+    assert error_of(ask(service, "POST", "/generate", json={"text": "a" * 4097})) == (400, "sequence_too_long", "text")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +269,7 @@ def test_a_body_over_the_limit(streamed, size):
         for _ in range(size // 1001):
             yield b" " * 1001
 
-    service = make_service(max_body_bytes=1000)
+    service = make_service(intake=Intake(1000))
     response = ask(service, content=chunks() if streamed else b" " * size)
     assert error_of(response) == (413, "body_too_large", None)
     still_answers(service)
@@ -248,7 +277,7 @@ def test_a_body_over_the_limit(streamed, size):
 
 def test_a_body_of_the_limit_is_taken():
     body = json.dumps(REQUEST).encode()
-    assert ask(make_service(max_body_bytes=len(body)), content=body).status_code == 200
+    assert ask(make_service(intake=Intake(len(body))), content=body).status_code == 200
 
 
 def test_an_unexpected_failure_shows_nothing_of_the_inside(caplog):

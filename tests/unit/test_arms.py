@@ -89,13 +89,13 @@ def test_a_pair_is_interleaved_and_judged_by_its_interval(monkeypatch, tmp_path,
     pair = arms.measure(arms.arms_of(*MASKS, options, "packed"), tmp_path)
     names = (["dense", "segment", "segment", "dense"] * 3)[: 2 * runs]
     assert Up.log == ["dense", "segment", *names, "closed", "closed"]
-    assert pair.speed.ratio == pytest.approx(3.0) and pair.speed.paired
+    assert pair.record.ratio_p50 == pytest.approx(3.0) and len({row.session for row in pair.rows}) == 1
     few = "not compared: 5 successful runs to compare; at least 6 are needed"
-    assert pair.verdict == (few if runs < 6 else "B is faster")
+    assert pair.record.verdict == (few if runs < 6 else "B is faster")
     header, (first, second) = arms.table(pair)
     assert header[0] == "arm" and first[:2] == ["A", "MULTI_ITEM_MASK_IMPL=dense"] and second[3] == "segment"
-    assert arms.problems(pair) == [] and pair.agreement.max_abs_diff == 0.0
-    assert json.loads(msgspec.json.encode(arms.record(pair)))["ratio_p50"] == pair.speed.ratio
+    assert arms.problems(pair) == [] and pair.record.agreement.max_abs_diff == 0.0
+    assert json.loads(msgspec.json.encode(pair.record))["ratio_p50"] == pair.record.ratio_p50
 
 
 def test_an_arm_with_wrong_scores_is_a_problem_and_not_compared(monkeypatch, tmp_path):
@@ -118,7 +118,7 @@ def test_an_arm_with_wrong_scores_is_a_problem_and_not_compared(monkeypatch, tmp
     found = arms.problems(pair)
     assert not any(problem.startswith("arm A") for problem in found)
     assert any(problem.startswith("arm B: failed: wrong_scores: item") for problem in found)
-    assert pair.verdict == "not compared: the scores of arm B are wrong"
+    assert pair.record.verdict == "not compared: the scores of arm B are wrong"
     assert pair.rows[0].status == "ok" and set(pair.rows[1].failure_reason_counts) == {"wrong_scores"}
 
 

@@ -239,7 +239,9 @@ def test_a_server_that_does_not_score_is_never_ready(served):
     def refuses(query, items, labels):
         return packed_query_prefix(query, items[:1], labels)
 
-    with pytest.raises(NeverReady, match="http://host/v1/score: bad_response"):
+    with pytest.raises(
+        NeverReady, match="the multi-item server http://host cannot be asked: expected 2 rows of 2 scores"
+    ):
         attach_ready("multi", served(None, refuses), resolve({}, {}, {}), None)
 
 
@@ -282,7 +284,7 @@ def test_an_arm_may_be_a_server_that_runs_already(served, tmp_path):
     pair = arms.arms_of(["MULTI_ITEM_MULTI_URL=http://a"], ["MULTI_ITEM_MULTI_URL=http://b"], words, "packed")
     assert [arm.side.url for arm in pair] == ["http://a", "http://b"]
     found = arms.measure(pair, tmp_path)
-    assert [row.status for row in found.rows] == ["ok", "ok"] and found.agreement.max_abs_diff == 0.0
+    assert [row.status for row in found.rows] == ["ok", "ok"] and found.record.agreement.max_abs_diff == 0.0
     served(SERIAL, serial, host="b")
     with pytest.raises(UsageError, match="the multi-item server http://b says that it scores serially"):
         arms.measure(pair, tmp_path)

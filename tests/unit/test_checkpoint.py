@@ -2,16 +2,18 @@
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from pytest_multiitem.engine import checkpoint
-from pytest_multiitem.engine.checkpoint import CheckpointSpec, cache_directory, tiny_checkpoint, write_checkpoint
+from pytest_multiitem.engine.checkpoint import CheckpointSpec, tiny_checkpoint, write_checkpoint
 from pytest_multiitem.engine.config import read_config
 from pytest_multiitem.engine.tokenizer import load_tokenizer
-from pytest_multiitem.errors import CheckpointError
+from pytest_multiitem.errors import CheckpointError, StorageError, UsageError
+from pytest_multiitem.settings.cache import cache_directory, checkpoint_cache
 
 SMALL = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -102,7 +104,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_write_json", broken)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         write_checkpoint(tmp_path / "one", SPEC)
     assert list(tmp_path.iterdir()) == []
 
@@ -145,6 +147,50 @@ def test_the_cache_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_directory() == tmp_path / ".cache" / "pytest-multiitem"
+
+
+def test_an_intact_cache_is_only_read(tmp_path, small, monkeypatch):
+    """It may be read-only."""
+    first = tiny_checkpoint(tmp_path)
+
+    def refused(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(checkpoint.filelock, "FileLock", refused)
+    monkeypatch.setattr(Path, "mkdir", refused)
+    assert tiny_checkpoint(tmp_path) == first and small == [first]
+    flip(first / "model.safetensors")
+    with pytest.raises(StorageError, match="Read-only file system; choose another place with MULTIITEM_CACHE_DIR"):
+        tiny_checkpoint(tmp_path)
+
+
+def test_what_a_killed_process_was_writing_is_taken_away(tmp_path, small):
+    left = tmp_path / "checkpoints" / f".tiny-{SPEC.digest}-killed/checkpoint"
+    left.mkdir(parents=True)
+    tiny_checkpoint(tmp_path)
+    assert not left.parent.exists()
+
+
+@pytest.mark.parametrize("cause", ["a file", "no home"])
+def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, cause):
+    monkeypatch.setenv("MULTIITEM_CACHE_DIR", str(tmp_path / "file/cache") if cause == "a file" else "")
+    (tmp_path / "file").touch()
+    if cause == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a container's user without an entry
+    with pytest.raises(UsageError, match="MULTIITEM_CACHE_DIR"):
+        checkpoint_cache()
+
+
+def test_a_full_disk_leaves_no_checkpoint(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise checkpoint.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(StorageError, match="No space left on device; free some space there"):
+        write_checkpoint(tmp_path / "one", SPEC)
+    assert [*tmp_path.iterdir()] == []
 
 
 def flip(path):

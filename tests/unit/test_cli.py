@@ -43,7 +43,9 @@ def test_the_installed_command():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == "multiitem: cannot read /absent: No such file or directory; expected the matrix.json of a run\n"
+        done.stderr
+        == "multiitem: cannot read /absent: No such file or directory; expected a multiitem_matrix_v1 file; name the "
+        "matrix.json of a run\n"
     )
 
 
@@ -98,7 +100,11 @@ def test_a_report_in_a_format(multiitem, run_directory):
 def test_a_report_of_something_else(multiitem, tmp_path):
     (tmp_path / "matrix.json").write_text('{"schema_version": "multiitem_matrix_v9"}')
     code, out, err = multiitem("report", tmp_path)
-    assert (code, out) == (2, "") and "is no multiitem_matrix_v1 file" in err and err.count("\n") == 1
+    assert (
+        (code, out) == (2, "")
+        and "is a 'multiitem_matrix_v9' file; expected multiitem_matrix_v1" in err
+        and err.count("\n") == 1
+    )
 
 
 def test_an_unknown_command(multiitem):

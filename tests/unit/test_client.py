@@ -4,9 +4,11 @@ import json
 import socket
 import ssl
 import statistics
+import struct
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from pathlib import Path
 
 import httpx
@@ -77,6 +79,37 @@ def test_another_status_than_200(status):
     found = failure(answer(status, text="the reason"))
     assert (found.kind, found.status) == (FailureKind.HTTP_ERROR, status)
     assert f"HTTP {status}" in str(found) and "the reason" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("refusals", "header", "pauses"),
+    [(1, "1", [1]), (3, "2", [2, 2, 2]), (4, "1", None), (1, "60", None), (1, "-1", None), (1, "soon", None),
+     (1, None, None)],
+)  # fmt: skip
+def test_a_busy_server_is_asked_again_when_it_says_so(refusals, header, pauses, monkeypatch):
+    """But not for ever, not after a long time, and not where it only fails."""
+    asked, slept = [], []
+    monkeypatch.setattr("pytest_multiitem.transport.client.time.sleep", slept.append)
+
+    def handler(request):
+        asked.append(request.content)
+        if len(asked) > refusals:
+            return httpx.Response(200, json=OK)
+        return httpx.Response(503, headers={} if header is None else {"retry-after": header}, text="busy")
+
+    client = client_of(handler)
+    if pauses is None:
+        assert failure(client).status == 503
+    else:
+        assert client.send(REQUEST).tolist() == OK["scores"]
+        assert slept == pauses and len(set(asked)) == 1
+    assert len(asked) <= 4
+
+
+def test_a_busy_server_is_not_asked_again_beyond_the_time_limit(monkeypatch):
+    monkeypatch.setattr("pytest_multiitem.transport.client.time.sleep", None)
+    client = client_of(lambda request: httpx.Response(503, headers={"retry-after": "3"}), timeout=2.0)
+    assert failure(client).status == 503
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -229,6 +262,57 @@ def test_a_server_that_hangs_up_within_the_body():
         assert failure(client).kind is FailureKind.CONNECTION
 
 
+def drops(answered, how):
+    """A server that answers ``answered`` requests of a connection and closes it when the next one has come."""
+    content = json.dumps(OK).encode()
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(content), content)
+    listener, seen = bind("127.0.0.1", 0), []
+    listener.listen()
+
+    def run():
+        while True:
+            try:
+                connection = listener.accept()[0]
+            except OSError:  # the test is over
+                return
+            requests = connection.makefile("rb")
+            for number in range(answered + 1):
+                head = [line.lower() for line in takewhile(bytes.strip, requests)]
+                requests.read(sum(int(line.split()[1]) for line in head if line.startswith(b"content-length")))
+                if not head:
+                    break
+                seen.append(number)
+                if number < answered:
+                    connection.sendall(whole)
+            if how == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            requests.close()
+            connection.close()
+
+    threading.Thread(target=run, daemon=True).start()
+    return listener, f"http://127.0.0.1:{listener.getsockname()[1]}", seen
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_kept_connection_that_the_server_closes_is_no_failure(how):
+    listener, url, seen = drops(1, how)
+    with listener, ScoreClient(url, timeout=10) as client:
+        answers = [client.send(REQUEST).tolist() for _ in range(3)]
+        assert client.get("/health").status_code == 200
+        client.close()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert answers == [OK["scores"]] * 3 and seen == [0, 1, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_new_connection_that_the_server_closes_is_a_failure_at_once(how):
+    listener, url, seen = drops(0, how)
+    with listener, ScoreClient(url, timeout=10) as client:
+        assert failure(client).kind is FailureKind.CONNECTION
+        listener.shutdown(socket.SHUT_RDWR)
+    assert seen == [0], "one request, and no other"
+
+
 def test_server_info():
     assert answer(json={"dtype": "float32"}).server_info() == {"dtype": "float32"}
     for useless in (answer(404), answer(text="no json"), answer(json=[1])):
@@ -367,9 +451,9 @@ def encrypted():
 
 def test_tls_path_prefix_and_key(encrypted):
     with ScoreClient(f"{encrypted}/team/v9", api_key="K", ca_file=CERTIFICATE) as client:
-        assert client.server_info() == {"path": "/team/v9/get_server_info", "authorization": "Bearer K"}
+        assert client.get("/health").json() == {"path": "/team/v9/health", "authorization": "Bearer K"}
     with ScoreClient(encrypted, ca_file=CERTIFICATE) as client:
-        assert client.server_info() == {"path": "/get_server_info", "authorization": None}
+        assert client.get("/health").json() == {"path": "/health", "authorization": None}
 
 
 def test_a_certificate_that_nobody_vouches_for_is_no_connection(encrypted):

@@ -117,7 +117,7 @@ class ContractClient(StubClient):
         assert path == "/v1/models"
         if self.models is None:
             raise ScoreFailure(FailureKind.CONNECTION, "no such endpoint")
-        return SimpleNamespace(json=lambda: {"data": [{"id": "stub", "max_model_len": self.models}]})
+        return httpx.Response(200, json={"data": [{"id": "stub", "max_model_len": self.models}]})
 
 
 def refused(status=400):

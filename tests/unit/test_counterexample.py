@@ -163,6 +163,15 @@ def raced(found, *beside):
     return msgspec.structs.replace(found.scenario, relation="beside", variant=(ONE,), beside=beside, **OF_ONE)
 
 
+def by_hand(found, scenario, **more):
+    """A counterexample of a scenario that nobody answered yet."""
+    given = {
+        "relation": scenario.relation, "scenario": scenario, "scenario_sha256": None, "base_rows": [],
+        "variant_rows": [], "limit": scenario.limit(found.server.dtype), "difference": None, "failure": "not sent yet",
+    }  # fmt: skip
+    return msgspec.structs.replace(found, **(given | more))
+
+
 ONE = ScoreBody(query=(1,), items=((2,), (3,)), label_token_ids=(5, 6))
 OF_ONE = {"base": ONE, "pairs": ((0, 0), (1, 1)), "exact": True}
 
@@ -171,7 +180,7 @@ OTHER = ScoreBody(query=(9,), items=((2,),), label_token_ids=(5, 6))
 
 
 def test_requests_beside_are_sent_at_the_same_time(multiitem, tmp_path, faulty, healthy):
-    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=raced(faulty[1], OTHER, OTHER)))
+    path = save(tmp_path, by_hand(faulty[1], raced(faulty[1], OTHER, OTHER)))
     with ScoreClient(healthy) as client:
         before = client.server_info()["executed"]["requests"]
         code, out, _ = multiitem("replay", path, "--url", healthy)
@@ -192,7 +201,7 @@ class Racing(Scorer):
 
 def test_what_happens_at_the_same_time_is_tried_several_times(multiitem, tmp_path, faulty, healthy):
     """The base is the first request and the second, so the fifth variant is the seventh."""
-    path = save(tmp_path, msgspec.structs.replace(faulty[1], scenario=raced(faulty[1], OTHER), limit=0.0))
+    path = save(tmp_path, by_hand(faulty[1], raced(faulty[1], OTHER)))
     with serving(Racing) as url:
         code, out, _ = multiitem("replay", path, "--url", url)
     assert code == 1 and re.search(rf"violated: difference 0\.\d+, limit 0, try 5 of at most {RACE_ATTEMPTS}$", out)
@@ -248,7 +257,7 @@ def test_the_serial_side_is_asked_where_the_variant_is_its(multiitem, tmp_path, 
         faulty[1].scenario, relation="serial", exact=False, base=base, variant=(alone,), pairs=((0, 0), (1, 1)),
         serial=True,
     )  # fmt: skip
-    found = msgspec.structs.replace(faulty[1], scenario=scenario, limit=1e-4, serial_url="http://127.0.0.1:9")
+    found = by_hand(faulty[1], scenario, limit=1e-4, serial_url="http://127.0.0.1:9")
     path = save(tmp_path, found)
     assert any("--serial-url http://127.0.0.1:9" in line for line in failure_lines(found, path))
     code, _, err = multiitem("replay", path, "--url", healthy)
@@ -286,12 +295,12 @@ def test_the_api_key_comes_from_the_environment(multiitem, saved, healthy, monke
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "No such file or directory; expected a multiitem_counterexample_v1 file"),
-        ("no json", "is no JSON"),
-        ("[]", "is of no schema; expected"),
+        (None, "No such file or directory"),
+        ("no json", "is not valid JSON"),
+        ("[]", "holds no object; expected a multiitem_counterexample_v1 file; a failed run leaves one"),
         ('{"schema_version": "multiitem_matrix_v1"}', "is a 'multiitem_matrix_v1' file; expected"),
         ('{"schema_version": "multiitem_counterexample_v2"}', "is a 'multiitem_counterexample_v2' file"),
-        ('{"schema_version": "multiitem_counterexample_v1"}', "is no valid multiitem_counterexample_v1 file: "),
+        ('{"schema_version": "multiitem_counterexample_v1"}', "is no multiitem_counterexample_v1 file: "),
     ],
 )
 def test_a_file_that_cannot_be_used(multiitem, tmp_path, content, problem):
@@ -311,9 +320,32 @@ def test_a_file_that_cannot_be_used(multiitem, tmp_path, content, problem):
 def test_a_scenario_that_cannot_be_compared(saved, change):
     content = json.loads(saved.read_bytes())
     content["scenario"] |= change
+    content["scenario_sha256"] = None
     saved.write_text(json.dumps(content))
     with pytest.raises(UsageError, match="cannot be replayed: "):
         read(saved)
+
+
+EDITS = {
+    "another item": (lambda c: c["scenario"]["base"]["items"][0].append(3), "its scenario_sha256 is "),
+    "a limit that nothing exceeds": (lambda c: c.update(limit=1e308), "its limit is 1e+308; expected "),
+    "a smaller difference": (lambda c: c.update(difference=c["difference"] / 2), "its difference is "),
+    "rows that agree": (lambda c: c.update(variant_rows=c["base_rows"]), "its "),
+    "rows of another shape": (lambda c: c["base_rows"].pop(), "its base_rows are no finite scores of "),
+    "no difference": (lambda c: c.update(difference=None), "its difference is None, its failure None"),
+    "another relation": (lambda c: c.update(relation="replay"), "its relation is 'replay'"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_file_that_was_edited_is_not_replayed(multiitem, saved, healthy, edit):
+    """It would hold, and say nothing."""
+    change, problem = EDITS[edit]
+    content = json.loads(saved.read_bytes())
+    change(content)
+    saved.write_text(json.dumps(content))
+    code, out, err = multiitem("replay", saved, "--url", healthy)
+    assert (code, out) == (2, "") and f"cannot be replayed: {problem}" in err
 
 
 @pytest.mark.parametrize("words", [["--url", "nonsense"], ["--url", "ftp://x"]])
@@ -393,7 +425,7 @@ def test_a_sequence_in_a_few_words(tokens, text):
 
 
 def test_an_address_with_a_password_is_shown_without():
-    from pytest_multiitem.results.redaction import without_credentials
+    from pytest_multiitem.untrusted.secrets import without_credentials
 
-    assert without_credentials("https://me:pw@host:8/x") == "https://host:8/x"
+    assert without_credentials("https://me:pw@host:8/x") == "https://[redacted]@host:8/x"
     assert without_credentials("http://host") == "http://host"

@@ -404,7 +404,15 @@ def test_all_requires_what_the_options_ask_for_and_names_are_taken_as_they_are()
         return resolve({f"multiitem_{name}": value for name, value in given.items()}, {}, {})
 
     always = [name for name, gate in gates().items() if gate.asked_by is None]
+    assert list(required(settings(require="all", reference="transformers"))) == always
+    always.remove("serial_vs_reference_le_0p02")
     assert list(required(settings(require="all"))) == always
+    between = {"jax_serial_vs_torch_serial_le_0p02", "jax_multi_vs_torch_multi_semantic_le_0p02"}
+    cross = {name for name in always if name.startswith("cross_backend")}
+    assert set(always) - set(required(settings(require="all", backend="pytorch"))) == between | cross
+    alone = settings(require="all", backend="jax", reference="transformers")
+    assert {*always, "serial_vs_reference_le_0p02"} - set(required(alone)) == cross
+    assert required(settings(require="serial_vs_reference_le_0p02")) == ("serial_vs_reference_le_0p02",)
     assert set(required(settings(require="all", power=True))) - set(always) == {gate.name for gate in power.GATES}
     assert required(settings(require="fault_is_killed")) == ("fault_is_killed",) and required(settings()) == ()
     assert gate_names() == tuple(gates())

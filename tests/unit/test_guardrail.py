@@ -6,7 +6,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import failed_row, matrix, row
+from matrices import ITEMS, failed_row, matrix, row
 
 from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.decision.guardrail import Candidate
@@ -66,7 +66,7 @@ def test_rows_that_may_not_win_set_no_guardrail():
          "its success rate is 0.8 (1 oom, 2 timeout)"),
         ({"success_rate": 1.0, "timed_runs": 5, "successful_runs": 4}, "its success rate is 0.8 (status ok)"),
         ({"success_rate": 1.0, "timed_runs": 0}, "its success rate is 0 (status ok)"),
-        ({"run_records": [RunRecord(status="ok"), RunRecord(status="failed")]}, "its success rate is 0.5 (status ok)"),
+        ({"run_records": [RunRecord(ok=True), RunRecord(ok=False)]}, "its success rate is 0.5 (status ok)"),
         ({"success_rate": 0.0}, "its success rate is 0 (status ok)"),
         ({"success_rate": 2.0}, "its success rate is 2 (status ok)"),
         ({"success_rate": None}, "its success rate is not known"),
@@ -156,12 +156,21 @@ def test_what_is_measured_again(sizes, choice, again):
     assert guardrail.confirm_chunk_sizes(sizes, choice) == again
 
 
+def sizes_of(summary):
+    chosen = (summary.sweep_recommendation, summary.confirm_recommendation, summary.final_recommendation)
+    return tuple(c.selected and c.selected.client_chunk_size for c in chosen)
+
+
 def test_a_summary():
     swept = [row(1, (900,) * 5), row(8, (100,) * 5), row(64, (90,) * 5), row(500, (300,) * 5)]
     confirmed = [row(1, (900,) * 7), row(8, (80,) * 7), row(64, (95,) * 7)]
     found = guardrail.summary_of(matrix(rows=swept, confirm_results=confirmed))
     assert found.guardrail_ratio == 1.25
-    assert (found.sweep_recommendation, found.confirm_recommendation, found.final_recommendation) == (64, 8, 8)
+    assert sizes_of(found) == (64, 8, 8) and found.final_chunk_size == 8
+    final = found.final_recommendation
+    assert (final.eligible_count, final.guardrail_ratio, final.guardrail_p95_ms) == (3, 1.25, 100.0)
+    assert final.selected.throughput_items_sec == 1000 * ITEMS / 80 and final.selected.p95_total_e2e_ms == 80
+    assert final.selected.success_rate == 1.0 and final.notes == []
     assert found.confirm_chunk_sizes == [1, 8, 64, 500]
 
 
@@ -176,10 +185,11 @@ def test_a_summary():
 )
 def test_a_choice_that_was_not_confirmed(confirmed, final):
     found = guardrail.summary_of(matrix(rows=[row(8, (100,) * 5), row(64, (90,) * 5)], confirm_results=confirmed))
-    assert found.sweep_recommendation == 64 and found.final_recommendation == final
+    assert sizes_of(found)[0] == 64 and sizes_of(found)[2] == final
 
 
 def test_a_summary_of_nothing():
     found = guardrail.summary_of(matrix(rows=[failed_row()]))
-    assert (found.sweep_recommendation, found.confirm_recommendation, found.final_recommendation) == (None,) * 3
+    assert sizes_of(found) == (None,) * 3
+    assert (found.final_recommendation.eligible_count, found.final_recommendation.notes) == (0, ["no row may win"])
     assert found.confirm_chunk_sizes == []

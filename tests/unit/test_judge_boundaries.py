@@ -117,10 +117,7 @@ def served(monkeypatch):
         scores = stub.score(asked["query"], asked["items"], asked["label_token_ids"]).tolist()
         return httpx.Response(200, content=spoil(scores))
 
-    def settings(url, **_):
-        return {"base_url": url, "transport": httpx.MockTransport(handler)}
-
-    monkeypatch.setattr(client_module, "http_settings", settings)
+    monkeypatch.setattr(client_module, "BoundedTransport", lambda verify: httpx.MockTransport(handler))
 
     def serve(target, spoil=lambda scores: json.dumps({"scores": scores})):
         name = f"server{len(servers)}"
@@ -133,8 +130,9 @@ def served(monkeypatch):
 
 def concluded(gate, measure):
     """The record with which a gate's test ends, and how it ends: "passed", or "failed"."""
-    run = SimpleNamespace(engine=SimpleNamespace(known_issue=lambda model: None), settle=lambda: None, connected=[])
     settings = SimpleNamespace(allow_inconclusive=False, model=None, seed=0)
+    engine = SimpleNamespace(known_issue=lambda model: None)
+    run = SimpleNamespace(engine=engine, settings=settings, settle=lambda: None, connected=[])
     item = SimpleNamespace(nodeid="a test", stash=pytest.Stash())
     check = GateCheck(gate.name, item, SimpleNamespace(settings=settings, run=run))
     ended = "failed"

@@ -32,9 +32,9 @@ def test_what_goes_wrong_is_a_verdict_on_the_gate(error, verdict):
     assert (record.relation, record.limit, record.value, record.nodeid) == ("<=", 0.02, None, "")
 
 
-def test_a_mistake_of_the_user_is_none():
-    with pytest.raises(UsageError):
-        judged(EQUIVALENCE, raising(UsageError("a wrong option")))
+def test_a_mistake_of_the_user_is_no_fail():
+    record = judged(EQUIVALENCE, raising(UsageError("a wrong option")))
+    assert (record.verdict, record.reason) == (Verdict.ERROR, "a wrong option")
 
 
 def test_a_measurement_is_judged_and_timed():

@@ -4,6 +4,7 @@ import json
 
 import filelock
 import pytest
+from matrices import row
 
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.measuring import ledger
@@ -70,9 +71,9 @@ def test_another_comparison_is_never_mixed_in(tmp_path):
 def test_starting_over_keeps_the_old_one_beside(tmp_path):
     first = begin(tmp_path, settings_of(compare_dir="here"), 8)
     second = begin(tmp_path, settings_of(compare_dir="here", fresh=True))
-    assert second == first and not artefacts.read(first / "matrix_jax_portable.json", ScoreMatrix).record.results
+    assert second == first and not artefacts.read(first / "jax_portable_matrix.json", ScoreMatrix).record.results
     (old,) = tmp_path.glob("here.*")
-    assert len(artefacts.read(old / "matrix_jax_portable.json", ScoreMatrix).record.results) == 1
+    assert len(artefacts.read(old / "jax_portable_matrix.json", ScoreMatrix).record.results) == 1
     unnamed = begin(tmp_path, settings_of(), 8)
     assert begin(tmp_path, settings_of(fresh=True)) != unnamed
 
@@ -80,7 +81,7 @@ def test_starting_over_keeps_the_old_one_beside(tmp_path):
 def test_nobody_else_measures_in_it(tmp_path):
     named = settings_of(compare_dir="here")
     with ledger.opened(named, tmp_path) as kept:
-        with pytest.raises(UsageError, match="another process measures a comparison"):
+        with pytest.raises(UsageError, match="another process measures in"):
             begin(tmp_path, named)
         unnamed = begin(tmp_path, settings_of(), 1)
     with filelock.FileLock(unnamed / ".lock"):
@@ -90,7 +91,7 @@ def test_nobody_else_measures_in_it(tmp_path):
 
 def test_foreign_files_are_left_alone(tmp_path):
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "matrix_jax_portable.json").write_text("{}")
+    (tmp_path / "here" / "jax_portable_matrix.json").write_text("{}")
     with pytest.raises(UsageError, match="holds matrices of something else"):
         begin(tmp_path, settings_of(compare_dir="here"))
     (tmp_path / "file").write_text("")
@@ -133,3 +134,20 @@ def test_what_is_no_artefact_is_named(tmp_path, content, said):
     with pytest.raises(UsageError) as caught:
         artefacts.read(path, ScoreMatrix)
     assert said in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_rows_that_were_edited_are_not_gone_on_with(tmp_path):
+    with ledger.opened(settings_of(), tmp_path) as kept:
+        kept.begin("jax", "portable")
+        kept.add("jax", "portable", row(8))
+    with ledger.opened(settings_of(), tmp_path) as again:
+        assert again.resumed == 1
+        path = again.path("jax", "portable")
+    content = json.loads(path.read_bytes())
+    content["results"][0]["throughput_items_sec"] = 9e9
+    path.write_text(json.dumps(content))
+    with (
+        pytest.raises(UsageError, match=r"jax_portable_matrix\.json contradicts itself: .*throughput_items_sec"),
+        ledger.opened(settings_of(), tmp_path),
+    ):
+        pass

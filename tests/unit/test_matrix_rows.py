@@ -81,7 +81,7 @@ def test_sides_turn_round_from_block_to_block():
 def test_a_row_says_what_was_measured():
     (row,), _, request = measured(lambda n: n / 10, chunk=4, count=7, warmup=0, timed=3)
     # Two requests a run: 0.1 + 0.2, 0.3 + 0.4, 0.5 + 0.6 seconds.
-    assert [run.chunk_call_ms for run in row.run_records] == [
+    assert [run.call_latencies_ms for run in row.run_records] == [
         pytest.approx(calls) for calls in ([100, 200], [300, 400], [500, 600])
     ]
     assert (row.num_chunks, row.timed_runs, row.successful_runs, row.success_rate, row.status) == (2, 3, 3, 1.0, "ok")
@@ -118,8 +118,8 @@ def test_a_failure_is_counted_and_the_rest_is_measured(kind):
     (row,), log, _ = measured(seconds, chunk=4, count=7, warmup=0, timed=3)
     assert row.status == "partial_failure" and row.failure_reason_counts == {kind.value: 1}
     assert (row.timed_runs, row.successful_runs) == (3, 2) and row.success_rate == pytest.approx(2 / 3)
-    assert [run.status for run in row.run_records] == ["ok", "failed", "ok"]
-    assert "broken" in row.run_records[1].failure_message
+    assert [run.ok for run in row.run_records] == [True, False, True]
+    assert "broken" in row.run_records[1].failure_detail
     assert len(log) == 2 + 1 + 2, "a run that has failed is not sent to its end"
 
 
@@ -239,7 +239,7 @@ def test_a_row_that_is_wrong_at_one_chunk_size_alone_has_failed(order):
     wrong = by_size[4]
     assert wrong.status == "failed" and wrong.success_rate == 0.0 and wrong.p50_total_e2e_ms is None
     assert wrong.failure_reason_counts == {"wrong_scores": 4} and wrong.reference_scores is None
-    assert "item 1 of 4" in wrong.run_records[0].failure_message and len(wrong.run_records[0].chunk_call_ms) == 4
+    assert "item 1 of 4" in wrong.run_records[0].failure_detail and len(wrong.run_records[0].call_latencies_ms) == 4
     assert guardrail.why_not(wrong) == "its success rate is 0 (4 wrong_scores)"
     assert guardrail.recommend(list(by_size.values())) in (1, 16)
 
@@ -248,14 +248,14 @@ def test_one_wrong_run_of_many_has_failed():
     scores = moved(packed, lambda call, n: 0.3 if call == 3 else 0.0)  # of one warm-up and four runs
     (row,) = Timed(scores).rows(16)
     assert row.status == "partial_failure" and row.failure_reason_counts == {"wrong_scores": 1}
-    assert [run.status for run in row.run_records] == ["ok", "ok", "failed", "ok"]
+    assert [run.ok for run in row.run_records] == [True, True, False, True]
     assert row.noise_floor == 0.0, "what is wrong is no noise"
     assert guardrail.recommend([row]) is None
 
 
 def test_a_wrong_first_run_is_not_what_the_others_are_judged_by():
     (row,) = Timed(moved(packed, lambda call, n: 0.3 if call == 0 else 0.0)).rows(16, warmup=0)
-    assert [run.status for run in row.run_records] == ["failed", "ok", "ok", "ok"]
+    assert [run.ok for run in row.run_records] == [False, True, True, True]
     request = request_of(16)
     assert np.array_equal(row.reference_scores, packed(request.query_token_ids, request.items_token_ids, LABELS))
 
@@ -285,8 +285,8 @@ def test_servers_are_judged_each_by_itself():
 
 
 def test_a_first_run_that_compiles_is_seen():
-    runs = [RunRecord(status="ok", total_e2e_ms=ms, chunk_call_ms=[ms], block=i) for i, ms in enumerate([8, 2, 2, 3])]
+    runs = [RunRecord(ok=True, total_e2e_ms=ms, call_latencies_ms=[ms], block=i) for i, ms in enumerate([8, 2, 2, 3])]
     answer = [(chunked(request_of(1), 1)[0][0], np.array([[0.5, 0.5]]))]
     slow = row_of(Sampled(1, 1, "s", runs=runs, answers=dict.fromkeys(range(4), answer)))
     assert slow.recompilation == "the first timed run took 4.00 times the median of the others"
-    assert slow.first_run_penalty_ratio == 4.0 and slow.unstable is not None
+    assert slow.first_run_penalty_ratio == pytest.approx(8 / (7 / 3)) and slow.unstable is not None

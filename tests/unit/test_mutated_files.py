@@ -2,30 +2,36 @@
 
 import json
 import math
+import os
 from collections import Counter
 
+import artefacts
 import msgspec
 import numpy as np
 import pytest
-from matrices import best_pair, row
-from matrices import matrix as side
+from artefacts import builtins
+from matrices import best_pair
 from mutations import Mutations
-from sample_matrix import SEEN, benchmark, gate_record, matrix, not_run
+from sample_matrix import SEEN
 from stub_targets import leaking, packed, serial
 
+from pytest_multiitem.baselines import judging, store
 from pytest_multiitem.bench import figures
 from pytest_multiitem.bench.statistics import p50, p95, ratio_interval
-from pytest_multiitem.comparison.decision.compare import compare
+from pytest_multiitem.comparison.decision import speed
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.evaluation import check, combine, records
-from pytest_multiitem.results import details
-from pytest_multiitem.results import records as run_records
-from pytest_multiitem.results.verdict import Verdict
+from pytest_multiitem.power.records import KillMatrix
+from pytest_multiitem.power.summary import verdict as power_verdict
+from pytest_multiitem.results import counterexample
+from pytest_multiitem.tpu.records import Report
+from pytest_multiitem.validation.schemas import KINDS
 from pytest_multiitem.validation.validate import examine
 
-COUNTS = pytest.mark.parametrize("count", [120, pytest.param(5000, marks=pytest.mark.slow)])
+MANY = int(os.environ.get("MULTIITEM_TEST_MUTATIONS", "5000"))
+COUNTS = pytest.mark.parametrize("count", [120, pytest.param(MANY, marks=pytest.mark.slow)])
 #: Of two files of a kind, so many of each.
-HALVES = pytest.mark.parametrize("count", [60, pytest.param(2500, marks=pytest.mark.slow)])
+HALVES = pytest.mark.parametrize("count", [60, pytest.param(MANY // 2, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +45,8 @@ def intervals_are_worked_out_once(monkeypatch):
             known[key] = ratio_interval(a, b, **more)
         return known[key]
 
-    for module in (combine, figures):
+    for module in (combine, figures, judging, speed):
         monkeypatch.setattr(module, "ratio_interval", once)
-
-
-def builtins(record):
-    return json.loads(msgspec.json.encode(record))
 
 
 def examined(path, content):
@@ -59,6 +61,22 @@ def examined(path, content):
 def is_valid(path, content):
     found = examined(path, content)
     return found is not None and not found.problems
+
+
+def believed(path, content, seed, count, *, refused):
+    """Of ``count`` changed files those that are valid, each with what was changed; more than a share is ``refused``."""
+    changes, valid = Mutations(content, seed), 0
+    for _ in range(count):
+        new, what = changes.draw()
+        if is_valid(path, new):
+            valid += 1
+            yield new, what
+    assert count - valid > refused * count
+
+
+def filled(content, kind=None):
+    """With the defaults of what is left out; ``kind``: the record, where the file says it."""
+    return builtins(msgspec.convert(content, kind or KINDS[content["schema_version"]].record))
 
 
 def largest(values):
@@ -175,57 +193,15 @@ def test_evaluations(evaluated, tmp_path, mode, count):
 # -- runs --------------------------------------------------------------------------------------
 
 
-def speed_point(serial_sec, multi_sec, items=32):
-    def side_times(seconds):
-        return details.SideTimes(
-            latencies_sec=seconds, p50_sec=p50(seconds), p95_sec=p95(seconds), p95_interpolated=True,
-            items_per_sec_p50=items / p50(seconds), items_per_sec_p95=items / p95(seconds),
-        )  # fmt: skip
-
-    return details.SpeedPoint(
-        serial=side_times(serial_sec), multi=side_times(multi_sec),
-        speedup_vs_serial_p50=p50(serial_sec) / p50(multi_sec),
-        speedup_interval_95=ratio_interval(serial_sec, multi_sec), set_aside_sec=None, doubts=[],
-    )  # fmt: skip
-
-
-def run_content():
-    point = speed_point([0.32, 0.33, 0.31, 0.32, 0.32], [0.05, 0.051, 0.05, 0.049, 0.05])
-    gates = [
-        gate_record(**SEEN),
-        gate_record("changed_length_isolation_zero", **SEEN),
-        gate_record("delimiter_aligned_equiv_le_0p02", Verdict.FAIL, "pytorch-segment", relation="<=", limit=0.02,
-                    value=0.3, reason="0.3 exceeds the limit 0.02", **SEEN),
-        gate_record("metamorphic_relations_hold", Verdict.FAIL, "jax-dense", relation="holds", limit=None,
-                    reason="mutate: a leak", **SEEN),
-        gate_record("speedup_n32_ge_3x", relation=">=", limit=3.0, value=point.speedup_vs_serial_p50,
-                    interval=point.speedup_interval_95, reason="6.4 reaches 3",
-                    details=details.Speedup(performance={"32": point})),
-        not_run(),
-    ]  # fmt: skip
-    gates = [msgspec.structs.replace(gate, nodeid=f"{gate.nodeid} {at}") for at, gate in enumerate(gates)]
-    outcome = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.NOT_RUN: "skipped"}
-    tests = [
-        run_records.TestRecord(nodeid=each.nodeid, outcome=outcome[each.verdict], gate=each.gate, verdict=each.verdict)
-        for each in gates
-    ]
-    return builtins(matrix(gates, tests=tests, exit_status=1, benchmarks=[benchmark()]))
-
-
 LIMITS = {"==": lambda value, limit: value == limit, "<=": lambda v, x: v <= x, ">=": lambda v, x: v >= x}
 
 
 @COUNTS
 def test_runs(tmp_path, count):
-    content, path = run_content(), tmp_path / "matrix.json"
+    content, path = artefacts.run(), tmp_path / "matrix.json"
     assert examined(path, content).problems == []
-    changes, refused = Mutations(content, 3), 0
     good = {gate["gate"] for gate in content["gates"] if gate["verdict"] == "PASS"}
-    for _ in range(count):
-        new, what = changes.draw()
-        if not is_valid(path, new):
-            refused += 1
-            continue
+    for new, what in believed(path, content, 3, count, refused=1 / 3):
         counted = Counter(gate["verdict"] for gate in new["gates"])
         assert {v: n for v, n in new["summary"].items() if n} == counted, what
         for gate in new["gates"]:
@@ -233,38 +209,33 @@ def test_runs(tmp_path, count):
                 assert gate["gate"] in good, what
                 assert LIMITS[gate["relation"]](gate["value"], gate["limit"]), what
                 assert all(v is None or math.isfinite(v) for v in map(gate.get, SEEN)), what
-    assert refused > count / 3
 
 
 # -- matrices and comparisons ------------------------------------------------------------------
 
 
 def best_is_right(content):
-    """Whether the recommended row is the fastest within 1.25 times the lowest p95 of rows that never failed."""
+    """Whether the recommended row is the fastest within 1.25 times the lowest p95 of rows that never failed, and what
+    is said of it is so."""
     rows = {r["client_chunk_size"]: r for r in content["results"]}
     rows |= {r["client_chunk_size"]: r for r in content.get("confirm_results") or ()}
-    size = (content.get("summary") or {}).get("final_recommendation")
-    if size is None:
+    final = (content.get("summary") or {}).get("final_recommendation")
+    if final is None:
         return True
     times = {s: [run.get("total_e2e_ms") for run in r.get("run_records") or ()] for s, r in rows.items()}
     if not all(runs and all(runs) for runs in times.values()):
         return True  # another tool's, which does not say
-    return p95(times[size]) <= 1.25 * min(map(p95, times.values())) * (1 + 1e-6)
-
-
-def matrix_content():
-    rows = [row(8, (150.0, 151.0, 149.0, 150.0, 152.0)), row(64), row(128, (101.0, 103.0, 99.0, 100.5, 99.5))]
-    summary = {
-        "guardrail_ratio": 1.25, "sweep_recommendation": 64, "confirm_chunk_sizes": [64, 128],
-        "confirm_recommendation": 64, "final_recommendation": 64,
-    }  # fmt: skip
-    content = builtins(side(rows=rows, confirm_results=[row(64), row(128, (120.0, 121.0, 119.0, 120.0, 122.0))]))
-    return content | {"summary": summary, "workload_ref": {"path": "canonical_workload.json"}}
+    size, limit = final["selected"]["client_chunk_size"], 1.25 * min(map(p95, times.values()))
+    within = {s for s in times if p95(times[s]) <= limit * (1 + 1e-6)}
+    if size not in within or np.mean(times[size]) > min(np.mean(times[s]) for s in within) * (1 + 1e-6):
+        return False
+    stated = [final.get("guardrail_p95_ms"), final["selected"].get("p95_total_e2e_ms")]
+    return all(a is None or math.isclose(a, b) for a, b in zip(stated, (limit, p95(times[size])), strict=True))
 
 
 @COUNTS
 def test_matrices(tmp_path, count):
-    content, path = matrix_content(), tmp_path / "matrix.json"
+    content, path = artefacts.score_matrix(), tmp_path / "matrix.json"
     assert examined(path, content).problems == [] and best_is_right(content)
     changes, refused = Mutations(content, 4), 0
     for _ in range(count):
@@ -276,41 +247,240 @@ def test_matrices(tmp_path, count):
     assert refused > count / 4
 
 
-def comparison_content():
-    wrong = row(128, (100.0,) * 6, scores=np.roll(np.array(row().reference_scores), 1, axis=0).tolist())
-    ours, theirs = best_pair()
-    ours = msgspec.structs.replace(ours, results=[*ours.results, wrong])
-    theirs = msgspec.structs.replace(theirs, results=[*theirs.results, row(128, (100.0,) * 6)])
-    return builtins(compare([(None, ours), (None, theirs)]))
-
-
 def winners(content):
     recommended = (content.get("recommendation") or {}).get("winner")
     named = [recommended, *(content.get("winners_by_backend") or {}).values()]
     for view in content.get("views", ()):
-        named += [view.get("winner"), *(view.get("winners_by_backend") or {}).values()]
+        named += [view.get("winner"), *(view.get("winners_by_backend") or {}).values(), view.get("winner_by_guardrail")]
+    for name in ("portable_view", "best_native_view"):  # what the public scripts read
+        view = content.get(name) or {}
+        named += [(each or {}).get("winner") for each in (view.get("winner"), *view.get("backend_best", {}).values())]
+        named += [{"backend": b, **chosen} for b in ("jax", "pytorch") if (chosen := view.get(f"{b}_selected"))]
     return {(w["backend"], w["client_chunk_size"]) for w in named if w is not None}
 
 
 @COUNTS
 def test_comparisons(tmp_path, count):
-    content, path = comparison_content(), tmp_path / "comparison.json"
+    content, path = artefacts.comparison(), tmp_path / "comparison.json"
     assert examined(path, content).problems == []
     original = winners(content)
     assert original and all(size != 128 for _, size in original)
-    changes, refused = Mutations(content, 5), 0
-    for _ in range(count):
-        new, what = changes.draw()
-        if not is_valid(path, new):
-            refused += 1
-            continue
+    for new, what in believed(path, content, 5, count, refused=1 / 5):
         assert winners(new) <= original, what
         for view in new.get("views", ()):
             for each in view["rows"]:
                 for found in each.get("checks", ()):
                     if found["verdict"] == "PASS" and found.get("value") is not None:
                         assert found["value"] <= {True: 0.02, False: 0.01}["max_abs" in found["gate"]], what
-    assert refused > count / 5
+
+
+# -- what else a run rests on ---------------------------------------------------------------------
+
+
+@COUNTS
+def test_runs_that_rest_on_further_measurements(tmp_path, count):
+    content, path = artefacts.measured_run(), tmp_path / "matrix.json"
+    assert examined(path, content).problems == []
+    for new, what in believed(path, content, 6, count, refused=1 / 4):
+        new = filled(new)
+        for gate in new["gates"]:
+            found = gate["details"]
+            if gate["verdict"] != "PASS":
+                continue
+            if gate["gate"] == "fault_is_killed":
+                first = found["builds"][0]
+                assert any(each["verdict"] == "FAIL" for each in first["cells"]) and first["as_expected"], what
+            elif gate["gate"] == "segment_lowers":
+                assert "real run" in found["evidence"] or compiles(filled(found["tpu"], Report)), what
+            elif gate["gate"] == "no_regression_vs_baseline":
+                assert found["cells"], what
+                for cell in found["cells"]:
+                    assert cell["verdict"] == "PASS" and is_no_slower(*cell["seconds"] or [[1.0]] * 2), what
+
+
+# -- A/B pairs, baselines, load ------------------------------------------------------------------
+
+
+def faster(content):
+    """By the runs of both arms, block by block: A, B, or neither."""
+    times = [[run["total_e2e_ms"] for run in row["run_records"] if run["ok"]] for row in content["rows"].values()]
+    if not all(times):
+        return None
+    ratio = np.median(times[0]) / np.median(times[1])
+    return "B" if ratio > 1 else "A" if ratio < 1 else None
+
+
+@HALVES
+@pytest.mark.parametrize("twist", ["faster", "alike"])
+def test_pairs(tmp_path, count, twist):
+    steady = (100.0, 101.0, 99.0, 100.5, 99.5, 100.2)
+    content = artefacts.pair() if twist == "faster" else artefacts.pair((steady, steady[::-1]))
+    path = tmp_path / "pair.json"
+    assert examined(path, content).problems == []
+    for new, what in believed(path, content, 7, count, refused=1 / 3):
+        new = filled(new)
+        if " is faster" in new["verdict"]:
+            assert twist == "faster" and new["verdict"][0] == faster(new), what
+        a, b = new["rows"].values()
+        if new["agreement"] is not None:
+            apart = np.abs(np.array(a["reference_scores"]) - np.array(b["reference_scores"]))
+            assert new["agreement"]["max_abs_diff"] == apart.max(), what
+        for row in (a, b):
+            times = [run["total_e2e_ms"] for run in row["run_records"] if run["ok"]]
+            assert row["p50_total_e2e_ms"] is None or math.isclose(row["p50_total_e2e_ms"], p50(times)), what
+
+
+def is_no_slower(old, new):
+    return p95(new) <= 1.15 * p95(old)
+
+
+@COUNTS
+def test_baselines(tmp_path, count):
+    """Every one is refused, or judges as the runs in it do: of an equal run, and of one that is slower."""
+    content, path = artefacts.baseline(), tmp_path / "main.json"
+    same, slower = artefacts.run_timings(1.0, 1.0), artefacts.run_timings(1.0, 1.4)
+    assert examined(path, content).problems == []
+    changes, refused = Mutations(content, 8), 0
+    for _ in range(count):
+        new, what = changes.draw()
+        path.write_text(json.dumps(new))
+        try:
+            read = store.read(path)
+        except UsageError:
+            refused += 1
+            assert not is_valid(path, new), what
+            continue
+        assert judging.judge(read, slower, artefacts.CONDITIONS).verdict == "FAIL", what
+        if judging.judge(read, same, artefacts.CONDITIONS).verdict == "PASS":
+            assert builtins(read.cells) == content["cells"], what
+    assert refused > count / 2
+
+
+def load_holds(content):
+    """By the requests themselves."""
+    best, goodputs, saturated = None, [], []
+    for level in content["levels"]:
+        good = [r for r in level["records"] if r["state"] == "successful"]
+        latencies = [1000 * (r["finished_sec"] - r["due_sec"]) for r in good]
+        within = sum(r["items"] for r, ms in zip(good, latencies, strict=True) if ms <= content["latency_objective_ms"])
+        rate = sum(r["items"] for r in good) / level["elapsed_sec"]
+        goodputs.append(within / level["elapsed_sec"])
+        wrong = sum(r["failure_kind"] == "wrong_scores" for r in level["records"])
+        stated = [level["items_per_sec"], level["goodput_items_per_sec"], level["mean_latency_ms"]]
+        if not np.allclose(stated, [rate, goodputs[-1], np.mean(latencies)], rtol=1e-8):
+            return False
+        if (level["successful"], level["errors_by_kind"].get("wrong_scores", 0)) != (len(good), wrong):
+            return False
+        if level["mode"] == "closed":
+            if best is not None and rate < 1.05 * best[0] and np.mean(latencies) > best[1]:
+                saturated.append(level["concurrency"])
+            best = max(best or (0, 0), (rate, np.mean(latencies)))
+    stated = (content["max_goodput_items_per_sec"], content["saturation_concurrency"])
+    return math.isclose(stated[0], max(goodputs)) and stated[1] == next(iter(saturated), None)
+
+
+@HALVES
+@pytest.mark.parametrize("wrong", [False, True], ids=["healthy", "wrong scores"])
+def test_load_reports(tmp_path, count, wrong):
+    content, path = artefacts.load(wrong), tmp_path / "load.json"
+    assert examined(path, content).problems == [] and load_holds(content)
+    changes, refused = Mutations(content, 9), 0
+    for _ in range(count):
+        new, what = changes.draw()
+        if is_valid(path, new):
+            assert load_holds(filled(new)), what
+        else:
+            refused += 1
+    assert refused > count / 2
+
+
+# -- kill matrices, compile gates ----------------------------------------------------------------
+
+
+def kills_hold(content):
+    """By what every gate said of every build."""
+    for build in content["builds"]:
+        verdicts = [cell["verdict"] for cell in build["cells"]]
+        if build["fault"] is None and build["as_expected"] and not set(verdicts) <= {"PASS", "NOT_RUN"}:
+            return False
+        if build["fault"] is not None and build["as_expected"] and "FAIL" not in verdicts:
+            return False
+        if {cell["gate"] for cell in build["cells"] if cell["verdict"] == "FAIL"} != set(build["killed_by"]):
+            return False
+    for backend, numbers in content["killed"].items():
+        for fault in content["faults"]:
+            seen = [b for b in content["builds"] if (b["backend"], b["fault"]) == (backend, fault["name"])]
+            if fault["number"] in numbers and not any("FAIL" in [c["verdict"] for c in b["cells"]] for b in seen):
+                return False
+    return True
+
+
+@COUNTS
+def test_kill_matrices(tmp_path, count):
+    content, path = artefacts.kill_matrix(), tmp_path / "kill_matrix.json"
+    assert examined(path, content).problems == [] and kills_hold(content)
+    problems = power_verdict(msgspec.convert(content, KillMatrix))[1]
+    assert problems == ["swap (pytorch) survives: no gate fails on it"] and content["killed"]["pytorch"] == [2]
+    for new, what in believed(path, content, 10, count, refused=1 / 3):
+        assert kills_hold(filled(new)), what
+        assert power_verdict(msgspec.convert(new, KillMatrix))[0] == 1, what
+
+
+def compiles(report):
+    """By what was observed: every case compiled for every chip in both tiers, beside controls that behaved."""
+    done = set()
+    for one in report["checks"]:
+        ran = one["kernels"] is not None and one["kernels"] > 0 and one["failure"] is None
+        if ran is bool(one["must_fail"]):
+            return False
+        done.add((one["tier"], one["chip"], one["name"]))
+    return all((t, c, n) in done for t in ("lower", "compile") for c in report["chips"] for n in report["cases"])
+
+
+@HALVES
+@pytest.mark.parametrize("kernel", [artefacts.FINE, artefacts.refused("compile")], ids=["compiles", "does not"])
+def test_compile_gates(tmp_path, count, kernel):
+    content, path = artefacts.tpu(kernel), tmp_path / "tpu.json"
+    assert examined(path, content).problems == []
+    assert (content["verdict"] == "PASS") is compiles(content) is (kernel is artefacts.FINE)
+    for new, what in believed(path, content, 11, count, refused=1 / 3):
+        assert new["verdict"] != "PASS" or compiles(filled(new)), what
+
+
+# -- what is sent: counterexamples, workloads ----------------------------------------------------
+
+
+@COUNTS
+def test_counterexamples(tmp_path, count):
+    """What is replayed are the requests that were found, held against what their relation allows."""
+    content, path = artefacts.counterexample(), tmp_path / "counterexample.json"
+    assert examined(path, content).problems == []
+    changes, refused = Mutations(content, 12), 0
+    for _ in range(count):
+        new, what = changes.draw()
+        path.write_text(json.dumps(new))
+        try:
+            found = counterexample.read(path)
+        except UsageError:
+            refused += 1
+            assert not is_valid(path, new), what
+            continue
+        assert builtins(found.scenario) == content["scenario"] and found.limit == 0.0, what
+        base, variant = np.array(new["base_rows"]), np.array(new["variant_rows"])
+        assert found.difference == np.abs(base - variant)[1:].max() > 0, what
+    assert refused > count / 2
+
+
+@COUNTS
+def test_workloads(tmp_path, count):
+    content, path = artefacts.sent_workload(), tmp_path / "workload.json"
+    assert examined(path, content).problems == []
+    for new, what in believed(path, content, 13, count, refused=1 / 2):
+        new = filled(new)
+        assert new["requests"] == content["requests"], what
+        spread = new["discrimination"].get("score_spread")
+        if spread is not None and new["scores"] is not None:
+            assert math.isclose(spread, np.median([np.ptp(s, axis=0).max() for s in np.array(new["scores"])])), what
 
 
 # -- files that contradict themselves, and passed once -----------------------------------------
@@ -342,13 +512,13 @@ def test_combined_results_that_passed(joined, at, value, gate, alone):
 
 
 def test_a_run_that_passed_over_its_limit_and_one_without_gates(tmp_path):
-    path, content = tmp_path / "matrix.json", run_content()
+    path, content = tmp_path / "matrix.json", artefacts.run()
     assert "PASS" in {gate["verdict"] for gate in content["gates"]}
     for gate in content["gates"]:
         if gate["gate"] == "same_length_isolation_zero":
             gate["value"] = 0.9
     assert any("0.9 exceeds the limit" in line for line in examined(path, content).problems)
-    content = run_content() | {"gates": [], "exit_status": 0}
+    content = artefacts.run() | {"gates": [], "exit_status": 0}
     problems = examined(path, content).problems
     assert any("of which there is no record" in line for line in problems)
     assert any(line.startswith("summary is") for line in problems)
@@ -380,7 +550,7 @@ def test_matrices_that_passed(tmp_path, multiitem, monkeypatch):
 
 
 def test_a_comparison_whose_values_stand_beside_other_verdicts(tmp_path):
-    content = comparison_content()
+    content = artefacts.comparison()
     found = next(
         each for view in content["views"] for r in view["rows"] for each in r["checks"] if each["value"] < 0.01
     )

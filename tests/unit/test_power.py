@@ -11,9 +11,9 @@ from pytest_multiitem.faults.catalogue import catalogue, variation
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power import columns as power_columns
 from pytest_multiitem.power.builds import Build
+from pytest_multiitem.power.measuring import judged_build
+from pytest_multiitem.power.plan import Planned, check_settings, plan
 from pytest_multiitem.power.records import FaultRecord, KillMatrix
-from pytest_multiitem.power.runner import Planned, check_settings, plan
-from pytest_multiitem.power.runner import _judged as judged_build
 from pytest_multiitem.power.summary import summarise, verdict
 from pytest_multiitem.reports.power import kill_table, power_lines, render, summary_lines
 from pytest_multiitem.results.details import BuildRecord, Cell

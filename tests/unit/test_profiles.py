@@ -243,6 +243,7 @@ FIT = "[a]\nengine = 'sglang'\nrole = 'multi'\nport = 1\n"
         ("[a]\nextends = 'b'", "'a' extends 'b', which does not exist"),
         ("[a]\nextends = 'b'\n[b]\nextends = 'a'", "extends itself"),
         ("[a", "not valid TOML"),
+        ("a = " + "[" * 100_000, "not valid TOML"),
     ],
 )
 def test_a_faulty_file_is_named_with_its_fault(tmp_path, text, words):

@@ -1,6 +1,6 @@
 """No secret gets into the results."""
 
-from pytest_multiitem.results.redaction import redacted, redacted_command
+from pytest_multiitem.untrusted.secrets import redacted, redacted_command
 
 
 def test_keys_that_name_a_secret_lose_their_values():

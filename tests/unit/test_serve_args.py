@@ -209,6 +209,12 @@ def test_a_warm_up_runs_the_model_and_counts_nothing(argv, calls, monkeypatch, t
     assert set(backend.calls) == calls and service.scorer.executed()["requests"] == 0
 
 
+def test_a_queue_has_no_fewer_places_than_none():
+    assert parse("--max-queued-requests", "0").max_queued_requests == 0
+    with pytest.raises(UsageError, match="--max-queued-requests is -1; expected 0 or more"):
+        parse("--max-queued-requests", "-1")
+
+
 def test_the_vocabulary_bounds_the_delimiter(monkeypatch, tmp_path):
     monkeypatch.setattr(serve_module, "load_backend", lambda *args, **kwargs: FakeBackend())
     with pytest.raises(UsageError, match="1000"):
@@ -316,11 +322,11 @@ sys.exit(serve.serve(sys.argv[1:]))
 """
 
 
-def start(tmp_path, seconds=0.0):
+def start(tmp_path, *more, seconds=0.0):
     """A server process over the fake model, and its URL once it listens."""
     script = _SERVER.format(here=str(Path(__file__).parent), seconds=seconds)
     process = subprocess.Popen(
-        [sys.executable, "-c", script, "--port", "0", "--model-path", str(tmp_path), "--disable-radix-cache"],
+        [sys.executable, "-c", script, "--port", "0", "--model-path", str(tmp_path), "--disable-radix-cache", *more],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -348,7 +354,7 @@ def test_a_signal_ends_the_process_with_0(tmp_path, signum):
 
 
 def test_a_call_that_does_not_end_cannot_hold_the_process(tmp_path):
-    process, url, _ = start(tmp_path, seconds=60)
+    process, url, _ = start(tmp_path, "--skip-server-warmup", seconds=60)
     try:
         request = {"query": [1], "items": [[2]], "label_token_ids": [3]}
         with pytest.raises(httpx.ReadTimeout):

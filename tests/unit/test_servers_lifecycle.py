@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import httpx
 import psutil
 import pytest
 
+from pytest_multiitem.errors import StorageError
 from pytest_multiitem.servers.errors import PortUnavailable, ServerDied, ServerError, ServerNotReady
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
@@ -98,10 +101,15 @@ def guard_of(server: RunningServer) -> psutil.Process:
     return psutil.Process(json.loads((server.directory / "state.json").read_text())["guard_pid"])
 
 
+def watches_of(guard: psutil.Process) -> list[psutil.Process]:
+    """The guard's parent and its parent: those before them are in another session."""
+    return [each for each in guard.parents() if os.getsid(each.pid) == os.getsid(guard.pid)]
+
+
 def family(server: RunningServer) -> list[psutil.Process]:
-    """Guard, anchor, engine and descendants, each known by pid AND creation time (psutil compares both)."""
+    """Watches, guard, anchor, engine and descendants, each known by pid AND creation time (psutil compares both)."""
     guard = guard_of(server)
-    found = {guard, *guard.children(recursive=True)}
+    found = {*watches_of(guard), guard, *guard.children(recursive=True)}
     found |= {psutil.Process(pid) for pid in about(server.url)["children"]}
     return list(found)
 
@@ -168,7 +176,7 @@ def test_acquire_waits_until_ready_and_close_leaves_nothing(tmp_path: Path, spec
         assert server.poll() is None
         server.check_alive()
         processes = family(server)
-        assert len(processes) == 4  # guard, anchor, engine, grandchild
+        assert len(processes) == 6  # two watches, guard, anchor, engine, grandchild
     assert_gone(processes)
     assert server.log_path == tmp_path / "run" / "servers" / server.log_path.name
     assert "engine says hello" in server.log_path.read_text()
@@ -184,8 +192,8 @@ def test_engine_inherits_nothing_and_is_cut_off_from_the_terminal(pool: ServerPo
     assert seen["env"]["MULTIITEM_ADDED"] == "yes"
     assert "HOME" not in seen["env"]
     guard = guard_of(server)
-    assert os.getsid(seen["pid"]) == guard.pid != os.getsid(0)
-    assert os.getpgid(seen["pid"]) not in (guard.pid, os.getpgid(0))
+    assert os.getsid(seen["pid"]) == os.getsid(guard.pid) != os.getsid(0)
+    assert os.getpgid(seen["pid"]) not in (guard.pid, os.getsid(guard.pid), os.getpgid(0))
 
 
 def test_the_port_stays_claimed_even_before_the_engine_binds_it(pool: ServerPool, spec: Any) -> None:
@@ -217,8 +225,14 @@ def test_a_command_that_does_not_exist_is_a_death_too(pool: ServerPool) -> None:
 
 def test_timeout_stops_the_server_and_tells_the_last_probe(pool: ServerPool, spec: Any) -> None:
     slow = dataclasses.replace(spec(), startup_timeout=0.4)
+
+    def never_once_it_has_spoken(url: str) -> None:
+        logs = pool.run_dir.joinpath("servers")
+        wait_until(lambda: any(b"engine says hello" in log.read_bytes() for log in logs.glob("*.log")), within=20)
+        never(url)
+
     with pytest.raises(ServerNotReady, match=r"within 0\.4 s.*scores are not finite") as caught:
-        pool.acquire(slow, never)
+        pool.acquire(slow, never_once_it_has_spoken)
     assert isinstance(caught.value.last_error, ConnectionError)
     assert "engine says hello" in caught.value.log_tail
     with pytest.raises(ServerDied, match="stopped on request") as stopped:
@@ -294,6 +308,64 @@ def test_killed_guard_takes_the_engine_along(pool: ServerPool, spec: Any, option
     assert_gone(processes, within=3)
     with pytest.raises(ServerDied, match="its guard was killed"):
         server.check_alive()
+
+
+def supervisors(server: RunningServer) -> dict[str, psutil.Process]:
+    """Who supervises an engine, by name."""
+    guard = guard_of(server)
+    inner, outer = watches_of(guard)
+    engine = about(server.url)["pid"]
+    (anchor,) = (each for each in guard.children() if each.pid != engine)
+    return {"outer": outer, "inner": inner, "guard": guard, "anchor": anchor, "engine": psutil.Process(engine)}
+
+
+@pytest.mark.parametrize("killed", [*combinations(("outer", "inner", "guard", "anchor", "engine"), 2)], ids="+".join)
+def test_any_two_that_are_killed_together_leave_nothing(pool: ServerPool, spec: Any, killed: tuple[str, str]) -> None:
+    """Not even what ignores SIGTERM in a session of its own."""
+    server = pool.acquire(spec(ignore_term=True, grandchildren=[True, False]), ready)
+    other = pool.acquire(spec(name="of another engine", grandchildren=[True]), ready)
+    processes, bystanders = family(server), family(other)
+    found = supervisors(server)
+    for name in killed:  # nobody runs between the two
+        found[name].suspend()
+    for name in killed:
+        with contextlib.suppress(psutil.NoSuchProcess):  # the first took it along
+            found[name].kill()
+    assert_gone(processes, within=3)
+    with pytest.raises(ServerDied):
+        server.check_alive()
+    assert all(is_alive(each) for each in bystanders)
+
+
+@pytest.mark.parametrize("group", [*("outer", "inner", "guard", "anchor")])
+def test_a_process_group_that_is_killed_leaves_nothing(pool: ServerPool, spec: Any, group: str) -> None:
+    server = pool.acquire(spec(ignore_term=True, grandchildren=[True]), ready)
+    processes = family(server)
+    os.killpg(os.getpgid(supervisors(server)[group].pid), signal.SIGKILL)
+    assert_gone(processes, within=3)
+
+
+@pytest.mark.parametrize("watch", ["outer", "inner"])
+def test_signalled_watch_ends_the_engine_as_the_guard_does(pool: ServerPool, spec: Any, watch: str) -> None:
+    server = pool.acquire(spec(), ready)
+    processes = family(server)
+    supervisors(server)[watch].terminate()
+    assert_gone(processes, within=3)
+    with pytest.raises(ServerDied, match=r"was killed by SIGTERM \(its guard got SIGTERM\)"):
+        server.check_alive()
+
+
+def test_a_directory_that_somebody_removes_costs_the_account_and_nothing_else(tmp_path: Path, spec: Any) -> None:
+    with ServerPool(tmp_path / "run", owner=True) as pool:
+        server = pool.acquire(spec(grandchildren=[True]), ready)
+        processes = family(server)
+        shutil.rmtree(tmp_path / "run")
+        assert about(server.url)["pid"]
+        with pytest.raises(StorageError, match="it was there before"):
+            server.check_alive()
+        with pytest.raises(StorageError, match="it was there before"):
+            pool.acquire(spec(name="another"), ready)
+    assert_gone(processes, within=3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -447,7 +519,7 @@ def test_ctrl_c_in_the_middle_of_acquire_leaks_nothing(tmp_path: Path, spec: Any
         server = ServerPool(run_dir, owner=False).start(chosen)
         wait_until(lambda: port_is_open(server.port))
         processes = family(server)
-        assert [is_alive(process) for process in processes] == [True] * 4
+        assert [is_alive(process) for process in processes] == [True] * 6
         owner.send_signal(signal.SIGINT)
         assert owner.wait(timeout=10) != 0
         assert_gone(processes)  # when the owner's process has ended, atexit has waited for all of them

@@ -156,15 +156,20 @@ def test_a_serial_side_that_refuses_leaves_no_point():
     [
         httpx.Response(500, json=TOO_MANY),
         httpx.Response(400, text="label_token_ids: 7 is no token"),
-        httpx.Response(429, text="rate limit"),
         httpx.Response(200, json={"scores": [[0.5, 0.5]]}),
     ],
-    ids=["5xx", "not its size", "other status", "wrong shape"],
+    ids=["5xx", "not its size", "wrong shape"],
 )
 @pytest.mark.parametrize("at", [32, 64])
 def test_any_other_failure_fails_at_any_n(at, answer):
     record, _ = run(counts=(64,), packed={"refuses": lambda items, seen: items == at, "answer": answer})
     assert record.verdict is Verdict.FAIL
+
+
+def test_a_server_that_takes_no_more_requests_has_not_scored_wrongly():
+    busy = httpx.Response(429, text="rate limit")
+    record, _ = run(counts=(64,), packed={"refuses": lambda items, seen: items == 64, "answer": busy})
+    assert record.verdict is Verdict.ERROR
 
 
 def test_a_refusal_between_answers_is_not_by_size():

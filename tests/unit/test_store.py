@@ -11,11 +11,12 @@ import pytest
 from jsonschema import Draft202012Validator
 from sample_matrix import benchmark, gate_record, matrix, not_run
 
-from pytest_multiitem.errors import MultiItemError, UsageError
+from pytest_multiitem.errors import MultiItemError, StorageError, UsageError
 from pytest_multiitem.results import store
 from pytest_multiitem.results.details import Notes
 from pytest_multiitem.results.machine import machine_info, package_versions
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.storage import writing
 from pytest_multiitem.validation.schemas import KINDS, schema_of
 
 FULL = matrix(
@@ -105,7 +106,7 @@ def test_problems_name_their_place():
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"run_id": "\xff"}', b'{"schema_version": "v2"}'])
 def test_a_file_that_is_no_matrix(tmp_path, content):
     (tmp_path / "matrix.json").write_bytes(content)
-    with pytest.raises(UsageError, match="is no multiitem_matrix_v1 file"):
+    with pytest.raises(UsageError, match=r"is not valid JSON|expected a? ?multiitem_matrix_v1"):
         store.read_matrix(tmp_path)
 
 
@@ -138,7 +139,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_scratch_file(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     directory = tmp_path / "directory"
     (directory / "full").mkdir(parents=True)
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError, match=r"cannot write .*directory: Is a directory; choose another place"):
         store.write_atomically(directory, b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["directory", "file"]
 
@@ -186,7 +187,8 @@ def test_samples_of_several_processes_are_joined(tmp_path):
     names = ("main", "gw0", "gw1")
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in names]
     assert [writer.wait(30) for writer in writers] == [0, 0, 0]
-    servers = store.merge_samples(tmp_path)
+    servers = store.server_samples(tmp_path)
+    store.merge_samples(tmp_path)
     assert sorted(line["url"] for line in servers) == sorted(names)
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * 201
@@ -197,13 +199,15 @@ def test_samples_of_several_processes_are_joined(tmp_path):
 
 def test_samples_hold_any_text(tmp_path):
     store.SampleWriter(tmp_path, "main")({"kind": "note", "text": "a\nb\u2028c", "value": math.nan})
-    assert store.merge_samples(tmp_path) == []
+    assert store.server_samples(tmp_path) == []
+    store.merge_samples(tmp_path)
     (line,) = (tmp_path / "samples.jsonl").read_bytes().splitlines()
     assert json.loads(line) == {"kind": "note", "text": "a\nb\u2028c", "value": None}
 
 
 def test_no_samples_make_no_file(tmp_path):
-    assert store.merge_samples(tmp_path) == [] and list(tmp_path.iterdir()) == []
+    store.merge_samples(tmp_path)
+    assert store.server_samples(tmp_path) == [] and list(tmp_path.iterdir()) == []
 
 
 def test_run_ids_sort_by_time():
@@ -215,3 +219,116 @@ def test_the_machine_is_described_without_names():
     assert info["cpus_usable"] >= 1 and info["memory_gib"] > 0
     assert not {"node", "hostname", "host", "user"} & set(info)
     assert {"pytest-multiitem", "pytest", "numpy"} <= set(package_versions())
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from pytest_multiitem.results import store
+whole = store._write_all
+def half(file, content):
+    whole(file, content[: len(content) // 2])
+    print("half", flush=True)
+    {then}
+store._write_all = half
+store.write_atomically(Path(sys.argv[1]), b"0123456789")
+"""
+
+
+def writer(path, then):
+    command = [sys.executable, "-c", KILLED_WRITER.format(then=then), str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"half\n"
+    return process
+
+
+def hidden(directory):
+    return [path.name for path in directory.iterdir() if path.name.startswith(".")]
+
+
+def test_a_killed_writer_leaves_what_the_next_one_takes_away(tmp_path):
+    path = tmp_path / "matrix.json"
+    with writer(path, "os.kill(os.getpid(), signal.SIGKILL)") as killed:
+        assert killed.wait(30) == -9
+    (left,) = hidden(tmp_path)
+    assert left.startswith(".matrix.json.") and left.endswith(".draft") and not path.exists()
+    store.write_atomically(path, b"whole")
+    assert path.read_bytes() == b"whole" and hidden(tmp_path) == []
+
+
+def test_a_run_takes_away_what_killed_ones_beside_it_have_left(tmp_path):
+    (tmp_path / "old").mkdir()
+    with writer(tmp_path / "old/matrix.json", "os.kill(os.getpid(), signal.SIGKILL)") as killed:
+        killed.wait(30)
+    (tmp_path / "old/.samples.jsonl-main").write_bytes(b"{}\n")
+    store.make_run_dir(tmp_path / "new")
+    assert hidden(tmp_path / "old") == [".samples.jsonl-main"]
+
+
+def test_a_living_writer_is_left_alone(tmp_path):
+    path = tmp_path / "matrix.json"
+    with writer(path, "sys.stdin.read(); whole(file, content[len(content) // 2 :])") as slow:
+        store.write_atomically(path, b"meanwhile")
+        (tmp_path / "beside").mkdir()
+        store.make_run_dir(tmp_path / "beside")
+        assert len(hidden(tmp_path)) == 1
+        slow.stdin.close()
+        assert slow.wait(30) == 0
+    assert path.read_bytes() == b"0123456789" and hidden(tmp_path) == []
+
+
+def full(whole, after=0):
+    """A disk that takes some bytes more."""
+
+    def write(file, content):
+        whole(file, content[:after])
+        raise OSError(28, "No space left on device")
+
+    return write
+
+
+def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(store, "_write_all", full(store._write_all, 2))
+    with pytest.raises(
+        StorageError, match=r"^cannot write .*/file: No space left on device; free some space there, or "
+    ):
+        store.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_sample_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write, whole = store.SampleWriter(tmp_path, "main"), store._write_all
+    write({"number": 1})
+    monkeypatch.setattr(store, "_write_all", full(whole, 5))
+    with pytest.raises(StorageError, match=r"cannot write .*\.samples\.jsonl-main: No space left on device"):
+        write({"number": 2})
+    monkeypatch.setattr(store, "_write_all", whole)
+    write({"number": 3})
+    store.merge_samples(tmp_path)
+    lines = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"number": 1}, {"number": 3}]
+
+
+def test_a_new_file_replaces_none(tmp_path):
+    store.write_new(tmp_path / "file", b"first")
+    with pytest.raises(FileExistsError):
+        store.write_new(tmp_path / "file", b"second")
+    assert (tmp_path / "file").read_bytes() == b"first" and hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("taken", ["multiitem-results", "multiitem-results/run"])
+def test_a_run_directory_that_is_a_file(tmp_path, taken):
+    path = tmp_path / taken
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(
+        StorageError, match=r"^cannot write results to .*; choose another place with --results-dir DIR$"
+    ):
+        store.make_run_dir(tmp_path / "multiitem-results/run")
+
+
+def test_what_is_no_matter_of_storage_keeps_its_own_words(tmp_path):
+    with pytest.raises(ConnectionRefusedError), writing(tmp_path):
+        raise ConnectionRefusedError(111, "Connection refused")

@@ -232,7 +232,7 @@ def test_command_cannot_tell(tpu_check) -> None:
         (["tpu_kernels:fine", "--timeout", "soon"], "--timeout 'soon' is not valid: expected a number of seconds"),
         (["tpu_kernels:fine", "--shape", "rows"], "--shape 'rows' is not valid: expected NAME=VALUE,…"),
         (["tpu_kernels:fine", "--libtpu", "/nowhere"], "--libtpu '/nowhere' is not valid: expected a directory"),
-        (["tpu_kernels:fine", "--json", HERE], f"cannot write {HERE}; name a file in a directory"),
+        (["tpu_kernels:fine", "--json", HERE], f"cannot write {HERE}: it is a directory; name a file"),
         (["tpu_kernels:fine", "--shape", "row=8"], "(did you mean 'rows'?)"),
     ],
 )

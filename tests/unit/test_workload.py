@@ -55,7 +55,7 @@ def test_a_request_follows_from_its_options_by_a_few_lines():
         f'"query_token_ids":{drawn[:30]},"request_id":"canonical-0"}}'
     ).replace(" ", "")
     expected = hashlib.sha256(canonical.encode()).hexdigest()
-    assert generate(**SHAPE).checksums == {"canonical-0": expected}
+    assert generate(**SHAPE).checksums == {"canonical-0_sha256": expected}
 
 
 def test_the_default_is_the_contract():
@@ -65,7 +65,7 @@ def test_the_default_is_the_contract():
     (request,) = made.requests
     assert len(request.query_token_ids) == 2000 and {len(item) for item in request.items_token_ids} == {20}
     assert len(request.items_token_ids) == 500 and request.apply_softmax and not request.item_first
-    assert made.checksums["canonical-0"] == "3c7cc58a8fffa73aa01a92689356032021726baed12405b61e3e5c8a35190cf0"
+    assert made.checksums["canonical-0_sha256"] == "3c7cc58a8fffa73aa01a92689356032021726baed12405b61e3e5c8a35190cf0"
 
 
 def test_the_options_of_a_run_have_the_same_defaults():
@@ -81,7 +81,7 @@ def test_more_requests_leave_the_first_as_it_is():
     one, three = generate(**SHAPE), generate(**SHAPE, num_requests=3)
     assert requests_of(three)[0] == requests_of(one)[0]
     assert len({str(r["query_token_ids"]) for r in requests_of(three)}) == 3
-    assert list(three.checksums) == ["canonical-0", "canonical-1", "canonical-2"]
+    assert list(three.checksums) == ["canonical-0_sha256", "canonical-1_sha256", "canonical-2_sha256"]
 
 
 def test_another_seed_is_another_workload():
@@ -182,7 +182,7 @@ def test_a_hub_id_is_asked_for_at_the_hub(monkeypatch, tmp_path):
     monkeypatch.setattr("tokenizers.Tokenizer", hub)
     monkeypatch.chdir(tmp_path)
     made = generate(**SHAPE, tokenizer="Qwen/Qwen3-0.6B")
-    assert asked == ["Qwen/Qwen3-0.6B"] and made.tokenizer["source"] == "Qwen/Qwen3-0.6B"
+    assert asked == ["Qwen/Qwen3-0.6B"] and made.tokenizer["name_or_path"] == "Qwen/Qwen3-0.6B"
 
 
 def test_a_hub_that_does_not_answer(monkeypatch, tmp_path):
@@ -302,7 +302,7 @@ def test_the_head():
     made = generate(**SHAPE, num_requests=2, apply_softmax=False)
     told = head(made)
     assert "requests" not in told and told["apply_softmax"] is False and told["checksums"] == made.checksums
-    assert set(Workload.__struct_fields__) - {"requests"} <= set(told)
+    assert set(Workload.__struct_fields__) - {"requests", "scores"} <= set(told)
 
 
 def written(path, workload):
@@ -448,7 +448,7 @@ def test_the_command_writes_what_generate_makes(command, tmp_path):
     there = json.loads((tmp_path / "w.json").read_bytes())
     assert (status, err) == (0, "") and there["requests"] == requests_of(made)
     assert out.startswith("wrote w.json: 2 requests of 30/6/4\n") and "distinct_items: 6\n" in out
-    assert all(f"{name}: sha256 {digest}\n" in out for name, digest in made.checksums.items())
+    assert all(f"{name.removesuffix('_sha256')}: sha256 {digest}\n" in out for name, digest in made.checksums.items())
 
 
 def test_every_option_reaches_the_workload(command, tmp_path):
@@ -458,7 +458,7 @@ def test_every_option_reaches_the_workload(command, tmp_path):
     options = {"model": "m", "labels": (3, 4, 5), "delimiter": 0, "apply_softmax": False, "item_first": True}
     made = msgspec.to_builtins(generate(**SHAPE, **options, seed=9, vocab_size=500))
     assert there | {"generated_at_utc": 0} == made | {"generated_at_utc": 0}
-    assert there["tokenizer"] == {"source": None, "vocab_size": 500, "content_ids": 496}
+    assert there["tokenizer"] == {"name_or_path": None, "vocab_size": 500, "content_ids": 496}
 
 
 def test_a_tokenizer_is_recorded(command, tmp_path):
@@ -466,7 +466,7 @@ def test_a_tokenizer_is_recorded(command, tmp_path):
     there = json.loads((tmp_path / "canonical_workload.json").read_bytes())
     content = content_tokens(str(SHIPPED), [*LABELS, DELIMITER])
     assert there["tokenizer"] == {
-        "source": str(SHIPPED), "vocab_size": content.vocab_size, "content_ids": len(content.ids),
+        "name_or_path": str(SHIPPED), "vocab_size": content.vocab_size, "content_ids": len(content.ids),
     }  # fmt: skip
 
 

@@ -52,6 +52,7 @@ def agreement(
     finite = np.abs(ours_odds[both] - theirs_odds[both])
     left_out = len(a) - len(finite)
     return Agreement(
+        num_compared=differences.size,
         max_abs_diff=float(differences.max()),
         mean_abs_diff=float(differences.mean()),
         max_log_odds_diff=float(finite.max()) if finite.size else None,

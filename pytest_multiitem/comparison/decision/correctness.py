@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pytest_multiitem.comparison.decision.agreement import agreement
-from pytest_multiitem.comparison.records import Agreement, Check, OwnReference, Row, ScoreMatrix
+from pytest_multiitem.comparison.records import Agreement, Check, OwnReference, Row, ScoreMatrix, Thresholds
 from pytest_multiitem.gates.comparison import OWN_REFERENCE_MAX_ABS, OWN_REFERENCE_MEAN_ABS
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.judge import judge_difference
@@ -38,9 +39,15 @@ def between(a: Row, b: Row, *, items: int | None = None, labels: Sequence[int] |
     return agreement(a.reference_scores, b.reference_scores, noise_floor=floor, labels=labels)
 
 
-def cross_backend_checks(agreed: Agreement | None, missing: str) -> list[Check]:
+def cross_backend_gates(limits: Thresholds) -> tuple[Gate, ...]:
+    """Both cross-backend gates, with limits of one's own."""
+    of_ones_own = (limits.max_abs_diff, limits.mean_abs_diff)
+    return tuple(replace(gate, limit=limit) for gate, limit in zip(CROSS_BACKEND, of_ones_own, strict=True))
+
+
+def cross_backend_checks(agreed: Agreement | None, missing: str, limits: Thresholds) -> list[Check]:
     """Both cross-backend gates on an agreement; ``missing`` says why there is none."""
-    return _judge(CROSS_BACKEND, agreed, missing)
+    return _judge(cross_backend_gates(limits), agreed, missing)
 
 
 def own_reference_agreement(row: Row, reference: OwnReference) -> Agreement | None:

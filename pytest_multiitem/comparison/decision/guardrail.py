@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from pytest_multiitem.bench.statistics import P95_SAMPLES
-from pytest_multiitem.comparison.records import MatrixSummary, Row, ScoreMatrix
+from pytest_multiitem.comparison.records import Choice, MatrixSummary, Row, ScoreMatrix, Selected, Thresholds
+from pytest_multiitem.gates.parity import CROSS_BACKEND_MAX_ABS, CROSS_BACKEND_MEAN_ABS
 
 #: A winner's p95 may be this many times the lowest eligible one.
 GUARDRAIL_RATIO: Final = 1.25
@@ -77,7 +78,7 @@ def success_rate(row: Row) -> float | None:
     if row.timed_runs == 0:
         rates.append(0.0)
     if row.run_records:
-        rates.append(sum(run.status == "ok" for run in row.run_records) / len(row.run_records))
+        rates.append(sum(run.ok for run in row.run_records) / len(row.run_records))
     return min(rates, default=None)
 
 
@@ -95,10 +96,38 @@ def candidate_of(row: Row, what: T) -> Candidate[T] | None:
     return Candidate(row.p95_total_e2e_ms, row.throughput_items_sec, row.client_chunk_size, what)
 
 
+def choice(rows: Sequence[Row], ratio: float = GUARDRAIL_RATIO) -> Choice:
+    """What wins among rows of one server."""
+    candidates = [c for row in rows if (c := candidate_of(row, row)) is not None]
+    chosen = choose(candidates, ratio)
+    return Choice(
+        selected=None
+        if chosen is None
+        else Selected(
+            client_chunk_size=chosen.chunk_size,
+            throughput_items_sec=chosen.throughput,
+            p95_total_e2e_ms=chosen.p95_ms,
+            success_rate=success_rate(chosen.what),
+        ),
+        eligible_count=len(candidates),
+        guardrail_ratio=ratio,
+        guardrail_p95_ms=guardrail(candidates, ratio),
+        notes=[] if candidates else ["no row may win"],
+    )
+
+
 def recommend(rows: Sequence[Row], ratio: float = GUARDRAIL_RATIO) -> int | None:
     """The client chunk size that wins among rows of one server; None where no row may win."""
-    chosen = choose([c for row in rows if (c := candidate_of(row, None)) is not None], ratio)
-    return None if chosen is None else chosen.chunk_size
+    selected = choice(rows, ratio).selected
+    return None if selected is None else selected.client_chunk_size
+
+
+def thresholds() -> Thresholds:
+    """The limits of the gates on the scores of two sides."""
+    largest, mean = CROSS_BACKEND_MAX_ABS.limit, CROSS_BACKEND_MEAN_ABS.limit
+    assert largest is not None
+    assert mean is not None
+    return Thresholds(max_abs_diff=largest, mean_abs_diff=mean)
 
 
 def confirm_chunk_sizes(chunk_sizes: Sequence[int], choice: int | None) -> list[int]:
@@ -113,15 +142,16 @@ def confirm_chunk_sizes(chunk_sizes: Sequence[int], choice: int | None) -> list[
     return sorted({size for size in sizes if size == 1} | {*sizes[max(at - 1, 0) : at + 2]})
 
 
-def summary_of(matrix: ScoreMatrix) -> MatrixSummary:
+def summary_of(matrix: ScoreMatrix, ratio: float = GUARDRAIL_RATIO) -> MatrixSummary:
     """Which chunk size a matrix recommends: the confirmed choice, else the sweep's unless confirming refuted it."""
-    swept = recommend(matrix.results)
-    confirmed = recommend(matrix.confirm_results)
-    refuted = any(row.client_chunk_size == swept for row in matrix.confirm_results)
+    swept, confirmed = choice(matrix.results, ratio), choice(matrix.confirm_results, ratio)
+    size = None if swept.selected is None else swept.selected.client_chunk_size
+    refuted = any(row.client_chunk_size == size for row in matrix.confirm_results)
     return MatrixSummary(
-        guardrail_ratio=GUARDRAIL_RATIO,
+        guardrail_ratio=ratio,
         sweep_recommendation=swept,
-        confirm_chunk_sizes=confirm_chunk_sizes([row.client_chunk_size for row in matrix.results], swept),
+        confirm_chunk_sizes=confirm_chunk_sizes([row.client_chunk_size for row in matrix.results], size),
         confirm_recommendation=confirmed,
-        final_recommendation=confirmed if confirmed is not None else None if refuted else swept,
+        final_recommendation=confirmed if confirmed.selected is not None or refuted else swept,
+        correctness_thresholds=thresholds(),
     )

@@ -85,6 +85,10 @@ class MeasuredSide:
         sizes = (self.matrix.load or {}).get("items_per_request") or [0]
         return correctness.wrong_under_load(self.matrix) if max(sizes) == size else None
 
+    def is_sound(self, size: int) -> bool:
+        """Whether nothing is against a row on its own side; another one may have been confirmed instead."""
+        return self._problem(size) is None
+
     def candidates(self, but: Iterable[int] = ()) -> list[Candidate[MeasuredSide]]:
         """The rows that may win on their own side, without the chunk sizes in ``but``."""
         excluded = set(but)
@@ -110,8 +114,11 @@ class MeasuredSide:
 
 
 def measured_side(path: Path | None, matrix: ScoreMatrix) -> MeasuredSide:
-    """A matrix, ready to be compared. Raises UsageError where it holds a chunk size twice."""
+    """A matrix, ready to be compared. The portable view of another tool is that of its sweep, as the public scripts
+    have it. Raises UsageError where it holds a chunk size twice."""
     swept, confirmed = _by_size(path, matrix, matrix.results), _by_size(path, matrix, matrix.confirm_results)
+    if matrix.package_version is None and matrix.evaluation_view == "portable":
+        confirmed = {}
     rows = dict(sorted({**swept, **{size: _whole(row, swept.get(size)) for size, row in confirmed.items()}}.items()))
     reference = matrix.own_reference
     own: dict[int, Agreement | None] = {}
@@ -124,7 +131,7 @@ def measured_side(path: Path | None, matrix: ScoreMatrix) -> MeasuredSide:
         for size, row in confirmed.items()
         if size in swept and (away := correctness.apart(row, swept[size], matrix.dtype)) is not None
     }
-    contradictions = correctness.contradictions([*swept.values(), *confirmed.values()], matrix.dtype)
+    contradictions = correctness.contradictions([*matrix.results, *matrix.confirm_results], matrix.dtype)
     return MeasuredSide(matrix, path, rows, frozenset(confirmed), own, moved, contradictions)
 
 

@@ -10,6 +10,7 @@ from pytest_multiitem.comparison.decision import speed
 from pytest_multiitem.comparison.decision.measured_side import MeasuredSide
 from pytest_multiitem.comparison.records import ComparedView, ScoreMatrix
 
+_CHECKSUMS = ("request_sha256", "sha256")
 #: What tells workloads apart where a file has no checksum.
 _IDENTITY = ("request_id", "label_token_ids", "num_items", "query_tokens", "item_tokens")
 
@@ -23,11 +24,12 @@ def identity(matrix: ScoreMatrix, name: str) -> Any:
 
 
 def workload_values(a: ScoreMatrix, b: ScoreMatrix) -> list[tuple[str, Any, Any]]:
-    """By name, what both matrices say of their workload: the checksum alone, where both have it."""
-    checksums = a.workload_ref.sha256, b.workload_ref.sha256
-    pairs = [("sha256", *checksums), *((name, identity(a, name), identity(b, name)) for name in _IDENTITY)]
+    """By name, what both matrices say of their workload: a checksum alone, where both have it, of the request rather
+    than of the file."""
+    pairs = [(name, getattr(a.workload_ref, name), getattr(b.workload_ref, name)) for name in _CHECKSUMS]
+    pairs += [(name, identity(a, name), identity(b, name)) for name in _IDENTITY]
     stated = [pair for pair in pairs if None not in pair]
-    return stated[:1] if None not in checksums else stated
+    return stated[:1] if stated and stated[0][0] in _CHECKSUMS else stated
 
 
 def different_semantics(a: ScoreMatrix, b: ScoreMatrix) -> bool:

@@ -39,7 +39,8 @@ def in_order(views: Iterable[ComparedView]) -> list[ComparedView]:
 def recommend(
     views: Sequence[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]], deferred: str | None
 ) -> Recommendation:
-    """What to deploy: best_native's winner, else portable's, else nothing.
+    """What to deploy: best_native's winner, else portable's, else nothing. Named beside it: the fastest correct row of
+    any view, where it is shown to be faster.
 
     The confidence is "low" where the winner is not shown to be faster than the other backend's best row: the 95 %
     interval of the ratio of their medians must exclude 1. Where it does: "high" if every other condition holds,
@@ -56,7 +57,7 @@ def recommend(
     view = next((view for view in ordered if view.winner is not None), None)
     if view is None or view.winner is None:
         return Recommendation(
-            text="There is no recommendation: no configuration may win.",
+            text=" ".join(["There is no recommendation: no configuration may win.", *_by_guardrail(ordered, by_view)]),
             confidence="none",
             reasons=[f"{v.view}: {v.deferred}" for v in ordered],
             follow_ups=[_CHECKS_FOLLOW_UP] if _bad(_all_checks(views, by_view)) else [_ROWS_FOLLOW_UP],
@@ -67,12 +68,14 @@ def recommend(
     rival = view.winners_by_backend.get(other.backend)
     best = [(mine, winner), *([(other, rival)] if rival is not None else [])]
     faster, pace, words = _faster(mine, winner, other, rival)
+    fastest = _fastest(_row(by_view, winner), views, by_view)
     conditions = [
         _checks(_all_checks(views, by_view)),
         _paired(pace),
         _confirmed(best),
         _same_to_itself([mine, other], [side for sides in by_view.values() for side in sides]),
         _stable(best),
+        fastest,
         *_preferred(view, ordered, by_view),
     ]
     failed = [condition for condition in conditions if not condition.holds]
@@ -83,11 +86,46 @@ def recommend(
     if all(v.view != "best_native" for v in views):
         follow_ups.append("Compare best_native too: each backend with the settings it runs best with.")
     return Recommendation(
-        text=f"{_described(mine, winner)}; {words}.",
+        text=f"{_described(mine, winner)}; {words}." + ("" if fastest.holds else f" But {fastest.reason}."),
         confidence=confidence,
         reasons=[f"{'supports' if c.holds else 'weakens'}: {c.reason}" for c in (faster, *conditions)],
         winner=winner,
         follow_ups=list(dict.fromkeys(follow_ups)),
+    )
+
+
+def _by_guardrail(ordered: Sequence[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]]) -> list[str]:
+    """What would win if the scores that the evidence does not decide were right; nothing where nothing would."""
+    for view in ordered:
+        won = view.winner_by_guardrail
+        if won is not None:
+            mine = next(side for side in by_view[view.view] if side.backend == won.backend)
+            described = _described(mine, won)
+            return [f"By the guardrail rule alone it would be {described}; its scores are not shown to be right."]
+    return []
+
+
+def _fastest(chosen: Row, views: Sequence[ComparedView], by_view: Mapping[str, Sequence[MeasuredSide]]) -> Condition:
+    """Whether no correct row of any view is shown to be faster than the chosen one, whatever its p95 is."""
+    correct = [
+        (side, compared.client_chunk_size)
+        for view in views
+        for compared in view.rows
+        for side in by_view[view.view]
+        if compared.correct and side.backend in compared.sides and side.is_sound(compared.client_chunk_size)
+    ]
+    paces = [(speed.versus(chosen, side.rows[size]), side, size) for side, size in correct]
+    shown = [(pace, side, size) for pace, side, size in paces if pace.verdict == "b_faster"]
+    if not shown:
+        return Condition(True, "no correct row of any view is shown to be faster", "")
+    pace, side, size = max(shown, key=lambda found: found[1].rows[found[2]].throughput_items_sec or 0.0)
+    interval = "" if pace.interval is None else ", 95 % interval {:.3f} to {:.3f}".format(*pace.interval)
+    reason = (
+        f"the fastest correct row is {display_name(side.backend)} at client chunk size {size} in {side.view}, "
+        f"{pace.ratio:.3f} times as fast{interval}"
+    )
+    return Condition(
+        False, reason, f"Find out what keeps the fastest correct row from winning: {side.label} at {size}."
     )
 
 

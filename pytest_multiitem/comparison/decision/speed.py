@@ -64,8 +64,14 @@ def _runs(row: Row) -> list[tuple[int | None, float]]:
     return [
         (run.block, run.total_e2e_ms)
         for run in row.run_records
-        if run.status == "ok" and run.total_e2e_ms is not None and 0 < run.total_e2e_ms < math.inf
+        if run.ok and run.total_e2e_ms is not None and 0 < run.total_e2e_ms < math.inf
     ]
+
+
+def delta_percent(a: float | None, b: float | None) -> float | None:
+    """``a`` relative to ``b``, in percent; None where one is no finite number above 0."""
+    ratio = ratio_of(a, b)
+    return None if ratio is None else 100 * (ratio - 1)
 
 
 def ratio_of(a: float | None, b: float | None) -> float | None:

@@ -11,17 +11,16 @@ from typing import Literal
 
 from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.comparison import workload
-from pytest_multiitem.comparison.decision.agreement import agreement
-from pytest_multiitem.comparison.decision.speed import Speed, versus
+from pytest_multiitem.comparison.decision.pair import pair_of
 from pytest_multiitem.comparison.measuring.rows import row_of, sample
 from pytest_multiitem.comparison.measuring.sides import Connected, Side, with_served_delimiter
-from pytest_multiitem.comparison.records import Agreement, PairRecord, Row
+from pytest_multiitem.comparison.records import PairRecord, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS
-from pytest_multiitem.transport.client import FailureKind
+from pytest_multiitem.untrusted.secrets import redacted, redacted_command
 
 Mode = Literal["packed", "prefill_extend", "serial"]
 _ROLES: Mapping[Mode, Role] = {"packed": "multi", "prefill_extend": "extend", "serial": "serial"}
@@ -36,24 +35,19 @@ class Arm:
     variables: Mapping[str, str]
     side: Side
 
+    @property
+    def words(self) -> list[str]:
+        """The variables as they were given."""
+        return [f"{name}={value}" for name, value in self.variables.items()]
+
 
 @dataclass(frozen=True)
 class Pair:
-    """What was measured; ``speed``: A against B."""
+    """What was measured: the arms, their rows, and the record of what they come to."""
 
     arms: tuple[Arm, Arm]
     rows: tuple[Row, Row]
-    speed: Speed
-    agreement: Agreement | None
-
-    @property
-    def verdict(self) -> str:
-        """Which arm is faster, as far as the interval shows it."""
-        for arm, row in zip(self.arms, self.rows, strict=True):
-            if row.failure_reason_counts.get(FailureKind.WRONG_SCORES.value) or row.score_problem:
-                return f"not compared: the scores of arm {arm.name} are wrong"
-        words = {"a_faster": "A is faster", "b_faster": "B is faster", "no_difference_shown": "no difference shown"}
-        return words.get(self.speed.verdict, f"not compared: {self.speed.why}")
+    record: PairRecord
 
 
 def arms_of(a: Sequence[str], b: Sequence[str], given: Mapping[str, str | None], mode: Mode) -> tuple[Arm, Arm]:
@@ -64,7 +58,7 @@ def arms_of(a: Sequence[str], b: Sequence[str], given: Mapping[str, str | None],
     """
     first, second = (_arm(name, words, given, mode) for name, words in (("A", a), ("B", b)))
     same = (first.side.settings, first.side.profile) == (second.side.settings, second.side.profile)
-    if same or _variables(first) == _variables(second):
+    if same or first.words == second.words:
         raise UsageError(
             "both arms have the same settings; give each its own variable, such as --a MULTI_ITEM_MASK_IMPL=dense --b "
             "MULTI_ITEM_MASK_IMPL=segment (an option on the command line wins over a variable)"
@@ -100,9 +94,9 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
             seed=settings.seed,
         )
     a, b = map(row_of, samples)
-    scores = [row.reference_scores for row in (a, b) if row.reference_scores is not None]
-    agreed = agreement(*scores, labels=settings.labels) if len(scores) == 2 else None
-    return Pair(arms, (a, b), versus(a, b), agreed)
+    first, second = arms
+    variables = {arm.name: redacted(dict(arm.variables)) for arm in arms}
+    return Pair(arms, (a, b), pair_of(variables, {first.name: a, second.name: b}, settings.labels))
 
 
 def table(pair: Pair) -> tuple[list[str], list[list[str]]]:
@@ -113,19 +107,21 @@ def table(pair: Pair) -> tuple[list[str], list[list[str]]]:
         timed = "-" if row.p50_total_e2e_ms is None else f"{row.p50_total_e2e_ms:.1f}"
         rate = "-" if row.throughput_items_sec is None else f"{row.throughput_items_sec:.1f}"
         runs = f"{row.successful_runs} of {row.timed_runs}"
-        rows.append([arm.name, _variables(arm), arm.side.backend, row.mask_attested or "-", runs, timed, rate])
+        words = " ".join(redacted_command(arm.words)) or "-"
+        rows.append([arm.name, words, arm.side.backend, row.mask_attested or "-", runs, timed, rate])
     return header, rows
 
 
 def lines(pair: Pair) -> list[str]:
     """What the table comes to: the ratio with its interval, how far the scores are apart, and what went wrong."""
     lines = []
-    speed = pair.speed
-    if speed.ratio is not None:
-        interval = "" if speed.interval is None else " (95 % interval {:.3g} to {:.3g})".format(*speed.interval)
-        lines.append(f"A / B, p50: {speed.ratio:.3g}{interval}: {pair.verdict}")
-    if pair.agreement is not None and pair.agreement.max_abs_diff is not None:
-        lines.append(f"scores differ by at most {pair.agreement.max_abs_diff:.2g}")
+    found = pair.record
+    if found.ratio_p50 is not None:
+        bounds = found.ratio_interval_95
+        interval = "" if bounds is None else " (95 % interval {:.3g} to {:.3g})".format(*bounds)
+        lines.append(f"A / B, p50: {found.ratio_p50:.3g}{interval}: {found.verdict}")
+    if found.agreement is not None and found.agreement.max_abs_diff is not None:
+        lines.append(f"scores differ by at most {found.agreement.max_abs_diff:.2g}")
     return lines
 
 
@@ -137,7 +133,7 @@ def problems(pair: Pair) -> list[str]:
             f"arm {arm.name}: {problem}" for problem in (row.attestation_problem, row.score_problem) if problem
         ]
         if row.status != "ok":
-            message = next((r.failure_message for r in row.run_records if r.failure_message), "")
+            message = next((r.failure_detail for r in row.run_records if r.failure_detail), "")
             problems.append(f"arm {arm.name}: {row.status}: {message}")
     return problems
 
@@ -168,19 +164,3 @@ def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode:
     semantics = {"multi": Semantics(settings.semantics), "extend": Semantics.QUERY_PREFIX, "serial": None}[role]
     profile = Profile(role, backend, mask, chunk_size, semantics)
     return Arm(name, variables, Side(backend, (name,), settings, engine, profile, url))
-
-
-def _variables(arm: Arm) -> str:
-    return " ".join(f"{name}={value}" for name, value in arm.variables.items()) or "-"
-
-
-def record(pair: Pair) -> PairRecord:
-    """The pair for a file."""
-    return PairRecord(
-        arms={arm.name: dict(arm.variables) for arm in pair.arms},
-        rows={arm.name: row for arm, row in zip(pair.arms, pair.rows, strict=True)},
-        ratio_p50=pair.speed.ratio,
-        ratio_interval_95=pair.speed.interval,
-        verdict=pair.verdict,
-        agreement=pair.agreement,
-    )

@@ -10,17 +10,19 @@ from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.measuring.ledger import Ledger
 from pytest_multiitem.comparison.measuring.sides import Side
 from pytest_multiitem.comparison.records import Row, ScoreMatrix, Workload
-from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError, StorageError, UsageError
+from pytest_multiitem.gates.comparison import COMPARISON_MEASURED
 from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.targets.blame import is_nobodys
 
 
 @dataclass
 class Campaign:
     """One pass over a comparison's sides; what its ledger holds already is left out.
 
-    ``failures``: sides whose server did not start or died for good, with the reason; ``not_run``: sides that cannot
-    be here, with the reason; both by the side's label.
+    ``failures``: sides whose server died for good, or gives no answers; ``errors``: those whose server, or whose
+    baseline's, could not be had; ``not_run``: sides that cannot be here; each with the reason, by the side's label.
     """
 
     settings: Settings
@@ -28,6 +30,7 @@ class Campaign:
     workload: Workload
     progress: ProgressBar
     failures: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -35,6 +38,11 @@ class Campaign:
         self.items = len(self.request.items_token_ids)
         self.sizes = sorted({min(size, self.items) for size in self.settings.compare_chunk_sizes}, reverse=True)
         self._attempt = 1 + len(list(self.ledger.directory.glob("servers/*")))
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Both failures and errors."""
+        return {**self.errors, **self.failures}
 
     def directory_of(self, side: Side) -> Path:
         """Where the servers of a side live, in this pass."""
@@ -44,12 +52,13 @@ class Campaign:
         """Whether an action with a side's server succeeds; why not is noted. Raises UsageError as the action does."""
         try:
             action()
-        except UsageError:
-            raise
         except EngineUnavailable as error:
             self.not_run[side.label] = str(error)
         except MultiItemError as error:
-            self.failures[side.label] = str(error)
+            if isinstance(error, UsageError) and not isinstance(error, StorageError):
+                raise
+            is_error = is_nobodys(error) or not COMPARISON_MEASURED.is_about(error.origin or side.profile.origin())
+            (self.errors if is_error else self.failures)[side.label] = str(error)
             self.progress.print(f"{side.label}: {error}")
         else:
             return True

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 import msgspec
 
+import pytest_multiitem
 from pytest_multiitem.comparison import files as artefacts
+from pytest_multiitem.comparison import row_figures
 from pytest_multiitem.comparison.records import MATRIX_SCHEMA, Row, ScoreMatrix
-from pytest_multiitem.errors import UsageError
+from pytest_multiitem.errors import StorageError, UsageError
 from pytest_multiitem.results.machine import machine_info, package_versions
 from pytest_multiitem.results.store import new_run_id, utc_now, write_atomically
 from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.storage import try_writing, writing
 
 WORKLOAD = "canonical_workload.json"
 _STATE = ".state.json"
@@ -22,29 +26,56 @@ _STATE = ".state.json"
 #: Settings that a row depends on: rows measured with others are not rows of the same comparison.
 _BINDING = (
     "backend", "bench_items", "bench_query_tokens", "bench_timed_runs", "bench_warmup_runs", "compare_chunk_sizes",
-    "compare_urls", "confirm_runs", "delimiter", "device", "dtype", "engine", "engine_python", "item_tokens", "labels",
-    "mask_impl", "model", "multi_profile", "profiles", "seed", "segment_threshold", "semantics", "serial_url",
-    "server_chunk_size", "views", "vocab_size",
+    "compare_urls", "confirm_runs", "delimiter", "device", "dtype", "engine", "engine_python", "executor",
+    "item_tokens", "labels", "mask_impl", "model", "multi_profile", "profiles", "seed", "segment_threshold",
+    "semantics", "serial_url", "server_chunk_size", "views", "vocab_size",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the user's options are called, for messages: the one that names the directory, and the one to start over."""
+
+    directory: str = "--compare-dir"
+    fresh: str = "--multiitem-fresh"
+
+    @property
+    def other(self) -> str:
+        """What to do about a directory that cannot be had."""
+        return f"choose another {self.directory}"
+
+    @property
+    def anew(self) -> str:
+        """What to do about rows that cannot be gone on with."""
+        return f"start over with {self.fresh} (what is there is kept beside it)"
 
 
 class Ledger:
     """The matrices of a comparison in its directory; every change is on disk when a method returns.
 
-    ``resumed``: how many rows were there already. Make one with :func:`opened`.
+    On a disk that is full, what is measured goes on: a matrix is written whole, so that the next write that succeeds
+    makes up for it. ``unwritten``: by file, what is against it since its last write. ``resumed``: how many rows were
+    there already. Make one with :func:`opened`.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, flags: Flags = Flags()) -> None:
         self.directory = directory
         self.matrices: dict[tuple[str, str], ScoreMatrix] = {}
-        for path in sorted(directory.glob("matrix_*.json")):
+        self.unwritten: dict[Path, StorageError] = {}
+        for path in sorted(directory.glob(artefacts.MATRICES)):
             matrix = artefacts.read(path, ScoreMatrix).record
+            for row in (*matrix.results, *matrix.confirm_results):
+                problem = next(row_figures.contradictions(row), None)
+                if problem is not None:
+                    raise UsageError(
+                        f"{path} contradicts itself: chunk size {row.client_chunk_size}: {problem}; {flags.anew}"
+                    )
             self.matrices[matrix.backend, matrix.evaluation_view] = matrix
         self.resumed = sum(len(m.results) + len(m.confirm_results) for m in self.matrices.values())
 
     def path(self, backend: str, view: str) -> Path:
         """The file of a matrix."""
-        return self.directory / f"matrix_{backend}_{view}.json"
+        return self.directory / artefacts.matrix_name(backend, view)
 
     def begin(self, backend: str, view: str) -> None:
         """Begin a matrix, or go on with it."""
@@ -52,7 +83,7 @@ class Ledger:
             (backend, view),
             ScoreMatrix(schema_version=MATRIX_SCHEMA, backend=backend, evaluation_view=view, results=[]),
         )
-        matrix.generated_at_utc = utc_now()
+        matrix.generated_at_utc, matrix.package_version = utc_now(), pytest_multiitem.__version__
         self._write(backend, view)
 
     def rows(self, backend: str, view: str, *, confirm: bool = False) -> dict[int, Row]:
@@ -84,7 +115,13 @@ class Ledger:
         _write_state(self.directory, msgspec.structs.replace(state, complete=True))
 
     def _write(self, backend: str, view: str) -> None:
-        artefacts.write(self.path(backend, view), self.matrices[backend, view])
+        path = self.path(backend, view)
+        try:
+            artefacts.write(path, self.matrices[backend, view])
+        except StorageError as error:
+            self.unwritten[path] = error
+        else:
+            self.unwritten.pop(path, None)
 
 
 def binding(settings: Settings) -> dict[str, str]:
@@ -97,53 +134,53 @@ def binding(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def opened(settings: Settings, base: Path) -> Iterator[Ledger]:
+def opened(settings: Settings, base: Path, flags: Flags = Flags()) -> Iterator[Ledger]:
     """The directory to measure in: the one that was asked for, an interrupted one of the same settings, or a new one.
 
-    Nobody else measures in it meanwhile. Raises UsageError for a directory that holds another comparison.
+    Nobody else measures in it meanwhile. Raises UsageError for a directory that holds another comparison, or rows that
+    were edited, or that cannot be written to.
     """
     bound = binding(settings)
     if settings.compare_dir is not None:
         directory = base / settings.compare_dir.expanduser()
-        _claim(directory, bound, settings.fresh)
+        _claim(directory, bound, flags, fresh=settings.fresh)
     else:
         root = base / settings.results_dir.expanduser() / "comparisons"
         directory = (None if settings.fresh else _interrupted(root, bound)) or root / new_run_id()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(directory / ".lock", timeout=0)
-        with lock:
-            if not (directory / _STATE).exists():
-                _write_state(directory, _State(binding=dict(bound)))
-            yield Ledger(directory)
+        with writing(directory, advice=flags.other):
+            directory.mkdir(parents=True, exist_ok=True)
+            held = filelock.FileLock(directory / ".lock", timeout=0).acquire()
     except filelock.Timeout:
-        raise UsageError(
-            f"another process measures a comparison in {directory}; wait for it, or choose another --compare-dir"
-        ) from None
-    except PermissionError as error:
-        raise UsageError(f"cannot write {directory}: {error.strerror}; choose another --compare-dir") from None
+        raise UsageError(f"another process measures in {directory}; wait for it, or {flags.other}") from None
+    with held:
+        with writing(directory, advice=flags.other):
+            try_writing(directory)
+        if not (directory / _STATE).exists():
+            _write_state(directory, _State(binding=dict(bound)))
+        yield Ledger(directory, flags)
 
 
-def _claim(directory: Path, bound: Mapping[str, str], fresh: bool) -> None:
+def _claim(directory: Path, bound: Mapping[str, str], flags: Flags, *, fresh: bool) -> None:
     """Make sure that a directory may be measured in; with ``fresh``, what it holds is moved aside."""
     if directory.exists() and not directory.is_dir():
-        raise UsageError(f"--compare-dir {directory} is a file; expected a directory")
+        raise UsageError(f"{flags.directory} {directory} is a file; expected a directory")
     state = _state(directory)
     if state is None:
-        if directory.is_dir() and any(directory.glob("matrix_*.json")):
-            raise UsageError(f"{directory} holds matrices of something else; choose another --compare-dir")
+        if directory.is_dir() and any(directory.glob(artefacts.MATRICES)):
+            raise UsageError(f"{directory} holds matrices of something else; {flags.other}")
         return
     if fresh:
         directory.rename(directory.with_name(f"{directory.name}.{new_run_id()}"))
         return
-    advice = "choose another --compare-dir, or start over with --multiitem-fresh (what is there is kept beside it)"
+    advice = f"{flags.other}, or {flags.anew}"
     if state.complete:
         raise UsageError(f"{directory} holds a finished comparison; {advice}")
     old = state.binding
     differing = sorted(name for name in {*old, *bound} if old.get(name) != bound.get(name))
     if differing:
         changes = "; ".join(f"{name} was {old.get(name, '-')}, is {bound.get(name, '-')}" for name in differing[:4])
-        raise UsageError(f"{directory} holds a comparison that was begun differently: {changes}; {advice}")
+        raise UsageError(f"{directory} holds a measurement that was begun differently: {changes}; {advice}")
 
 
 def _interrupted(root: Path, bound: Mapping[str, str]) -> Path | None:

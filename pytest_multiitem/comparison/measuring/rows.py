@@ -7,7 +7,6 @@ over all runs and all chunk sizes. A run with a wrong score has failed, by ``wro
 from __future__ import annotations
 
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ import httpx
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.bench import statistics
 from pytest_multiitem.bench.referee import Answered, Referee
 from pytest_multiitem.comparison.records import Row, RunRecord, WorkloadRequest
-from pytest_multiitem.gates.evidence import max_abs, score_spread
+from pytest_multiitem.comparison.row_figures import fill
+from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import larger_floor
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.limits import placed_limit
@@ -112,46 +111,27 @@ def sample(
 
 def row_of(sampled: Sampled, cost_per_hour: float | None = None) -> Row:
     """The row that a server's samples make; runs that were given up are not counted as timed."""
-    good = [run for run in sampled.runs if run.status == "ok"]
-    total = [run.total_e2e_ms for run in good if run.total_e2e_ms is not None]
-    calls = [call for run in good for call in run.chunk_call_ms]
     row = Row(
         client_chunk_size=sampled.chunk_size,
-        status="failed" if not good else "ok" if len(good) == len(sampled.runs) else "partial_failure",
-        num_chunks=-(-sampled.num_items // sampled.chunk_size),
-        timed_runs=len(sampled.runs),
-        successful_runs=len(good),
-        success_rate=len(good) / len(sampled.runs) if sampled.runs else None,
-        failure_reason_counts=dict(Counter(run.failure_reason for run in sampled.runs if run.failure_reason)),
+        status="failed",
         run_records=sampled.runs,
         session=sampled.session,
         warmup_ms=sampled.warmup_ms,
         measured_at_utc=utc_now(),
     )
+    scores = sampled.scores
+    if scores:
+        row.reference_scores = scores[0].tolist()
+    fill(row, sampled.num_items)
     if sampled.attestation is not None:
         row.mask_attested = sampled.attestation.mask
-        row.attestation_problem = sampled.attestation.problem if good else None
+        row.attestation_problem = sampled.attestation.problem if row.successful_runs else None
     row.score_problem = sampled.problem
-    if not total:
-        return row
-    row.p50_total_e2e_ms, row.p95_total_e2e_ms = statistics.p50(total), statistics.p95(total)
-    row.mean_total_e2e_ms = float(np.mean(total))
-    row.mean_chunk_call_ms, row.p95_chunk_call_ms = float(np.mean(calls)), statistics.p95(calls)
-    row.throughput_items_sec = 1000 * sampled.num_items / row.p50_total_e2e_ms
-    row.first_run_penalty_ratio = statistics.first_run_penalty(total)
-    times = {"total_e2e_ms": total, "chunk_call_ms": calls}
-    row.percentiles = {name: statistics.percentiles(values) for name, values in times.items()}
-    row.p95_interpolated = len(total) < statistics.P95_SAMPLES
-    row.unstable = statistics.instability(total)
-    row.recompilation = statistics.recompilation(total, [run.chunk_call_ms for run in good])
-    if cost_per_hour is not None:
+    if cost_per_hour is not None and row.mean_total_e2e_ms is not None:
         row.usd_per_run = cost_per_hour * row.mean_total_e2e_ms / 3_600_000
         row.items_per_usd = sampled.num_items / row.usd_per_run
-    first, *others = sampled.scores
-    row.reference_scores = first.tolist()
-    row.score_spread = score_spread([first])
-    if others:
-        row.noise_floor = larger_floor(*(max_abs(scores - first) for scores in others))
+    if scores[1:]:
+        row.noise_floor = larger_floor(*(max_abs(other - scores[0]) for other in scores[1:]))
     return row
 
 
@@ -165,23 +145,23 @@ def _warm_up(target: Target, requests: Sequence[PreparedRequest]) -> Iterator[fl
 
 
 def _run(target: Target, requests: Sequence[PreparedRequest], sampled: Sampled, block: int) -> None:
-    record = RunRecord(status="failed", run_index=len(sampled.runs), block=block)
+    record = RunRecord(ok=False, run_index=len(sampled.runs), block=block)
     sampled.runs.append(record)
     answers: list[httpx.Response] = []
     try:
         for request in requests:
             seconds, answer = target.client.timed_send(request)
-            record.chunk_call_ms.append(1000 * seconds)
+            record.call_latencies_ms.append(1000 * seconds)
             answers.append(answer)
             if answer.status_code != 200:
                 break  # a run that has failed is not sent to its end
-        record.total_e2e_ms = sum(record.chunk_call_ms)  # what the harness does between calls is not the server's
+        record.total_e2e_ms = sum(record.call_latencies_ms)  # what the harness does between calls is not the server's
         sampled.answers[record.run_index or 0] = [
             (r, target.client.read(a, r)) for a, r in zip(answers, requests[: len(answers)], strict=True)
         ]
-        record.status = "ok"
+        record.ok = True
     except ScoreFailure as failure:
-        record.failure_reason, record.failure_message = failure.kind.value, str(failure)[:500]
+        record.failure_reason, record.failure_detail = failure.kind.value, str(failure)[:500]
 
 
 def _judge(target: Target, sampled: Sampled, seed: int) -> None:
@@ -197,5 +177,5 @@ def _judge(target: Target, sampled: Sampled, seed: int) -> None:
         if wrong is not None and sampled.answers.pop(run, None) is not None:
             failure = ScoreFailure(FailureKind.WRONG_SCORES, str(wrong))
             record = sampled.runs[run]
-            record.status, record.failure_reason = "failed", failure.kind.value
-            record.failure_message = str(failure)[:500]
+            record.ok, record.failure_reason = False, failure.kind.value
+            record.failure_detail = str(failure)[:500]

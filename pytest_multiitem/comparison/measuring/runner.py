@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.decision.compare import compare as decide_between
 from pytest_multiitem.comparison.measuring.campaign import Campaign
-from pytest_multiitem.comparison.measuring.ledger import WORKLOAD, opened
+from pytest_multiitem.comparison.measuring.elsewhere import measure_elsewhere
+from pytest_multiitem.comparison.measuring.ledger import WORKLOAD, Ledger, opened
 from pytest_multiitem.comparison.measuring.reference import measure_reference
 from pytest_multiitem.comparison.measuring.rows import encoded
 from pytest_multiitem.comparison.measuring.sides import (
@@ -27,10 +29,13 @@ from pytest_multiitem.comparison.measuring.sides import (
 )
 from pytest_multiitem.comparison.measuring.sweep import compare_with_itself, measure_rows
 from pytest_multiitem.comparison.measuring.under_load import measure_under_load
-from pytest_multiitem.comparison.records import Outcome, Workload, WorkloadRef
-from pytest_multiitem.errors import EngineUnavailable, UsageError
+from pytest_multiitem.comparison.records import Outcome, Workload
+from pytest_multiitem.errors import EngineUnavailable, StorageError, UsageError
+from pytest_multiitem.execution.choice import is_local
+from pytest_multiitem.inputs import read_bytes
 from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.results.store import write_atomically
+from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.transport.client import ScoreFailure
 
@@ -53,51 +58,77 @@ def compare(
         place = directory.relative_to(base) if directory.is_relative_to(base) else directory
         resuming = f"resuming {place}: {ledger.resumed} rows are measured already"
         progress.print(resuming if ledger.resumed else f"comparison in {place}")
-        work = _workload(settings, directory)
-        for reason in workload.degenerate(work):
-            progress.print(f"the workload hardly tells items apart: {reason}")
-        campaign = Campaign(settings, ledger, work, progress)
-        _measure(campaign, sides)
+        campaign = begin(settings, ledger, progress)
+        measure(campaign, sides)
         campaign.not_run |= missing(settings, sides)
         outcome = _outcome(campaign)
-        publish(outcome)
-        if not outcome.failures:
-            ledger.finish()
+        outcome.unwritten = next(iter(ledger.unwritten.values()), None)
+        try:
+            publish(outcome)
+            if not campaign.broken and outcome.unwritten is None:
+                ledger.finish()
+        except StorageError as error:
+            outcome.unwritten = error
         return outcome
+
+
+def begin(settings: Settings, ledger: Ledger, progress: ProgressBar) -> Campaign:
+    """A pass over what the settings ask for, with its workload in the ledger's directory. Raises UsageError for a
+    workload that cannot be sent."""
+    work = _workload(settings, ledger.directory)
+    for reason in workload.degenerate(work):
+        progress.print(f"the workload hardly tells items apart: {reason}")
+    return Campaign(settings, ledger, work, progress)
+
+
+def measure(campaign: Campaign, sides: Sequence[Side]) -> None:
+    """Measure all sides, here or on the nodes of an executor."""
+    campaign.progress.set_total(campaign.expected_cost(sides))
+    if is_local(campaign.settings.executor):
+        _measure_here(campaign, sides)
+    else:
+        measure_elsewhere(campaign, sides, _measure_here)
+
+
+def _measure_here(campaign: Campaign, sides: Sequence[Side]) -> None:
+    """Measure sides on this machine: interleaved where their servers can be up together, else one after the other."""
+    harness = _harness(campaign)
+    together = all(side.url is not None or side.settings.device == "cpu" for side in sides)
+    for group in [list(sides)] if together else [[side] for side in sides]:
+        _group(campaign, group, harness)
+
+
+def check_anything_measured(campaign: Campaign) -> None:
+    """Raises what kept everything from being measured: EngineUnavailable, UsageError for what is nobody's score, else
+    ServerError."""
+    if campaign.ledger.matrices:
+        return
+    listed = "; ".join(f"{side}: {reason}" for side, reason in {**campaign.not_run, **campaign.broken}.items())
+    kind = ServerError if campaign.failures else UsageError if campaign.errors else EngineUnavailable
+    raise kind(f"nothing could be measured: {campaign.settings.blocker or listed}")
 
 
 def _workload(settings: Settings, directory: Path) -> Workload:
     """The comparison's workload: as it was begun, the user's own, or the canonical one of the settings' shape."""
     path = directory / WORKLOAD
     if path.exists():
-        return artefacts.read(path, Workload).record
+        begun = workload.read(path).record
+        if settings.workload is not None and read_bytes(settings.workload) != read_bytes(path):
+            raise UsageError(f"{settings.workload} has changed since rows were measured with it, as it is in {path}")
+        return begun
     if settings.workload is not None:
-        own = artefacts.read(settings.workload, Workload)
-        if not own.record.requests:
-            raise UsageError(f"workload {settings.workload} holds no request")
+        own = workload.read(settings.workload)
         made_for = own.record.delimiter_token_id
         if made_for not in (None, settings.delimiter):
             raise UsageError(
                 f"workload {settings.workload} was made for the delimiter {made_for}, and the run has "
                 f"{settings.delimiter}; run with --multiitem-delimiter {made_for}"
             )
-        try:  # byte by byte: its checksums are of what stands there
-            write_atomically(path, settings.workload.read_bytes())
-        except OSError as error:
-            raise UsageError(f"cannot copy {settings.workload} to {path}: {error.strerror}") from None
+        write_atomically(path, read_bytes(settings.workload))  # byte by byte: its checksums are of what stands there
         return own.record
     made = workload.of_run(settings)
     artefacts.write(path, made)
     return made
-
-
-def _measure(campaign: Campaign, sides: Sequence[Side]) -> None:
-    """Measure all sides: interleaved where their servers can be up together, else one after the other."""
-    campaign.progress.set_total(campaign.expected_cost(sides))
-    harness = _harness(campaign)
-    together = all(side.url is not None or side.settings.device == "cpu" for side in sides)
-    for group in [list(sides)] if together else [[side] for side in sides]:
-        _group(campaign, group, harness)
 
 
 def _group(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any]) -> None:
@@ -116,18 +147,16 @@ def _group(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any]) -
         if campaign.settings.compare_load:
             measure_under_load(campaign, up)
     for side in sides:
-        measure_reference(campaign, side)
+        campaign.succeeds(side, partial(measure_reference, campaign, side))
         complete = not campaign.is_left(side)
         for matrix in campaign.ledger.changed(side.backend, side.views):
-            matrix.complete, matrix.blocker = complete, campaign.failures.get(side.label)
+            matrix.complete, matrix.blocker = complete, campaign.broken.get(side.label)
 
 
 def _open(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any], stack: ExitStack) -> list[Connected]:
     """The servers of the sides, ready, their matrices begun; those that cannot be had are noted."""
     begun = [(stack.enter_context(closing(Connected(side, campaign.directory_of(side)))), side) for side in sides]
-    content = artefacts.load_json(campaign.ledger.directory / WORKLOAD)
-    sha256 = workload.request_sha256(content["requests"][0])
-    measured = WorkloadRef(path=WORKLOAD, sha256=sha256, request_id=campaign.request.request_id)
+    measured = workload.reference(workload.read(campaign.ledger.directory / WORKLOAD))
     up = []
     for connected, side in begun:
         campaign.progress.describe(f"starting {side.label}")
@@ -166,16 +195,15 @@ def _harness(campaign: Campaign) -> dict[str, Any]:
 
 
 def _outcome(campaign: Campaign) -> Outcome:
-    """Compare what was measured. Raises EngineUnavailable where that is nothing."""
+    """Compare what was measured. Raises as `check_anything_measured` does."""
+    check_anything_measured(campaign)
     ledger = campaign.ledger
     for backend, view in ledger.matrices:
         for matrix in ledger.changed(backend, [view]):
             matrix.summary = guardrail.summary_of(matrix)
     matrices = [(Path(ledger.path(*key).name), matrix) for key, matrix in ledger.matrices.items()]
-    reasons = {**campaign.not_run, **campaign.failures}
+    reasons = {**campaign.not_run, **campaign.broken}
     listed = "; ".join(f"{side}: {reason}" for side, reason in reasons.items())
     blocker = campaign.settings.blocker or listed or None
-    if not matrices:
-        raise EngineUnavailable(f"nothing could be measured: {blocker}")
     comparison = decide_between(matrices, blocker=blocker if reasons else None)
-    return Outcome(ledger.directory, matrices, comparison, campaign.failures, campaign.not_run)
+    return Outcome(ledger.directory, matrices, comparison, campaign.failures, campaign.errors, campaign.not_run)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pytest_multiitem.adapters.base import Engine, Profile
 from pytest_multiitem.adapters.profiles import read_profiles
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.results.machine import machine_info, package_versions
-from pytest_multiitem.results.redaction import redacted, redacted_command
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import Served, attach, attach_ready, client_of, is_stated
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.untrusted.secrets import redacted_command
 
 #: Launch profiles of backends that have one for both views; for other backends, each view has its own.
 _PROFILES = {"pytorch": "{engine}-multi-frozen"}
@@ -27,6 +28,7 @@ class Side:
     """One server of the comparison, and the views that it stands in: a frozen one stands in both.
 
     ``settings``: the run's, with the view's launch profile laid over them. ``url``: of a server that already runs.
+    ``stated``: what its user says of it, for its matrix.
     """
 
     backend: str
@@ -35,6 +37,7 @@ class Side:
     engine: Engine
     profile: Profile
     url: str | None = None
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -65,7 +68,7 @@ def sides_of(settings: Settings, engine: Engine) -> list[Side]:
 
     Raises UsageError for settings that no side can have.
     """
-    _check(settings)
+    check_settings(settings)
     addresses = dict(settings.compare_urls)
     sides: list[Side] = []
     for view in settings.views:
@@ -171,7 +174,8 @@ def describe(matrix: ScoreMatrix, connected: Connected) -> None:
         "url": target.url,
         "started_by_this_run": target.owned,
         "server_chunk_size": target.profile.chunk_size,
-        "info": redacted({k: v for k, v in target.info.items() if k != "executed"}) or None,
+        "info": {k: v for k, v in target.info.items() if k != "executed"} or None,
+        **side.stated,
     }
     if target.owned:
         launched = {"command": redacted_command(_launch(side)), "launch_profile": side.settings.multi_profile}
@@ -184,7 +188,8 @@ def describe(matrix: ScoreMatrix, connected: Connected) -> None:
     matrix.cost_per_hour_usd = side.cost_per_hour
 
 
-def _check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
+    """Raises UsageError for what cannot be compared."""
     for name, words in (("mask_impl", "mask implementation"), ("server_chunk_size", "server chunk size")):
         if len(getattr(settings, name)) > 1 and is_stated(settings, name):
             raise UsageError(

@@ -51,7 +51,7 @@ def measure_rows(
 def compare_with_itself(campaign: Campaign, up: Sequence[Connected]) -> None:
     """Measure the first server that has a choice as if it were two, in interleaved blocks, unless that is known."""
     for c in up:
-        size = guardrail.summary_of(campaign.matrix(c.side)).final_recommendation
+        size = guardrail.summary_of(campaign.matrix(c.side)).final_chunk_size
         if size is None:
             continue
         if campaign.matrix(c.side).self_comparison is None:
@@ -73,7 +73,7 @@ def compare_with_itself(campaign: Campaign, up: Sequence[Connected]) -> None:
 
 
 def _times(row: Row) -> list[float]:
-    return [run.total_e2e_ms for run in row.run_records if run.total_e2e_ms is not None]
+    return [run.total_e2e_ms for run in row.run_records if run.ok and run.total_e2e_ms is not None]
 
 
 def _measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from pytest_multiitem.comparison.measuring.campaign import Campaign
 from pytest_multiitem.comparison.measuring.rows import chunked
 from pytest_multiitem.comparison.measuring.sides import Connected
 from pytest_multiitem.comparison.records import WorkloadRequest
+from pytest_multiitem.transport.address import api_key
 from pytest_multiitem.transport.client import PreparedRequest
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
     """Several concurrencies, and arrival rates around what a server can answer; what is known is left out."""
     settings = campaign.settings
     for c in up:
-        size = guardrail.summary_of(campaign.matrix(c.side)).final_recommendation
+        size = guardrail.summary_of(campaign.matrix(c.side)).final_chunk_size
         rows = {**campaign.known(c.side, confirm=False), **campaign.known(c.side, confirm=True)}
         row = rows.get(size or 0)
         if campaign.matrix(c.side).load is not None or row is None or not row.mean_chunk_call_ms:
@@ -44,10 +44,10 @@ def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
             timeout=settings.request_timeout,
         )
         report = measure_load(
-            c.target.url,
+            c.target.client.address,
             _different(campaign.request, row.client_chunk_size),
             shape,
-            api_key=os.environ.get(settings.api_key_env) or None,
+            api_key=api_key(settings.api_key_env),
             ca_file=settings.ca_file,
             dtype=c.target.dtype,
         )

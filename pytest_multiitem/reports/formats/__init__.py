@@ -31,6 +31,6 @@ def rendered(matrix: Matrix, name: str) -> bytes:
 
 
 def write_reports(matrix: Matrix, directory: Path) -> None:
-    """Write a run's report in every format, each whole or not at all."""
+    """Write a run's report in every format, each whole or not at all. Raises StorageError."""
     for name, report_format in FORMATS.all().items():
         write_atomically(directory / report_format.file_name, rendered(matrix, name))

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_multiitem.comparison import gate_verdicts as verdicts
 from pytest_multiitem.comparison.measuring.runner import compare
+from pytest_multiitem.comparison.measuring.sides import check_settings
 from pytest_multiitem.comparison.records import Outcome
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.gates.gate import Gate
@@ -31,6 +32,10 @@ class ComparisonPart(Part):
         self._outcome: Outcome | None = None
         self._error: MultiItemError | None = None
 
+    def check_settings(self) -> None:
+        """Refuse what cannot be compared before a server is attached."""
+        check_settings(self.settings)
+
     def items(self, session: pytest.Session) -> Iterable[GateItem]:
         """A test for every verdict that the comparison of the run's settings gives."""
         parent = Suite.from_parent(session, name="multiitem-comparison")
@@ -43,7 +48,8 @@ class ComparisonPart(Part):
         if self._outcome is not None:
             for text in ("", *comparison_lines(self._outcome.comparison)):
                 yield text, {}
-            yield f"comparison: {shown_path(self._outcome.directory, self.config)}/", {}
+            if self._error is None:
+                yield f"comparison: {shown_path(self._outcome.directory, self.config)}/", {}
 
     def _conclude(self, gate: Gate, place: verdicts.Place, check: GateCheck) -> None:
         check.conclude(verdicts.verdict(self._measured(), self.settings, gate, place))
@@ -54,10 +60,16 @@ class ComparisonPart(Part):
         if self._outcome is None:
             try:
                 self._outcome = self._measure()
+                if self._outcome.unwritten is not None:
+                    raise self._outcome.unwritten
             except MultiItemError as error:
                 self._error = error
                 raise
         return self._outcome
+
+    def _publish(self, outcome: Outcome) -> None:
+        outcome.comparison.limitations = verdicts.limitations(session_of(self.config).ledger.records())
+        publish(outcome)
 
     def _measure(self) -> Outcome:
         session = session_of(self.config)
@@ -65,7 +77,8 @@ class ComparisonPart(Part):
         capture = self.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled(), ProgressBar() as bar:
             bar.print("")
-            outcome = compare(self.settings, session.engine, self.config.invocation_params.dir, bar, publish)
+            here = self.config.invocation_params.dir
+            outcome = compare(self.settings, session.engine, here, bar, self._publish)
         session.ledger.score_matrices += [matrix for _, matrix in outcome.matrices]
         return outcome
 

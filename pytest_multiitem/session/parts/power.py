@@ -9,7 +9,8 @@ import pytest
 
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.power import FAULT_IS_KILLED, HEALTHY_PASSES
-from pytest_multiitem.power.runner import Planned, PowerRun, check_settings, plan
+from pytest_multiitem.power.plan import Planned, check_settings, plan
+from pytest_multiitem.power.runner import PowerRun
 from pytest_multiitem.reports.power import power_lines
 from pytest_multiitem.results.details import BuildRecord, Power
 from pytest_multiitem.results.records import GateRecord, Verdict

@@ -10,6 +10,9 @@ import argparse
 import hashlib
 import json
 import os
+import socket
+import struct
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,12 +46,17 @@ FAULTS = {
     "truncated": "the end of the answer is missing",
     "sleep": "seconds that each request takes longer",
     "refuse": "the server says that it refuses its arguments, and ends",
+    "memory_error": "what it starts with raises, and it ends",
     "exit": "exit code with which the server ends instead of starting",
     "key": "the API key without which only /health answers; the server tells it to who has it",
     "prefix": "path prefix under which alone it answers",
+    "workers": "it has workers: one in a session of its own, one in a new group; both ignore SIGTERM",
     "die_after": "requests after which the server ends with code 9",
+    "once": "the scoring request whose answer alone has its rows in another order",
+    "from": "N:WAY, from which scoring request on it answers in which way: a status, or a word of `Handler.break_off`",
 }
 
+WORKER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 #: Names that an engine may have for a mask implementation.
 _OWN_NAMES = {"flex": "dense"}
 
@@ -73,7 +81,7 @@ class Server:
             backend,
             ScorerConfig(mask_impl=mask, max_items=4096, max_seq_len=131_072, **config),
         )
-        self._answered = 0
+        self._answered = self.asked = 0
         self._before = ""
         self._lock = Lock()
 
@@ -127,6 +135,8 @@ class Server:
         return encoded[:-9] if "truncated" in self.faults else encoded
 
     def _spoil(self, scores: list[list[float]], items: Any) -> list[list[float]]:
+        if self._answered == int(self.faults.get("once") or 0):
+            return scores[::-1]
         if "flat" in self.faults:
             return [[1 / len(row)] * len(row) for row in scores]
         before, self._before = self._before, repr(items)
@@ -175,10 +185,37 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         if self._refused():
             return
+        first, _, way = self.app.faults.get("from", "").partition(":")
+        self.app.asked += 1
+        if first and self.app.asked >= int(first):
+            self.break_off(way, body)
+            return
         try:
             self._send(200, self.app.answer(body))
         except WireError as error:
             self._send(error.status, error.body())
+
+    def break_off(self, way: str, body: bytes) -> None:
+        """No answer that a scoring server gives to a request of the contract."""
+        if way == "hang":
+            time.sleep(3600)
+        elif way == "drip":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9000\r\n\r\n")
+            for _ in range(9000):
+                self.wfile.write(b" ")
+                time.sleep(0.1)
+        elif way == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+        elif way == "nan":
+            self._send(200, b'{"scores": [[NaN, 1.0]]}')
+        elif way == "short":
+            self._answer(200, {"scores": self.app.score(body)["scores"][1:]})
+        elif way == "error":
+            self._send(200, b'{"error": {"message": "out of slots"}}')
+        else:
+            self._send(int(way), b"<html><h1>no answer of a scoring server</h1></html>")
 
     def _answer(self, status: int, content: object) -> None:
         self._send(status, json.dumps(content).encode())
@@ -186,6 +223,8 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("content-type", "application/json")
+        if 300 <= status < 400:
+            self.send_header("location", "http://user:word@127.0.0.1:9/elsewhere")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -217,9 +256,15 @@ def main() -> None:
     if "broken" in options.model:
         sys.stdout.write("reshape((2, -1, 8, 128))\n")
         sys.exit(3)
+    if "memory_error" in Handler.app.faults:
+        raise ValueError("Loaded weights leave no GPU memory for the cache")
     if "exit" in Handler.app.faults:
         sys.stdout.write("cannot allocate 96 GiB\n")
         sys.exit(int(Handler.app.faults["exit"]))
+    if "workers" in Handler.app.faults:
+        command = [sys.executable, "-I", "-S", "-c", WORKER]
+        subprocess.Popen(command, start_new_session=True)
+        subprocess.Popen(command, process_group=0)
     with Listener(("127.0.0.1", options.port), Handler) as server:
         server.daemon_threads = True
         sys.stdout.write(f"serving on {server.server_address[1]}\n")

@@ -1,0 +1,129 @@
+"""Whether a run's verdicts follow from the further measurements that stand in their details."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from pytest_multiitem.baselines.judging import compared
+from pytest_multiitem.bench.figures import is_usable
+from pytest_multiitem.faults.catalogue import catalogue
+from pytest_multiitem.gates.power import FAULT_IS_KILLED, HEALTHY_PASSES
+from pytest_multiitem.gates.regression import NO_REGRESSION
+from pytest_multiitem.gates.segment import SEGMENT_LOWERS
+from pytest_multiitem.power.records import FaultRecord
+from pytest_multiitem.power.summary import fault_record
+from pytest_multiitem.results import details
+from pytest_multiitem.results.details import BuildRecord, TimingVerdict
+from pytest_multiitem.results.figures import contradictions
+from pytest_multiitem.results.records import GateRecord
+from pytest_multiitem.results.verdict import Verdict, worst
+from pytest_multiitem.settings import conditions
+from pytest_multiitem.settings.conditions import Condition
+from pytest_multiitem.tpu.records import Report
+from pytest_multiitem.validation import kill_matrix, tpu
+
+#: What the verdict of a gate rests on, where it rests on its details alone.
+_NEEDED = {
+    NO_REGRESSION.name: details.AgainstBaseline,
+    HEALTHY_PASSES.name: details.Power,
+    FAULT_IS_KILLED.name: details.Power,
+    SEGMENT_LOWERS.name: details.SegmentPath,
+}
+
+
+def problems(record: GateRecord) -> Iterator[str]:
+    """What of a gate's details contradicts itself, or its verdict."""
+    needed = _NEEDED.get(record.gate)
+    if needed is not None and record.verdict is Verdict.PASS and not isinstance(record.details, needed):
+        yield f"its verdict is PASS, but its details do not hold what was measured ({needed.__struct_config__.tag})"
+    elif isinstance(record.details, details.AgainstBaseline):
+        yield from _against_baseline(record, record.details)
+    elif isinstance(record.details, details.Power):
+        yield from _power(record, record.details)
+    elif isinstance(record.details, details.SegmentPath):
+        yield from _segment_path(record, record.details)
+
+
+def _against_baseline(record: GateRecord, found: details.AgainstBaseline) -> Iterator[str]:
+    try:
+        wanted = [conditions.parse(text) for text in found.conditions]
+    except ValueError as error:
+        yield f"its conditions are {found.conditions!r:.80}: {error}"
+        return
+    for cell in found.cells:
+        yield from (f"{cell.key}: {text}" for text in _timing(cell, wanted))
+    due = worst((cell.verdict for cell in found.cells), of_none=Verdict.FAIL)
+    if record.verdict is Verdict.PASS and due is not Verdict.PASS:
+        yield f"its verdict is PASS; its timings give {due}"
+
+
+def _timing(cell: TimingVerdict, wanted: list[Condition]) -> Iterator[str]:
+    if not cell.ratios:
+        if cell.verdict is not Verdict.FAIL:
+            yield f"it is {cell.verdict}, but there is no ratio"
+        return
+    if [ratio.condition for ratio in cell.ratios] != [condition.text for condition in wanted]:
+        yield f"its ratios are of {[ratio.condition for ratio in cell.ratios]!r:.80}"
+    elif cell.seconds is not None and not all(map(is_usable, cell.seconds)):
+        yield "its seconds are no times"
+    elif cell.seconds is not None:
+        again = compared(cell.key, cell.seconds, wanted, cell.doubt)
+        for _, text in contradictions(_figures(cell), _figures(again), "its runs give"):
+            yield text
+    elif (due := worst((ratio.verdict for ratio in cell.ratios), of_none=Verdict.PASS)) is not cell.verdict:
+        yield f"it is {cell.verdict}; its ratios give {due}"
+
+
+def _figures(cell: TimingVerdict) -> object:
+    """Without what is said in words."""
+    ratios = [msgspec.structs.replace(ratio, note=None) for ratio in cell.ratios]
+    return msgspec.to_builtins(msgspec.structs.replace(cell, reason="", ratios=ratios))
+
+
+def _power(record: GateRecord, found: details.Power) -> Iterator[str]:
+    for build in found.builds:
+        fault = None if build.fault is None else _fault(build.fault, build)
+        yield from (f"{build.label}: {text}" for text in kill_matrix.build_problems(build, fault, None))
+    if record.verdict is Verdict.PASS and not (found.builds and found.builds[0].as_expected):
+        yield "its verdict is PASS, but its build is not as expected"
+
+
+def _fault(name: str, build: BuildRecord) -> FaultRecord:
+    """What is known of a fault; of a project's own one that is not loaded, what its build says."""
+    known = catalogue().get(name)
+    if known is not None:
+        return fault_record(known)
+    strengths = [] if build.strength is None else [build.strength]
+    undecided, failed = (
+        {cell.gate for cell in build.cells if cell.verdict is verdict}
+        for verdict in (Verdict.INCONCLUSIVE, Verdict.FAIL)
+    )
+    counts = bool(undecided & set(build.killed_by) - failed)
+    return FaultRecord(
+        name=name,
+        number=0,
+        about="",
+        seen="",
+        layer="engine",
+        scope=[],
+        strengths=strengths,
+        inconclusive_counts=counts,
+    )
+
+
+def _segment_path(record: GateRecord, found: details.SegmentPath) -> Iterator[str]:
+    if found.tpu is None:
+        if record.verdict is Verdict.PASS and "real run" not in found.evidence:
+            yield "its verdict is PASS, but there is neither a real run nor the compile gate's report"
+        return
+    try:
+        report = msgspec.convert(found.tpu, Report)
+    except msgspec.ValidationError as error:
+        yield f"its compile gate's report is none: {error}"
+        return
+    yield from (f"compile gate: {text}" for text in tpu.problems(report))
+    failed = report.verdict is Verdict.FAIL or ("real run" not in found.evidence and report.verdict is not Verdict.PASS)
+    if record.verdict is Verdict.PASS and failed:
+        yield f"its verdict is PASS, that of the compile gate {report.verdict}"
