@@ -16,7 +16,7 @@ from pytest_multiitem.servers.process import LaunchSpec
 from pytest_multiitem.settings.settings import Settings
 
 SERVER = Path(__file__).with_name("fake_server.py")
-_FIRST_PORT = 41_000
+_FIRST_PORT = 21_000  # below the range that the kernel gives to outgoing connections, which would take it
 
 
 class FakeEngine(Engine):
