@@ -1,6 +1,9 @@
 """The first signal interrupts; what then ends is not interrupted."""
 
 import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -69,3 +72,43 @@ def test_once_ended_they_are_ignored_at_the_end_of_the_process(ended, monkeypatc
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_exit_status_is_a_shell_s(number, status):
     assert exit_status(number) == status == signals.SIGNALLED + number
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_that_another_thread_gets_ends_a_wait(number):
+    """The kernel chooses the thread; that it is not the main one is forced here by a mask. Without the waker, the wait
+    lasts for its 60 s."""
+    program = (
+        "import os, signal, sys, threading, time\n"
+        "from pytest_multiitem.signals import Interruptions\n"
+        "def end(number): raise KeyboardInterrupt(number.name)\n"
+        "interruptions = Interruptions(end)\n"
+        f"number = signal.Signals({int(number)})\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {number})\n"
+        "def other():\n"
+        "    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})\n"
+        "    time.sleep(0.3)\n"
+        "    os.kill(os.getpid(), number)\n"
+        "    time.sleep(60)\n"
+        "threading.Thread(target=other, daemon=True).start()\n"
+        "try:\n"
+        "    threading.Event().wait()\n"
+        "except KeyboardInterrupt as interrupt:\n"
+        "    print(interrupt)\n"
+        "interruptions.restore()\n"
+        "print(signal.set_wakeup_fd(-1), signal.getsignal(signal.SIGURG) == signal.SIG_DFL)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert finished.stdout.split() == [number.name, "-1", "True"], finished
+
+
+def test_who_is_woken_by_signals_already_stays_so(ended):
+    read, write = socket.socketpair()
+    with read, write:
+        write.setblocking(False)
+        before = signal.set_wakeup_fd(write.fileno())
+        try:
+            Interruptions(ended.append).restore()
+            assert signal.set_wakeup_fd(write.fileno()) == write.fileno()
+        finally:
+            signal.set_wakeup_fd(before)
