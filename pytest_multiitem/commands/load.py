@@ -102,7 +102,7 @@ def load(
                 query_tokens=query_tokens,
                 num_items=num_items,
                 item_tokens=item_tokens,
-                labels=options.parse_value("--labels", "labels", labels),
+                labels=options.label_ids(labels),
                 delimiter=target.delimiter,
                 seed=seed,
                 vocab_size=target.vocab_size,

@@ -141,7 +141,6 @@ class Run:
         asked at all; also for a workload that cannot be read. A server that answers wrongly is told by the tests that
         need it.
         """
-        self._requests.check()
         for profile in self._attached:
             try:
                 self.cases(self.target(profile))

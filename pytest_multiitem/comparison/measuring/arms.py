@@ -20,6 +20,7 @@ from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS
+from pytest_multiitem.traffic.loading import fitted
 from pytest_multiitem.untrusted.secrets import redacted, redacted_command
 
 Mode = Literal["packed", "prefill_extend", "serial"]
@@ -148,7 +149,7 @@ def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode:
         variables[variable] = value
     settings = resolve(given, {}, {**os.environ, **variables})
     engine = choose_engine(settings.engine)
-    settings = engine.fit(settings)
+    settings = fitted(engine.fit(settings))
     role = _ROLES[mode]
     url = settings.serial_url if role == "serial" else settings.multi_url
     packed = role == "multi" and url is None
