@@ -111,7 +111,7 @@ def load(
     requests = [
         prepared
         for request in work.requests
-        for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
+        for prepared in chunked([request], client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
     finished: list[Level] = []
     try:

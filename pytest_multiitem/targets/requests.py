@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from itertools import cycle, islice
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring import cases
@@ -37,15 +39,35 @@ class Requests:
         return self._cases[key]
 
     def timing_case(self, target: Target, num_items: int) -> Case:
-        """A request of N items for timing: seeded ids, or the items of the user's workload in turn."""
+        """One request of N items for timing: seeded ids, or the user's own request that has most items, these in turn
+        where it has fewer."""
         settings = self._settings
         if settings.workload is None:
             return self.equal_length_case(target, settings.query_tokens, num_items, settings.item_tokens)
-        known = self.cases(target)
-        items = [item for case in known for item in case.items]
-        chosen = tuple(items[i % len(items)] for i in range(num_items))
-        first = known[0]
-        return Case(f"workload, {num_items} items", first.query, chosen, first.labels, first.pool)
+        largest = max(self.cases(target), key=lambda case: len(case.items))
+        chosen = tuple(islice(cycle(largest.items), num_items))
+        return replace(largest, name=f"{largest.name}, {num_items} items", items=chosen)
+
+    def timing_cases(self, target: Target, num_items: int) -> tuple[Case, ...]:
+        """The requests in which N items are timed: one of seeded ids, or the user's own in turn, each with its own
+        query, the last one cut; from the first one again where all together have fewer."""
+        if self._settings.workload is None:
+            return (self.timing_case(target, num_items),)
+        chosen: list[Case] = []
+        left = num_items
+        for case in cycle(self.cases(target)):
+            chosen.append(replace(case, items=case.items[:left]))
+            left -= len(chosen[-1].items)
+            if left == 0:
+                return tuple(chosen)
+        raise AssertionError("a workload without requests is none")
+
+    def benchmark_cases(self, target: Target, num_items: int) -> tuple[Case, ...]:
+        """What a benchmark sends: one seeded request of N items, or all of the user's own requests."""
+        settings = self._settings
+        if settings.workload is not None:
+            return self.cases(target)
+        return (self.equal_length_case(target, settings.bench_query_tokens, num_items, settings.item_tokens),)
 
     def equal_length_case(self, target: Target, query_tokens: int, num_items: int, item_tokens: int) -> Case:
         """A seeded request of a given shape."""

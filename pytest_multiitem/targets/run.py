@@ -49,6 +49,8 @@ class Run:
         self._requests = Requests(settings)
         self.cases = self._requests.cases
         self.timing_case = self._requests.timing_case
+        self.timing_cases = self._requests.timing_cases
+        self.benchmark_cases = self._requests.benchmark_cases
         self.equal_length_case = self._requests.equal_length_case
         self._planned: tuple[Profile, ...] = ()
         self._model: str | None = None

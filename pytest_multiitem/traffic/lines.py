@@ -60,11 +60,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A file's requests. ``delimiter``: the one that a canonical workload was made for, if it says."""
+    """A file's requests. ``is_canonical``: it is a canonical workload; ``delimiter``: the one that such a one was made
+    for, if it says."""
 
     path: Path
     sha256: str
     lines: tuple[Line, ...]
+    is_canonical: bool = False
     delimiter: int | None = None
 
     def wrong(self, line: Line, problem: str) -> UsageError:
@@ -76,7 +78,7 @@ def read_traffic(path: Path) -> Traffic:
     """Every request of a file. Raises UsageError of one line: the file, the line, and what is wrong with it."""
     content = read_bytes(path, "workload")
     text = content.removeprefix(codecs.BOM_UTF8)
-    delimiter = None
+    delimiter, is_canonical = None, False
     try:
         whole = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -86,14 +88,15 @@ def read_traffic(path: Path) -> Traffic:
             canonical = decode_json(text)
         except ValueError as error:
             raise UsageError(f"workload {path} is not valid JSON: {error}") from None
-        delimiter = canonical.get("delimiter_token_id")
+        is_canonical, delimiter = True, canonical.get("delimiter_token_id")
         raw = _canonical_requests(path, canonical)
     else:
         raw = _json_lines(path, text)
     lines = tuple(_line(path, where, fields) for where, fields in raw)
     if not lines:
         raise UsageError(f"workload {path} holds no request; expected one JSON object a line")
-    return Traffic(path, hashlib.sha256(content).hexdigest(), lines, delimiter if type(delimiter) is int else None)
+    checksum = hashlib.sha256(content).hexdigest()
+    return Traffic(path, checksum, lines, is_canonical, delimiter if type(delimiter) is int else None)
 
 
 def _json_lines(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from pytest_multiitem.traffic.lines import Line, Traffic, read_traffic
 from pytest_multiitem.traffic.provenance import TrafficSource
 
 #: What stands for the vocabulary of a server that is not known yet.
-_ANY_VOCABULARY = 2**63
+ANY_VOCABULARY = 2**63
 #: The origin of labels that nobody gave and that every request of a workload has.
 _OF_WORKLOAD = "workload "
 
@@ -103,7 +103,7 @@ def fitted(settings: Settings, *, starts_servers: bool = True) -> Settings:
     lines = _drawn(settings)[1]
     if encoder_of(settings, served) is None and any(map(_has_text, lines)):
         return settings  # the server may name its model's directory
-    found = load(settings, delimiter=None, vocab_size=settings.vocab_size or _ANY_VOCABULARY, served=served)
+    found = load(settings, delimiter=None, vocab_size=settings.vocab_size or ANY_VOCABULARY, served=served)
     assert found is not None  # there is a workload
     if explicit_labels(settings) is not None:
         return settings

@@ -13,7 +13,8 @@ from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.pair import pair_of
 from pytest_multiitem.comparison.measuring.rows import row_of, sample
-from pytest_multiitem.comparison.measuring.sides import Connected, Side, with_served_delimiter
+from pytest_multiitem.comparison.measuring.sides import Connected, Side, served_directory, with_served_delimiter
+from pytest_multiitem.comparison.own_requests import canonical_of
 from pytest_multiitem.comparison.records import PairRecord, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
@@ -68,7 +69,8 @@ def arms_of(a: Sequence[str], b: Sequence[str], given: Mapping[str, str | None],
 
 
 def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
-    """Start both servers, or attach to those that run already, and time the benchmark's request on them, ABBA.
+    """Start both servers, or attach to those that run already, and time the benchmark's request on them, ABBA; or the
+    user's own requests.
 
     Raises EngineUnavailable, ServerError, or UsageError where the servers cannot be up together.
     """
@@ -80,15 +82,17 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
             "an accelerator holds one server at a time, so its arms cannot be interleaved; run the benchmark for each"
         )
     settings = with_served_delimiter(settings, [arm.side for arm in arms])
-    request = workload.of_run(settings).requests[0]
+    sides = [arm.side for arm in arms]
+    requests = (canonical_of(settings, served=served_directory(settings, sides)) or workload.of_run(settings)).requests
+    most = max(len(request.items_token_ids) for request in requests)
     is_default = settings.origins["bench_timed_runs"] == "default"
     with ExitStack() as stack:
         connected = [Connected(arm.side, directory / arm.name) for arm in arms]
         for each in connected:
             stack.callback(each.close)
         samples = sample(
-            [(each.open(), settings.bench_items) for each in connected],
-            request,
+            [(each.open(), most) for each in connected],
+            requests,
             warmup_runs=settings.bench_warmup_runs,
             # As many runs as the user chose; else enough for a verdict, which the benchmark's default is not.
             timed_runs=settings.confirm_runs if is_default else settings.bench_timed_runs,
