@@ -271,6 +271,10 @@ def test_requests_that_show_nothing_are_no_pass(project: Project, items: str, te
     assert result.ret == (0 if allow else 1)
     ran = [r["verdict"] for r in project.matrix["gates"] if r["reason"] != "deselected on the command line"]
     assert ran and set(ran) == {"INCONCLUSIVE"}
+    traffic = project.matrix["traffic"]
+    assert (traffic["path"].rpartition("/")[2], traffic["requests"], traffic["drawn"]) == ("own.jsonl", 1, 1)
+    result.stdout.fnmatch_lines(["multiitem: requests: 1 request of *own.jsonl, sha256 *"])
+    assert f"Requests: 1 request of {traffic['path']}" in project.report
 
 
 def test_a_single_timed_run_is_no_pass(project: Project, faults: Faults) -> None:
