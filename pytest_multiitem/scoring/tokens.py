@@ -73,7 +73,7 @@ def load_tokenizer(source: str) -> Any:
     on_disk = path.exists()
     if on_disk and not file.is_file():
         raise UsageError(f"{path} has no tokenizer.json; name a directory that has one, the file itself, or a hub id")
-    if not on_disk and _HUB_ID.fullmatch(source) is None:
+    if not on_disk and (_HUB_ID.fullmatch(source) is None or path.suffix == ".json"):
         raise UsageError(f"tokenizer {source} does not exist; expected a directory, a tokenizer.json, or a hub id")
     try:
         tokenizer = Tokenizer.from_file(str(file)) if on_disk else Tokenizer.from_pretrained(source)
