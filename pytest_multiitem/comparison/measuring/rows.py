@@ -77,25 +77,28 @@ def encoded(request: WorkloadRequest, query: Sequence[int], items: Sequence[Sequ
 
 def sample(
     sides: Sequence[tuple[Target, int]],
-    request: WorkloadRequest,
+    request: WorkloadRequest | Sequence[WorkloadRequest],
     *,
     warmup_runs: int,
     timed_runs: int,
     seed: int = 0,
 ) -> list[Sampled]:
-    """Time a row on several servers, each at its client chunk size.
+    """Time a row on several servers, each at its client chunk size. Of several requests, a run sends all.
 
     ABBA: the order turns round from block to block, so that drift hits all alike. Requests are encoded before the
     clock starts, and answers are read after it has stopped; they are judged after the last block, with items that a
     ``seed`` deals out to further requests. A warm-up sends one request of every shape. Failures are recorded, never
     raised.
     """
-    items, session = len(request.items_token_ids), uuid.uuid4().hex[:12]
+    wanted = [request] if isinstance(request, WorkloadRequest) else request
+    items, session = sum(len(each.items_token_ids) for each in wanted), uuid.uuid4().hex[:12]
     samples = [Sampled(chunk_size, items, session) for _, chunk_size in sides]
     turns = []
     with ExitStack() as stack:
         for (target, _), sampled in zip(sides, samples, strict=True):
-            requests, shapes = chunked(request, sampled.chunk_size)
+            parts = [chunked(each, sampled.chunk_size) for each in wanted]
+            requests = [each for whole, _ in parts for each in whole]
+            shapes = [each for _, some in parts for each in some]
             for _ in range(warmup_runs):
                 sampled.warmup_ms += _warm_up(target, shapes)
             sampled.attestation = stack.enter_context(target.attest())
