@@ -26,6 +26,7 @@ from pytest_multiitem.commands.orchestrate import orchestrate
 from pytest_multiitem.commands.power import power
 from pytest_multiitem.commands.replay import replay
 from pytest_multiitem.commands.report import report
+from pytest_multiitem.commands.scores import scores_compare, scores_delete, scores_list, scores_show
 from pytest_multiitem.commands.serve import faults, proxy, serve
 from pytest_multiitem.commands.tpu_check import tpu_check
 from pytest_multiitem.commands.validate import validate
@@ -106,6 +107,16 @@ baseline = typer.Typer(no_args_is_help=True, help="Saved timings, and whether la
 for name, command in (("save", baseline_save), ("check", baseline_check), ("list", baseline_list)):
     baseline.command(name)(command)
 app.add_typer(baseline, name="baseline")
+
+scores = typer.Typer(no_args_is_help=True, help="Saved scores, and which of later ones moved.")
+for name, command in (
+    ("list", scores_list),
+    ("show", scores_show),
+    ("compare", scores_compare),
+    ("delete", scores_delete),
+):
+    scores.command(name)(command)
+app.add_typer(scores, name="scores")
 
 
 def main() -> None:

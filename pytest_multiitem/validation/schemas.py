@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_multiitem.baselines import golden
 from pytest_multiitem.baselines import store as baselines
 from pytest_multiitem.baselines.records import BASELINE_SCHEMA, Baseline
 from pytest_multiitem.bench.load_records import LOAD_SCHEMA, LoadReport
@@ -62,6 +63,12 @@ KINDS: Mapping[str, Kind] = {
     compared.COMPARISON_SCHEMA: Kind(compared.Comparison, "multiitem compare", comparison.problems, comparison.summary),
     RUN_SCHEMA: Kind(Matrix, "pytest", run.problems, run.summary),
     BASELINE_SCHEMA: Kind(Baseline, "pytest --save-baseline", lambda artefact: baselines.problems(artefact.record)),
+    golden.SCORES_SCHEMA: Kind(
+        golden.GoldenScores,
+        "pytest --save-scores",
+        lambda artefact: golden.problems(artefact.record),
+        golden.summary,
+    ),
     LOAD_SCHEMA: Kind(
         LoadReport, "multiitem load --output-json", lambda artefact: load.problems(artefact.record), load.summary_of
     ),

@@ -227,21 +227,13 @@ def _differences(record: PairRecord) -> list[str]:
 
 def _served(arm: Arm, target: Target) -> dict[str, str | None]:
     """Who has answered. ``version``: of what was checked out or installed, or as the server says."""
-    version: Any = arm.variation.version
-    for told in ("version", "sglang_version", "package_version"):
-        version = version or target.info.get(told)
-    if version is None and target.owned and target.adapter is not None:
-        try:
-            version = target.adapter.version(arm.side.settings)
-        except EngineUnavailable:
-            version = None
     return {
         "url": None if target.owned else target.url,
         "engine": target.engine,
         "backend": target.profile.backend,
         "model": target.model,
         "dtype": target.dtype,
-        "version": None if version is None else str(version),
+        "version": arm.variation.version or target.engine_version(arm.side.settings),
     }
 
 
