@@ -1,4 +1,4 @@
-"""The tables of saved scores, and of a run's against them; the terminal, the Markdown report and the command show it."""
+"""The tables of saved scores, and of a run's against them; terminal, Markdown report and command show these."""
 
 from __future__ import annotations
 

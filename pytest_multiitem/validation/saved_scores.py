@@ -35,7 +35,8 @@ def _cell(cell: ScoreVerdict) -> Iterator[str]:
     if cell.limit not in (PLACED_FLOAT32, PLACED):
         yield f"its limit is {cell.limit:g}; expected {PLACED_FLOAT32:g} or {PLACED:g}"
     if (cell.moved > 0) != (not cell.largest <= cell.limit) or not 0 <= cell.moved <= cell.items:
-        yield f"{cell.moved} of {cell.items} items moved by more than {cell.limit:g}, but the largest is {cell.largest:g}"
+        counted = f"{cell.moved} of {cell.items} items moved by more than {cell.limit:g}"
+        yield f"{counted}, but the largest is {cell.largest:g}"
     if cell.mean is not None and not cell.mean <= cell.largest * (1 + NEAR):
         yield f"its mean {cell.mean:g} is above its largest difference {cell.largest:g}"
     differences = [_difference(item) for item in cell.worst]
