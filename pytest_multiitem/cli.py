@@ -17,6 +17,7 @@ from pytest_multiitem.commands.baseline import baseline_check, baseline_list, ba
 from pytest_multiitem.commands.checkpoint import checkpoint
 from pytest_multiitem.commands.compare import compare_files, compare_run
 from pytest_multiitem.commands.evaluate import check, combine, evaluate
+from pytest_multiitem.commands.history import history, prune
 from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
 from pytest_multiitem.commands.matrix import matrix
@@ -79,7 +80,21 @@ for command in (serve, proxy):
 for command in (faults, checkpoint):
     app.command()(command)
 app.command(cls=RunCommand)(launch)
-for command in (report, evaluate, combine, check, workload, matrix, validate, load, replay, tpu_check, orchestrate):
+for command in (
+    report,
+    evaluate,
+    combine,
+    check,
+    workload,
+    matrix,
+    validate,
+    load,
+    replay,
+    tpu_check,
+    orchestrate,
+    history,
+    prune,
+):
     app.command()(command)
 for command in (ab, power, models):
     app.command(cls=RunCommand)(command)

@@ -60,8 +60,9 @@ def ab(
     measured = arms.measure(pair, directory)
     for line in [*terminal_table(*arms.table(measured)), *arms.lines(measured)]:
         say(line)
-    if output_json is not None:
-        write_record(output_json, measured.record)
+    for path in (directory / "ab.json", output_json):
+        if path is not None:
+            write_record(path, measured.record)
     wrong = arms.problems(measured)
     for problem in wrong:
         say(f"multiitem: {problem}", err=True)

@@ -21,7 +21,7 @@ from pytest_multiitem.models.records import SCHEMA_VERSION as MODEL_MATRIX_SCHEM
 from pytest_multiitem.models.records import ModelMatrix
 from pytest_multiitem.power.records import SCHEMA_VERSION as KILL_MATRIX_SCHEMA
 from pytest_multiitem.power.records import KillMatrix
-from pytest_multiitem.results import counterexample
+from pytest_multiitem.results import counterexample, history
 from pytest_multiitem.results.records import SCHEMA_VERSION as RUN_SCHEMA
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.store import schema_file
@@ -86,6 +86,12 @@ KINDS: Mapping[str, Kind] = {
     TPU_SCHEMA: Kind(Report, "multiitem tpu-check --json", lambda artefact: tpu.problems(artefact.record), tpu.summary),
     MODEL_MATRIX_SCHEMA: Kind(
         ModelMatrix, "multiitem models", lambda artefact: model_matrix.problems(artefact.record), model_matrix.summary
+    ),
+    history.HISTORY_SCHEMA: Kind(
+        history.History,
+        "multiitem history --output-json",
+        lambda artefact: [*history.problems(artefact.record)],
+        lambda record: f"{len(record.runs)} runs",
     ),
     compared.AB_SCHEMA: Kind(compared.PairRecord, "multiitem ab --output-json", pair.problems, pair.summary),
 }
