@@ -17,6 +17,7 @@ from pytest_multiitem.commands.baseline import baseline_check, baseline_list, ba
 from pytest_multiitem.commands.checkpoint import checkpoint
 from pytest_multiitem.commands.compare import compare_files, compare_run
 from pytest_multiitem.commands.evaluate import check, combine, evaluate
+from pytest_multiitem.commands.history import history, prune
 from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
 from pytest_multiitem.commands.matrix import matrix
@@ -26,6 +27,7 @@ from pytest_multiitem.commands.orchestrate import orchestrate
 from pytest_multiitem.commands.power import power
 from pytest_multiitem.commands.replay import replay
 from pytest_multiitem.commands.report import report
+from pytest_multiitem.commands.scores import scores_compare, scores_delete, scores_list, scores_show
 from pytest_multiitem.commands.serve import faults, proxy, serve
 from pytest_multiitem.commands.tpu_check import tpu_check
 from pytest_multiitem.commands.validate import validate
@@ -78,7 +80,21 @@ for command in (serve, proxy):
 for command in (faults, checkpoint):
     app.command()(command)
 app.command(cls=RunCommand)(launch)
-for command in (report, evaluate, combine, check, workload, matrix, validate, load, replay, tpu_check, orchestrate):
+for command in (
+    report,
+    evaluate,
+    combine,
+    check,
+    workload,
+    matrix,
+    validate,
+    load,
+    replay,
+    tpu_check,
+    orchestrate,
+    history,
+    prune,
+):
     app.command()(command)
 for command in (ab, power, models):
     app.command(cls=RunCommand)(command)
@@ -106,6 +122,16 @@ baseline = typer.Typer(no_args_is_help=True, help="Saved timings, and whether la
 for name, command in (("save", baseline_save), ("check", baseline_check), ("list", baseline_list)):
     baseline.command(name)(command)
 app.add_typer(baseline, name="baseline")
+
+scores = typer.Typer(no_args_is_help=True, help="Saved scores, and which of later ones moved.")
+for name, command in (
+    ("list", scores_list),
+    ("show", scores_show),
+    ("compare", scores_compare),
+    ("delete", scores_delete),
+):
+    scores.command(name)(command)
+app.add_typer(scores, name="scores")
 
 
 def main() -> None:

@@ -527,8 +527,9 @@ class Outcome:
 
 
 class PairRecord(msgspec.Struct, kw_only=True):
-    """Two arms of an A/B, by name: their variables, and one row each. ``ratio_p50``: A's median run over B's.
-    ``labels``: the label token ids that were scored."""
+    """Two arms of an A/B, by name: what makes them (``url``, ``python``, ``checkout``, variables), and one row each.
+    ``ratio_p50``: A's median run over B's. ``labels``: the label token ids that were scored. ``served``: by arm, who
+    answered (url, engine, backend, model, dtype, version; null where it is not known). ``requests``: of one run."""
 
     schema_version: Literal["multiitem_ab_v1"] = AB_SCHEMA
     arms: dict[str, dict[str, str]]
@@ -538,3 +539,5 @@ class PairRecord(msgspec.Struct, kw_only=True):
     verdict: str
     agreement: Agreement | None
     labels: list[int] | None = None
+    served: dict[str, dict[str, str | None]] = {}
+    requests: int = 1

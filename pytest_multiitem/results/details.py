@@ -386,8 +386,47 @@ class AgainstBaseline(Notes, kw_only=True):
     notes: list[str] = []
 
 
+class MovedItem(msgspec.Struct, kw_only=True):
+    """One item whose scores [K] moved. ``was``: as saved; ``now``: in this run."""
+
+    index: int
+    difference: float
+    was: list[float]
+    now: list[float]
+
+
+class ScoreVerdict(msgspec.Struct, kw_only=True):
+    """One saved request. ``moved``: of its ``items``, those further away than ``limit``. ``largest``, ``mean``: the
+    difference over all items. ``noise_floor``: the larger of both runs'. ``doubt``: why no difference decides.
+    ``worst``: the items that moved most."""
+
+    key: str
+    verdict: Verdict
+    reason: str
+    items: int
+    moved: int = 0
+    largest: Number = None
+    mean: Number = None
+    limit: Number = None
+    noise_floor: Number = None
+    doubt: str | None = None
+    worst: list[MovedItem] = []
+
+
+class AgainstScores(Notes, kw_only=True):
+    """Every saved request. ``since``: what is known of when the scores moved; null where none did. ``notes``: what
+    differs and does not decide."""
+
+    scores: str
+    saved_at_utc: str
+    workload_sha256: str
+    requests: list[ScoreVerdict]
+    since: str | None = None
+    notes: list[str] = []
+
+
 Details = (
     Notes | EveryScore | Isolation | ContentIsolation | LengthIsolation | Equivalence | EquivalenceAtFloor | Semantics
     | RequestIsolation | RequestContract | NegativeControl | Ladder | Labels | Traffic | Relations | Speedup | Agreement
-    | PrefillExtend | SegmentPath | ComparedSides | Power | AgainstBaseline
+    | PrefillExtend | SegmentPath | ComparedSides | Power | AgainstBaseline | AgainstScores
 )  # fmt: skip

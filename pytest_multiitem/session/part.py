@@ -51,7 +51,12 @@ class Part:
 PARTS: pytest.StashKey[tuple[Part, ...]] = pytest.StashKey()
 #: The modules of the parts, in the order of their tests and of the summary, each with the settings that ask for it. One
 #: that nobody asks for is not imported. The baseline comes last: it judges what all others have timed.
-_PARTS = (("power", ("power",)), ("comparison", ("compare",)), ("baseline", ("baseline", "save_baseline")))
+_PARTS = (
+    ("power", ("power",)),
+    ("comparison", ("compare",)),
+    ("scores", ("scores", "save_scores")),
+    ("baseline", ("baseline", "save_baseline")),
+)
 
 
 def parts_of(config: pytest.Config, settings: Settings) -> tuple[Part, ...]:

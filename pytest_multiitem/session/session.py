@@ -262,7 +262,8 @@ def finish(session: pytest.Session) -> None:
     if SETTINGS not in config.stash or config.getoption("collectonly"):
         return
     settings = config.stash[SETTINGS]
-    if SESSION in config.stash or settings.require or settings.save_baseline is not None:
+    saves = settings.save_baseline is not None or settings.save_scores is not None
+    if SESSION in config.stash or settings.require or saves:
         session_of(config).hold_interruptions()
         status = session_of(config).finish(int(session.exitstatus))
         if status != int(session.exitstatus):

@@ -196,6 +196,12 @@ class Settings:
     save_baseline: str | None = option(
         None, "save the run's timings under a name, unless the run fails", str, "NAME", short=True,
     )
+    scores: str | None = option(
+        None, "compare the run's scores with saved ones: their name, or a file", str, "NAME", short=True,
+    )
+    save_scores: str | None = option(
+        None, "save the run's scores under a name, unless the run fails", str, "NAME", short=True,
+    )
 
     bench: bool = option(False, "run the benchmarks", switch, short=True, topic="benchmarks and performance curve")
     bench_items: int = option(500, "item count of the benchmarks", integer(1), "N")

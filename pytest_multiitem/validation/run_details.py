@@ -9,6 +9,7 @@ import msgspec
 from pytest_multiitem.baselines.judging import compared
 from pytest_multiitem.bench.figures import is_usable
 from pytest_multiitem.faults.catalogue import catalogue
+from pytest_multiitem.gates.golden import SCORES_AS_SAVED
 from pytest_multiitem.gates.power import FAULT_IS_KILLED, HEALTHY_PASSES
 from pytest_multiitem.gates.regression import NO_REGRESSION
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
@@ -22,11 +23,12 @@ from pytest_multiitem.results.verdict import Verdict, worst
 from pytest_multiitem.settings import conditions
 from pytest_multiitem.settings.conditions import Condition
 from pytest_multiitem.tpu.records import Report
-from pytest_multiitem.validation import kill_matrix, tpu
+from pytest_multiitem.validation import kill_matrix, saved_scores, tpu
 
 #: What the verdict of a gate rests on, where it rests on its details alone.
 _NEEDED = {
     NO_REGRESSION.name: details.AgainstBaseline,
+    SCORES_AS_SAVED.name: details.AgainstScores,
     HEALTHY_PASSES.name: details.Power,
     FAULT_IS_KILLED.name: details.Power,
     SEGMENT_LOWERS.name: details.SegmentPath,
@@ -40,6 +42,8 @@ def problems(record: GateRecord) -> Iterator[str]:
         yield f"its verdict is PASS, but its details do not hold what was measured ({needed.__struct_config__.tag})"
     elif isinstance(record.details, details.AgainstBaseline):
         yield from _against_baseline(record, record.details)
+    elif isinstance(record.details, details.AgainstScores):
+        yield from saved_scores.problems(record, record.details)
     elif isinstance(record.details, details.Power):
         yield from _power(record, record.details)
     elif isinstance(record.details, details.SegmentPath):

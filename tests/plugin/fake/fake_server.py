@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "unit"))
 
+import fake_backend
 import msgspec
 from fake_backend import FakeBackend
 
@@ -53,12 +54,25 @@ FAULTS = {
     "workers": "it has workers: one in a session of its own, one in a new group; both ignore SIGTERM",
     "die_after": "requests after which the server ends with code 9",
     "once": "the scoring request whose answer alone has its rows in another order",
+    "weights": "share by which another model's logits are mixed into its own: every score moves, and all agree",
+    "digits": "digits that scores are rounded to, which leaks nothing",
+    "version": "the version that it says it has",
     "from": "N:WAY, from which scoring request on it answers in which way: a status, or a word of `Handler.break_off`",
 }
 
 WORKER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 #: Names that an engine may have for a mask implementation.
 _OWN_NAMES = {"flex": "dense"}
+
+
+def exchange_weights(share: float) -> None:
+    """Give the model other weights: what sees the same still scores the same, however it is asked."""
+    own = fake_backend.logit
+
+    def logit(seen: Any, label: int) -> float:
+        return (1 - share) * own(seen, label) + share * own((*seen, (-1, -1)), label)
+
+    fake_backend.logit = logit
 
 
 class Server:
@@ -74,6 +88,8 @@ class Server:
             "extend": {"prefill_extend": True, "scoring_cache": True, "extend_batch_size": 12},
         }[options.role]
         self._mask, self._model = options.mask, options.model
+        if "weights" in self.faults:
+            exchange_weights(float(self.faults["weights"] or 1))
         backend = FakeBackend(max_positions=LONGEST, seconds_per_call=0.0005)
         backend.vocab_size = VOCABULARY
         mask = MaskImpl(_OWN_NAMES.get(options.mask, options.mask))
@@ -107,6 +123,7 @@ class Server:
             "semantics": {"declared": config.declared_semantics.value},
             "executed": executed,
             "api_key": self.faults.get("key"),
+            "version": self.faults.get("version"),
             "pid": os.getpid(),
         }
 
@@ -137,6 +154,8 @@ class Server:
     def _spoil(self, scores: list[list[float]], items: Any) -> list[list[float]]:
         if self._answered == int(self.faults.get("once") or 0):
             return scores[::-1]
+        if "digits" in self.faults:
+            return [[round(score, int(self.faults["digits"])) for score in row] for row in scores]
         if "flat" in self.faults:
             return [[1 / len(row)] * len(row) for row in scores]
         before, self._before = self._before, repr(items)
