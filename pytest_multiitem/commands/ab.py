@@ -26,7 +26,9 @@ class AbMode(StrEnum):
 def ab(
     a: Annotated[list[str], typer.Option("--a", metavar="NAME=VALUE", help="A variable of arm A; repeatable.")],
     b: Annotated[list[str], typer.Option("--b", metavar="NAME=VALUE", help="A variable of arm B; repeatable.")],
-    mode: Annotated[AbMode, typer.Option(help="Which benchmark: packed, prefill_extend or serial.")] = AbMode.PACKED,
+    mode: Annotated[
+        AbMode, typer.Option("--benchmark", help="Which benchmark: packed, prefill_extend or serial.")
+    ] = AbMode.PACKED,
     output_json: Annotated[Path | None, typer.Option(help="Write all samples and the result here.")] = None,
     *,
     given: Mapping[str, str | None],

@@ -27,9 +27,10 @@ def compare_run(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.comparison.measuring.runner import compare
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.comparison import comparison_lines, publish
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
 
-    settings = resolve(given, {})
+    settings = resolve(given, {}, project=project_settings(Path.cwd()))
     check_backends(settings)
     engine = choose_engine(settings.engine)
     settings = engine.with_own_names(settings)

@@ -58,7 +58,7 @@ def load(
     vocab_size: Annotated[
         int | None, typer.Option(min=2, help="Token ids to draw from (default: what the server says, else 30000).")
     ] = None,
-    timeout: options.Timeout = options.DEFAULTS.request_timeout,
+    request_timeout: options.Timeout = options.DEFAULTS.request_timeout,
     output_json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the measurement is written.")] = None,
     api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
     ca_file: options.CaFile = None,
@@ -87,13 +87,13 @@ def load(
         duration=duration,
         objective_ms=latency_objective_ms,
         seed=seed,
-        timeout=timeout,
+        timeout=request_timeout,
     )
     if output_json is not None:
         check_writable(output_json)
     own = {"delimiter": delimiter, "vocab_size": vocab_size, "api_key_env": api_key_env, "ca_file": ca_file}
     settings = settings_of({name: (f"--{name.replace('_', '-')}", value) for name, value in own.items()})
-    with client_of(address, settings, timeout=min(timeout, _INFO_TIMEOUT)) as client:
+    with client_of(address, settings, timeout=min(request_timeout, _INFO_TIMEOUT)) as client:
         target = attach(None, client, settings, None)
         if workload is not None:
             work = canonical.read(workload).record

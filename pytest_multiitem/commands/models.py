@@ -33,9 +33,10 @@ def models(
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.models import models_lines, render, state
     from pytest_multiitem.results.store import new_run_id, write_atomically
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
 
-    settings = resolve(given, {})
+    settings = resolve(given, {}, project=project_settings(Path.cwd()))
     content = read_models(file)
     run_id = new_run_id()
     directory = Path.cwd() / settings.results_dir.expanduser() / "models" / run_id

@@ -30,9 +30,10 @@ def power(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.reports.power import power_lines, render, result
     from pytest_multiitem.results.store import new_run_id, write_atomically
     from pytest_multiitem.servers.errors import ServerError
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
 
-    settings = resolve(given, {})
+    settings = resolve(given, {}, project=project_settings(Path.cwd()))
     check_settings(settings)
     settings = EMBEDDED.fit(settings)
     run_id = new_run_id()

@@ -1086,9 +1086,9 @@ def test_an_unknown_required_gate(multiitem, edited):
     [
         (("--url", "localhost:3"), "--url 'localhost:3' is not valid"),
         (("--labels", "a"), "--labels 'a' is not valid: expected a comma-separated list"),
-        (("--timed-runs", "0"), "--timed-runs '0' is not valid"),
+        (("--timed-runs", "0"), "--bench-timed-runs '0' is not valid"),
         (("--semantics", "causal"), "--semantics 'causal' is not valid"),
-        (("--timeout", "-1"), "--timeout '-1' is not valid"),
+        (("--timeout", "-1"), "--request-timeout '-1' is not valid"),
         (("--vocab-size", "2"), "leaves"),
         (("--workload", "absent"), "--workload 'absent' is not valid: expected an existing file"),
         (("--engine", "sglan"), "no engine is called 'sglan'"),

@@ -18,6 +18,7 @@ from pytest_multiitem.comparison.records import PairRecord, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
+from pytest_multiitem.settings.project_file import project_settings
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS
 from pytest_multiitem.untrusted.secrets import redacted, redacted_command
@@ -146,7 +147,7 @@ def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode:
             hint = did_you_mean(variable, _VARIABLES)
             raise UsageError(f"arm {name}: {word!r} is no NAME=VALUE of a setting's environment variable{hint}")
         variables[variable] = value
-    settings = resolve(given, {}, {**os.environ, **variables})
+    settings = resolve(given, {}, {**os.environ, **variables}, project_settings(Path.cwd()))
     engine = choose_engine(settings.engine)
     settings = engine.fit(settings)
     role = _ROLES[mode]
