@@ -8,6 +8,7 @@ import pytest
 
 from pytest_multiitem.reports.colours import coloured
 from pytest_multiitem.session.check_settings import is_parallel
+from pytest_multiitem.session.github import tell
 from pytest_multiitem.session.keys import NOTES, SETTINGS
 from pytest_multiitem.session.session import SESSION
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS
@@ -65,6 +66,8 @@ def summarise(terminalreporter: pytest.TerminalReporter) -> None:
     has_colours = config.get_terminal_writer().hasmarkup
     for text, markup in (*lines(session.matrix, session.unmet), *of_parts):
         reporter.write_line(coloured(text) if has_colours and not markup else text, **markup)
+    for text in [] if session.matrix is None else tell(session.matrix):
+        reporter.write_line(text)
     for note in session.notes:
         reporter.write_line(note, red=True, bold=True)
     if session.problem is not None:
