@@ -44,11 +44,11 @@ def compare_run(given: Mapping[str, str | None]) -> None:
         say(line)
     if outcome.unwritten is not None:
         raise outcome.unwritten
-    directory, here = outcome.directory, Path.cwd()
-    say(f"results: {directory.relative_to(here) if directory.is_relative_to(here) else directory}/")
     status, reasons = exit_status(outcome, settings)
     for reason in reasons:
         say(f"multiitem: {reason}", err=True)
+    directory, here = outcome.directory, Path.cwd()
+    say(f"results: {directory.relative_to(here) if directory.is_relative_to(here) else directory}/")
     raise typer.Exit(status)
 
 

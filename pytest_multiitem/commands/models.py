@@ -55,11 +55,10 @@ def models(
             run.close(None if ended is None else str(ended) or type(ended).__name__)
             if ended is not None:
                 say("multiitem: what was measured is kept", err=True)
+                say(f"results: {_shown(run.path)}")
     for line in models_lines(run.matrix):
         say(line)
     write_atomically(directory / "report.md", render(run.matrix).encode())
-    shown = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    say(f"results: {shown}, {shown.parent / 'report.md'}")
     status, problems = verdict(
         run.matrix,
         allow_inconclusive=settings.allow_inconclusive,
@@ -68,4 +67,9 @@ def models(
     )
     for problem in problems:
         say(f"multiitem: {problem}", err=True)
+    say(f"results: {_shown(run.path.parent / 'report.md')}, {run.path.name}")
     raise typer.Exit(status)
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

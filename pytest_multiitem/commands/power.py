@@ -64,10 +64,10 @@ def power(given: Mapping[str, str | None]) -> None:
         raise ended_by
     write_atomically(directory / "report.md", render(run.matrix).encode())
     shown_path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    say(f"results: {shown_path}, {shown_path.parent / 'report.md'}")
     status, problems = verdict(run.matrix)
     for problem in problems:
         say(f"multiitem: {problem}", err=True)
     if interrupted:
         say("multiitem: interrupted; what was measured is kept", err=True)
+    say(f"results: {shown_path.parent / 'report.md'}, {shown_path.name}")
     raise typer.Exit(130 if interrupted else status)

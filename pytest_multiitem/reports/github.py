@@ -69,7 +69,7 @@ def _reasons(matrix: Matrix) -> tuple[list[str], list[list[str]]]:
     return ["verdict", "gate", "for", "why"], rows
 
 
-def annotations(matrix: Matrix) -> list[str]:
+def log_commands(matrix: Matrix) -> list[str]:
     """A command for each reason that is not PASS, the worst first, as many as GitHub shows; words in it are data."""
     found = Counter((record.verdict, record.gate, record.reason) for record in table.not_passed(matrix.gates))
     lines: list[str] = []

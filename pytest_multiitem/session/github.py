@@ -21,10 +21,10 @@ def tell(matrix: Matrix, environ: Mapping[str, str] | None = None) -> list[str]:
     lines: list[str] = []
     if environ.get(ACTIONS) != "true" and not environ.get(SUMMARY):
         return lines
-    from pytest_multiitem.reports.github import annotations, step_summary  # imports every report
+    from pytest_multiitem.reports.github import log_commands, step_summary  # imports every report
 
     if environ.get(ACTIONS) == "true":
-        lines += annotations(matrix)
+        lines += log_commands(matrix)
     if environ.get(SUMMARY):
         try:
             with Path(environ[SUMMARY]).open("a", encoding="utf-8") as file:

@@ -8,7 +8,7 @@ import pytest
 from sample_matrix import SEEN, benchmark, gate_record, matrix, not_run
 
 from hostile_words import EVIL, FORGED, harmless
-from pytest_multiitem.reports.github import annotations, step_summary
+from pytest_multiitem.reports.github import log_commands, step_summary
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.session.github import tell
 
@@ -28,7 +28,7 @@ def failing(reason="0.3 exceeds 0.02", verdict=Verdict.FAIL, **more):
 )
 def test_what_is_not_a_pass_is_told(verdict, light, level):
     run = matrix([gate_record(**SEEN), failing(verdict=verdict)], benchmarks=[benchmark()])
-    assert annotations(run) == [f"::{level} title={verdict} changed_length_isolation_zero::0.3 exceeds 0.02"]
+    assert log_commands(run) == [f"::{level} title={verdict} changed_length_isolation_zero::0.3 exceeds 0.02"]
     page = step_summary(run)
     assert page.startswith(f"## {light} Multi-item scoring: ")
     assert f"| {light} {verdict} | changed_length_isolation_zero | pytorch-dense | 0.3 exceeds 0.02 |" in page
@@ -37,7 +37,7 @@ def test_what_is_not_a_pass_is_told(verdict, light, level):
 
 def test_a_good_run_has_no_annotation():
     run = matrix([gate_record()])
-    assert annotations(run) == []
+    assert log_commands(run) == []
     page = step_summary(run)
     assert page.startswith("## 🟢 Multi-item scoring: 1 PASS\n") and "What is not a PASS" not in page
 
@@ -54,7 +54,7 @@ def test_an_interrupted_run_says_so():
 @pytest.mark.parametrize("words", EVIL)
 def test_words_of_a_server_stay_words(words):
     run = matrix([failing(f"the server says: {words}", where="pytorch-dense"), not_run(reason=words)])
-    told = annotations(run)
+    told = log_commands(run)
     assert len(told) == 2
     for line in told:
         command, _, message = line[2:].partition("::")
@@ -68,18 +68,18 @@ def test_words_of_a_server_stay_words(words):
 
 def test_percent_signs_and_the_ends_of_properties_are_escaped():
     run = matrix([failing("p95 > 15%0A::error::x, 50 %")])
-    assert annotations(run) == [
+    assert log_commands(run) == [
         "::error title=FAIL changed_length_isolation_zero::p95 > 15%250A::error::x, 50 %25"
     ]  # fmt: skip
 
 
 def test_no_more_annotations_than_are_shown():
     gates = [failing(f"reason {n}") for n in range(25)] + [not_run(reason=f"why {n}") for n in range(10)]
-    told = annotations(matrix(gates))
+    told = log_commands(matrix(gates))
     errors = [line for line in told if line.startswith("::error")]
     assert len(errors) == 10 and errors[-1] == "::error title=16 more::they are in the report of the run"
     assert len([line for line in told if line.startswith("::notice")]) == 10
-    assert annotations(matrix([failing("same"), failing("same")]))[0].startswith(
+    assert log_commands(matrix([failing("same"), failing("same")]))[0].startswith(
         "::error title=FAIL changed_length_isolation_zero (2 tests)::"
     )
 
