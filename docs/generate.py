@@ -46,8 +46,8 @@ Every setting has four names, and a fifth in `pyproject.toml`. The first that is
 
 - The run's header prints each setting that is not the default, with where it came from; all of them with
   `--multiitem-header=full`. `matrix.json` and `report.md` hold all of them.
-- In `[tool.multiitem]`, a list is an array, a switch `true` or `false`, pairs are a table, and a path is relative to the
-  file. A key that is no setting, or a value of another type, ends the run before it starts.
+- In `[tool.multiitem]`, a list is an array, a switch `true` or `false`, pairs are a table, and a path is relative to
+  the file. A key that is no setting, or a value of another type, ends the run before it starts.
 - A value that is not valid ends the run before it starts (exit status 4). The message names the value, where it
   came from, and the valid ones.
 - Lists are separated by commas. A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`; on the command

@@ -29,7 +29,7 @@ def browser() -> str | None:
 
 
 def take(page: Path, into: Path, executable: str) -> list[Path]:
-    """Write the pictures of a run's ``report.html``; gives their paths. Raises FileNotFoundError where there is none."""
+    """Write the pictures of a run's ``report.html``; gives their paths. Raises FileNotFoundError."""
     from playwright.sync_api import sync_playwright
 
     if not page.is_file():
