@@ -47,7 +47,10 @@ _FORM = re.compile(r"\[[^\]]*\]|…|(?<![\w$-])(?:FILE|NAME|URL|MODEL|DIR|RUN|ID
 _MULTI = re.compile(r"http://127\.0\.0\.1:(?:30010|30020|8000)\b")
 _SERIAL = re.compile(r"http://127\.0\.0\.1:(?:30011|8001)\b")
 #: What makes a line a short one.
-SHORTER = {"--duration 10": "--duration 0.3", "--rates 0.5,1,2": "--rates 2", "--rates 2,8,20": "--rates 2"}
+SHORTER = {
+    "--duration 10": "--duration 0.3", "--concurrency 1,2,4": "--concurrency 1 --duration 0.3",
+    "--rates 0.5,1,2": "--rates 2", "--rates 2,8,20": "--rates 2",
+}  # fmt: skip
 
 
 def command_options(words: list[str]) -> set[str]:
