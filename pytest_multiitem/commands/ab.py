@@ -32,7 +32,9 @@ _WHAT = (
 def ab(
     a: Annotated[list[str], typer.Option("--a", metavar="NAME=VALUE", help=f"What makes arm A: {_WHAT}")],
     b: Annotated[list[str], typer.Option("--b", metavar="NAME=VALUE", help=f"What makes arm B: {_WHAT}")],
-    mode: Annotated[AbMode, typer.Option(help="Which benchmark: packed, prefill_extend or serial.")] = AbMode.PACKED,
+    mode: Annotated[
+        AbMode, typer.Option("--benchmark", help="Which benchmark: packed, prefill_extend or serial.")
+    ] = AbMode.PACKED,
     output_json: Annotated[Path | None, typer.Option(help="Write all samples and the result here.")] = None,
     *,
     given: Mapping[str, str | None],

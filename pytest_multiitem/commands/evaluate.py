@@ -39,8 +39,8 @@ _OPTIONS = {
     "query_tokens": setting_option("query_tokens", "query length, timed"),
     "item_tokens": setting_option("item_tokens", "item length, timed"),
     "items": setting_option("items", "item counts N that are timed"),
-    "timed_runs": setting_option("bench_timed_runs"),
-    "warmup_runs": setting_option("bench_warmup_runs"),
+    "bench_timed_runs": setting_option("bench_timed_runs"),
+    "bench_warmup_runs": setting_option("bench_warmup_runs"),
     "model": typer.Option(metavar="NAME", help=f"Name of the model (default: {SERVER_SAYS})."),
     "backend": typer.Option(metavar="NAME", help=f"What serves: jax, pytorch, … (default: {SERVER_SAYS})."),
     "engine": typer.Option(metavar="NAME", help="Engine that serves, embedded, sglang or sgl-jax: read its own words."),
@@ -48,12 +48,10 @@ _OPTIONS = {
     "workload": setting_option("workload", default="built-in requests"),
     "workload_sample": setting_option("workload_sample"),
     "tokenizer": setting_option("tokenizer", default="the served model's, where it lies on this machine"),
-    "timeout": setting_option("request_timeout"),
+    "request_timeout": setting_option("request_timeout"),
     "api_key_env": setting_option("api_key_env", "environment variable with the server's API key"),
     "ca_file": setting_option("ca_file", default="the usual ones"),
 }
-#: The settings of those that have another name.
-_SETTINGS = {"timed_runs": "bench_timed_runs", "warmup_runs": "bench_warmup_runs", "timeout": "request_timeout"}
 
 
 @partial(with_options, options=_OPTIONS)
@@ -76,8 +74,8 @@ def evaluate(
     check_backend(given["backend"])
     values = {}
     for name, text in given.items():
-        flag, setting = "--" + name.replace("_", "-"), _SETTINGS.get(name, name)
-        values[setting] = flag, None if text is None else parse_value(flag, setting, text)
+        flag = "--" + name.replace("_", "-")
+        values[name] = flag, None if text is None else parse_value(flag, name, text)
     settings = fitted(settings_of(values), starts_servers=False)
     evaluation = run.evaluate(
         settings,
@@ -121,7 +119,6 @@ def combine(
     reference: Annotated[
         str | None,
         typer.Option(
-            "--reference",
             "--torch-model",
             metavar="MODEL",
             help="Compute the torch reference with transformers: directory or hub id.",
@@ -134,7 +131,7 @@ def combine(
     from pytest_multiitem.results.store import write_record
 
     if torch_serial is not None and reference is not None:
-        raise UsageError("--torch-serial and --reference are two ways to one torch reference; give one of them")
+        raise UsageError("--torch-serial and --torch-model are two ways to one torch reference; give one of them")
     outputs = [
         path for path in (output_json, output_multi_vs_serial_json, output_jax_torch_parity_json) if path is not None
     ]
@@ -145,7 +142,9 @@ def combine(
     if output_jax_torch_parity_json is not None and torch_serial is None and reference is None:
         reference = ours.evaluation.model
         if reference is None:
-            raise UsageError(f"{multi} names no model to compute a torch reference of; name it with --reference MODEL")
+            raise UsageError(
+                f"{multi} names no model to compute a torch reference of; name it with --torch-model MODEL"
+            )
     if torch_serial is not None or reference is not None:
         from pytest_multiitem.evaluation import reference as references
 

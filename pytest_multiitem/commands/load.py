@@ -71,7 +71,7 @@ def load(
     vocab_size: Annotated[
         int | None, typer.Option(min=2, help="Token ids to draw from (default: what the server says, else 30000).")
     ] = None,
-    timeout: options.Timeout = options.DEFAULTS.request_timeout,
+    request_timeout: options.Timeout = options.DEFAULTS.request_timeout,
     output_json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the measurement is written.")] = None,
     api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
     ca_file: options.CaFile = None,
@@ -102,7 +102,7 @@ def load(
         duration=duration,
         objective_ms=latency_objective_ms,
         seed=seed,
-        timeout=timeout,
+        timeout=request_timeout,
     )
     if output_json is not None:
         check_writable(output_json)
@@ -114,7 +114,7 @@ def load(
     }  # fmt: skip
     given = settings_of({name: (f"--{name.replace('_', '-')}", value) for name, value in own.items()})
     settings = fitted(given, starts_servers=False)
-    with client_of(address, settings, timeout=min(timeout, _INFO_TIMEOUT)) as client:
+    with client_of(address, settings, timeout=min(request_timeout, _INFO_TIMEOUT)) as client:
         target = attach(None, client, settings, None)
         settings = replace(settings, delimiter=target.delimiter)
         drawn = canonical_of(settings, served=target.model, vocab_size=target.vocab_size)

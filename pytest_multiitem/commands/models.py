@@ -33,10 +33,11 @@ def models(
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.models import models_lines, render, state
     from pytest_multiitem.results.store import new_run_id, write_atomically
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
     from pytest_multiitem.traffic.loading import fitted
 
-    settings = fitted(resolve(given, {}))
+    settings = fitted(resolve(given, {}, project=project_settings(Path.cwd())))
     content = read_models(file)
     run_id = new_run_id()
     directory = Path.cwd() / settings.results_dir.expanduser() / "models" / run_id
@@ -55,11 +56,10 @@ def models(
             run.close(None if ended is None else str(ended) or type(ended).__name__)
             if ended is not None:
                 say("multiitem: what was measured is kept", err=True)
+                say(f"results: {_shown(run.path)}")
     for line in models_lines(run.matrix):
         say(line)
     write_atomically(directory / "report.md", render(run.matrix).encode())
-    shown = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    say(f"results: {shown}, {shown.parent / 'report.md'}")
     status, problems = verdict(
         run.matrix,
         allow_inconclusive=settings.allow_inconclusive,
@@ -68,4 +68,9 @@ def models(
     )
     for problem in problems:
         say(f"multiitem: {problem}", err=True)
+    say(f"results: {_shown(run.path.parent / 'report.md')}, {run.path.name}")
     raise typer.Exit(status)
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -30,10 +30,11 @@ def power(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.reports.power import power_lines, render, result
     from pytest_multiitem.results.store import new_run_id, write_atomically
     from pytest_multiitem.servers.errors import ServerError
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
     from pytest_multiitem.traffic.loading import fitted
 
-    settings = fitted(resolve(given, {}))
+    settings = fitted(resolve(given, {}, project=project_settings(Path.cwd())))
     check_settings(settings)
     settings = EMBEDDED.fit(settings)
     run_id = new_run_id()
@@ -64,10 +65,10 @@ def power(given: Mapping[str, str | None]) -> None:
         raise ended_by
     write_atomically(directory / "report.md", render(run.matrix).encode())
     shown_path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    say(f"results: {shown_path}, {shown_path.parent / 'report.md'}")
     status, problems = verdict(run.matrix)
     for problem in problems:
         say(f"multiitem: {problem}", err=True)
     if interrupted:
         say("multiitem: interrupted; what was measured is kept", err=True)
+    say(f"results: {shown_path.parent / 'report.md'}, {shown_path.name}")
     raise typer.Exit(130 if interrupted else status)

@@ -19,7 +19,9 @@ _OUTPUT = Path("canonical_workload.json")
 
 
 def workload(
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the workload is written.")] = _OUTPUT,
+    output: Annotated[
+        Path, typer.Option("--output-json", metavar="FILE", help="Where the workload is written.")
+    ] = _OUTPUT,
     own: Annotated[
         Path | None,
         typer.Option(
@@ -36,23 +38,19 @@ def workload(
     model: Annotated[str, typer.Option(metavar="NAME", help="Model that it is for; recorded.")] = "Qwen/Qwen3-0.6B",
     query_tokens: options.QueryTokens = options.DEFAULTS.bench_query_tokens,
     items: Annotated[
-        int, typer.Option("--items", "--num-items", min=1, help="Items of a request.")
+        int, typer.Option("--num-items", min=1, help="Items of a request.")
     ] = options.DEFAULTS.bench_items,
     item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
     requests: Annotated[int, typer.Option(min=1, help="Requests, all of this shape.")] = 1,
     labels: Annotated[
         str | None,
         typer.Option(
-            "--labels",
-            "--label-token-ids",
             metavar="LABEL,…",
             help="Labels: token ids, or text with --tokenizer; with --from, only where given "
             f"(default: {options.LABELS}).",
         ),
     ] = None,
-    delimiter: Annotated[
-        int, typer.Option("--delimiter", "--delimiter-token-id", min=0, help="Delimiter token id.")
-    ] = options.DEFAULTS.delimiter,
+    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id.")] = options.DEFAULTS.delimiter,
     apply_softmax: Annotated[
         bool, typer.Option("--apply-softmax/--no-apply-softmax", help="Ask for scores that are probabilities.")
     ] = True,
@@ -68,7 +66,7 @@ def workload(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Score it on this running server, and record the scores' spread.")
     ] = None,
-    timeout: options.TimeoutText = str(options.DEFAULTS.request_timeout),
+    request_timeout: options.TimeoutText = str(options.DEFAULTS.request_timeout),
     api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
     ca_file: options.CaFileText = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
@@ -86,12 +84,12 @@ def workload(
     from pytest_multiitem.validation.workload import summary
 
     if output.exists() and not force:
-        raise UsageError(f"{output} exists; name another file with --output, or overwrite it with --force")
+        raise UsageError(f"{output} exists; name another file with --output-json, or overwrite it with --force")
     client = None
     if url is not None:
         client = ScoreClient(
             base_url(url),
-            timeout=options.parse_value("--timeout", "request_timeout", timeout),
+            timeout=options.parse_value("--request-timeout", "request_timeout", request_timeout),
             api_key=api_key(api_key_env),
             ca_file=None if ca_file is None else options.parse_value("--ca-file", "ca_file", ca_file),
         )

@@ -26,8 +26,8 @@ _MARKUP = {
 }
 
 
-def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, base: Path) -> list[Line]:
-    """The table of gates, the benchmarks, every reason that is not PASS, and where the files are."""
+def lines(matrix: Matrix | None, unmet: Sequence[str]) -> list[Line]:
+    """The table of gates, the benchmarks, and every reason that is not PASS."""
     shown: list[Line] = []
     if matrix is not None:
         pivot = terminal_table(*table.pivot(matrix.gates))
@@ -49,7 +49,11 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
         worst = next((verdict for verdict in WORST_FIRST if matrix.summary.get(verdict)), None)
         shown.append((f"gates: {counts or 'none'}", _MARKUP[worst or Verdict.PASS]))
     shown += [(f"required gate not run: {name}", {"red": True, "bold": True}) for name in unmet]
-    if written is not None:
-        path = written.relative_to(base) if written.is_relative_to(base) else written
-        shown.append((f"results: {path / store.MATRIX}, {path / store.REPORT}", {}))
     return [(plain(text), markup) for text, markup in shown]
+
+
+def results_line(written: Path, base: Path) -> str:
+    """Where a run's files are, for people first: from the directory ``base``, if they lie there."""
+    path = written.relative_to(base) if written.is_relative_to(base) else written
+    first, *others = [name for name in (store.PAGE, store.REPORT, store.MATRIX) if (written / name).is_file()]
+    return plain(f"results: {', '.join([str(path / first), *others])}")

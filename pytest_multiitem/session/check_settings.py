@@ -7,6 +7,7 @@ import pytest
 from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.session.part import PARTS, parts_of
 from pytest_multiitem.session.session import usage_errors
+from pytest_multiitem.settings.project_file import project_settings
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
 
@@ -22,7 +23,8 @@ def settings_of(config: pytest.Config) -> Settings:
     command_line = {option.ini: config.getoption(option.ini, default=None) for option in OPTIONS}
     ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
     with usage_errors():
-        settings = _with_known_names(resolve(command_line, ini))
+        project = project_settings(config.rootpath)
+        settings = _with_known_names(resolve(command_line, ini, project=project))
     if settings.bench and is_parallel(config):
         raise pytest.UsageError(
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "

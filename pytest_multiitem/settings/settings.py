@@ -1,7 +1,8 @@
 """Every setting of a run, stated once: command line, environment variable, ini value, default, help.
 
-A command-line option wins over the environment variable, the variable over the ini value, the ini
-value over the default; each value of :class:`Settings` knows where it came from.
+A command-line option wins over the environment variable, the variable over ``[tool.multiitem]`` in
+pyproject.toml, that over the ini value, the ini value over the default; each value of
+:class:`Settings` knows where it came from.
 """
 
 from __future__ import annotations
@@ -186,6 +187,10 @@ class Settings:
         "GATE,…", short=True,
     )
     results_dir: Path = option(Path("multiitem-results"), "where runs are written", Path, "DIR", short=True)
+    header: str = option(
+        "changed", "settings that the run's header shows: changed (those that are not the default), or full (all)",
+        choice("changed", "full"), "changed|full",
+    )
     baseline: str | None = option(
         None, "compare the run's timings with a saved baseline: its name, or a file", str, "NAME", short=True,
     )

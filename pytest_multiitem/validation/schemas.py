@@ -83,7 +83,9 @@ KINDS: Mapping[str, Kind] = {
     KILL_MATRIX_SCHEMA: Kind(
         KillMatrix, "pytest --power", lambda artefact: kill_matrix.problems(artefact.record), kill_matrix.summary
     ),
-    TPU_SCHEMA: Kind(Report, "multiitem tpu-check --json", lambda artefact: tpu.problems(artefact.record), tpu.summary),
+    TPU_SCHEMA: Kind(
+        Report, "multiitem tpu-check --output-json", lambda artefact: tpu.problems(artefact.record), tpu.summary
+    ),
     MODEL_MATRIX_SCHEMA: Kind(
         ModelMatrix, "multiitem models", lambda artefact: model_matrix.problems(artefact.record), model_matrix.summary
     ),

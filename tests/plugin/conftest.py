@@ -36,7 +36,7 @@ for _module in (
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     """An empty project whose conftest gives the plugin the fake engine (``--engine=fake``)."""
     for name in [*os.environ]:
-        if name.startswith(("MULTI_ITEM_", "FAKE_", "PYTEST_XDIST_")):
+        if name.startswith(("MULTI_ITEM_", "FAKE_", "PYTEST_XDIST_", "GITHUB_")):
             monkeypatch.delenv(name)
     # Others' plugins are for test_coexistence.py; to load them costs more than most runs here.
     monkeypatch.setenv("PYTEST_ADDOPTS", without("hypothesispytest", "asyncio", "anyio", "pytest_cov", "timeout"))

@@ -17,8 +17,8 @@ from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import Place, ServerRecord, SettingRecord, Verdict
 
 
-def text_of(run, unmet=(), written=None, base=None):
-    return "\n".join(line for line, _ in terminal.lines(run, unmet, written, base))
+def text_of(run, unmet=()):
+    return "\n".join(line for line, _ in terminal.lines(run, unmet))
 
 
 def rows(text, heading):
@@ -254,12 +254,19 @@ def test_benchmarks_servers_settings_and_machine():
     assert "`pytest -q`" in page and "exit status 0" in page
 
 
-def test_the_terminal_names_files_and_unmet_requirements(tmp_path):
+def test_the_terminal_names_unmet_requirements():
+    assert text_of(None, ["segment_lowers"]) == "required gate not run: segment_lowers"
+
+
+@pytest.mark.parametrize("page", [(), ("report.html",)], ids=["no page", "page"])
+def test_the_terminal_names_files_for_people_first(tmp_path, page):
     run = tmp_path / "multiitem-results" / "run"
-    found = text_of(None, ["segment_lowers"], run, tmp_path)
-    assert "required gate not run: segment_lowers" in found
-    assert "results: multiitem-results/run/matrix.json, multiitem-results/run/report.md" in found
-    assert str(run) in text_of(None, [], run, tmp_path / "elsewhere")
+    run.mkdir(parents=True)
+    for name in ("matrix.json", "report.md", *page):
+        (run / name).touch()
+    names = ", ".join([*page, "report.md", "matrix.json"])
+    assert terminal.results_line(run, tmp_path) == f"results: multiitem-results/run/{names}"
+    assert terminal.results_line(run, tmp_path / "elsewhere") == f"results: {run}/{names}"
 
 
 def test_equal_reasons_are_counted_once():
@@ -272,7 +279,7 @@ def test_equal_reasons_are_counted_once():
 )
 def test_the_summary_has_the_colour_of_the_worst_verdict(verdict, color):
     run = matrix([gate_record(), with_verdict("speedup_n32_ge_3x", Verdict(verdict))])
-    line, markup = next(line for line in terminal.lines(run, [], None, None) if line[0].startswith("gates: "))
+    line, markup = next(line for line in terminal.lines(run, []) if line[0].startswith("gates: "))
     assert color in markup and verdict in line
 
 

@@ -497,7 +497,7 @@ def test_a_workload_that_cannot_tell_items_apart_is_written_and_said(command, tm
         (["--labels", "151643"], "151643 is both a label and the delimiter"),
         (["--items", "0"], "Invalid value for '--items'"),
         (["--url", "nonsense"], "--url 'nonsense' is not valid"),
-        (["--url", "http://x", "--timeout", "0"], "--timeout '0' is not valid"),
+        (["--url", "http://x", "--timeout", "0"], "--request-timeout '0' is not valid"),
         (["--tokenizer", "/absent/x"], "does not exist"),
     ],
 )

@@ -20,6 +20,7 @@ from pytest_multiitem.comparison.records import PairRecord, Row, WorkloadRequest
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
+from pytest_multiitem.settings.project_file import project_settings
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTION_OF, Settings
 from pytest_multiitem.targets.target import Target
@@ -254,7 +255,9 @@ def _check_launches(arms: tuple[Arm, Arm]) -> None:
 
 def _arm(varied: Variation, given: Mapping[str, str | None], role: Role, mode: Mode) -> Arm:
     name = varied.name
-    settings = resolve(varied.options(role, given), {}, {**os.environ, **varied.variables})
+    settings = resolve(
+        varied.options(role, given), {}, {**os.environ, **varied.variables}, project_settings(Path.cwd())
+    )
     engine = choose_engine(settings.engine)
     settings = fitted(engine.fit(settings))
     url = settings.serial_url if role == "serial" else settings.multi_url
