@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,15 @@ _TRAFFIC_LENGTHS = (8, 11, 3, 6)
 
 @dataclass(frozen=True)
 class Case:
-    """One request as token ids: a query, N items, K labels. ``pool``: ids that mutations draw from."""
+    """One request as token ids: a query, N items, K labels. ``pool``: ids that mutations draw from. ``texts``: what the
+    N items say, for people; empty where they are ids alone."""
 
     name: str
     query: TokenIds
     items: tuple[TokenIds, ...]
     labels: tuple[int, ...]
     pool: TokenIds
+    texts: tuple[str, ...] = field(default=(), compare=False)
 
     def with_item(self, index: int, item: TokenIds) -> Case:
         """The same case with one item replaced."""
