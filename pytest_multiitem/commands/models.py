@@ -31,8 +31,9 @@ def models(
     from pytest_multiitem.models.runner import ModelsRun
     from pytest_multiitem.models.summary import verdict
     from pytest_multiitem.progress import ProgressBar
+    from pytest_multiitem.reports.html.chapters import page_of
     from pytest_multiitem.reports.models import models_lines, render, state
-    from pytest_multiitem.results.store import new_run_id, write_atomically
+    from pytest_multiitem.results.store import PAGE, REPORT, new_run_id, write_atomically
     from pytest_multiitem.settings.resolve import resolve
 
     settings = resolve(given, {})
@@ -56,9 +57,10 @@ def models(
                 say("multiitem: what was measured is kept", err=True)
     for line in models_lines(run.matrix):
         say(line)
-    write_atomically(directory / "report.md", render(run.matrix).encode())
+    write_atomically(directory / REPORT, render(run.matrix).encode())
+    write_atomically(directory / PAGE, page_of([run.matrix]).encode())
     shown = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    say(f"results: {shown}, {shown.parent / 'report.md'}")
+    say(f"results: {shown}, {shown.parent / REPORT}, {shown.parent / PAGE}")
     status, problems = verdict(
         run.matrix,
         allow_inconclusive=settings.allow_inconclusive,

@@ -50,5 +50,5 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
     shown += [(f"required gate not run: {name}", {"red": True, "bold": True}) for name in unmet]
     if written is not None:
         path = written.relative_to(base) if written.is_relative_to(base) else written
-        shown.append((f"results: {path / store.MATRIX}, {path / store.REPORT}", {}))
+        shown.append((f"results: {path / store.MATRIX}, {path / store.REPORT}, {path / store.PAGE}", {}))
     return [(plain(text), markup) for text, markup in shown]

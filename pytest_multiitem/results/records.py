@@ -145,7 +145,7 @@ class TestRecord(msgspec.Struct, kw_only=True):
 
 
 class Matrix(msgspec.Struct, kw_only=True):
-    """The whole run."""
+    """The whole run. ``artefacts``: further files that its options wrote, from its directory."""
 
     schema_version: Literal["multiitem_matrix_v1"] = SCHEMA_VERSION
     run_id: str
@@ -163,3 +163,4 @@ class Matrix(msgspec.Struct, kw_only=True):
     benchmarks: list[BenchmarkRecord]
     tests: list[TestRecord]
     summary: dict[str, int]
+    artefacts: list[str] = []

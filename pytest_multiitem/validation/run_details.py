@@ -54,7 +54,7 @@ def _scored(record: GateRecord, found: details.Equivalence) -> Iterator[str]:
     """The scores themselves give the value: the item that differs most is always among them."""
     for each in found.scored:
         if not len(each.items) == len(each.packed) == len(each.serial):
-            yield f"{each.case}: {len(each.items)} items, {len(each.packed)} packed and {len(each.serial)} serial scores"
+            yield f"{each.case}: of {len(each.items)} items there are {len(each.packed)} and {len(each.serial)} scores"
             return
     pairs = [pair for each in found.scored for pair in zip(each.packed, each.serial, strict=True)]
     if any(score is None for pair in pairs for score in pair):
