@@ -15,6 +15,8 @@ from pytest_multiitem.reports.sentence import of_comparison, of_pair, of_score_m
 from pytest_multiitem.reports.table import number
 
 _POINTS = 500
+#: Figures of a row of a matrix.
+_SHOWN = ("throughput_items_sec", "p50_total_e2e_ms", "p95_total_e2e_ms")
 
 
 def chapter(comparison: Comparison, matrices: Sequence[ScoreMatrix] = (), title: str | None = None) -> Chapter:
@@ -181,7 +183,7 @@ def matrix_chapter(matrix: ScoreMatrix, title: str | None = None) -> Chapter:
                 rings[0].append((float(row.client_chunk_size), row.throughput_items_sec, f"winner: {chosen}"))
                 rings[1].append((float(row.client_chunk_size), row.p95_total_e2e_ms, f"winner: {chosen}"))
             rows.append([str(row.client_chunk_size), words, row.status.replace("_", " "),
-                         *map(tables.plain, (row.throughput_items_sec, row.p50_total_e2e_ms, row.p95_total_e2e_ms))])  # fmt: skip
+                         *(tables.plain(getattr(row, name)) for name in _SHOWN)])  # fmt: skip
     content = (["items a request", "", "status", "items/s", "p50 ms", "p95 ms"], rows)
     used = [pair for pair in zip(speeds, latencies, strict=True) if pair[0].points]
     guardrail = None if final is None else final.guardrail_p95_ms

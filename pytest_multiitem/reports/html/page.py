@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import count
 
@@ -181,7 +182,11 @@ def _rendered(title: str, chapters: Sequence[Chapter]) -> str:
     for reserved in ("content", "top"):
         named(reserved)
     style = resources.files("pytest_multiitem.reports") / "templates" / "page.css"
-    parts = [(chapter, named("part", chapter.title), _sections(chapter, named)) for chapter in chapters]
+    titles = _unique([chapter.title for chapter in chapters])
+    parts = [
+        (replace(chapter, title=title), named("part", title), _sections(chapter, named))
+        for chapter, title in zip(chapters, titles, strict=True)
+    ]
     return _PAGES.get_template("page.html.j2").render(
         title=title,
         style=Markup(style.read_text(encoding="utf-8")),
@@ -189,6 +194,16 @@ def _rendered(title: str, chapters: Sequence[Chapter]) -> str:
         names=named,
         worst=min((chapter.said for chapter in chapters), key=lambda said: said.rank, default=None),
     )
+
+
+def _unique(titles: Sequence[str]) -> list[str]:
+    """The titles, with a number behind what was there before: who hears the page tells parts by them."""
+    seen: Counter[str] = Counter()
+    made = []
+    for title in titles:
+        seen[title] += 1
+        made.append(title if seen[title] == 1 else f"{title} ({seen[title]})")
+    return made
 
 
 def _sections(chapter: Chapter, named: _Names) -> list[tuple[Section, str]]:

@@ -27,9 +27,12 @@ from pytest_multiitem.reports.table import bound, number, where
 from pytest_multiitem.results.details import Power
 from pytest_multiitem.results.published import HARDWARE
 from pytest_multiitem.results.records import EVIDENCE, GateRecord, Matrix
+from pytest_multiitem.results.verdict import rank
 
 #: Verdicts that are shown with all their evidence; of more, the best ones are left out, and said to be.
 _MOST_ENTRIES = 500
+#: Servers that the grid of gates has a column for; with more there is a line a verdict.
+_MOST_PLACES = 24
 
 
 def chapter(matrix: Matrix, title: str | None = None) -> Chapter:
@@ -64,6 +67,8 @@ def chapter(matrix: Matrix, title: str | None = None) -> Chapter:
 def verdicts(records: Sequence[GateRecord]) -> list[Section]:
     """The grid of gates and places, and what is not a PASS."""
     places = list(dict.fromkeys(where(record) for record in records if record.place.mask is not None))
+    if len(places) > _MOST_PLACES:
+        places = []
     grid, single = [], []
     for gate in dict.fromkeys(record.gate for record in records):
         mine = [record for record in records if record.gate == gate]
@@ -76,6 +81,9 @@ def verdicts(records: Sequence[GateRecord]) -> list[Section]:
     blocks: list[Block] = []
     if grid:
         blocks.append(Grid("Gates by server: the verdict and its value", ["gate", "holds when", *places], grid, 2))
+    if len(single) > _MOST_ENTRIES:
+        single.sort(key=lambda row: rank(row[-1].text.split(" ")[0]))
+        del single[_MOST_ENTRIES:]
     if single:
         blocks.append(Grid("Gates between servers, or on one", ["gate", "holds when", "for", "verdict"], single, 3))
     lines = [f"{r.verdict.value} {r.gate} ({where(r)}): {r.reason}" for r in table.not_passed(records)]
@@ -146,6 +154,8 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
 
 
 def _published(matrix: Matrix) -> Rows:
+    if len({record.place.label for record in matrix.gates}) > 4 * _MOST_PLACES:
+        return [], []  # a line a server would be no table
     header, own = table.contract(matrix)
     return header, [*table.published(matrix)[1][: -len(own) or None], *own]
 
