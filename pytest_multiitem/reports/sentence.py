@@ -27,7 +27,7 @@ Light = Literal["red", "yellow", "green"]
 #: From the worst to the best.
 LIGHTS: tuple[Light, ...] = ("red", "yellow", "green")
 #: Characters of a reason in a headline.
-_REASON = 260
+_REASON, _HEADLINE = 260, 150
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def of_gates(records: Sequence[GateRecord]) -> Said:
     left = f"; {counts[Verdict.NOT_RUN]} could not be measured" if counts[Verdict.NOT_RUN] else ""
     for verdict, light, word, what in (
         (Verdict.FAIL, "red", "FAIL", "fail"),
-        (Verdict.ERROR, "red", "ERROR", "could not be judged for an error"),
+        (Verdict.ERROR, "red", "ERROR", "are errors"),
         (Verdict.INCONCLUSIVE, "yellow", "UNDECIDED", "cannot be decided"),
     ):
         if counts[verdict]:
             first = next(record for record in records if record.verdict is verdict)
             headline = f"{counts[verdict]} of {measured} measured verdicts {what}. {first.gate} ({where(first)}): "
-            return Said(light, word, headline + _short(first.reason), _shown(records))  # type: ignore[arg-type]
+            return Said(light, word, headline + shortened(first.reason, _HEADLINE), _shown(records))  # type: ignore[arg-type]
     if not measured:
         return Said("yellow", "NOT MEASURED", f"none of {len(records)} gates was measured." if records else "no gate.")
     return Said("green", "PASS", f"all {measured} verdicts that were measured hold{left}.", _shown(records))
@@ -156,7 +156,7 @@ def of_power(matrix: KillMatrix) -> Said:
         return Said("green", "PASS", f"the gates can fail: {counts}")
     survives = any(build.as_expected is False for build in matrix.builds)
     word = "FAIL" if survives else "INCOMPLETE"
-    return Said("red" if survives else "yellow", word, counts, tuple(map(_short, problems[:5])))
+    return Said("red" if survives else "yellow", word, counts, tuple(map(shortened, problems[:5])))
 
 
 def of_load(report: LoadReport) -> Said:
@@ -201,6 +201,7 @@ def of_pair(record: PairRecord) -> Said:
     return Said("green", "MEASURED", f"A's median over B's is {number(record.ratio_p50)}{sure}: {known}.", scores)
 
 
-def _short(text: str) -> str:
+def shortened(text: str, most: int = _REASON) -> str:
+    """The beginning of a reason, on one line."""
     line = " ".join(text.split())
-    return line if len(line) <= _REASON else f"{line[:_REASON]}…"
+    return line if len(line) <= most else f"{line[:most]}…"

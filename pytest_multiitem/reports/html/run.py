@@ -22,7 +22,7 @@ from pytest_multiitem.reports.html.page import (
     css_of,
     gate_anchor,
 )
-from pytest_multiitem.reports.sentence import of_run
+from pytest_multiitem.reports.sentence import of_run, shortened
 from pytest_multiitem.reports.table import bound, number, where
 from pytest_multiitem.results.details import Power
 from pytest_multiitem.results.published import HARDWARE
@@ -33,6 +33,8 @@ from pytest_multiitem.results.verdict import rank
 _MOST_ENTRIES = 500
 #: Servers that the grid of gates has a column for; with more there is a line a verdict.
 _MOST_PLACES = 24
+#: Verdicts that are named beside the reason that they share.
+_NAMED = 4
 
 
 def chapter(matrix: Matrix, title: str | None = None) -> Chapter:
@@ -86,12 +88,24 @@ def verdicts(records: Sequence[GateRecord]) -> list[Section]:
         del single[_MOST_ENTRIES:]
     if single:
         blocks.append(Grid("Gates between servers, or on one", ["gate", "holds when", "for", "verdict"], single, 3))
-    lines = [f"{r.verdict.value} {r.gate} ({where(r)}): {r.reason}" for r in table.not_passed(records)]
+    lines = _reasons(table.not_passed(records))
     found = [Section("Gates", blocks)]
     if lines:
         more = [f"… and {len(lines) - 60} more"] if len(lines) > 60 else []
         found.append(Section("What is not a PASS", [Texts([*lines[:60], *more])]))
     return found
+
+
+def _reasons(records: Sequence[GateRecord]) -> list[str]:
+    """A line for each reason, with the verdicts that have it; the whole of it stands with each of these."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        by_reason.setdefault((record.verdict.value, record.reason), []).append(f"{record.gate} ({where(record)})")
+    return [
+        f"{verdict} {', '.join(names[:_NAMED])}"
+        f"{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}: {shortened(reason)}"
+        for (verdict, reason), names in by_reason.items()
+    ]
 
 
 def _cell(record: GateRecord | None) -> Cell:
