@@ -128,6 +128,7 @@ def combine(
     """Join the evaluations of a multi-item and a serial server, and compare with a torch reference."""
     from pytest_multiitem.evaluation import combine as joining
     from pytest_multiitem.evaluation import consistency, public_files, validity
+    from pytest_multiitem.reports.html.chapters import write_beside
     from pytest_multiitem.results.store import write_record
 
     if torch_serial is not None and reference is not None:
@@ -157,6 +158,7 @@ def combine(
     combined = joining.combine(ours, theirs, torch)
     if output_json is not None:
         write_record(output_json, combined)
+        outputs.append(write_beside(output_json, combined))
     if output_multi_vs_serial_json is not None:
         write_record(output_multi_vs_serial_json, public_files.multi_vs_serial(combined, ours, theirs))
     if output_jax_torch_parity_json is not None and torch is not None:

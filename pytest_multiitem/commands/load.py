@@ -89,6 +89,7 @@ def load(
     from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.blocks import terminal_table
+    from pytest_multiitem.reports.html.chapters import write_beside
     from pytest_multiitem.reports.load import HEADER, remarks, table
     from pytest_multiitem.results.store import write_record
     from pytest_multiitem.targets.attach import attach, base_url, client_of, settings_of
@@ -155,7 +156,7 @@ def load(
         say(line)
     if output_json is not None:
         write_record(output_json, report)
-        say(f"wrote {output_json}")
+        say(f"wrote {output_json}, {write_beside(output_json, report)}")
     barren = [level.label for level in report.levels if not level.successful]
     if barren:
         say(f"multiitem: {address}: no request succeeded at {', '.join(barren)}", err=True)

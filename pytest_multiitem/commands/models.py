@@ -31,8 +31,9 @@ def models(
     from pytest_multiitem.models.runner import ModelsRun
     from pytest_multiitem.models.summary import verdict
     from pytest_multiitem.progress import ProgressBar
+    from pytest_multiitem.reports.html.chapters import page_of
     from pytest_multiitem.reports.models import models_lines, render, state
-    from pytest_multiitem.results.store import new_run_id, write_atomically
+    from pytest_multiitem.results.store import PAGE, REPORT, new_run_id, write_atomically
     from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
     from pytest_multiitem.traffic.loading import fitted
@@ -59,7 +60,8 @@ def models(
                 say(f"results: {_shown(run.path)}")
     for line in models_lines(run.matrix):
         say(line)
-    write_atomically(directory / "report.md", render(run.matrix).encode())
+    write_atomically(directory / REPORT, render(run.matrix).encode())
+    write_atomically(directory / PAGE, page_of([run.matrix]).encode())
     status, problems = verdict(
         run.matrix,
         allow_inconclusive=settings.allow_inconclusive,
@@ -68,7 +70,7 @@ def models(
     )
     for problem in problems:
         say(f"multiitem: {problem}", err=True)
-    say(f"results: {_shown(run.path.parent / 'report.md')}, {run.path.name}")
+    say(f"results: {_shown(run.path.parent / PAGE)}, {REPORT}, {run.path.name}")
     raise typer.Exit(status)
 
 

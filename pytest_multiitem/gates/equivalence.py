@@ -16,6 +16,7 @@ from pytest_multiitem.gates.gate import Gate, Measurement, larger_floor
 from pytest_multiitem.gates.judge import NOISE_FACTOR, blindness
 from pytest_multiitem.gates.length_isolation import batch_floor, lengths, request_of
 from pytest_multiitem.gates.rounding import precision_of
+from pytest_multiitem.gates.scored_items import MOST, scored_items
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.gates.traffic import sample
 from pytest_multiitem.results import details
@@ -34,6 +35,7 @@ def measure(subject: Subject) -> Measurement:
     packed: list[Baseline] = []
     reference: list[Baseline] = []
     largest, worst = -1.0, details.WorstItem(max_abs_diff=-1.0)
+    scored: list[details.ScoredItems] = []
     for case in cases:
         aligned = replace(case, query=tuple(semantics.serial_query(case.query, delimiter)))
         ours, theirs = baseline(multi, case, record), baseline(serial, aligned, record)
@@ -45,6 +47,7 @@ def measure(subject: Subject) -> Measurement:
         )
         difference = np.abs(ours.scores - theirs.scores).max(axis=1)
         differences.append(difference)
+        scored.append(scored_items(case, ours.scores, theirs.scores, max(1, MOST // len(cases))))
         plain.append(max_abs(ours.scores - query_only))
         if difference.max() > largest:
             item = int(difference.argmax())
@@ -65,6 +68,7 @@ def measure(subject: Subject) -> Measurement:
             worst=worst,
             query_only_max_abs_diff=max(plain, default=None),
             leak_visibility_median=float(np.median(shifts)) if shifts else None,
+            scored=scored,
         ),
     )
 

@@ -170,7 +170,8 @@ class TestRecord(msgspec.Struct, kw_only=True):
 
 
 class Matrix(msgspec.Struct, kw_only=True):
-    """The whole run. ``traffic``: where its requests came from; null where they are the built-in ones."""
+    """The whole run. ``traffic``: where its requests came from; null where they are the built-in ones. ``artefacts``:
+    further files that its options wrote, from its directory."""
 
     schema_version: Literal["multiitem_matrix_v1"] = SCHEMA_VERSION
     run_id: str
@@ -189,3 +190,4 @@ class Matrix(msgspec.Struct, kw_only=True):
     tests: list[TestRecord]
     summary: dict[str, int]
     traffic: TrafficSource | None = None
+    artefacts: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -27,13 +27,15 @@ _TRAFFIC_LENGTHS = (8, 11, 3, 6)
 
 @dataclass(frozen=True)
 class Case:
-    """One request as token ids: a query, N items, K labels. ``pool``: ids that mutations draw from."""
+    """One request as token ids: a query, N items, K labels. ``pool``: ids that mutations draw from. ``texts``: what the
+    N items say, for people; empty where they are ids alone."""
 
     name: str
     query: TokenIds
     items: tuple[TokenIds, ...]
     labels: tuple[int, ...]
     pool: TokenIds
+    texts: tuple[str, ...] = field(default=(), compare=False)
 
     def with_item(self, index: int, item: TokenIds) -> Case:
         """The same case with one item replaced."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -42,6 +43,10 @@ class Part:
     def end(self, matrix: Matrix | None) -> bool:
         """The results are written (None: no test of the run uses the plugin); whether the run fails for this part."""
         return False
+
+    def artefacts(self) -> Iterable[Path]:
+        """The files with records of its own that it has written."""
+        return ()
 
     def lines(self) -> Iterable[Line]:
         """What it says in the summary."""

@@ -20,7 +20,7 @@ NAME_ONE = "name one: --tokenizer DIR, or give token ids"
 
 @dataclass(frozen=True)
 class Request:
-    """A line as token ids: a query, N items, K labels."""
+    """A line as token ids: a query, N items, K labels. ``texts``: of the N items, where they were given as text."""
 
     where: str
     name: str
@@ -29,6 +29,7 @@ class Request:
     labels: tuple[int, ...]
     apply_softmax: bool
     item_first: bool
+    texts: tuple[str, ...] = ()
 
 
 class Encoder:
@@ -162,7 +163,14 @@ def _encoded(
     if len(set(own)) < len(own):
         raise traffic.wrong(line, f"the labels are the ids {list(own)!r:.80}; expected each once")
     return Request(
-        line.where, line.name, query, items, checked(own, "the list of labels"), line.apply_softmax, line.item_first
+        line.where,
+        line.name,
+        query,
+        items,
+        checked(own, "the list of labels"),
+        line.apply_softmax,
+        line.item_first,
+        tuple(map(str, line.items)) if all(isinstance(item, str) for item in line.items) else (),
     )
 
 

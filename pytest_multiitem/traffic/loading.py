@@ -73,7 +73,7 @@ def cases_of(path: Path, requests: tuple[Request, ...]) -> tuple[Case, ...]:
     pool = tuple(sorted({token for request in requests for item in request.items for token in item}))
     if len(pool) < 2:
         raise UsageError(f"workload {path}: all items together hold {len(pool)} distinct token; nothing to mutate")
-    return tuple(Case(r.name, r.query, r.items, r.labels, pool) for r in requests)
+    return tuple(Case(r.name, r.query, r.items, r.labels, pool, r.texts) for r in requests)
 
 
 def explicit_labels(settings: Settings) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ from pytest_multiitem.power.records import FaultRecord
 from pytest_multiitem.power.summary import fault_record
 from pytest_multiitem.results import details
 from pytest_multiitem.results.details import BuildRecord, TimingVerdict
-from pytest_multiitem.results.figures import contradictions
+from pytest_multiitem.results.figures import contradictions, differs
 from pytest_multiitem.results.records import GateRecord
 from pytest_multiitem.results.verdict import Verdict, worst
 from pytest_multiitem.settings import conditions
@@ -48,6 +48,40 @@ def problems(record: GateRecord) -> Iterator[str]:
         yield from _power(record, record.details)
     elif isinstance(record.details, details.SegmentPath):
         yield from _segment_path(record, record.details)
+    elif isinstance(record.details, details.Equivalence):
+        yield from _scored(record, record.details)
+    elif isinstance(record.details, details.ContentIsolation) and record.details.pairs is not None:
+        yield from _pairs(record, record.details.pairs)
+
+
+def _scored(record: GateRecord, found: details.Equivalence) -> Iterator[str]:
+    """The scores themselves give the value: the item that differs most is always among them."""
+    for each in found.scored:
+        if not len(each.items) == len(each.packed) == len(each.serial):
+            yield f"{each.case}: of {len(each.items)} items there are {len(each.packed)} and {len(each.serial)} scores"
+            return
+    pairs = [pair for each in found.scored for pair in zip(each.packed, each.serial, strict=True)]
+    if any(score is None for pair in pairs for score in pair):
+        if record.verdict is Verdict.PASS:
+            yield "its verdict is PASS, but a score is no number"
+        return
+    if pairs and record.value is not None:
+        largest = max(abs((packed or 0.0) - (serial or 0.0)) for packed, serial in pairs)
+        yield from differs("its value", record.value, largest, "its items are apart by")
+
+
+def _pairs(record: GateRecord, found: details.SeenPairs) -> Iterator[str]:
+    """No change of another item that is larger than the value."""
+    count = len(found.lengths)
+    if len(found.moved) != count or any(len(row) != count for row in found.moved):
+        yield f"{found.case}: {count} items, but the table of who sees whom has another shape"
+        return
+    others = [moved for at, row in enumerate(found.moved) for to, moved in enumerate(row) if at != to]
+    if record.verdict is Verdict.PASS and None in others:
+        yield "its verdict is PASS, but a change of a score is no number"
+    largest = max((abs(moved) for moved in others if moved is not None), default=0.0)
+    if record.value is not None and largest > record.value:
+        yield f"its value is {record.value:.9g}, but an item moved by {largest:.9g} ({found.case})"
 
 
 def _against_baseline(record: GateRecord, found: details.AgainstBaseline) -> Iterator[str]:

@@ -42,7 +42,7 @@ SMALL = {
     "mask_impl": "dense",
     "startup_timeout": "20",
 }
-FILES = {"canonical_workload.json", "comparison.json", "comparison.md", "final_report.md"}
+FILES = {"canonical_workload.json", "comparison.json", "comparison.md", "final_report.md", "report.html"}
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,9 @@ def test_files_of_a_run(project: Project) -> None:
     run = project.runs[-1]
     latest = project.path / "multiitem-results/latest"
     assert latest.is_symlink() and latest.resolve() == run
-    assert {p.name for p in run.iterdir()} == {"matrix.json", "report.md", "samples.jsonl", "servers", "lease"}
-    result.stdout.fnmatch_lines([f"results: multiitem-results/{run.name}/report.md, matrix.json"])
+    reports = {"gates.csv", "report.html", "report.md"}
+    assert {p.name for p in run.iterdir()} == {"matrix.json", *reports, "samples.jsonl", "servers", "lease"}
+    result.stdout.fnmatch_lines([f"results: multiitem-results/{run.name}/report.html, report.md, matrix.json"])
 
     matrix = project.matrix
     assert store.schema_problems(matrix) == []

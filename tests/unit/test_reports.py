@@ -335,13 +335,13 @@ def count():
 def test_a_run_is_written_in_every_format(tmp_path, count):
     run = matrix([gate_record()])
     write_reports(run, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"count.bin", "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"count.bin", "gates.csv", "report.html", "report.md"}
     assert (tmp_path / "count.bin").read_bytes() == b"\xff1"
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == markdown.render(run)
 
 
 def test_every_module_of_the_formats_is_one_of_them(count):
-    assert list(FORMATS.all()) == ["markdown", "count"]
+    assert list(FORMATS.all()) == ["csv", "html", "markdown", "count"]
 
 
 def test_an_unknown_format_is_refused():
