@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from pytest_multiitem import __version__
 from pytest_multiitem.commands.ab import ab
+from pytest_multiitem.commands.accept import accept
 from pytest_multiitem.commands.baseline import baseline_check, baseline_list, baseline_save
 from pytest_multiitem.commands.checkpoint import checkpoint
 from pytest_multiitem.commands.compare import compare_files, compare_run
@@ -80,7 +81,7 @@ for command in (faults, checkpoint):
 app.command(cls=RunCommand)(launch)
 for command in (report, evaluate, combine, check, workload, matrix, validate, load, replay, tpu_check, orchestrate):
     app.command()(command)
-for command in (ab, power, models):
+for command in (accept, ab, power, models):
     app.command(cls=RunCommand)(command)
 
 
