@@ -26,8 +26,8 @@ class Plan:
     """``settings``: of the gates, where the user gives no others. ``without``: tests of the suites that are left out,
     an expression of ``pytest -k``. ``shape``, ``requests``: made where the user brings none, and at most so many timed.
     ``chunk_sizes``: those that are timed, as far as the requests have items. ``blocks``: interleaved runs of every
-    size. ``timing_s``: seconds after which no further request is timed. ``gates_s``: what the gates take on a CPU, for the
-    time that is left.
+    size. ``timing_s``: seconds after which no further request is timed. ``gates_s``: what the gates take on a
+    CPU, for the time that is left.
     """
 
     settings: Mapping[str, Any]

@@ -49,7 +49,7 @@ class OneItemClient(ScoreClient):
         `ScoreClient.send`."""
         heard, self.heard = self.heard, None
         try:
-            rows = [super(OneItemClient, self).send(self._alone(request, item)) for item in request.items]
+            rows = [super(OneItemClient, self).send(_of_one(request, request.query, item)) for item in request.items]
         finally:
             self.heard = heard
         scores = np.concatenate(rows)
@@ -74,7 +74,9 @@ class OneItemClient(ScoreClient):
                 f"it asks for scores behind a query {what} the delimiter, and the one server of this run never scores "
                 "so; give a serial server as well: --serial-url"
             )
-        content = [token for token in item if token != delimiter]
-        return prepare(
-            query, [content], request.labels, apply_softmax=request.apply_softmax, item_first=request.item_first
-        )
+        return _of_one(request, query, [token for token in item if token != delimiter])
+
+
+def _of_one(request: PreparedRequest, query: Sequence[int], item: Sequence[int]) -> PreparedRequest:
+    """A request of one item, asked as another one is."""
+    return prepare(query, [item], request.labels, apply_softmax=request.apply_softmax, item_first=request.item_first)

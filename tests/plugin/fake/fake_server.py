@@ -52,6 +52,7 @@ FAULTS = {
     "prefix": "path prefix under which alone it answers",
     "workers": "it has workers: one in a session of its own, one in a new group; both ignore SIGTERM",
     "die_after": "requests after which the server ends with code 9",
+    "silent": "it tells nothing of itself",
     "once": "the scoring request whose answer alone has its rows in another order",
     "from": "N:WAY, from which scoring request on it answers in which way: a status, or a word of `Handler.break_off`",
 }
@@ -174,6 +175,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._refused():
+            return
+        if "silent" in self.app.faults and self.path != "/health":
+            self._send(404, b'{"detail":"Not Found"}')
             return
         known = {
             "/health": {"status": "ok"},
