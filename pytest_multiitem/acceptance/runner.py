@@ -49,6 +49,11 @@ def fitted(settings: Settings, engine: Engine) -> Settings:
             "or --backend NAME for a pair that is started here"
         )
     check_addresses(settings)
+    if settings.multi_url is not None and settings.multi_url == settings.serial_url:
+        raise UsageError(
+            f"{settings.multi_url} is given both as --multi-url and as --serial-url; for one server that is to be both "
+            "sides, give --url URL instead"
+        )
     if settings.multi_url is None and settings.serial_url is not None:
         raise UsageError("--serial-url is the baseline; give the server that packs as well: --multi-url URL")
     if settings.multi_url is not None and settings.serial_url is None and not settings.one_server:

@@ -12,7 +12,7 @@ def has_serial(settings: Settings) -> bool:
 
 
 def check_addresses(settings: Settings) -> None:
-    """Raises UsageError where two servers are one by their addresses, or one is said to be two."""
+    """Raises UsageError where one server is said to be two, or is none that runs."""
     if settings.one_server and settings.serial_url is not None:
         raise UsageError(
             "--multiitem-one-server says that one server answers for both sides, and --serial-url names another; give "
@@ -20,9 +20,3 @@ def check_addresses(settings: Settings) -> None:
         )
     if settings.one_server and settings.multi_url is None:
         raise UsageError("--multiitem-one-server is of a server that already runs; give its address: --multi-url")
-    same = settings.serial_url is not None and settings.serial_url == settings.multi_url
-    if same:
-        raise UsageError(
-            f"{settings.multi_url} is given both as --multi-url and as --serial-url; one server that scores both ways "
-            "is --multiitem-one-server with --multi-url, or multiitem accept --url"
-        )

@@ -284,7 +284,7 @@ def test_a_server_that_is_another_one(
         (["--multi-url=http://127.0.0.1:9"], "give its baseline as well: --serial-url URL, or, for one server"),
         (["--serial-url=http://127.0.0.1:9"], "give the server that packs as well: --multi-url URL"),
         (["--url=http://127.0.0.1:9", "--serial-url=http://127.0.0.1:8"], "--url is of one server for both sides"),
-        (["--multi-url=http://127.0.0.1:9", "--serial-url=http://127.0.0.1:9"], "multiitem accept --url"),
+        (["--multi-url=http://127.0.0.1:9", "--serial-url=http://127.0.0.1:9/v1/score"], "give --url URL instead"),
         (["--url=127.0.0.1:9"], "expected an address such as http://"),
         (["--backend=jax,pytorch"], "name one backend"),
         (["--backend=jax", "--mask-impl=dense,segment"], "name one mask"),

@@ -95,8 +95,6 @@ def test_which_settings_have_a_serial_side():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"multi_url": URL, "serial_url": URL}, "is given both as --multi-url and as --serial-url"),
-        ({"multi_url": URL, "serial_url": f"{URL}/v1/score"}, "is given both as --multi-url and as --serial-url"),
         ({"multi_url": URL, "serial_url": "http://127.0.0.1:8", "one_server": "1"}, "give one of them"),
         ({"one_server": "1"}, "give its address: --multi-url"),
     ],
