@@ -81,11 +81,11 @@ def measure(
         alone = semantics.serial_query(case.query, multi.delimiter)
         samples = sample(
             [(serial, 1), *((multi, size) for size in sizes)],
-            _request(case, list(case.query)),
+            [_request(case, list(case.query))],
             warmup_runs=settings.bench_warmup_runs,
             timed_runs=plan.blocks,
             seed=settings.seed,
-            instead={0: _request(case, alone)},
+            instead={0: [_request(case, alone)]},
         )
         _enter(timed, case, samples)
         told(number + 1, len(cases), time.monotonic() - start)

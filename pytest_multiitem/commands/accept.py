@@ -37,11 +37,12 @@ def accept(
     from pytest_multiitem.results import store
     from pytest_multiitem.results.answer import ANSWER
     from pytest_multiitem.settings.resolve import resolve
+    from pytest_multiitem.traffic import loading
 
     settings = resolve(_both_sides(url, given), {})
     check_backends(settings)
     engine = choose_engine(settings.engine)
-    settings = fitted(settings, engine)
+    settings = fitted(loading.fitted(settings), engine)
     here = Path.cwd()
     directory = here / settings.results_dir.expanduser() / store.new_run_id()
     interruption: KeyboardInterrupt | None = None

@@ -28,8 +28,9 @@ def compare_run(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.comparison import comparison_lines, publish
     from pytest_multiitem.settings.resolve import resolve
+    from pytest_multiitem.traffic.loading import fitted
 
-    settings = resolve(given, {})
+    settings = fitted(resolve(given, {}))
     check_backends(settings)
     engine = choose_engine(settings.engine)
     settings = engine.with_own_names(settings)

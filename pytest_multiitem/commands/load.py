@@ -102,7 +102,7 @@ def load(
                 query_tokens=query_tokens,
                 num_items=num_items,
                 item_tokens=item_tokens,
-                labels=options.parse_value("--labels", "labels", labels),
+                labels=options.label_ids(labels),
                 delimiter=target.delimiter,
                 seed=seed,
                 vocab_size=target.vocab_size,
@@ -111,7 +111,7 @@ def load(
     requests = [
         prepared
         for request in work.requests
-        for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
+        for prepared in chunked([request], client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
     finished: list[Level] = []
     try:

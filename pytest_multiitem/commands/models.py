@@ -34,8 +34,9 @@ def models(
     from pytest_multiitem.reports.models import models_lines, render, state
     from pytest_multiitem.results.store import new_run_id, write_atomically
     from pytest_multiitem.settings.resolve import resolve
+    from pytest_multiitem.traffic.loading import fitted
 
-    settings = resolve(given, {})
+    settings = fitted(resolve(given, {}))
     content = read_models(file)
     run_id = new_run_id()
     directory = Path.cwd() / settings.results_dir.expanduser() / "models" / run_id

@@ -28,7 +28,7 @@ CaFile = Annotated[Path | None, _CA_FILE]
 CaFileText = Annotated[str | None, _CA_FILE]
 QueryTokens = Annotated[int, typer.Option(min=1, help="Tokens of the query.")]
 ItemTokens = Annotated[int, typer.Option(min=1, help="Tokens of an item.")]
-Labels = Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")]
+Labels = Annotated[str, typer.Option(metavar="LABEL,…", help="Labels: token ids, or text with --tokenizer.")]
 LABELS = DEFAULTS.shown("labels")
 AllowInconclusive = Annotated[bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")]
 
@@ -58,6 +58,15 @@ def parse_value(flag: str, setting: str, text: str | None, *, variable: bool = F
         return option.parse(text)
     except ValueError as error:
         raise UsageError(f"{place} {text!r} is not valid: {error}") from None
+
+
+def label_ids(text: str, tokenizer: str | None = None) -> tuple[int, ...]:
+    """The labels given to ``--labels``, as token ids; text by a tokenizer. Raises UsageError."""
+    from pytest_multiitem.targets.attach import settings_of  # with httpx
+    from pytest_multiitem.traffic.loading import fitted
+
+    given = {"labels": ("--labels", parse_value("--labels", "labels", text)), "tokenizer": ("--tokenizer", tokenizer)}
+    return fitted(settings_of(given), starts_servers=False).labels
 
 
 def check_backend(given: str | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, LABELS, AllowInconclusive, Labels, parse_value
+from pytest_multiitem.commands.options import DEFAULTS, LABELS, AllowInconclusive, Labels, label_ids, parse_value
 from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.untrusted.secrets import without_secrets
@@ -234,7 +234,7 @@ def orchestrate(
     )  # fmt: skip
     check_plan(plan)
     parse_value("--client-chunk-sizes", "compare_chunk_sizes", client_chunk_sizes)
-    parse_value("--labels", "labels", labels)
+    label_ids(labels)
     directory = (base / (artifact_subdir or f"jax-vs-pytorch-multi-item-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")).resolve()
     if dry_run:
         for line in command_lines(plan, directory):

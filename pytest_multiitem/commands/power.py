@@ -31,8 +31,9 @@ def power(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.results.store import new_run_id, write_atomically
     from pytest_multiitem.servers.errors import ServerError
     from pytest_multiitem.settings.resolve import resolve
+    from pytest_multiitem.traffic.loading import fitted
 
-    settings = resolve(given, {})
+    settings = fitted(resolve(given, {}))
     check_settings(settings)
     settings = EMBEDDED.fit(settings)
     run_id = new_run_id()

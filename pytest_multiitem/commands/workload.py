@@ -28,7 +28,10 @@ def workload(
     item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
     requests: Annotated[int, typer.Option(min=1, help="Requests, all of this shape.")] = 1,
     labels: Annotated[
-        str, typer.Option("--labels", "--label-token-ids", metavar="ID,…", help="Label token ids.")
+        str,
+        typer.Option(
+            "--labels", "--label-token-ids", metavar="LABEL,…", help="Labels: token ids, or text with --tokenizer."
+        ),
     ] = options.LABELS,
     delimiter: Annotated[
         int, typer.Option("--delimiter", "--delimiter-token-id", min=0, help="Delimiter token id.")
@@ -79,7 +82,7 @@ def workload(
         query_tokens=query_tokens,
         num_items=items,
         item_tokens=item_tokens,
-        labels=options.parse_value("--labels", "labels", labels),
+        labels=options.label_ids(labels, tokenizer),
         delimiter=delimiter,
         apply_softmax=apply_softmax,
         item_first=item_first,

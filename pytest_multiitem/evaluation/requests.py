@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, built_in_cases, equal_length_case, read_workload
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, built_in_cases, equal_length_case
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.traffic.loading import cases_of, load
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ def requests_for(settings: Settings, target: Target) -> Requests:
             pool=mixed.pool,
         )
         return Requests((mixed,), timed)
-    cases = read_workload(
-        settings.workload, encode=target.encode, labels=labels, delimiter=target.delimiter, vocab_size=vocab_size
-    )
+    own = load(settings, delimiter=target.delimiter, vocab_size=target.vocab_size, served=target.model)
+    assert own is not None  # there is a workload
+    target.assume_vocabulary(own.vocab_size)
+    cases = cases_of(settings.workload, own.requests)
     for case in cases:
         if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
             raise UsageError(f"request {case.name!r} is not sent: {harm}")

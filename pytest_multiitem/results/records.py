@@ -86,7 +86,8 @@ class GateRecord(Evidence, kw_only=True):
 class BenchmarkRecord(msgspec.Struct, kw_only=True):
     """One benchmark. Times in seconds; ``p95_sec`` from fewer than 90 runs is an interpolation.
 
-    ``workload_sha256``: of the encoded requests; null where the benchmark does not say what it sends.
+    ``query_tokens``, ``item_tokens``: of several requests of a user's own, the means, rounded. ``workload_sha256``: of
+    the encoded requests; null where the benchmark does not say what it sends.
     """
 
     name: str

@@ -47,13 +47,20 @@ def settings_of(config: pytest.Config) -> Settings:
 
 
 def _with_known_names(settings: Settings) -> Settings:
-    """The settings fitted to the engine, now that all hooks are known. Raises UsageError for a name of no engine,
-    backend, mask, gate or fault. Each is imported only where an option names one: it is slow, and mostly none does."""
+    """The settings fitted to the engine, now that all hooks are known, and to the user's own requests.
+
+    Raises UsageError for a name of no engine, backend, mask, gate or fault, and for requests that cannot be used. Each
+    is imported only where an option names one: it is slow, and mostly none does.
+    """
     if any(settings.origins[name] != "default" for name in _ENGINE_SETTINGS):
         from pytest_multiitem.adapters.base import check_backends, choose_engine
 
         settings = choose_engine(settings.engine).fit(settings)
         check_backends(settings)
+    if settings.workload is not None or settings.origins["labels"] != "default":
+        from pytest_multiitem.traffic.loading import fitted
+
+        settings = fitted(settings)
     if settings.require:
         from pytest_multiitem.gates.registry import gate_names
 

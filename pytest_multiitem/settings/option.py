@@ -51,6 +51,8 @@ class Option:
     def place(self, origin: str) -> str:
         """Where a value of that origin was given, for messages."""
         places = {"command line": f"option {self.flag}", "ini": f"ini value {self.ini}"}
+        if origin.startswith("--"):
+            return f"option {origin}"
         places[f"environment {self.variable}"] = f"environment variable {self.variable}"
         return places.get(origin, f"{self.name} ({origin})")
 

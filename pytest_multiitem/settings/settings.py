@@ -18,6 +18,7 @@ from pytest_multiitem.scoring.vocabulary import EFFORTS, VIEWS
 from pytest_multiitem.settings.chips import DEFAULT_CHIPS, chip_names
 from pytest_multiitem.settings.conditions import condition_texts
 from pytest_multiitem.settings.kernels import parse_kernel
+from pytest_multiitem.settings.labels import label_words
 from pytest_multiitem.settings.option import Option, option, options_of
 from pytest_multiitem.settings.parsers import (
     choice,
@@ -141,10 +142,21 @@ class Settings:
     )
 
     workload: Path | None = option(
-        None, "JSON lines of requests (query, items, label_token_ids) to validate instead of the built-in cases",
-        existing_file, "FILE", short=True, topic="requests",
+        None, "your own requests instead of the built-in ones: JSON lines (query, items or documents, labels), or a "
+        "canonical workload", existing_file, "FILE", short=True, topic="requests",
     )
-    labels: tuple[int, ...] = option((9454, 2753), "label token ids", integers(0), "ID,…")
+    workload_sample: int | None = option(
+        None, "requests that are drawn of the workload, by the seed; default: all", integer(1), "N", short=True,
+    )
+    tokenizer: str | None = option(
+        None, "what makes token ids of text: a directory with a tokenizer.json, such a file, or a hub id; default: the "
+        "model's", str, "DIR", short=True,
+    )
+    # Text until `traffic.loading.fitted` has made ids of it.
+    labels: tuple[int, ...] = option(
+        (9454, 2753), "labels, as token ids or as text that is one token each (yes,no); requests of a workload have "
+        "them only where given", label_words, "LABEL,…", short=True,
+    )
     delimiter: int = option(151_643, "delimiter token id", integer(0), "ID")
     seed: int = option(20_260_101, "seed of the built-in cases", integer(0), "N")
     client_chunk_sizes: tuple[int, ...] = option(

@@ -54,6 +54,8 @@ class Run:
         self._requests = Requests(settings)
         self.cases = self._requests.cases
         self.timing_case = self._requests.timing_case
+        self.timing_cases = self._requests.timing_cases
+        self.benchmark_cases = self._requests.benchmark_cases
         self.equal_length_case = self._requests.equal_length_case
         self._planned: tuple[Profile, ...] = ()
         self._model: str | None = None
@@ -146,7 +148,6 @@ class Run:
         asked at all; also for a workload that cannot be read. A server that answers wrongly is told by the tests that
         need it.
         """
-        self._requests.check()
         for profile in self._attached:
             try:
                 self.cases(self.target(profile))

@@ -94,6 +94,12 @@ class Target:
                 declared = json.loads((Path(self.model) / "config.json").read_bytes()).get("vocab_size")
         return self.assumed_vocab_size or (declared if isinstance(declared, int) else None)
 
+    def assume_vocabulary(self, tokens: int) -> None:
+        """Take a vocabulary of so many tokens where nobody has told one."""
+        if self.vocab_size is None:
+            self.assumed_vocab_size = tokens
+            del self.vocab_size  # what was found is kept: nothing
+
     @cached_property
     def max_tokens(self) -> int | None:
         """The longest request that the server says it takes, in tokens of the packed sequence; None where it does

@@ -264,7 +264,7 @@ EMPTY = {"one item": "[[11, 12, 13]]", "the same items": "[[11, 12, 13], [11, 12
 @pytest.mark.parametrize("items", EMPTY)
 @pytest.mark.parametrize("allow", [False, True], ids=["inconclusive-fails", "--allow-inconclusive"])
 def test_requests_that_show_nothing_are_no_pass(project: Project, items: str, test: str, allow: bool) -> None:
-    project.write("own.jsonl", f'{{"query": [7, 8, 9], "items": {EMPTY[items]}}}\n')
+    project.write("own.jsonl", f'{{"query": [7, 8, 9], "items": {EMPTY[items]}, "labels": [9454, 2753]}}\n')
     project.write("test_it.py", REGRESSION)
     arguments = ["--workload=own.jsonl", "-k", test, *(["--allow-inconclusive"] if allow else [])]
     result = project.run(*SMALL, *arguments)

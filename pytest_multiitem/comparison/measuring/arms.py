@@ -13,13 +13,15 @@ from pytest_multiitem.adapters.base import Profile, Role, choose_engine
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision.pair import pair_of
 from pytest_multiitem.comparison.measuring.rows import row_of, sample
-from pytest_multiitem.comparison.measuring.sides import Connected, Side, with_served_delimiter
+from pytest_multiitem.comparison.measuring.sides import Connected, Side, served_directory, with_served_delimiter
+from pytest_multiitem.comparison.own_requests import canonical_of
 from pytest_multiitem.comparison.records import PairRecord, Row
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS
+from pytest_multiitem.traffic.loading import fitted
 from pytest_multiitem.untrusted.secrets import redacted, redacted_command
 
 Mode = Literal["packed", "prefill_extend", "serial"]
@@ -67,7 +69,8 @@ def arms_of(a: Sequence[str], b: Sequence[str], given: Mapping[str, str | None],
 
 
 def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
-    """Start both servers, or attach to those that run already, and time the benchmark's request on them, ABBA.
+    """Start both servers, or attach to those that run already, and time the benchmark's request on them, ABBA; or the
+    user's own requests.
 
     Raises EngineUnavailable, ServerError, or UsageError where the servers cannot be up together.
     """
@@ -79,15 +82,17 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
             "an accelerator holds one server at a time, so its arms cannot be interleaved; run the benchmark for each"
         )
     settings = with_served_delimiter(settings, [arm.side for arm in arms])
-    request = workload.of_run(settings).requests[0]
+    sides = [arm.side for arm in arms]
+    requests = (canonical_of(settings, served=served_directory(settings, sides)) or workload.of_run(settings)).requests
+    most = max(len(request.items_token_ids) for request in requests)
     is_default = settings.origins["bench_timed_runs"] == "default"
     with ExitStack() as stack:
         connected = [Connected(arm.side, directory / arm.name) for arm in arms]
         for each in connected:
             stack.callback(each.close)
         samples = sample(
-            [(each.open(), settings.bench_items) for each in connected],
-            request,
+            [(each.open(), most) for each in connected],
+            requests,
             warmup_runs=settings.bench_warmup_runs,
             # As many runs as the user chose; else enough for a verdict, which the benchmark's default is not.
             timed_runs=settings.confirm_runs if is_default else settings.bench_timed_runs,
@@ -148,7 +153,7 @@ def _arm(name: str, words: Sequence[str], given: Mapping[str, str | None], mode:
         variables[variable] = value
     settings = resolve(given, {}, {**os.environ, **variables})
     engine = choose_engine(settings.engine)
-    settings = engine.fit(settings)
+    settings = fitted(engine.fit(settings))
     role = _ROLES[mode]
     url = settings.serial_url if role == "serial" else settings.multi_url
     packed = role == "multi" and url is None
