@@ -74,8 +74,10 @@ def answer_in(place: Path) -> dict[str, Any]:
 
 
 def test_two_healthy_servers_are_a_yes(accept: Accept, place: Path, server: Start) -> None:
-    lines = [json.dumps({**GOOD, "query": [*GOOD["query"], at], "items": [[t + at for t in i] for i in GOOD["items"] * 8]})
-             for at in range(3)]  # fmt: skip
+    lines = []
+    for at in range(3):
+        items = [[token + at for token in item] for item in GOOD["items"] * 8]
+        lines.append(json.dumps({**GOOD, "query": [*GOOD["query"], at], "items": items}))
     (place / "traffic.jsonl").write_text("\n".join(lines))
     urls = ["--multi-url", server("multi"), "--serial-url", server("serial", *SLOW)]
     code, out, err = accept(*urls, *SMALL, "--workload", "traffic.jsonl")
@@ -84,8 +86,8 @@ def test_two_healthy_servers_are_a_yes(accept: Accept, place: Path, server: Star
     assert out.startswith(f"{answer['sentence']}\n")
     assert re.match(
         r"YES: packing \d+ candidates a request gives every candidate the score it gets alone \(largest difference 0, "
-        r"3 requests of your traffic, [\d,]+ answers compared\) and is [\d.]+ times as fast \(95 %: [\d.]+ to [\d.]+\); "
-        r"deploy \d+ a request: \d+ is .+\.$",
+        r"3 requests of your traffic, [\d,]+ answers compared\) and is [\d.]+ times as fast "
+        r"\(95 %: [\d.]+ to [\d.]+\); deploy \d+ a request: \d+ is .+\.$",
         answer["sentence"],
     )
     assert answer["deploy"] in (8, 16, 24) and answer["given"]["own_traffic"] and answer["given"]["requests"] == 3
@@ -222,7 +224,12 @@ def test_an_address_that_leads_nowhere(
 ) -> None:
     other = {"multi": "serial", "serial": "multi"}[role]
     plain = server(role, "--fault", "prefix=/only-here").rpartition(":")[2]
-    urls = [f"--{role}-url", address.format(closed=closed_port(), tls=tls, plain=plain), f"--{other}-url", server(other)]
+    urls = [
+        f"--{role}-url",
+        address.format(closed=closed_port(), tls=tls, plain=plain),
+        f"--{other}-url",
+        server(other),
+    ]
     line = one_line(accept, place, *urls, "--multiitem-request-timeout=5")
     assert line.startswith(f"multiitem: the {'multi-item' if role == 'multi' else 'serial'} server ") and advice in line
 
@@ -323,7 +330,9 @@ def test_a_backend_that_is_not_installed(accept: Accept, place: Path, monkeypatc
     import importlib.util
 
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "torch" else found(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "torch" else found(name, *more)
+    )
     line = one_line(accept, place, "--backend=pytorch")
     assert "torch not installed" in line and "pip install 'pytest-multiitem[torch]'" in line
 

@@ -51,7 +51,9 @@ def test_gates_beside_those_on_the_scores_can_only_hinder(verdict, word):
     answer = derive(matrix, answers.given())
     assert answer.answer == word
     if word == "NO":
-        assert "32 candidates in one request are not three times as fast as 32 requests, only 1.4 times" in answer.sentence
+        assert (
+            "32 candidates in one request are not three times as fast as 32 requests, only 1.4 times" in answer.sentence
+        )
     if word == "YES":
         assert any("speedup_n32_ge_3x INCONCLUSIVE" in text for text in answer.not_measured)
 
@@ -169,7 +171,9 @@ def test_the_guardrail_keeps_a_faster_size_from_winning():
     faster = other.items_per_sec > curve.chosen.items_per_sec
     assert curve.chosen.client_chunk_size == (64 if other.p95_ms > curve.limit_ms else 128)
     if other.p95_ms > curve.limit_ms:
-        assert f"{'but' if faster else 'and'} its p95 of" in other.why_not and "breaks the 1.25 guardrail" in other.why_not
+        assert (
+            f"{'but' if faster else 'and'} its p95 of" in other.why_not and "breaks the 1.25 guardrail" in other.why_not
+        )
 
 
 def test_a_size_that_fails_cannot_win():
