@@ -46,6 +46,8 @@ _OPTIONS = {
     "engine": typer.Option(metavar="NAME", help="Engine that serves, embedded, sglang or sgl-jax: read its own words."),
     "vocab_size": setting_option("vocab_size", "token ids to draw from", default=f"{SERVER_SAYS}, else 30000"),
     "workload": setting_option("workload", default="built-in requests"),
+    "workload_sample": setting_option("workload_sample"),
+    "tokenizer": setting_option("tokenizer", default="the served model's, where it lies on this machine"),
     "timeout": setting_option("request_timeout"),
     "api_key_env": setting_option("api_key_env", "environment variable with the server's API key"),
     "ca_file": setting_option("ca_file", default="the usual ones"),
@@ -69,13 +71,14 @@ def evaluate(
     """
     from pytest_multiitem.evaluation import run
     from pytest_multiitem.targets.attach import settings_of
+    from pytest_multiitem.traffic.loading import fitted
 
     check_backend(given["backend"])
     values = {}
     for name, text in given.items():
         flag, setting = "--" + name.replace("_", "-"), _SETTINGS.get(name, name)
         values[setting] = flag, None if text is None else parse_value(flag, setting, text)
-    settings = settings_of(values)
+    settings = fitted(settings_of(values), starts_servers=False)
     evaluation = run.evaluate(
         settings,
         mode=mode.value,

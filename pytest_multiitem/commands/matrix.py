@@ -41,6 +41,9 @@ _OPTIONS = {
     "jax_segment_fallback_threshold": setting_option(
         "segment_threshold", _ASKED.format("segment fallback threshold"), default=SERVER_SAYS
     ),
+    "labels": setting_option("labels", default="those of the workload, line by line"),
+    "tokenizer": setting_option("tokenizer", default="the served model's, where it lies on this machine"),
+    "workload_sample": setting_option("workload_sample"),
     "delimiter_token_id": setting_option("delimiter", default=f"{SERVER_SAYS}, else the workload's"),
     "serial_url": setting_option("serial_url", "a serial server of the same model, for the matrix's own reference"),
     "cost_per_hour": typer.Option(metavar="USD", help="US dollars an hour of the machine: adds what a run costs."),
@@ -67,7 +70,9 @@ _ONE = ("jax_server_chunk_size", "jax_mask_impl")
 @partial(with_options, options=_OPTIONS)
 def matrix(
     base_url: Annotated[str, typer.Option(metavar="URL", help="Address of the running server.")],
-    workload_json: Annotated[str, typer.Option(metavar="FILE", help="A canonical workload; its first request counts.")],
+    workload_json: Annotated[
+        str, typer.Option(metavar="FILE", help="Your own requests: JSON lines, or a canonical workload.")
+    ],
     output_json: Annotated[Path, typer.Option(metavar="FILE", help="Where the matrix is written.")],
     output_markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where its report is written (default: nowhere).")
@@ -123,6 +128,7 @@ def matrix(
 def _settings(given: Mapping[str, str | None], workload: str, view: View, *, fresh: bool) -> Settings:
     """The settings of the one side. Raises UsageError for a value that is not valid."""
     from pytest_multiitem.targets.attach import settings_of
+    from pytest_multiitem.traffic.loading import fitted
 
     values: dict[str, tuple[str, Any]] = {
         "workload": ("--workload-json", parse_value("--workload-json", "workload", workload)),
@@ -136,7 +142,7 @@ def _settings(given: Mapping[str, str | None], workload: str, view: View, *, fre
             raise UsageError(f"{flag} {text!r} is not valid: a server has one; expected a single value")
     if given["client_chunk_sizes"] is None:
         values["compare_chunk_sizes"] = "--client-chunk-sizes", parse_value("", "compare_chunk_sizes", "all")
-    return settings_of(values)
+    return fitted(settings_of(values), starts_servers=False)
 
 
 def _flag(name: str) -> str:

@@ -30,6 +30,14 @@ QueryTokens = Annotated[int, typer.Option(min=1, help="Tokens of the query.")]
 ItemTokens = Annotated[int, typer.Option(min=1, help="Tokens of an item.")]
 Labels = Annotated[str, typer.Option(metavar="LABEL,…", help="Labels: token ids, or text with --tokenizer.")]
 LABELS = DEFAULTS.shown("labels")
+LabelsIfGiven = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LABEL,…",
+        help="Labels: token ids, or text with --tokenizer; of a workload, only where given (default of requests that "
+        f"are made: {LABELS}).",
+    ),
+]
 AllowInconclusive = Annotated[bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")]
 
 #: What stands for the default of what a running server is asked for.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, LABELS, AllowInconclusive, Labels, label_ids, parse_value
+from pytest_multiitem.commands.options import DEFAULTS, LABELS, AllowInconclusive, LabelsIfGiven, label_ids, parse_value
 from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.untrusted.secrets import without_secrets
@@ -152,11 +152,17 @@ def orchestrate(
         str | None,
         _job("Mask of the TPU side: dense, segment or auto (default: its launch profile's).", metavar="NAME"),
     ] = None,
-    workload_json: Annotated[Path | None, _job("A canonical workload of your own.", metavar="FILE")] = None,
+    workload_json: Annotated[
+        Path | None, _job("Your own requests: JSON lines, or a canonical workload.", metavar="FILE")
+    ] = None,
+    workload_sample: Annotated[int | None, _job("Requests that are drawn of them.", least=1, metavar="N")] = None,
+    tokenizer: Annotated[
+        str | None, _job("What makes token ids of text (default: the model's, where it is a directory).", metavar="DIR")
+    ] = None,
     query_tokens: Annotated[int, _job("Tokens of the query.", least=1)] = 2000,
     num_items: Annotated[int, _job("Items.", least=1)] = 500,
     item_tokens: Annotated[int, _job("Tokens of an item.", least=1)] = 20,
-    labels: Labels = LABELS,
+    labels: LabelsIfGiven = None,
     delimiter: Annotated[int, _job("Delimiter token id.", least=0)] = DEFAULTS.delimiter,
     client_chunk_sizes: Annotated[
         str, _job("Client chunk sizes, or all for the contract's ten.", metavar="N,…|all")
@@ -217,7 +223,9 @@ def orchestrate(
         shape=Shape(
             model=_model(model, tpu_engine, gpu_engine),
             workload=str(workload_json.resolve()) if workload_json else None,
-            query_tokens=query_tokens, num_items=num_items, item_tokens=item_tokens, labels=labels, delimiter=delimiter,
+            workload_sample=workload_sample, tokenizer=tokenizer, labels_given=labels is not None,
+            query_tokens=query_tokens, num_items=num_items, item_tokens=item_tokens,
+            labels=",".join(map(str, label_ids(labels or LABELS, tokenizer or model))), delimiter=delimiter,
             client_chunk_sizes=client_chunk_sizes, warmup_runs=warmup_runs, timed_runs=timed_runs,
             timed_runs_confirm=timed_runs_confirm, timeout_sec=timeout_sec, jax_mask_impl=jax_mask_impl,
         ),
@@ -234,7 +242,6 @@ def orchestrate(
     )  # fmt: skip
     check_plan(plan)
     parse_value("--client-chunk-sizes", "compare_chunk_sizes", client_chunk_sizes)
-    label_ids(labels)
     directory = (base / (artifact_subdir or f"jax-vs-pytorch-multi-item-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")).resolve()
     if dry_run:
         for line in command_lines(plan, directory):

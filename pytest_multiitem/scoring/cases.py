@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,19 @@ def equal_length_case(
     draw = partial(drawn, np.random.default_rng(seed), pool)
     query, items = draw(query_tokens), tuple(draw(item_tokens) for _ in range(num_items))
     return Case(f"{query_tokens}/{num_items}/{item_tokens}", query, items, tuple(labels), pool)
+
+
+def first_items(cases: Sequence[Case], num_items: int) -> tuple[Case, ...]:
+    """The first N items of requests, in the requests that they stand in: each with its own query, the last one cut;
+    from the first request again where all together have fewer."""
+    chosen: list[Case] = []
+    left = num_items
+    for case in cycle(cases):
+        chosen.append(replace(case, items=case.items[:left]))
+        left -= len(chosen[-1].items)
+        if left == 0:
+            break
+    return tuple(chosen)
 
 
 def drawn(rng: np.random.Generator, pool: TokenIds, length: int) -> TokenIds:

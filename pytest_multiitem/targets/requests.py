@@ -53,14 +53,7 @@ class Requests:
         query, the last one cut; from the first one again where all together have fewer."""
         if self._settings.workload is None:
             return (self.timing_case(target, num_items),)
-        chosen: list[Case] = []
-        left = num_items
-        for case in cycle(self.cases(target)):
-            chosen.append(replace(case, items=case.items[:left]))
-            left -= len(chosen[-1].items)
-            if left == 0:
-                return tuple(chosen)
-        raise AssertionError("a workload without requests is none")
+        return cases.first_items(self.cases(target), num_items)
 
     def benchmark_cases(self, target: Target, num_items: int) -> tuple[Case, ...]:
         """What a benchmark sends: one seeded request of N items, or all of the user's own requests."""

@@ -118,8 +118,8 @@ def _workload(settings: Settings, directory: Path, sides: Sequence[Side]) -> Wor
     path = directory / WORKLOAD
     if path.exists():
         begun = workload.read(path)
-        measured = begun.record.source.sha256 if begun.record.source is not None else workload.file_sha256(path)
-        if settings.workload is not None and workload.file_sha256(settings.workload) != measured:
+        measured = [workload.file_sha256(path), *([begun.record.source.sha256] if begun.record.source else [])]
+        if settings.workload is not None and workload.file_sha256(settings.workload) not in measured:
             raise UsageError(f"{settings.workload} has changed since rows were measured with it, as it is in {path}")
         return begun.record
     if settings.workload is None:
