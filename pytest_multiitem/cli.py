@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from signal import SIGINT, Signals
@@ -22,7 +21,7 @@ from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
 from pytest_multiitem.commands.matrix import matrix
 from pytest_multiitem.commands.models import models
-from pytest_multiitem.commands.options import RunCommand
+from pytest_multiitem.commands.options import RunCommand, plugin_modules
 from pytest_multiitem.commands.orchestrate import orchestrate
 from pytest_multiitem.commands.power import power
 from pytest_multiitem.commands.replay import replay
@@ -67,8 +66,7 @@ def _root(
     ] = False,
 ) -> None:
     """Multi-item scoring validation."""
-    named = [name.strip() for name in os.environ.get(PLUGINS, "").split(",") if name.strip()]
-    context.call_on_close(load_modules([*named, *(plugins or ())]))
+    context.call_on_close(load_modules(plugin_modules(context)))
 
 
 command: Callable[..., None]

@@ -29,11 +29,10 @@ class Curve:
 
 def curve_of(given: Given) -> Curve:
     """What the timed rows of an acceptance come to."""
-    items = sum(request.items for request in given.timed)
     serial = next((row for row in given.rows if row.client_chunk_size is None), None)
     figures, candidates = [], []
     for row in given.rows:
-        found = _figures(row, items, serial)
+        found = _figures(row, given, serial)
         figures.append(found)
         problem = _problem(row, found)
         if row.client_chunk_size is None or problem is not None:
@@ -49,7 +48,7 @@ def curve_of(given: Given) -> Curve:
     for candidate in candidates:
         if candidate is not winner:
             row, found = candidate.what
-            found.why_not = _why_not(winner.what, (row, found), limit, given.guardrail_ratio)
+            found.why_not = _why_not(winner.what, (row, found), limit, given)
     return Curve(figures, winner.what[1], limit)
 
 
@@ -72,9 +71,19 @@ def _magnitude(value: float | None) -> float:
     return -1.0 if value is None else math.inf if math.isnan(value) else value
 
 
-def as_row(row: TimedRow) -> Row:
+def _whole(row: TimedRow, given: Given) -> list[list[float | None]]:
+    """A row's times of all items of each request, by request and block."""
+    if row.client_chunk_size is not None:
+        return row.runs_ms
+    shares = [request.items / max(1, len(request.serial_places)) for request in given.timed]
+    return [
+        [None if ms is None else ms * share for ms in runs] for runs, share in zip(row.runs_ms, shares, strict=False)
+    ]
+
+
+def as_row(row: TimedRow, given: Given) -> Row:
     """A row of the comparison: a run is a block, of all requests that every block has timed."""
-    blocks = list(zip(*row.runs_ms, strict=False))
+    blocks = list(zip(*_whole(row, given), strict=False))
     runs = [
         RunRecord(ok=None not in block, total_e2e_ms=None if None in block else sum(filter(None, block)), block=number)
         for number, block in enumerate(blocks)
@@ -82,10 +91,10 @@ def as_row(row: TimedRow) -> Row:
     return Row(client_chunk_size=row.client_chunk_size or 1, status="ok", run_records=runs, session="one")
 
 
-def _figures(row: TimedRow, items: int, serial: TimedRow | None) -> ChunkFigures:
-    converted = as_row(row)
+def _figures(row: TimedRow, given: Given, serial: TimedRow | None) -> ChunkFigures:
+    converted, items = as_row(row, given), sum(request.items for request in given.timed)
     whole = [run.total_e2e_ms for run in converted.run_records if run.ok and run.total_e2e_ms]
-    single = [each for request in row.runs_ms for each in request if each is not None]
+    single = [each for request in _whole(row, given) for each in request if each is not None]
     found = ChunkFigures(client_chunk_size=row.client_chunk_size, blocks=len(whole))
     if single:
         found.p50_ms, found.p95_ms = p50(single), p95(single)
@@ -93,7 +102,7 @@ def _figures(row: TimedRow, items: int, serial: TimedRow | None) -> ChunkFigures
     if whole and items:
         found.items_per_sec = 1000 * items / float(np.mean(whole))
     if serial is not None and row.client_chunk_size is not None and whole:
-        pace = speed.versus(as_row(serial), converted)
+        pace = speed.versus(as_row(serial, given), converted)
         found.times_as_fast, found.interval_95 = pace.ratio, pace.interval
     return found
 
@@ -115,7 +124,7 @@ def _problem(row: TimedRow, found: ChunkFigures) -> str | None:
 
 
 def _why_not(
-    winner: tuple[TimedRow, ChunkFigures], other: tuple[TimedRow, ChunkFigures], limit: float, ratio: float
+    winner: tuple[TimedRow, ChunkFigures], other: tuple[TimedRow, ChunkFigures], limit: float, given: Given
 ) -> str:
     """Why a row that could have won did not. ``limit``: milliseconds."""
     mine, theirs = winner[1], other[1]
@@ -124,8 +133,9 @@ def _why_not(
     share = percent(theirs.items_per_sec / mine.items_per_sec)
     if theirs.p95_ms is not None and theirs.p95_ms > limit:
         but = "but" if theirs.items_per_sec > mine.items_per_sec else "and"
-        return f"{share}, {but} its p95 of {theirs.p95_ms:,.1f} ms breaks the {ratio:g} guardrail ({limit:,.1f} ms)"
-    pace = speed.versus(as_row(winner[0]), as_row(other[0]))
+        rule = f"the {given.guardrail_ratio:g} guardrail ({limit:,.1f} ms)"
+        return f"{share}, {but} its p95 of {theirs.p95_ms:,.1f} ms breaks {rule}"
+    pace = speed.versus(as_row(winner[0], given), as_row(other[0], given))
     return share if pace.verdict == "a_faster" else f"{share} by what was measured, which shows no difference"
 
 

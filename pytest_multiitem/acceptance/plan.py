@@ -25,6 +25,7 @@ class Shape:
 class Plan:
     """``settings``: of the gates, where the user gives no others. ``without``: tests of the suites that are left out,
     an expression of ``pytest -k``. ``shape``, ``requests``: made where the user brings none, and at most so many timed.
+    ``serial_items``: items of a request that are timed serially, at most; they stand for the others.
     ``chunk_sizes``: those that are timed, as far as the requests have items. ``blocks``: interleaved runs of every
     size. ``timing_s``: seconds after which no further request is timed. ``gates_s``: what the gates take on a
     CPU, for the time that is left.
@@ -34,6 +35,7 @@ class Plan:
     without: str
     shape: Shape
     requests: int
+    serial_items: int
     chunk_sizes: Sequence[int]
     blocks: int
     timing_s: float
@@ -41,20 +43,22 @@ class Plan:
 
 
 _QUICK: Final = Plan(
-    settings={"property_examples": 8, "property_max_tokens": 256},
+    settings={"property_examples": 8, "property_max_tokens": 256, "workload_sample": 4},
     without="Segment or Speedup",
     shape=Shape(query_tokens=64, items=32, item_tokens=20),
     requests=2,
+    serial_items=32,
     chunk_sizes=(8, 16, 32),
     blocks=6,
     timing_s=3.0,
     gates_s=12.0,
 )
 _NORMAL: Final = Plan(
-    settings={"property_examples": 40, "items": (32,)},
+    settings={"property_examples": 40, "items": (32,), "workload_sample": 32},
     without="Segment",
     shape=Shape(query_tokens=256, items=128, item_tokens=20),
     requests=16,
+    serial_items=64,
     chunk_sizes=(8, 16, 32, 64, 128),
     blocks=7,
     timing_s=25.0,
@@ -65,6 +69,7 @@ _FULL: Final = Plan(
     without="Segment",
     shape=Shape(query_tokens=2000, items=500, item_tokens=20),
     requests=64,
+    serial_items=64,
     chunk_sizes=CHUNK_SIZES,
     blocks=9,
     timing_s=300.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -24,11 +25,14 @@ from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
+from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.settings.attached import check_addresses
 from pytest_multiitem.settings.settings import OPTION_OF, Settings
 from pytest_multiitem.targets.attach import Served, is_stated
-from pytest_multiitem.targets.run import Run
+from pytest_multiitem.targets.blame import is_nobodys
+from pytest_multiitem.targets.run import SERIAL, Run
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import ScoreFailure
 
 #: Where the servers' logs and the samples of the timing are, in the run's directory.
 _OWN = "acceptance"
@@ -77,13 +81,24 @@ def fitted(settings: Settings, engine: Engine) -> Settings:
 
 
 @dataclass
+class _Sides:
+    """Both servers, and the user's requests, if there are any."""
+
+    multi: Target
+    serial: Target
+    own: Sequence[Case] | None = None
+
+
+@dataclass
 class Acceptance:
-    """One acceptance. ``directory``: of the run, which is made. ``answer``: after `measure`, or what ended it."""
+    """One acceptance. ``directory``: of the run, which is made. ``plugins``: modules that the suites load as well.
+    ``answer``: after `measure`, or what ended it."""
 
     settings: Settings
     engine: Engine
     directory: Path
     bar: ProgressBar
+    plugins: Sequence[str] = ()
     given: Given = field(init=False)
     matrix: Matrix | None = field(default=None, init=False)
     _timed: Timed = field(default_factory=Timed, init=False)
@@ -106,43 +121,51 @@ class Acceptance:
         run = Run(self.settings, self.directory / _OWN, engine=self.engine, owner=True, process="main")
         pace = Pace(self._plan, self.bar)
         with closing(run):
-            multi, serial, own = self._servers(run, pace)
+            sides = self._sides(run, pace)
             try:
-                self._gates(multi, serial, pace)
-                self._sizes(multi, serial, own, pace)
+                self._gates(sides, pace)
+                if sides is not None:
+                    self._sizes(sides, pace)
             except UsageError:
                 raise
             except MultiItemError as error:
                 self.given.problem = str(error).splitlines()[0]
 
-    def _servers(self, run: Run, pace: Pace) -> tuple[Target, Target, Sequence[Case] | None]:
-        """Both sides, ready, and the user's requests. Raises UsageError where they cannot be had."""
+    def _sides(self, run: Run, pace: Pace) -> _Sides | None:
+        """Both sides, ready, and the user's requests; None where one that runs answers wrongly, which the gates will
+        say. Raises UsageError where they cannot be had."""
         settings = self.settings
         if settings.multi_url is not None:
             pace.servers(f"asking {settings.multi_url}")
-            run.attach()
-            multi_profile = Profile("multi", ATTACHED, self._mask, 0, Semantics(settings.semantics))
-            serial_profile = Profile("serial", ATTACHED)
+            try:
+                run.attach()
+            except UsageError:
+                shutil.rmtree(self.directory, ignore_errors=True)  # nothing is in it
+                raise
+            profiles = Profile("multi", ATTACHED, self._mask, 0, Semantics(settings.semantics)), SERIAL
         else:
             backend = settings.backend[0]
             pace.servers(f"starting two {backend} servers")
             chunk = settings.server_chunk_size[0]
-            multi_profile = Profile("multi", backend, self._mask, chunk, Semantics(settings.semantics))
-            serial_profile = Profile("serial", backend)
-            run.plan([serial_profile, multi_profile])
+            multi = Profile("multi", backend, self._mask, chunk, Semantics(settings.semantics))
+            profiles = multi, Profile("serial", backend)
+            run.plan(reversed(profiles))
         try:
-            multi, serial = run.target(multi_profile), run.target(serial_profile)
-            own = run.cases(multi) if settings.workload is not None else None
+            sides = _Sides(*map(run.target, profiles))
+            sides.own = run.cases(sides.multi) if settings.workload is not None else None
         except UsageError:
             raise
+        except (ScoreFailure, ServerError) as error:
+            if settings.multi_url is None or is_nobodys(error):
+                raise UsageError(str(error).splitlines()[0]) from None
+            self.given.not_timed = str(error).splitlines()[0]
+            return None
         except EngineUnavailable as error:
             raise UsageError(str(error)) from None
-        except MultiItemError as error:
-            raise UsageError(" ".join(str(error).splitlines()[:1])) from None
-        self.given.requests = None if own is None else len(own)
-        self.given.delimiter = multi.delimiter
-        self.given.delimiter_told = multi.owned or Served.read(multi.info).delimiter is not None
-        return multi, serial, own
+        self.given.requests = None if sides.own is None else len(sides.own)
+        self.given.delimiter = sides.multi.delimiter
+        self.given.delimiter_told = sides.multi.owned or Served.read(sides.multi.info).delimiter is not None
+        return sides
 
     @property
     def _mask(self) -> str:
@@ -150,12 +173,12 @@ class Acceptance:
         is_default = settings.multi_url is not None and settings.origins["mask_impl"] == "default"
         return ATTACHED if is_default else settings.mask_impl[0]
 
-    def _gates(self, multi: Target, serial: Target, pace: Pace) -> None:
+    def _gates(self, sides: _Sides | None, pace: Pace) -> None:
         """Run the suites on the servers. Raises UsageError and MultiItemError as `Suites.result`."""
-        one = self.settings.one_server
-        addresses = (multi.client.address, None if one else serial.client.address)
-        settings = attached(self.settings, *addresses, own=multi.owned)
-        suites = Suites(settings, self.directory, self._plan.without)
+        settings = self.settings
+        if sides is not None and sides.multi.owned:
+            settings = attached(settings, sides.multi.client.address, sides.serial.client.address)
+        suites = Suites(settings, self.directory, self._plan.without, self.plugins)
         try:
             with suites:
                 for event in suites.heard():
@@ -172,12 +195,13 @@ class Acceptance:
             with suppress(UsageError):
                 self.matrix = store.read_matrix(path)
 
-    def _sizes(self, multi: Target, serial: Target, own: Sequence[Case] | None, pace: Pace) -> None:
+    def _sizes(self, sides: _Sides, pace: Pace) -> None:
         """Time the client chunk sizes."""
+        multi, serial = sides.multi, sides.serial
         pace.timing()
         for target in (multi, serial):
             target.answers.drop()  # those of getting ready are the gates' affair, and warm-ups are judged here
-        cases = timing.requests_of(self.settings, self._plan, multi, own)
+        cases = timing.requests_of(self.settings, self._plan, multi, sides.own)
         self.given.not_timed = "the run was ended while it was timed"
         timing.measure(self.settings, self._plan, multi, serial, cases, self._timed, pace.timed)
         self.given.not_timed = self._timed.not_timed

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,19 +37,20 @@ _USAGE_ERROR = 4
 _NOT_ON_COMMAND_LINE = frozenset({"results_dir", "multi_url", "serial_url"})
 #: What makes another run of it, whoever starts pytest.
 _OTHERS = frozenset({"PYTEST_ADDOPTS", "PYTEST_PLUGINS"})
-#: Called with the gates that are planned, then for each that begins and each that ends with its verdict.
-Heard = Callable[[Mapping[str, Any]], None]
 
 
-def command_line(settings: Settings, directory: Path, *, without: str, events: int) -> list[str]:
+def command_line(
+    settings: Settings, directory: Path, *, without: str, events: int, plugins: Sequence[str] = ()
+) -> list[str]:
     """How the suites are started: every setting is on the command line, so that no file and no variable has a say."""
+    modules = [word for name in (*plugins, _PLUGIN) for word in ("-p", name)]
     given = [
         option.flag if option.is_switch else f"{option.flag}={settings.shown(option.name)}"
         for option in OPTIONS
         if option.name not in _NOT_ON_COMMAND_LINE and _is_given(settings, option)
     ]
     return [
-        sys.executable, "-m", "pytest", "--pyargs", _SUITE, "-p", "no:cacheprovider", "-p", _PLUGIN,
+        sys.executable, "-m", "pytest", "--pyargs", _SUITE, "-p", "no:cacheprovider", *modules,
         "-c", str(directory / "pytest.ini"), f"--rootdir={Path(pytest_multiitem.__file__).parents[1]}",
         f"--multiitem-accepting={directory}", f"--multiitem-events={events}", "-k", f"not ({without})", *given,
     ]  # fmt: skip
@@ -78,6 +79,7 @@ class Suites:
     settings: Settings
     directory: Path
     without: str
+    plugins: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _events: IO[bytes] | None = field(default=None, init=False)
 
@@ -88,7 +90,8 @@ class Suites:
         try:
             with (self.directory / _LOG).open("wb") as log:
                 self._process = subprocess.Popen(
-                    command_line(self.settings, self.directory, without=self.without, events=writing),
+                    command_line(self.settings, self.directory, without=self.without, events=writing,
+                                 plugins=self.plugins),
                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                     pass_fds=(writing,), start_new_session=True, env=_environment(self.settings),
                 )  # fmt: skip
@@ -138,14 +141,9 @@ class Suites:
         raise MultiItemError(f"the gates have left no results (exit status {status}): {last}; see {_LOG}")
 
 
-def attached(settings: Settings, multi: Address, serial: Address | None, *, own: bool) -> Settings:
-    """The settings of the suites for servers that run at these addresses; ``serial`` None: one server is both.
-
-    ``own``: the acceptance has started them, so nobody else's work is disturbed by requests at the same time.
-    """
-    changed: dict[str, Any] = {"multi_url": multi, "serial_url": serial, "one_server": serial is None}
-    origins = dict(settings.origins)
-    if own:
-        changed |= {"max_in_flight": settings.max_in_flight or _IN_FLIGHT, "mixed_traffic": True}
-        origins["engine"] = "this acceptance"
-    return replace(settings, **changed, origins=origins)
+def attached(settings: Settings, multi: Address, serial: Address) -> Settings:
+    """The settings of the suites for a pair that the acceptance has started, and that runs at these addresses: nobody
+    else's work is disturbed by requests at the same time."""
+    changed: dict[str, Any] = {"multi_url": multi, "serial_url": serial, "mixed_traffic": True}
+    changed["max_in_flight"] = settings.max_in_flight or _IN_FLIGHT
+    return replace(settings, **changed, origins={**settings.origins, "engine": "this acceptance"})

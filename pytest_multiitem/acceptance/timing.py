@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,37 +78,48 @@ def measure(
             timed.not_timed = f"{number} of {len(cases)} requests were timed within {plan.timing_s:g} s"
             return
         start = time.monotonic()
-        alone = semantics.serial_query(case.query, multi.delimiter)
+        places = _sample(len(case.items), plan.serial_items, settings.seed)
+        alone = replace(
+            case,
+            query=tuple(semantics.serial_query(case.query, multi.delimiter)),
+            items=tuple(case.items[place] for place in places),
+        )
         samples = sample(
             [(serial, 1), *((multi, size) for size in sizes)],
-            [_request(case, list(case.query))],
+            [_request(case)],
             warmup_runs=settings.bench_warmup_runs,
             timed_runs=plan.blocks,
             seed=settings.seed,
-            instead={0: [_request(case, alone)]},
+            instead={0: [_request(alone)]},
         )
-        _enter(timed, case, samples)
+        _enter(timed, case, places, samples)
         told(number + 1, len(cases), time.monotonic() - start)
 
 
-def _request(case: Case, query: list[int]) -> WorkloadRequest:
+def _sample(count: int, most: int, seed: int) -> list[int]:
+    """The places of at most so many of ``count`` items, ascending."""
+    return sorted(np.random.default_rng(seed).permutation(count)[:most].tolist())
+
+
+def _request(case: Case) -> WorkloadRequest:
     return WorkloadRequest(
         request_id=case.name,
-        query_token_ids=query,
+        query_token_ids=list(case.query),
         items_token_ids=[list(item) for item in case.items],
         label_token_ids=list(case.labels),
     )
 
 
-def _enter(timed: Timed, case: Case, samples: Sequence[Sampled]) -> None:
+def _enter(timed: Timed, case: Case, places: list[int], samples: Sequence[Sampled]) -> None:
     serial, largest = _scores(samples[0]), _scores(samples[-1])
     timed.requests.append(
         TimedRequest(
             name=case.name,
             query_tokens=len(case.query),
             items=len(case.items),
+            serial_places=places,
             serial_scores=None if serial is None else serial.tolist(),
-            packed_scores=None if largest is None else largest.tolist(),
+            packed_scores=None if largest is None else largest[places].tolist(),
         )
     )
     for row, sampled in zip(timed.rows, samples, strict=True):
@@ -125,7 +136,7 @@ def _enter(timed: Timed, case: Case, samples: Sequence[Sampled]) -> None:
         if sampled.problem is not None and wrong is None:
             row.problem = row.problem or sampled.problem
         if sampled is not samples[0] and serial is not None and (scores := _scores(sampled)) is not None:
-            apart = float(row_differences(scores, serial, apply_softmax=True).max())
+            apart = float(row_differences(scores[places], serial, apply_softmax=True).max())
             row.max_abs_diff = apart if row.max_abs_diff is None else max(row.max_abs_diff, apart)
 
 

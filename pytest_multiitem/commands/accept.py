@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from pytest_multiitem.commands.options import takes_run_options
+from pytest_multiitem.commands.options import plugin_modules, takes_run_options
 from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 
 
 @takes_run_options
 def accept(
+    context: typer.Context,
     url: Annotated[
         str | None,
         typer.Option("--url", metavar="URL", help="One server for both sides: serially it is asked for one item each."),
@@ -47,7 +48,7 @@ def accept(
     directory = here / settings.results_dir.expanduser() / store.new_run_id()
     interruption: KeyboardInterrupt | None = None
     with ProgressBar() as bar:
-        acceptance = Acceptance(settings, engine, directory, bar)
+        acceptance = Acceptance(settings, engine, directory, bar, plugin_modules(context))
         try:
             acceptance.measure()
         except KeyboardInterrupt as error:

@@ -18,12 +18,15 @@ Word = Literal["YES", "NO", "UNDECIDED"]
 
 
 class TimedRequest(msgspec.Struct, kw_only=True):
-    """A request whose items were timed at every client chunk size. ``serial_scores``: what each item scores alone
-    [N][K]; ``packed_scores``: in requests of the largest client chunk size; null where a side has not answered."""
+    """A request whose items were timed at every client chunk size; serially, those at ``serial_places`` alone, and as
+    the calls follow one another, all take as many times longer as there are more. ``serial_scores``: what each of those
+    scores alone [n][K]; ``packed_scores``: the same in requests of the largest client chunk size; null where a side has
+    not answered."""
 
     name: str
     query_tokens: int
     items: int
+    serial_places: list[int]
     serial_scores: list[list[float]] | None = None
     packed_scores: list[list[float]] | None = None
 
@@ -31,7 +34,8 @@ class TimedRequest(msgspec.Struct, kw_only=True):
 class TimedRow(msgspec.Struct, kw_only=True):
     """One way to send all items: to the serial side one by one (``client_chunk_size`` null), or packed.
 
-    ``runs_ms``: by request and interleaved block, the time of all its items; null where the run failed.
+    ``runs_ms``: by request and interleaved block, the time of its items, serially of those at its ``serial_places``;
+    null where the run failed.
     ``failures``: how often, by `transport.client.FailureKind`. ``problem``: in words, what else is against the row.
     ``wrong``: a score that is not what it must equal, in words. ``max_abs_diff``: from the serial side's scores.
     """

@@ -34,7 +34,7 @@ from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 from pytest_multiitem.untrusted.secrets import redacted_command
 
 #: The serial server that the settings name.
-_SERIAL = Profile("serial", ATTACHED)
+SERIAL = Profile("serial", ATTACHED)
 
 
 class Run:
@@ -164,7 +164,7 @@ class Run:
         masks = settings.mask_impl if settings.origins["mask_impl"] != "default" else (ATTACHED,)
         semantics = Semantics(settings.semantics)
         multi = [Profile("multi", ATTACHED, mask, 0, semantics) for mask in masks if settings.multi_url is not None]
-        return [*multi, _SERIAL] if has_serial(settings) else multi
+        return [*multi, SERIAL] if has_serial(settings) else multi
 
     def revive(self, target: Target) -> Target:
         """A server that the run started, started again: it has died, or does not answer any more.
@@ -226,7 +226,7 @@ class Run:
         self._pool.close()
 
     def _connect(self, profile: Profile, url: str | None) -> Target:
-        if url is None and profile == _SERIAL and self.settings.one_server and self.settings.multi_url is not None:
+        if url is None and profile == SERIAL and self.settings.one_server and self.settings.multi_url is not None:
             target = serial_side(self.target(self._attached[0]), self.settings)
         elif url is not None:
             target = self._attach(profile, url)

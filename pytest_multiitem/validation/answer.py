@@ -82,6 +82,10 @@ def _rows(given: Given) -> Iterator[str]:
     sizes = [row.client_chunk_size for row in given.rows]
     if len(set(sizes)) < len(sizes):
         yield f"given.rows: one client chunk size stands twice among {sizes}"
+    for at, request in enumerate(given.timed):
+        places = request.serial_places
+        if not places or sorted(set(places)) != places or not 0 <= places[0] <= places[-1] < request.items:
+            yield f"given.timed[{at}].serial_places are no places of {request.items} items, ascending"
     for row in given.rows:
         where = f"given.rows at {row.client_chunk_size or 'the serial side'}"
         if len(row.runs_ms) != len(given.timed):

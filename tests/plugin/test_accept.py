@@ -27,8 +27,7 @@ Accept = Callable[..., tuple[int, str, str]]
 PEM = Path(__file__).parents[1] / "unit" / "localhost.pem"
 #: What makes the evidence small; that it is enough for a verdict is the suites' own affair.
 SMALL = (
-    "--effort=quick", "--multiitem-property-examples=2", "--multiitem-compare-chunk-sizes=8,16,32",
-    "--multiitem-max-in-flight=2",
+    "--effort=quick", "--multiitem-compare-chunk-sizes=8,16,32", "--multiitem-max-in-flight=2",
 )  # fmt: skip
 #: Seconds more a one-item request takes, so that the saving shows on a busy machine as well.
 SLOW = ("--fault", "sleep=0.003")

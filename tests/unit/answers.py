@@ -61,6 +61,7 @@ def given(*rows, **more):
             name=f"request {at}",
             query_tokens=60,
             items=2,
+            serial_places=[0, 1],
             serial_scores=both[2 * at : 2 * at + 2].tolist(),
             packed_scores=both[2 * at : 2 * at + 2].tolist(),
         )

@@ -176,6 +176,14 @@ def test_the_guardrail_keeps_a_faster_size_from_winning():
         )
 
 
+def test_a_serial_sample_stands_for_all_items():
+    found = answers.given()
+    whole = curve_of(found).chosen
+    for request in found.timed:  # the same times, of half of the items
+        request.items = 4
+    assert curve_of(found).chosen.times_as_fast == pytest.approx(2 * whole.times_as_fast)
+
+
 def test_a_size_that_fails_cannot_win():
     failing = answers.row(128, 5.0, failures={"timeout": 1})
     failing.runs_ms[0][2] = None
@@ -246,6 +254,9 @@ def test_what_was_written_is_valid(path):
         (("given", "rows", 1, "client_chunk_size"), 64),
         (("given", "rows", 3, "max_abs_diff"), 0.001),
         (("given", "timed", 0, "packed_scores", 0, 0), 0.99),
+        (("given", "timed", 0, "serial_places"), [0]),
+        (("given", "timed", 0, "serial_places", 1), 2),
+        (("given", "timed", 0, "items"), 4),
         (("given", "timed", 0, "serial_scores"), [[0.1]]),
         (("given", "matrix_sha256"), "0" * 64),
     ],
