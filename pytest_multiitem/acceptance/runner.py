@@ -151,7 +151,7 @@ class Acceptance:
             profiles = multi, Profile("serial", backend)
             run.plan(reversed(profiles))
         try:
-            sides = _Sides(*map(run.target, profiles))
+            sides = _Sides(run.target(profiles[0]), run.target(profiles[1]))
             sides.own = run.cases(sides.multi) if settings.workload is not None else None
         except UsageError:
             raise
