@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from pytest_multiitem.errors import StorageError
-from pytest_multiitem.traffic.provenance import TrafficSource
+from pytest_multiitem.results.records import TrafficSource
 
 WORKLOAD_SCHEMA: Final = "canonical_score_workload_v1"
 MATRIX_SCHEMA: Final = "score_matrix_v1"

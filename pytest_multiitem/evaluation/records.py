@@ -14,9 +14,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.records import TrafficSource
 from pytest_multiitem.results.store import read_record
 from pytest_multiitem.storage import try_writing, writing
-from pytest_multiitem.traffic.provenance import TrafficSource
 
 EVALUATION_SCHEMA: Final = "multiitem_evaluation_v1"
 COMBINED_SCHEMA: Final = "multiitem_combined_v1"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.records import TrafficSource
 from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, built_in_cases, equal_length_case, first_items
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.traffic.loading import cases_of, load
-from pytest_multiitem.traffic.provenance import TrafficSource
 
 
 @dataclass(frozen=True)

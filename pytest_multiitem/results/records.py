@@ -134,6 +134,30 @@ class ServerRecord(msgspec.Struct, kw_only=True):
     packages: dict[str, str] = {}
 
 
+class TrafficSource(msgspec.Struct, kw_only=True):
+    """A user's own requests: their file, and what was taken of it.
+
+    ``sha256``: of the file. ``requests``: in the file; ``drawn``: how many of them are sent, chosen by ``seed`` where
+    that is fewer. ``tokenizer``: what made ids of text; None where all content was ids.
+    """
+
+    path: str
+    sha256: str
+    requests: int
+    drawn: int
+    seed: int
+    tokenizer: str | None = None
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        part = f"{self.drawn} request{'s' * (self.drawn != 1)}"
+        if self.drawn < self.requests:
+            part = f"a sample of {self.drawn} of {self.requests} requests (seed {self.seed})"
+        of = f" as text by the tokenizer {self.tokenizer}" if self.tokenizer else ""
+        return f"{part} of {self.path}{of}, sha256 {self.sha256[:12]}"
+
+
 class TestRecord(msgspec.Struct, kw_only=True):
     """One test of the run: its outcome in pytest's words, and its gate's verdict where it has one."""
 
@@ -146,7 +170,7 @@ class TestRecord(msgspec.Struct, kw_only=True):
 
 
 class Matrix(msgspec.Struct, kw_only=True):
-    """The whole run."""
+    """The whole run. ``traffic``: where its requests came from; null where they are the built-in ones."""
 
     schema_version: Literal["multiitem_matrix_v1"] = SCHEMA_VERSION
     run_id: str
@@ -164,3 +188,4 @@ class Matrix(msgspec.Struct, kw_only=True):
     benchmarks: list[BenchmarkRecord]
     tests: list[TestRecord]
     summary: dict[str, int]
+    traffic: TrafficSource | None = None

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_multiitem.session.check_settings import is_parallel
 from pytest_multiitem.session.keys import NOTES, SETTINGS
-from pytest_multiitem.session.session import SESSION
+from pytest_multiitem.session.session import SESSION, usage_errors
 from pytest_multiitem.settings.settings import OPTIONS
 from pytest_multiitem.signals import SIGNALLED
 
@@ -19,6 +19,7 @@ def header(config: pytest.Config) -> list[str]:
         return []
     settings = config.stash[SETTINGS]
     lines = [f"multiitem: {note}" for note in config.stash.get(NOTES, [])]
+    lines += _requests(config)
     chosen = [o for o in OPTIONS if settings.origins[o.name] != "default"]
     lines += [f"multiitem: {o.name}={settings.shown(o.name)} ({settings.origins[o.name]})" for o in chosen]
     rest = ", ".join(f"{o.name}={settings.shown(o.name)}" for o in OPTIONS if o not in chosen)
@@ -26,6 +27,18 @@ def header(config: pytest.Config) -> list[str]:
         f"multiitem: default: {rest}", 108, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
     return lines
+
+
+def _requests(config: pytest.Config) -> list[str]:
+    """What is sent of the user's own requests."""
+    settings = config.stash[SETTINGS]
+    if settings.workload is None:
+        return []
+    from pytest_multiitem.traffic.loading import described  # it brings the tokenizer's library
+
+    with usage_errors():
+        source = described(settings)
+    return [] if source is None else [f"multiitem: requests: {source.words}"]
 
 
 def in_place_of_pytest(config: pytest.Config, exit_status: int) -> None:

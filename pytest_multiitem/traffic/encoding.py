@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -81,10 +82,13 @@ def encoder_of(settings: Settings, served: str | None = None) -> Encoder | None:
     """
     if settings.tokenizer is not None:
         return _encoder(settings.tokenizer)
-    for directory in (settings.model, served):
-        if directory and (Path(directory).expanduser() / "tokenizer.json").is_file():
-            return _encoder(directory)
-    return None
+    return next((_encoder(each) for each in (settings.model, served) if each and _has_tokenizer(each)), None)
+
+
+def _has_tokenizer(directory: str) -> bool:
+    with suppress(OSError, ValueError, RuntimeError):  # a server's word may be no path at all
+        return (Path(directory).expanduser() / "tokenizer.json").is_file()
+    return False
 
 
 def generated_tokenizer(settings: Settings) -> str | None:

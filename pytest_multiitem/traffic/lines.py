@@ -53,9 +53,9 @@ class Line:
     from_documents: bool = False
 
     @property
-    def is_text(self) -> bool:
-        """Whether any of its content is text."""
-        return any(isinstance(content, str) for content in (self.query, *self.items))
+    def needs_tokenizer(self) -> bool:
+        """Whether any of its content, or a label, is text."""
+        return any(isinstance(content, str) for content in (self.query, *self.items, *(self.labels or ())))
 
 
 @dataclass(frozen=True)

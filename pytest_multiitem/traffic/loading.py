@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.traffic.drawing import drawn
 from pytest_multiitem.traffic.encoding import NAME_ONE, Request, encoded, encoder_of, generated_tokenizer
 from pytest_multiitem.traffic.lines import Line, Traffic, read_traffic
-from pytest_multiitem.traffic.provenance import TrafficSource
+from pytest_multiitem.traffic.provenance import TrafficSource, source_of
 
 #: What stands for the vocabulary of a server that is not known yet.
 ANY_VOCABULARY = 2**63
@@ -45,15 +46,7 @@ def load(
     requests = encoded(
         traffic, lines, encoder, labels=explicit_labels(settings), delimiter=delimiter, vocab_size=vocab_size
     )
-    uses_text = any(map(_has_text, lines))
-    source = TrafficSource(
-        path=str(settings.workload),
-        sha256=traffic.sha256,
-        requests=len(traffic.lines),
-        drawn=len(lines),
-        seed=settings.seed,
-        tokenizer=encoder.source if uses_text and encoder is not None else None,
-    )
+    source = source_of(traffic, lines, encoder, settings)
     highest = max(max(map(max, filter(None, (r.query, r.labels, *r.items)))) for r in requests)
     known = 0 if encoder is None else encoder.vocab_size
     return Loaded(requests, source, max(known, highest + 1))
@@ -101,7 +94,7 @@ def fitted(settings: Settings, *, starts_servers: bool = True) -> Settings:
     if settings.workload is None:
         return settings
     lines = _drawn(settings)[1]
-    if encoder_of(settings, served) is None and any(map(_has_text, lines)):
+    if encoder_of(settings, served) is None and any(line.needs_tokenizer for line in lines):
         return settings  # the server may name its model's directory
     found = load(settings, delimiter=None, vocab_size=settings.vocab_size or ANY_VOCABULARY, served=served)
     assert found is not None  # there is a workload
@@ -130,8 +123,17 @@ def _with_label_ids(settings: Settings, served: str | None) -> Settings:
     return replace(settings, labels=tuple(dict.fromkeys(ids)))
 
 
-def _has_text(line: Line) -> bool:
-    return line.is_text or any(isinstance(label, str) for label in line.labels or ())
+def described(settings: Settings, served: Iterable[str | None] = ()) -> TrafficSource | None:
+    """Where the requests of a run come from; None where it has no workload. ``served``: the models' directories, as the
+    run's servers name them.
+
+    Raises UsageError as `load` does.
+    """
+    if settings.workload is None:
+        return None
+    traffic, lines = _drawn(settings)
+    encoders = (encoder_of(settings, each) for each in (*served, generated_tokenizer(settings)))
+    return source_of(traffic, lines, next(filter(None, encoders), None), settings)
 
 
 def _drawn(settings: Settings) -> tuple[Traffic, tuple[Line, ...]]:

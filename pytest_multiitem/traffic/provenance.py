@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Sequence
+
+from pytest_multiitem.results.records import TrafficSource
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.traffic.encoding import Encoder
+from pytest_multiitem.traffic.lines import Line, Traffic
+
+__all__ = ["TrafficSource", "source_of"]
 
 
-class TrafficSource(msgspec.Struct, kw_only=True):
-    """A user's file, and what was taken of it.
-
-    ``sha256``: of the file. ``requests``: in the file; ``drawn``: how many of them are sent, chosen by ``seed`` where
-    that is fewer. ``tokenizer``: what made ids of text; None where all content was ids.
-    """
-
-    path: str
-    sha256: str
-    requests: int
-    drawn: int
-    seed: int
-    tokenizer: str | None = None
-
-    @property
-    def words(self) -> str:
-        """In a line."""
-        part = f"{self.drawn} request{'s' * (self.drawn != 1)}"
-        if self.drawn < self.requests:
-            part = f"a sample of {self.drawn} of {self.requests} requests (seed {self.seed})"
-        of = f" as text by the tokenizer {self.tokenizer}" if self.tokenizer else ""
-        return f"{part} of {self.path}{of}, sha256 {self.sha256[:12]}"
+def source_of(traffic: Traffic, lines: Sequence[Line], encoder: Encoder | None, settings: Settings) -> TrafficSource:
+    """What is recorded of a file and of the ``lines`` that are sent of it."""
+    return TrafficSource(
+        path=str(settings.workload),
+        sha256=traffic.sha256,
+        requests=len(traffic.lines),
+        drawn=len(lines),
+        seed=settings.seed,
+        tokenizer=encoder.source if encoder is not None and any(line.needs_tokenizer for line in lines) else None,
+    )

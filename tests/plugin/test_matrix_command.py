@@ -104,7 +104,10 @@ def test_a_matrix_is_a_side_of_a_comparison(work, matrix, server):
         (("--timeout-sec", "-1"), "--timeout-sec '-1' is not valid"),
         (("--workload-json", "nowhere.json"), "--workload-json 'nowhere.json' is not valid: expected an existing file"),
         (("--workload-json", "broken.json"), "broken.json"),
-        (("--workload-json", "edited.json"), "edited.json contradicts itself"),
+        (
+            ("--workload-json", "edited.json"),
+            "edited.json, request 'canonical-0': the checksum 'canonical-0_sha256' is",
+        ),
         (("--base-url", "http://127.0.0.1:9/v1/score"), "nothing listens there"),
         (("--base-url", "127.0.0.1:9"), "--base-url '127.0.0.1:9' is not valid"),
         (("--output-json", "work.json/m.json"), "cannot write work.json/m.json"),

@@ -1085,7 +1085,8 @@ def test_an_unknown_required_gate(multiitem, edited):
     ("words", "message"),
     [
         (("--url", "localhost:3"), "--url 'localhost:3' is not valid"),
-        (("--labels", "a"), "--labels 'a' is not valid: expected a comma-separated list"),
+        (("--labels", "-1"), "--labels '-1' is not valid: expected a comma-separated list"),
+        (("--labels", "a"), "option --labels: 'a' is not valid: it is text, and there is no tokenizer for it"),
         (("--timed-runs", "0"), "--timed-runs '0' is not valid"),
         (("--semantics", "causal"), "--semantics 'causal' is not valid"),
         (("--timeout", "-1"), "--timeout '-1' is not valid"),

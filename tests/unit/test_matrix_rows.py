@@ -287,6 +287,6 @@ def test_servers_are_judged_each_by_itself():
 def test_a_first_run_that_compiles_is_seen():
     runs = [RunRecord(ok=True, total_e2e_ms=ms, call_latencies_ms=[ms], block=i) for i, ms in enumerate([8, 2, 2, 3])]
     answer = [(chunked([request_of(1)], 1)[0][0], np.array([[0.5, 0.5]]))]
-    slow = row_of(Sampled(1, 1, "s", runs=runs, answers=dict.fromkeys(range(4), answer)))
+    slow = row_of(Sampled(1, [1], "s", runs=runs, answers=dict.fromkeys(range(4), answer)))
     assert slow.recompilation == "the first timed run took 4.00 times the median of the others"
     assert slow.first_run_penalty_ratio == pytest.approx(8 / (7 / 3)) and slow.unstable is not None
