@@ -14,7 +14,6 @@ from pytest_multiitem.reports.answer import lines
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.validation.validate import examine
 
-
 _INTERVALS = {}
 
 
