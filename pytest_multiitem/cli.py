@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typer.core import TyperGroup
 
 from pytest_multiitem import __version__
 from pytest_multiitem.commands.ab import ab
+from pytest_multiitem.commands.accept import accept
 from pytest_multiitem.commands.baseline import baseline_check, baseline_list, baseline_save
 from pytest_multiitem.commands.checkpoint import checkpoint
 from pytest_multiitem.commands.compare import compare_files, compare_run
@@ -23,7 +23,7 @@ from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
 from pytest_multiitem.commands.matrix import matrix
 from pytest_multiitem.commands.models import models
-from pytest_multiitem.commands.options import Command, RunCommand
+from pytest_multiitem.commands.options import Command, RunCommand, plugin_modules
 from pytest_multiitem.commands.orchestrate import orchestrate
 from pytest_multiitem.commands.power import power
 from pytest_multiitem.commands.project import defaults
@@ -74,8 +74,7 @@ def _root(
     ] = False,
 ) -> None:
     """Multi-item scoring validation."""
-    named = [name.strip() for name in os.environ.get(PLUGINS, "").split(",") if name.strip()]
-    context.call_on_close(load_modules([*named, *(plugins or ())]))
+    context.call_on_close(load_modules(plugin_modules(context)))
     if context.invoked_subcommand not in (None, *_UNSETTLED):
         context.default_map = defaults(context.command, project_settings(Path.cwd()))
 
@@ -94,7 +93,7 @@ for command, panel in (
     app.command(cls=Command, rich_help_panel=panel)(command)
 for command in (serve, proxy):
     app.command(rich_help_panel=_SERVERS, context_settings=_RAW)(command)
-for command, panel in ((power, _JUDGE), (models, _JUDGE), (ab, _COMPARE), (launch, _SERVERS)):
+for command, panel in ((accept, _JUDGE), (power, _JUDGE), (models, _JUDGE), (ab, _COMPARE), (launch, _SERVERS)):
     app.command(cls=RunCommand, rich_help_panel=panel)(command)
 
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.extensions.loading import PLUGINS
 from pytest_multiitem.settings.option import Option
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
 
@@ -101,6 +102,12 @@ def label_ids(text: str, tokenizer: str | None = None) -> tuple[int, ...]:
 
     given = {"labels": ("--labels", parse_value("--labels", "labels", text)), "tokenizer": ("--tokenizer", tokenizer)}
     return fitted(settings_of(given), starts_servers=False).labels
+
+
+def plugin_modules(context: Any) -> list[str]:
+    """The modules with hooks that the user names, by the variable and by ``-p`` before a command."""
+    named = [name.strip() for name in os.environ.get(PLUGINS, "").split(",") if name.strip()]
+    return [*named, *(context.find_root().params.get("plugins") or ())]
 
 
 def check_backend(given: str | None) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.session.part import PARTS, parts_of
 from pytest_multiitem.session.session import usage_errors
+from pytest_multiitem.settings.attached import check_addresses
 from pytest_multiitem.settings.project_file import project_settings
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
@@ -30,6 +31,8 @@ def settings_of(config: pytest.Config) -> Settings:
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
             "run the benchmarks without -n"
         )
+    with usage_errors():
+        check_addresses(settings)
     if settings.baseline is None and settings.origins["fail_if"] == "command line":
         raise pytest.UsageError("--fail-if says what a regression is; give the baseline as well: --baseline NAME")
     config.stash[PARTS] = parts_of(config, settings)

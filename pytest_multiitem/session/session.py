@@ -241,6 +241,11 @@ def run_directory(config: pytest.Config) -> Path:
     return config.stash[_RUN_DIR]
 
 
+def place_run(config: pytest.Config, directory: Path) -> None:
+    """Have this run write to a directory that somebody else has chosen for it."""
+    config.stash[_RUN_DIR] = directory
+
+
 def _interrupt(number: signal.Signals) -> None:
     """End the run as Ctrl-C does, so that a cancelled CI job keeps its results."""
     if number == signal.SIGINT:

@@ -117,6 +117,10 @@ class Settings:
     serial_url: str | None = option(
         None, "attach to a running serial server instead of starting one", Address, "URL", short=True,
     )
+    one_server: bool = option(
+        False, "score the serial baseline on the server of --multi-url as well, by requests of one item each: for one "
+        "server that answers for both sides", switch,
+    )
     api_key_env: str = option(
         "MULTI_ITEM_API_KEY", "environment variable that holds the API key of attached servers; the key itself is "
         "never written anywhere", key_variable, "NAME",

@@ -22,12 +22,14 @@ from pytest_multiitem.models.records import ModelMatrix
 from pytest_multiitem.power.records import SCHEMA_VERSION as KILL_MATRIX_SCHEMA
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.results import counterexample, history
+from pytest_multiitem.results.answer import ANSWER_SCHEMA, Answer
 from pytest_multiitem.results.records import SCHEMA_VERSION as RUN_SCHEMA
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.store import schema_file
 from pytest_multiitem.tpu.records import SCHEMA_VERSION as TPU_SCHEMA
 from pytest_multiitem.tpu.records import Report
 from pytest_multiitem.validation import (
+    answer,
     comparison,
     evaluation,
     kill_matrix,
@@ -62,6 +64,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     compared.COMPARISON_SCHEMA: Kind(compared.Comparison, "multiitem compare", comparison.problems, comparison.summary),
     RUN_SCHEMA: Kind(Matrix, "pytest", run.problems, run.summary),
+    ANSWER_SCHEMA: Kind(Answer, "multiitem accept", answer.problems, answer.summary),
     BASELINE_SCHEMA: Kind(Baseline, "pytest --save-baseline", lambda artefact: baselines.problems(artefact.record)),
     golden.SCORES_SCHEMA: Kind(
         golden.GoldenScores,

@@ -85,3 +85,23 @@ def server() -> Iterator[Callable[..., str]]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[str, str], str]]:
+    """Puts a fault before a server (``multiitem proxy``); gives the address in front."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(upstream: str, fault: str) -> str:
+        command = [sys.executable, "-m", "pytest_multiitem.faults.proxy", "--upstream", upstream, "--fault", fault]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return process.stdout.readline().split()[2]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

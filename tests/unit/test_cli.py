@@ -114,7 +114,7 @@ def test_an_unknown_command(multiitem):
     assert (code, out) == (2, "") and "No such command" in err
 
 
-TAKE_RUN_OPTIONS = [["launch"], ["power"], ["compare", "run"], ["ab"]]
+TAKE_RUN_OPTIONS = [["accept"], ["launch"], ["power"], ["compare", "run"], ["ab"]]
 
 
 @pytest.mark.parametrize("command", TAKE_RUN_OPTIONS, ids=" ".join)

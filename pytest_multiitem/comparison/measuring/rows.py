@@ -7,7 +7,7 @@ over all runs and all chunk sizes. A run with a wrong score has failed, by ``wro
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -89,9 +89,12 @@ def sample(
     warmup_runs: int,
     timed_runs: int,
     seed: int = 0,
+    instead: Mapping[int, Sequence[WorkloadRequest]] | None = None,
 ) -> list[Sampled]:
     """Time a row on several servers, each at its client chunk size: a run sends all requests of the workload, one after
     the other.
+
+    ``instead``: by the place of a side, what it is sent for the same items in another context.
 
     ABBA: the order turns round from block to block, so that drift hits all alike. Requests are encoded before the
     clock starts, and answers are read after it has stopped; they are judged after the last block, with items that a
@@ -102,8 +105,8 @@ def sample(
     samples = [Sampled(chunk_size, items, session) for _, chunk_size in sides]
     turns = []
     with ExitStack() as stack:
-        for (target, _), sampled in zip(sides, samples, strict=True):
-            requests, shapes = chunked(workload, sampled.chunk_size)
+        for place, ((target, _), sampled) in enumerate(zip(sides, samples, strict=True)):
+            requests, shapes = chunked((instead or {}).get(place, workload), sampled.chunk_size)
             for _ in range(warmup_runs):
                 sampled.warmup_ms += _warm_up(target, shapes)
             sampled.attestation = stack.enter_context(target.attest())

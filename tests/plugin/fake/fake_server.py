@@ -53,6 +53,7 @@ FAULTS = {
     "prefix": "path prefix under which alone it answers",
     "workers": "it has workers: one in a session of its own, one in a new group; both ignore SIGTERM",
     "die_after": "requests after which the server ends with code 9",
+    "silent": "it tells nothing of itself",
     "once": "the scoring request whose answer alone has its rows in another order",
     "weights": "share by which another model's logits are mixed into its own: every score moves, and all agree",
     "digits": "digits that scores are rounded to, which leaks nothing",
@@ -193,6 +194,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._refused():
+            return
+        if "silent" in self.app.faults and self.path != "/health":
+            self._send(404, b'{"detail":"Not Found"}')
             return
         known = {
             "/health": {"status": "ok"},
