@@ -251,7 +251,11 @@ def test_a_workload_of_many_requests_is_timed_as_many(monkeypatch, tmp_path):
     pair = arms.measure(arms.arms_of(*MASKS, options, "packed"), tmp_path)
     assert pair.record.requests == 3 and [len(row.reference_scores) for row in pair.rows] == [6, 6]
     assert [len(run.call_latencies_ms) for run in pair.rows[0].run_records] == [3] * 7
-    assert arms.problems(pair) == [] and Up.log[:3] == ["dense"] * 3  # the warm-up, then blocks of three
+    assert arms.problems(pair) == [] and Up.log[:5] == [
+        "dense",
+        "segment",
+        *["dense"] * 3,
+    ]  # the warm-up of their one shape, then blocks of three
     path = tmp_path / "ab.json"
     path.write_bytes(msgspec.json.encode(pair.record))
     assert examine(path).problems == []

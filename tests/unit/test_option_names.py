@@ -29,6 +29,8 @@ IDEAS = {
     "a model": "--model",
     "a JAX server's mask": "--jax-mask-impl",
     "requests of one's own": "--workload",
+    "how many of them are drawn": "--workload-sample",
+    "what makes token ids of text": "--tokenizer",
     "tokens of the query": "--query-tokens",
     "tokens of an item": "--item-tokens",
     "items of one request": "--num-items",
