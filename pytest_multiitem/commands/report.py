@@ -38,19 +38,19 @@ def report(
 ) -> None:
     """Render the report of a finished run again, from its matrix.json; the final report of a comparison, from its
     comparison.json and the matrices that it names; or one page of several measurements."""
-    from pytest_multiitem.comparison.records import Comparison
+    from pytest_multiitem.comparison.records import COMPARISON_SCHEMA, Comparison
     from pytest_multiitem.reports.formats import rendered
     from pytest_multiitem.results.records import Matrix
     from pytest_multiitem.results.store import write_atomically
 
     named = files or [Path("multiitem-results/latest")]
+    if title_date is not None and (named[1:] or _schema(named[0]) != COMPARISON_SCHEMA):
+        raise UsageError("--title-date: only the final report of a comparison has one; name a comparison.json")
     records = [_read(path) for path in named]
     first, _ = records[0]
     alone = len(records) == 1 and isinstance(first, Matrix | Comparison)
     is_page = output is not None and output.suffix == ".html"
     chosen = name or (_PAGE if is_page or not alone else "markdown")
-    if title_date is not None and not (alone and isinstance(first, Comparison)):
-        raise UsageError("--title-date: only the final report of a comparison has one; name a comparison.json")
     if chosen == _PAGE:
         content = _page(records, title_date)
     elif not alone:
@@ -72,7 +72,6 @@ def _read(path: Path) -> tuple[object, list[object]]:
     """The record in a file, and what belongs to it. Raises UsageError for one that cannot stand in a report, or that
     contradicts itself."""
     from pytest_multiitem.comparison.records import COMPARISON_SCHEMA
-    from pytest_multiitem.inputs import read_json
     from pytest_multiitem.reports.html.beside import belonging, comparison_of
     from pytest_multiitem.reports.html.chapters import has_chapter
     from pytest_multiitem.results.records import SCHEMA_VERSION
@@ -80,8 +79,7 @@ def _read(path: Path) -> tuple[object, list[object]]:
     from pytest_multiitem.validation.schemas import KINDS
     from pytest_multiitem.validation.validate import refuse_contradictions
 
-    content = read_json(path) if path.is_file() else None
-    schema = content.get("schema_version") if isinstance(content, dict) else None
+    schema = _schema(path)
     if schema == COMPARISON_SCHEMA:
         comparison, matrices = comparison_of(path, refuse_contradictions)
         return comparison, [*matrices]
@@ -95,6 +93,14 @@ def _read(path: Path) -> tuple[object, list[object]]:
     matrix = read_matrix(path)
     refuse_contradictions(matrix_file(path))
     return matrix, belonging(matrix, matrix_file(path).parent, refuse_contradictions)
+
+
+def _schema(path: Path) -> object:
+    """What a file says that it is; None of a directory, and of one that says nothing."""
+    from pytest_multiitem.inputs import read_json
+
+    content = read_json(path) if path.is_file() else None
+    return content.get("schema_version") if isinstance(content, dict) else None
 
 
 def _page(records: list[tuple[object, list[object]]], title_date: str | None) -> bytes:
