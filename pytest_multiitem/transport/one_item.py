@@ -22,12 +22,16 @@ class Packing:
     seen: bool
 
 
+class NeverScored(EngineUnavailable):
+    """A query behind which a packing server never scores."""
+
+
 class OneItemClient(ScoreClient):
     """A `ScoreClient` that asks a packing server for serial scores.
 
     A serial query that ends with the delimiter is the one that the server makes itself, and is sent without it.
-    Delimiters inside an item, which no such server takes, are left out: what stands between them is there all the same.
-    Raises EngineUnavailable for a query that the server cannot be asked for: one without the delimiter where every item
+    Delimiters elsewhere, which no such server takes, are left out: what stands between them is there all the same.
+    Raises NeverScored for a query that the server cannot be asked for: one without the delimiter where every item
     sees it, one with it where none does.
     """
 
@@ -65,16 +69,14 @@ class OneItemClient(ScoreClient):
 
     def _alone(self, request: PreparedRequest, item: Sequence[int]) -> PreparedRequest:
         delimiter = self._packing.delimiter
-        query = request.query
-        if self._packing.seen and query[-1:] == (delimiter,):
-            query = query[:-1]
-        elif self._packing.seen or delimiter in query:
+        if (delimiter in request.query) is not self._packing.seen:
             what = "without" if self._packing.seen else "with"
-            raise EngineUnavailable(
+            raise NeverScored(
                 f"it asks for scores behind a query {what} the delimiter, and the one server of this run never scores "
                 "so; give a serial server as well: --serial-url"
             )
-        return _of_one(request, query, [token for token in item if token != delimiter])
+        query, content = ([token for token in tokens if token != delimiter] for tokens in (request.query, item))
+        return _of_one(request, query, content)
 
 
 def _of_one(request: PreparedRequest, query: Sequence[int], item: Sequence[int]) -> PreparedRequest:

@@ -49,9 +49,10 @@ def test_items_go_one_by_one_behind_the_query_that_the_server_completes(asked, c
     assert request.query == (5, 6, D) and request.num_items == 3 and told is scores
 
 
-def test_delimiters_inside_an_item_are_left_out(asked, client):
+def test_delimiters_elsewhere_are_left_out(asked, client):
     client.score([5, D], [[1, D, 2]], [7, 8])
-    assert asked[0]["items"] == [[1, 2]]
+    client.score([D, 6, 5], [[1]], [7, 8])  # as a request that is only there beside others has it
+    assert asked[0]["items"] == [[1, 2]] and asked[1]["query"] == [6, 5]
 
 
 @pytest.mark.parametrize(("seen", "query", "what"), [(True, [5, 6], "without"), (False, [5, D], "with")])
