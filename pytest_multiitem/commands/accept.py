@@ -37,10 +37,11 @@ def accept(
     from pytest_multiitem.reports.answer import lines
     from pytest_multiitem.results import store
     from pytest_multiitem.results.answer import ANSWER
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
     from pytest_multiitem.traffic import loading
 
-    settings = resolve(_both_sides(url, given), {})
+    settings = resolve(_both_sides(url, given), {}, project=project_settings(Path.cwd()))
     check_backends(settings)
     engine = choose_engine(settings.engine)
     settings = fitted(loading.fitted(settings), engine)
