@@ -1032,7 +1032,7 @@ def test_the_speed_gate(multiitem, edited, timed, verdict):
 def test_not_run_fails_only_where_it_is_required(multiitem, joined, edited):
     path = joined(torch=None)
     code, out, _ = multiitem("check", path)
-    assert code == 0 and verdicts(out)[PARITY][0] == "NOT_RUN" and "--reference" in verdicts(out)[PARITY][1]
+    assert code == 0 and verdicts(out)[PARITY][0] == "NOT_RUN" and "--torch-model" in verdicts(out)[PARITY][1]
     assert multiitem("check", path, "--require", SAME)[0] == 0
     assert multiitem("check", path, "--require", f"{SAME},{PARITY}")[0] == 1
     assert multiitem("check", path, "--require", "all", "--allow-inconclusive")[0] == 1
