@@ -161,6 +161,7 @@ def chaos(project: Project, server: Callable[..., str], monkeypatch: pytest.Monk
     sys.stdout.write("\n".join(["", *made.killed, ""]))  # shown where the test fails, or with -s
 
 
+@pytest.mark.slow
 def test_a_few_random_kills(chaos: Chaos) -> None:
     for name in ("pytest", "xdist", "compare", "pytest", "load", "compare"):
         chaos.round(name)

@@ -21,6 +21,7 @@ def comparable(matrix: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     }
 
 
+@pytest.mark.slow
 def test_two_workers_share_servers_and_agree_with_a_plain_run(project: Project) -> None:
     project.write("test_it.py", REGRESSION)
     project.write("test_parity.py", PARITY)

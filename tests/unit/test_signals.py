@@ -82,8 +82,9 @@ def test_a_signal_that_another_thread_gets_ends_a_wait(number):
         "import os, signal, sys, threading, time\n"
         "from pytest_multiitem.signals import Interruptions\n"
         "def end(number): raise KeyboardInterrupt(number.name)\n"
-        "interruptions = Interruptions(end)\n"
         f"number = signal.Signals({int(number)})\n"
+        "signal.signal(number, signal.SIG_DFL)\n"  # under nohup it is ignored
+        "interruptions = Interruptions(end)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {number})\n"
         "def other():\n"
         "    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})\n"
