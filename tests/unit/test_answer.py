@@ -7,7 +7,15 @@ import pytest
 
 from pytest_multiitem.acceptance.curve import curve_of
 from pytest_multiitem.acceptance.derive import derive
-from pytest_multiitem.acceptance.words import CORRECTNESS, NEEDS_A_SERIAL_SERVER, factor, percent, small
+from pytest_multiitem.acceptance.words import (
+    BEYOND_ROUNDING,
+    CORRECTNESS,
+    NEEDS_A_SERIAL_SERVER,
+    WANT_EQUAL_BITS,
+    factor,
+    percent,
+    small,
+)
 from pytest_multiitem.bench.statistics import ratio_interval
 from pytest_multiitem.comparison.decision import speed
 from pytest_multiitem.reports.answer import lines
@@ -175,6 +183,84 @@ def test_a_delimiter_that_nobody_told_is_doubted():
     assert "--multiitem-delimiter" not in " ".join(derive(matrix, answers.given(delimiter_told=False)).reasons)
 
 
+# Rounding
+
+#: What a gate that wants equal bits says of a healthy server whose rounding depends on the shape of a batch.
+ROUNDS = {
+    "verdict": Verdict.INCONCLUSIVE,
+    "value": 4e-7,
+    "shape_floor": 3e-7,
+    "leak_bound": 1e-7,
+    "reason": "4e-07 is above the limit 0, but all of it is rounding: floor 3e-07, content leak ≤ 1e-07",
+}
+
+
+def rounding(**more):
+    return {name: ROUNDS | more for name in WANT_EQUAL_BITS}
+
+
+def test_rounding_alone_is_a_yes_that_says_so():
+    answer = derive(answers.run(**rounding()), answers.given())
+    assert (answer.answer, answer.exit_status, answer.deploy) == ("YES", 0, 64)
+    assert answer.sentence.startswith(
+        "YES: packing 64 candidates a request gives every candidate the score it gets alone, up to rounding (largest "
+        "difference 0, a neighbour moves it by 4e-7 at most, as the shape of a batch alone does) and is 10 times"
+    )
+    assert answer.rounding == [*WANT_EQUAL_BITS] and answer.reasons[0] == "13 of 15 gates on the scores PASS"
+    for name in WANT_EQUAL_BITS:
+        assert any(text.startswith(f"{name} is INCONCLUSIVE for rounding alone (4e-07") for text in answer.reasons)
+        assert any(f"{name} INCONCLUSIVE: 4e-07" in text for text in answer.not_measured)
+
+
+def test_equal_bits_are_not_said_to_be_rounding():
+    answer = derive(answers.run(), answers.given())
+    assert answer.rounding == [] and "rounding" not in answer.sentence.split("(")[0]
+
+
+@pytest.mark.parametrize("gate", BEYOND_ROUNDING)
+@pytest.mark.parametrize("verdict", [Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.ERROR, None])
+def test_rounding_is_no_yes_where_nothing_looked_beyond_it(gate, verdict):
+    matrix = answers.run(**rounding(), **({gate: {"verdict": verdict, "reason": "seen"}} if verdict else {}))
+    if verdict is None:
+        matrix.gates = [record for record in matrix.gates if record.gate != gate]
+    answer = derive(matrix, answers.given())
+    assert (answer.answer, answer.rounding) == ("UNDECIDED", [])
+    assert any("same_length_isolation_zero INCONCLUSIVE: 4e-07" in text for text in answer.reasons)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"shape_floor": 1e-7},
+        {"shape_floor": None},
+        {"value": None},
+        {"noise_floor": 3e-7},
+        {"reason": "segment was requested, but dense was executed"},
+        {"reason": "the noise floor 3e-07 is above the limit 0: a violation could not be told from noise"},
+    ],
+    ids=["above the floor", "no floor", "no value", "noise as well", "another doubt", "noise"],
+)
+@pytest.mark.parametrize("gate", WANT_EQUAL_BITS)
+def test_no_other_doubt_is_rounding(gate, more):
+    matrix = answers.run(**(rounding() | {gate: ROUNDS | more}))
+    answer = derive(matrix, answers.given())
+    assert answer.answer == "UNDECIDED" and any(f"({gate} INCONCLUSIVE: " in text for text in answer.reasons)
+
+
+def test_of_two_servers_the_one_with_another_doubt_counts():
+    for order in (1, -1):
+        matrix = answers.run(**rounding())
+        other = ROUNDS | {"reason": "scores hardly differ", "value": 0.0}
+        matrix.gates += [answers.gate_record("same_length_isolation_zero", **other)]
+        matrix.gates = matrix.gates[::order]
+        assert derive(matrix, answers.given()).answer == "UNDECIDED"
+
+
+def test_rounding_does_not_excuse_another_gate():
+    for gate in set(CORRECTNESS) - {*WANT_EQUAL_BITS}:
+        assert derive(answers.run(**{gate: ROUNDS}), answers.given()).answer == "UNDECIDED"
+
+
 # The curve
 
 
@@ -258,6 +344,8 @@ def test_what_was_written_is_valid(path):
         (("complete",), False),
         (("gates", 0, "verdict"), "FAIL"),
         (("gates", 3, "needed"), False),
+        (("gates", 1, "rounding"), True),
+        (("rounding",), ["same_length_isolation_zero"]),
         (("curve", 1, "p95_ms"), 1.0),
         (("curve", 2, "why_not"), "nothing"),
         (("not_measured",), []),
@@ -299,6 +387,12 @@ def test_a_yes_over_a_run_that_says_no_is_refused(tmp_path):
     path.write_text(json.dumps(kept))
     problems = examine(path).problems
     assert any("answer is 'YES'; what was measured gives 'NO'" in text for text in problems)
+
+
+def test_a_yes_over_rounding_is_valid_and_no_other_one_is(tmp_path):
+    path = answers.written(tmp_path, answers.run(**rounding()), answers.given())
+    assert examine(path).problems == []
+    assert "rounding" in changed(path, lambda content: content.update(rounding=[]))
 
 
 def test_a_run_that_contradicts_itself_makes_no_answer(tmp_path):

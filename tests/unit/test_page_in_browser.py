@@ -13,7 +13,7 @@ from pytest_multiitem.results.records import ServerRecord
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (360, 768, 1600)
 NAMES = (
-    "run", "leaking run", "run with comparison", "final report", "models", "history", "everything", "measured_run",
+    "acceptance", "run", "leaking run", "run with comparison", "final report", "models", "history", "everything", "measured_run",
     "score_matrix", "comparison", "pair", "load", "kill_matrix",
 )  # fmt: skip
 #: Of these, the ones that are looked at in every run of the tests; `make slow` has all.
