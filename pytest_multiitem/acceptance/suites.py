@@ -52,7 +52,8 @@ def command_line(
     return [
         sys.executable, "-m", "pytest", "--pyargs", _SUITE, "-p", "no:cacheprovider", *modules,
         "-c", str(directory / "pytest.ini"), f"--rootdir={Path(pytest_multiitem.__file__).parents[1]}",
-        f"--multiitem-accepting={directory}", f"--multiitem-events={events}", "-k", f"not ({' or '.join(without)})", *given,
+        f"--multiitem-accepting={directory}", f"--multiitem-events={events}",
+        "-k", f"not ({' or '.join(without)})", *given,
     ]  # fmt: skip
 
 

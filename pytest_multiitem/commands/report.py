@@ -19,8 +19,8 @@ def report(
         typer.Argument(
             metavar="[FILE]…",
             show_default="multiitem-results/latest",
-            help="Runs' directories, or files: a run, an answer, a comparison (of the public scripts too), a matrix, a kill "
-            "matrix, load, models, evaluations. Several become one page.",
+            help="Runs' directories, or files: a run, an answer, a comparison (of the public scripts too), a matrix, a "
+            "kill matrix, load, models, evaluations. Several become one page.",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,

@@ -105,8 +105,8 @@ class Answer(msgspec.Struct, kw_only=True):
     """The whole answer. ``sentence``: what a product owner reads. ``reasons``: what it rests on, or what is against it.
     ``deploy``: items a request. ``largest_difference``: of a candidate's packed score from the one it gets alone.
     ``answers_compared``: by the gates, with the same items elsewhere. ``rounding``: gates that a YES rests on although
-    they are INCONCLUSIVE, since they are so for rounding alone and the gates that look beyond it PASS. ``not_measured``: what nothing is known of, and
-    why."""
+    they are INCONCLUSIVE, since they are so for rounding alone and the gates that look beyond it PASS.
+    ``not_measured``: what nothing is known of, and why."""
 
     schema_version: Literal["multiitem_answer_v1"] = ANSWER_SCHEMA
     answer: Word

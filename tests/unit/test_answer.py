@@ -196,7 +196,7 @@ ROUNDS = {
 
 
 def rounding(**more):
-    return {name: ROUNDS | more for name in WANT_EQUAL_BITS}
+    return dict.fromkeys(WANT_EQUAL_BITS, ROUNDS | more)
 
 
 def test_rounding_alone_is_a_yes_that_says_so():

@@ -1,4 +1,4 @@
-"""The answer of an acceptance on a page: the sentence, the client chunk size to deploy, the gates, what is not known."""
+"""The answer of an acceptance on a page: the sentence, the client chunk size, the gates, what is not known."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def chapter(answer: Answer, matrix: Matrix | None = None) -> Chapter:
     made.sections = [
         Section(_WHY[answer.answer], [Texts(answer.reasons)]),
         Section("How many items a request?", [*_sizes(answer)],
-                "The one to deploy has the most items a second among those whose p95 is within the guardrail. The p95 is "
-                "of the time until all items of one request are scored; * marks one from fewer than 90 such times."),
+                "The one to deploy has the most items a second among those whose p95 is within the guardrail. The p95 "
+                "is of the time until all items of one request are scored; * marks one from fewer than 90 such times."),
         Section("Is it safe?", [_gates(answer, gates)],
                 "Without the PASS of each gate that is needed there is no YES; a FAIL of any gate is a NO."),
         Section("Timed scores, packed and alone", [*_both(answer)]),
@@ -73,7 +73,8 @@ def _gates(answer: Answer, known: set[str]) -> Grid:
         rows.append([
             Cell(line.gate, to=gate_anchor(line.gate, None) if line.gate in known else None),
             Cell(line.says, "said"), Cell("needed" if line.needed else ""), Cell(line.verdict, css_of(line.verdict)),
-            Cell("-" if line.value is None else small(line.value)), Cell(note or _reason(line.verdict, line.reason), "said"),
+            Cell("-" if line.value is None else small(line.value)),
+            Cell(note or _reason(line.verdict, line.reason), "said"),
         ])  # fmt: skip
     return Grid("What each gate looks at", ["gate", "asks whether", "for a YES", "verdict", "value", ""], rows)
 
@@ -139,9 +140,11 @@ def _both(answer: Answer) -> Iterator[Block]:
         (alone[0], packed[0], f"{request.name}, item {place}")
         for request in answer.given.timed
         if request.serial_scores is not None and request.packed_scores is not None
-        for place, alone, packed in zip(request.serial_places, request.serial_scores, request.packed_scores, strict=False)
+        for place, alone, packed in zip(
+            request.serial_places, request.serial_scores, request.packed_scores, strict=False
+        )
         if alone and packed
-    ]  # fmt: skip
+    ]
     if not every:
         return
     worst = sorted(every, key=lambda each: -abs(each[0] - each[1]))
@@ -150,8 +153,8 @@ def _both(answer: Answer) -> Iterator[Block]:
     points = [(a, b) for a, b, _ in [*every[::step], *worst[:2]]]
     about = "The score of the first label of every timed item. A right server puts every point on the line."
     picture = cloud(
-        "accept-scores", "Timed scores, packed and alone", f"{len(every)} items. {about}", [Series("timed items", points)],
-        "score alone", "score packed", named,
+        "accept-scores", "Timed scores, packed and alone", f"{len(every)} items. {about}",
+        [Series("timed items", points)], "score alone", "score packed", named,
     )  # fmt: skip
     rows = [[what, f"{a:.6g}", f"{b:.6g}", number(abs(a - b))] for a, b, what in worst[:60]]
     yield Figure(picture, about, (["item", "alone", "packed", "difference"], rows))
