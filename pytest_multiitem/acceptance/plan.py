@@ -25,10 +25,10 @@ class Shape:
 class Plan:
     """``settings``: of the gates, where the user gives no others. ``without``: classes of the suites that are left out,
     by their whole names: a server's name, such as its mask, is part of every test's. ``shape``, ``requests``: made
-    where the user brings none, and at most so many timed. ``serial_items``: items of a request that are timed serially, at most; they stand for the others.
-    ``chunk_sizes``: those that are timed, as far as the requests have items. ``blocks``: interleaved runs of every
-    size. ``timing_s``: seconds after which no further request is timed. ``gates_s``: what the gates take on a
-    CPU, for the time that is left.
+    where the user brings none, and at most so many timed. ``serial_items``: items of a request that are timed serially,
+    at most; they stand for the others. ``chunk_sizes``: those that are timed, as far as the requests have items.
+    ``blocks``: interleaved runs of every size. ``timing_s``: seconds after which no further request is timed.
+    ``gates_s``: what the gates take on a CPU, for the time that is left.
     """
 
     settings: Mapping[str, Any]
