@@ -144,6 +144,16 @@ def test_what_is_missing_leaves_it_open(more, why):
     assert answer.answer == "UNDECIDED" and why in " ".join(answer.reasons)
 
 
+def test_what_is_open_is_not_said_twice():
+    gone = {"verdict": Verdict.NOT_RUN, "value": None, "reason": "the run ended before this test"}
+    answer = derive(answers.run(every_size_agrees=gone), answers.given())
+    assert answer.answer == "UNDECIDED" and "every_size_agrees" in answer.reasons[0]
+    assert not any("every_size_agrees" in text for text in answer.not_measured)
+    leak = {"verdict": Verdict.FAIL, "value": 0.2, "reason": "it leaks"}
+    answer = derive(answers.run(every_size_agrees=gone, content_isolation=leak), answers.given())
+    assert answer.answer == "NO" and any("every_size_agrees NOT_RUN" in text for text in answer.not_measured)
+
+
 def test_what_is_missing_does_not_hide_a_no():
     matrix = answers.run(content_isolation={"verdict": Verdict.FAIL, "value": 0.2, "reason": "it leaks"})
     matrix.complete = False
