@@ -136,6 +136,7 @@ def test_an_answer_stands_before_its_run():
     order = ("What it rests on", "How many items a request?", "Is it safe?", "What was not measured", "Every verdict")
     places = [page.index(f">{title}</a></h2>") for title in order]
     assert places == sorted(places)
+    assert "run: verdicts" in made and "run: command" not in made
     assert "deploy: 64" in made and "guardrail 12.75 ms" in made and "one request for each item" in made
     for figures in answer.curve:
         assert figures.why_not is None or figures.client_chunk_size is None or figures.why_not in made

@@ -17,6 +17,8 @@ from pytest_multiitem.results.verdict import Verdict
 
 #: What the reasons stand under.
 _WHY = {"YES": "What it rests on", "NO": "What is against it", "UNDECIDED": "What is open"}
+#: Facts of the run that stand beside the answer's; how it was started is the acceptance's affair.
+_OF_THE_RUN = ("verdicts", "measured")
 _X_NAME = "items in one request"
 _POINTS = 500
 
@@ -37,7 +39,7 @@ def chapter(answer: Answer, matrix: Matrix | None = None) -> Chapter:
     ]  # fmt: skip
     if matrix is not None:
         whole = run.chapter(matrix)
-        made.facts += [(f"run: {name}", value) for name, value in whole.facts]
+        made.facts += [(f"run: {name}", value) for name, value in whole.facts if name in _OF_THE_RUN]
         made.sections += whole.sections
     return made
 
