@@ -1,17 +1,20 @@
 """A run's matrix and what was measured beside it → the answer. Nothing here measures.
 
 YES needs every gate of `words.CORRECTNESS` to PASS, no gate to FAIL or be an ERROR, no wrong score, a run that came to
-its end, and a saving whose interval lies above 1.
+its end, and a saving whose interval lies above 1. A gate that wants equal bits may be INCONCLUSIVE where it is so for
+rounding alone, and those that look for a leak beyond rounding PASS.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import pytest_multiitem
 from pytest_multiitem.acceptance import words
 from pytest_multiitem.acceptance.curve import Curve, curve_of, difference_problem, rival
+from pytest_multiitem.gates.judge import MIN_SCORE_SPREAD, ROUNDING, judge_difference
+from pytest_multiitem.gates.registry import gates as known_gates
 from pytest_multiitem.results import details
 from pytest_multiitem.results.answer import Answer, ChunkFigures, GateLine, Given, Word
 from pytest_multiitem.results.machine import machine_info
@@ -33,17 +36,18 @@ _BY_DELIMITER = {
 def derive(matrix: Matrix | None, given: Given) -> Answer:
     """The answer. ``matrix``: None where the gates have left none."""
     gates = _gates(matrix, given)
+    allowed = _allowed(gates)
     curve = curve_of(given)
     wrong = difference_problem(given)
     complete = matrix is not None and matrix.complete and given.interrupted_by is None
     against = _against(gates, wrong, curve, given)
-    open_points = [*_open(gates, matrix, curve, given)]
+    open_points = [*_open(gates, allowed, matrix, curve, given)]
     word: Word = "NO" if against else "UNDECIDED" if open_points else "YES"
     chosen = curve.chosen if word == "YES" else None
     answer = Answer(
         answer=word,
         sentence="",
-        reasons=against or open_points or _supports(gates, curve),
+        reasons=against or open_points or _supports(gates, allowed, curve),
         exit_status=EXIT_STATUS[word],
         deploy=None if chosen is None else chosen.client_chunk_size,
         times_as_fast=None if curve.chosen is None else curve.chosen.times_as_fast,
@@ -52,9 +56,10 @@ def derive(matrix: Matrix | None, given: Given) -> Answer:
         largest_difference=_largest(matrix, given),
         answers_compared=_compared(matrix),
         complete=complete,
+        rounding=allowed if word == "YES" else [],
         gates=gates,
         curve=curve.figures,
-        not_measured=[*_not_measured(gates, given)],
+        not_measured=[*_not_measured([line for line in gates if word != "UNDECIDED" or not line.needed], given)],
         given=given,
         package_version=pytest_multiitem.__version__,
         written_at_utc=utc_now(),
@@ -76,10 +81,45 @@ def _gates(matrix: Matrix | None, given: Given) -> list[GateLine]:
 
 
 def _before(one: GateRecord, other: GateRecord) -> bool:
-    """Whether a record says more against its gate than another one; one that did not run says nothing."""
+    """Whether a record says more against its gate than another one; one that did not run says nothing, and rounding
+    less than any other doubt."""
     if Verdict.NOT_RUN in (one.verdict, other.verdict):
         return other.verdict is Verdict.NOT_RUN and one.verdict is not Verdict.NOT_RUN
-    return rank(one.verdict) < rank(other.verdict)
+    return (rank(one.verdict), _rounds(one)) < (rank(other.verdict), _rounds(other))
+
+
+def _rounds(record: GateRecord) -> bool:
+    """Whether a gate that wants equal bits is INCONCLUSIVE for rounding alone: what was measured gives this verdict
+    with this reason, and nothing else was held against it."""
+    if record.gate not in words.WANT_EQUAL_BITS or record.verdict is not Verdict.INCONCLUSIVE:
+        return False
+    gate = known_gates()[record.gate]
+    if gate.limit is None:
+        return record.reason.startswith(ROUNDING) and _relations_round(record)
+    verdict, reason = judge_difference(gate, record.value, record)
+    return verdict is Verdict.INCONCLUSIVE and ROUNDING in reason and record.reason == reason
+
+
+def _relations_round(record: GateRecord) -> bool:
+    """Whether rounding is all that keeps the rules between requests from a PASS: its reason hides other doubts."""
+    seen = record.details
+    return (
+        isinstance(seen, details.Relations)
+        and bool(seen.rounding)
+        and not (seen.dismissed_as_noise or seen.not_reproduced or record.noise_floor)
+        and seen.no_reference is None
+        and seen.counterexample is None
+        and 2 * seen.over_limit <= record.samples.get("examples", 0)
+        and (record.score_spread or 0.0) > MIN_SCORE_SPREAD
+    )
+
+
+def _allowed(gates: Iterable[GateLine]) -> list[str]:
+    """The gates whose rounding a YES may rest on: where those that look for a leak beyond rounding PASS."""
+    lines = {line.gate: line for line in gates}
+    if any(lines[name].verdict != Verdict.PASS for name in words.BEYOND_ROUNDING):
+        return []
+    return [name for name in words.WANT_EQUAL_BITS if lines[name].rounding]
 
 
 def _line(name: str, record: GateRecord | None, given: Given) -> GateLine:
@@ -93,6 +133,7 @@ def _line(name: str, record: GateRecord | None, given: Given) -> GateLine:
     )
     if record is not None:
         found.verdict, found.reason, found.value = record.verdict.value, record.reason, record.value
+        found.rounding = _rounds(record)
     return found
 
 
@@ -126,7 +167,9 @@ def _short(reason: str) -> str:
     return first if len(first) <= 200 else f"{first[:200]} …"
 
 
-def _open(gates: Iterable[GateLine], matrix: Matrix | None, curve: Curve, given: Given) -> Iterator[str]:
+def _open(
+    gates: Iterable[GateLine], allowed: Collection[str], matrix: Matrix | None, curve: Curve, given: Given
+) -> Iterator[str]:
     """What keeps it from being a YES."""
     if given.problem is not None:
         yield given.problem
@@ -138,6 +181,8 @@ def _open(gates: Iterable[GateLine], matrix: Matrix | None, curve: Curve, given:
     if matrix is None and given.problem is None:
         yield "the gates left no results"
     for line in gates:
+        if line.gate in allowed:
+            continue
         if line.verdict == Verdict.ERROR:
             yield f"whether {line.says} could not be measured ({line.gate}: {_short(line.reason)})"
         elif line.needed and line.verdict != Verdict.PASS and (matrix is not None or line.verdict != Verdict.NOT_RUN):
@@ -166,9 +211,16 @@ def _pace(figures: ChunkFigures | None) -> str:
     return f"{words.factor(figures.times_as_fast)} times as fast{bounds}"
 
 
-def _supports(gates: Iterable[GateLine], curve: Curve) -> list[str]:
-    passed = [line for line in gates if line.needed]
-    return [f"{len(passed)} of {len(passed)} gates on the scores PASS", f"packing is {_pace(curve.chosen)}"]
+def _supports(gates: Iterable[GateLine], allowed: Collection[str], curve: Curve) -> list[str]:
+    needed = [line for line in gates if line.needed]
+    found = [f"{len(needed) - len(allowed)} of {len(needed)} gates on the scores PASS"]
+    found += [
+        f"{line.gate} is {line.verdict} for rounding alone ({_short(line.reason)}), and "
+        f"{' and '.join(words.BEYOND_ROUNDING)}, which look for a leak beyond rounding, PASS"
+        for line in needed
+        if line.gate in allowed
+    ]
+    return [*found, f"packing is {_pace(curve.chosen)}"]
 
 
 def _largest(matrix: Matrix | None, given: Given) -> float | None:
@@ -225,9 +277,12 @@ def _yes(answer: Answer, curve: Curve) -> str:
         evidence.append(f"{words.counted(given.requests, 'request')} of your traffic")
     if answer.answers_compared:
         evidence.append(f"{words.counted(answer.answers_compared, 'answer')} compared")
+    moved = max((line.value or 0.0 for line in answer.gates if line.gate in answer.rounding), default=None)
+    if moved is not None:
+        evidence.insert(1, f"a neighbour moves it by {words.small(moved)} at most, as the shape of a batch alone does")
     text = (
-        f"packing {chosen.client_chunk_size} candidates a request gives every candidate the score it gets alone "
-        f"({', '.join(evidence)}) and is {_pace(chosen)}; deploy "
+        f"packing {chosen.client_chunk_size} candidates a request gives every candidate the score it gets alone"
+        f"{', up to rounding' if answer.rounding else ''} ({', '.join(evidence)}) and is {_pace(chosen)}; deploy "
         f"{chosen.client_chunk_size} a request"
     )
     other = rival(curve.figures, chosen)

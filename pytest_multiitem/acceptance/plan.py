@@ -23,16 +23,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """``settings``: of the gates, where the user gives no others. ``without``: tests of the suites that are left out,
-    an expression of ``pytest -k``. ``shape``, ``requests``: made where the user brings none, and at most so many timed.
-    ``serial_items``: items of a request that are timed serially, at most; they stand for the others.
-    ``chunk_sizes``: those that are timed, as far as the requests have items. ``blocks``: interleaved runs of every
-    size. ``timing_s``: seconds after which no further request is timed. ``gates_s``: what the gates take on a
-    CPU, for the time that is left.
+    """``settings``: of the gates, where the user gives no others. ``without``: classes of the suites that are left out,
+    by their whole names: a server's name, such as its mask, is part of every test's. ``shape``, ``requests``: made
+    where the user brings none, and at most so many timed. ``serial_items``: items of a request that are timed serially,
+    at most; they stand for the others. ``chunk_sizes``: those that are timed, as far as the requests have items.
+    ``blocks``: interleaved runs of every size. ``timing_s``: seconds after which no further request is timed.
+    ``gates_s``: what the gates take on a CPU, for the time that is left.
     """
 
     settings: Mapping[str, Any]
-    without: str
+    without: Sequence[str]
     shape: Shape
     requests: int
     serial_items: int
@@ -42,9 +42,12 @@ class Plan:
     gates_s: float
 
 
+_SEGMENT: Final = "TestMultiItemSegmentTPURegression"
+_SPEEDUP: Final = "TestMultiItemSpeedup"
+
 _QUICK: Final = Plan(
     settings={"property_examples": 8, "property_max_tokens": 256, "workload_sample": 4},
-    without="Segment or Speedup",
+    without=(_SEGMENT, _SPEEDUP),
     shape=Shape(query_tokens=64, items=32, item_tokens=20),
     requests=2,
     serial_items=32,
@@ -55,7 +58,7 @@ _QUICK: Final = Plan(
 )
 _NORMAL: Final = Plan(
     settings={"property_examples": 40, "items": (32,), "workload_sample": 32},
-    without="Segment",
+    without=(_SEGMENT,),
     shape=Shape(query_tokens=256, items=128, item_tokens=20),
     requests=16,
     serial_items=64,
@@ -66,7 +69,7 @@ _NORMAL: Final = Plan(
 )
 _FULL: Final = Plan(
     settings={},
-    without="Segment",
+    without=(_SEGMENT,),
     shape=Shape(query_tokens=2000, items=500, item_tokens=20),
     requests=64,
     serial_items=64,

@@ -40,7 +40,7 @@ _OTHERS = frozenset({"PYTEST_ADDOPTS", "PYTEST_PLUGINS"})
 
 
 def command_line(
-    settings: Settings, directory: Path, *, without: str, events: int, plugins: Sequence[str] = ()
+    settings: Settings, directory: Path, *, without: Sequence[str], events: int, plugins: Sequence[str] = ()
 ) -> list[str]:
     """How the suites are started: every setting is on the command line, so that no file and no variable has a say."""
     modules = [word for name in (*plugins, _PLUGIN) for word in ("-p", name)]
@@ -52,7 +52,8 @@ def command_line(
     return [
         sys.executable, "-m", "pytest", "--pyargs", _SUITE, "-p", "no:cacheprovider", *modules,
         "-c", str(directory / "pytest.ini"), f"--rootdir={Path(pytest_multiitem.__file__).parents[1]}",
-        f"--multiitem-accepting={directory}", f"--multiitem-events={events}", "-k", f"not ({without})", *given,
+        f"--multiitem-accepting={directory}", f"--multiitem-events={events}",
+        "-k", f"not ({' or '.join(without)})", *given,
     ]  # fmt: skip
 
 
@@ -78,7 +79,7 @@ class Suites:
 
     settings: Settings
     directory: Path
-    without: str
+    without: Sequence[str]
     plugins: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _events: IO[bytes] | None = field(default=None, init=False)

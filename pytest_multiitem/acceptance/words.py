@@ -80,6 +80,10 @@ _FURTHER: Final[Mapping[str, tuple[str, str]]] = {
 
 #: All that have words for such a reader.
 TOLD: Final = frozenset({*CORRECTNESS, *_FURTHER})
+#: Gates that allow no difference: a right server whose rounding depends on the shape of a batch cannot PASS them.
+WANT_EQUAL_BITS: Final = ("same_length_isolation_zero", "changed_length_isolation_zero", "metamorphic_relations_hold")
+#: Those that tell a leak from rounding.
+BEYOND_ROUNDING: Final = ("content_isolation", "length_isolation")
 #: The reason of a gate that a run leaves out by its command line.
 LEFT_OUT: Final = "deselected on the command line"
 #: Those of the serial side that one server cannot be asked for: they need scores that it never gives.

@@ -35,8 +35,10 @@ def accept(
     from pytest_multiitem.adapters.base import check_backends, choose_engine
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.answer import lines
+    from pytest_multiitem.reports.html.beside import run_of
+    from pytest_multiitem.reports.html.chapters import page_of
+    from pytest_multiitem.reports.summary import results_line
     from pytest_multiitem.results import store
-    from pytest_multiitem.results.answer import ANSWER
     from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
     from pytest_multiitem.traffic import loading
@@ -59,9 +61,9 @@ def accept(
     for line in lines(answer):
         say(line)
     acceptance.write(answer)
-    place = directory.relative_to(here) if directory.is_relative_to(here) else directory
-    files = [name for name in (ANSWER, store.MATRIX, store.REPORT, store.PAGE) if (directory / name).is_file()]
-    say(f"results: {', '.join(str(place / name) for name in files)}")
+    page = page_of([answer], {0: run_of(answer, directory)})
+    store.write_atomically(directory / store.PAGE, page.encode())
+    say(results_line(directory, here))
     if interruption is not None:
         raise interruption
     raise typer.Exit(answer.exit_status)

@@ -19,8 +19,8 @@ def report(
         typer.Argument(
             metavar="[FILE]…",
             show_default="multiitem-results/latest",
-            help="Runs' directories, or files: a run, a comparison (of the public scripts too), a matrix, a kill "
-            "matrix, load, models, evaluations. Several become one page.",
+            help="Runs' directories, or files: a run, an answer, a comparison (of the public scripts too), a matrix, a "
+            "kill matrix, load, models, evaluations. Several become one page.",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write here instead of to the terminal.")] = None,
@@ -52,7 +52,7 @@ def report(
     is_page = output is not None and output.suffix == ".html"
     chosen = name or (_PAGE if is_page or not alone else "markdown")
     if chosen == _PAGE:
-        content = _page(records, title_date)
+        content = _page([_with_answer(path, each) for path, each in zip(named, records, strict=True)], title_date)
     elif not alone:
         raise UsageError(f"--format {chosen}: one run or one comparison has it; several files, or others, become html")
     elif isinstance(first, Comparison):
@@ -72,8 +72,9 @@ def _read(path: Path) -> tuple[object, list[object]]:
     """The record in a file, and what belongs to it. Raises UsageError for one that cannot stand in a report, or that
     contradicts itself."""
     from pytest_multiitem.comparison.records import COMPARISON_SCHEMA
-    from pytest_multiitem.reports.html.beside import belonging, comparison_of
+    from pytest_multiitem.reports.html.beside import belonging, comparison_of, run_of
     from pytest_multiitem.reports.html.chapters import has_chapter
+    from pytest_multiitem.results.answer import Answer
     from pytest_multiitem.results.records import SCHEMA_VERSION
     from pytest_multiitem.results.store import matrix_file, read_matrix, read_record
     from pytest_multiitem.validation.schemas import KINDS
@@ -89,10 +90,17 @@ def _read(path: Path) -> tuple[object, list[object]]:
             raise UsageError(f"{path} is a {schema} file, of which there is no report; name a run or a measurement")
         record, _ = read_record(path, kind, schema, "name a file that multiitem validate accepts")
         refuse_contradictions(path)
-        return record, []
+        return record, run_of(record, path.parent) if isinstance(record, Answer) else []
     matrix = read_matrix(path)
     refuse_contradictions(matrix_file(path))
     return matrix, belonging(matrix, matrix_file(path).parent, refuse_contradictions)
+
+
+def _with_answer(path: Path, read: tuple[object, list[object]]) -> tuple[object, list[object]]:
+    """What was read of a path; of a run's directory that has an answer, the answer with its run."""
+    from pytest_multiitem.results.answer import ANSWER
+
+    return _read(path / ANSWER) if path.is_dir() and (path / ANSWER).is_file() else read
 
 
 def _schema(path: Path) -> object:
@@ -105,7 +113,12 @@ def _schema(path: Path) -> object:
 
 def _page(records: list[tuple[object, list[object]]], title_date: str | None) -> bytes:
     from pytest_multiitem.reports.html.chapters import page_of
+    from pytest_multiitem.results.answer import Answer
+    from pytest_multiitem.results.records import Matrix
 
+    answered = {each.run_id for record, of in records if isinstance(record, Answer) for each in of
+                if isinstance(each, Matrix)}  # fmt: skip
+    records = [(r, of) for r, of in records if not (isinstance(r, Matrix) and r.run_id in answered)]
     title = None if title_date is None else f"Multi-item scoring: final report ({title_date})"
     return page_of([record for record, _ in records], {at: of for at, (_, of) in enumerate(records)}, title).encode()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.power.summary import verdict as power_verdict
 from pytest_multiitem.reports.load import remarks
 from pytest_multiitem.reports.table import number, where
+from pytest_multiitem.results.answer import Answer, Word
 from pytest_multiitem.results.details import Speedup
 from pytest_multiitem.results.records import GateRecord, Matrix
 from pytest_multiitem.results.verdict import Verdict
@@ -28,6 +29,9 @@ Light = Literal["red", "yellow", "green"]
 LIGHTS: tuple[Light, ...] = ("red", "yellow", "green")
 #: Characters of a reason in a headline.
 _REASON, _HEADLINE = 260, 150
+
+
+_OF_WORD: Mapping[Word, Light] = {"YES": "green", "NO": "red", "UNDECIDED": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,11 @@ def of_run(matrix: Matrix) -> Said:
         text = f"every measured gate holds, but the run ended with exit status {matrix.exit_status}: {why}."
         return Said("yellow", "NOT ACCEPTED", text, said.sentences)
     return said
+
+
+def of_answer(answer: Answer) -> Said:
+    """Of an acceptance: its sentence."""
+    return Said(_OF_WORD[answer.answer], answer.answer, answer.sentence.removeprefix(f"{answer.answer}: "))
 
 
 def _shown(records: Sequence[GateRecord]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.reports.scores import scores
 from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results import store
+from pytest_multiitem.results.answer import ANSWER
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.verdict import WORST_FIRST, Verdict
 from pytest_multiitem.untrusted.words import plain
@@ -55,5 +56,5 @@ def lines(matrix: Matrix | None, unmet: Sequence[str]) -> list[Line]:
 def results_line(written: Path, base: Path) -> str:
     """Where a run's files are, for people first: from the directory ``base``, if they lie there."""
     path = written.relative_to(base) if written.is_relative_to(base) else written
-    first, *others = [name for name in (store.PAGE, store.REPORT, store.MATRIX) if (written / name).is_file()]
+    first, *others = [name for name in (store.PAGE, store.REPORT, ANSWER, store.MATRIX) if (written / name).is_file()]
     return plain(f"results: {', '.join([str(path / first), *others])}")

@@ -73,7 +73,7 @@ class Given(msgspec.Struct, kw_only=True):
 
 class GateLine(msgspec.Struct, kw_only=True):
     """What one gate came to, for people. ``says``: what it looks at, in plain words. ``needed``: whether a YES needs
-    its PASS."""
+    its PASS. ``rounding``: whether it wants equal bits, and is INCONCLUSIVE for rounding alone."""
 
     gate: str
     verdict: str
@@ -81,6 +81,7 @@ class GateLine(msgspec.Struct, kw_only=True):
     reason: str
     needed: bool
     value: float | None = None
+    rounding: bool = False
 
 
 class ChunkFigures(msgspec.Struct, kw_only=True):
@@ -103,8 +104,9 @@ class ChunkFigures(msgspec.Struct, kw_only=True):
 class Answer(msgspec.Struct, kw_only=True):
     """The whole answer. ``sentence``: what a product owner reads. ``reasons``: what it rests on, or what is against it.
     ``deploy``: items a request. ``largest_difference``: of a candidate's packed score from the one it gets alone.
-    ``answers_compared``: by the gates, with the same items elsewhere. ``not_measured``: what nothing is known of, and
-    why."""
+    ``answers_compared``: by the gates, with the same items elsewhere. ``rounding``: gates that a YES rests on although
+    they are INCONCLUSIVE, since they are so for rounding alone and the gates that look beyond it PASS.
+    ``not_measured``: what nothing is known of, and why."""
 
     schema_version: Literal["multiitem_answer_v1"] = ANSWER_SCHEMA
     answer: Word
@@ -118,6 +120,7 @@ class Answer(msgspec.Struct, kw_only=True):
     largest_difference: float | None = None
     answers_compared: int = 0
     complete: bool
+    rounding: list[str] = []
     gates: list[GateLine]
     curve: list[ChunkFigures]
     not_measured: list[str]

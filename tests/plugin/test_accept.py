@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def accept(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Accept:
     """Run the command in this process; gives exit status, standard output and standard error."""
 
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["multiitem", "accept", *words])
+    def run(*words: str, before: Sequence[str] = ()) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["multiitem", *before, "accept", *words])
         handlers = {number: signal.getsignal(number) for number in ENDING}
         with pytest.raises(SystemExit) as caught:
             cli.main()
@@ -93,10 +94,56 @@ def test_two_healthy_servers_are_a_yes(accept: Accept, place: Path, server: Star
     assert {line["verdict"] for line in answer["gates"] if line["needed"]} == {"PASS"}
     (run,) = place.glob("multiitem-results/*-*")
     assert (place / "multiitem-results/latest").resolve() == run.resolve() and (run / "report.md").is_file()
-    assert f"results: multiitem-results/{run.name}/answer.json" in out
+    names = "report.html, report.md, answer.json, matrix.json"
+    assert out.endswith(f"\nresults: multiitem-results/{run.name}/{names}\n")
+    page = (run / "report.html").read_text()
+    assert "<title>YES: " in page and f"deploy: {answer['deploy']}" in page and ">Every verdict</a></h2>" in page
     steps = [line for line in err.splitlines() if re.match(r"\[ *\d+ s, about \d+ s left\] ", line)]
     assert len(steps) > 15 and any("PASS content_isolation" in line for line in steps)
     assert not (run / "pytest.ini").exists() and "Traceback" not in out + err
+
+
+@pytest.mark.slow
+def test_rounding_by_the_shape_of_a_batch_is_a_yes_that_says_so(accept: Accept, place: Path, server: Start) -> None:
+    urls = ["--multi-url", server("multi", "--fault", "shapes"), "--serial-url", server("serial", *SLOW)]
+    code, out, _ = accept(*urls, *SMALL)
+    answer = answer_in(place)
+    assert (code, answer["answer"]) == (0, "YES"), out
+    assert "the score it gets alone, up to rounding (" in answer["sentence"]
+    assert "changed_length_isolation_zero" in answer["rounding"]
+    verdicts = {line["gate"]: line["verdict"] for line in answer["gates"]}
+    assert all(verdicts[name] == "INCONCLUSIVE" for name in answer["rounding"])
+    assert verdicts["content_isolation"] == verdicts["length_isolation"] == "PASS"
+
+
+@pytest.mark.slow
+def test_far_more_than_rounding_is_no_yes(accept: Accept, place: Path, server: Start) -> None:
+    urls = ["--multi-url", server("multi", "--fault", "shapes=0.05"), "--serial-url", server("serial", *SLOW)]
+    code, out, _ = accept(*urls, *SMALL)
+    assert code in (1, 5) and answer_in(place)["rounding"] == [], out
+
+
+@pytest.mark.slow
+def test_a_module_and_a_password_reach_the_gates_and_the_password_no_file(
+    accept: Accept, place: Path, server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "theirs.py").write_text(
+        "from pathlib import Path\n\n\ndef pytest_configure(config):\n    Path('loaded.txt').write_text('by pytest')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(place), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(place)
+    login = ("--fault", "login=her-name:her-word")
+    urls = []
+    for role, more in (("multi", ()), ("serial", SLOW)):
+        urls += [f"--{role}-url", server(role, *login, *more).replace("://", "://her-name:her-word@")]
+    code, out, err = accept(*urls, *SMALL, before=("-p", "theirs"))
+    assert (code, answer_in(place)["answer"]) == (0, "YES"), out + err
+    assert (place / "loaded.txt").read_text() == "by pytest", "only a pytest run calls this hook"
+    files = [path for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {"answer.json", "matrix.json", "report.html", "gates.log"} <= {path.name for path in files}
+    encoded = base64.b64encode(b"her-name:her-word").decode()
+    for said in (out, err, *(path.read_text(errors="replace") for path in files)):
+        assert "her-word" not in said and encoded not in said
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Records with everything that a page can show, and the pages made of them."""
 
+import answers
 import artefacts
 import msgspec
 import numpy as np
 from artefacts import speed_point
 from sample_matrix import SEEN, benchmark, gate_record, matrix, not_run
 
+from pytest_multiitem.acceptance.derive import derive
 from pytest_multiitem.models.records import ModelCell, ModelMatrix, Speed
 from pytest_multiitem.reports.html.chapters import page_of
 from pytest_multiitem.results import details
@@ -125,12 +127,20 @@ def comparison_with_matrices():
     return compare([(None, side) for side in pair]), [*pair]
 
 
+def acceptance(**verdicts):
+    """An answer and its run; ``verdicts``: gates that are no PASS."""
+    run = answers.run(**verdicts)
+    return derive(run, answers.given()), run
+
+
 def every_page():
     """By name, one page of each kind."""
     compared, sides = comparison_with_matrices()
     several = ("measured_run", "score_matrix", "comparison", "pair", "load", "kill_matrix")
     pages = {name: page_of([record(name)]) for name in several}
+    answer, run = acceptance()
     return pages | {
+        "acceptance": page_of([answer], {0: [run]}),
         "run": page_of([full_run()]),
         "leaking run": page_of([full_run(leak=0.3)]),
         "run with comparison": page_of([full_run()], {0: [compared, *sides]}),

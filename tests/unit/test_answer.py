@@ -7,10 +7,19 @@ import pytest
 
 from pytest_multiitem.acceptance.curve import curve_of
 from pytest_multiitem.acceptance.derive import derive
-from pytest_multiitem.acceptance.words import CORRECTNESS, NEEDS_A_SERIAL_SERVER, factor, percent, small
+from pytest_multiitem.acceptance.words import (
+    BEYOND_ROUNDING,
+    CORRECTNESS,
+    NEEDS_A_SERIAL_SERVER,
+    WANT_EQUAL_BITS,
+    factor,
+    percent,
+    small,
+)
 from pytest_multiitem.bench.statistics import ratio_interval
 from pytest_multiitem.comparison.decision import speed
 from pytest_multiitem.reports.answer import lines
+from pytest_multiitem.results.details import Notes, Relations
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.validation.validate import examine
 
@@ -135,6 +144,16 @@ def test_what_is_missing_leaves_it_open(more, why):
     assert answer.answer == "UNDECIDED" and why in " ".join(answer.reasons)
 
 
+def test_what_is_open_is_not_said_twice():
+    gone = {"verdict": Verdict.NOT_RUN, "value": None, "reason": "the run ended before this test"}
+    answer = derive(answers.run(every_size_agrees=gone), answers.given())
+    assert answer.answer == "UNDECIDED" and "every_size_agrees" in answer.reasons[0]
+    assert not any("every_size_agrees" in text for text in answer.not_measured)
+    leak = {"verdict": Verdict.FAIL, "value": 0.2, "reason": "it leaks"}
+    answer = derive(answers.run(every_size_agrees=gone, content_isolation=leak), answers.given())
+    assert answer.answer == "NO" and any("every_size_agrees NOT_RUN" in text for text in answer.not_measured)
+
+
 def test_what_is_missing_does_not_hide_a_no():
     matrix = answers.run(content_isolation={"verdict": Verdict.FAIL, "value": 0.2, "reason": "it leaks"})
     matrix.complete = False
@@ -173,6 +192,119 @@ def test_a_delimiter_that_nobody_told_is_doubted():
     assert "--multiitem-delimiter" not in " ".join(derive(matrix, answers.given()).reasons)
     matrix = answers.run(delimiter_aligned_equiv_le_0p02=apart, content_isolation=apart)
     assert "--multiitem-delimiter" not in " ".join(derive(matrix, answers.given(delimiter_told=False)).reasons)
+
+
+# Rounding
+
+#: What a gate that wants equal bits says of a healthy server whose rounding depends on the shape of a batch.
+ROUNDS = {
+    "verdict": Verdict.INCONCLUSIVE,
+    "value": 4e-7,
+    "shape_floor": 3e-7,
+    "leak_bound": 1e-7,
+    "reason": "4e-07 is above the limit 0, but all of it is rounding: floor 3e-07, content leak ≤ 1e-07",
+}
+
+
+#: The same of rules between requests, some of which change lengths.
+RELATIONS = {
+    "relations": {}, "over_limit": 0, "dismissed_as_noise": 0, "not_reproduced": 0.0, "rounding": {"lengthen": 2e-7},
+}  # fmt: skip
+RULES = {
+    "verdict": Verdict.INCONCLUSIVE,
+    "value": 2e-7,
+    "reason": "all of it is rounding: scores differ where lengths change, by no more than sums over other shapes may "
+    "(lengthen 2e-07), and by nothing where only content changes",
+    "details": Relations(**RELATIONS),
+    "samples": {"examples": 8},
+}
+BITS, BETWEEN = WANT_EQUAL_BITS[:2], WANT_EQUAL_BITS[2]
+
+
+def rounding():
+    return dict.fromkeys(BITS, ROUNDS) | {BETWEEN: RULES}
+
+
+def test_rounding_alone_is_a_yes_that_says_so():
+    answer = derive(answers.run(**rounding()), answers.given())
+    assert (answer.answer, answer.exit_status, answer.deploy) == ("YES", 0, 64)
+    assert answer.sentence.startswith(
+        "YES: packing 64 candidates a request gives every candidate the score it gets alone, up to rounding (largest "
+        "difference 0, a neighbour moves it by 4e-7 at most, as the shape of a batch alone does) and is 10 times"
+    )
+    assert answer.rounding == [*WANT_EQUAL_BITS] and answer.reasons[0] == "12 of 15 gates on the scores PASS"
+    for name in WANT_EQUAL_BITS:
+        assert any(text.startswith(f"{name} is INCONCLUSIVE for rounding alone (") for text in answer.reasons)
+        assert any(f"{name} INCONCLUSIVE: " in text for text in answer.not_measured)
+
+
+def test_equal_bits_are_not_said_to_be_rounding():
+    answer = derive(answers.run(), answers.given())
+    assert answer.rounding == [] and "rounding" not in answer.sentence.split("(")[0]
+
+
+@pytest.mark.parametrize("gate", BEYOND_ROUNDING)
+@pytest.mark.parametrize("verdict", [Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.ERROR, None])
+def test_rounding_is_no_yes_where_nothing_looked_beyond_it(gate, verdict):
+    matrix = answers.run(**rounding(), **({gate: {"verdict": verdict, "reason": "seen"}} if verdict else {}))
+    if verdict is None:
+        matrix.gates = [record for record in matrix.gates if record.gate != gate]
+    answer = derive(matrix, answers.given())
+    assert (answer.answer, answer.rounding) == ("UNDECIDED", [])
+    assert any("same_length_isolation_zero INCONCLUSIVE: 4e-07" in text for text in answer.reasons)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"shape_floor": 1e-7},
+        {"shape_floor": None},
+        {"value": None},
+        {"noise_floor": 3e-7},
+        {"reason": "segment was requested, but dense was executed"},
+        {"reason": "the noise floor 3e-07 is above the limit 0: a violation could not be told from noise"},
+    ],
+    ids=["above the floor", "no floor", "no value", "noise as well", "another doubt", "noise"],
+)
+@pytest.mark.parametrize("gate", BITS)
+def test_no_other_doubt_is_rounding(gate, more):
+    matrix = answers.run(**(rounding() | {gate: ROUNDS | more}))
+    answer = derive(matrix, answers.given())
+    assert answer.answer == "UNDECIDED" and any(f"({gate} INCONCLUSIVE: " in text for text in answer.reasons)
+
+
+@pytest.mark.parametrize(
+    ("seen", "more"),
+    [
+        ({"rounding": {}}, {}),
+        ({"dismissed_as_noise": 1}, {}),
+        ({"not_reproduced": 0.1}, {}),
+        ({"no_reference": "it refused"}, {}),
+        ({"over_limit": 5}, {}),
+        ({}, {"score_spread": 0.001}),
+        ({}, {"noise_floor": 1e-7}),
+        ({}, {"reason": "scores hardly differ"}),
+        ({}, {"details": Notes()}),
+    ],
+)
+def test_no_other_doubt_about_the_rules_is_rounding(seen, more):
+    record = RULES | {"details": Relations(**(RELATIONS | seen))} | more
+    answer = derive(answers.run(**(rounding() | {BETWEEN: record})), answers.given())
+    assert answer.answer == "UNDECIDED" and any(f"({BETWEEN} INCONCLUSIVE: " in text for text in answer.reasons)
+
+
+def test_of_two_servers_the_one_with_another_doubt_counts():
+    for order in (1, -1):
+        matrix = answers.run(**rounding())
+        other = ROUNDS | {"reason": "scores hardly differ", "value": 0.0}
+        matrix.gates += [answers.gate_record("same_length_isolation_zero", **other)]
+        matrix.gates = matrix.gates[::order]
+        assert derive(matrix, answers.given()).answer == "UNDECIDED"
+
+
+def test_rounding_does_not_excuse_another_gate():
+    for gate in set(CORRECTNESS) - {*BITS}:
+        assert derive(answers.run(**{gate: ROUNDS}), answers.given()).answer == "UNDECIDED"
 
 
 # The curve
@@ -258,6 +390,8 @@ def test_what_was_written_is_valid(path):
         (("complete",), False),
         (("gates", 0, "verdict"), "FAIL"),
         (("gates", 3, "needed"), False),
+        (("gates", 1, "rounding"), True),
+        (("rounding",), ["same_length_isolation_zero"]),
         (("curve", 1, "p95_ms"), 1.0),
         (("curve", 2, "why_not"), "nothing"),
         (("not_measured",), []),
@@ -299,6 +433,12 @@ def test_a_yes_over_a_run_that_says_no_is_refused(tmp_path):
     path.write_text(json.dumps(kept))
     problems = examine(path).problems
     assert any("answer is 'YES'; what was measured gives 'NO'" in text for text in problems)
+
+
+def test_a_yes_over_rounding_is_valid_and_no_other_one_is(tmp_path):
+    path = answers.written(tmp_path, answers.run(**rounding()), answers.given())
+    assert examine(path).problems == []
+    assert "rounding" in changed(path, lambda content: content.update(rounding=[]))
 
 
 def test_a_run_that_contradicts_itself_makes_no_answer(tmp_path):

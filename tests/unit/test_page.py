@@ -5,14 +5,27 @@ import io
 import json
 import re
 
+import answers
 import msgspec
 import numpy as np
 import pytest
 from artefacts import builtins
-from pages import EQUIV, PLACES, comparison_with_matrices, content, equivalence, every_page, full_run, history, record
+from pages import (
+    EQUIV,
+    PLACES,
+    acceptance,
+    comparison_with_matrices,
+    content,
+    equivalence,
+    every_page,
+    full_run,
+    history,
+    record,
+)
 from sample_matrix import SEEN, gate_record, matrix, not_run
 
 from hostile_words import EVIL, harmless
+from pytest_multiitem.acceptance.derive import derive
 from pytest_multiitem.gates.scored_items import scored_items
 from pytest_multiitem.reports import sentence
 from pytest_multiitem.reports.formats import rendered
@@ -112,6 +125,42 @@ def test_a_run_with_a_comparison_holds_both():
     made = text_of(page_of([full_run()], {0: [compared, *sides]}))
     assert "Client chunk size: best_native" in made and "Speed-up over serial requests" in made
     assert "why each chunk size wins or does not" in made and "guardrail" in made
+
+
+def test_an_answer_stands_before_its_run():
+    answer, run = acceptance()
+    page = page_of([answer], {0: [run]})
+    made = text_of(page)
+    assert page[page.index("<title>") :].startswith("<title>YES: ") and page.count('class="answer"') == 1
+    assert made.index(answer.sentence.removeprefix("YES: ")) < made.index("What it rests on")
+    order = ("What it rests on", "How many items a request?", "Is it safe?", "What was not measured", "Every verdict")
+    places = [page.index(f">{title}</a></h2>") for title in order]
+    assert places == sorted(places)
+    assert "run: verdicts" in made and "run: command" not in made
+    assert "deploy: 64" in made and "guardrail 12.75 ms" in made and "one request for each item" in made
+    for figures in answer.curve:
+        assert figures.why_not is None or figures.client_chunk_size is None or figures.why_not in made
+    assert all(text in made for text in [*answer.reasons, *answer.not_measured])
+    for target in set(re.findall(r'href="#([^"]+)"', page)):
+        assert f'id="{target}"' in page
+
+
+@pytest.mark.parametrize(
+    ("verdict", "light", "word", "title"),
+    [(Verdict.FAIL, "red", "NO", "What is against it"), (Verdict.ERROR, "yellow", "UNDECIDED", "What is open")],
+)
+def test_an_answer_that_is_no_yes_has_its_light_and_names_nothing_to_deploy(verdict, light, word, title):
+    answer, run = acceptance(content_isolation={"verdict": verdict, "value": 0.3, "reason": "0.3 exceeds the limit"})
+    page = page_of([answer], {0: [run]})
+    assert f'aria-label="traffic light: {light}"' in page and f">{word}</span>" in page
+    assert f">{title}</a></h2>" in page and "deploy: 64" not in page and "fastest: 64" in page
+    assert ">deploy</td>" not in page
+
+
+def test_an_answer_of_which_nothing_was_timed_has_a_page():
+    answer = derive(None, answers.given(timed=[], rows=[], not_timed="Ctrl-C"))
+    page = page_of([answer])
+    assert "<figure" not in page and "UNDECIDED" in page and "no client chunk size was timed" in page
 
 
 def test_several_runs_are_a_history_from_the_oldest_to_the_newest():
@@ -296,6 +345,31 @@ def test_several_files_become_one_page(multiitem, files, tmp_path):
         assert f'<a href="#part-{title.lower().split(" ")[0].replace("a/b", "a-b")}' in made, title
     code, out, _ = multiitem("report", *files)
     assert code == 0 and out == made, "html without being asked for"
+
+
+def test_an_answer_brings_its_run(multiitem, tmp_path):
+    """Named alone, with its run beside it, and by the directory."""
+    path = answers.written(tmp_path, answers.run(), answers.given())
+    pages = []
+    for words in ([path], [path, tmp_path / "matrix.json"], [tmp_path, "--format", "html"]):
+        code, out, err = multiitem("report", *words)
+        assert (code, err) == (0, "")
+        pages.append(out)
+    assert "<title>YES: " in pages[0] and ">Every verdict</a></h2>" in pages[0]
+    assert pages[0] == pages[1] == pages[2]
+    code, out, _ = multiitem("report", tmp_path)
+    assert code == 0 and out.startswith("# "), "a run as before"
+    code, out, _ = multiitem("report", path, tmp_path / "matrix.json", "--format", "markdown")
+    assert code == 2
+
+
+def test_an_answer_that_contradicts_its_run_has_no_page(multiitem, tmp_path):
+    path = answers.written(tmp_path, answers.run(), answers.given())
+    content = json.loads(path.read_text())
+    content["deploy"] = 128
+    path.write_text(json.dumps(content))
+    code, out, err = multiitem("report", path)
+    assert (code, out) == (2, "") and "contradicts itself" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("at", range(5))

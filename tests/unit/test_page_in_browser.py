@@ -13,8 +13,8 @@ from pytest_multiitem.results.records import ServerRecord
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (360, 768, 1600)
 NAMES = (
-    "run", "leaking run", "run with comparison", "final report", "models", "history", "everything", "measured_run",
-    "score_matrix", "comparison", "pair", "load", "kill_matrix",
+    "acceptance", "run", "leaking run", "run with comparison", "final report", "models", "history", "everything",
+    "measured_run", "score_matrix", "comparison", "pair", "load", "kill_matrix",
 )  # fmt: skip
 #: Of these, the ones that are looked at in every run of the tests; `make slow` has all.
 FAST = ("leaking run", "everything")

@@ -258,13 +258,16 @@ def test_the_terminal_names_unmet_requirements():
     assert text_of(None, ["segment_lowers"]) == "required gate not run: segment_lowers"
 
 
-@pytest.mark.parametrize("page", [(), ("report.html",)], ids=["no page", "page"])
-def test_the_terminal_names_files_for_people_first(tmp_path, page):
+@pytest.mark.parametrize(
+    ("page", "answer"), [((), ()), (("report.html",), ()), (("report.html",), ("answer.json",))],
+    ids=["no page", "page", "answer"],
+)  # fmt: skip
+def test_the_terminal_names_files_for_people_first(tmp_path, page, answer):
     run = tmp_path / "multiitem-results" / "run"
     run.mkdir(parents=True)
-    for name in ("matrix.json", "report.md", *page):
+    for name in ("matrix.json", "report.md", *page, *answer):
         (run / name).touch()
-    names = ", ".join([*page, "report.md", "matrix.json"])
+    names = ", ".join([*page, "report.md", *answer, "matrix.json"])
     assert terminal.results_line(run, tmp_path) == f"results: multiitem-results/run/{names}"
     assert terminal.results_line(run, tmp_path / "elsewhere") == f"results: {run}/{names}"
 

@@ -1,7 +1,9 @@
-"""What belongs to a record and lies in files of its own: the matrices of a comparison, the comparison of a run."""
+"""What belongs to a record and lies in files of its own: the matrices of a comparison, the comparison of a run, the run
+of an answer."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,10 @@ from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.decision.from_public import from_public
 from pytest_multiitem.comparison.records import COMPARISON_SCHEMA, Comparison, ScoreMatrix
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.inputs import read_json
+from pytest_multiitem.inputs import read_bytes, read_json
+from pytest_multiitem.results.answer import Answer
 from pytest_multiitem.results.records import Matrix
+from pytest_multiitem.results.store import MATRIX, read_matrix
 
 Check = Callable[[Path], None]
 
@@ -50,3 +54,12 @@ def belonging(matrix: Matrix, directory: Path, check: Check | None = None) -> li
             if check is not None:
                 raise
     return found
+
+
+def run_of(answer: Answer, directory: Path) -> list[object]:
+    """The run that an answer was made from, where it lies in the directory. Raises UsageError where it cannot be
+    read."""
+    path = directory / MATRIX
+    if not path.is_file() or hashlib.sha256(read_bytes(path)).hexdigest() != answer.given.matrix_sha256:
+        return []
+    return [read_matrix(path)]

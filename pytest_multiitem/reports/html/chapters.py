@@ -11,12 +11,14 @@ from pytest_multiitem.comparison.records import Comparison, PairRecord, ScoreMat
 from pytest_multiitem.evaluation.records import Combined, Evaluation
 from pytest_multiitem.models.records import ModelMatrix
 from pytest_multiitem.power.records import KillMatrix
-from pytest_multiitem.reports.html import comparison, evaluation, history, load, models, power, run
+from pytest_multiitem.reports.html import answer, comparison, evaluation, history, load, models, power, run
 from pytest_multiitem.reports.html.page import Chapter, page
+from pytest_multiitem.results.answer import Answer
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.store import write_atomically
 
 _CHAPTERS: Mapping[type, Callable[[Any], Chapter]] = {
+    Answer: answer.chapter,
     Matrix: run.chapter,
     Comparison: comparison.chapter,
     ScoreMatrix: comparison.matrix_chapter,
@@ -35,10 +37,12 @@ def has_chapter(kind: type) -> bool:
 
 
 def chapter_of(record: object, beside: Sequence[object] = ()) -> Chapter:
-    """A record as a chapter. ``beside``: records that belong to it: the matrices of a comparison; of a run, what its
-    options measured beyond the gates, which becomes part of it."""
+    """A record as a chapter. ``beside``: records that belong to it: the matrices of a comparison; the run of an answer;
+    of a run, what its options measured beyond the gates, which becomes part of it."""
     if isinstance(record, Comparison):
         return comparison.chapter(record, [each for each in beside if isinstance(each, ScoreMatrix)])
+    if isinstance(record, Answer):
+        return answer.chapter(record, next((each for each in beside if isinstance(each, Matrix)), None))
     made = _CHAPTERS[type(record)](record)
     for each in beside:
         if isinstance(each, Comparison):

@@ -7,6 +7,7 @@ serial or extend. Each fault is one way in which a server can misbehave.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -50,12 +51,14 @@ FAULTS = {
     "memory_error": "what it starts with raises, and it ends",
     "exit": "exit code with which the server ends instead of starting",
     "key": "the API key without which only /health answers; the server tells it to who has it",
+    "login": "the user and password, as USER:PASSWORD, without which only /health answers",
     "prefix": "path prefix under which alone it answers",
     "workers": "it has workers: one in a session of its own, one in a new group; both ignore SIGTERM",
     "die_after": "requests after which the server ends with code 9",
     "silent": "it tells nothing of itself",
     "once": "the scoring request whose answer alone has its rows in another order",
     "weights": "share by which another model's logits are mixed into its own: every score moves, and all agree",
+    "shapes": "scores are off by rounding that depends on the shape of the batch, which leaks nothing; of a logit",
     "digits": "digits that scores are rounded to, which leaks nothing",
     "version": "the version that it says it has",
     "from": "N:WAY, from which scoring request on it answers in which way: a status, or a word of `Handler.break_off`",
@@ -97,10 +100,16 @@ class Server:
         self._scorer = Scorer(
             backend,
             ScorerConfig(mask_impl=mask, max_items=4096, max_seq_len=131_072, **config),
-        )
+            self._noisy if "shapes" in self.faults else lambda steps: steps,
+        ).steps
         self._answered = self.asked = 0
         self._before = ""
         self._lock = Lock()
+
+    def _noisy(self, steps: Any) -> Any:
+        from pytest_multiitem.faults.variations import ShapeNoise
+
+        return ShapeNoise(float(self.faults["shapes"] or 4e-7)).before(steps)
 
     def info(self) -> dict[str, Any]:
         executed = self._scorer.executed()
@@ -190,6 +199,11 @@ class Handler(BaseHTTPRequestHandler):
         if key and self.path != "/health" and self.headers["authorization"] != f"Bearer {key}":
             self._send(401, b'{"error":"Unauthorized"}')
             return True
+        if (login := self.app.faults.get("login")) and self.path != "/health":
+            wanted = f"Basic {base64.b64encode(login.encode()).decode()}"
+            if self.headers["authorization"] != wanted:
+                self._send(401, b'{"error":"Unauthorized"}')
+                return True
         return False
 
     def do_GET(self) -> None:
