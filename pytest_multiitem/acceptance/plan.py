@@ -24,11 +24,11 @@ class Shape:
 @dataclass(frozen=True)
 class Plan:
     """``settings``: of the gates, where the user gives no others. ``without``: tests of the suites that are left out,
-    an expression of ``pytest -k``. ``shape``, ``requests``: made where the user brings none, and at most so many timed.
-    ``serial_items``: items of a request that are timed serially, at most; they stand for the others.
-    ``chunk_sizes``: those that are timed, as far as the requests have items. ``blocks``: interleaved runs of every
-    size. ``timing_s``: seconds after which no further request is timed. ``gates_s``: what the gates take on a
-    CPU, for the time that is left.
+    an expression of ``pytest -k`` of whole names of classes ("segment" alone is in the name of a server as well).
+    ``shape``, ``requests``: made where the user brings none, and at most so many timed. ``serial_items``: items of a
+    request that are timed serially, at most; they stand for the others. ``chunk_sizes``: those that are timed, as far
+    as the requests have items. ``blocks``: interleaved runs of every size. ``timing_s``: seconds after which no further
+    request is timed. ``gates_s``: what the gates take on a CPU, for the time that is left.
     """
 
     settings: Mapping[str, Any]
@@ -44,7 +44,7 @@ class Plan:
 
 _QUICK: Final = Plan(
     settings={"property_examples": 8, "property_max_tokens": 256, "workload_sample": 4},
-    without="Segment or Speedup",
+    without="TestMultiItemSegmentTPURegression or TestMultiItemSpeedup",
     shape=Shape(query_tokens=64, items=32, item_tokens=20),
     requests=2,
     serial_items=32,
@@ -55,7 +55,7 @@ _QUICK: Final = Plan(
 )
 _NORMAL: Final = Plan(
     settings={"property_examples": 40, "items": (32,), "workload_sample": 32},
-    without="Segment",
+    without="TestMultiItemSegmentTPURegression",
     shape=Shape(query_tokens=256, items=128, item_tokens=20),
     requests=16,
     serial_items=64,
@@ -66,7 +66,7 @@ _NORMAL: Final = Plan(
 )
 _FULL: Final = Plan(
     settings={},
-    without="Segment",
+    without="TestMultiItemSegmentTPURegression",
     shape=Shape(query_tokens=2000, items=500, item_tokens=20),
     requests=64,
     serial_items=64,

@@ -7,11 +7,14 @@ import pytest
 
 from pytest_multiitem.acceptance.curve import curve_of
 from pytest_multiitem.acceptance.derive import derive
+from pytest_multiitem.acceptance.plan import plan_of
 from pytest_multiitem.acceptance.words import CORRECTNESS, NEEDS_A_SERIAL_SERVER, factor, percent, small
 from pytest_multiitem.bench.statistics import ratio_interval
 from pytest_multiitem.comparison.decision import speed
 from pytest_multiitem.reports.answer import lines
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.suites.regression import test_multi_item_regression as suite
 from pytest_multiitem.validation.validate import examine
 
 _INTERVALS = {}
@@ -319,3 +322,10 @@ def test_a_yes_without_any_run_is_refused(path):
         content["given"]["matrix_sha256"] = None
 
     assert "answer is 'YES'; what was measured gives 'UNDECIDED'" in changed(path, change)
+
+
+def test_what_is_left_out_is_whole_classes_of_the_suites():
+    """A part of a name would leave out all tests of servers whose mask has it: ``[attached-segment]``."""
+    for effort in ("quick", "normal", "full"):
+        named = plan_of(Settings(effort=effort)).without.split(" or ")
+        assert all(isinstance(getattr(suite, name), type) and name.startswith("Test") for name in named), named
