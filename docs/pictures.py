@@ -53,11 +53,11 @@ def take(pages: Sequence[Path], into: Path, executable: str) -> list[Path]:
             for page in pages:
                 tab = chromium.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
                 tab.goto(page.resolve().as_uri())
+                tab.add_style_tag(content=_WHOLE)
                 for section in tab.locator("main section").filter(has=tab.locator(_SHOWN)).all():
                     shown = section.locator(_SHOWN).first
-                    if shown.evaluate("each => each.matches('table')"):
-                        tab.set_viewport_size({"width": 2 * _WIDTH, "height": _HEIGHT})
-                        tab.add_style_tag(content=_WHOLE)
+                    wide = 2 if shown.evaluate("each => each.matches('table')") else 1
+                    tab.set_viewport_size({"width": wide * _WIDTH, "height": _HEIGHT})
                     path = into / f"{section.locator('h2').get_attribute('id')}.png"
                     shown.screenshot(path=path)
                     written.append(path)

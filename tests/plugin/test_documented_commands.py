@@ -155,6 +155,12 @@ def test_the_check_sees_what_is_wrong() -> None:
         unknown_options(Line(page, 1, "multiitem lode --url x", {}))
 
 
+@pytest.mark.parametrize("page", ["docs/which-command.md", "docs/reference/cli.md"])
+def test_every_command_is_named(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not [name for name in COMMANDS.commands if not re.search(rf"`multiitem {name}\b", text)]
+
+
 def test_every_line_is_run_or_says_why_not() -> None:
     """By a comment, or because it is of another program, whose words are checked as far as they are ours."""
     open_ends = [
