@@ -249,8 +249,9 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Callable[...,
         "[tool.multiitem]\nproperty_examples = 5\nbench_items = 8\nbench_query_tokens = 20\nitems = [1, 8, 32]\n"
         'query_tokens = 20\nitem_tokens = 4\neffort = "quick"\n'
     )
+    sample = (ROOT / "pytest_multiitem/data/search_sample.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     for name in ("requests.jsonl", "traffic.jsonl"):
-        shutil.copy(ROOT / "pytest_multiitem/data/search_sample.jsonl", work / name)
+        (work / name).write_text("".join(sample[:3]), encoding="utf-8")
     # A little slower one by one, so that a saving shows on a busy machine as well.
     slow = "sleep=0.005"
     urls = server("multi"), server("serial", "--fault", slow), server("multi")
