@@ -6,6 +6,7 @@ program. Comments before a block, or below a page's title for all of its blocks 
 ``<!-- not run: REASON -->``   it needs what a test has not; its options are checked all the same
 ``<!-- run by: TEST -->``      another test runs it
 ``<!-- exits: N -->``          it ends so
+``<!-- before: COMMAND -->``   this is run first: the lines are of what it leaves
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PROGRAMS = ("multiitem", "pytest", "make", "pip", "python", "nox", "curl", "git"
 #: Languages of blocks in which a line is no command.
 _OTHERS = ("python", "toml", "text", "json", "yaml", "ini")
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
-_COMMENT = re.compile(r"<!-- (?P<key>not run|run by|exits): (?P<value>[^\n]*?) -->")
+_COMMENT = re.compile(r"<!-- (?P<key>not run|run by|exits|before): (?P<value>[^\n]*?) -->")
 _ASSIGNED = re.compile(r"^[A-Z_][A-Z0-9_]*=")
 _INLINE = re.compile(r"(?<!`)`((?:multiitem|pytest) [^`\n]*)`(?!`)")
 
@@ -90,6 +91,8 @@ def lines_of(page: Path) -> list[Line]:
         marks = _marks(_before(text, block.start())) or of_page
         first = text.count("\n", 0, block.start()) + 2
         logical = [*_logical(block["body"])]
+        if "before" in marks:
+            found.append(Line(page, first - 2, marks["before"], {}))
         typed = [(number, line[2:]) for number, line in logical if line.startswith("$ ")]
         for number, line in typed or logical:
             made = Line(page, first + number, line, marks)
