@@ -94,7 +94,7 @@ def test_a_matrix_is_a_side_of_a_comparison(work, matrix, server):
     [
         (("--jax-mask-impl", "segment"), "says that its mask impl is dense, but segment was given (--jax-mask-impl)"),
         (("--jax-server-chunk-size", "64"), "its server chunk size is 0, but 64 was given (--jax-server-chunk-size)"),
-        (("--delimiter-token-id", "7"), "its delimiter is 151643, but 7 was given (--delimiter-token-id)"),
+        (("--delimiter-token-id", "7"), "its delimiter is 151643, but 7 was given (--delimiter)"),
         (("--backend", "pytorch", "--jax-mask-impl", "dense"), "--jax-mask-impl is of a JAX server, and this one runs"),
         (("--backend", "jacks"), "--backend 'jacks' is not valid"),
         (("--jax-server-chunk-size", "64,500"), "--jax-server-chunk-size '64,500' is not valid: a server has one"),

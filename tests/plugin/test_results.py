@@ -73,7 +73,7 @@ def test_results_directory_can_be_chosen(project: Project) -> None:
     project.write("test_it.py", VERDICTS)
     result = project.run("test_it.py::test_pass", "--results-dir=elsewhere/deep")
     assert store.read_matrix(project.path / "elsewhere/deep/latest").summary["PASS"] == 1
-    result.stdout.fnmatch_lines(["results: elsewhere/deep/*/report.md, matrix.json"])
+    result.stdout.fnmatch_lines(["results: elsewhere/deep/*/report.html, report.md, matrix.json"])
     assert not (project.path / "multiitem-results").exists()
 
 
