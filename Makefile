@@ -30,9 +30,11 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The gates on builds with every known fault: each must be seen. A small part of it is in `make test`.
+# The gates on builds with every known fault: each must be seen. A small part of it is in `make test`. On one backend:
+# make power POWER="--backend jax"
+POWER ?=
 power: $(READY)
-	$(BIN)/multiitem power
+	$(BIN)/multiitem power $(POWER)
 
 # Random wrong rows before healthy servers, and as many healthy servers: all of the first must FAIL, all of the second
 # pass. A shorter one: make field FIELD="--faults 20 --healthy 20"
