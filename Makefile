@@ -22,7 +22,7 @@ test: $(READY) lint
 
 # The project's own tests that `make test` leaves out because they take long.
 slow: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile -m slow tests/unit tests/plugin
+	$(BIN)/pytest -n 2 --dist loadfile -m slow -rs tests/unit tests/plugin
 
 lint: $(READY)
 	$(BIN)/ruff check .
