@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint mutation power field tpu engines bench clean
+.PHONY: demo test slow lint mutation power field tpu engines bench docs clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -61,6 +61,11 @@ mutation: $(READY)
 engines:
 	engines/sglang-cpu.sh
 	@echo "pytest --engine sglang --engine-python .engines/sglang-0.5.23/bin/python"
+
+# The documentation as a site, in build/site. A warning fails: a link that leads nowhere, a page that is on no map.
+docs: $(READY)
+	$(BIN)/python -m pip install -qq -c constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # How fast the embedded engines are beside what one would use instead: about 12 minutes on two cores with nothing else
 # running. Exit status 1: a target is missed. With the real sglang where `make engines` has built its environment.

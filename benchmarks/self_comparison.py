@@ -34,7 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     settings = resolve({"multiitem_backend": options.backend, "multiitem_views": "portable"}, {}, {})
     (side,) = sides_of(settings, choose_engine("embedded"))
-    request = workload.generate(query_tokens=options.query_tokens, num_items=options.items).requests[0]
+    requests = workload.generate(query_tokens=options.query_tokens, num_items=options.items).requests
     found = []
     with tempfile.TemporaryDirectory() as directory:
         connected = Connected(side, Path(directory))
@@ -42,7 +42,7 @@ def main() -> int:
             target = connected.open()
             for number in range(options.times):
                 both = sample(
-                    [(target, options.items)] * 2, request, warmup_runs=int(number == 0), timed_runs=options.runs
+                    [(target, options.items)] * 2, requests, warmup_runs=int(number == 0), timed_runs=options.runs
                 )
                 rows = list(map(row_of, both))
                 found.append(versus(*rows))

@@ -35,15 +35,19 @@ _HEAD = """\
 
 <!-- Written by docs/generate.py from pytest_multiitem.settings.settings; do not edit by hand. -->
 
-Every setting has four names. The first that is given wins:
+Every setting has four names, and a fifth in `pyproject.toml`. The first that is given wins:
 
 1. the command line: the canonical name, or the short one where it exists and no other plugin owns it,
 2. the environment variable (an empty one counts as not given),
-3. the ini key, under `[pytest]` in `pytest.ini` or `[tool.pytest.ini_options]` in `pyproject.toml`,
-4. the default.
+3. `[tool.multiitem]` in the nearest `pyproject.toml`, under the setting's own name: `mask_impl = ["segment"]`; commands
+   read it too,
+4. the ini key, under `[pytest]` in `pytest.ini` or `[tool.pytest.ini_options]` in `pyproject.toml`,
+5. the default.
 
-- The run's header prints each setting that is not the default, with where it came from. `matrix.json` and
-  `report.md` hold all of them.
+- The run's header prints each setting that is not the default, with where it came from; all of them with
+  `--multiitem-header=full`. `matrix.json` and `report.md` hold all of them.
+- In `[tool.multiitem]`, a list is an array, a switch `true` or `false`, pairs are a table, and a path is relative to
+  the file. A key that is no setting, or a value of another type, ends the run before it starts.
 - A value that is not valid ends the run before it starts (exit status 4). The message names the value, where it
   came from, and the valid ones.
 - Lists are separated by commas. A switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`; on the command

@@ -33,6 +33,8 @@ pytest_report_collectionfinish = summary.header
 pytest_runtest_setup = pytest.hookimpl(tryfirst=True)(collection.refuse_or_pass)
 pytest_report_teststatus = verdicts.status
 pytest_terminal_summary = summary.summarise
+# trylast: pytest's terminal says there what has interrupted a run
+pytest_unconfigure = pytest.hookimpl(trylast=True)(summary.close)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

@@ -26,6 +26,8 @@ TARGET = PACKAGE / "engine" / "data"
 
 MERGES = 2_000
 PINNED = {"Yes": 9_454, "No": 2_753}
+#: The labels of Qwen3-Reranker: no word of the training text is to become rarer for them, so their merges come last.
+APPENDED = {"yes": (("y", "es"), 9_693), "no": (("n", "o"), 9_694)}
 SPECIAL = {"<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645}
 
 ENGLISH = """
@@ -195,13 +197,17 @@ def build() -> dict[str, Any]:
     tokenizer = trained()
     model = tokenizer["model"]
     missing = [label for label in PINNED if label not in model["vocab"]]
+    if any(label in model["vocab"] for label in APPENDED):
+        raise SystemExit(f"training already gives a token for one of {[*APPENDED]}: pin it instead")
     if missing or len(model["merges"]) != MERGES:
         raise SystemExit(f"training gave {len(model['merges'])} merges and no token for {missing}")
     plain = sorted((token for token in model["vocab"] if token not in PINNED), key=model["vocab"].get)
     # A special token keeps its id on loading only if the model's own vocabulary has it as well.
-    vocab = {token: index for index, token in enumerate(plain)} | PINNED | SPECIAL
+    appended = {label: index for label, (_, index) in APPENDED.items()}
+    vocab = {token: index for index, token in enumerate(plain)} | PINNED | appended | SPECIAL
     model["vocab"] = dict(sorted(vocab.items(), key=lambda entry: entry[1]))
     model["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    model["merges"] += [" ".join(pair) for pair, _ in APPENDED.values()]
     tokenizer["added_tokens"] = [{"id": index, **_special(token)} for token, index in SPECIAL.items()]
     return tokenizer
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pytest_multiitem import adapters
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.errors import Origin
+from pytest_multiitem.errors import Origin, UsageError
 from pytest_multiitem.registry import Registry, modules_of
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
@@ -131,6 +131,15 @@ class Engine:
     @property
     def _own(self) -> dict[str, tuple[str, ...]]:
         return {"backend": self.backends, "mask_impl": self.masks}
+
+    def elsewhere(self, *, python: str | None = None, checkout: Path | None = None) -> Self:
+        """This engine as another interpreter runs it, or from the sources of a checkout; what else the settings say
+        holds. Raises UsageError where it has no such thing."""
+        word = "python=" if checkout is None else "checkout="
+        raise UsageError(
+            f"engine {self.name} is not started from launch profiles, so {word} cannot vary it; give the addresses of "
+            "servers that run already: url=URL"
+        )
 
     def unavailable(self, profile: Profile, settings: Settings) -> str | None:
         """Why such a server cannot run here, and what to do about it; None where it can."""

@@ -16,7 +16,8 @@ _TIMEOUT = 120.0  # seconds; a cold disk makes even this slow
 #: Runs in the engine's interpreter: reads metadata and source files, imports nothing of the engine.
 _QUESTION = """
 import importlib.metadata, importlib.util, json, pathlib, platform, re, sys
-package, sources, *names = sys.argv[1:]
+root, package, sources, *names = sys.argv[1:]
+sys.path[:0] = [root] * bool(root)
 versions = {}
 for name in names:
     try:
@@ -32,18 +33,20 @@ for path in (path for root in roots for pattern in sources.split() for path in r
     # Newer versions derive a flag from every field of their argument classes.
     flags.update(name.replace("_", "-") for name in re.findall(r"^    ([a-z][a-z0-9_]*)[ ]*:", text, re.M))
 answer = {"python": platform.python_version(), "versions": versions, "flags": sorted(flags), "found": bool(spec)}
+answer["places"] = list(map(str, roots))
 print(json.dumps(answer))
 """
 
 
 @dataclass(frozen=True)
 class Installed:
-    """One engine as it is installed: its version, the flags it knows, and the packages around it."""
+    """One engine as it is installed: its version, the flags it knows, the packages around it, and where it lies."""
 
     python: str
     version: str
     flags: frozenset[str]
     packages: Mapping[str, str]
+    places: tuple[str, ...] = ()
 
     def lacking(self, flags: Iterable[str]) -> list[str]:
         """Those of ``flags`` that this version does not know."""
@@ -51,14 +54,17 @@ class Installed:
 
 
 @cache
-def inspect(python: str, package: str, sources: str, distribution: str, further: tuple[str, ...] = ()) -> Installed:
+def inspect(
+    python: str, package: str, sources: str, distribution: str, further: tuple[str, ...] = (), root: str = ""
+) -> Installed:
     """Ask the interpreter ``python`` for an engine.
 
     ``package``: its import name; ``sources``: patterns of the files below it that define the launch flags;
     ``distribution``: its name in package metadata; ``further``: packages whose versions belong into the
-    results. Raises EngineUnavailable where the interpreter does not run or lacks the engine.
+    results. ``root``: a directory that comes before what is installed. Raises EngineUnavailable where the interpreter
+    does not run or lacks the engine.
     """
-    command = [python, "-I", "-c", _QUESTION, package, sources, distribution, *further]
+    command = [python, "-I", "-c", _QUESTION, root, package, sources, distribution, *further]
     try:
         # -I: the caller's PYTHONPATH and directory must not stand for what the environment holds.
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
@@ -81,4 +87,5 @@ def inspect(python: str, package: str, sources: str, distribution: str, further:
             "another interpreter: --engine-python PATH"
         )
     packages = {"python": answer["python"], **versions}
-    return Installed(str(Path(python)), versions.get(distribution, "unknown"), frozenset(answer["flags"]), packages)
+    version, flags = versions.get(distribution, "unknown"), frozenset(answer["flags"])
+    return Installed(str(Path(python)), version, flags, packages, tuple(answer.get("places", ())))

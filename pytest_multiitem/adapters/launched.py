@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping
@@ -9,7 +10,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from pytest_multiitem.adapters import profiles
 from pytest_multiitem.adapters.base import Engine, Profile, choose_engine
@@ -32,6 +34,12 @@ class LaunchedEngine(Engine):
 
     #: Environment variables of every server of this engine.
     environment: Mapping[str, str] = {}
+    #: The engine's import name.
+    package: str
+    #: Where the package's sources lie that servers run instead of those that are installed; None: what is installed.
+    root: Path | None = None
+    #: What guards an environment: neither the directory of the run nor this interpreter's path may shadow its modules.
+    guarded: Mapping[str, str] = {"PYTHONSAFEPATH": "1", "PYTHONPATH": ""}
 
     def fit(self, settings: Settings) -> Settings:
         """The profiles in use have a say as well."""
@@ -40,6 +48,26 @@ class LaunchedEngine(Engine):
     def fit_to_show(self, settings: Settings) -> Settings:
         """As `fit`, for a command line that is only shown: its engine need not be installed."""
         return self.fit(settings)
+
+    def elsewhere(self, *, python: str | None = None, checkout: Path | None = None) -> Self:
+        """A copy whose servers run in an environment of their own, and from a checkout's sources where one is given."""
+        other = copy.copy(self)
+        if checkout is not None:
+            other.root = self._sources_in(checkout)
+        other.environment = {**self.environment, **self.guarded}
+        if other.root is not None:
+            other.environment = {**other.environment, "PYTHONPATH": str(other.root)}
+        return other
+
+    def _sources_in(self, checkout: Path) -> Path:
+        """The directory of a checkout from which the package is imported, by the usual layouts."""
+        for place in (checkout, checkout / "python", checkout / "src"):
+            if (place / self.package / "__init__.py").is_file():
+                return place.resolve()
+        raise UsageError(
+            f"{checkout} is no checkout of {self.name}: expected {self.package}/__init__.py in it, in python/ or in "
+            "src/; name the directory that was cloned: checkout=DIR"
+        )
 
     def program(self, profile: Profile, settings: Settings) -> list[str]:
         """The command before the profile's flags: interpreter and module."""
@@ -117,12 +145,10 @@ class InstalledEngine(LaunchedEngine):
     """
 
     module: str
-    package: str
     sources: str
     distribution: str
     surroundings: tuple[str, ...]
-    # Neither the directory of the run nor this interpreter's path may shadow the engine's modules.
-    environment: Mapping[str, str] = {"PYTHONSAFEPATH": "1", "PYTHONPATH": ""}
+    environment: Mapping[str, str] = LaunchedEngine.guarded
     #: What the server logs when it refuses its own arguments; its words are the first group.
     refusals: tuple[re.Pattern[str], ...] = ()
 
@@ -151,7 +177,8 @@ class InstalledEngine(LaunchedEngine):
 
     def installed(self, settings: Settings) -> Installed:
         """The engine in the interpreter that the settings name. Raises EngineUnavailable."""
-        return inspect(str(settings.engine_python), self.package, self.sources, self.distribution, self.surroundings)
+        python, root = str(settings.engine_python), str(self.root or "")
+        return inspect(python, self.package, self.sources, self.distribution, self.surroundings, root)
 
     def version(self, settings: Settings) -> str | None:
         """As it is installed. Raises EngineUnavailable."""

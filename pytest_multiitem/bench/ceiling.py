@@ -67,13 +67,38 @@ class Bound:
             cached_query=self.cached_by is not None,
         )
 
-    def share_of_roofline(self, case: Case, seconds: float) -> float | None:
-        """Operations that a request's scores need, over ``seconds``, over the device's rate."""
+    def ceiling_of(self, cases: Sequence[Case]) -> float | None:
+        """Of several requests together: the operations of all, over those of all packed."""
+        if len(cases) == 1:
+            return self.ceiling(cases[0])
+        ceilings = [self.ceiling(case) for case in cases]
+        if self.config is None or any(ceiling is None for ceiling in ceilings):
+            return None
+        packed = [self._packed(self.config, case) for case in cases]
+        return sum(work * (ceiling or 0.0) for work, ceiling in zip(packed, ceilings, strict=True)) / sum(packed)
+
+    def share_of_roofline(self, cases: Sequence[Case], seconds: float) -> float | None:
+        """Operations that the scores of requests need, over ``seconds``, over the device's rate."""
         if self.config is None or self.rate is None or not seconds > 0:
             return None
+        config = self.config
+        return sum(self._packed(config, case) for case in cases) / seconds / self.rate
+
+    def _packed(self, config: ModelConfig, case: Case) -> float:
         labels, semantics = len(case.labels), self.semantics
-        work = flops.packed(self.config, len(case.query), _lengths(case), labels=labels, semantics=semantics)
-        return work.total / seconds / self.rate
+        return flops.packed(config, len(case.query), _lengths(case), labels=labels, semantics=semantics).total
+
+    def unreachable_with(self, cases: Sequence[Case], limit: float, *, max_tokens: int | None = None) -> str | None:
+        """As `unreachable`, of the requests that N items are sent in."""
+        if len(cases) == 1:
+            return self.unreachable(cases[0], limit, max_tokens=max_tokens)
+        ceiling = self.ceiling_of(cases)
+        if ceiling is None or ceiling >= limit:
+            return None
+        return (
+            f"packing saves at most {ceiling:.3g} times the operations of these {len(cases)} requests with this model; "
+            "requests with a longer query, or with more items each, can decide"
+        )
 
     def unreachable(self, case: Case, limit: float, *, max_tokens: int | None = None) -> str | None:
         """Why the shape of a request cannot decide whether a server reaches ``limit``, and which one can; None where it

@@ -115,7 +115,7 @@ _Sides = Sequence[tuple[Target, list[PreparedRequest], _Size]]
 def measure_curves(
     serial: Target,
     multis: Sequence[Target],
-    case_of: Callable[[int], Case],
+    cases_of: Callable[[int], Sequence[Case]],
     *,
     counts: Sequence[int],
     warmup_runs: int,
@@ -126,10 +126,11 @@ def measure_curves(
 
     Each timed block runs the serial side and every multi side once, in an order that turns round
     from block to block, so that drift of the machine hits all alike. Requests are encoded before
-    the clock starts and answers are read after it stops. ``case_of`` and ``timed_runs`` give the
-    request and the number of blocks for each N in ``counts``; ``further_runs`` is asked once for every
-    finished point, and the largest answer is measured in addition. A first block that was slow on every side was the
-    machine's doing, or came before all servers were warm: it is set aside, once, and another one timed in its place.
+    the clock starts and answers are read after it stops. ``cases_of`` and ``timed_runs`` give the
+    requests that N items are sent in, and the number of blocks, for each N in ``counts``; ``further_runs`` is asked
+    once for every finished point, and the largest answer is measured in addition. A first block that was slow on every
+    side was the machine's doing, or came before all servers were warm: it is set aside, once, and another one timed in
+    its place.
     An N that a server refuses for its size has a point that says so, and the others are measured. Raises ScoreFailure
     for any other request that is not answered.
     """
@@ -138,16 +139,17 @@ def measure_curves(
     with ExitStack() as stack:
         attestations = {multi.profile: stack.enter_context(multi.attest()) for multi in multis}
         for count in counts:
-            case = case_of(count)
-            singles = [prepare(case.query, [item], case.labels) for item in case.items]
-            whole = [prepare(case.query, case.items, case.labels)]
-            one = (len(case.query) + max(map(len, case.items), default=0), 1)
-            all_items = (len(case.query) + sum(map(len, case.items)), len(case.items))
+            cases = cases_of(count)
+            singles = [prepare(case.query, [item], case.labels) for case in cases for item in case.items]
+            whole = [prepare(case.query, case.items, case.labels) for case in cases]
+            one = (max(len(case.query) + max(map(len, case.items), default=0) for case in cases), 1)
+            most = max(len(case.items) for case in cases)
+            all_items = (max(len(case.query) + sum(map(len, case.items)) for case in cases), most)
             sides = [(serial, singles, one), *((multi, whole, all_items) for multi in multis)]
             times: _Times = {target.profile: [] for target, _, _ in sides}
             limits.refused = {}
             for _ in range(warmup_runs):
-                limits.run(serial, one_of_each_shape(case), one)
+                limits.run(serial, one_of_each_shape(*cases), one)
                 for multi in multis:
                     limits.run(multi, whole, all_items)
             _time_blocks(sides, timed_runs(count), times, limits)
@@ -225,10 +227,10 @@ def _points(
     return points
 
 
-def one_of_each_shape(case: Case) -> list[PreparedRequest]:
-    """One-item requests of every item length: enough to warm up all N of them."""
-    items = {len(item): item for item in case.items}
-    return [prepare(case.query, [item], case.labels) for item in items.values()]
+def one_of_each_shape(*cases: Case) -> list[PreparedRequest]:
+    """One-item requests of every length of query and item: enough to warm up all N of them."""
+    shapes = {(len(case.query), len(item)): (case, item) for case in cases for item in case.items}
+    return [prepare(case.query, [item], case.labels) for case, item in shapes.values()]
 
 
 def run_requests(target: Target, requests: Sequence[PreparedRequest]) -> float:

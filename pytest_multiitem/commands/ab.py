@@ -1,4 +1,4 @@
-"""``multiitem ab``: two settings of one server, in interleaved runs."""
+"""``multiitem ab``: two servers that differ in one thing, in interleaved runs."""
 
 from __future__ import annotations
 
@@ -22,21 +22,31 @@ class AbMode(StrEnum):
     SERIAL = "serial"
 
 
+_WHAT = (
+    "url=URL of a server that runs already, python=PATH of an interpreter, checkout=DIR of the engine's sources, or an "
+    "environment variable of a setting; repeatable."
+)
+
+
 @takes_run_options
 def ab(
-    a: Annotated[list[str], typer.Option("--a", metavar="NAME=VALUE", help="A variable of arm A; repeatable.")],
-    b: Annotated[list[str], typer.Option("--b", metavar="NAME=VALUE", help="A variable of arm B; repeatable.")],
-    mode: Annotated[AbMode, typer.Option(help="Which benchmark: packed, prefill_extend or serial.")] = AbMode.PACKED,
+    a: Annotated[list[str], typer.Option("--a", metavar="NAME=VALUE", help=f"What makes arm A: {_WHAT}")],
+    b: Annotated[list[str], typer.Option("--b", metavar="NAME=VALUE", help=f"What makes arm B: {_WHAT}")],
+    mode: Annotated[
+        AbMode, typer.Option("--benchmark", help="Which benchmark: packed, prefill_extend or serial.")
+    ] = AbMode.PACKED,
     output_json: Annotated[Path | None, typer.Option(help="Write all samples and the result here.")] = None,
     *,
     given: Mapping[str, str | None],
 ) -> None:
-    """Compare two settings of one server by environment variables, in interleaved runs of the benchmark's request.
+    """Compare two servers, old (A) against new (B), in interleaved runs: how far their scores are apart, and which is
+    faster. They differ by address (url=), interpreter (python=), checkout (checkout=) or environment variables.
 
-    Further options are those of a run, for both arms: --backend pytorch, --multiitem-bench-timed-runs 9, …
+    Further options are those of a run, for both arms: --backend pytorch, --workload FILE,
+    --multiitem-bench-timed-runs 9, …
 
-    Exit status 0: both arms ran as asked. 1: a run failed, its scores are wrong, or another path ran than the one asked
-    for.
+    Exit status 0: both arms ran as asked and score alike. 1: a run failed, scores are wrong or not alike, or another
+    path ran than the one asked for. 2: what is given makes no pair.
     """
     from pytest_multiitem.comparison.measuring import arms
     from pytest_multiitem.evaluation.records import check_writable
@@ -52,8 +62,9 @@ def ab(
     measured = arms.measure(pair, directory)
     for line in [*terminal_table(*arms.table(measured)), *arms.lines(measured)]:
         say(line)
-    if output_json is not None:
-        write_record(output_json, measured.record)
+    for path in (directory / "ab.json", output_json):
+        if path is not None:
+            write_record(path, measured.record)
     wrong = arms.problems(measured)
     for problem in wrong:
         say(f"multiitem: {problem}", err=True)

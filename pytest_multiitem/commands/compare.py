@@ -27,9 +27,11 @@ def compare_run(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.comparison.measuring.runner import compare
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.comparison import comparison_lines, publish
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
+    from pytest_multiitem.traffic.loading import fitted
 
-    settings = resolve(given, {})
+    settings = fitted(resolve(given, {}, project=project_settings(Path.cwd())))
     check_backends(settings)
     engine = choose_engine(settings.engine)
     settings = engine.with_own_names(settings)
@@ -43,11 +45,11 @@ def compare_run(given: Mapping[str, str | None]) -> None:
         say(line)
     if outcome.unwritten is not None:
         raise outcome.unwritten
-    directory, here = outcome.directory, Path.cwd()
-    say(f"results: {directory.relative_to(here) if directory.is_relative_to(here) else directory}/")
     status, reasons = exit_status(outcome, settings)
     for reason in reasons:
         say(f"multiitem: {reason}", err=True)
+    directory, here = outcome.directory, Path.cwd()
+    say(f"results: {directory.relative_to(here) if directory.is_relative_to(here) else directory}/")
     raise typer.Exit(status)
 
 

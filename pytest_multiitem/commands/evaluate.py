@@ -39,19 +39,19 @@ _OPTIONS = {
     "query_tokens": setting_option("query_tokens", "query length, timed"),
     "item_tokens": setting_option("item_tokens", "item length, timed"),
     "items": setting_option("items", "item counts N that are timed"),
-    "timed_runs": setting_option("bench_timed_runs"),
-    "warmup_runs": setting_option("bench_warmup_runs"),
+    "bench_timed_runs": setting_option("bench_timed_runs"),
+    "bench_warmup_runs": setting_option("bench_warmup_runs"),
     "model": typer.Option(metavar="NAME", help=f"Name of the model (default: {SERVER_SAYS})."),
     "backend": typer.Option(metavar="NAME", help=f"What serves: jax, pytorch, … (default: {SERVER_SAYS})."),
     "engine": typer.Option(metavar="NAME", help="Engine that serves, embedded, sglang or sgl-jax: read its own words."),
     "vocab_size": setting_option("vocab_size", "token ids to draw from", default=f"{SERVER_SAYS}, else 30000"),
     "workload": setting_option("workload", default="built-in requests"),
-    "timeout": setting_option("request_timeout"),
+    "workload_sample": setting_option("workload_sample"),
+    "tokenizer": setting_option("tokenizer", default="the served model's, where it lies on this machine"),
+    "request_timeout": setting_option("request_timeout"),
     "api_key_env": setting_option("api_key_env", "environment variable with the server's API key"),
     "ca_file": setting_option("ca_file", default="the usual ones"),
 }
-#: The settings of those that have another name.
-_SETTINGS = {"timed_runs": "bench_timed_runs", "warmup_runs": "bench_warmup_runs", "timeout": "request_timeout"}
 
 
 @partial(with_options, options=_OPTIONS)
@@ -69,13 +69,14 @@ def evaluate(
     """
     from pytest_multiitem.evaluation import run
     from pytest_multiitem.targets.attach import settings_of
+    from pytest_multiitem.traffic.loading import fitted
 
     check_backend(given["backend"])
     values = {}
     for name, text in given.items():
-        flag, setting = "--" + name.replace("_", "-"), _SETTINGS.get(name, name)
-        values[setting] = flag, None if text is None else parse_value(flag, setting, text)
-    settings = settings_of(values)
+        flag = "--" + name.replace("_", "-")
+        values[name] = flag, None if text is None else parse_value(flag, name, text)
+    settings = fitted(settings_of(values), starts_servers=False)
     evaluation = run.evaluate(
         settings,
         mode=mode.value,
@@ -118,7 +119,6 @@ def combine(
     reference: Annotated[
         str | None,
         typer.Option(
-            "--reference",
             "--torch-model",
             metavar="MODEL",
             help="Compute the torch reference with transformers: directory or hub id.",
@@ -128,10 +128,11 @@ def combine(
     """Join the evaluations of a multi-item and a serial server, and compare with a torch reference."""
     from pytest_multiitem.evaluation import combine as joining
     from pytest_multiitem.evaluation import consistency, public_files, validity
+    from pytest_multiitem.reports.html.chapters import write_beside
     from pytest_multiitem.results.store import write_record
 
     if torch_serial is not None and reference is not None:
-        raise UsageError("--torch-serial and --reference are two ways to one torch reference; give one of them")
+        raise UsageError("--torch-serial and --torch-model are two ways to one torch reference; give one of them")
     outputs = [
         path for path in (output_json, output_multi_vs_serial_json, output_jax_torch_parity_json) if path is not None
     ]
@@ -142,7 +143,9 @@ def combine(
     if output_jax_torch_parity_json is not None and torch_serial is None and reference is None:
         reference = ours.evaluation.model
         if reference is None:
-            raise UsageError(f"{multi} names no model to compute a torch reference of; name it with --reference MODEL")
+            raise UsageError(
+                f"{multi} names no model to compute a torch reference of; name it with --torch-model MODEL"
+            )
     if torch_serial is not None or reference is not None:
         from pytest_multiitem.evaluation import reference as references
 
@@ -155,6 +158,7 @@ def combine(
     combined = joining.combine(ours, theirs, torch)
     if output_json is not None:
         write_record(output_json, combined)
+        outputs.append(write_beside(output_json, combined))
     if output_multi_vs_serial_json is not None:
         write_record(output_multi_vs_serial_json, public_files.multi_vs_serial(combined, ours, theirs))
     if output_jax_torch_parity_json is not None and torch is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -36,10 +37,11 @@ def launch(
     profiles. Further options are those of a run: --model DIR, --engine-python PATH, --multiitem-delimiter ID, …"""
     from pytest_multiitem.adapters.launched import launch_of  # numpy comes with the adapters
     from pytest_multiitem.adapters.profiles import read_profiles
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
     from pytest_multiitem.untrusted.secrets import redacted_command
 
-    settings = resolve(given, {})
+    settings = resolve(given, {}, project=project_settings(Path.cwd()))
     if profile is None:
         for each in read_profiles(settings.profiles).values():
             say(f"{each.name:<22} {each.engine:<9} {each.role:<7} {each.about}")

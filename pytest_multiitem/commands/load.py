@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -39,13 +40,25 @@ def load(
     workload: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A canonical workload, sent in turn (default: one made of the options below)."
+            metavar="FILE",
+            help="Your own requests, sent in turn: JSON lines, or a canonical workload (default: requests made of the "
+            "options below).",
+        ),
+    ] = None,
+    workload_sample: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Requests drawn of them, by the seed (default: all)."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="What makes token ids of text (default: the served model's, where it lies here)."
         ),
     ] = None,
     query_tokens: options.QueryTokens = options.DEFAULTS.bench_query_tokens,
     num_items: Annotated[int, typer.Option(min=1, help="Items.")] = options.DEFAULTS.bench_items,
     item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
-    labels: options.Labels = options.LABELS,
+    labels: options.LabelsIfGiven = None,
     delimiter: Annotated[
         int | None, typer.Option(min=0, help=f"Delimiter token id, kept out of the content ({_DEFAULT_DELIMITER}).")
     ] = None,
@@ -58,7 +71,7 @@ def load(
     vocab_size: Annotated[
         int | None, typer.Option(min=2, help="Token ids to draw from (default: what the server says, else 30000).")
     ] = None,
-    timeout: options.Timeout = options.DEFAULTS.request_timeout,
+    request_timeout: options.Timeout = options.DEFAULTS.request_timeout,
     output_json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the measurement is written.")] = None,
     api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
     ca_file: options.CaFile = None,
@@ -72,12 +85,15 @@ def load(
     from pytest_multiitem.bench.load_records import Level
     from pytest_multiitem.comparison import workload as canonical
     from pytest_multiitem.comparison.measuring.rows import chunked
+    from pytest_multiitem.comparison.own_requests import canonical_of
     from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.blocks import terminal_table
+    from pytest_multiitem.reports.html.chapters import write_beside
     from pytest_multiitem.reports.load import HEADER, remarks, table
     from pytest_multiitem.results.store import write_record
     from pytest_multiitem.targets.attach import attach, base_url, client_of, settings_of
+    from pytest_multiitem.traffic.loading import fitted
     from pytest_multiitem.transport.address import api_key
 
     address = base_url(url)
@@ -87,22 +103,31 @@ def load(
         duration=duration,
         objective_ms=latency_objective_ms,
         seed=seed,
-        timeout=timeout,
+        timeout=request_timeout,
     )
     if output_json is not None:
         check_writable(output_json)
-    own = {"delimiter": delimiter, "vocab_size": vocab_size, "api_key_env": api_key_env, "ca_file": ca_file}
-    settings = settings_of({name: (f"--{name.replace('_', '-')}", value) for name, value in own.items()})
-    with client_of(address, settings, timeout=min(timeout, _INFO_TIMEOUT)) as client:
+    own = {
+        "delimiter": delimiter, "vocab_size": vocab_size, "api_key_env": api_key_env, "ca_file": ca_file, "seed": seed,
+        "workload": None if workload is None else options.parse_value("--workload", "workload", str(workload)),
+        "workload_sample": workload_sample, "tokenizer": tokenizer,
+        "labels": None if labels is None else options.parse_value("--labels", "labels", labels),
+    }  # fmt: skip
+    given = settings_of({name: (f"--{name.replace('_', '-')}", value) for name, value in own.items()})
+    settings = fitted(given, starts_servers=False)
+    with client_of(address, settings, timeout=min(request_timeout, _INFO_TIMEOUT)) as client:
         target = attach(None, client, settings, None)
-        if workload is not None:
-            work = canonical.read(workload).record
+        settings = replace(settings, delimiter=target.delimiter)
+        drawn = canonical_of(settings, served=target.model, vocab_size=target.vocab_size)
+        if drawn is not None and drawn.source is not None:
+            work = drawn
+            say(f"requests: {drawn.source.words}")
         else:
             work = canonical.generate(
                 query_tokens=query_tokens,
                 num_items=num_items,
                 item_tokens=item_tokens,
-                labels=options.parse_value("--labels", "labels", labels),
+                labels=settings.labels,
                 delimiter=target.delimiter,
                 seed=seed,
                 vocab_size=target.vocab_size,
@@ -111,7 +136,7 @@ def load(
     requests = [
         prepared
         for request in work.requests
-        for prepared in chunked(request, client_chunk_size or max(1, len(request.items_token_ids)))[0]
+        for prepared in chunked([request], client_chunk_size or max(1, len(request.items_token_ids)))[0]
     ]
     finished: list[Level] = []
     try:
@@ -131,7 +156,7 @@ def load(
         say(line)
     if output_json is not None:
         write_record(output_json, report)
-        say(f"wrote {output_json}")
+        say(f"wrote {output_json}, {write_beside(output_json, report)}")
     barren = [level.label for level in report.levels if not level.successful]
     if barren:
         say(f"multiitem: {address}: no request succeeded at {', '.join(barren)}", err=True)

@@ -29,11 +29,11 @@ class View(StrEnum):
 _ASKED = "of a JAX server: the {} that it was started with; what it says otherwise is an error"
 #: The options that are settings of a run, by their parameters.
 _OPTIONS = {
-    "client_chunk_sizes": setting_option("compare_chunk_sizes", default="all, the contract's ten"),
-    "warmup_runs": setting_option("bench_warmup_runs", "untimed runs before the timed ones of a row"),
-    "timed_runs": setting_option("bench_timed_runs", "timed runs of a row of the sweep"),
-    "timed_runs_confirm": setting_option("confirm_runs", "timed runs of a row that is confirmed"),
-    "timeout_sec": setting_option("request_timeout"),
+    "compare_chunk_sizes": setting_option("compare_chunk_sizes", default="all, the contract's ten"),
+    "bench_warmup_runs": setting_option("bench_warmup_runs", "untimed runs before the timed ones of a row"),
+    "bench_timed_runs": setting_option("bench_timed_runs", "timed runs of a row of the sweep"),
+    "confirm_runs": setting_option("confirm_runs", "timed runs of a row that is confirmed"),
+    "request_timeout": setting_option("request_timeout"),
     "backend": typer.Option(metavar="NAME", help=f"What serves: jax, pytorch, … (default: {SERVER_SAYS})."),
     "engine": typer.Option(metavar="NAME", help="Engine that serves, embedded, sglang or sgl-jax: read its own words."),
     "jax_server_chunk_size": setting_option("server_chunk_size", _ASKED.format("chunk size"), default=SERVER_SAYS),
@@ -41,7 +41,10 @@ _OPTIONS = {
     "jax_segment_fallback_threshold": setting_option(
         "segment_threshold", _ASKED.format("segment fallback threshold"), default=SERVER_SAYS
     ),
-    "delimiter_token_id": setting_option("delimiter", default=f"{SERVER_SAYS}, else the workload's"),
+    "labels": setting_option("labels", default="those of the workload, line by line"),
+    "tokenizer": setting_option("tokenizer", default="the served model's, where it lies on this machine"),
+    "workload_sample": setting_option("workload_sample"),
+    "delimiter": setting_option("delimiter", default=f"{SERVER_SAYS}, else the workload's"),
     "serial_url": setting_option("serial_url", "a serial server of the same model, for the matrix's own reference"),
     "cost_per_hour": typer.Option(metavar="USD", help="US dollars an hour of the machine: adds what a run costs."),
     "api_key_env": setting_option("api_key_env", "environment variable with the server's API key"),
@@ -49,10 +52,8 @@ _OPTIONS = {
 }
 #: The settings of those that have another name.
 _SETTINGS = {
-    "client_chunk_sizes": "compare_chunk_sizes", "warmup_runs": "bench_warmup_runs", "timed_runs": "bench_timed_runs",
-    "timed_runs_confirm": "confirm_runs", "timeout_sec": "request_timeout",
     "jax_server_chunk_size": "server_chunk_size", "jax_mask_impl": "mask_impl",
-    "jax_segment_fallback_threshold": "segment_threshold", "delimiter_token_id": "delimiter",
+    "jax_segment_fallback_threshold": "segment_threshold",
 }  # fmt: skip
 #: What was asked of a JAX server, by its name in a matrix.
 _RECORDED = {
@@ -66,8 +67,10 @@ _ONE = ("jax_server_chunk_size", "jax_mask_impl")
 
 @partial(with_options, options=_OPTIONS)
 def matrix(
-    base_url: Annotated[str, typer.Option(metavar="URL", help="Address of the running server.")],
-    workload_json: Annotated[str, typer.Option(metavar="FILE", help="A canonical workload; its first request counts.")],
+    url: Annotated[str, typer.Option(metavar="URL", help="Address of the running server.")],
+    workload: Annotated[
+        str, typer.Option(metavar="FILE", help="Your own requests: JSON lines, or a canonical workload.")
+    ],
     output_json: Annotated[Path, typer.Option(metavar="FILE", help="Where the matrix is written.")],
     output_markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where its report is written (default: nowhere).")
@@ -94,14 +97,14 @@ def matrix(
     from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.score_matrix import score_matrix_markdown
     from pytest_multiitem.results.store import write_atomically
-    from pytest_multiitem.targets.attach import base_url as address_of
+    from pytest_multiitem.targets.attach import base_url
 
-    url = address_of(base_url, "--base-url")
-    settings = _settings(given, workload_json, evaluation_view, fresh=fresh)
+    address = base_url(url)
+    settings = _settings(given, workload, evaluation_view, fresh=fresh)
     check_backend(given["backend"])
     engine = choose_engine(settings.engine)
     _check_outputs(output_json, output_markdown, force=force)
-    settings = one_matrix.known_server(url, settings, engine)
+    settings = one_matrix.known_server(address, settings, engine)
     stated = _stated(given, server_config_note, settings)
     try:
         with ProgressBar() as bar:
@@ -123,9 +126,10 @@ def matrix(
 def _settings(given: Mapping[str, str | None], workload: str, view: View, *, fresh: bool) -> Settings:
     """The settings of the one side. Raises UsageError for a value that is not valid."""
     from pytest_multiitem.targets.attach import settings_of
+    from pytest_multiitem.traffic.loading import fitted
 
     values: dict[str, tuple[str, Any]] = {
-        "workload": ("--workload-json", parse_value("--workload-json", "workload", workload)),
+        "workload": ("--workload", parse_value("--workload", "workload", workload)),
         "views": ("--evaluation-view", (view.value,)),
         "fresh": ("--fresh", fresh),
     }
@@ -134,9 +138,9 @@ def _settings(given: Mapping[str, str | None], workload: str, view: View, *, fre
         values[setting] = flag, None if text is None else parse_value(flag, setting, text)
         if name in _ONE and text is not None and len(values[setting][1]) > 1:
             raise UsageError(f"{flag} {text!r} is not valid: a server has one; expected a single value")
-    if given["client_chunk_sizes"] is None:
-        values["compare_chunk_sizes"] = "--client-chunk-sizes", parse_value("", "compare_chunk_sizes", "all")
-    return settings_of(values)
+    if given["compare_chunk_sizes"] is None:
+        values["compare_chunk_sizes"] = "--compare-chunk-sizes", parse_value("", "compare_chunk_sizes", "all")
+    return fitted(settings_of(values), starts_servers=False)
 
 
 def _flag(name: str) -> str:

@@ -31,11 +31,14 @@ def models(
     from pytest_multiitem.models.runner import ModelsRun
     from pytest_multiitem.models.summary import verdict
     from pytest_multiitem.progress import ProgressBar
+    from pytest_multiitem.reports.html.chapters import page_of
     from pytest_multiitem.reports.models import models_lines, render, state
-    from pytest_multiitem.results.store import new_run_id, write_atomically
+    from pytest_multiitem.results.store import PAGE, REPORT, new_run_id, write_atomically
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
+    from pytest_multiitem.traffic.loading import fitted
 
-    settings = resolve(given, {})
+    settings = fitted(resolve(given, {}, project=project_settings(Path.cwd())))
     content = read_models(file)
     run_id = new_run_id()
     directory = Path.cwd() / settings.results_dir.expanduser() / "models" / run_id
@@ -54,11 +57,11 @@ def models(
             run.close(None if ended is None else str(ended) or type(ended).__name__)
             if ended is not None:
                 say("multiitem: what was measured is kept", err=True)
+                say(f"results: {_shown(run.path)}")
     for line in models_lines(run.matrix):
         say(line)
-    write_atomically(directory / "report.md", render(run.matrix).encode())
-    shown = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    say(f"results: {shown}, {shown.parent / 'report.md'}")
+    write_atomically(directory / REPORT, render(run.matrix).encode())
+    write_atomically(directory / PAGE, page_of([run.matrix]).encode())
     status, problems = verdict(
         run.matrix,
         allow_inconclusive=settings.allow_inconclusive,
@@ -67,4 +70,9 @@ def models(
     )
     for problem in problems:
         say(f"multiitem: {problem}", err=True)
+    say(f"results: {_shown(run.path.parent / PAGE)}, {REPORT}, {run.path.name}")
     raise typer.Exit(status)
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.extensions.loading import PLUGINS
+from pytest_multiitem.settings.option import Option
 from pytest_multiitem.settings.settings import OPTION_OF, OPTIONS, Settings
 
 #: The defaults of a run's settings, for commands that have some of these as options of their own.
@@ -28,8 +30,16 @@ CaFile = Annotated[Path | None, _CA_FILE]
 CaFileText = Annotated[str | None, _CA_FILE]
 QueryTokens = Annotated[int, typer.Option(min=1, help="Tokens of the query.")]
 ItemTokens = Annotated[int, typer.Option(min=1, help="Tokens of an item.")]
-Labels = Annotated[str, typer.Option(metavar="ID,…", help="Label token ids.")]
+Labels = Annotated[str, typer.Option(metavar="LABEL,…", help="Labels: token ids, or text with --tokenizer.")]
 LABELS = DEFAULTS.shown("labels")
+LabelsIfGiven = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LABEL,…",
+        help="Labels: token ids, or text with --tokenizer; of a workload, only where given (default of requests that "
+        f"are made: {LABELS}).",
+    ),
+]
 AllowInconclusive = Annotated[bool, typer.Option("--allow-inconclusive", help="INCONCLUSIVE does not fail.")]
 
 #: What stands for the default of what a running server is asked for.
@@ -42,6 +52,31 @@ def setting_option(setting: str, help: str | None = None, *, default: str | None
     words = f"{help or option.help} (default: {default or DEFAULTS.shown(setting)})"
     return typer.Option(metavar=option.metavar, help=words)
 
+
+#: Names that options had, or have in the public scripts, and what they are called in all commands. A command takes the
+#: old one where the new one is its own; help and documentation name the new one alone.
+OLD_NAMES = {
+    "--base-url": "--url",
+    "--chip": "--tpu-chips",
+    "--client-chunk-sizes": "--compare-chunk-sizes",
+    "--delimiter-token-id": "--delimiter",
+    "--items": "--num-items",
+    "--json": "--output-json",
+    "--label-token-ids": "--labels",
+    "--libtpu": "--tpu-libtpu",
+    "--mode": "--benchmark",
+    "--output": "--output-json",
+    "--reference": "--torch-model",
+    "--tier": "--tpu-tier",
+    "--timed-runs": "--bench-timed-runs",
+    "--timed-runs-confirm": "--confirm-runs",
+    "--timeout": "--request-timeout",
+    "--timeout-sec": "--request-timeout",
+    "--warmup-runs": "--bench-warmup-runs",
+    "--workload-json": "--workload",
+}
+#: Where an old name stood for something else.
+_OLD_NAMES_OF = {"tpu-check": {"--timeout": "--tpu-timeout"}}
 
 _SWITCHES = {name for option in OPTIONS if option.is_switch for name in (option.flag, option.short_flag)}
 
@@ -58,6 +93,21 @@ def parse_value(flag: str, setting: str, text: str | None, *, variable: bool = F
         return option.parse(text)
     except ValueError as error:
         raise UsageError(f"{place} {text!r} is not valid: {error}") from None
+
+
+def label_ids(text: str, tokenizer: str | None = None) -> tuple[int, ...]:
+    """The labels given to ``--labels``, as token ids; text by a tokenizer. Raises UsageError."""
+    from pytest_multiitem.targets.attach import settings_of  # with httpx
+    from pytest_multiitem.traffic.loading import fitted
+
+    given = {"labels": ("--labels", parse_value("--labels", "labels", text)), "tokenizer": ("--tokenizer", tokenizer)}
+    return fitted(settings_of(given), starts_servers=False).labels
+
+
+def plugin_modules(context: Any) -> list[str]:
+    """The modules with hooks that the user names, by the variable and by ``-p`` before a command."""
+    named = [name.strip() for name in os.environ.get(PLUGINS, "").split(",") if name.strip()]
+    return [*named, *(context.find_root().params.get("plugins") or ())]
 
 
 def check_backend(given: str | None) -> None:
@@ -90,12 +140,16 @@ def with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Ca
     return complete
 
 
+def _default(option: Option) -> str:
+    return "off" if option.is_switch else {"-": "none"}.get(shown := DEFAULTS.shown(option.name), shown)
+
+
 _RUN_OPTIONS = {
     option.ini: typer.Option(
         option.flag,
         option.short_flag,
         metavar="[=0|1]" if option.is_switch else option.metavar,
-        help=f"{option.help} ({option.variable})",
+        help=f"{option.help} ({option.variable}; default: {_default(option)})",
         rich_help_panel=f"A run: {option.topic}",
         show_default=False,
     )
@@ -106,7 +160,52 @@ _RUN_OPTIONS = {
 takes_run_options = functools.partial(with_options, options=_RUN_OPTIONS)
 
 
-class RunCommand(TyperCommand):
+def old_names(command: TyperCommand) -> dict[str, str]:
+    """The old names that a command takes, and what each is called now."""
+    own = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    known = {**OLD_NAMES, **_OLD_NAMES_OF.get(command.name or "", {})}
+    return {old: new for old, new in known.items() if new in own and old not in own}
+
+
+#: The groups of options in a command's help, by what begins their names.
+_PANELS = {
+    "The server": ("url", "serial-url", "api-key-env", "ca-file", "request-timeout", "engine", "backend", "jax-",
+                   "model"),
+    "What is sent": (
+        "workload", "tokenizer", "query-tokens", "num-items", "item-tokens", "items", "labels", "delimiter", "seed",
+        "vocab-size", "semantics", "apply-softmax", "item-first", "requests", "compare-chunk-sizes", "client-chunk",
+    ),
+    "What is timed": ("bench-", "confirm-runs", "concurrency", "rates", "duration", "latency-objective-ms", "mode"),
+    "Results": ("output", "results-dir", "force", "fresh", "evaluation-view", "server-config-note", "title-date"),
+}  # fmt: skip
+_FEWEST = 8  # options; fewer stand together
+
+
+def _panel(flag: str) -> str | None:
+    name = flag.removeprefix("--")
+    return next((panel for panel, starts in _PANELS.items() if name.startswith(starts)), None)
+
+
+class Command(TyperCommand):
+    """A command that takes the old names of its options as well, and shows many options in groups."""
+
+    def __init__(self, *args: Any, **words: Any) -> None:
+        super().__init__(*args, **words)
+        options = [each for each in self.params if isinstance(each, TyperOption)]
+        for each in options if len(options) >= _FEWEST else []:
+            if each.rich_help_panel is None:
+                each.rich_help_panel = _panel(each.opts[0])
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As any command's."""
+        renamed = old_names(self)
+        words = (word.partition("=") for word in args)
+        return list(
+            super().parse_args(ctx, [f"{renamed.get(name, name)}{equals}{value}" for name, equals, value in words])
+        )
+
+
+class RunCommand(Command):
     """A command with the options of a run, whose switches may stand alone: ``--bench`` is ``--bench=1``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

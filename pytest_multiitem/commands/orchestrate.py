@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from pytest_multiitem.commands.options import DEFAULTS, LABELS, AllowInconclusive, Labels, parse_value
+from pytest_multiitem.commands.options import DEFAULTS, LABELS, AllowInconclusive, LabelsIfGiven, label_ids, parse_value
 from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.untrusted.secrets import without_secrets
@@ -152,19 +152,25 @@ def orchestrate(
         str | None,
         _job("Mask of the TPU side: dense, segment or auto (default: its launch profile's).", metavar="NAME"),
     ] = None,
-    workload_json: Annotated[Path | None, _job("A canonical workload of your own.", metavar="FILE")] = None,
+    workload: Annotated[
+        Path | None, _job("Your own requests: JSON lines, or a canonical workload.", metavar="FILE")
+    ] = None,
+    workload_sample: Annotated[int | None, _job("Requests that are drawn of them.", least=1, metavar="N")] = None,
+    tokenizer: Annotated[
+        str | None, _job("What makes token ids of text (default: the model's, where it is a directory).", metavar="DIR")
+    ] = None,
     query_tokens: Annotated[int, _job("Tokens of the query.", least=1)] = 2000,
     num_items: Annotated[int, _job("Items.", least=1)] = 500,
     item_tokens: Annotated[int, _job("Tokens of an item.", least=1)] = 20,
-    labels: Labels = LABELS,
+    labels: LabelsIfGiven = None,
     delimiter: Annotated[int, _job("Delimiter token id.", least=0)] = DEFAULTS.delimiter,
-    client_chunk_sizes: Annotated[
+    compare_chunk_sizes: Annotated[
         str, _job("Client chunk sizes, or all for the contract's ten.", metavar="N,…|all")
     ] = "all",
-    warmup_runs: Annotated[int, _job("Untimed runs before the timed ones.", least=0)] = 1,
-    timed_runs: Annotated[int, _job("Timed runs of the sweep.", least=1)] = 5,
-    timed_runs_confirm: Annotated[int, _job("Timed runs that confirm the best.", least=1)] = 7,
-    timeout_sec: Annotated[float, _job("Time one request may take.", metavar="SECONDS")] = 180.0,
+    bench_warmup_runs: Annotated[int, _job("Untimed runs before the timed ones.", least=0)] = 1,
+    bench_timed_runs: Annotated[int, _job("Timed runs of the sweep.", least=1)] = 5,
+    confirm_runs: Annotated[int, _job("Timed runs that confirm the best.", least=1)] = 7,
+    request_timeout: Annotated[float, _job("Time one request may take.", metavar="SECONDS")] = 180.0,
     results_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are written.")] = DEFAULTS.results_dir,
 ) -> None:
     """Rent a TPU v6e-1 and a G4 machine, measure JAX and PyTorch there, bring the matrices back, compare, delete both.
@@ -216,10 +222,12 @@ def orchestrate(
         ],
         shape=Shape(
             model=_model(model, tpu_engine, gpu_engine),
-            workload=str(workload_json.resolve()) if workload_json else None,
-            query_tokens=query_tokens, num_items=num_items, item_tokens=item_tokens, labels=labels, delimiter=delimiter,
-            client_chunk_sizes=client_chunk_sizes, warmup_runs=warmup_runs, timed_runs=timed_runs,
-            timed_runs_confirm=timed_runs_confirm, timeout_sec=timeout_sec, jax_mask_impl=jax_mask_impl,
+            workload=str(workload.resolve()) if workload else None,
+            workload_sample=workload_sample, tokenizer=tokenizer, labels_given=labels is not None,
+            query_tokens=query_tokens, num_items=num_items, item_tokens=item_tokens,
+            labels=",".join(map(str, label_ids(labels or LABELS, tokenizer or model))), delimiter=delimiter,
+            client_chunk_sizes=compare_chunk_sizes, warmup_runs=bench_warmup_runs, timed_runs=bench_timed_runs,
+            timed_runs_confirm=confirm_runs, timeout_sec=request_timeout, jax_mask_impl=jax_mask_impl,
         ),
         project=project, tpu_version=tpu_version, gpu_image_family=gpu_image_family,
         gpu_image_project=gpu_image_project, create_resources=create_resources, teardown_at_end=teardown_at_end,
@@ -233,8 +241,7 @@ def orchestrate(
         wheel=str(wheel.resolve()) if wheel else None,
     )  # fmt: skip
     check_plan(plan)
-    parse_value("--client-chunk-sizes", "compare_chunk_sizes", client_chunk_sizes)
-    parse_value("--labels", "labels", labels)
+    parse_value("--compare-chunk-sizes", "compare_chunk_sizes", compare_chunk_sizes)
     directory = (base / (artifact_subdir or f"jax-vs-pytorch-multi-item-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")).resolve()
     if dry_run:
         for line in command_lines(plan, directory):

@@ -27,12 +27,15 @@ def power(given: Mapping[str, str | None]) -> None:
     from pytest_multiitem.power.runner import PowerRun
     from pytest_multiitem.power.summary import verdict
     from pytest_multiitem.progress import ProgressBar
+    from pytest_multiitem.reports.html.chapters import page_of
     from pytest_multiitem.reports.power import power_lines, render, result
-    from pytest_multiitem.results.store import new_run_id, write_atomically
+    from pytest_multiitem.results.store import PAGE, REPORT, new_run_id, write_atomically
     from pytest_multiitem.servers.errors import ServerError
+    from pytest_multiitem.settings.project_file import project_settings
     from pytest_multiitem.settings.resolve import resolve
+    from pytest_multiitem.traffic.loading import fitted
 
-    settings = resolve(given, {})
+    settings = fitted(resolve(given, {}, project=project_settings(Path.cwd())))
     check_settings(settings)
     settings = EMBEDDED.fit(settings)
     run_id = new_run_id()
@@ -61,12 +64,13 @@ def power(given: Mapping[str, str | None]) -> None:
         say(line)
     if ended_by is not None:
         raise ended_by
-    write_atomically(directory / "report.md", render(run.matrix).encode())
+    write_atomically(directory / REPORT, render(run.matrix).encode())
+    write_atomically(directory / PAGE, page_of([run.matrix]).encode())
     shown_path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    say(f"results: {shown_path}, {shown_path.parent / 'report.md'}")
     status, problems = verdict(run.matrix)
     for problem in problems:
         say(f"multiitem: {problem}", err=True)
     if interrupted:
         say("multiitem: interrupted; what was measured is kept", err=True)
+    say(f"results: {shown_path.parent / PAGE}, {REPORT}, {shown_path.name}")
     raise typer.Exit(130 if interrupted else status)

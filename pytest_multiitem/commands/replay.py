@@ -18,7 +18,7 @@ def replay(
     serial_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The serial server, where the variant was sent to one.")
     ] = None,
-    timeout: Timeout = DEFAULTS.request_timeout,
+    request_timeout: Timeout = DEFAULTS.request_timeout,
     api_key_env: ApiKeyEnv = DEFAULTS.api_key_env,
     ca_file: CaFile = None,
 ) -> None:
@@ -48,8 +48,8 @@ def replay(
         raise UsageError(f"{file}: its variant is for the serial server; say where that is: --serial-url URL{known}")
     reference = address if serial_url is None else base_url(serial_url)
     with (
-        ScoreClient(address, timeout=timeout, api_key=key, ca_file=ca_file) as client,
-        ScoreClient(reference, timeout=timeout, api_key=key, ca_file=ca_file) as serial,
+        ScoreClient(address, timeout=request_timeout, api_key=key, ca_file=ca_file) as client,
+        ScoreClient(reference, timeout=request_timeout, api_key=key, ca_file=ca_file) as serial,
     ):
         try:
             with Player(partial(send, client), client.another, partial(send, serial)) as player:

@@ -30,21 +30,32 @@ def tpu_check(
     ] = None,
     chip: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Chip to check for; again for a further one (default: v6e, v5e, v5p)."),
+        typer.Option(
+            "--tpu-chips", metavar="NAME", help="Chip to check for; again for a further one (default: v6e, v5e, v5p)."
+        ),
     ] = None,
     tier: Annotated[
         str | None,
-        typer.Option(metavar="lower|compile|auto", help="lower: JAX alone. compile: needs libtpu. auto: both."),
+        typer.Option(
+            "--tpu-tier", metavar="lower|compile|auto", help="lower: JAX alone. compile: needs libtpu. auto: both."
+        ),
     ] = None,
     timeout: Annotated[
-        str | None, typer.Option(metavar="SECONDS", help="Time that one kernel may take for one chip (default: 180).")
+        str | None,
+        typer.Option(
+            "--tpu-timeout", metavar="SECONDS", help="Time that one kernel may take for one chip (default: 180)."
+        ),
     ] = None,
     libtpu: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Directory in which libtpu is installed apart (pip install --target DIR)."),
+        typer.Option(
+            "--tpu-libtpu",
+            metavar="DIR",
+            help="Directory in which libtpu is installed apart (pip install --target DIR).",
+        ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all of it here, with full messages.")
+        Path | None, typer.Option("--output-json", metavar="FILE", help="Write all of it here, with full messages.")
     ] = None,
 ) -> None:
     """Lower and compile a Pallas kernel for TPUs, on a machine that has none.
@@ -67,10 +78,10 @@ def tpu_check(
     wanted = Wanted(
         kernel=kernel,
         cases=tuple(cases) or ({},),
-        chips=parse_value("--chip", "tpu_chips", ",".join(chip) if chip else None, variable=True),
-        tier=parse_value("--tier", "tpu_tier", tier, variable=True),
-        timeout=parse_value("--timeout", "tpu_timeout", timeout, variable=True),
-        libtpu=parse_value("--libtpu", "tpu_libtpu", libtpu, variable=True),
+        chips=parse_value("--tpu-chips", "tpu_chips", ",".join(chip) if chip else None, variable=True),
+        tier=parse_value("--tpu-tier", "tpu_tier", tier, variable=True),
+        timeout=parse_value("--tpu-timeout", "tpu_timeout", timeout, variable=True),
+        libtpu=parse_value("--tpu-libtpu", "tpu_libtpu", libtpu, variable=True),
         path=(str(Path.cwd()),),
     )
     if json_file is not None:

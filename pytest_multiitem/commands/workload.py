@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,20 +19,38 @@ _OUTPUT = Path("canonical_workload.json")
 
 
 def workload(
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the workload is written.")] = _OUTPUT,
+    output: Annotated[
+        Path, typer.Option("--output-json", metavar="FILE", help="Where the workload is written.")
+    ] = _OUTPUT,
+    own: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Your own requests, JSON lines, instead of made ones; text with --tokenizer. The options of the shape "
+            "do not apply.",
+        ),
+    ] = None,
+    workload_sample: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Requests drawn of them, by the seed (default: all)."),
+    ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="Model that it is for; recorded.")] = "Qwen/Qwen3-0.6B",
     query_tokens: options.QueryTokens = options.DEFAULTS.bench_query_tokens,
     items: Annotated[
-        int, typer.Option("--items", "--num-items", min=1, help="Items of a request.")
+        int, typer.Option("--num-items", min=1, help="Items of a request.")
     ] = options.DEFAULTS.bench_items,
     item_tokens: options.ItemTokens = options.DEFAULTS.item_tokens,
     requests: Annotated[int, typer.Option(min=1, help="Requests, all of this shape.")] = 1,
     labels: Annotated[
-        str, typer.Option("--labels", "--label-token-ids", metavar="ID,…", help="Label token ids.")
-    ] = options.LABELS,
-    delimiter: Annotated[
-        int, typer.Option("--delimiter", "--delimiter-token-id", min=0, help="Delimiter token id.")
-    ] = options.DEFAULTS.delimiter,
+        str | None,
+        typer.Option(
+            metavar="LABEL,…",
+            help="Labels: token ids, or text with --tokenizer; with --from, only where given "
+            f"(default: {options.LABELS}).",
+        ),
+    ] = None,
+    delimiter: Annotated[int, typer.Option(min=0, help="Delimiter token id.")] = options.DEFAULTS.delimiter,
     apply_softmax: Annotated[
         bool, typer.Option("--apply-softmax/--no-apply-softmax", help="Ask for scores that are probabilities.")
     ] = True,
@@ -48,7 +66,7 @@ def workload(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Score it on this running server, and record the scores' spread.")
     ] = None,
-    timeout: options.TimeoutText = str(options.DEFAULTS.request_timeout),
+    request_timeout: options.TimeoutText = str(options.DEFAULTS.request_timeout),
     api_key_env: options.ApiKeyEnv = options.DEFAULTS.api_key_env,
     ca_file: options.CaFileText = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
@@ -63,32 +81,41 @@ def workload(
     from pytest_multiitem.targets.attach import base_url
     from pytest_multiitem.transport.address import api_key
     from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
+    from pytest_multiitem.validation.workload import summary
 
     if output.exists() and not force:
-        raise UsageError(f"{output} exists; name another file with --output, or overwrite it with --force")
+        raise UsageError(f"{output} exists; name another file with --output-json, or overwrite it with --force")
     client = None
     if url is not None:
         client = ScoreClient(
             base_url(url),
-            timeout=options.parse_value("--timeout", "request_timeout", timeout),
+            timeout=options.parse_value("--request-timeout", "request_timeout", request_timeout),
             api_key=api_key(api_key_env),
             ca_file=None if ca_file is None else options.parse_value("--ca-file", "ca_file", ca_file),
         )
-    made = canonical.generate(
-        model=model,
-        query_tokens=query_tokens,
-        num_items=items,
-        item_tokens=item_tokens,
-        labels=options.parse_value("--labels", "labels", labels),
-        delimiter=delimiter,
-        apply_softmax=apply_softmax,
-        item_first=item_first,
-        seed=seed,
-        tokenizer=tokenizer,
-        vocab_size=vocab_size,
-        num_requests=requests,
-    )
-    doubts = canonical.degenerate(made)
+    if own is not None:
+        made = _of_own(
+            own, labels=labels, tokenizer=tokenizer, workload_sample=workload_sample, seed=seed, delimiter=delimiter,
+            vocab_size=vocab_size, model=model,
+        )  # fmt: skip
+    else:
+        if workload_sample is not None:
+            raise UsageError("--workload-sample draws of your own requests; name their file with --from")
+        made = canonical.generate(
+            model=model,
+            query_tokens=query_tokens,
+            num_items=items,
+            item_tokens=item_tokens,
+            labels=options.label_ids(labels or options.LABELS, tokenizer),
+            delimiter=delimiter,
+            apply_softmax=apply_softmax,
+            item_first=item_first,
+            seed=seed,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            num_requests=requests,
+        )
+    doubts = canonical.doubts(made)
     if client is not None:
         try:
             with client:
@@ -96,7 +123,7 @@ def workload(
         except ScoreFailure as failure:
             doubts.append(f"{client.url} gave no scores: {' '.join(str(failure).split())}")
     artefacts.write(output, made)
-    say(f"wrote {output}: {requests} request{'s' * (requests > 1)} of {query_tokens}/{items}/{item_tokens}")
+    say(f"wrote {output}: {summary(made)}" if made.source is None else f"wrote {output}: {made.source.words}")
     for request in made.requests:
         say(f"{request.request_id}: sha256 {made.checksums[checksum_name(request.request_id)]}")
     for figure, value in made.discrimination.items():
@@ -104,6 +131,23 @@ def workload(
     for doubt in doubts:
         say(f"multiitem: {doubt}", err=True)
     raise typer.Exit(1 if doubts else 0)
+
+
+def _of_own(path: Path, *, labels: str | None, **more: Any) -> Workload:
+    """A user's own requests. Raises UsageError."""
+    from pytest_multiitem.comparison.own_requests import canonical_of
+    from pytest_multiitem.targets.attach import settings_of
+    from pytest_multiitem.traffic.loading import fitted
+
+    given = {
+        "workload": options.parse_value("--from", "workload", str(path)),
+        "labels": None if labels is None else options.parse_value("--labels", "labels", labels),
+        **more,
+    }
+    settings = settings_of({name: (f"--{name.replace('_', '-')}", value) for name, value in given.items()})
+    made = canonical_of(fitted(settings, starts_servers=False))
+    assert made is not None  # there is a workload
+    return made
 
 
 def _measure_spread(workload: Workload, client: ScoreClient) -> list[str]:

@@ -29,8 +29,8 @@ _ADVICE = {
 MATRICES = "*_matrix.json"
 
 
-#: What a comparison writes: its record, its tables, and the report of all that it rests on.
-FILES = ("comparison.json", "comparison.md", "final_report.md")
+#: What a comparison writes: its record, its tables, the report of all that it rests on, and that as a page.
+FILES = ("comparison.json", "comparison.md", "final_report.md", "report.html")
 
 
 def matrix_name(backend: str, view: str) -> str:

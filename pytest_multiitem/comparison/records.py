@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from pytest_multiitem.errors import StorageError
+from pytest_multiitem.results.records import TrafficSource
 
 WORKLOAD_SCHEMA: Final = "canonical_score_workload_v1"
 MATRIX_SCHEMA: Final = "score_matrix_v1"
@@ -44,7 +45,9 @@ class WorkloadRequest(msgspec.Struct, kw_only=True):
 class Workload(msgspec.Struct, kw_only=True):
     """The canonical workload. ``checksums``: ``<request id>_sha256`` → sha256 (`scoring.cases.request_sha256`).
 
-    Further: ``package_version``; ``seed``;
+    ``query_tokens``, ``num_items``, ``item_tokens``, ``label_token_ids``: where all requests have the same.
+
+    Further: ``package_version``; ``seed``; ``source``: the user's own file that the requests were read from;
     ``discrimination``: what tells the items apart (`workload.discrimination`), and the spread of
     ``scores`` ([requests][N][K]), where a server scored it.
     """
@@ -64,6 +67,7 @@ class Workload(msgspec.Struct, kw_only=True):
     seed: int | None = None
     discrimination: dict[str, Any] = {}
     scores: list[Scores] | None = None
+    source: TrafficSource | None = None
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
@@ -97,7 +101,8 @@ class Row(msgspec.Struct, kw_only=True):
     ``unstable`` and ``recompilation``: why the times are to be doubted, null where they are not.
     ``score_problem``: what is wrong with scores outside the timed runs (warm-ups, the first request), or why the scores
     could not be compared with those of the same items in other requests; null where all is well.
-    ``warmup_ms``: of every request sent before the timed runs. ``measured_at_utc``.
+    ``warmup_ms``: of every request sent before the timed runs. ``request_items``: the items of each request of a
+    workload of several, which a run sends one after the other. ``measured_at_utc``.
     """
 
     client_chunk_size: int
@@ -129,17 +134,21 @@ class Row(msgspec.Struct, kw_only=True):
     recompilation: str | None = None
     score_problem: str | None = None
     warmup_ms: list[float] = []
+    request_items: list[int] = []
     measured_at_utc: str | None = None
 
 
 class WorkloadRef(msgspec.Struct, kw_only=True):
     """Which request of which workload was measured; ``sha256`` is that of the workload's file. Further:
-    ``request_sha256``, the checksum of the request, which stays the same in a workload that is written anew."""
+    ``request_sha256``, the checksum of the request, which stays the same in a workload that is written anew;
+    ``requests``: how many were measured where that is all of several, and then ``request_sha256`` is of the checksums
+    of all, a line each."""
 
     path: str | None = None
     sha256: str | None = None
     request_id: str | None = None
     request_sha256: str | None = None
+    requests: int | None = None
 
     @property
     def measured_sha256(self) -> str | None:
@@ -518,8 +527,9 @@ class Outcome:
 
 
 class PairRecord(msgspec.Struct, kw_only=True):
-    """Two arms of an A/B, by name: their variables, and one row each. ``ratio_p50``: A's median run over B's.
-    ``labels``: the label token ids that were scored."""
+    """Two arms of an A/B, by name: what makes them (``url``, ``python``, ``checkout``, variables), and one row each.
+    ``ratio_p50``: A's median run over B's. ``labels``: the label token ids that were scored. ``served``: by arm, who
+    answered (url, engine, backend, model, dtype, version; null where it is not known). ``requests``: of one run."""
 
     schema_version: Literal["multiitem_ab_v1"] = AB_SCHEMA
     arms: dict[str, dict[str, str]]
@@ -529,3 +539,5 @@ class PairRecord(msgspec.Struct, kw_only=True):
     verdict: str
     agreement: Agreement | None
     labels: list[int] | None = None
+    served: dict[str, dict[str, str | None]] = {}
+    requests: int = 1

@@ -16,7 +16,7 @@ from pytest_multiitem.results import figures
 
 #: What does not follow from a row's runs and scores, and what is said in words.
 _NO_FIGURES = (
-    "client_chunk_size", "run_records", "session", "warmup_ms", "measured_at_utc", "reference_scores",
+    "client_chunk_size", "request_items", "run_records", "session", "warmup_ms", "measured_at_utc", "reference_scores",
     "mask_attested", "attestation_problem", "score_problem", "noise_floor", "usd_per_run", "items_per_usd",
 )  # fmt: skip
 _WORDS = ("unstable", "recompilation")
@@ -27,7 +27,7 @@ def fill(row: Row, num_items: int) -> None:
     figures yet."""
     good = [run for run in row.run_records if run.ok]
     row.status = "failed" if not good else "ok" if len(good) == len(row.run_records) else "partial_failure"
-    row.num_chunks = -(-num_items // row.client_chunk_size)
+    row.num_chunks = sum(-(-items // row.client_chunk_size) for items in row.request_items or [num_items])
     row.timed_runs, row.successful_runs = len(row.run_records), len(good)
     row.success_rate = len(good) / len(row.run_records) if row.run_records else None
     row.failure_reason_counts = dict(Counter(run.failure_reason for run in row.run_records if run.failure_reason))

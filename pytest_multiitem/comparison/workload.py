@@ -131,14 +131,21 @@ def read(path: Path) -> Artefact[Workload]:
 
 
 def reference(artefact: Artefact[Workload]) -> WorkloadRef:
-    """What a matrix says of the workload in this file whose first request it measures."""
-    raw = artefact.content["requests"][0]
+    """What a matrix says of the workload in this file that it measures."""
+    raw = artefact.content["requests"]
+    several = len(raw) > 1
     return WorkloadRef(
         path=artefact.path.name,
         sha256=file_sha256(artefact.path),
-        request_id=raw["request_id"],
-        request_sha256=request_sha256(raw),
+        request_id=None if several else raw[0]["request_id"],
+        request_sha256=requests_sha256(raw) if several else request_sha256(raw[0]),
+        requests=len(raw) if several else None,
     )
+
+
+def requests_sha256(raw_requests: Sequence[dict[str, Any]]) -> str:
+    """The checksum of several requests: of those of each, a line each."""
+    return hashlib.sha256("".join(f"{request_sha256(raw)}\n" for raw in raw_requests).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -218,10 +225,21 @@ def degenerate(workload: Workload) -> list[str]:
     return reasons
 
 
+def doubts(workload: Workload) -> list[str]:
+    """As `degenerate`; of a user's own requests, nothing as long as some of them can tell items apart."""
+    reasons = degenerate(workload)
+    named = [f"request {request.request_id}: " for request in workload.requests]
+    some_can = any(not any(reason.startswith(name) for reason in reasons) for name in named)
+    return [] if workload.source is not None and some_can else reasons
+
+
 def head(workload: Workload) -> dict[str, Any]:
-    """Everything but the requests and their scores, and whether softmax is asked for, by which scores are judged."""
+    """Everything but the requests and their scores, ``num_items`` of all requests together, and whether softmax is
+    asked for, by which scores are judged."""
     content: dict[str, Any] = msgspec.to_builtins(workload)
     del content["requests"], content["scores"]
+    if len(workload.requests) > 1:  # what is measured is all of them
+        content["num_items"] = sum(len(request.items_token_ids) for request in workload.requests)
     return {**content, "apply_softmax": all(request.apply_softmax for request in workload.requests)}
 
 

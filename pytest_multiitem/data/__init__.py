@@ -1,1 +1,1 @@
-"""Data that ships with the package: the sample of search queries with candidate passages."""
+"""Data that ships with the package: search queries with candidate passages, and the same as Qwen3-Reranker prompts."""

@@ -31,7 +31,7 @@ from pytest_multiitem.settings.cache import VARIABLE, cache_directory
 from pytest_multiitem.storage import writing
 
 _CHECKSUMS = "multiitem-checksums.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _speedup(multi: Evaluation, serial: Evaluation, *, timed: bool) -> GateEvide
 
 def _parity(multi: Side, serial: Side, torch: TorchReference | None, combined: Combined) -> GateEvidence:
     if torch is None:
-        return GateEvidence(not_run="there is no torch reference: combine with --reference or --torch-serial")
+        return GateEvidence(not_run="there is no torch reference: combine with --torch-model or --torch-serial")
     combined.torch_reference = {
         **torch.about,
         "floor": torch.floor,

@@ -18,7 +18,7 @@ from pytest_multiitem.evaluation.requests import Requests
 from pytest_multiitem.gates import evidence as measurement
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.scoring import cases as scoring_cases
-from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.cases import Case, first_items
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.settings import Settings
@@ -46,7 +46,7 @@ def measure(
         Isolation(**_ids(case), name=case.name, labels=list(case.labels)) for case in requests.cases
     ]
     into.further_cases = [FurtherCase(isolation=isolation) for isolation in further]
-    into.timed_request = records.TimedRequest(**_ids(requests.timed))
+    into.timed_request, *into.further_timed = [records.TimedRequest(**_ids(case)) for case in requests.timed]
     owners: list[Evaluation | FurtherCase] = [into, *into.further_cases]
     pairs = list(zip(requests.cases, owners, strict=True))
     stage = SCORES
@@ -70,8 +70,7 @@ def measure(
         with _attested(target, into, "timing"):
             for count in settings.items:
                 say(f"{TIMING}: {count} items")
-                case = replace(requests.timed, items=requests.timed.items[:count])
-                _time(target, case, into, settings, answers)
+                _time(target, first_items(requests.timed, count), into, settings, answers)
         say(f"{TIMING}: judging {len(answers.heard)} answers")
         into.failure = answers.judged(into, settings.seed)
         into.score_problem = _others_judged(target, settings.seed)
@@ -213,15 +212,15 @@ def _others_judged(target: Target, seed: int) -> str | None:
         return f"the scores could not be judged: {failure}"
 
 
-def _time(target: Target, case: Case, into: Evaluation, settings: Settings, answers: _TimedAnswers) -> None:
-    """Time N items: one packed request, or N one-item requests. Encoded before the clock starts; answers are
-    read after it stops."""
+def _time(target: Target, cases: Sequence[Case], into: Evaluation, settings: Settings, answers: _TimedAnswers) -> None:
+    """Time N items: packed requests, or N one-item requests. Encoded before the clock starts; answers are read after it
+    stops."""
     if into.mode == "serial":
-        timed = [prepare(case.query, [item], case.labels) for item in case.items]
-        warm = one_of_each_shape(case)
+        timed = [prepare(case.query, [item], case.labels) for case in cases for item in case.items]
+        warm = one_of_each_shape(*cases)
     else:
-        timed = warm = [prepare(case.query, case.items, case.labels)]
-    count = len(case.items)
+        timed = warm = [prepare(case.query, case.items, case.labels) for case in cases]
+    count = sum(len(case.items) for case in cases)
     place = target.answers.mark()
     for number in range(settings.bench_warmup_runs):
         run_requests(target, warm)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.results.records import TrafficSource
 from pytest_multiitem.results.store import read_record
 from pytest_multiitem.storage import try_writing, writing
 
@@ -94,7 +95,7 @@ class LeakVisibility(msgspec.Struct, kw_only=True):
 
 
 class TimedRequest(msgspec.Struct, kw_only=True):
-    """What was timed: N items are the first N of these."""
+    """What was timed: N items are the first N of these, and of those of ``further_timed`` in turn."""
 
     query_ids: list[int]
     item_ids: list[list[int]]
@@ -129,6 +130,7 @@ class Evaluation(msgspec.Struct, kw_only=True, omit_defaults=True):
     ``leak_visibility``: by semantics, in serial mode. ``attestation``: of "scores" and of "timing". ``timing_doubt``:
     why it could not be told whether timed scores are wrong. ``score_problem``: what is wrong with another score, by
     the same item in other requests.
+    ``further_timed``: of a user's own requests, those that are timed after the first one. ``traffic``: the user's file.
     ``server``: what it says of itself. ``machine``: where the requests were sent from.
     """
 
@@ -152,9 +154,11 @@ class Evaluation(msgspec.Struct, kw_only=True, omit_defaults=True):
     further_cases: list[FurtherCase] = []
     leak_visibility: dict[str, LeakVisibility] | None = None
     timed_request: TimedRequest | None = None
+    further_timed: list[TimedRequest] = []
     timing_doubt: str | None = None
     score_problem: str | None = None
     attestation: dict[str, Attested] = {}
+    traffic: TrafficSource | None = None
     server: dict[str, Any] = {}
     machine: dict[str, Any] = {}
 

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, built_in_cases, equal_length_case, read_workload
+from pytest_multiitem.results.records import TrafficSource
+from pytest_multiitem.scoring.cases import ASSUMED_VOCABULARY, Case, built_in_cases, equal_length_case, first_items
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.traffic.loading import cases_of, load
 
 
 @dataclass(frozen=True)
 class Requests:
-    """``cases``: scored, replayed and mutated. ``timed``: a request of the largest N; N items are its first N."""
+    """``cases``: scored, replayed and mutated. ``timed``: requests of the largest N together; N items are their first
+    N, in the requests that they stand in. ``source``: the user's file."""
 
     cases: tuple[Case, ...]
-    timed: Case
+    timed: tuple[Case, ...]
+    source: TrafficSource | None = None
 
 
 def requests_for(settings: Settings, target: Target) -> Requests:
-    """A user's own requests, and to time, the first query with the items of all requests in turn; else built-in ones:
-    26 items of 1 to 40 tokens, none of them empty, and items of equal length to time.
+    """A user's own requests, timed in turn as they stand, from the first one again where all have fewer items than are
+    timed; else built-in ones: 26 items of 1 to 40 tokens, none of them empty, and items of equal length to time.
 
     Raises UsageError naming the line of a workload, or its request that the server must not be sent.
     """
     labels, largest = settings.labels, max(settings.items)
-    vocab_size = target.vocab_size or ASSUMED_VOCABULARY
     if settings.workload is None:
+        vocab_size = target.vocab_size or ASSUMED_VOCABULARY
         mixed, _ = built_in_cases(
             seed=settings.seed, labels=labels, delimiter=target.delimiter, vocab_size=vocab_size, empty_item=False
         )
@@ -39,12 +42,12 @@ def requests_for(settings: Settings, target: Target) -> Requests:
             labels=labels,
             pool=mixed.pool,
         )
-        return Requests((mixed,), timed)
-    cases = read_workload(
-        settings.workload, encode=target.encode, labels=labels, delimiter=target.delimiter, vocab_size=vocab_size
-    )
+        return Requests((mixed,), (timed,))
+    own = load(settings, delimiter=target.delimiter, vocab_size=target.vocab_size, served=target.model)
+    assert own is not None  # there is a workload
+    target.assume_vocabulary(own.vocab_size)
+    cases = cases_of(settings.workload, own.requests)
     for case in cases:
         if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
             raise UsageError(f"request {case.name!r} is not sent: {harm}")
-    first, items = cases[0], cycle([item for case in cases for item in case.items])
-    return Requests(cases, Case("timed", first.query, tuple(islice(items, largest)), first.labels, first.pool))
+    return Requests(cases, first_items(cases, largest), own.source)

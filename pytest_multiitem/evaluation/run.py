@@ -71,6 +71,7 @@ def _blank(settings: Settings, target: Target, requests: Requests, *, mode: Lite
         semantics=None if semantics is None else semantics.value,  # type: ignore[arg-type]
         backend=None if target.profile.backend == UNKNOWN else target.profile.backend,
         seed=settings.seed,
+        traffic=requests.source,
         warmup_runs=settings.bench_warmup_runs,
         server={name: target.info[name] for name in _DESCRIPTION if name in target.info},
         machine=machine_info(),

@@ -70,6 +70,9 @@ def check_same_requests(left: Side, right: Side, *, timed: bool = True) -> None:
             pairs += _fields(f"{where}.mutations[{number}]", *both, "mutated_index", "mutated_item_ids")
     if timed and ours.timed_request is not None and theirs.timed_request is not None:
         pairs += _fields("timed_request", ours.timed_request, theirs.timed_request, "query_ids", "item_ids")
+        pairs.append(("further_timed", len(ours.further_timed), len(theirs.further_timed)))
+        for at, each in enumerate(zip(ours.further_timed, theirs.further_timed, strict=False)):
+            pairs += _fields(f"further_timed[{at}]", *each, "query_ids", "item_ids")
     for name, mine, other in pairs:
         if mine != other:
             raise UsageError(

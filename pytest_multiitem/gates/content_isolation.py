@@ -33,6 +33,8 @@ _SATURATED = 1e-6
 #: Lengths of the items of the further request, every one of which is mutated: single tokens before long items, where
 #: off-by-ones at the borders of items show.
 _LENGTHS = (1, 24, 2, 33, 1, 18, 3)
+#: Items of a request whose pairs are kept, at most.
+_MOST_PAIRED = 16
 #: A server whose replays are further apart says nothing of leaks that matter.
 _LARGEST_FLOOR = 0.02
 #: What models call the number of their experts.
@@ -42,11 +44,12 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 @dataclass(frozen=True, eq=False)
 class Mutated:
     """The unchanged requests, and what became of other items' scores where one item was mutated, largest change
-    first."""
+    first. ``pairs``: of the last request whose items were mutated in turn."""
 
     unchanged: list[Baseline]
     attestations: list[Attestation]
     worst: list[details.MutatedItem]
+    pairs: details.SeenPairs | None = None
 
     @property
     def value(self) -> float | None:
@@ -79,13 +82,18 @@ def changes_by(subject: Subject, mutated: Sequence[tuple[Case, Sequence[Mutation
     unchanged = [baseline(multi, case, record) for case, _ in mutated]
     attestations = [base.attestation for base in unchanged]
     worst: list[details.MutatedItem] = []
+    pairs: details.SeenPairs | None = None
     for (case, wanted), base in zip(mutated, unchanged, strict=True):
         if not wanted:
             continue
         answers, attestation = _answers(multi, wanted)
         attestations.append(attestation)
-        for mutation, scores in zip(wanted, answers, strict=True):
-            moved = np.abs(scores - base.scores).max(axis=1)
+        changes_of = [np.abs(scores - base.scores).max(axis=1) for scores in answers]
+        if [mutation.index for mutation in wanted] == [*range(len(case.items))] and len(case.items) <= _MOST_PAIRED:
+            pairs = details.SeenPairs(
+                case=case.name, lengths=[*map(len, case.items)], moved=[moved.tolist() for moved in changes_of]
+            )
+        for mutation, scores, moved in zip(wanted, answers, changes_of, strict=True):
             others = np.delete(moved, mutation.index)
             entry = details.MutatedItem(
                 case=case.name,
@@ -99,7 +107,7 @@ def changes_by(subject: Subject, mutated: Sequence[tuple[Case, Sequence[Mutation
             sample(record, "isolation mutated", **msgspec.structs.asdict(entry), scores=scores)
             worst.append(entry)
     worst.sort(key=lambda entry: -magnitude(entry.max_abs_diff_unchanged or 0.0))
-    return Mutated(unchanged, attestations, worst)
+    return Mutated(unchanged, attestations, worst, pairs)
 
 
 def _answers(multi: Target, wanted: Sequence[Mutation]) -> tuple[list[Scores], Attestation]:
@@ -209,7 +217,10 @@ def measure(subject: Subject) -> Measurement:
             "items": sum(len(base.scores) for base in mutated.unchanged),
         },
         details=details.ContentIsolation(
-            worst=mutated.worst[:6], allowed=allowed, mutated_item_change_max=mutated.own_change
+            worst=mutated.worst[:6],
+            allowed=allowed,
+            mutated_item_change_max=mutated.own_change,
+            pairs=mutated.pairs,
         ),
         problem=problem or mutated.problem,
         doubt=doubt,

@@ -16,10 +16,14 @@ from pytest_multiitem.gates.gate import Gate, Measurement, larger_floor
 from pytest_multiitem.gates.judge import NOISE_FACTOR, blindness
 from pytest_multiitem.gates.length_isolation import batch_floor, lengths, request_of
 from pytest_multiitem.gates.rounding import precision_of
+from pytest_multiitem.gates.scored_items import MOST, scored_items
 from pytest_multiitem.gates.subject import Subject
-from pytest_multiitem.gates.traffic import sample
+from pytest_multiitem.gates.traffic import Recorder, sample
 from pytest_multiitem.results import details
-from pytest_multiitem.targets.target import declared_semantics
+from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.targets.target import Target, declared_semantics
+from pytest_multiitem.transport.client import Scores
+from pytest_multiitem.transport.one_item import NeverScored
 
 
 def measure(subject: Subject) -> Measurement:
@@ -34,18 +38,20 @@ def measure(subject: Subject) -> Measurement:
     packed: list[Baseline] = []
     reference: list[Baseline] = []
     largest, worst = -1.0, details.WorstItem(max_abs_diff=-1.0)
+    scored: list[details.ScoredItems] = []
     for case in cases:
         aligned = replace(case, query=tuple(semantics.serial_query(case.query, delimiter)))
         ours, theirs = baseline(multi, case, record), baseline(serial, aligned, record)
         packed.append(ours)
         reference.append(theirs)
-        query_only = (theirs if aligned == case else baseline(serial, case, record)).scores
-        sample(
-            record, "equivalence", case=case.name, packed=ours.scores, reference=theirs.scores, query_only=query_only
-        )
+        query_only = _query_only(serial, case, theirs if aligned == case else None, record)
+        further = {} if query_only is None else {"query_only": query_only}
+        sample(record, "equivalence", case=case.name, packed=ours.scores, reference=theirs.scores, **further)
         difference = np.abs(ours.scores - theirs.scores).max(axis=1)
         differences.append(difference)
-        plain.append(max_abs(ours.scores - query_only))
+        scored.append(scored_items(case, ours.scores, theirs.scores, max(1, MOST // len(cases))))
+        if query_only is not None:
+            plain.append(max_abs(ours.scores - query_only))
         if difference.max() > largest:
             item = int(difference.argmax())
             largest = float(difference[item])
@@ -65,8 +71,18 @@ def measure(subject: Subject) -> Measurement:
             worst=worst,
             query_only_max_abs_diff=max(plain, default=None),
             leak_visibility_median=float(np.median(shifts)) if shifts else None,
+            scored=scored,
         ),
     )
+
+
+def _query_only(serial: Target, case: Case, known: Baseline | None, record: Recorder) -> Scores | None:
+    """The serial scores behind the query alone; ``known``: where these are the reference. None of a server that never
+    gives them."""
+    try:
+        return (known or baseline(serial, case, record)).scores
+    except NeverScored:
+        return None
 
 
 EQUIVALENCE = Gate(

@@ -16,6 +16,7 @@ from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import Scores
+from pytest_multiitem.transport.one_item import NeverScored
 
 _REPLAYS = 3
 _VISIBILITY_PAIRS = 4
@@ -136,7 +137,7 @@ def semantic_visibility(serial: Target, cases: Sequence[Case], delimiter: int, r
     ``query + d + item`` and ``query + item`` over a few items.
 
     Below the limit of a gate, it could not tell the two semantics apart. None where no request has an item with
-    tokens. Measured once for a server.
+    tokens, and of a server that never scores without the delimiter. Measured once for a server.
     """
     chosen = tuple(cases[:_VISIBILITY_CASES])
     key = ("semantic visibility", chosen, delimiter)
@@ -147,7 +148,10 @@ def semantic_visibility(serial: Target, cases: Sequence[Case], delimiter: int, r
             if not items:
                 continue
             queries = (case.query, (*case.query, delimiter))
-            plain, aligned = (serial.score_ids(query, items, case.labels) for query in queries)
+            try:
+                plain, aligned = (serial.score_ids(query, items, case.labels) for query in queries)
+            except NeverScored:
+                continue
             sample(record, "semantic visibility", case=case.name, plain=plain, aligned=aligned)
             shifts.append(max_abs(aligned - plain))
         serial.memo[key] = larger_floor(*shifts)

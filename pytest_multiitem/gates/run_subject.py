@@ -115,6 +115,10 @@ class RunSubject(Subject):
         """The run's request of N items."""
         return self.run.timing_case(target, num_items)
 
+    def timing_cases(self, target: Target, num_items: int) -> Sequence[Case]:
+        """The run's requests of N items together."""
+        return self.run.timing_cases(target, num_items)
+
     def serial_at_hand(self, target: Target) -> Target | None:
         """The one that the run has or plans anyway."""
         return self.run.serial_at_hand(target)

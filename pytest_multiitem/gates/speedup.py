@@ -45,7 +45,7 @@ def measure(subject: Subject) -> Measurement:
         tuned=against_tuned,
         bound=bound_of(multi, serial, semantics),
         tuned_bound=None if tuned is None else bound_of(multi, tuned, semantics),
-        case_of=lambda count: subject.timing_case(serial, count),
+        cases_of=lambda count: subject.timing_cases(serial, count),
     )
 
 
@@ -55,27 +55,29 @@ def _curves(subject: Subject, serial: Target) -> Curves:
     key = ("curves", *multis)
     if key not in serial.memo:
 
-        def case_of(count: int) -> Case:
-            return subject.timing_case(serial, count)
+        def cases_of(count: int) -> Sequence[Case]:
+            return subject.timing_cases(serial, count)
 
         measured = measure_curves(
             serial,
             multis,
-            case_of,
+            cases_of,
             counts=sorted({*subject.item_counts, GATED_ITEMS}),
             warmup_runs=subject.settings.bench_warmup_runs,
             timed_runs=lambda count: runs if count == GATED_ITEMS else min(runs, _CURVE_RUNS),
             further_runs=lambda point: further_runs(point, runs),
         )
         serial.memo[key] = explained(
-            measured, serial, multis, case_of(GATED_ITEMS), warmup_runs=subject.settings.bench_warmup_runs
+            measured, serial, multis, cases_of(GATED_ITEMS), warmup_runs=subject.settings.bench_warmup_runs
         )
     curves: Curves = serial.memo[key]
     return curves
 
 
-def explained(curves: Curves, serial: Target, multis: Sequence[Target], case: Case, *, warmup_runs: int) -> Curves:
-    """The curves, with a slow first run at the gated N explained: ``case`` is the request there.
+def explained(
+    curves: Curves, serial: Target, multis: Sequence[Target], cases: Sequence[Case], *, warmup_runs: int
+) -> Curves:
+    """The curves, with a slow first run at the gated N explained: ``cases`` are the requests there.
 
     Something was compiled where the side's engine compiles, or where the first run of another shape stands out as well:
     of another N, or of a shape that the servers have not seen, which is timed for that. Else the machine was busy: the
@@ -93,14 +95,14 @@ def explained(curves: Curves, serial: Target, multis: Sequence[Target], case: Ca
             unexplained.append(multi.profile)
     if not unexplained:
         return found
-    unseen = _unseen(case)
+    unseen = [_unseen(case) for case in cases]
     probes = _timed_again(serial, multis, unseen, warmup_runs=warmup_runs, runs=_PROBE_RUNS)
     slow = [profile for profile in unexplained if _slow_sides(_gated(curves[profile][0]))]
-    again = _timed_again(serial, multis, case, warmup_runs=0, runs=1) if slow else {}
+    again = _timed_again(serial, multis, cases, warmup_runs=0, runs=1) if slow else {}
     for profile in unexplained:
         curve, attestation = curves[profile]
         point, probe = _gated(curve), _gated(probes[profile][0])
-        reason = compiled_again(point, probe, shape(unseen))
+        reason = compiled_again(point, probe, shape(unseen[0]))
         if reason is not None:
             point = replace(point, compiled=reason)
         elif profile in slow and point.set_aside_sec is None:
@@ -112,12 +114,14 @@ def explained(curves: Curves, serial: Target, multis: Sequence[Target], case: Ca
     return found
 
 
-def _timed_again(serial: Target, multis: Sequence[Target], case: Case, *, warmup_runs: int, runs: int) -> Curves:
-    """The gated point once more, with another request."""
+def _timed_again(
+    serial: Target, multis: Sequence[Target], cases: Sequence[Case], *, warmup_runs: int, runs: int
+) -> Curves:
+    """The gated point once more, with other requests."""
     return measure_curves(
         serial,
         multis,
-        lambda count: case,
+        lambda count: cases,
         counts=[GATED_ITEMS],
         warmup_runs=warmup_runs,
         timed_runs=lambda count: runs,
@@ -197,12 +201,12 @@ def measure_curve(
     tuned: list[CurvePoint] | None = None,
     bound: Bound | None = None,
     tuned_bound: Bound | None = None,
-    case_of: Callable[[int], Case] | None = None,
+    cases_of: Callable[[int], Sequence[Case]] | None = None,
 ) -> Measurement:
     """The gated point of a performance curve, with the whole curve as its details.
 
     ``tuned``: the curve against a serial server that is tuned for such calls; reported beside it, never mixed with it.
-    ``bound``, ``tuned_bound``: what packing can save at most against each, of the requests of ``case_of``.
+    ``bound``, ``tuned_bound``: what packing can save at most against each, of the requests of ``cases_of``.
     """
     point = next((p for p in curve if p.num_items == GATED_ITEMS), None)
     timed = None if point is None or point.refused is not None else point
@@ -210,15 +214,19 @@ def measure_curve(
     if point is not None and point.refused is not None:
         doubt = f"refused at N = {GATED_ITEMS}: {point.refused}"
     unreachable, remarks = None, []
-    if timed is not None and bound is not None and case_of is not None and SPEEDUP_N32.limit is not None:
-        case = case_of(GATED_ITEMS)
-        unreachable = bound.unreachable(case, SPEEDUP_N32.limit, max_tokens=multi.max_tokens)
-        ceiling = bound.ceiling(case)
+    if timed is not None and bound is not None and cases_of is not None and SPEEDUP_N32.limit is not None:
+        cases = cases_of(GATED_ITEMS)
+        unreachable = bound.unreachable_with(cases, SPEEDUP_N32.limit, max_tokens=multi.max_tokens)
+        ceiling = bound.ceiling_of(cases)
         if ceiling is not None and timed.speedup > ceiling:
             remarks.append(
                 f"{timed.speedup:.3g} at N = {GATED_ITEMS} is above what operations alone explain ({ceiling:.3g}): the "
                 "rest is what each of the serial calls costs beside them"
             )
+    sent = [] if cases_of is None else cases_of(GATED_ITEMS)
+    if len(sent) > 1:
+        most = max(len(case.items) for case in sent)
+        remarks.append(f"the {GATED_ITEMS} items are sent in {len(sent)} requests of at most {most}, as they came")
     return Measurement(
         target=multi,
         value=None if timed is None else timed.speedup,
@@ -226,8 +234,8 @@ def measure_curve(
         attestation=attestation,
         samples={"timed_runs": 0 if timed is None else len(timed.serial_sec)},
         details=details.Speedup(
-            performance=performance(curve, bound, case_of),
-            performance_vs_tuned_serial=None if tuned is None else performance(tuned, tuned_bound, case_of),
+            performance=performance(curve, bound, cases_of),
+            performance_vs_tuned_serial=None if tuned is None else performance(tuned, tuned_bound, cases_of),
             refused=refusals(curve),
             refused_vs_tuned_serial={} if tuned is None else refusals(tuned),
             ceiling_basis=None if bound is None else bound.basis,
@@ -240,21 +248,23 @@ def measure_curve(
 
 
 def performance(
-    curve: Sequence[CurvePoint], bound: Bound | None = None, case_of: Callable[[int], Case] | None = None
+    curve: Sequence[CurvePoint],
+    bound: Bound | None = None,
+    cases_of: Callable[[int], Sequence[Case]] | None = None,
 ) -> dict[str, details.SpeedPoint]:
-    """The answered points of a curve for the results, by N, with what ``bound`` says of the request of each."""
+    """The answered points of a curve for the results, by N, with what ``bound`` says of the requests of each."""
     points = {}
     for point in curve:
         if point.refused is not None:
             continue
         record = points[str(point.num_items)] = point.record()
-        if bound is None or case_of is None:
+        if bound is None or cases_of is None:
             continue
-        case = case_of(point.num_items)
-        record.ceiling = bound.ceiling(case)
+        cases = cases_of(point.num_items)
+        record.ceiling = bound.ceiling_of(cases)
         if record.ceiling is not None:
             record.share_of_ceiling = point.speedup / record.ceiling
-        record.share_of_roofline = bound.share_of_roofline(case, p50(point.multi_sec))
+        record.share_of_roofline = bound.share_of_roofline(cases, p50(point.multi_sec))
     return points
 
 

@@ -51,6 +51,10 @@ class Subject(ABC):
     def timing_case(self, target: Target, num_items: int) -> Case:
         """A request of N items for timing."""
 
+    def timing_cases(self, target: Target, num_items: int) -> Sequence[Case]:
+        """The requests in which N items are timed: several where the user's own requests have fewer."""
+        return [self.timing_case(target, num_items)]
+
     @property
     @abstractmethod
     def reference(self) -> Target:

@@ -94,6 +94,6 @@ def _problem(path: Path, backend: str) -> str | None:
         return str(error)
     if matrix.backend != backend or matrix.evaluation_view not in VIEWS:
         return f"it is of {matrix.backend} in {matrix.evaluation_view}; expected {backend} in {' or '.join(VIEWS)}"
-    if matrix.workload_ref.sha256 is None or linked(path, matrix.workload_ref)[0] is None:
+    if matrix.workload_ref.sha256 is None or not linked(path, matrix.workload_ref)[0]:
         return "it does not say which request of the workload it measured"
     return None

@@ -51,10 +51,14 @@ class SidePlan(msgspec.Struct, kw_only=True):
 
 
 class Shape(msgspec.Struct, kw_only=True):
-    """The workload, and how often it is measured; times in seconds."""
+    """The workload, and how often it is measured; times in seconds. ``tokenizer`` and ``workload_sample``: of a user's
+    own requests; ``labels_given``: whether lines without labels have these."""
 
     model: str | None = None
     workload: str | None = None
+    workload_sample: int | None = None
+    tokenizer: str | None = None
+    labels_given: bool = False
     query_tokens: int = 2000
     num_items: int = 500
     item_tokens: int = 20

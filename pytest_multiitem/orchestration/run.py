@@ -6,10 +6,11 @@ import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_multiitem.comparison import files, workload
+from pytest_multiitem.comparison.own_requests import canonical_of
 from pytest_multiitem.comparison.records import Comparison
 from pytest_multiitem.errors import MultiItemError, StorageError
 from pytest_multiitem.inputs import read_bytes
@@ -35,6 +36,7 @@ from pytest_multiitem.orchestration.work import Work
 from pytest_multiitem.results.store import write_atomically
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.storage import writing
+from pytest_multiitem.traffic.lines import read_traffic
 
 _IMPATIENT = 0.1  # minutes: connections that are lost, while what was measured is fetched after a failure
 
@@ -209,12 +211,8 @@ class Orchestration:
 
 
 def _write_workload(work: Work) -> None:
-    """The user's own workload, byte by byte, or the canonical one of the plan's shape."""
+    """The user's own workload, a canonical one byte by byte, or the canonical one of the plan's shape."""
     shape, path = work.plan.shape, work.directory / WORKLOAD
-    if shape.workload is not None:
-        workload.read(Path(shape.workload))
-        write_atomically(path, read_bytes(Path(shape.workload)))
-        return
     settings = Settings(
         model=shape.model,
         bench_query_tokens=shape.query_tokens,
@@ -223,7 +221,25 @@ def _write_workload(work: Work) -> None:
         labels=tuple(int(label) for label in shape.labels.split(",")),
         delimiter=shape.delimiter,
     )
-    files.write(path, workload.of_run(settings))
+    if shape.workload is None:
+        files.write(path, workload.of_run(settings))
+        return
+    traffic = read_traffic(Path(shape.workload))
+    if traffic.is_canonical and shape.workload_sample is None:
+        workload.read(Path(shape.workload))
+        write_atomically(path, read_bytes(Path(shape.workload)))
+        return
+    own = canonical_of(
+        replace(
+            settings,
+            workload=Path(shape.workload),
+            workload_sample=shape.workload_sample,
+            tokenizer=shape.tokenizer,
+            origins={"labels": "--labels" if shape.labels_given else "default"},
+        )
+    )
+    assert own is not None  # there is a workload
+    files.write(path, own)
 
 
 def _make_key(work: Work) -> None:

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from io import StringIO
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-
+from pytest_multiitem.reports.fitting import fitted, terminal_width
 from pytest_multiitem.untrusted.words import plain, plain_lines
 
 #: A table's header and rows.
@@ -96,17 +92,11 @@ def code_block(text: str, language: str) -> Markdown:
 
 
 def terminal_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines for the terminal, the last one empty; none without rows."""
+    """A table as lines for the terminal, as wide as this is, the last one empty; none without rows."""
     if not rows:
         return []
-    grid = Table(box=SIMPLE, show_edge=False, pad_edge=False)
-    for name in header:
-        grid.add_column(plain(name), no_wrap=True)
-    for row in rows:
-        grid.add_row(*map(plain, row))
-    out = StringIO()
-    Console(file=out, width=10_000, color_system=None, markup=False, emoji=False).print(grid)
-    return [*(line.rstrip() for line in out.getvalue().splitlines()), ""]
+    width = terminal_width()
+    return [*fitted([*map(plain, header)], [[*map(plain, row)] for row in rows], width), ""]
 
 
 #: What means something to a Markdown renderer: code, emphasis, strikethrough, links and images, a table's bar, maths, a

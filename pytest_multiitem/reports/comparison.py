@@ -16,6 +16,7 @@ from pytest_multiitem.reports import comparison_evidence as evidence
 from pytest_multiitem.reports import comparison_tables as tables
 from pytest_multiitem.reports import score_matrix
 from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.html.chapters import page_of
 from pytest_multiitem.reports.page import page
 from pytest_multiitem.results.published import PUBLISHED_THROUGHPUT, THROUGHPUT_SHAPE
 from pytest_multiitem.results.store import write_atomically
@@ -33,7 +34,7 @@ def final_report(comparison: Comparison, matrices: Sequence[ScoreMatrix], title_
         "final_report",
         comparison=comparison,
         matrices=matrices,
-        title="Multi-item scoring: final report" + (f" ({title_date})" if title_date else ""),
+        title=_title(title_date),
         tables=tables,
         contract=contract,
         evidence=evidence,
@@ -44,6 +45,10 @@ def final_report(comparison: Comparison, matrices: Sequence[ScoreMatrix], title_
         published_shape=THROUGHPUT_SHAPE,
         shape=evidence.shape(comparison),
     )
+
+
+def _title(date: str | None) -> str:
+    return "Multi-item scoring: final report" + (f" ({date})" if date else "")
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
@@ -109,10 +114,14 @@ def publish(outcome: Outcome) -> list[Path]:
 def write(
     directory: Path, comparison: Comparison, matrices: Sequence[ScoreMatrix], title_date: str | None = None
 ) -> list[Path]:
-    """Write a comparison and its two reports; gives their paths. Raises StorageError where that fails."""
+    """Write a comparison and its reports; gives their paths. Raises StorageError where that fails."""
     paths = [directory / name for name in FILES]
     artefacts.write(paths[0], comparison)
-    texts = comparison_markdown(comparison), final_report(comparison, matrices, title_date)
+    texts = (
+        comparison_markdown(comparison),
+        final_report(comparison, matrices, title_date),
+        page_of([comparison], {0: matrices}, _title(title_date)),
+    )
     for path, text in zip(paths[1:], texts, strict=True):
         write_atomically(path, text.encode())
     return paths

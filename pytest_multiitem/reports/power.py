@@ -44,12 +44,16 @@ def kill_table(matrix: KillMatrix, backend: str) -> Rows:
     order = [kind.name for kind in sorted(matrix.faults, key=lambda kind: kind.number or len(matrix.faults) + 100)]
 
     def place(build: BuildRecord) -> tuple[int, float]:
-        return (-1, 0.0) if build.fault is None else (order.index(build.fault), -(build.strength or 0.0))
+        if build.fault is None:
+            return -1, 0.0
+        at = order.index(build.fault) if build.fault in kinds else len(order)  # of a project that is not loaded now
+        return at, -(build.strength or 0.0)
 
     builds = sorted((build for build in matrix.builds if build.backend == backend), key=place)
     rows = []
     for build in builds:
-        row = "" if build.fault is None else f"F{kinds[build.fault].number}" if kinds[build.fault].number else "-"
+        known = kinds.get(build.fault or "")
+        row = "" if build.fault is None else f"F{known.number}" if known is not None and known.number else "-"
         cells = {cell.gate if cell.place is None else f"{cell.gate}[{cell.place}]": cell for cell in build.cells}
         rows.append([row, build.label, result(build), *(cell_text(cells.get(gate)) for gate in matrix.gates)])
     return ["", "build", "", *map(short, matrix.gates)], rows

@@ -9,8 +9,10 @@ from pathlib import Path
 from pytest_multiitem.reports import table
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.scores import scores
 from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results import store
+from pytest_multiitem.results.answer import ANSWER
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.verdict import WORST_FIRST, Verdict
 from pytest_multiitem.untrusted.words import plain
@@ -25,14 +27,14 @@ _MARKUP = {
 }
 
 
-def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, base: Path) -> list[Line]:
-    """The table of gates, the benchmarks, every reason that is not PASS, and where the files are."""
+def lines(matrix: Matrix | None, unmet: Sequence[str]) -> list[Line]:
+    """The table of gates, the benchmarks, and every reason that is not PASS."""
     shown: list[Line] = []
     if matrix is not None:
         pivot = terminal_table(*table.pivot(matrix.gates))
         text = [*pivot[:-1], f"cells: {table.LEGEND}", ""] if pivot else []
         contents = [table.others(matrix.gates), checks_table(matrix), table.curves(matrix)]
-        contents += [table.benchmarks(matrix), baseline(matrix.gates)]
+        contents += [table.benchmarks(matrix), baseline(matrix.gates), scores(matrix.gates)]
         if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
             contents.append(table.contract(matrix))
         shown += [(line, {}) for line in (*text, *(line for each in contents for line in terminal_table(*each)))]
@@ -48,7 +50,11 @@ def lines(matrix: Matrix | None, unmet: Sequence[str], written: Path | None, bas
         worst = next((verdict for verdict in WORST_FIRST if matrix.summary.get(verdict)), None)
         shown.append((f"gates: {counts or 'none'}", _MARKUP[worst or Verdict.PASS]))
     shown += [(f"required gate not run: {name}", {"red": True, "bold": True}) for name in unmet]
-    if written is not None:
-        path = written.relative_to(base) if written.is_relative_to(base) else written
-        shown.append((f"results: {path / store.MATRIX}, {path / store.REPORT}", {}))
     return [(plain(text), markup) for text, markup in shown]
+
+
+def results_line(written: Path, base: Path) -> str:
+    """Where a run's files are, for people first: from the directory ``base``, if they lie there."""
+    path = written.relative_to(base) if written.is_relative_to(base) else written
+    first, *others = [name for name in (store.PAGE, store.REPORT, ANSWER, store.MATRIX) if (written / name).is_file()]
+    return plain(f"results: {', '.join([str(path / first), *others])}")

@@ -45,13 +45,24 @@ class Isolation(Notes, kw_only=True):
     leak_visibility_median: Number
 
 
+class SeenPairs(msgspec.Struct, kw_only=True):
+    """Who sees whom in one request whose items are mutated in turn. ``lengths`` [N]: of its items, in tokens. ``moved``
+    [N][N]: how far the score of the item of the column moved when the item of the row changed; of a server that
+    isolates its items all but the diagonal is 0. Null where it was no number."""
+
+    case: str
+    lengths: list[int]
+    moved: list[list[Number]]
+
+
 class ContentIsolation(Notes, kw_only=True):
     """The worst mutations at the same shapes. ``allowed``: what replays of a server that does not repeat itself allow;
-    0 of one that does."""
+    0 of one that does. ``pairs``: of the request whose every item was mutated, where there is one."""
 
     worst: list[MutatedItem]
     allowed: Number
     mutated_item_change_max: Number
+    pairs: SeenPairs | None = None
 
 
 class LengthIsolation(Notes, kw_only=True):
@@ -81,13 +92,27 @@ class WorstItem(msgspec.Struct, kw_only=True, omit_defaults=True):
     item: int | None = None
 
 
+class ScoredItems(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Items of one request, packed and alone. ``items`` [M]: which, ascending; of a large request those that differ
+    most, and some between. ``packed``, ``serial`` [M]: the score of the label whose scores are furthest apart.
+    ``texts``: by item, what the ones that differ most say, where the request was text."""
+
+    case: str
+    items: list[int]
+    packed: list[Number]
+    serial: list[Number]
+    texts: dict[str, str] = {}
+
+
 class Equivalence(Notes, kw_only=True):
-    """``query_only_max_abs_diff``: packed scores against plain ``query + item``, which no gate judges."""
+    """``query_only_max_abs_diff``: packed scores against plain ``query + item``, which no gate judges. ``scored``: the
+    scores themselves."""
 
     mean_abs_diff: Number
     worst: WorstItem
     query_only_max_abs_diff: Number
     leak_visibility_median: Number
+    scored: list[ScoredItems] = []
 
 
 class EquivalenceAtFloor(Notes, kw_only=True):
@@ -386,8 +411,47 @@ class AgainstBaseline(Notes, kw_only=True):
     notes: list[str] = []
 
 
+class MovedItem(msgspec.Struct, kw_only=True):
+    """One item whose scores [K] moved. ``was``: as saved; ``now``: in this run."""
+
+    index: int
+    difference: float
+    was: list[float]
+    now: list[float]
+
+
+class ScoreVerdict(msgspec.Struct, kw_only=True):
+    """One saved request. ``moved``: of its ``items``, those further away than ``limit``. ``largest``, ``mean``: the
+    difference over all items. ``noise_floor``: the larger of both runs'. ``doubt``: why no difference decides.
+    ``worst``: the items that moved most."""
+
+    key: str
+    verdict: Verdict
+    reason: str
+    items: int
+    moved: int = 0
+    largest: Number = None
+    mean: Number = None
+    limit: Number = None
+    noise_floor: Number = None
+    doubt: str | None = None
+    worst: list[MovedItem] = []
+
+
+class AgainstScores(Notes, kw_only=True):
+    """Every saved request. ``since``: what is known of when the scores moved; null where none did. ``notes``: what
+    differs and does not decide."""
+
+    scores: str
+    saved_at_utc: str
+    workload_sha256: str
+    requests: list[ScoreVerdict]
+    since: str | None = None
+    notes: list[str] = []
+
+
 Details = (
     Notes | EveryScore | Isolation | ContentIsolation | LengthIsolation | Equivalence | EquivalenceAtFloor | Semantics
     | RequestIsolation | RequestContract | NegativeControl | Ladder | Labels | Traffic | Relations | Speedup | Agreement
-    | PrefillExtend | SegmentPath | ComparedSides | Power | AgainstBaseline
+    | PrefillExtend | SegmentPath | ComparedSides | Power | AgainstBaseline | AgainstScores
 )  # fmt: skip

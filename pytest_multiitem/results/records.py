@@ -86,7 +86,8 @@ class GateRecord(Evidence, kw_only=True):
 class BenchmarkRecord(msgspec.Struct, kw_only=True):
     """One benchmark. Times in seconds; ``p95_sec`` from fewer than 90 runs is an interpolation.
 
-    ``workload_sha256``: of the encoded requests; null where the benchmark does not say what it sends.
+    ``query_tokens``, ``item_tokens``: of several requests of a user's own, the means, rounded. ``workload_sha256``: of
+    the encoded requests; null where the benchmark does not say what it sends.
     """
 
     name: str
@@ -133,6 +134,30 @@ class ServerRecord(msgspec.Struct, kw_only=True):
     packages: dict[str, str] = {}
 
 
+class TrafficSource(msgspec.Struct, kw_only=True):
+    """A user's own requests: their file, and what was taken of it.
+
+    ``sha256``: of the file. ``requests``: in the file; ``drawn``: how many of them are sent, chosen by ``seed`` where
+    that is fewer. ``tokenizer``: what made ids of text; None where all content was ids.
+    """
+
+    path: str
+    sha256: str
+    requests: int
+    drawn: int
+    seed: int
+    tokenizer: str | None = None
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        part = f"{self.drawn} request{'s' * (self.drawn != 1)}"
+        if self.drawn < self.requests:
+            part = f"a sample of {self.drawn} of {self.requests} requests (seed {self.seed})"
+        of = f" as text by the tokenizer {self.tokenizer}" if self.tokenizer else ""
+        return f"{part} of {self.path}{of}, sha256 {self.sha256[:12]}"
+
+
 class TestRecord(msgspec.Struct, kw_only=True):
     """One test of the run: its outcome in pytest's words, and its gate's verdict where it has one."""
 
@@ -145,7 +170,8 @@ class TestRecord(msgspec.Struct, kw_only=True):
 
 
 class Matrix(msgspec.Struct, kw_only=True):
-    """The whole run."""
+    """The whole run. ``traffic``: where its requests came from; null where they are the built-in ones. ``artefacts``:
+    further files that its options wrote, from its directory."""
 
     schema_version: Literal["multiitem_matrix_v1"] = SCHEMA_VERSION
     run_id: str
@@ -163,3 +189,5 @@ class Matrix(msgspec.Struct, kw_only=True):
     benchmarks: list[BenchmarkRecord]
     tests: list[TestRecord]
     summary: dict[str, int]
+    traffic: TrafficSource | None = None
+    artefacts: list[str] = []

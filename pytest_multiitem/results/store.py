@@ -27,6 +27,7 @@ from pytest_multiitem.storage import try_writing, writing
 
 MATRIX = "matrix.json"
 REPORT = "report.md"
+PAGE = "report.html"
 SAMPLES = "samples.jsonl"
 LATEST = "latest"
 #: How the name of a file ends that is being written; one whose writer was killed is of no use to anybody.

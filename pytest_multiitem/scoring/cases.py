@@ -1,21 +1,18 @@
-"""The requests that gates are measured on: built-in seeded cases, or a user's own traffic."""
+"""The requests that gates are measured on: built-in seeded cases, and what is made of any request."""
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from itertools import cycle
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from pytest_multiitem.errors import UsageError, did_you_mean
-from pytest_multiitem.inputs import decode_json, read_bytes
+from pytest_multiitem.errors import UsageError
 
 TokenIds = tuple[int, ...]
 
@@ -30,13 +27,15 @@ _TRAFFIC_LENGTHS = (8, 11, 3, 6)
 
 @dataclass(frozen=True)
 class Case:
-    """One request as token ids: a query, N items, K labels. ``pool``: ids that mutations draw from."""
+    """One request as token ids: a query, N items, K labels. ``pool``: ids that mutations draw from. ``texts``: what the
+    N items say, for people; empty where they are ids alone."""
 
     name: str
     query: TokenIds
     items: tuple[TokenIds, ...]
     labels: tuple[int, ...]
     pool: TokenIds
+    texts: tuple[str, ...] = field(default=(), compare=False)
 
     def with_item(self, index: int, item: TokenIds) -> Case:
         """The same case with one item replaced."""
@@ -99,6 +98,19 @@ def equal_length_case(
     return Case(f"{query_tokens}/{num_items}/{item_tokens}", query, items, tuple(labels), pool)
 
 
+def first_items(cases: Sequence[Case], num_items: int) -> tuple[Case, ...]:
+    """The first N items of requests, in the requests that they stand in: each with its own query, the last one cut;
+    from the first request again where all together have fewer."""
+    chosen: list[Case] = []
+    left = num_items
+    for case in cycle(cases):
+        chosen.append(replace(case, items=case.items[:left]))
+        left -= len(chosen[-1].items)
+        if left == 0:
+            break
+    return tuple(chosen)
+
+
 def drawn(rng: np.random.Generator, pool: TokenIds, length: int) -> TokenIds:
     """So many ids of a pool, each drawn anew."""
     return tuple(pool[i] for i in rng.integers(0, len(pool), length).tolist())
@@ -147,112 +159,6 @@ def unrelated(case: Case, number: int = 0) -> Case:
     query = (marks[number % len(marks)], *case.query[::-1][: _TRAFFIC_QUERY - 1])
     items = tuple(item[:length] for item, length in zip(chosen, _TRAFFIC_LENGTHS, strict=True))
     return Case(f"{case.name}, unrelated {number}", query, items, case.labels, case.pool)
-
-
-def read_workload(
-    path: Path, *, encode: Callable[[str], list[int]] | None, labels: Sequence[int], delimiter: int, vocab_size: int
-) -> tuple[Case, ...]:
-    """A user's requests from JSON lines: ``query`` and ``items`` (text, or token ids), optional
-    ``label_token_ids`` (default: ``labels``) and ``id``; or those of a canonical workload file.
-
-    ``encode`` turns text into token ids; None where no tokenizer is at hand. Raises UsageError
-    naming the line, or the request, and what is wrong with it.
-    """
-    content = read_bytes(path, "workload")
-    cases = []
-    for where, raw in _raw_requests(path, content.removeprefix(codecs.BOM_UTF8)):
-
-        def wrong(problem: str, where: str = where) -> UsageError:
-            return UsageError(f"workload {path}, {where}: {problem}")
-
-        if not isinstance(raw, dict):
-            raise wrong(f"expected an object with query and items, got {type(raw).__name__}")
-        if not isinstance(raw.get("items"), list) or not raw["items"]:
-            raise wrong("'items' must be a list with at least one item")
-
-        def ids(value: Any, what: str, raise_: Callable[[str], UsageError] = wrong) -> TokenIds:
-            if isinstance(value, str):
-                if encode is None:
-                    raise raise_(f"{what} is text, and the served model has no tokenizer here; give token ids")
-                value = encode(value)
-            if not isinstance(value, list) or any(type(i) is not int for i in value):
-                raise raise_(f"{what} must be text or a list of token ids, got {value!r:.80}")
-            bad = next((i for i in value if not 0 <= i < vocab_size), None)
-            if bad is not None:
-                raise raise_(f"{what} holds token id {bad}; expected 0 to {vocab_size - 1}")
-            if delimiter in value:
-                raise raise_(f"{what} holds the delimiter {delimiter}, which cannot stand in content")
-            return tuple(value)
-
-        query = ids(raw.get("query"), "'query'")
-        if not query:
-            raise wrong("'query' is empty")
-        items = tuple(ids(item, f"items[{i}]") for i, item in enumerate(raw["items"]))
-        own_labels = raw.get("label_token_ids", list(labels))
-        if not isinstance(own_labels, list) or not own_labels:
-            raise wrong(f"'label_token_ids' must be a list with at least one token id, got {own_labels!r:.80}")
-        own_labels = ids(own_labels, "'label_token_ids'")
-        cases.append(Case(str(raw.get("id") or where), query, items, own_labels, ()))
-    if not cases:
-        raise UsageError(f"workload {path} holds no request; expected one JSON object a line")
-    pool = tuple(sorted({token for case in cases for item in case.items for token in item}))
-    if len(pool) < 2:
-        raise UsageError(f"workload {path}: all items together hold {len(pool)} distinct token; nothing to mutate")
-    return tuple(replace(case, pool=pool) for case in cases)
-
-
-#: Of a request in JSON lines.
-_FIELDS = ("query", "items", "label_token_ids", "id")
-
-
-def _raw_requests(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
-    """Every request of a workload: where it stands, and its fields, named as in JSON lines."""
-    try:
-        whole = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        whole = None  # several lines
-    if isinstance(whole, dict) and "schema_version" in whole and "query" not in whole:
-        try:
-            yield from _canonical_requests(path, decode_json(content))
-        except ValueError as error:
-            raise UsageError(f"workload {path} is not valid JSON: {error}") from None
-        return
-    # Only a line feed ends a line: JSON text may hold the further separators that str.splitlines knows.
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            try:
-                request = decode_json(line)
-            except ValueError as error:
-                raise UsageError(
-                    f"workload {path}, line {number}: not valid JSON ({error}); expected one request object a line"
-                ) from None
-            names = [*request] if isinstance(request, dict) else []
-            unknown = next((name for name in names if name not in (*_FIELDS, "schema_version")), None)
-            if unknown is not None:
-                hint = did_you_mean(unknown, _FIELDS)
-                raise UsageError(
-                    f"workload {path}, line {number}: there is no field {unknown!r:.80}{hint}; "
-                    f"expected {', '.join(_FIELDS)}"
-                )
-            yield f"line {number}", request
-
-
-def _canonical_requests(path: Path, workload: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    if workload["schema_version"] != CANONICAL_WORKLOAD:
-        raise UsageError(
-            f"workload {path} is a {workload['schema_version']!r:.80} file; expected JSON lines of requests, or a "
-            f"{CANONICAL_WORKLOAD} file"
-        )
-    if not isinstance(workload.get("requests"), list):
-        raise UsageError(f"workload {path}: 'requests' must be a list; write a workload with: multiitem workload")
-    checksums = workload.get("checksums")
-    named = [raw for raw in workload["requests"] if isinstance(raw, dict) and isinstance(raw.get("request_id"), str)]
-    for name, problem in wrong_checksums(named, checksums if isinstance(checksums, dict) else {}):
-        raise UsageError(f"workload {path}, request {name!r:.80}: {problem}; write a workload with: multiitem workload")
-    names = {"request_id": "id", "query_token_ids": "query", "items_token_ids": "items"}
-    for index, raw in enumerate(workload["requests"]):
-        fields = {names.get(key, key): value for key, value in raw.items()} if isinstance(raw, dict) else raw
-        yield f"requests[{index}]", fields
 
 
 def request_sha256(raw_request: dict[str, Any]) -> str:

@@ -34,10 +34,7 @@ def content_tokens(source: str, excluded: Collection[int], *, vocab_size: int | 
 
     Raises UsageError where there is no such tokenizer, or where it has fewer than 100 such ids.
     """
-    tokenizer = _load(source)
-    # Truncation or padding, which a tokenizer.json may ask for, would change what a text encodes to.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = load_tokenizer(source)
     known = set(tokenizer.get_vocab(with_added_tokens=True).values())
     banned = {*excluded, *tokenizer.get_added_tokens_decoder()}
     wanted = sorted(i for i in known - banned if vocab_size is None or i < vocab_size)
@@ -64,7 +61,11 @@ def _is_clean(text: str) -> bool:
     return bool(categories) and not any(c[0] in "CZ" for c in categories) and "\N{REPLACEMENT CHARACTER}" not in text
 
 
-def _load(source: str) -> Any:
+def load_tokenizer(source: str) -> Any:
+    """A ``tokenizers.Tokenizer``; no code that lies beside it is run. ``source``: as in `content_tokens`.
+
+    Raises UsageError where there is no such tokenizer.
+    """
     from tokenizers import Tokenizer
 
     path = Path(source).expanduser()
@@ -72,10 +73,14 @@ def _load(source: str) -> Any:
     on_disk = path.exists()
     if on_disk and not file.is_file():
         raise UsageError(f"{path} has no tokenizer.json; name a directory that has one, the file itself, or a hub id")
-    if not on_disk and _HUB_ID.fullmatch(source) is None:
+    if not on_disk and (_HUB_ID.fullmatch(source) is None or path.suffix == ".json"):
         raise UsageError(f"tokenizer {source} does not exist; expected a directory, a tokenizer.json, or a hub id")
     try:
-        return Tokenizer.from_file(str(file)) if on_disk else Tokenizer.from_pretrained(source)
+        tokenizer = Tokenizer.from_file(str(file)) if on_disk else Tokenizer.from_pretrained(source)
     except Exception as error:  # the library raises bare Exception for a damaged file
         problem = f"{file} cannot be read as a tokenizer" if on_disk else f"the hub gave no tokenizer {source}"
         raise UsageError(f"{problem}: {error}; name a directory that has a tokenizer.json") from error
+    # Truncation or padding, which a tokenizer.json may ask for, would change what a text encodes to.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

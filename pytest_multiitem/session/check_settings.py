@@ -7,6 +7,8 @@ import pytest
 from pytest_multiitem.scoring.vocabulary import ALL
 from pytest_multiitem.session.part import PARTS, parts_of
 from pytest_multiitem.session.session import usage_errors
+from pytest_multiitem.settings.attached import check_addresses
+from pytest_multiitem.settings.project_file import project_settings
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
 
@@ -22,12 +24,15 @@ def settings_of(config: pytest.Config) -> Settings:
     command_line = {option.ini: config.getoption(option.ini, default=None) for option in OPTIONS}
     ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
     with usage_errors():
-        settings = _with_known_names(resolve(command_line, ini))
+        project = project_settings(config.rootpath)
+        settings = _with_known_names(resolve(command_line, ini, project=project))
     if settings.bench and is_parallel(config):
         raise pytest.UsageError(
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "
             "run the benchmarks without -n"
         )
+    with usage_errors():
+        check_addresses(settings)
     if settings.baseline is None and settings.origins["fail_if"] == "command line":
         raise pytest.UsageError("--fail-if says what a regression is; give the baseline as well: --baseline NAME")
     config.stash[PARTS] = parts_of(config, settings)
@@ -44,13 +49,20 @@ def settings_of(config: pytest.Config) -> Settings:
 
 
 def _with_known_names(settings: Settings) -> Settings:
-    """The settings fitted to the engine, now that all hooks are known. Raises UsageError for a name of no engine,
-    backend, mask, gate or fault. Each is imported only where an option names one: it is slow, and mostly none does."""
+    """The settings fitted to the engine, now that all hooks are known, and to the user's own requests.
+
+    Raises UsageError for a name of no engine, backend, mask, gate or fault, and for requests that cannot be used. Each
+    is imported only where an option names one: it is slow, and mostly none does.
+    """
     if any(settings.origins[name] != "default" for name in _ENGINE_SETTINGS):
         from pytest_multiitem.adapters.base import check_backends, choose_engine
 
         settings = choose_engine(settings.engine).fit(settings)
         check_backends(settings)
+    if settings.workload is not None or settings.origins["labels"] != "default":
+        from pytest_multiitem.traffic.loading import fitted
+
+        settings = fitted(settings)
     if settings.require:
         from pytest_multiitem.gates.registry import gate_names
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
+from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.record import blank_record
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results import store
@@ -20,6 +23,7 @@ from pytest_multiitem.results.records import (
     ServerRecord,
     SettingRecord,
     TestRecord,
+    TrafficSource,
     Verdict,
 )
 from pytest_multiitem.results.verdict import failing, worse
@@ -118,6 +122,7 @@ class Ledger:
         """The run's matrix, with the servers whose samples lie in its directory."""
         records, tests = self.records(), self.tests()
         servers = {(line["label"], line["url"]): line for line in store.server_samples(run_dir)}
+        told = [(line.get("info") or {}).get("model_path") for line in servers.values()]
         reached = all(test.outcome != "not reached" for test in tests)
         return Matrix(
             run_id=run_dir.name,
@@ -134,5 +139,17 @@ class Ledger:
             gates=records,
             benchmarks=self.benchmarks,
             tests=tests,
+            traffic=_traffic(settings, told),
             summary={v.value: sum(r.verdict is v for r in records) for v in Verdict},
         )
+
+
+def _traffic(settings: Settings, served: Sequence[object]) -> TrafficSource | None:
+    """Where the run's requests come from; None for the built-in ones, and for a file that is gone by now."""
+    if settings.workload is None:
+        return None
+    from pytest_multiitem.traffic.loading import described  # it brings the tokenizer's library
+
+    with suppress(UsageError, OSError):
+        return described(settings, [each for each in served if isinstance(each, str)])
+    return None

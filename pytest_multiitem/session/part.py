@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -43,6 +44,10 @@ class Part:
         """The results are written (None: no test of the run uses the plugin); whether the run fails for this part."""
         return False
 
+    def artefacts(self) -> Iterable[Path]:
+        """The files with records of its own that it has written."""
+        return ()
+
     def lines(self) -> Iterable[Line]:
         """What it says in the summary."""
         return ()
@@ -51,7 +56,12 @@ class Part:
 PARTS: pytest.StashKey[tuple[Part, ...]] = pytest.StashKey()
 #: The modules of the parts, in the order of their tests and of the summary, each with the settings that ask for it. One
 #: that nobody asks for is not imported. The baseline comes last: it judges what all others have timed.
-_PARTS = (("power", ("power",)), ("comparison", ("compare",)), ("baseline", ("baseline", "save_baseline")))
+_PARTS = (
+    ("power", ("power",)),
+    ("comparison", ("compare",)),
+    ("scores", ("scores", "save_scores")),
+    ("baseline", ("baseline", "save_baseline")),
+)
 
 
 def parts_of(config: pytest.Config, settings: Settings) -> tuple[Part, ...]:

@@ -6,6 +6,7 @@ ledger and the servers' lease. A worker's verdicts travel on its test reports.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -170,6 +171,8 @@ class Session:
     def _write(self, exit_status: int) -> int:
         """Write the results; returns the exit status, which a part that fails the run, or a full disk, changes."""
         matrix = self.ledger.matrix(self.run_dir, self.settings, self._at_least(exit_status))
+        written = (path for part in self.parts for path in part.artefacts())
+        matrix.artefacts = [os.path.relpath(path, self.run_dir) for path in written]
         self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=matrix)
         if not self.run_dir.exists():  # collection did not come to its end, or somebody has removed it
             self._stores(lambda: store.make_run_dir(self.run_dir))
@@ -238,6 +241,11 @@ def run_directory(config: pytest.Config) -> Path:
     return config.stash[_RUN_DIR]
 
 
+def place_run(config: pytest.Config, directory: Path) -> None:
+    """Have this run write to a directory that somebody else has chosen for it."""
+    config.stash[_RUN_DIR] = directory
+
+
 def _interrupt(number: signal.Signals) -> None:
     """End the run as Ctrl-C does, so that a cancelled CI job keeps its results."""
     if number == signal.SIGINT:
@@ -262,7 +270,8 @@ def finish(session: pytest.Session) -> None:
     if SETTINGS not in config.stash or config.getoption("collectonly"):
         return
     settings = config.stash[SETTINGS]
-    if SESSION in config.stash or settings.require or settings.save_baseline is not None:
+    saves = settings.save_baseline is not None or settings.save_scores is not None
+    if SESSION in config.stash or settings.require or saves:
         session_of(config).hold_interruptions()
         status = session_of(config).finish(int(session.exitstatus))
         if status != int(session.exitstatus):

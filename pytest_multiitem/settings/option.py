@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+#: Where a pyproject.toml holds settings.
+TABLE = "[tool.multiitem]"
+
 
 @dataclass(frozen=True)
 class Option:
@@ -51,6 +54,9 @@ class Option:
     def place(self, origin: str) -> str:
         """Where a value of that origin was given, for messages."""
         places = {"command line": f"option {self.flag}", "ini": f"ini value {self.ini}"}
+        places[TABLE] = f"{TABLE} {self.name}"
+        if origin.startswith("--"):
+            return f"option {origin}"
         places[f"environment {self.variable}"] = f"environment variable {self.variable}"
         return places.get(origin, f"{self.name} ({origin})")
 

@@ -1,7 +1,8 @@
 """Every setting of a run, stated once: command line, environment variable, ini value, default, help.
 
-A command-line option wins over the environment variable, the variable over the ini value, the ini
-value over the default; each value of :class:`Settings` knows where it came from.
+A command-line option wins over the environment variable, the variable over ``[tool.multiitem]`` in
+pyproject.toml, that over the ini value, the ini value over the default; each value of
+:class:`Settings` knows where it came from.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pytest_multiitem.scoring.vocabulary import EFFORTS, VIEWS
 from pytest_multiitem.settings.chips import DEFAULT_CHIPS, chip_names
 from pytest_multiitem.settings.conditions import condition_texts
 from pytest_multiitem.settings.kernels import parse_kernel
+from pytest_multiitem.settings.labels import label_words
 from pytest_multiitem.settings.option import Option, option, options_of
 from pytest_multiitem.settings.parsers import (
     choice,
@@ -115,6 +117,10 @@ class Settings:
     serial_url: str | None = option(
         None, "attach to a running serial server instead of starting one", Address, "URL", short=True,
     )
+    one_server: bool = option(
+        False, "score the serial baseline on the server of --multi-url as well, by requests of one item each: for one "
+        "server that answers for both sides", switch,
+    )
     api_key_env: str = option(
         "MULTI_ITEM_API_KEY", "environment variable that holds the API key of attached servers; the key itself is "
         "never written anywhere", key_variable, "NAME",
@@ -137,10 +143,21 @@ class Settings:
     )
 
     workload: Path | None = option(
-        None, "JSON lines of requests (query, items, label_token_ids) to validate instead of the built-in cases",
-        existing_file, "FILE", short=True, topic="requests",
+        None, "your own requests instead of the built-in ones: JSON lines (query, items or documents, labels), or a "
+        "canonical workload", existing_file, "FILE", short=True, topic="requests",
     )
-    labels: tuple[int, ...] = option((9454, 2753), "label token ids", integers(0), "ID,…")
+    workload_sample: int | None = option(
+        None, "requests that are drawn of the workload, by the seed; default: all", integer(1), "N", short=True,
+    )
+    tokenizer: str | None = option(
+        None, "what makes token ids of text: a directory with a tokenizer.json, such a file, or a hub id; default: the "
+        "model's", str, "DIR", short=True,
+    )
+    # Text until `traffic.loading.fitted` has made ids of it.
+    labels: tuple[int, ...] = option(
+        (9454, 2753), "labels, as token ids or as text that is one token each (yes,no); requests of a workload have "
+        "them only where given", label_words, "LABEL,…", short=True,
+    )
     delimiter: int = option(151_643, "delimiter token id", integer(0), "ID")
     seed: int = option(20_260_101, "seed of the built-in cases", integer(0), "N")
     client_chunk_sizes: tuple[int, ...] = option(
@@ -174,6 +191,10 @@ class Settings:
         "GATE,…", short=True,
     )
     results_dir: Path = option(Path("multiitem-results"), "where runs are written", Path, "DIR", short=True)
+    header: str = option(
+        "changed", "settings that the run's header shows: changed (those that are not the default), or full (all)",
+        choice("changed", "full"), "changed|full",
+    )
     baseline: str | None = option(
         None, "compare the run's timings with a saved baseline: its name, or a file", str, "NAME", short=True,
     )
@@ -183,6 +204,12 @@ class Settings:
     )
     save_baseline: str | None = option(
         None, "save the run's timings under a name, unless the run fails", str, "NAME", short=True,
+    )
+    scores: str | None = option(
+        None, "compare the run's scores with saved ones: their name, or a file", str, "NAME", short=True,
+    )
+    save_scores: str | None = option(
+        None, "save the run's scores under a name, unless the run fails", str, "NAME", short=True,
     )
 
     bench: bool = option(False, "run the benchmarks", switch, short=True, topic="benchmarks and performance curve")

@@ -6,7 +6,7 @@ commands ``evaluate``, ``compare``, ``ab`` and ``load``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def _place(role: Role | None, url: str) -> str:
 
 
 def client_of(
-    url: str, settings: Settings, *, kind: type[ScoreClient] = ScoreClient, timeout: float | None = None
+    url: str, settings: Settings, *, kind: Callable[..., ScoreClient] = ScoreClient, timeout: float | None = None
 ) -> ScoreClient:
     """A client for a server at an address, as `transport.address.Address` reads it.
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from itertools import cycle, islice
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring import cases
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
-
-#: What stands for the delimiter and the vocabulary of a server that is not known yet.
-_NO_TOKEN, _ANY_VOCABULARY = -1, 2**63
+from pytest_multiitem.traffic.loading import cases_of, load
 
 
 class Requests:
@@ -19,46 +19,48 @@ class Requests:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._cases: dict[tuple[str | None, int, int], tuple[Case, ...]] = {}
+        self._cases: dict[tuple[str | None, int | None, int], tuple[Case, ...]] = {}
 
     def clear(self) -> None:
         """Forget what was read: the next model may have another tokenizer."""
         self._cases.clear()
-
-    def check(self) -> None:
-        """Raises UsageError for a workload of which it is known without any server that it cannot be read."""
-        settings = self._settings
-        if settings.workload is not None:
-            any_ids = [0, 1]
-            cases.read_workload(
-                settings.workload, encode=lambda text: any_ids, labels=settings.labels, delimiter=_NO_TOKEN,
-                vocab_size=settings.vocab_size or _ANY_VOCABULARY,
-            )  # fmt: skip
 
     def cases(self, target: Target) -> tuple[Case, ...]:
         """The requests that gates are measured on: the user's workload, or the built-in cases.
 
         Raises EngineUnavailable for one that is known to harm such a server.
         """
-        vocab_size = target.vocab_size or cases.ASSUMED_VOCABULARY
-        key = (target.model, vocab_size, target.delimiter)
+        key = (target.model, target.vocab_size, target.delimiter)
         if key not in self._cases:
-            self._cases[key] = self._read(target, vocab_size)
+            self._cases[key] = self._read(target)
         for case in self._cases[key]:
             if target.adapter is not None and (harm := target.adapter.hazard(target.profile, case)) is not None:
                 raise EngineUnavailable(f"request {case.name!r} is not sent: {harm}")
         return self._cases[key]
 
     def timing_case(self, target: Target, num_items: int) -> Case:
-        """A request of N items for timing: seeded ids, or the items of the user's workload in turn."""
+        """One request of N items for timing: seeded ids, or the user's own request that has most items, these in turn
+        where it has fewer."""
         settings = self._settings
         if settings.workload is None:
             return self.equal_length_case(target, settings.query_tokens, num_items, settings.item_tokens)
-        known = self.cases(target)
-        items = [item for case in known for item in case.items]
-        chosen = tuple(items[i % len(items)] for i in range(num_items))
-        first = known[0]
-        return Case(f"workload, {num_items} items", first.query, chosen, first.labels, first.pool)
+        largest = max(self.cases(target), key=lambda case: len(case.items))
+        chosen = tuple(islice(cycle(largest.items), num_items))
+        return replace(largest, name=f"{largest.name}, {num_items} items", items=chosen)
+
+    def timing_cases(self, target: Target, num_items: int) -> tuple[Case, ...]:
+        """The requests in which N items are timed: one of seeded ids, or the user's own in turn, each with its own
+        query, the last one cut; from the first one again where all together have fewer."""
+        if self._settings.workload is None:
+            return (self.timing_case(target, num_items),)
+        return cases.first_items(self.cases(target), num_items)
+
+    def benchmark_cases(self, target: Target, num_items: int) -> tuple[Case, ...]:
+        """What a benchmark sends: one seeded request of N items, or all of the user's own requests."""
+        settings = self._settings
+        if settings.workload is not None:
+            return self.cases(target)
+        return (self.equal_length_case(target, settings.bench_query_tokens, num_items, settings.item_tokens),)
 
     def equal_length_case(self, target: Target, query_tokens: int, num_items: int, item_tokens: int) -> Case:
         """A seeded request of a given shape."""
@@ -67,16 +69,18 @@ class Requests:
         shape = {"query_tokens": query_tokens, "num_items": num_items, "item_tokens": item_tokens}
         return cases.equal_length_case(seed=settings.seed, **shape, labels=settings.labels, pool=pool)
 
-    def _read(self, target: Target, vocab_size: int) -> tuple[Case, ...]:
-        seed, workload, labels = self._settings.seed, self._settings.workload, self._settings.labels
-        delimiter = target.delimiter
-        if workload is not None:
-            return cases.read_workload(
-                workload, encode=target.encode, labels=labels, delimiter=delimiter, vocab_size=vocab_size
-            )
-        empty_item = target.adapter is not None and target.adapter.allows_empty_items
+    def _read(self, target: Target) -> tuple[Case, ...]:
+        settings = self._settings
+        own = load(settings, delimiter=target.delimiter, vocab_size=target.vocab_size, served=target.model)
+        if own is not None and settings.workload is not None:
+            target.assume_vocabulary(own.vocab_size)
+            return cases_of(settings.workload, own.requests)
         return cases.built_in_cases(
-            seed=seed, labels=labels, delimiter=delimiter, vocab_size=vocab_size, empty_item=empty_item
+            seed=settings.seed,
+            labels=settings.labels,
+            delimiter=target.delimiter,
+            vocab_size=target.vocab_size or cases.ASSUMED_VOCABULARY,
+            empty_item=target.adapter is not None and target.adapter.allows_empty_items,
         )
 
 

@@ -22,14 +22,19 @@ from pytest_multiitem.servers.errors import ServerDied, ServerError
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.servers.starter import Starter
+from pytest_multiitem.settings.attached import has_serial
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import attach_ready
 from pytest_multiitem.targets.blame import is_nobodys
+from pytest_multiitem.targets.one_server import serial_side
 from pytest_multiitem.targets.ready import ScoredRequest
 from pytest_multiitem.targets.requests import Requests
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
 from pytest_multiitem.untrusted.secrets import redacted_command
+
+#: The serial server that the settings name.
+SERIAL = Profile("serial", ATTACHED)
 
 
 class Run:
@@ -49,6 +54,8 @@ class Run:
         self._requests = Requests(settings)
         self.cases = self._requests.cases
         self.timing_case = self._requests.timing_case
+        self.timing_cases = self._requests.timing_cases
+        self.benchmark_cases = self._requests.benchmark_cases
         self.equal_length_case = self._requests.equal_length_case
         self._planned: tuple[Profile, ...] = ()
         self._model: str | None = None
@@ -141,7 +148,6 @@ class Run:
         asked at all; also for a workload that cannot be read. A server that answers wrongly is told by the tests that
         need it.
         """
-        self._requests.check()
         for profile in self._attached:
             try:
                 self.cases(self.target(profile))
@@ -158,7 +164,7 @@ class Run:
         masks = settings.mask_impl if settings.origins["mask_impl"] != "default" else (ATTACHED,)
         semantics = Semantics(settings.semantics)
         multi = [Profile("multi", ATTACHED, mask, 0, semantics) for mask in masks if settings.multi_url is not None]
-        return [*multi, Profile("serial", ATTACHED)] if settings.serial_url is not None else multi
+        return [*multi, SERIAL] if has_serial(settings) else multi
 
     def revive(self, target: Target) -> Target:
         """A server that the run started, started again: it has died, or does not answer any more.
@@ -192,7 +198,7 @@ class Run:
         """The serial server of a server's backend and model, where the run has or plans it; none starts for this."""
         profile = Profile("serial", target.profile.backend, model=target.profile.model)
         known = profile in self._planned or (profile, None) in self._targets
-        if not (known or (profile.backend == ATTACHED and self.settings.serial_url is not None)):
+        if not (known or (profile.backend == ATTACHED and has_serial(self.settings))):
             return None
         try:
             return self.target(profile)
@@ -220,7 +226,9 @@ class Run:
         self._pool.close()
 
     def _connect(self, profile: Profile, url: str | None) -> Target:
-        if url is not None:
+        if url is None and profile == SERIAL and self.settings.one_server and self.settings.multi_url is not None:
+            target = serial_side(self.target(self._attached[0]), self.settings)
+        elif url is not None:
             target = self._attach(profile, url)
         elif profile.backend == ATTACHED:
             option = {"multi": "--multi-url", "serial": "--serial-url"}.get(profile.role)

@@ -12,12 +12,13 @@ from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation, Executed, contradictions
 from pytest_multiitem.adapters.base import ROLE_WORDS, Engine, Profile
-from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.servers.process import RunningServer
+from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.answers import Answers, Judged
 from pytest_multiitem.targets.blame import is_nobodys
 from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, Scores, told
@@ -84,6 +85,19 @@ class Target:
         dtype = self.info.get("dtype")
         return None if dtype is None else str(dtype)
 
+    def engine_version(self, settings: Settings) -> str | None:
+        """The engine's version: by the server's own word, else as it is installed where this run has started it; None
+        where nobody knows."""
+        for name in ("version", "sglang_version", "package_version"):
+            if isinstance(word := self.info.get(name), str):
+                return word
+        if self.server is None or self.adapter is None:
+            return None
+        try:
+            return self.adapter.version(settings)
+        except EngineUnavailable:
+            return None
+
     @cached_property
     def vocab_size(self) -> int | None:
         """The served vocabulary, in tokens: what the user says, the server, or the model's config.json where it
@@ -93,6 +107,12 @@ class Target:
             with suppress(OSError, ValueError, AttributeError):
                 declared = json.loads((Path(self.model) / "config.json").read_bytes()).get("vocab_size")
         return self.assumed_vocab_size or (declared if isinstance(declared, int) else None)
+
+    def assume_vocabulary(self, tokens: int) -> None:
+        """Take a vocabulary of so many tokens where nobody has told one."""
+        if self.vocab_size is None:
+            self.assumed_vocab_size = tokens
+            del self.vocab_size  # what was found is kept: nothing
 
     @cached_property
     def max_tokens(self) -> int | None:

@@ -6,7 +6,7 @@ import os
 import re
 from contextlib import suppress
 from typing import Self
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.untrusted.secrets import Secret, without_secrets
@@ -41,6 +41,15 @@ class Address(str):
         user, password = parts.username, parts.password
         address.login = (unquote(user or ""), Secret(unquote(password or ""))) if user or password else None
         return address
+
+
+def with_login(address: Address) -> str:
+    """An address with its user and password, for a process that connects itself; never shown, never written."""
+    if address.login is None:
+        return str(address)
+    user, password = (quote(part, safe="") for part in address.login)
+    scheme, _, rest = str(address).partition("://")
+    return Secret(f"{scheme}://{user}:{password}@{rest}")
 
 
 def key_variable(name: str) -> str:

@@ -50,5 +50,6 @@ def _recomputed(pair: PairRecord) -> Iterator[str]:
 def _decision(pair: PairRecord) -> dict[str, Any]:
     """What follows from the rows. Why nothing is compared is said in words."""
     content: dict[str, Any] = msgspec.to_builtins(pair)
-    del content["arms"], content["rows"]
+    for stated in ("arms", "rows", "served", "requests"):
+        del content[stated]
     return content | {"verdict": pair.verdict.partition(":")[0]}

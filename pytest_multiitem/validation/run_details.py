@@ -9,6 +9,7 @@ import msgspec
 from pytest_multiitem.baselines.judging import compared
 from pytest_multiitem.bench.figures import is_usable
 from pytest_multiitem.faults.catalogue import catalogue
+from pytest_multiitem.gates.golden import SCORES_AS_SAVED
 from pytest_multiitem.gates.power import FAULT_IS_KILLED, HEALTHY_PASSES
 from pytest_multiitem.gates.regression import NO_REGRESSION
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS
@@ -16,17 +17,18 @@ from pytest_multiitem.power.records import FaultRecord
 from pytest_multiitem.power.summary import fault_record
 from pytest_multiitem.results import details
 from pytest_multiitem.results.details import BuildRecord, TimingVerdict
-from pytest_multiitem.results.figures import contradictions
+from pytest_multiitem.results.figures import contradictions, differs
 from pytest_multiitem.results.records import GateRecord
 from pytest_multiitem.results.verdict import Verdict, worst
 from pytest_multiitem.settings import conditions
 from pytest_multiitem.settings.conditions import Condition
 from pytest_multiitem.tpu.records import Report
-from pytest_multiitem.validation import kill_matrix, tpu
+from pytest_multiitem.validation import kill_matrix, saved_scores, tpu
 
 #: What the verdict of a gate rests on, where it rests on its details alone.
 _NEEDED = {
     NO_REGRESSION.name: details.AgainstBaseline,
+    SCORES_AS_SAVED.name: details.AgainstScores,
     HEALTHY_PASSES.name: details.Power,
     FAULT_IS_KILLED.name: details.Power,
     SEGMENT_LOWERS.name: details.SegmentPath,
@@ -40,10 +42,46 @@ def problems(record: GateRecord) -> Iterator[str]:
         yield f"its verdict is PASS, but its details do not hold what was measured ({needed.__struct_config__.tag})"
     elif isinstance(record.details, details.AgainstBaseline):
         yield from _against_baseline(record, record.details)
+    elif isinstance(record.details, details.AgainstScores):
+        yield from saved_scores.problems(record, record.details)
     elif isinstance(record.details, details.Power):
         yield from _power(record, record.details)
     elif isinstance(record.details, details.SegmentPath):
         yield from _segment_path(record, record.details)
+    elif isinstance(record.details, details.Equivalence):
+        yield from _scored(record, record.details)
+    elif isinstance(record.details, details.ContentIsolation) and record.details.pairs is not None:
+        yield from _pairs(record, record.details.pairs)
+
+
+def _scored(record: GateRecord, found: details.Equivalence) -> Iterator[str]:
+    """The scores themselves give the value: the item that differs most is always among them."""
+    for each in found.scored:
+        if not len(each.items) == len(each.packed) == len(each.serial):
+            yield f"{each.case}: of {len(each.items)} items there are {len(each.packed)} and {len(each.serial)} scores"
+            return
+    pairs = [pair for each in found.scored for pair in zip(each.packed, each.serial, strict=True)]
+    if any(score is None for pair in pairs for score in pair):
+        if record.verdict is Verdict.PASS:
+            yield "its verdict is PASS, but a score is no number"
+        return
+    if pairs and record.value is not None:
+        largest = max(abs((packed or 0.0) - (serial or 0.0)) for packed, serial in pairs)
+        yield from differs("its value", record.value, largest, "its items are apart by")
+
+
+def _pairs(record: GateRecord, found: details.SeenPairs) -> Iterator[str]:
+    """No change of another item that is larger than the value."""
+    count = len(found.lengths)
+    if len(found.moved) != count or any(len(row) != count for row in found.moved):
+        yield f"{found.case}: {count} items, but the table of who sees whom has another shape"
+        return
+    others = [moved for at, row in enumerate(found.moved) for to, moved in enumerate(row) if at != to]
+    if record.verdict is Verdict.PASS and None in others:
+        yield "its verdict is PASS, but a change of a score is no number"
+    largest = max((abs(moved) for moved in others if moved is not None), default=0.0)
+    if record.value is not None and largest > record.value:
+        yield f"its value is {record.value:.9g}, but an item moved by {largest:.9g} ({found.case})"
 
 
 def _against_baseline(record: GateRecord, found: details.AgainstBaseline) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_multiitem.baselines import golden
 from pytest_multiitem.baselines import store as baselines
 from pytest_multiitem.baselines.records import BASELINE_SCHEMA, Baseline
 from pytest_multiitem.bench.load_records import LOAD_SCHEMA, LoadReport
@@ -20,13 +21,15 @@ from pytest_multiitem.models.records import SCHEMA_VERSION as MODEL_MATRIX_SCHEM
 from pytest_multiitem.models.records import ModelMatrix
 from pytest_multiitem.power.records import SCHEMA_VERSION as KILL_MATRIX_SCHEMA
 from pytest_multiitem.power.records import KillMatrix
-from pytest_multiitem.results import counterexample
+from pytest_multiitem.results import counterexample, history
+from pytest_multiitem.results.answer import ANSWER_SCHEMA, Answer
 from pytest_multiitem.results.records import SCHEMA_VERSION as RUN_SCHEMA
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.store import schema_file
 from pytest_multiitem.tpu.records import SCHEMA_VERSION as TPU_SCHEMA
 from pytest_multiitem.tpu.records import Report
 from pytest_multiitem.validation import (
+    answer,
     comparison,
     evaluation,
     kill_matrix,
@@ -61,7 +64,14 @@ KINDS: Mapping[str, Kind] = {
     ),
     compared.COMPARISON_SCHEMA: Kind(compared.Comparison, "multiitem compare", comparison.problems, comparison.summary),
     RUN_SCHEMA: Kind(Matrix, "pytest", run.problems, run.summary),
+    ANSWER_SCHEMA: Kind(Answer, "multiitem accept", answer.problems, answer.summary),
     BASELINE_SCHEMA: Kind(Baseline, "pytest --save-baseline", lambda artefact: baselines.problems(artefact.record)),
+    golden.SCORES_SCHEMA: Kind(
+        golden.GoldenScores,
+        "pytest --save-scores",
+        lambda artefact: golden.problems(artefact.record),
+        golden.summary,
+    ),
     LOAD_SCHEMA: Kind(
         LoadReport, "multiitem load --output-json", lambda artefact: load.problems(artefact.record), load.summary_of
     ),
@@ -76,9 +86,17 @@ KINDS: Mapping[str, Kind] = {
     KILL_MATRIX_SCHEMA: Kind(
         KillMatrix, "pytest --power", lambda artefact: kill_matrix.problems(artefact.record), kill_matrix.summary
     ),
-    TPU_SCHEMA: Kind(Report, "multiitem tpu-check --json", lambda artefact: tpu.problems(artefact.record), tpu.summary),
+    TPU_SCHEMA: Kind(
+        Report, "multiitem tpu-check --output-json", lambda artefact: tpu.problems(artefact.record), tpu.summary
+    ),
     MODEL_MATRIX_SCHEMA: Kind(
         ModelMatrix, "multiitem models", lambda artefact: model_matrix.problems(artefact.record), model_matrix.summary
+    ),
+    history.HISTORY_SCHEMA: Kind(
+        history.History,
+        "multiitem history --output-json",
+        lambda artefact: [*history.problems(artefact.record)],
+        lambda record: f"{len(record.runs)} runs",
     ),
     compared.AB_SCHEMA: Kind(compared.PairRecord, "multiitem ab --output-json", pair.problems, pair.summary),
 }

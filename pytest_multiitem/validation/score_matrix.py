@@ -42,11 +42,13 @@ _CALLS, _CALLS_MS = 1.001, 1.0
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, None where it is not known. ``softmax``: whether scores are probabilities."""
+    """What was measured, None where it is not known. ``softmax``: whether scores are probabilities.
+    ``request_items``: of each request, where the workload is at hand."""
 
     num_items: int | None
     num_labels: int | None
     softmax: bool
+    request_items: tuple[int, ...] = ()
 
 
 def summary(matrix: ScoreMatrix) -> str:
@@ -63,8 +65,8 @@ def summary(matrix: ScoreMatrix) -> str:
 def problems(artefact: Artefact[ScoreMatrix]) -> list[str]:
     """What is wrong with a matrix whose schema holds."""
     matrix, content = artefact.record, artefact.content
-    request, found = linked(artefact.path, matrix.workload_ref)
-    measured = _measured(matrix, request)
+    requests, found = linked(artefact.path, matrix.workload_ref)
+    measured = _measured(matrix, requests)
     for name, rows in (("results", matrix.results), ("confirm_results", matrix.confirm_results)):
         found += twice(name, [row.client_chunk_size for row in rows])
         for row, raw in zip(rows, content.get(name, ()), strict=True):
@@ -103,9 +105,11 @@ def twice(where: str, sizes: Sequence[int]) -> list[str]:
     return [f"{where}: chunk size {size} stands in {n} rows" for size, n in Counter(sizes).items() if n > 1]
 
 
-def _measured(matrix: ScoreMatrix, request: WorkloadRequest | None) -> Measured:
-    if request is not None:
-        return Measured(len(request.items_token_ids), len(request.label_token_ids), request.apply_softmax)
+def _measured(matrix: ScoreMatrix, requests: Sequence[WorkloadRequest]) -> Measured:
+    if requests:
+        items = tuple(len(request.items_token_ids) for request in requests)
+        softmax = all(request.apply_softmax for request in requests)
+        return Measured(sum(items), len(requests[0].label_token_ids), softmax, items)
     head = matrix.workload if isinstance(matrix.workload, dict) else {}
     count, labels = head.get("num_items"), head.get("label_token_ids")
     return Measured(
@@ -127,7 +131,11 @@ def _row(row: Row, raw: dict[str, Any], measured: Measured, items: int | None) -
     if row.client_chunk_size < 1:
         yield "expected at least 1 item a request"
     elif measured.num_items is not None:
-        wanted = math.ceil(measured.num_items / row.client_chunk_size)
+        items_of = row.request_items or [measured.num_items]
+        known = [*measured.request_items]
+        if sum(items_of) != measured.num_items or (known[1:] and known != items_of):
+            yield f"request_items are {items_of}, but the workload has {measured.num_items} items"
+        wanted = sum(math.ceil(items / row.client_chunk_size) for items in items_of)
         if row.num_chunks is not None and row.num_chunks != wanted:
             yield f"num_chunks is {row.num_chunks}, but {measured.num_items} items make {wanted}"
     yield from _counts(row, raw, runs)

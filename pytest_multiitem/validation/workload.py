@@ -36,7 +36,7 @@ def problems(artefact: Artefact[Workload]) -> list[str]:
         if not any(key in workload.checksums for key in checksum_names(name, len(workload.requests))):
             found.append(f"request {name}: it has no checksum")
         found += [f"request {name}: {problem}" for problem in _request_problems(request, workload)]
-    return found + canonical.degenerate(workload)
+    return found + canonical.doubts(workload)
 
 
 def _request_problems(request: WorkloadRequest, workload: Workload) -> Iterator[str]:
@@ -50,7 +50,11 @@ def _request_problems(request: WorkloadRequest, workload: Workload) -> Iterator[
     if len(set(labels)) < len(labels):
         yield f"labels {labels}: one stands twice"
     content = [("the query", query), *((f"item {i}", item) for i, item in enumerate(items))]
-    for what, banned in (("the delimiter", {delimiter} - {None}), ("a label", set(labels) - {delimiter})):
+    own_content = workload.source is not None  # a user's text may name the labels
+    for what, banned in (
+        ("the delimiter", {delimiter} - {None}),
+        ("a label", set() if own_content else set(labels) - {delimiter}),
+    ):
         where = [(name, token) for name, tokens in content for token in tokens if token in banned]
         if where:
             yield f"{where[0][0]} holds {what}, {where[0][1]}{_more(where)}"

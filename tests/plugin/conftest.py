@@ -36,7 +36,7 @@ for _module in (
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     """An empty project whose conftest gives the plugin the fake engine (``--engine=fake``)."""
     for name in [*os.environ]:
-        if name.startswith(("MULTI_ITEM_", "FAKE_", "PYTEST_XDIST_")):
+        if name.startswith(("MULTI_ITEM_", "FAKE_", "PYTEST_XDIST_", "GITHUB_")):
             monkeypatch.delenv(name)
     # Others' plugins are for test_coexistence.py; to load them costs more than most runs here.
     monkeypatch.setenv("PYTEST_ADDOPTS", without("hypothesispytest", "asyncio", "anyio", "pytest_cov", "timeout"))
@@ -78,6 +78,26 @@ def server() -> Iterator[Callable[..., str]]:
         started.append(process)
         assert process.stdout is not None
         return f"http://127.0.0.1:{process.stdout.readline().split()[-1]}"
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[str, str], str]]:
+    """Puts a fault before a server (``multiitem proxy``); gives the address in front."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(upstream: str, fault: str) -> str:
+        command = [sys.executable, "-m", "pytest_multiitem.faults.proxy", "--upstream", upstream, "--fault", fault]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return process.stdout.readline().split()[2]
 
     yield start
     for process in started:

@@ -128,7 +128,10 @@ def test_two_workers_say_the_same(project: Project, server: Start) -> None:
         ("--multiitem-request-timeout=soon", "soon"),
         ("--multiitem-ca-file=missing.pem", "missing.pem"),
         ("--workload=missing.jsonl", "missing.jsonl"),
-        ("--workload=broken.jsonl", "line 7"),
+        ("--workload=broken.jsonl", "line 7: items[0] must be text or a list of token ids, got 11"),
+        ("--workload=misspelt.jsonl", "line 7: there is no field 'lables' (did you mean 'labels'?)"),
+        ("--workload=unlabelled.jsonl", "line 7: it has no labels; give"),
+        ("--tokenizer=missing.json --workload=good.jsonl", "missing.json does not exist"),
         ("--baseline=missing", "missing"),
         ("--require=same_length_isolation", "same_length_isolation_zero"),
         ("--engine=sglang", "--engine-python"),
@@ -137,9 +140,15 @@ def test_two_workers_say_the_same(project: Project, server: Start) -> None:
     ],
 )
 def test_a_setting_that_cannot_be_used(project: Project, option: str, message: str) -> None:
-    good = '{"query": [7, 8, 9], "items": [[11, 12], [13]]}\n'
-    project.write("broken.jsonl", good * 6 + '{"query": [7, 8, 9], "items": [11]}\n' + good)
-    assert message in usage_error(project, option)
+    good = '{"query": [7, 8, 9], "items": [[11, 12], [13]], "labels": ["Yes", 2753]}\n'
+    for name, line in {
+        "good": good,
+        "broken": '{"query": [7, 8, 9], "items": [11]}\n',
+        "misspelt": good.replace("labels", "lables"),
+        "unlabelled": '{"query": [7, 8, 9], "items": [[11]]}\n',
+    }.items():
+        project.write(f"{name}.jsonl", good * 6 + line + good)
+    assert message in usage_error(project, *option.split())
 
 
 # Later: ERROR, with the server's role and address

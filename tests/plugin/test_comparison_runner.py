@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from importlib import resources
 from pathlib import Path
 
 import httpx
@@ -41,7 +42,7 @@ SMALL = {
     "mask_impl": "dense",
     "startup_timeout": "20",
 }
-FILES = {"canonical_workload.json", "comparison.json", "comparison.md", "final_report.md"}
+FILES = {"canonical_workload.json", "comparison.json", "comparison.md", "final_report.md", "report.html"}
 
 
 @pytest.fixture(autouse=True)
@@ -223,9 +224,32 @@ def test_a_workload_of_ones_own_is_measured_as_it_stands(tmp_path):
     outcome, *_ = measured(tmp_path, workload=str(own), views="portable", compare_chunk_sizes="6")
     assert (outcome.directory / "canonical_workload.json").read_bytes() == own.read_bytes()
     (_, matrix), *_ = outcome.matrices
-    assert matrix.workload["num_items"] == 6 and len(matrix.results[0].reference_scores) == 6
-    assert matrix.workload_ref.request_id == content["requests"][0]["request_id"]
-    assert any("the workload has 2 requests" in note for note in matrix.notes)
+    row = matrix.results[0]
+    assert matrix.workload["num_items"] == 12 and len(row.reference_scores) == 12
+    assert (row.request_items, row.num_chunks) == ([6, 6], 2)
+    assert (matrix.workload_ref.requests, matrix.workload_ref.request_id) == (2, None)
+    assert any("a run sends the 2 requests of the workload" in note for note in matrix.notes)
+
+
+def test_requests_of_ones_own_in_lines_are_measured_as_they_came(tmp_path):
+    """Many requests stay many: each item has its own query's neighbours only, and the file says where it came from."""
+    own = tmp_path / "traffic.jsonl"
+    lines = [
+        {"id": "text", "query": "is it sunny", "items": ["clear sky", "heavy rain", "snow"], "labels": ["yes", "no"]},
+        {"id": "ids", "query": [21, 22], "items": [[31, 32], [33]], "label_token_ids": [9693, 9694]},
+    ]
+    own.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    tokenizer = str(resources.files("pytest_multiitem.engine") / "data")
+    outcome, *_ = measured(tmp_path, workload=str(own), tokenizer=tokenizer, views="portable", compare_chunk_sizes="2")
+    sent = json.loads((outcome.directory / "canonical_workload.json").read_bytes())
+    assert [request["request_id"] for request in sent["requests"]] == ["text", "ids"]
+    assert (
+        sent["source"]["path"] == str(own) and sent["source"]["drawn"] == 2 and sent["source"]["tokenizer"] == tokenizer
+    )
+    (path, matrix), *_ = outcome.matrices
+    row = matrix.results[0]
+    assert (row.request_items, row.num_chunks, len(row.reference_scores)) == ([3, 2], 3, 5)
+    assert examine(outcome.directory / path).problems == []
 
 
 def test_a_workload_for_another_delimiter_is_refused(tmp_path):

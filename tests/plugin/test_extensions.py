@@ -68,7 +68,7 @@ REPORT = """
     def render(matrix):
         return "".join(f"{gate.gate},{gate.verdict.value}\\n" for gate in matrix.gates)
 
-    FORMAT = ReportFormat("csv", "gates.csv", render)
+    FORMAT = ReportFormat("tsv", "gates.tsv", render)
 """
 FAULT = '''
     from pytest_multiitem.faults.wire import ScoresFault
@@ -151,10 +151,10 @@ def test_in_pytest(own: Project, load: Callable[[Project], tuple[str, ...]]) -> 
     (record,) = own.matrix["gates"]
     assert record["engine"] == "own" and record["nodeid"] == "test_it.py::test_rows[rocm-flex]"
     assert record["mask_requested"] == record["mask_attested"] == "flex" and record["backend"] == "rocm"
-    assert (own.runs[-1] / "gates.csv").read_text() == "rows_sum_to_one,PASS\n"
+    assert (own.runs[-1] / "gates.tsv").read_text() == "rows_sum_to_one,PASS\n"
     assert (own.runs[-1] / "report.md").exists(), "the others are written as well"
     known = {*ENGINES.all(), *gates(), *catalogue(), *FORMATS.all()}
-    assert not known & {"own", "rows_sum_to_one", "scores_halved", "csv"}, "the run took them away again"
+    assert not known & {"own", "rows_sum_to_one", "scores_halved", "tsv"}, "the run took them away again"
 
 
 def test_with_xdist(own: Project) -> None:
@@ -179,7 +179,7 @@ def test_on_the_command_line(own: Project, monkeypatch: pytest.MonkeyPatch, form
         monkeypatch.setenv("MULTI_ITEM_PLUGINS", "own_report,own_fault")
     monkeypatch.delenv("PYTHONPATH")  # the current directory is looked at
     monkeypatch.setenv("PYTHONPATH", str(Path(pytest_multiitem.__file__).parents[1]))
-    report = multiitem(own.path, *plugins, "report", "--format", "csv")
+    report = multiitem(own.path, *plugins, "report", "--format", "tsv")
     assert report.stdout == "rows_sum_to_one,PASS\n", report.stderr
     known = multiitem(own.path, *plugins, "faults")
     assert any("scores_halved" in line and "0.5, 0.9" in line for line in known.stdout.splitlines()), known.stderr
@@ -216,8 +216,9 @@ def test_the_code_of_the_guides_runs(guides: Project) -> None:
     result = guides.run(*SMALL, "-p", "my_gate", "-p", "my_report", "-p", "my_fault", "-p", "my_engine", "test_mine.py")
     assert result.ret == 0, "\n".join(result.outlines)
     assert guides.verdicts == {"rows_sum_to_one": ["PASS"]}
-    rows = (guides.runs[-1] / "gates.csv").read_text().splitlines()
-    assert rows[0] == "gate,backend,verdict,value" and rows[1].startswith("rows_sum_to_one,pytorch,PASS,")
+    rows = (guides.runs[-1] / "gates.tsv").read_text().splitlines()
+    assert rows[0] == "gate\tbackend\tverdict\tvalue"
+    assert rows[1].startswith("rows_sum_to_one\tpytorch\tPASS\t")
     assert "scores_halved" in multiitem(guides.path, "-p", "my_fault", "faults").stdout
 
 
@@ -311,5 +312,5 @@ def test_inside_the_package(
     result = project.pytester.runpytest_subprocess(*OWN, "--require=rows_sum_to_one")
     assert result.ret == 0, "\n".join(result.outlines)
     assert project.verdicts == {"rows_sum_to_one": ["PASS"]}
-    assert multiitem(project.path, "report", "--format", "csv").stdout == "rows_sum_to_one,PASS\n"
+    assert multiitem(project.path, "report", "--format", "tsv").stdout == "rows_sum_to_one,PASS\n"
     assert "scores_halved" in multiitem(project.path, "faults").stdout

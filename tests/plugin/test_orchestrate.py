@@ -318,7 +318,7 @@ def test_without_the_client(rig: Rig) -> None:
             "no set-up for the engine 'sgl-jx'; expected sgl-jax, sglang, embedded (did you mean",
         ),
         (["--ssh-option", "Port"], "--ssh-option 'Port' is not valid: expected NAME=VALUE"),
-        (["--client-chunk-sizes", "two"], "--client-chunk-sizes 'two' is not valid"),
+        (["--client-chunk-sizes", "two"], "--compare-chunk-sizes 'two' is not valid"),
         (["--resume", "--teardown"], "are three different commands; give one of them"),
         (["--resume"], "there is no orchestration in "),
         (["--teardown", "--artifact-subdir", "none"], "cannot read "),

@@ -19,8 +19,9 @@ def test_files_of_a_run(project: Project) -> None:
     run = project.runs[-1]
     latest = project.path / "multiitem-results/latest"
     assert latest.is_symlink() and latest.resolve() == run
-    assert {p.name for p in run.iterdir()} == {"matrix.json", "report.md", "samples.jsonl", "servers", "lease"}
-    result.stdout.fnmatch_lines([f"results: multiitem-results/{run.name}/matrix.json, *report.md"])
+    reports = {"gates.csv", "report.html", "report.md"}
+    assert {p.name for p in run.iterdir()} == {"matrix.json", *reports, "samples.jsonl", "servers", "lease"}
+    result.stdout.fnmatch_lines([f"results: multiitem-results/{run.name}/report.html, report.md, matrix.json"])
 
     matrix = project.matrix
     assert store.schema_problems(matrix) == []
@@ -72,7 +73,7 @@ def test_results_directory_can_be_chosen(project: Project) -> None:
     project.write("test_it.py", VERDICTS)
     result = project.run("test_it.py::test_pass", "--results-dir=elsewhere/deep")
     assert store.read_matrix(project.path / "elsewhere/deep/latest").summary["PASS"] == 1
-    result.stdout.fnmatch_lines(["results: elsewhere/deep/*/matrix.json, *"])
+    result.stdout.fnmatch_lines(["results: elsewhere/deep/*/report.html, report.md, matrix.json"])
     assert not (project.path / "multiitem-results").exists()
 
 
@@ -151,3 +152,15 @@ def test_an_edit_that_breaks_the_schema_is_refused(project: Project) -> None:
     result.stdout.fnmatch_lines(["*multi-item scoring validation*", "error: matrix.json does not match its schema: *"])
     result.assert_outcomes(passed=1)
     assert not (project.path / "multiitem-results/latest").exists()
+
+
+def test_github_is_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write("test_it.py", VERDICTS)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
+    result = project.run()
+    lines = [line for line in result.outlines if line.startswith("::")]
+    assert [line.partition(" title=")[0] for line in lines] == ["::error", "::error", "::warning", "::notice"]
+    assert lines[0].startswith("::error title=FAIL changed_length_isolation_zero::")
+    assert "1 FAIL" in (project.path / "summary.md").read_text(encoding="utf-8")
+    assert result.outlines[-1].startswith("results: multiitem-results/")

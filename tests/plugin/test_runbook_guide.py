@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from pytest_multiitem import cli
+from pytest_multiitem.commands.options import old_names
 from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.engine.launch_line import add_arguments
@@ -57,7 +58,7 @@ exit $code
 
 
 def options_of(command):
-    """The option names that a command of the command line takes."""
+    """The option names that a command of the command line takes, old ones too."""
     if command == "serve":
         parser = argparse.ArgumentParser(add_help=False)
         add_arguments(parser)
@@ -65,7 +66,8 @@ def options_of(command):
     found = typer.main.get_command(cli.app)
     for word in command.split():
         found = found.commands[word]
-    return {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    names = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return names | set(old_names(found))  # the guide names them as the public scripts do
 
 
 @pytest.mark.parametrize("words", LINES, ids=[f"{n}-{words[1]}" for n, words in enumerate(LINES)])

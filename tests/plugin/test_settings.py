@@ -13,7 +13,14 @@ USES = "def test_it(multiitem_run): pass\n"
 @pytest.mark.parametrize(
     ("arguments", "variable", "ini", "value", "origin", "line"),
     [
-        ((), None, None, "dense,segment", "default", "*mask_impl=dense,segment*"),
+        (
+            (),
+            None,
+            None,
+            "dense,segment",
+            "default",
+            "multiitem: * settings have their defaults; --multiitem-header=full *",
+        ),
         ((), None, "segment", "segment", "ini", "multiitem: mask_impl=segment (ini)"),
         ((), "dense", "segment", "dense", "environment MULTI_ITEM_MASK_IMPL", "*mask_impl=dense (environment*"),
         (("--mask-impl=auto",), "dense", "segment", "auto", "command line", "*mask_impl=auto (command line)"),
@@ -188,3 +195,36 @@ def test_what_a_projects_engine_does_not_have_is_a_usage_error(project: Project,
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     expected = "*'dense' is not valid: expected*flex, all*" if "mask" in word else "*is not valid: expected*rocm, all*"
     result.stderr.fnmatch_lines([expected])
+
+
+def test_the_header_shows_what_is_not_the_default(project: Project) -> None:
+    project.write("test_it.py", USES)
+    result = project.run("--multiitem-seed=3")
+    shown = [line for line in result.outlines if line.startswith("multiitem: ")]
+    assert len(shown) == 2 and shown[0] == "multiitem: seed=3 (command line)"
+    full = project.run("--multiitem-seed=3", "--multiitem-header=full").stdout.str()
+    assert "multiitem: default: backend=pytorch,jax, mask_impl=dense,segment" in full
+    assert all(f"{name}=" in full for name in project.settings())
+
+
+def test_a_projects_file_has_settings_for_pytest(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write("test_it.py", USES)
+    project.write("pyproject.toml", "[tool.multiitem]\nseed = 5\nlabels = [1, 2]\n[tool.pytest.ini_options]\n"
+                  "multiitem_seed = 4\nmultiitem_delimiter = 9\n")  # fmt: skip
+    monkeypatch.setenv("MULTI_ITEM_LABELS", "3,4")
+    result = project.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["multiitem: seed=5 ([[]tool.multiitem[]])"])
+    found = project.settings()
+    assert found["seed"] == ("5", "[tool.multiitem]") and found["delimiter"] == ("9", "ini")
+    assert found["labels"] == ("3,4", "environment MULTI_ITEM_LABELS")
+
+
+def test_a_typo_in_a_projects_file_is_a_usage_error(project: Project) -> None:
+    project.write("test_it.py", USES)
+    project.write("pyproject.toml", "[tool.multiitem]\nsede = 5\n")
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: [[]tool.multiitem[]] in *pyproject.toml: 'sede' is no setting (did you mean 'seed'?)"]
+    )

@@ -264,13 +264,17 @@ EMPTY = {"one item": "[[11, 12, 13]]", "the same items": "[[11, 12, 13], [11, 12
 @pytest.mark.parametrize("items", EMPTY)
 @pytest.mark.parametrize("allow", [False, True], ids=["inconclusive-fails", "--allow-inconclusive"])
 def test_requests_that_show_nothing_are_no_pass(project: Project, items: str, test: str, allow: bool) -> None:
-    project.write("own.jsonl", f'{{"query": [7, 8, 9], "items": {EMPTY[items]}}}\n')
+    project.write("own.jsonl", f'{{"query": [7, 8, 9], "items": {EMPTY[items]}, "labels": [9454, 2753]}}\n')
     project.write("test_it.py", REGRESSION)
     arguments = ["--workload=own.jsonl", "-k", test, *(["--allow-inconclusive"] if allow else [])]
     result = project.run(*SMALL, *arguments)
     assert result.ret == (0 if allow else 1)
     ran = [r["verdict"] for r in project.matrix["gates"] if r["reason"] != "deselected on the command line"]
     assert ran and set(ran) == {"INCONCLUSIVE"}
+    traffic = project.matrix["traffic"]
+    assert (traffic["path"].rpartition("/")[2], traffic["requests"], traffic["drawn"]) == ("own.jsonl", 1, 1)
+    result.stdout.fnmatch_lines(["multiitem: requests: 1 request of *own.jsonl, sha256 *"])
+    assert f"Requests: 1 request of {traffic['path']}" in project.report
 
 
 def test_a_single_timed_run_is_no_pass(project: Project, faults: Faults) -> None:

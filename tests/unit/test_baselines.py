@@ -584,7 +584,7 @@ def test_the_reports_show_every_timing():
     record.nodeid = "multiitem-baseline::no_regression_vs_baseline[main]"
     run = matrix([record])
     page = markdown.render(run)
-    lines = "\n".join(line for line, _ in terminal.lines(run, (), None, None))
+    lines = "\n".join(line for line, _ in terminal.lines(run, ()))
     assert record.samples == {"timings": 3, "compared": 2}
     for text in (page.partition("## Against the baseline")[2].partition("\n## ")[0], lines):
         rows = {line.strip("| ").split()[0]: line for line in text.splitlines() if line.strip("| ")}

@@ -124,7 +124,7 @@ def test_a_model_that_nobody_knows():
     found = bound_of(multi(), baseline(), Semantics.PREFIX_FIRST_DELIM)
     assert found.config is None and "does not say" in found.basis and "stub-model" in found.basis
     case = request(60, 32, 20)
-    assert found.ceiling(case) is found.unreachable(case, 3.0) is found.share_of_roofline(case, 1.0) is None
+    assert found.ceiling(case) is found.unreachable(case, 3.0) is found.share_of_roofline([case], 1.0) is None
 
 
 # -- what the baseline does --------------------------------------------------------------------
@@ -212,6 +212,17 @@ def test_the_graphics_processor_of_a_server_of_this_run(models, rate, tmp_path, 
 def test_the_share_of_the_roofline_is_of_needed_operations():
     case = request(60, 32, 20)
     work = flops.packed(QWEN3_06B, 60, [20] * 32, labels=2).total
-    assert Bound(QWEN3_06B, "", rate=2.0 * work).share_of_roofline(case, 1.0) == pytest.approx(0.5)
-    assert Bound(QWEN3_06B, "", rate=1.0).share_of_roofline(case, 0.0) is None
-    assert Bound(QWEN3_06B, "").share_of_roofline(case, 1.0) is None
+    assert Bound(QWEN3_06B, "", rate=2.0 * work).share_of_roofline([case], 1.0) == pytest.approx(0.5)
+    assert Bound(QWEN3_06B, "", rate=1.0).share_of_roofline([case], 0.0) is None
+    assert Bound(QWEN3_06B, "").share_of_roofline([case], 1.0) is None
+
+
+def test_the_ceiling_of_several_requests_is_that_of_all_their_operations():
+    bound = Bound(QWEN3_06B, "")
+    large, small = request(400, 16, 20), request(30, 2, 8)
+    assert bound.ceiling_of([large]) == bound.ceiling(large)
+    assert bound.ceiling_of([large, large]) == pytest.approx(bound.ceiling(large))
+    assert bound.ceiling(small) < bound.ceiling_of([large, small]) < bound.ceiling(large)
+    assert Bound(None, "unknown").ceiling_of([large, small]) is None
+    assert bound.unreachable_with([large, small], 3.0) is None
+    assert "of these 2 requests with this model" in bound.unreachable_with([small, small], 3.0)

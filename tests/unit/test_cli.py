@@ -93,8 +93,10 @@ def test_a_report_to_a_file(multiitem, run_directory, tmp_path):
 def test_a_report_in_a_format(multiitem, run_directory):
     named = multiitem("report", run_directory, "--format", "markdown")
     assert named == multiitem("report", run_directory) and named[0] == 0
-    code, out, err = multiitem("report", run_directory, "--format", "html")
-    assert (code, out) == (2, "") and "no report format is called 'html'; expected one of markdown" in err
+    code, out, err = multiitem("report", run_directory, "--format", "htm")
+    assert (code, out) == (2, "") and "no report format is called 'htm'; expected one of csv, html, markdown" in err
+    code, out, _ = multiitem("report", run_directory, "--format", "csv")
+    assert code == 0 and out.startswith("gate,") and "same_length_isolation_zero" in out
 
 
 def test_a_report_of_something_else(multiitem, tmp_path):
@@ -112,7 +114,7 @@ def test_an_unknown_command(multiitem):
     assert (code, out) == (2, "") and "No such command" in err
 
 
-TAKE_RUN_OPTIONS = [["launch"], ["power"], ["compare", "run"], ["ab"]]
+TAKE_RUN_OPTIONS = [["accept"], ["launch"], ["power"], ["compare", "run"], ["ab"]]
 
 
 @pytest.mark.parametrize("command", TAKE_RUN_OPTIONS, ids=" ".join)

@@ -40,14 +40,14 @@ def measured(*, warmup=1, timed=4, counts=(2, 4), lengths=None, masks=("dense",)
         Clock(target, mask, log, 2.0 + number, first=first.get(mask, 1.0))
         multis.append(target)
 
-    def case_of(count):
+    def cases_of(count):
         asked.append(count)
-        return make_case(count, lengths=lengths or [3] * count)
+        return [make_case(count, lengths=lengths or [3] * count)]
 
     curves = measure_curves(
         serial,
         multis,
-        case_of,
+        cases_of,
         counts=counts,
         warmup_runs=warmup,
         timed_runs=timed if callable(timed) else lambda count: timed,
@@ -149,7 +149,9 @@ def test_an_answer_without_scores_is_no_timing(answer, kind):
     Clock(serial, "serial", log, 1.0)
     Clock(target, "dense", log, 1.0, answers=lambda: answer)
     with pytest.raises(ScoreFailure) as caught:
-        measure_curves(serial, [target], lambda n: make_case(n), counts=[4], warmup_runs=0, timed_runs=lambda count: 1)
+        measure_curves(
+            serial, [target], lambda n: [make_case(n)], counts=[4], warmup_runs=0, timed_runs=lambda count: 1
+        )
     assert caught.value.kind is kind
 
 
@@ -188,3 +190,26 @@ def test_a_point_says_why_its_times_are_to_be_doubted():
         "multi: the first timed run took 2.00 times the median of the others",
         "multi: the standard deviation is 43% of the mean",
     ]
+
+
+def test_several_requests_are_timed_as_several_requests():
+    """N items in requests of their own: each item behind its own query on the serial side, none merged on the other."""
+    serial, target = baseline(), multi()
+    sent = {"serial": [], "multi": []}
+    for name, each in (("serial", serial), ("multi", target)):
+        Clock(each, name, [], 1.0)
+        timed = each.client.timed_send
+
+        def timed_send(request, name=name, timed=timed):
+            sent[name].append((request.query, request.items))
+            return timed(request)
+
+        each.client.timed_send = timed_send
+    cases = [make_case(3, seed=1), make_case(2, seed=2)]
+    curves = measure_curves(
+        serial, [target], lambda count: cases, counts=[5], warmup_runs=0, timed_runs=lambda count: 1
+    )
+    (point,), _ = curves[target.profile]
+    assert point.num_items == 5 and len(point.serial_sec) == len(point.multi_sec) == 1
+    assert sent["multi"] == [(case.query, case.items) for case in cases]
+    assert sent["serial"] == [(case.query, (item,)) for case in cases for item in case.items]

@@ -139,6 +139,21 @@ def test_every_page_is_on_the_map(source: Path) -> None:
     assert relative == "index.md" or f"({relative})" in page("index.md")
 
 
+def test_every_page_is_on_the_site() -> None:
+    """`make docs` would only say so on a machine that has its tools."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r": ([\w/-]+\.md)$", site, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+    assert re.search(r"^strict: true$", site, re.MULTILINE) and re.search(r"^  font: false", site, re.MULTILINE)
+    assert "repo_url:" not in re.sub(r"#.*", "", site), "with it, a page asks the host of the repository for its stars"
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    readme = ROOT / "README.md"
+    assert len(readme.read_text(encoding="utf-8").splitlines()) <= 150
+    test_links_lead_somewhere(readme)
+
+
 def test_the_architecture_is_what_the_linter_holds() -> None:
     """The rooms of the page, row by row, are the layers of the contract."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

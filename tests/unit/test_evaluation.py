@@ -1032,7 +1032,7 @@ def test_the_speed_gate(multiitem, edited, timed, verdict):
 def test_not_run_fails_only_where_it_is_required(multiitem, joined, edited):
     path = joined(torch=None)
     code, out, _ = multiitem("check", path)
-    assert code == 0 and verdicts(out)[PARITY][0] == "NOT_RUN" and "--reference" in verdicts(out)[PARITY][1]
+    assert code == 0 and verdicts(out)[PARITY][0] == "NOT_RUN" and "--torch-model" in verdicts(out)[PARITY][1]
     assert multiitem("check", path, "--require", SAME)[0] == 0
     assert multiitem("check", path, "--require", f"{SAME},{PARITY}")[0] == 1
     assert multiitem("check", path, "--require", "all", "--allow-inconclusive")[0] == 1
@@ -1085,10 +1085,11 @@ def test_an_unknown_required_gate(multiitem, edited):
     ("words", "message"),
     [
         (("--url", "localhost:3"), "--url 'localhost:3' is not valid"),
-        (("--labels", "a"), "--labels 'a' is not valid: expected a comma-separated list"),
-        (("--timed-runs", "0"), "--timed-runs '0' is not valid"),
+        (("--labels", "-1"), "--labels '-1' is not valid: expected a comma-separated list"),
+        (("--labels", "a"), "option --labels: 'a' is not valid: it is text, and there is no tokenizer for it"),
+        (("--timed-runs", "0"), "--bench-timed-runs '0' is not valid"),
         (("--semantics", "causal"), "--semantics 'causal' is not valid"),
-        (("--timeout", "-1"), "--timeout '-1' is not valid"),
+        (("--timeout", "-1"), "--request-timeout '-1' is not valid"),
         (("--vocab-size", "2"), "leaves"),
         (("--workload", "absent"), "--workload 'absent' is not valid: expected an existing file"),
         (("--engine", "sglan"), "no engine is called 'sglan'"),

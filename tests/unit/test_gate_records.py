@@ -451,7 +451,7 @@ def test_all_that_are_timed_together_are_timed_once_and_a_tuned_baseline_stands_
     dense, segment, reference, faster = multi(), multi(mask="segment"), baseline(), baseline()
     timed = []
 
-    def measure_curves(serial, multis, case_of, *, counts, warmup_runs, timed_runs, further_runs):
+    def measure_curves(serial, multis, cases_of, *, counts, warmup_runs, timed_runs, further_runs):
         timed.append((serial, counts, warmup_runs, [timed_runs(count) for count in counts]))
         assert further_runs(SimpleNamespace(num_items=32, interval=(2.9, 3.1))) == 2 * 7
         return {each.profile: ([CurvePoint(32, (4.0,) * 5, (1.0,) * 5)], Attestation("dense")) for each in multis}

@@ -85,7 +85,7 @@ FORMS = {
     ],
 }
 #: Forms that are read: a workload may begin so, and other tools' results name no schema.
-READ = (("evaluate --workload", "BOM"), ("check with another", "another kind"))
+READ = (("evaluate --workload", "BOM"), ("load --workload", "BOM"), ("check with another", "another kind"))
 #: Numbers that no JSON has, that no float holds, that no integer of 64 bits holds.
 NUMBERS = {"NaN": b"NaN", "Infinity": b"-Infinity", "10**5000": b"1" + b"0" * 5000, "10**30": b"1" + b"0" * 30,
            "1e999": b"1e999"}  # fmt: skip

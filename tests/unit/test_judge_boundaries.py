@@ -167,7 +167,7 @@ def timed(runs):
         curves = measure_curves(
             serial,
             [target],
-            lambda count: make_case(count, lengths=[3] * count),
+            lambda count: [make_case(count, lengths=[3] * count)],
             counts=[speedup.GATED_ITEMS],
             warmup_runs=0,
             timed_runs=lambda count: runs,

@@ -47,7 +47,7 @@ def measured(*seconds, chunk=3, count=7, warmup=1, timed=4, lengths=None):
     for number, each in enumerate(seconds):
         targets.append(multi())
         Clock(targets[-1], "AB"[number], log, each if callable(each) else lambda n, s=each: s)
-    found = sample([(t, chunk) for t in targets], request, warmup_runs=warmup, timed_runs=timed)
+    found = sample([(t, chunk) for t in targets], [request], warmup_runs=warmup, timed_runs=timed)
     rows = [row_of(s, cost_per_hour=3.6) for s in found]
     return rows, log, request
 
@@ -55,7 +55,7 @@ def measured(*seconds, chunk=3, count=7, warmup=1, timed=4, lengths=None):
 def test_requests_hold_every_item_once_in_order():
     request = request_of(7)
     for size in (1, 2, 3, 7, 500):
-        requests, shapes = chunked(request, size)
+        requests, shapes = chunked([request], size)
         bodies = [json.loads(r.body) for r in requests]
         assert [item for body in bodies for item in body["items"]] == request.items_token_ids
         assert len(bodies) == -(-7 // size) and all(body["query"] == request.query_token_ids for body in bodies)
@@ -105,9 +105,9 @@ def test_totals_are_those_of_the_calls():
 def test_items_are_asked_for_as_the_workload_asks():
     request = request_of(3)
     request.apply_softmax, request.item_first = False, True
-    (body,) = (json.loads(r.body) for r in chunked(request, 3)[0])
+    (body,) = (json.loads(r.body) for r in chunked([request], 3)[0])
     assert body["apply_softmax"] is False and body["item_first"] is True
-    assert "item_first" not in json.loads(chunked(request_of(3), 3)[0][0].body)
+    assert "item_first" not in json.loads(chunked([request_of(3)], 3)[0][0].body)
 
 
 @pytest.mark.parametrize("kind", list(FailureKind))
@@ -160,7 +160,7 @@ def test_another_path_than_the_one_asked_for_is_recorded():
         return 0.1, httpx.Response(200, json={"scores": scores.tolist()})
 
     target.client.timed_send = timed_send
-    (found,) = sample([(target, 3)], request_of(3), warmup_runs=0, timed_runs=2)
+    (found,) = sample([(target, 3)], [request_of(3)], warmup_runs=0, timed_runs=2)
     row = row_of(found)
     assert row.mask_attested == "dense" and "segment was requested" in row.attestation_problem
 
@@ -185,7 +185,7 @@ class Timed:
         request = request_of(count)
         found = []
         for size in sizes:
-            (sampled,) = sample([(self.targets[0], size)], request, warmup_runs=warmup, timed_runs=timed, seed=1)
+            (sampled,) = sample([(self.targets[0], size)], [request], warmup_runs=warmup, timed_runs=timed, seed=1)
             found.append(row_of(sampled))
         return found
 
@@ -280,13 +280,13 @@ def test_a_row_whose_scores_cannot_be_judged_does_not_win():
 
 def test_servers_are_judged_each_by_itself():
     timed = Timed(packed, moved(packed, lambda call, n: 0.3 if n > 8 else 0.0))
-    found = sample([(target, 16) for target in timed.targets], request_of(16), warmup_runs=1, timed_runs=3)
+    found = sample([(target, 16) for target in timed.targets], [request_of(16)], warmup_runs=1, timed_runs=3)
     assert [row_of(each).status for each in found] == ["ok", "failed"]
 
 
 def test_a_first_run_that_compiles_is_seen():
     runs = [RunRecord(ok=True, total_e2e_ms=ms, call_latencies_ms=[ms], block=i) for i, ms in enumerate([8, 2, 2, 3])]
-    answer = [(chunked(request_of(1), 1)[0][0], np.array([[0.5, 0.5]]))]
-    slow = row_of(Sampled(1, 1, "s", runs=runs, answers=dict.fromkeys(range(4), answer)))
+    answer = [(chunked([request_of(1)], 1)[0][0], np.array([[0.5, 0.5]]))]
+    slow = row_of(Sampled(1, [1], "s", runs=runs, answers=dict.fromkeys(range(4), answer)))
     assert slow.recompilation == "the first timed run took 4.00 times the median of the others"
     assert slow.first_run_penalty_ratio == pytest.approx(8 / (7 / 3)) and slow.unstable is not None

@@ -478,7 +478,7 @@ def test_a_comparison_is_rendered_again_theirs_too(tmp_path, multiitem):
     for words in (("--format", "junit"), ()):
         run = tmp_path / "comparison.json" if words else tmp_path
         code, _, err = multiitem("report", run, *words, "--title-date", "2026")
-        assert code == 2 and ("as markdown alone" in err or "--title-date: only the final report" in err)
+        assert code == 2 and ("as markdown or html" in err or "--title-date: only the final report" in err)
 
 
 # -- the recommendation reads every view ---------------------------------------------------------

@@ -17,8 +17,8 @@ from pytest_multiitem.results.published import PUBLISHED
 from pytest_multiitem.results.records import Place, ServerRecord, SettingRecord, Verdict
 
 
-def text_of(run, unmet=(), written=None, base=None):
-    return "\n".join(line for line, _ in terminal.lines(run, unmet, written, base))
+def text_of(run, unmet=()):
+    return "\n".join(line for line, _ in terminal.lines(run, unmet))
 
 
 def rows(text, heading):
@@ -254,12 +254,22 @@ def test_benchmarks_servers_settings_and_machine():
     assert "`pytest -q`" in page and "exit status 0" in page
 
 
-def test_the_terminal_names_files_and_unmet_requirements(tmp_path):
+def test_the_terminal_names_unmet_requirements():
+    assert text_of(None, ["segment_lowers"]) == "required gate not run: segment_lowers"
+
+
+@pytest.mark.parametrize(
+    ("page", "answer"), [((), ()), (("report.html",), ()), (("report.html",), ("answer.json",))],
+    ids=["no page", "page", "answer"],
+)  # fmt: skip
+def test_the_terminal_names_files_for_people_first(tmp_path, page, answer):
     run = tmp_path / "multiitem-results" / "run"
-    found = text_of(None, ["segment_lowers"], run, tmp_path)
-    assert "required gate not run: segment_lowers" in found
-    assert "results: multiitem-results/run/matrix.json, multiitem-results/run/report.md" in found
-    assert str(run) in text_of(None, [], run, tmp_path / "elsewhere")
+    run.mkdir(parents=True)
+    for name in ("matrix.json", "report.md", *page, *answer):
+        (run / name).touch()
+    names = ", ".join([*page, "report.md", *answer, "matrix.json"])
+    assert terminal.results_line(run, tmp_path) == f"results: multiitem-results/run/{names}"
+    assert terminal.results_line(run, tmp_path / "elsewhere") == f"results: {run}/{names}"
 
 
 def test_equal_reasons_are_counted_once():
@@ -272,7 +282,7 @@ def test_equal_reasons_are_counted_once():
 )
 def test_the_summary_has_the_colour_of_the_worst_verdict(verdict, color):
     run = matrix([gate_record(), with_verdict("speedup_n32_ge_3x", Verdict(verdict))])
-    line, markup = next(line for line in terminal.lines(run, [], None, None) if line[0].startswith("gates: "))
+    line, markup = next(line for line in terminal.lines(run, []) if line[0].startswith("gates: "))
     assert color in markup and verdict in line
 
 
@@ -328,13 +338,13 @@ def count():
 def test_a_run_is_written_in_every_format(tmp_path, count):
     run = matrix([gate_record()])
     write_reports(run, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"count.bin", "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"count.bin", "gates.csv", "report.html", "report.md"}
     assert (tmp_path / "count.bin").read_bytes() == b"\xff1"
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == markdown.render(run)
 
 
 def test_every_module_of_the_formats_is_one_of_them(count):
-    assert list(FORMATS.all()) == ["markdown", "count"]
+    assert list(FORMATS.all()) == ["csv", "html", "markdown", "count"]
 
 
 def test_an_unknown_format_is_refused():

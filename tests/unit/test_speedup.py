@@ -60,7 +60,7 @@ def run(*, counts=(), packed=None, alone=None, info=None, query=16, tokens=3):
 
 def measured(serial, packed, bound, case):
     curve = [CurvePoint(32, (serial,) * 5, (packed,) * 5)]
-    found = speedup.measure_curve(multi(), curve, Attestation("dense"), bound=bound, case_of=lambda count: case)
+    found = speedup.measure_curve(multi(), curve, Attestation("dense"), bound=bound, cases_of=lambda count: [case])
     return record_of(GATE, found)
 
 
@@ -109,7 +109,7 @@ def test_a_problem_of_the_server_fails_whatever_the_ceiling_is():
     curve = [CurvePoint(32, (1.4,) * 5, (1.0,) * 5)]
     found = speedup.measure_curve(
         multi(), curve, Attestation("causal", problem="dense was requested"),
-        bound=Bound(QWEN3_06B, ""), case_of=lambda count: request(120, 32, 180),
+        bound=Bound(QWEN3_06B, ""), cases_of=lambda count: [request(120, 32, 180)],
     )  # fmt: skip
     assert record_of(GATE, found).verdict is Verdict.FAIL
 
@@ -248,10 +248,10 @@ def test_a_suspect_first_run_that_does_not_come_again_changes_nothing():
     Server(target, 1.0), Server(serial, 0.2)
     point = CurvePoint(32, (6.4,) * 5, (4.0, 1.0, 3.0, 1.0, 1.0))
     curves = {target.profile: ([point], Attestation("dense"))}
-    (found,), _ = speedup.explained(curves, serial, [target], case, warmup_runs=1)[target.profile]
+    (found,), _ = speedup.explained(curves, serial, [target], [case], warmup_runs=1)[target.profile]
     assert found == point
     Server(target, 1.0, first=8.0)
-    (found,), _ = speedup.explained(curves, serial, [target], case, warmup_runs=1)[target.profile]
+    (found,), _ = speedup.explained(curves, serial, [target], [case], warmup_runs=1)[target.profile]
     assert "the first one of 15/32/3 stands out as well" in found.compiled
 
 

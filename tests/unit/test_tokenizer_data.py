@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 VOCAB_SIZE = 151_936
 PINNED = {"Yes": 9_454, "No": 2_753}
+RERANKER = {"yes": 9_693, "no": 9_694}
 SPECIAL = {"<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645}
 
 TOKENIZER_DATA = Path(str(resources.files("pytest_multiitem.engine") / "data"))
@@ -54,7 +55,7 @@ def test_awkward_text_survives_a_round_trip(text: str) -> None:
     assert TOKENIZER.decode(_ids(text), skip_special_tokens=False) == text
 
 
-@pytest.mark.parametrize(("text", "expected"), [*PINNED.items(), *SPECIAL.items()])
+@pytest.mark.parametrize(("text", "expected"), [*PINNED.items(), *RERANKER.items(), *SPECIAL.items()])
 def test_pinned_tokens_have_their_ids(text: str, expected: int) -> None:
     assert _ids(text) == [expected]
     assert TOKENIZER.decode([expected], skip_special_tokens=False) == text

@@ -227,11 +227,14 @@ def test_command_cannot_tell(tpu_check) -> None:
     ("words", "said"),
     [
         (["tpu_kernels"], "kernel 'tpu_kernels' is not valid: expected MODULE:FUNCTION"),
-        (["tpu_kernels:fine", "--chip", "v6"], "--chip 'v6e,v6' is not valid: expected one of"),
-        (["tpu_kernels:fine", "--tier", "lowest"], "--tier 'lowest' is not valid: expected one of auto, lower, comp"),
-        (["tpu_kernels:fine", "--timeout", "soon"], "--timeout 'soon' is not valid: expected a number of seconds"),
+        (["tpu_kernels:fine", "--chip", "v6"], "--tpu-chips 'v6e,v6' is not valid: expected one of"),
+        (
+            ["tpu_kernels:fine", "--tier", "lowest"],
+            "--tpu-tier 'lowest' is not valid: expected one of auto, lower, comp",
+        ),
+        (["tpu_kernels:fine", "--timeout", "soon"], "--tpu-timeout 'soon' is not valid: expected a number of seconds"),
         (["tpu_kernels:fine", "--shape", "rows"], "--shape 'rows' is not valid: expected NAME=VALUE,…"),
-        (["tpu_kernels:fine", "--libtpu", "/nowhere"], "--libtpu '/nowhere' is not valid: expected a directory"),
+        (["tpu_kernels:fine", "--libtpu", "/nowhere"], "--tpu-libtpu '/nowhere' is not valid: expected a directory"),
         (["tpu_kernels:fine", "--json", HERE], f"cannot write {HERE}: it is a directory; name a file"),
         (["tpu_kernels:fine", "--shape", "row=8"], "(did you mean 'rows'?)"),
     ],

@@ -22,9 +22,12 @@ from pytest_multiitem.commands.workload import workload as workload_command
 from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRequest
 from pytest_multiitem.comparison.workload import degenerate, discrimination, generate, head, request_sha256
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.cases import CANONICAL_WORKLOAD, Case, read_workload, token_pool
+from pytest_multiitem.scoring.cases import CANONICAL_WORKLOAD, Case, token_pool
 from pytest_multiitem.scoring.tokens import content_tokens
 from pytest_multiitem.settings.settings import OPTIONS
+from pytest_multiitem.traffic.encoding import encoded
+from pytest_multiitem.traffic.lines import read_traffic
+from pytest_multiitem.traffic.loading import cases_of
 from pytest_multiitem.transport.client import ScoreClient
 
 SHAPE = {"query_tokens": 30, "num_items": 6, "item_tokens": 4}
@@ -311,8 +314,9 @@ def written(path, workload):
 
 
 def read(path, **more):
-    options = {"encode": None, "labels": (1, 2), "delimiter": DELIMITER, "vocab_size": 151_936} | more
-    return read_workload(path, **options)
+    options = {"labels": (1, 2), "delimiter": DELIMITER, "vocab_size": 151_936} | more
+    traffic = read_traffic(path)
+    return cases_of(path, encoded(traffic, traffic.lines, None, **options))
 
 
 def test_a_canonical_workload_is_a_workload_of_requests(tmp_path):
@@ -488,11 +492,12 @@ def test_a_workload_that_cannot_tell_items_apart_is_written_and_said(command, tm
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--labels", "x"], "--labels 'x' is not valid: expected a comma-separated list"),
+        (["--labels", "-1"], "--labels '-1' is not valid: expected a comma-separated list"),
+        (["--labels", "yes,no"], "option --labels: 'yes' is not valid: it is text, and there is no tokenizer for it"),
         (["--labels", "151643"], "151643 is both a label and the delimiter"),
         (["--items", "0"], "Invalid value for '--items'"),
         (["--url", "nonsense"], "--url 'nonsense' is not valid"),
-        (["--url", "http://x", "--timeout", "0"], "--timeout '0' is not valid"),
+        (["--url", "http://x", "--timeout", "0"], "--request-timeout '0' is not valid"),
         (["--tokenizer", "/absent/x"], "does not exist"),
     ],
 )

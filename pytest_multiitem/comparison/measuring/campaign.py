@@ -34,9 +34,9 @@ class Campaign:
     not_run: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.request = self.workload.requests[0]
-        self.items = len(self.request.items_token_ids)
-        self.sizes = sorted({min(size, self.items) for size in self.settings.compare_chunk_sizes}, reverse=True)
+        self.requests = self.workload.requests
+        most = max(len(request.items_token_ids) for request in self.requests)
+        self.sizes = sorted({min(size, most) for size in self.settings.compare_chunk_sizes}, reverse=True)
         self._attempt = 1 + len(list(self.ledger.directory.glob("servers/*")))
 
     @property
@@ -95,9 +95,11 @@ class Campaign:
 
     def cost(self, size: int, *, confirm: bool) -> float:
         """About how long a row takes, in tokens: what is computed for it, and a request's fixed part."""
-        tokens = len(self.request.query_token_ids) + 200
-        items = sum(len(item) + 1 for item in self.request.items_token_ids)
-        return float(self.runs(confirm=confirm) * (-(-self.items // size) * tokens + items))
+        calls = sum(
+            -(-len(request.items_token_ids) // size) * (len(request.query_token_ids) + 200) for request in self.requests
+        )
+        items = sum(len(item) + 1 for request in self.requests for item in request.items_token_ids)
+        return float(self.runs(confirm=confirm) * (calls + items))
 
     def expected_cost(self, sides: Sequence[Side]) -> float:
         """That of all rows of all sides, if each confirms the three largest sizes."""

@@ -28,7 +28,7 @@ _BINDING = (
     "backend", "bench_items", "bench_query_tokens", "bench_timed_runs", "bench_warmup_runs", "compare_chunk_sizes",
     "compare_urls", "confirm_runs", "delimiter", "device", "dtype", "engine", "engine_python", "executor",
     "item_tokens", "labels", "mask_impl", "model", "multi_profile", "profiles", "seed", "segment_threshold",
-    "semantics", "serial_url", "server_chunk_size", "views", "vocab_size",
+    "semantics", "serial_url", "server_chunk_size", "tokenizer", "views", "vocab_size", "workload_sample",
 )  # fmt: skip
 
 

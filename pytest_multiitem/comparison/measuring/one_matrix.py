@@ -14,14 +14,17 @@ from pytest_multiitem.comparison import files as artefacts
 from pytest_multiitem.comparison import workload
 from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.measuring.campaign import Campaign
-from pytest_multiitem.comparison.measuring.ledger import Flags, Ledger, opened
+from pytest_multiitem.comparison.measuring.ledger import WORKLOAD, Flags, Ledger, opened
 from pytest_multiitem.comparison.measuring.runner import begin, check_anything_measured, measure
 from pytest_multiitem.comparison.measuring.sides import Side, sides_of
 from pytest_multiitem.comparison.records import ScoreMatrix
 from pytest_multiitem.errors import StorageError, UsageError
+from pytest_multiitem.inputs import read_bytes
 from pytest_multiitem.progress import ProgressBar
+from pytest_multiitem.results.store import write_atomically
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import UNKNOWN, attach_ready, is_stated
+from pytest_multiitem.traffic.lines import read_traffic
 
 #: What the options are called that the ledger's messages speak of.
 _FLAGS = Flags(directory="--output-json", fresh="--fresh")
@@ -43,7 +46,7 @@ def known_server(url: str, settings: Settings, engine: Engine) -> Settings:
     or where nobody says which backend it is, and ScoreFailure or NeverReady where it cannot be asked.
     """
     if settings.origins["delimiter"] == "default" and settings.workload is not None:
-        made_for = workload.read(settings.workload).record.delimiter_token_id
+        made_for = _delimiter_of(settings.workload)
         if made_for is not None:
             origins = {**settings.origins, "delimiter": f"workload {settings.workload}"}
             settings = replace(settings, delimiter=made_for, origins=origins)
@@ -73,7 +76,7 @@ def measure_matrix(
     with opened(settings, Path(), _FLAGS) as ledger:
         if ledger.resumed:
             progress.print(f"resuming {output}: {ledger.resumed} rows are measured already")
-        campaign = begin(settings, ledger, progress)
+        campaign = begin(settings, ledger, progress, [side])
         try:
             measure(campaign, [side])
         finally:
@@ -85,6 +88,14 @@ def measure_matrix(
     return Measured(matrix, _problems(campaign, matrix), unwritten)
 
 
+def _delimiter_of(path: Path) -> int | None:
+    """What a workload was made for, if it says. Raises UsageError for one that cannot be sent."""
+    traffic = read_traffic(path)
+    if traffic.is_canonical:
+        workload.read(path)  # it may contradict itself
+    return traffic.delimiter
+
+
 def directory_of(output: Path) -> Path:
     """Where the rows of a matrix are kept until it is complete."""
     return output.with_name(f".{output.name}.measuring")
@@ -94,7 +105,12 @@ def _write(ledger: Ledger, campaign: Campaign, side: Side, output: Path) -> None
     """Write what is measured, if anything is."""
     for matrix in ledger.changed(side.backend, side.views):
         matrix.summary, matrix.complete = guardrail.summary_of(matrix), not campaign.is_left(side)
-        if campaign.settings.workload is not None:
+        if campaign.workload.source is not None:
+            kept = output.with_name(f"{output.stem}_workload.json")
+            matrix.workload_ref.path = kept.name
+            if matrix.results:
+                write_atomically(kept, read_bytes(ledger.directory / WORKLOAD))
+        elif campaign.settings.workload is not None:
             matrix.workload_ref.path = os.path.relpath(campaign.settings.workload, output.parent)
         if matrix.results:
             artefacts.write(output, matrix)

@@ -14,7 +14,7 @@ from pytest_multiitem.errors import MultiItemError, UsageError
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.scoring.semantics import Semantics
 
-#: Items that are scored alone, spread over the request.
+#: Items that are scored alone, spread over all requests.
 _ITEMS = 32
 #: Of those, how many are scored again for the noise floor.
 _REPLAYS = 8
@@ -42,10 +42,13 @@ def _measured(campaign: Campaign, side: Side, semantics: str | None) -> OwnRefer
         return OwnReference(reason="the server declares no semantics")
     reference = OwnReference(semantics=semantics)
     campaign.progress.describe(f"serial reference of {side.backend}")
-    request = campaign.request
-    query = Semantics(semantics).serial_query(tuple(request.query_token_ids), campaign.settings.delimiter)
-    indices = np.unique(np.linspace(0, campaign.items - 1, min(_ITEMS, campaign.items)).astype(int))
-    singles = [encoded(request, query, [request.items_token_ids[i]]) for i in indices]
+    declared, delimiter = Semantics(semantics), campaign.settings.delimiter
+    items = [(request, item) for request in campaign.requests for item in request.items_token_ids]
+    indices = np.unique(np.linspace(0, len(items) - 1, min(_ITEMS, len(items))).astype(int))
+    singles = [
+        encoded(request, declared.serial_query(tuple(request.query_token_ids), delimiter), [item])
+        for request, item in (items[i] for i in indices)
+    ]
     try:
         serial = serial_of(side)
         with closing(Connected(serial, campaign.directory_of(serial))) as connected:

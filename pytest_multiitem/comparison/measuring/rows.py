@@ -7,7 +7,7 @@ over all runs and all chunk sizes. A run with a wrong score has failed, by ``wro
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -32,18 +32,24 @@ _TIMEOUTS = 2
 
 @dataclass
 class Sampled:
-    """What one server gave for one row; ``answers`` of every successful run, one a request. ``session``: names the
-    interleaved blocks that it was measured in. ``problem``: of scores that are no run's, or why none could be judged.
+    """What one server gave for one row; ``answers`` of every successful run, one a request. ``request_items``: items of
+    each of the workload's requests. ``session``: names the interleaved blocks that it was measured in. ``problem``: of
+    scores that are no run's, or why none could be judged.
     """
 
     chunk_size: int
-    num_items: int
+    request_items: list[int]
     session: str
     warmup_ms: list[float] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
     answers: dict[int, list[Answered]] = field(default_factory=dict)
     attestation: Attestation | None = None
     problem: str | None = None
+
+    @property
+    def num_items(self) -> int:
+        """N, of all requests together."""
+        return sum(self.request_items)
 
     @property
     def scores(self) -> list[Scores]:
@@ -57,14 +63,15 @@ class Sampled:
         return last == [FailureKind.TIMEOUT.value] * _TIMEOUTS
 
 
-def chunked(request: WorkloadRequest, size: int) -> tuple[list[PreparedRequest], list[PreparedRequest]]:
-    """A request's items in encoded requests of at most ``size`` items each; and one of every shape among them."""
+def chunked(workload: Sequence[WorkloadRequest], size: int) -> tuple[list[PreparedRequest], list[PreparedRequest]]:
+    """The items of each request in encoded requests of at most ``size`` items; and one of every shape among them."""
     shapes: dict[tuple[int, ...], PreparedRequest] = {}
     requests = []
-    for at in range(0, len(request.items_token_ids), size):
-        items = request.items_token_ids[at : at + size]
-        requests.append(encoded(request, request.query_token_ids, items))
-        shapes.setdefault(tuple(map(len, items)), requests[-1])
+    for request in workload:
+        for at in range(0, len(request.items_token_ids), size):
+            items = request.items_token_ids[at : at + size]
+            requests.append(encoded(request, request.query_token_ids, items))
+            shapes.setdefault((len(request.query_token_ids), *map(len, items)), requests[-1])
     return requests, list(shapes.values())
 
 
@@ -77,25 +84,29 @@ def encoded(request: WorkloadRequest, query: Sequence[int], items: Sequence[Sequ
 
 def sample(
     sides: Sequence[tuple[Target, int]],
-    request: WorkloadRequest,
+    workload: Sequence[WorkloadRequest],
     *,
     warmup_runs: int,
     timed_runs: int,
     seed: int = 0,
+    instead: Mapping[int, Sequence[WorkloadRequest]] | None = None,
 ) -> list[Sampled]:
-    """Time a row on several servers, each at its client chunk size.
+    """Time a row on several servers, each at its client chunk size: a run sends all requests of the workload, one after
+    the other.
+
+    ``instead``: by the place of a side, what it is sent for the same items in another context.
 
     ABBA: the order turns round from block to block, so that drift hits all alike. Requests are encoded before the
     clock starts, and answers are read after it has stopped; they are judged after the last block, with items that a
     ``seed`` deals out to further requests. A warm-up sends one request of every shape. Failures are recorded, never
     raised.
     """
-    items, session = len(request.items_token_ids), uuid.uuid4().hex[:12]
+    items, session = [len(request.items_token_ids) for request in workload], uuid.uuid4().hex[:12]
     samples = [Sampled(chunk_size, items, session) for _, chunk_size in sides]
     turns = []
     with ExitStack() as stack:
-        for (target, _), sampled in zip(sides, samples, strict=True):
-            requests, shapes = chunked(request, sampled.chunk_size)
+        for place, ((target, _), sampled) in enumerate(zip(sides, samples, strict=True)):
+            requests, shapes = chunked((instead or {}).get(place, workload), sampled.chunk_size)
             for _ in range(warmup_runs):
                 sampled.warmup_ms += _warm_up(target, shapes)
             sampled.attestation = stack.enter_context(target.attest())
@@ -117,6 +128,7 @@ def row_of(sampled: Sampled, cost_per_hour: float | None = None) -> Row:
         run_records=sampled.runs,
         session=sampled.session,
         warmup_ms=sampled.warmup_ms,
+        request_items=sampled.request_items if len(sampled.request_items) > 1 else [],
         measured_at_utc=utc_now(),
     )
     scores = sampled.scores

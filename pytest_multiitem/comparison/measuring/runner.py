@@ -24,11 +24,13 @@ from pytest_multiitem.comparison.measuring.sides import (
     Side,
     describe,
     missing,
+    served_directory,
     sides_of,
     with_served_delimiter,
 )
 from pytest_multiitem.comparison.measuring.sweep import compare_with_itself, measure_rows
 from pytest_multiitem.comparison.measuring.under_load import measure_under_load
+from pytest_multiitem.comparison.own_requests import canonical_of
 from pytest_multiitem.comparison.records import Outcome, Workload
 from pytest_multiitem.errors import EngineUnavailable, StorageError, UsageError
 from pytest_multiitem.execution.choice import is_local
@@ -37,6 +39,7 @@ from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.results.store import write_atomically
 from pytest_multiitem.servers.errors import ServerError
 from pytest_multiitem.settings.settings import Settings
+from pytest_multiitem.traffic.lines import read_traffic
 from pytest_multiitem.transport.client import ScoreFailure
 
 
@@ -58,7 +61,7 @@ def compare(
         place = directory.relative_to(base) if directory.is_relative_to(base) else directory
         resuming = f"resuming {place}: {ledger.resumed} rows are measured already"
         progress.print(resuming if ledger.resumed else f"comparison in {place}")
-        campaign = begin(settings, ledger, progress)
+        campaign = begin(settings, ledger, progress, sides)
         measure(campaign, sides)
         campaign.not_run |= missing(settings, sides)
         outcome = _outcome(campaign)
@@ -72,11 +75,13 @@ def compare(
         return outcome
 
 
-def begin(settings: Settings, ledger: Ledger, progress: ProgressBar) -> Campaign:
+def begin(settings: Settings, ledger: Ledger, progress: ProgressBar, sides: Sequence[Side]) -> Campaign:
     """A pass over what the settings ask for, with its workload in the ledger's directory. Raises UsageError for a
     workload that cannot be sent."""
-    work = _workload(settings, ledger.directory)
-    for reason in workload.degenerate(work):
+    work = _workload(settings, ledger.directory, sides)
+    if work.source is not None:
+        progress.print(f"requests: {work.source.words}")
+    for reason in workload.doubts(work):
         progress.print(f"the workload hardly tells items apart: {reason}")
     return Campaign(settings, ledger, work, progress)
 
@@ -108,27 +113,33 @@ def check_anything_measured(campaign: Campaign) -> None:
     raise kind(f"nothing could be measured: {campaign.settings.blocker or listed}")
 
 
-def _workload(settings: Settings, directory: Path) -> Workload:
+def _workload(settings: Settings, directory: Path, sides: Sequence[Side]) -> Workload:
     """The comparison's workload: as it was begun, the user's own, or the canonical one of the settings' shape."""
     path = directory / WORKLOAD
     if path.exists():
-        begun = workload.read(path).record
-        if settings.workload is not None and read_bytes(settings.workload) != read_bytes(path):
+        begun = workload.read(path)
+        measured = [workload.file_sha256(path), *([begun.record.source.sha256] if begun.record.source else [])]
+        if settings.workload is not None and workload.file_sha256(settings.workload) not in measured:
             raise UsageError(f"{settings.workload} has changed since rows were measured with it, as it is in {path}")
-        return begun
-    if settings.workload is not None:
+        return begun.record
+    if settings.workload is None:
+        made = workload.of_run(settings)
+        artefacts.write(path, made)
+        return made
+    traffic = read_traffic(settings.workload)
+    if traffic.delimiter not in (None, settings.delimiter):
+        raise UsageError(
+            f"workload {settings.workload} was made for the delimiter {traffic.delimiter}, and the run has "
+            f"{settings.delimiter}; run with --multiitem-delimiter {traffic.delimiter}"
+        )
+    if traffic.is_canonical and settings.workload_sample is None:
         own = workload.read(settings.workload)
-        made_for = own.record.delimiter_token_id
-        if made_for not in (None, settings.delimiter):
-            raise UsageError(
-                f"workload {settings.workload} was made for the delimiter {made_for}, and the run has "
-                f"{settings.delimiter}; run with --multiitem-delimiter {made_for}"
-            )
         write_atomically(path, read_bytes(settings.workload))  # byte by byte: its checksums are of what stands there
         return own.record
-    made = workload.of_run(settings)
-    artefacts.write(path, made)
-    return made
+    drawn = canonical_of(settings, served=served_directory(settings, sides))
+    assert drawn is not None  # there is a workload
+    artefacts.write(path, drawn)
+    return drawn
 
 
 def _group(campaign: Campaign, sides: Sequence[Side], harness: dict[str, Any]) -> None:
@@ -176,16 +187,18 @@ def _notes(campaign: Campaign, side: Side) -> list[str]:
     warmups, requests = campaign.settings.bench_warmup_runs, len(campaign.workload.requests)
     notes = [f"before the timed runs of a row, {warmups} warm-up with one request of every shape in it"]
     if requests > 1:
-        notes.append(f"the workload has {requests} requests; {campaign.request.request_id} was measured")
+        notes.append(f"a run sends the {requests} requests of the workload, one after the other, each in chunks")
+    if campaign.workload.source is not None:
+        notes.append(f"the user's own requests: {campaign.workload.source.words}")
     if len(side.views) > 1:
         notes.append(f"the server is the same in {' and '.join(side.views)}, and was measured once for both")
     return notes
 
 
 def _harness(campaign: Campaign) -> dict[str, Any]:
-    """The harness's own time for the whole request, against a server that does nothing."""
+    """The harness's own time for the largest request, against a server that does nothing."""
     campaign.progress.describe("the harness's own time")
-    request = campaign.request
+    request = max(campaign.requests, key=lambda each: len(each.items_token_ids))
     whole = encoded(request, request.query_token_ids, request.items_token_ids)
     try:
         with null_server(whole.num_items, whole.num_labels) as url:

@@ -17,6 +17,7 @@ from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import Served, attach, attach_ready, client_of, is_stated
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.traffic.encoding import generated_tokenizer
 from pytest_multiitem.untrusted.secrets import redacted_command
 
 #: Launch profiles of backends that have one for both views; for other backends, each view has its own.
@@ -116,6 +117,16 @@ def with_served_delimiter(settings: Settings, sides: Sequence[Side]) -> Settings
             f"the servers pack with different delimiters ({packed}); a workload is for one: start them alike"
         )
     return replace(settings, delimiter=next(iter(declared))) if declared else settings
+
+
+def served_directory(settings: Settings, sides: Sequence[Side]) -> str | None:
+    """Where the tokenizer of the served model may lie: in the directory that an attached server names, else in that of
+    the checkpoint that is generated for servers that are started."""
+    for side in sides:
+        if side.url is not None:
+            with client_of(side.url, side.settings) as client:
+                return attach(side.profile.role, client, side.settings, side.engine).model
+    return generated_tokenizer(settings)
 
 
 class Connected:

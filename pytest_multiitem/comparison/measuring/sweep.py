@@ -58,7 +58,7 @@ def compare_with_itself(campaign: Campaign, up: Sequence[Connected]) -> None:
             campaign.progress.describe("A/A: a server against itself")
             runs = campaign.runs(confirm=True)
             seed = campaign.settings.seed
-            both = sample([(c.target, size)] * 2, campaign.request, warmup_runs=0, timed_runs=runs, seed=seed)
+            both = sample([(c.target, size)] * 2, campaign.requests, warmup_runs=0, timed_runs=runs, seed=seed)
             first, second = map(row_of, both)
             speed = versus(first, second)
             for matrix in campaign.ledger.changed(c.side.backend, c.side.views):
@@ -85,7 +85,7 @@ def _measure(
     campaign.progress.describe(f"{_stage(confirm):<7} {sizes} items a request")
     samples = sample(
         [(c.target, size) for c, size in wanted],
-        campaign.request,
+        campaign.requests,
         warmup_runs=campaign.settings.bench_warmup_runs,
         timed_runs=campaign.runs(confirm=confirm),
         seed=campaign.settings.seed,
@@ -107,7 +107,7 @@ def _enter(campaign: Campaign, side: Side, row: Row, text: str, *, confirm: bool
 
 def _computes_the_same(campaign: Campaign, connected: Connected, size: int, row: Row) -> bool:
     """Whether a first request to a server is answered with exactly a row's scores, in one packed sequence."""
-    request = chunked(campaign.request, size)[0][0]
+    request = chunked(campaign.requests[:1], size)[0][0]
     try:
         with connected.target.attest() as attestation:
             scores = connected.target.client.send(request)

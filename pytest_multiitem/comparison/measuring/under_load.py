@@ -45,7 +45,7 @@ def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
         )
         report = measure_load(
             c.target.client.address,
-            _different(campaign.request, row.client_chunk_size),
+            _different(campaign.requests, row.client_chunk_size),
             shape,
             api_key=api_key(settings.api_key_env),
             ca_file=settings.ca_file,
@@ -57,18 +57,21 @@ def measure_under_load(campaign: Campaign, up: Sequence[Connected]) -> None:
             matrix.load = msgspec.to_builtins(report)
 
 
-def _different(request: WorkloadRequest, size: int) -> list[PreparedRequest]:
-    """A workload's request in requests of at most ``size`` items, at least as many different ones as there are senders:
+def _different(workload: Sequence[WorkloadRequest], size: int) -> list[PreparedRequest]:
+    """A workload's requests in ones of at most ``size`` items, at least as many different ones as there are senders:
     answers that change places under way would not show among equal ones. Further ones have the tokens of the query and
     the items turned round: the same lengths, other content."""
-    requests = chunked(request, size)[0]
+    requests = chunked(workload, size)[0]
     variants = -(-max(_SENDERS) // len(requests))
     for turn in range(1, variants):
-        turned = msgspec.structs.replace(
-            request,
-            query_token_ids=_turned(request.query_token_ids, turn),
-            items_token_ids=_turned(request.items_token_ids, turn),
-        )
+        turned = [
+            msgspec.structs.replace(
+                request,
+                query_token_ids=_turned(request.query_token_ids, turn),
+                items_token_ids=_turned(request.items_token_ids, turn),
+            )
+            for request in workload
+        ]
         requests += chunked(turned, size)[0]
     return requests
 

@@ -8,6 +8,7 @@ from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import bullets
 from pytest_multiitem.reports.formats import ReportFormat
 from pytest_multiitem.reports.page import page
+from pytest_multiitem.reports.scores import scores
 from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results.details import Power
 from pytest_multiitem.results.published import HARDWARE
@@ -26,6 +27,7 @@ def render(matrix: Matrix) -> str:
         counts=", ".join(f"{n} {v}" for v, n in matrix.summary.items() if n) or "no gate was selected",
         compiled=checks_table(matrix),
         baseline=baseline(matrix.gates),
+        scores=scores(matrix.gates),
         power=power.tables(matrix_of(matrix.gates)) if measured_power else None,
         hardware=HARDWARE,
         environments=bullets(f"the engine's own environment: {packages}" for packages in environments if packages),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from pytest_multiitem.comparison import gate_verdicts as verdicts
+from pytest_multiitem.comparison.files import FILES
 from pytest_multiitem.comparison.measuring.runner import compare
 from pytest_multiitem.comparison.measuring.sides import check_settings
 from pytest_multiitem.comparison.records import Outcome
@@ -42,6 +44,10 @@ class ComparisonPart(Part):
         for gate, place in verdicts.planned(self.settings):
             measure = partial(self._conclude, gate, place)
             yield GateItem.from_parent(parent, gate=gate.name, measure=measure, label=place)
+
+    def artefacts(self) -> Iterable[Path]:
+        """The comparison's record, which names its matrices."""
+        return () if self._outcome is None else [self._outcome.directory / FILES[0]]
 
     def lines(self) -> Iterable[Line]:
         """The decision, and where the comparison's files are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,10 @@ class PowerPart(Part):
         """Stop the servers, and write the kill matrix as it then is."""
         if self._run is not None:
             self._run.close(session_of(self.config).ledger.interrupted_by)
+
+    def artefacts(self) -> Iterable[Path]:
+        """The kill matrix, whose builds stand in the run's own records too."""
+        return () if self._run is None else [self._run.path]
 
     def lines(self) -> Iterable[Line]:
         """What the kill matrix comes to, and where it is."""

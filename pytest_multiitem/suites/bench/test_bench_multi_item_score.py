@@ -5,6 +5,8 @@ Off in a plain run; on with ``--bench``, or when named by path or node id.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from pytest_multiitem.fixtures.benchmark import BenchmarkRun
@@ -25,8 +27,8 @@ class TestMultiItemScorePerformance:
         """The same candidates as one-item calls, one after the other."""
         run, settings = multiitem_bench.run, multiitem_bench.run.settings
         count = min(settings.bench_items, 32)  # the time per item does not depend on N
-        case = run.equal_length_case(serial_server, settings.bench_query_tokens, count, settings.item_tokens)
-        _time(multiitem_bench, "single-item sequential", serial_server, case, chunk=1)
+        cases = run.benchmark_cases(serial_server, count)
+        _time(multiitem_bench, "single-item sequential", serial_server, cases, chunk=1)
 
     def test_benchmark_scenario_1(self, multiitem_bench: BenchmarkRun, multi_item_server: Target) -> None:
         """Scenario 1: 2,020 tokens a candidate, 20 of them the item's (query 2,000)."""
@@ -44,8 +46,8 @@ class TestMultiItemScorePerformance:
         chunk = min(multiitem_bench_chunk, settings.bench_items)
         # Enough chunks to time a small chunk size, not all of them: its time per item does not depend on N.
         count = min(settings.bench_items, max(chunk, 16))
-        case = run.equal_length_case(multi_item_server, settings.bench_query_tokens, count, settings.item_tokens)
-        _time(multiitem_bench, f"client chunk size {chunk}", multi_item_server, case, chunk=chunk)
+        cases = run.benchmark_cases(multi_item_server, count)
+        _time(multiitem_bench, f"client chunk size {chunk}", multi_item_server, cases, chunk=chunk)
 
 
 @pytest.mark.bench
@@ -60,25 +62,30 @@ class TestMultiItemPrefillExtendPerformance:
 
 
 def _whole(bench: BenchmarkRun, name: str, target: Target) -> None:
-    settings = bench.run.settings
-    _shape(bench, name, target, settings.bench_query_tokens, settings.item_tokens)
+    cases = bench.run.benchmark_cases(target, bench.run.settings.bench_items)
+    _time(bench, name, target, cases, chunk=max(len(case.items) for case in cases))
 
 
 def _shape(bench: BenchmarkRun, name: str, target: Target, query_tokens: int, item_tokens: int) -> None:
     count = bench.run.settings.bench_items
     case = bench.run.equal_length_case(target, query_tokens, count, item_tokens)
-    _time(bench, name, target, case, chunk=count)
+    _time(bench, name, target, [case], chunk=count)
 
 
-def _time(bench: BenchmarkRun, name: str, target: Target, case: Case, *, chunk: int) -> None:
-    query, items = case.query, case.items
-    requests = [prepare(query, items[at : at + chunk], case.labels) for at in range(0, len(items), chunk)]
+def _time(bench: BenchmarkRun, name: str, target: Target, cases: Sequence[Case], *, chunk: int) -> None:
+    requests = [
+        prepare(case.query, case.items[at : at + chunk], case.labels)
+        for case in cases
+        for at in range(0, len(case.items), chunk)
+    ]
 
     def send() -> None:
         answers = [target.client.timed_send(request)[1] for request in requests]
         for request, answer in zip(requests, answers, strict=True):
             target.client.read(answer, request)
 
-    shape = (len(query), len(items), len(items[0]))
+    items = [item for case in cases for item in case.items]
+    query_tokens = round(sum(len(case.query) for case in cases) / len(cases))
+    shape = (query_tokens, len(items), round(sum(map(len, items)) / len(items)))
     record = bench.time(name, target, send, shape=shape, chunk=chunk, requests=requests)
     assert record.items_per_sec_p50 > 0

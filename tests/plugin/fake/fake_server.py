@@ -7,6 +7,7 @@ serial or extend. Each fault is one way in which a server can misbehave.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "unit"))
 
+import fake_backend
 import msgspec
 from fake_backend import FakeBackend
 
@@ -49,16 +51,32 @@ FAULTS = {
     "memory_error": "what it starts with raises, and it ends",
     "exit": "exit code with which the server ends instead of starting",
     "key": "the API key without which only /health answers; the server tells it to who has it",
+    "login": "the user and password, as USER:PASSWORD, without which only /health answers",
     "prefix": "path prefix under which alone it answers",
     "workers": "it has workers: one in a session of its own, one in a new group; both ignore SIGTERM",
     "die_after": "requests after which the server ends with code 9",
+    "silent": "it tells nothing of itself",
     "once": "the scoring request whose answer alone has its rows in another order",
+    "weights": "share by which another model's logits are mixed into its own: every score moves, and all agree",
+    "shapes": "scores are off by rounding that depends on the shape of the batch, which leaks nothing; of a logit",
+    "digits": "digits that scores are rounded to, which leaks nothing",
+    "version": "the version that it says it has",
     "from": "N:WAY, from which scoring request on it answers in which way: a status, or a word of `Handler.break_off`",
 }
 
 WORKER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 #: Names that an engine may have for a mask implementation.
 _OWN_NAMES = {"flex": "dense"}
+
+
+def exchange_weights(share: float) -> None:
+    """Give the model other weights: what sees the same still scores the same, however it is asked."""
+    own = fake_backend.logit
+
+    def logit(seen: Any, label: int) -> float:
+        return (1 - share) * own(seen, label) + share * own((*seen, (-1, -1)), label)
+
+    fake_backend.logit = logit
 
 
 class Server:
@@ -74,16 +92,24 @@ class Server:
             "extend": {"prefill_extend": True, "scoring_cache": True, "extend_batch_size": 12},
         }[options.role]
         self._mask, self._model = options.mask, options.model
+        if "weights" in self.faults:
+            exchange_weights(float(self.faults["weights"] or 1))
         backend = FakeBackend(max_positions=LONGEST, seconds_per_call=0.0005)
         backend.vocab_size = VOCABULARY
         mask = MaskImpl(_OWN_NAMES.get(options.mask, options.mask))
         self._scorer = Scorer(
             backend,
             ScorerConfig(mask_impl=mask, max_items=4096, max_seq_len=131_072, **config),
-        )
+            self._noisy if "shapes" in self.faults else lambda steps: steps,
+        ).steps
         self._answered = self.asked = 0
         self._before = ""
         self._lock = Lock()
+
+    def _noisy(self, steps: Any) -> Any:
+        from pytest_multiitem.faults.variations import ShapeNoise
+
+        return ShapeNoise(float(self.faults["shapes"] or 4e-7)).before(steps)
 
     def info(self) -> dict[str, Any]:
         executed = self._scorer.executed()
@@ -107,6 +133,7 @@ class Server:
             "semantics": {"declared": config.declared_semantics.value},
             "executed": executed,
             "api_key": self.faults.get("key"),
+            "version": self.faults.get("version"),
             "pid": os.getpid(),
         }
 
@@ -137,6 +164,8 @@ class Server:
     def _spoil(self, scores: list[list[float]], items: Any) -> list[list[float]]:
         if self._answered == int(self.faults.get("once") or 0):
             return scores[::-1]
+        if "digits" in self.faults:
+            return [[round(score, int(self.faults["digits"])) for score in row] for row in scores]
         if "flat" in self.faults:
             return [[1 / len(row)] * len(row) for row in scores]
         before, self._before = self._before, repr(items)
@@ -170,10 +199,18 @@ class Handler(BaseHTTPRequestHandler):
         if key and self.path != "/health" and self.headers["authorization"] != f"Bearer {key}":
             self._send(401, b'{"error":"Unauthorized"}')
             return True
+        if (login := self.app.faults.get("login")) and self.path != "/health":
+            wanted = f"Basic {base64.b64encode(login.encode()).decode()}"
+            if self.headers["authorization"] != wanted:
+                self._send(401, b'{"error":"Unauthorized"}')
+                return True
         return False
 
     def do_GET(self) -> None:
         if self._refused():
+            return
+        if "silent" in self.app.faults and self.path != "/health":
+            self._send(404, b'{"detail":"Not Found"}')
             return
         known = {
             "/health": {"status": "ok"},

@@ -1,0 +1,1 @@
+"""A user's own requests: read, drawn, made into token ids, and where they came from."""

@@ -1,0 +1,38 @@
+"""What an acceptance leaves out of the suites: what it means to, on every server."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_multiitem.acceptance.plan import plan_of
+from pytest_multiitem.acceptance.suites import command_line
+from pytest_multiitem.scoring.config import MaskImpl
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.suites.regression import test_multi_item_regression as suites
+
+EFFORTS = ("quick", "normal", "full")
+
+
+def plan(effort):
+    return plan_of(dataclasses.replace(resolve({}, {}), effort=effort))
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_what_is_left_out_is_there(effort):
+    for name in plan(effort).without:
+        assert isinstance(getattr(suites, name), type)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("mask", [mask.value for mask in MaskImpl])
+def test_no_server_s_name_leaves_a_gate_out(effort, mask):
+    """pytest -k finds a word anywhere in a test's name, in small letters or large ones."""
+    settings = dataclasses.replace(resolve({}, {}), effort=effort)
+    words = command_line(settings, Path("run"), without=plan(effort).without, events=3)
+    left_out = re.findall(r"\w+", words[words.index("-k") + 1])
+    names = [word for word in left_out if word not in ("not", "or")]
+    assert names == [*plan(effort).without]
+    kept = f"TestMultiItemIsolation::test_same_length_isolation[jax-{mask}-chunk8-speedup]".lower()
+    assert not any(name.lower() in kept for name in names)
