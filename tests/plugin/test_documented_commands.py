@@ -212,7 +212,7 @@ def pytest_collection_modifyitems(config, items):
     given = " ".join(config.invocation_params.args)
     if "--multiitem-accepting" in given:
         return
-    every = "--require" in given or config.option.keyword
+    every = "--require" in given or config.option.keyword or config.option.markexpr
     kept, left_out = {}, []
     for item in items:
         test, _, _ = item.nodeid.partition("[")
