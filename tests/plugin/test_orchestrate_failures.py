@@ -173,24 +173,14 @@ QUICK = {
 }
 
 
-#: Which of the slow cells are run: the k-th of n parts, as "n:k"; all where nothing is said. The others are skipped.
-PARTS, PART = map(int, os.environ.get("MULTIITEM_TEST_SHARE", "1:0").split(":"))
-
-
-def marks(step: str, name: str) -> list[pytest.MarkDecorator]:
-    if (step, name) in QUICK:
-        return []
-    part = (STEPS.index(step) + list(FAILURES).index(name)) % PARTS
-    reason = f"in another part: MULTIITEM_TEST_SHARE={PARTS}:{part}"
-    return [pytest.mark.slow, *([pytest.mark.skip(reason=reason)] if part != PART else [])]
-
-
 def is_harmless(step: str, name: str) -> bool:
     return name not in WHOLE and step not in FAILURES[name].meets and step not in FAILURES[name].left
 
 
 CELLS = [
-    pytest.param(step, name, id=f"{step}-{name}".replace(" ", "_"), marks=marks(step, name))
+    pytest.param(
+        step, name, id=f"{step}-{name}".replace(" ", "_"), marks=[] if (step, name) in QUICK else [pytest.mark.slow]
+    )
     for step, name in product(STEPS, FAILURES)
     if not is_harmless(step, name)
 ]  # fmt: skip
