@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.wire import ErrorBody, ErrorDetail, ScoreResponse, encode_score_response
+from pytest_multiitem.scoring.wire.errors import ErrorBody, ErrorDetail
+from pytest_multiitem.scoring.wire.score import ScoreResponse, encode_score_response
 from pytest_multiitem.servers.ports import HOST
 
 _BACKLOG: Final = 1024

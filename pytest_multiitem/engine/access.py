@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from pytest_multiitem.engine.launch_line import KEY_VARIABLE, ServeArgs
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire.errors import WireError
 from pytest_multiitem.transport.address import api_key
 from pytest_multiitem.transport.listening import bind, bind_anywhere, is_loopback
 from pytest_multiitem.untrusted.secrets import Secret

@@ -25,16 +25,13 @@ from pytest_multiitem.engine.tokenizer import TextTokenizer
 from pytest_multiitem.engine.worker import Worker
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.steps import ScoringSteps
-from pytest_multiitem.scoring.wire import (
+from pytest_multiitem.scoring.wire.errors import WireError, internal_error
+from pytest_multiitem.scoring.wire.fields import Usage, check_token_ids, empty_query
+from pytest_multiitem.scoring.wire.score import (
     SCORE_FIELDS,
     ScoreRequest,
     ScoreResponse,
-    Usage,
-    WireError,
-    check_token_ids,
-    empty_query,
     encode_score_response,
-    internal_error,
     parse_score_request,
 )
 

@@ -17,7 +17,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pytest_multiitem.engine.worker import shutting_down
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire.errors import WireError
 
 
 def _most() -> int:

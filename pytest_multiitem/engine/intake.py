@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from pytest_multiitem.scoring.wire import WireError, busy
+from pytest_multiitem.scoring.wire.errors import WireError, busy
 
 _T = TypeVar("_T")
 

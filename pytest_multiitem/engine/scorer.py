@@ -22,7 +22,8 @@ from pytest_multiitem.scoring.config import MaskImpl, Mode, ScorerConfig
 from pytest_multiitem.scoring.layout import PackedLayout, build_layout, packed_length
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.steps import Encode, Ids, Reading, ScoreResult, Scores, ScoringSteps
-from pytest_multiitem.scoring.wire import WireError, too_many_items
+from pytest_multiitem.scoring.wire.errors import WireError
+from pytest_multiitem.scoring.wire.fields import too_many_items
 
 #: Prefill+extend computes no delimiter: the layout's closing delimiters stand after every token that
 #: is read, so causality hides them, and any valid id will do.

@@ -33,7 +33,7 @@ from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.engine.worker import Worker
 from pytest_multiitem.scoring.config import ScorerConfig
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire.errors import WireError
 from pytest_multiitem.transport.listening import listen, until_signal
 
 if TYPE_CHECKING:  # a healthy server imports nothing of faults

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from pytest_multiitem.engine import interruption
 from pytest_multiitem.engine.interruption import Interrupted, Interruption
-from pytest_multiitem.scoring.wire import WireError, busy
+from pytest_multiitem.scoring.wire.errors import WireError, busy
 from pytest_multiitem.transport.listening import while_connected
 
 _T = TypeVar("_T")

@@ -21,7 +21,7 @@ from pytest_multiitem.faults.wire import (
     rescored,
     wants_softmax,
 )
-from pytest_multiitem.scoring.wire import internal_error
+from pytest_multiitem.scoring.wire.errors import internal_error
 
 
 class Permuted(ScoresFault, name="permuted", number=13):

@@ -23,7 +23,7 @@ from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import AsgiApp, WireFault
 from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.faults.wire import answer_of, refusal
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire.errors import WireError
 from pytest_multiitem.transport.address import Address
 from pytest_multiitem.transport.listening import bind, listen, until_signal, while_connected
 from pytest_multiitem.untrusted.secrets import without_credentials

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from starlette.responses import Response
 
 from pytest_multiitem.faults.wire import Exchange, JsonObject, ScoringFault, items_of, refusal
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire.errors import WireError
 
 #: What a number of requests in flight may be.
 TOGETHER = (lambda s: s >= 2 and float(s).is_integer(), "a whole number of at least 2")

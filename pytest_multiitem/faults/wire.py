@@ -20,7 +20,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
 from pytest_multiitem.faults.base import AsgiApp, WireFault
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire.errors import WireError
 from pytest_multiitem.transport.address import SCORE_PATH
 from pytest_multiitem.transport.listening import disconnection
 

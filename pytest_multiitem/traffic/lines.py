@@ -14,7 +14,7 @@ import msgspec
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.inputs import decode_json, read_bytes
 from pytest_multiitem.scoring.cases import CANONICAL_WORKLOAD, wrong_checksums
-from pytest_multiitem.traffic import reranker
+from pytest_multiitem.scoring.prompts import reranker
 
 #: Text, or token ids.
 Content = str | tuple[int, ...]

@@ -108,9 +108,10 @@ def test_every_flag_of_the_server_is_listed() -> None:
 def test_every_error_code_of_the_server_is_listed() -> None:
     text = page("reference/server.md")
     found: set[tuple[str, str]] = set()
-    for name in ("scoring/wire.py", "engine/scorer.py", "engine/app.py"):
-        source = (package() / name).read_text(encoding="utf-8")
+    files = [*(package() / "scoring" / "wire").glob("*.py"), *(package() / "engine").glob("*.py")]
+    for source in (file.read_text(encoding="utf-8") for file in files):
         found |= set(re.findall(r'WireError\(\s*(\d+),\s*"(\w+)"', source))
+        found |= {("400", code) for code in re.findall(r'mistyped\(\s*"(\w+)"', source)}
     assert len(found) > 10
     assert not [(status, code) for status, code in found if not re.search(rf"\| {status} \| .*`{code}`", text)]
 

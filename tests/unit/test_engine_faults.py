@@ -23,7 +23,7 @@ from pytest_multiitem.faults.variations import ShapeNoise
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.steps import ScoringSteps
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire.errors import WireError
 
 QUERY = [10, 11, 12]
 ITEMS = [[20, 21], [22], [23, 24, 25], [], [26, 27]]

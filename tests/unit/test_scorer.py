@@ -12,7 +12,7 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.config import MaskImpl, Mode, ScorerConfig
 from pytest_multiitem.scoring.layout import build_layout, packed_length
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.wire import WireError
+from pytest_multiitem.scoring.wire.errors import WireError
 
 DELIMITER = 999
 LABELS = [5, 6, 7]

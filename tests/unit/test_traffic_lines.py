@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.prompts import reranker
 from pytest_multiitem.settings.resolve import resolve
-from pytest_multiitem.traffic import reranker
 from pytest_multiitem.traffic.drawing import drawn
 from pytest_multiitem.traffic.encoding import Encoder, encoded, encoder_of, generated_tokenizer
 from pytest_multiitem.traffic.lines import read_traffic

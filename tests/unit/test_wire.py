@@ -9,16 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_multiitem.scoring.wire import (
-    ErrorBody,
-    ScoreRequest,
-    ScoreResponse,
-    Usage,
-    WireError,
-    encode_score_response,
-    internal_error,
-    parse_score_request,
-)
+from pytest_multiitem.scoring.wire.errors import ErrorBody, WireError, internal_error
+from pytest_multiitem.scoring.wire.fields import Usage
+from pytest_multiitem.scoring.wire.score import ScoreRequest, ScoreResponse, encode_score_response, parse_score_request
 
 VOCAB = 1000
 GOOD = {"query": [1, 2], "items": [[3], [4, 5]], "label_token_ids": [7, 8]}

@@ -29,7 +29,8 @@ from fake_backend import FakeBackend
 
 from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
-from pytest_multiitem.scoring.wire import WireError, parse_score_request
+from pytest_multiitem.scoring.wire.errors import WireError
+from pytest_multiitem.scoring.wire.score import parse_score_request
 
 VOCABULARY = 151_936
 LONGEST = 65_536

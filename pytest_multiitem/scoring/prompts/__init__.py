@@ -1,0 +1,1 @@
+"""The texts that endpoints render their requests into, one a module."""

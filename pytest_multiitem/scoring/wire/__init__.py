@@ -1,0 +1,1 @@
+"""The wire: requests, answers and errors, one endpoint a module."""
