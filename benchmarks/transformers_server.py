@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.serve import serve_until_stopped
+from pytest_multiitem.engine.service import Service
 from pytest_multiitem.scoring.steps import ScoreResult
 from pytest_multiitem.transport.listening import bind, listen, until_signal
 

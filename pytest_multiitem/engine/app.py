@@ -8,78 +8,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import msgspec
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pytest_multiitem.engine.intake import Intake
-from pytest_multiitem.engine.scorer import MAX_SCORES
-from pytest_multiitem.engine.tokenizer import TextTokenizer
-from pytest_multiitem.engine.worker import Worker
-from pytest_multiitem.scoring.readout import softmax
-from pytest_multiitem.scoring.steps import ScoringSteps
+from pytest_multiitem.engine.endpoints import decisions, rerank, score
+from pytest_multiitem.engine.scored import Asked, Scored, scored
+from pytest_multiitem.engine.service import Service
+from pytest_multiitem.scoring.modes import MODES, ModeName
 from pytest_multiitem.scoring.wire.errors import WireError, internal_error
-from pytest_multiitem.scoring.wire.fields import Usage, check_token_ids, empty_query
-from pytest_multiitem.scoring.wire.score import (
-    SCORE_FIELDS,
-    ScoreRequest,
-    ScoreResponse,
-    encode_score_response,
-    parse_score_request,
-)
+from pytest_multiitem.scoring.wire.fields import check_finite, check_token_ids
+from pytest_multiitem.scoring.wire.rerank import RERANK_PATHS
+from pytest_multiitem.scoring.wire.score import SCORE_FIELDS
 
 log = logging.getLogger(__name__)
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
+_Understood = TypeVar("_Understood")
 
 #: Nobody reads this answer: the client has gone (nginx's code for it).
 _CLIENT_GONE = 499
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Service:
-    """What is served.
-
-    ``tokenizer``: ``None`` refuses text. ``model``: the served name. ``max_positions``: in tokens.
-    ``probe_ids``: valid ids (at least one) for the health check's own request. ``info``: the part of
-    ``/get_server_info`` that does not change.
-    """
-
-    scorer: ScoringSteps
-    tokenizer: TextTokenizer | None
-    model: str
-    vocab_size: int
-    max_positions: int
-    probe_ids: Sequence[int]
-    info: Mapping[str, Any]
-    worker: Worker = field(default_factory=Worker)
-    intake: Intake = field(default_factory=Intake)
-
-    @property
-    def max_text_chars(self) -> int | None:
-        """Characters of one text: more are more tokens than the model has positions, whatever they are."""
-        return None if self.tokenizer is None else self.max_positions * self.tokenizer.longest_token
-
-    @property
-    def limits(self) -> dict[str, int | None]:
-        """What a request may be at most, and how many may wait, as ``/get_server_info`` says it."""
-        return {
-            "max_body_bytes": self.intake.most_bytes,
-            "max_held_bytes": self.intake.most_held_bytes,
-            "max_items": self.scorer.config.max_items,
-            "max_labels": self.vocab_size,
-            "max_scores": MAX_SCORES,
-            "max_positions": self.max_positions,
-            "max_text_chars": self.max_text_chars,
-            "max_queued_requests": self.worker.most_queued,
-        }
 
 
 def create_app(service: Service) -> Starlette:
@@ -88,6 +42,8 @@ def create_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/score", _answered(endpoints.score), methods=["POST"]),
+            *(Route(path, _answered(endpoints.rerank), methods=["POST"]) for path in RERANK_PATHS),
+            Route("/v1/decisions", _answered(endpoints.decisions), methods=["POST"]),
             Route("/v1/models", _answered(endpoints.models), methods=["GET"]),
             Route("/health", _answered(endpoints.health), methods=["GET"]),
             Route("/generate", _answered(endpoints.generate), methods=["POST"]),
@@ -101,65 +57,42 @@ def create_app(service: Service) -> Starlette:
     return app
 
 
+def spoken(service: Service) -> list[ModeName]:
+    """The modes that a service speaks."""
+    more = ((ModeName.RERANK, rerank.spoken(service)), (ModeName.DECISIONS, decisions.spoken(service)))
+    return [*score.spoken(service), *(name for name, has in more if has)]
+
+
 class _Endpoints:
     def __init__(self, service: Service) -> None:
         self._service = service
 
     async def score(self, request: Request) -> Response:
-        intake = self._service.intake
-        async with intake.body(request) as body:
-            # Checked outside the worker, so that a bad request is refused while a long one runs.
-            parsed, query, items = await intake.read(lambda: self._understand(body))
-            return _json(await self._service.worker.run(request, lambda: self._score(parsed, query, items)))
+        return await self._scored(request, score.understand, score.answer)
 
-    def _understand(self, body: bytes) -> tuple[ScoreRequest, list[int], list[list[int]]]:
-        """The request, and its query and items as checked token ids."""
+    async def decisions(self, request: Request) -> Response:
+        return await self._scored(request, decisions.understand, decisions.answer)
+
+    async def rerank(self, request: Request) -> Response:
+        bare = RERANK_PATHS[request.url.path]
+        return await self._scored(request, rerank.understand, partial(rerank.answer, bare=bare))
+
+    async def _scored(
+        self,
+        request: Request,
+        understand: Callable[[Service, bytes], _Understood],
+        answer: Callable[[Service, _Understood], bytes],
+    ) -> Response:
         service = self._service
-        most = service.scorer.config.max_items
-        with service.intake.decoding():
-            request = parse_score_request(body, vocab_size=service.vocab_size, max_items=most)
-        if not isinstance(request.query, str):
-            return request, request.query, request.items  # type: ignore[return-value]
-        if service.tokenizer is None:
-            raise WireError(
-                400,
-                "text_not_supported",
-                "query and items are text, but the served checkpoint has no tokenizer.json; send lists of token ids",
-                "query",
-            )
-        texts = list(map(str, request.items))
-        self._check_length(request.query, "query")
-        for number, text in enumerate(texts):
-            self._check_length(text, f"items[{number}]")
-        query, items = service.scorer.tokenise(request.query, texts, service.tokenizer.encode)
-        if not query:
-            raise empty_query()
-        check_token_ids(query, items, vocab_size=service.vocab_size)
-        return request, query, items
+        async with service.intake.body(request) as body:
+            # Checked outside the worker, so that a bad request is refused while a long one runs.
+            understood = await service.intake.read(lambda: understand(service, body))
+            return _json(await service.worker.run(request, lambda: answer(service, understood)))
 
-    def _check_length(self, text: str, param: str) -> None:
-        """Refuse a text before it is tokenised where no tokens of it can be few enough."""
-        most = self._service.max_text_chars
-        if most is not None and len(text) > most:
-            message = f"{param} has {len(text)} characters; this server takes at most {most} in one text: shorten it"
-            raise WireError(400, "sequence_too_long", message, param)
-
-    def _score(self, request: ScoreRequest, query: list[int], items: list[list[int]]) -> bytes:
-        temperature, logprobs = request.temperature or 1.0, request.return_token_logprobs
-        # Both start from the probabilities over the vocabulary: what normalises them drops out of a softmax.
-        plain = not request.apply_softmax or temperature != 1.0 or logprobs
-        result = self._service.scorer.score(query, items, request.label_token_ids, not plain, request.item_first)
-        scores, more = result.scores, {}
-        if logprobs or (plain and request.apply_softmax):
-            with np.errstate(divide="ignore"):
-                log_probabilities = np.log(scores)
-            if request.apply_softmax:
-                scores = softmax(log_probabilities, temperature)
-            if logprobs:
-                more["token_logprobs"] = log_probabilities.tolist()
-        usage = Usage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens)
-        model = request.model or self._service.model
-        return encode_score_response(ScoreResponse(scores=scores.tolist(), model=model, usage=usage, **more))
+    def _probe(self, query: Sequence[int], items: Sequence[Sequence[int]]) -> Scored:
+        """Compute a small request whose scores nobody asked for."""
+        service = self._service
+        return scored(service.scorer, Asked(query=query, items=items, labels=service.probe_ids))
 
     async def health(self, request: Request) -> Response:
         """The process lives; says nothing of the engine."""
@@ -167,10 +100,10 @@ class _Endpoints:
 
     async def health_generate(self, request: Request) -> Response:
         """One real scored request; 503 where it fails."""
-        ids = list(self._service.probe_ids)
-        probe = ScoreRequest(query=ids[:1], items=[ids[:1]], label_token_ids=ids)
+        ids = list(self._service.probe_ids[:1])
         try:
-            await self._service.worker.run(request, lambda: self._score(probe, ids[:1], [ids[:1]]))
+            found = await self._service.worker.run(request, lambda: self._probe(ids, [ids]))
+            check_finite("the scores", found.scores[0])
         except (ClientDisconnect, WireError):
             raise
         except Exception:
@@ -181,12 +114,10 @@ class _Endpoints:
 
     async def generate(self, request: Request) -> Response:
         """The prompt is computed as the query of an empty item, and nothing is generated: this engine only scores."""
-        nothing: list[list[int]] = [[]]
         intake = self._service.intake
         async with intake.body(request) as body:
             prompt = await intake.read(lambda: self._prompt(body))
-            probe = ScoreRequest(query=prompt, items=nothing, label_token_ids=list(self._service.probe_ids))
-            await self._service.worker.run(request, lambda: self._score(probe, prompt, nothing))
+            await self._service.worker.run(request, lambda: self._probe(prompt, [[]]))
         finish = {"type": "abort", "message": "this engine scores, and generates nothing"}
         told = {"prompt_tokens": len(prompt), "completion_tokens": 0, "finish_reason": finish}
         return _json(msgspec.json.encode({"text": "", "output_ids": [], "meta_info": told}))
@@ -200,7 +131,7 @@ class _Endpoints:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError):
             raise WireError(400, "invalid_json", "the body is no JSON object") from None
         if isinstance(text, str) and ids is None and self._service.tokenizer is not None:
-            self._check_length(text, "text")
+            self._service.check_length(text, "text")
             ids = self._service.tokenizer.encode(text)
         if not isinstance(ids, list) or not ids:
             message = "expected input_ids, a list of at least one token id, or text where there is a tokenizer"
@@ -210,7 +141,12 @@ class _Endpoints:
 
     async def server_info(self, request: Request) -> Response:
         service = self._service
-        known = {"score_fields": list(SCORE_FIELDS), "limits": service.limits, "executed": service.scorer.executed()}
+        known = {
+            "modes": [mode.name for mode in MODES if mode.name in spoken(service)],
+            "score_fields": list(SCORE_FIELDS),
+            "limits": service.limits,
+            "executed": service.scorer.executed(),
+        }
         return _json(msgspec.json.encode({**service.info, **known}))
 
     async def models(self, request: Request) -> Response:

@@ -22,7 +22,9 @@ Prefix = Any
 class SerialBackend(Protocol):
     """A causal LM that reads logits only where a score is read, one sequence at a time.
 
-    ``labels``: K token ids. ``normalise``: also read the log normaliser over the vocabulary.
+    ``labels``: K token ids; of a model with a classification head the numbers of its C classes (``classes``), and from
+    C on those of the state that the head reads, ``pooled`` of them (0: it does not give them). ``normalise``: also read
+    the log normaliser over the vocabulary.
     Not thread-safe: the server calls it from one thread.
     """
 
@@ -32,9 +34,13 @@ class SerialBackend(Protocol):
     versions: dict[str, str]
     vocab_size: int
     max_positions: int
+    classes: int | None
+    pooled: int
 
-    def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
-        """One plain causal forward pass of one sequence; reads its last token. n = 1."""
+    def serial(
+        self, tokens: Sequence[int], labels: Sequence[int], normalise: bool, rows: Sequence[int] | None = None
+    ) -> Readout:
+        """One plain causal forward pass of one sequence; reads its last token, n = 1, or the tokens ``rows``."""
 
 
 @runtime_checkable
@@ -63,13 +69,14 @@ class Backend(SerialBackend, Protocol):
     def segment(
         self, prefix: Prefix, visible_prefix: int, blocks: Sequence[Block], labels: Sequence[int], normalise: bool
     ) -> list[Readout]:
-        """Run blocks against the first ``visible_prefix`` tokens of the prefix. n = each block's number of slots.
+        """Run blocks against the first ``visible_prefix`` tokens of the prefix. n = each block's number of slots, for
+        each of its passes.
 
         Each slot attends to the visible prefix and causally to itself; no S×S object is formed.
         """
 
     def dense(self, plan: Plan, labels: Sequence[int], normalise: bool) -> Readout:
-        """Run the whole packed sequence under its S×S mask. n = N, in item order.
+        """Run the whole packed sequence under its S×S mask. n = R, in the order of the layout's readouts.
 
         Every token attends to every key, hidden keys with weight exactly zero.
         """

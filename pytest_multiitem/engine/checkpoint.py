@@ -36,7 +36,11 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """The size and the seed of a generated checkpoint; equal specs give equal weights."""
+    """The size and the seed of a generated checkpoint; equal specs give equal weights.
+
+    ``num_labels``: the classes of a classification head, which is on top of the very weights of the causal LM of the
+    same sizes and seed; None: that causal LM.
+    """
 
     hidden_size: int = 128
     intermediate_size: int = 384
@@ -46,10 +50,11 @@ class CheckpointSpec:
     head_dim: int = 32
     vocab_size: int = 151_936
     seed: int = 20_260_101
+    num_labels: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "seed" and value < 1:
+            if name != "seed" and value is not None and value < 1:
                 raise CheckpointError(f"{name} is {value}; expected a positive number")
         if self.num_attention_heads % self.num_key_value_heads:
             raise CheckpointError(
@@ -62,7 +67,8 @@ class CheckpointSpec:
     @property
     def digest(self) -> str:
         """A short name that changes with any size, the seed or the recipe."""
-        text = json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True)
+        sizes = {name: value for name, value in asdict(self).items() if name != "num_labels" or value is not None}
+        text = json.dumps({"format": _FORMAT, **sizes}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -155,10 +161,10 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _config(spec: CheckpointSpec) -> dict[str, Any]:
     sizes = asdict(spec)
-    del sizes["seed"]
+    del sizes["seed"], sizes["num_labels"]
     return {
         **sizes,
-        "architectures": ["Qwen3ForCausalLM"],
+        **_head_config(spec.num_labels),
         "model_type": "qwen3",
         "hidden_act": "silu",
         "attention_bias": False,
@@ -174,6 +180,18 @@ def _config(spec: CheckpointSpec) -> dict[str, Any]:
         "bos_token_id": 151_643 if spec.vocab_size > 151_645 else 0,
         "eos_token_id": 151_645 if spec.vocab_size > 151_645 else 0,
         "torch_dtype": "float32",
+    }
+
+
+def _head_config(num_labels: int | None) -> dict[str, Any]:
+    """What says which head there is; transformers takes the number of classes from their names."""
+    if num_labels is None:
+        return {"architectures": ["Qwen3ForCausalLM"]}
+    names = {str(number): f"LABEL_{number}" for number in range(num_labels)}
+    return {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "id2label": names,
+        "label2id": {name: int(number) for number, name in names.items()},
     }
 
 
@@ -206,3 +224,5 @@ def _weights(spec: CheckpointSpec) -> Iterator[tuple[str, NDArray[np.float32]]]:
         yield normal(at + "mlp.up_proj.weight", inner, hidden, hidden**-0.5)
         yield normal(at + "mlp.down_proj.weight", hidden, inner, inner**-0.5)
     yield constant("model.norm.weight", hidden, 1.2 * hidden**-0.5)
+    if spec.num_labels is not None:
+        yield normal("score.weight", spec.num_labels, hidden, 1.0)

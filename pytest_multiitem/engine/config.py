@@ -10,10 +10,14 @@ from typing import Any
 
 from pytest_multiitem.errors import CheckpointError
 
+#: How Hugging Face calls a model that reads its last state with a head of its own.
+_CLASSIFIER = "ForSequenceClassification"
+
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The sizes of a Qwen3 causal LM, named as in config.json."""
+    """The sizes of a Qwen3 model, named as in config.json. ``classes``: C, of one with a classification head; None: a
+    causal LM."""
 
     vocab_size: int
     hidden_size: int
@@ -26,6 +30,7 @@ class ModelConfig:
     rope_theta: float
     max_position_embeddings: int
     tie_word_embeddings: bool
+    classes: int | None = None
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -95,4 +100,13 @@ def sizes(raw: Mapping[str, Any]) -> ModelConfig:
         rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
         max_position_embeddings=int(raw.get("max_position_embeddings", 32_768)),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        classes=classes(raw),
     )
+
+
+def classes(raw: Mapping[str, Any]) -> int | None:
+    """C of a checkpoint for sequence classification; Hugging Face means two where it names none."""
+    if not any(str(name).endswith(_CLASSIFIER) for name in raw.get("architectures") or ()):
+        return None
+    named = raw.get("id2label")
+    return len(named) if named else int(raw.get("num_labels", 2))

@@ -59,6 +59,11 @@ class _Dispatched:
         return Readout(np.asarray(self.logits)[: self.rows], normaliser)
 
 
+def _collected(passes: Sequence[_Dispatched]) -> Readout:
+    """The readouts of passes, one after another."""
+    return Readout.joined([each.collect() for each in passes])
+
+
 class JaxBackend:
     """`engine.backend.Backend` on JAX; reads a Qwen3 checkpoint directory itself.
 
@@ -80,15 +85,20 @@ class JaxBackend:
         self.versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
         self.vocab_size = self._config.vocab_size
         self.max_positions = self._config.max_position_embeddings
+        self.classes = self._config.classes
+        self.pooled = 0 if self.classes is None else self._config.hidden_size
         self._rotary = self._rotary_tables(self.max_positions)
         self._cores = ThreadPoolExecutor(os.cpu_count() or 1, "engine-core") if self._device.platform == "cpu" else None
-        self._uniform: dict[tuple[int, int, int], bool] = {}
+        self._uniform: dict[tuple[int, int, int, bool], bool] = {}
 
-    def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
-        """One plain causal forward pass; reads the last token."""
+    def serial(
+        self, tokens: Sequence[int], labels: Sequence[int], normalise: bool, rows: Sequence[int] | None = None
+    ) -> Readout:
+        """One plain causal forward pass; reads the last token, or ``rows``."""
         ids = np.asarray(tokens, dtype=np.int32)
         prefix = self.prefix(ids, np.arange(len(ids), dtype=np.int32))
-        return self.prefix_readout(prefix, len(ids) - 1, labels, normalise)
+        at = [len(ids) - 1] if rows is None else rows
+        return Readout.joined([self.prefix_readout(prefix, row, labels, normalise) for row in at])
 
     def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> programs.Prefill:
         """Run the prefix, padded to its bucket, causally and keep each layer's keys and values."""
@@ -115,7 +125,7 @@ class JaxBackend:
     def _plan(self, prefix: Callable[[], programs.Prefill], size: int, layout: PackedLayout, num_items: int) -> Plan:
         """:meth:`plan` behind a prefix of ``size`` rows, padding included."""
         plan = stack(layout, num_items)
-        if all(self._is_uniform(prefix, size, tile.slots, tile.width) for tile in plan.tiles):
+        if all(self._is_uniform(prefix, size, tile) for tile in plan.tiles):
             return plan
         return place(layout, num_items, scores_only=True)
 
@@ -135,40 +145,42 @@ class JaxBackend:
 
         stop = interruption.current()
 
-        def dispatch(block: Block) -> _Dispatched:
+        def dispatch(block: Block) -> list[_Dispatched]:
             stop.check()
             (tile,) = block.tiles
-            return self._read(self._segment(prefix, visible_prefix, tile), tile.slots, labels, normalise)
+            states = self._segment(prefix, visible_prefix, tile)
+            return [self._read(each, tile.slots, labels, normalise) for each in states]
 
         if self._cores is None:
-            return [each.collect() for each in [dispatch(block) for block in blocks]]
-        return [*self._cores.map(lambda block: dispatch(block).collect(), blocks)]
+            return [_collected(each) for each in [dispatch(block) for block in blocks]]
+        return [*self._cores.map(lambda block: _collected(dispatch(block)), blocks)]
 
-    def _segment(self, prefix: programs.Prefill, visible_prefix: int, tile: Tile) -> Any:
-        """`programs.segment` of a tile with this model's weights: states [≥ G, H]."""
-        return programs.segment(
-            self._config,
-            self._weights,
-            self._rotary_for(tile.positions),
-            prefix.keys,
-            prefix.values,
-            np.int32(visible_prefix),
-            tile.tokens,
-            tile.positions,
-            tile.score_row,
-            shifted=self._shifted,
-            kernel=self._segment_kernel,
-        )
+    def _segment(self, prefix: programs.Prefill, visible_prefix: int, tile: Tile) -> list[Any]:
+        """The states [≥ G, H] that a tile's passes read, with this model's weights.
 
-    def _is_uniform(self, prefix: Callable[[], programs.Prefill], size: int, slots: int, width: int) -> bool:
-        """Whether equal slots give the same bits at every place of a tile [slots, width] behind a prefix of ``size``.
+        Where items have several readouts, the layers and what is read are programs of their own, and the same ones
+        however many readouts there are.
+        """
+        model = (self._config, self._weights)
+        shared = (prefix.keys, prefix.values, np.int32(visible_prefix))
+        inside = (self._rotary_for(tile.positions), *shared, tile.tokens, tile.positions)
+        how = {"shifted": self._shifted, "kernel": self._segment_kernel}
+        if not tile.setwise:
+            return [programs.segment(*model, *inside, tile.score_row, **how)]
+        computed = programs.segment_layers(*model, *inside, **how)
+        sizes = {"slots": tile.slots, "width": tile.width}
+        return [programs.segment_rows(*model, *shared, computed, each.row, **sizes, **how) for each in tile.passes]
+
+    def _is_uniform(self, prefix: Callable[[], programs.Prefill], size: int, tile: Tile) -> bool:
+        """Whether equal slots give the same bits at every place of a tile like this one behind a prefix of ``size``.
 
         Measured when a shape is first used: what :func:`engine.plan.stack` rests on, and no library promises it.
         """
-        shape = (slots, width, size)
+        shape = (tile.slots, tile.width, size, tile.setwise)
         if shape not in self._uniform:
-            tile = equal_slots(slots, width, size, self.vocab_size)
-            states = np.asarray(self._segment(prefix(), size, tile))[:slots]
+            equal = equal_slots(tile.slots, tile.width, size, self.vocab_size, setwise=tile.setwise)
+            (computed,) = self._segment(prefix(), size, equal)
+            states = np.asarray(computed)[: tile.slots]
             self._uniform[shape] = bool((states == states[:1]).all())
         return self._uniform[shape]
 
@@ -205,8 +217,11 @@ class JaxBackend:
 
         parts = _parts(hidden, blocks)
         empty = read(parts[0], [plan.empty_score_row])
-        tiles = [read(rows, tile.score_rows) for rows, tile in zip(parts[1:], plan.tiles, strict=True)]
-        return plan.in_item_order(empty.collect(), [each.collect() for each in tiles])
+        tiles = [
+            [read(rows, tile.rows_of(each)) for each in tile.passes]
+            for rows, tile in zip(parts[1:], plan.tiles, strict=True)
+        ]
+        return plan.in_item_order(empty.collect(), [_collected(each) for each in tiles])
 
     def _dense_masks(self, plan: Plan, blocks: Sequence[_Block]) -> Callable[[int, int], Any]:
         """The S×S mask by the numbers of the blocks of its rows and of its keys."""

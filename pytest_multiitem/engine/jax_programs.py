@@ -139,6 +139,34 @@ def segment(
     `engine.segment_kernel.slot_attention`.
     """
     slots, width = tokens.shape
+    shared = (prefix_keys, prefix_values, visible_prefix)
+    computed = _segment_layers(config, weights, rotary, *shared, tokens, positions, shifted, kernel)
+    return _segment_rows(config, weights, *shared, computed, score_row, slots, width, shifted, kernel)
+
+
+class Computed(NamedTuple):
+    """The rows of a tile before the last layer's attention: hidden states [R, H], queries, keys and values."""
+
+    hidden: Any
+    queries: Any
+    keys: Any
+    values: Any
+
+
+def _segment_layers(
+    config: ModelConfig,
+    weights: Weights,
+    rotary: Rotary,
+    prefix_keys: Any,
+    prefix_values: Any,
+    visible_prefix: Any,
+    tokens: Any,
+    positions: Any,
+    shifted: bool,
+    kernel: Callable[..., Any] | None,
+) -> Computed:
+    """See :func:`segment`."""
+    slots, width = tokens.shape
     flat_positions = positions.reshape(-1)
     seen = jnp.arange(prefix_keys.shape[2]) < visible_prefix
     past = jnp.tril(jnp.ones((width, width), bool))
@@ -156,16 +184,40 @@ def segment(
 
     # By number, for the part of a stack that a scan goes through would be copied first.
     x, _ = lax.scan(layer, weights.embedding[tokens.reshape(-1)], jnp.arange(config.num_hidden_layers - 1))
+    return Computed(x, *_project(config, _layer(weights, config.num_hidden_layers - 1), rotary, x, flat_positions))
+
+
+def _segment_rows(
+    config: ModelConfig,
+    weights: Weights,
+    prefix_keys: Any,
+    prefix_values: Any,
+    visible_prefix: Any,
+    computed: Computed,
+    score_row: Any,
+    slots: int,
+    width: int,
+    shifted: bool,
+    kernel: Callable[..., Any] | None,
+) -> Any:
+    """See :func:`segment_rows`."""
+    x, q, k, v = computed
     last = _layer(weights, config.num_hidden_layers - 1)
-    q, k, v = _project(config, last, rotary, x, flat_positions)
     at = jnp.arange(slots) * width + score_row
     if kernel is not None:
         attended = kernel(q, k, v, prefix_keys[-1], prefix_values[-1], visible_prefix, width)[:, :, at]
     else:
+        seen = jnp.arange(prefix_keys.shape[2]) < visible_prefix
         own_seen = (jnp.arange(width) <= score_row[:, None])[:, None]
         attended = _segment_attention(q[:, :, at], k, v, prefix_keys[-1], prefix_values[-1], seen, own_seen, shifted)
     states = _final(config, weights, _finish(config, last, x[at], attended))
     return jnp.pad(states, ((0, readable(slots) - slots), (0, 0)))
+
+
+#: For a model and a tile whose items are read at several rows: `segment` in two, the layers up to the last one's
+#: attention, and the states of one row of each slot.
+segment_layers = program("config", "shifted", "kernel")(_segment_layers)
+segment_rows = program("config", "slots", "width", "shifted", "kernel")(_segment_rows)
 
 
 def _segment_attention(

@@ -34,7 +34,8 @@ class Layers(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A Qwen3 causal LM. ``head`` is ``embedding`` itself where the checkpoint ties them."""
+    """A Qwen3 model. ``head`` is ``embedding`` itself where a causal LM ties them. Of a classification head it has the
+    classes, then unit vectors [H, H], which read every number of the state exactly."""
 
     embedding: Any  # [V, H]
     layers: Layers
@@ -74,6 +75,11 @@ def load_weights(directory: Path, config: ModelConfig, dtype: str, device: Any) 
             return put(np.stack(layers))
 
         embedding = put(tensor("model.embed_tokens.weight", config.vocab_size, hidden))
+        if config.classes is not None:
+            head = put(np.concatenate([tensor("score.weight", config.classes, hidden), np.eye(hidden, dtype=target)]))
+        else:
+            tied = config.tie_word_embeddings
+            head = embedding if tied else put(tensor("lm_head.weight", config.vocab_size, hidden))
         return Weights(
             embedding=embedding,
             layers=Layers(
@@ -87,7 +93,7 @@ def load_weights(directory: Path, config: ModelConfig, dtype: str, device: Any) 
                 down=fused({"mlp.down_proj": (hidden, inner)}),
             ),
             final_norm=put(tensor("model.norm.weight", hidden)),
-            head=embedding if config.tie_word_embeddings else put(tensor("lm_head.weight", config.vocab_size, hidden)),
+            head=head,
         )
 
 

@@ -40,6 +40,7 @@ _STACKED = (12, 20, 32, 48, 96, 192, 384)
 #: Rows that a tile of :func:`stack` holds at most, unless one slot does: more of them share what is read once for a
 #: tile, such as a prefix's keys, but the last tile of every width has more empty slots.
 _STACKED_ROWS = 512
+_NONE = np.zeros(0, dtype=np.int64)
 #: Slots of :func:`pack` are this many tokens wide, or multiples of it.
 _STEP = 4
 
@@ -95,21 +96,48 @@ def _rounded_down(count: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class Pass:
+    """One readout of each slot of a tile, or of a block, at most.
+
+    ``row`` [G]: the row within the slot whose logits are read (0 where there is nothing to read). ``readout`` [G]: its
+    number in the layout, -1 where nothing is read: empty slots, empty items, items that have fewer readouts.
+    """
+
+    row: NDArray[np.int32]
+    readout: NDArray[np.int32]
+
+    @property
+    def reads(self) -> NDArray[np.bool_]:
+        """Whether each slot is read [G]."""
+        return self.readout >= 0
+
+
+@dataclass(frozen=True, eq=False)
 class Tile:
     """G slots of W tokens each, one after another.
 
     ``tokens``, ``positions`` [G, W]: padding is token 0 at position 0, after a block's own tokens, so causality alone
     hides it. ``packed_index`` [G, W]: index in the packed sequence, -1 for padding. ``item`` [G]: item index, -1 for an
-    empty slot. ``score_row`` [G]: row within the slot whose logits score the item (0 where there is nothing to read
-    here). ``reads`` [G]: whether the slot's score is read in this tile (false for empty slots and for empty items).
+    empty slot. ``passes``: one, or, where items have several readouts (``setwise``), as many as one of them has: the
+    n-th holds the n-th readout of every slot, so that what is read at once has the tile's shape, whatever the items.
     """
 
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     packed_index: NDArray[np.int64]
     item: NDArray[np.int32]
-    score_row: NDArray[np.int32]
-    reads: NDArray[np.bool_]
+    passes: tuple[Pass, ...]
+    setwise: bool = False
+
+    @property
+    def score_row(self) -> NDArray[np.int32]:
+        """The row of each slot's first readout [G], within the slot."""
+        return self.passes[0].row
+
+    @property
+    def reads(self) -> NDArray[np.bool_]:
+        """Whether each slot is read in this tile [G]."""
+        return self.passes[0].reads
 
     @property
     def slots(self) -> int:
@@ -123,8 +151,12 @@ class Tile:
 
     @property
     def score_rows(self) -> NDArray[np.int64]:
-        """The row of each slot's score [G] among the tile's G · W rows."""
-        return np.arange(self.slots) * self.width + self.score_row
+        """The row of each slot's first readout [G] among the tile's G · W rows."""
+        return self.rows_of(self.passes[0])
+
+    def rows_of(self, each: Pass) -> NDArray[np.int64]:
+        """The rows of a pass [G] among the tile's G · W rows."""
+        return np.arange(self.slots) * self.width + each.row
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,15 +182,41 @@ class Block:
         return np.concatenate([tile.item for tile in self.tiles])
 
     @cached_property
-    def reads(self) -> NDArray[np.bool_]:
-        """Whether each slot's score is read here."""
-        return np.concatenate([tile.reads for tile in self.tiles])
+    def passes(self) -> tuple[Pass, ...]:
+        """Those of all tiles together; a tile that has fewer is not read in the later ones."""
+        count = max(len(tile.passes) for tile in self.tiles)
+        filled = [(*tile.passes, *[_nothing(tile.slots)] * (count - len(tile.passes))) for tile in self.tiles]
+        return tuple(
+            Pass(np.concatenate([each.row for each in parts]), np.concatenate([each.readout for each in parts]))
+            for parts in zip(*filled, strict=True)
+        )
 
     @cached_property
+    def readout(self) -> NDArray[np.int32]:
+        """The number of what is read in each slot in each pass, one pass after another, -1 for nothing."""
+        return np.concatenate([each.readout for each in self.passes])
+
+    @property
+    def reads(self) -> NDArray[np.bool_]:
+        """Whether each slot is read here, in the first pass."""
+        return self.passes[0].reads
+
+    @property
     def score_rows(self) -> NDArray[np.int64]:
-        """The row of each slot's score among the block's rows."""
+        """The row of each slot's first readout among the block's rows."""
+        return self.rows_of(self.passes[0])
+
+    def rows_of(self, each: Pass) -> NDArray[np.int64]:
+        """The rows of a pass among the block's rows."""
+        return self._slot_starts + each.row
+
+    @cached_property
+    def _slot_starts(self) -> NDArray[np.int64]:
+        """The first row of each slot among the block's rows."""
         starts = np.cumsum([0, *(tile.tokens.size for tile in self.tiles)])
-        return np.concatenate([start + tile.score_rows for start, tile in zip(starts, self.tiles, strict=False)])
+        return np.concatenate(
+            [start + np.arange(tile.slots) * tile.width for start, tile in zip(starts, self.tiles, strict=False)]
+        )
 
     def _padded(self, parts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
         padded = np.zeros(self.rows, dtype=np.int32)
@@ -194,20 +252,22 @@ class Plan:
         return self.layout.length + padding
 
     def in_item_order(self, empty: Readout, tiles: Sequence[Readout]) -> Readout:
-        """One readout [N] from the readouts [G] of the tiles and the one row that empty items share."""
-        count = self.layout.num_items
+        """One readout [R] from those of the tiles, each [G] a pass, and the one row that empty items share."""
+        count = self.layout.num_readouts
         logits = np.repeat(empty.label_logits, count, axis=0)
         normaliser = None if empty.log_normaliser is None else np.repeat(empty.log_normaliser, count)
         for tile, read in zip(self.tiles, tiles, strict=True):
-            items = tile.item[tile.reads]
-            logits[items] = read.label_logits[tile.reads]
+            number = np.concatenate([each.readout for each in tile.passes])
+            logits[number[number >= 0]] = read.label_logits[number >= 0]
             if normaliser is not None and read.log_normaliser is not None:
-                normaliser[items] = read.log_normaliser[tile.reads]
+                normaliser[number[number >= 0]] = read.log_normaliser[number >= 0]
         return Readout(logits, normaliser)
 
     @cached_property
     def empty_items(self) -> tuple[int, ...]:
-        """Items without tokens."""
+        """Items without tokens that have a score all the same: where readouts are inside items, they have none."""
+        if self.layout.readout_item is not None:
+            return ()
         return tuple(np.flatnonzero(_block_lengths(self.layout) == 1).tolist())
 
     @property
@@ -289,7 +349,7 @@ def pack(layout: PackedLayout, sizes: Sequence[int], at_once: int = 1) -> Plan:
     return Plan(layout, tuple(blocks))
 
 
-def equal_slots(slots: int, width: int, start: int, vocab_size: int) -> Tile:
+def equal_slots(slots: int, width: int, start: int, vocab_size: int, *, setwise: bool = False) -> Tile:
     """A tile of ``slots`` slots of the same ``width`` tokens behind ``start`` others, each read at its end: what shows
     whether slots are computed alike."""
     shape = (slots, width)
@@ -298,8 +358,8 @@ def equal_slots(slots: int, width: int, start: int, vocab_size: int) -> Tile:
         positions=np.broadcast_to(np.arange(start, start + width, dtype=np.int32), shape),
         packed_index=np.arange(slots * width).reshape(shape),
         item=np.arange(slots, dtype=np.int32),
-        score_row=np.full(slots, width - 1, dtype=np.int32),
-        reads=np.ones(slots, dtype=np.bool_),
+        passes=(Pass(np.full(slots, width - 1, dtype=np.int32), np.arange(slots, dtype=np.int32)),),
+        setwise=setwise,
     )
 
 
@@ -313,16 +373,35 @@ def _tile(layout: PackedLayout, items: NDArray[np.int64], lengths: NDArray[np.in
     offsets = np.arange(width)
     used = (offsets < lengths[items][:, None]) & (items >= 0)[:, None]
     packed_index = np.where(used, layout.block_start[items][:, None] + offsets, -1)
-    reads = (items >= 0) & (_block_lengths(layout)[items] > 1)
-    score_row = np.where(reads, layout.score_index[items] - layout.block_start[items], 0)
     return Tile(
         tokens=np.where(used, layout.token_ids[packed_index], 0).astype(np.int32),
         positions=np.where(used, layout.positions[packed_index], 0).astype(np.int32),
         packed_index=packed_index,
         item=items.astype(np.int32),
-        score_row=score_row.astype(np.int32),
-        reads=reads,
+        passes=_passes(layout, items),
+        setwise=layout.readout_item is not None,
     )
+
+
+def _passes(layout: PackedLayout, items: NDArray[np.int64]) -> tuple[Pass, ...]:
+    """What is read in slots for ``items`` (-1: an empty slot)."""
+    if layout.readout_item is None:
+        reads = (items >= 0) & (_block_lengths(layout)[items] > 1)
+        return (_pass(layout, np.where(reads, items, -1), items),)
+    of_item = [np.flatnonzero(layout.readout_item == item) if item >= 0 else _NONE for item in items.tolist()]
+    count = max(1, *map(len, of_item))
+    numbers = np.array([np.pad(own, (0, count - len(own)), constant_values=-1) for own in of_item])
+    return tuple(_pass(layout, number, items) for number in numbers.T)
+
+
+def _pass(layout: PackedLayout, readout: NDArray[np.int64], items: NDArray[np.int64]) -> Pass:
+    row = np.where(readout >= 0, layout.score_index[readout] - layout.block_start[items], 0)
+    return Pass(row.astype(np.int32), readout.astype(np.int32))
+
+
+def _nothing(slots: int) -> Pass:
+    """A pass that reads nothing."""
+    return Pass(np.zeros(slots, dtype=np.int32), np.full(slots, -1, dtype=np.int32))
 
 
 def _block_lengths(layout: PackedLayout) -> NDArray[np.int64]:
@@ -331,5 +410,9 @@ def _block_lengths(layout: PackedLayout) -> NDArray[np.int64]:
 
 
 def _needed(layout: PackedLayout) -> NDArray[np.int64]:
-    """How many leading tokens of each item's block its score depends on [N]; 0 for an empty item."""
+    """How many leading tokens of each item's block its readouts depend on [N]; 0 for an empty item."""
+    if layout.readout_item is not None:
+        needed = np.zeros(layout.num_items, dtype=np.int64)
+        np.maximum.at(needed, layout.readout_item, layout.score_index - layout.block_start[layout.readout_item] + 1)
+        return needed
     return np.where(_block_lengths(layout) > 1, layout.score_index - layout.block_start + 1, 0)

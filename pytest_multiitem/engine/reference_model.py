@@ -1,4 +1,5 @@
-"""The reference engine: a checkpoint of any causal LM that transformers computes, run the plain way.
+"""The reference engine: a checkpoint of any causal LM that transformers computes, or of one with a classification head,
+run the plain way.
 
 One forward pass of transformers' own model per sequence: batch size 1, no padding, no cache, no
 attention of ours. It shares no computation with the engines it is compared with, and it is serial only.
@@ -7,6 +8,7 @@ attention of ours. It shares no computation with the engines it is compared with
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,8 +18,9 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from pytest_multiitem.engine.config import classes
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
 from pytest_multiitem.scoring.readout import Readout
 
@@ -37,7 +40,8 @@ _UNDECLARED_POSITIONS = 32_768
 
 
 class ReferenceBackend:
-    """`engine.backend.SerialBackend` on transformers' AutoModelForCausalLM, from a local directory.
+    """`engine.backend.SerialBackend` on transformers' AutoModelForCausalLM, from a local directory; on its
+    AutoModelForSequenceClassification where config.json names such an architecture.
 
     ``dtype``: "float32" or "bfloat16"; the logits are read in it, as the model gives them. ``device``:
     a torch device name, or "auto". Nothing is downloaded and no code of the checkpoint is run. Raises
@@ -46,6 +50,7 @@ class ReferenceBackend:
     """
 
     name = "transformers"
+    pooled = 0
 
     def __init__(self, directory: Path, *, dtype: str, device: str) -> None:
         if device == "auto":
@@ -67,15 +72,27 @@ class ReferenceBackend:
         self.versions = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
         self.vocab_size = int(config.vocab_size)
         self.max_positions = int(getattr(config, "max_position_embeddings", None) or _UNDECLARED_POSITIONS)
+        self.classes = int(self._model.config.num_labels) if _is_classifier(directory) else None
+        # Content may end with the token that pads elsewhere, and transformers would read the one before it.
+        self._model.config.pad_token_id = None
 
     @torch.inference_mode()
-    def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
-        """One forward pass of one sequence of S >= 1 tokens; reads its last token. n = 1.
+    def serial(
+        self, tokens: Sequence[int], labels: Sequence[int], normalise: bool, rows: Sequence[int] | None = None
+    ) -> Readout:
+        """One forward pass of one sequence of S >= 1 tokens; reads its last token, n = 1, or the tokens ``rows``.
 
-        The log normaliser is summed in float32 over the logits as they are.
+        A classification head is read by one pass of each sequence that ends with such a token. The log normaliser is
+        summed in float32 over the logits as they are.
         """
         input_ids = torch.tensor([list(tokens)], dtype=torch.int64, device=self.device)
-        logits = self._model(input_ids=input_ids, **self._options).logits[:, -1].float()
+        if self.classes is not None:
+            ends = [len(tokens)] if rows is None else [row + 1 for row in rows]
+            logits = torch.cat([self._model(input_ids=input_ids[:, :end]).logits for end in ends]).float()
+        elif rows is None:
+            logits = self._model(input_ids=input_ids, **self._options).logits[:, -1].float()
+        else:
+            logits = self._model(input_ids=input_ids).logits[0, list(rows)].float()
         label_logits = logits[:, list(labels)].cpu().numpy()
         if not normalise:
             return Readout(label_logits)
@@ -107,8 +124,9 @@ def _load(directory: Path, dtype: torch.dtype) -> Any:
             f"{directory} holds no config.json; expected a checkpoint directory in Hugging Face layout "
             "(config.json, *.safetensors, tokenizer.json)"
         )
+    kind = AutoModelForSequenceClassification if _is_classifier(directory) else AutoModelForCausalLM
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = kind.from_pretrained(
             directory,
             dtype=dtype,
             attn_implementation=_ATTENTION,
@@ -132,6 +150,15 @@ def _load(directory: Path, dtype: torch.dtype) -> Any:
     if report["unexpected_keys"]:
         log.warning("%s does not use %s", type(model).__name__, _some(report["unexpected_keys"]))
     return model.eval().requires_grad_(False)
+
+
+def _is_classifier(directory: Path) -> bool:
+    """Whether a checkpoint is one for sequence classification."""
+    try:
+        raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory / 'config.json'} cannot be read as JSON: {error}") from None
+    return isinstance(raw, dict) and classes(raw) is not None
 
 
 def _some(names: Collection[str]) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from pytest_multiitem.engine import interruption
@@ -19,7 +20,7 @@ from pytest_multiitem.engine.backend import Backend, Prefix, SerialBackend
 from pytest_multiitem.engine.plan import place
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.config import MaskImpl, Mode, ScorerConfig
-from pytest_multiitem.scoring.layout import PackedLayout, build_layout, packed_length
+from pytest_multiitem.scoring.layout import PackedLayout, build_layout, packed_length, read_at
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.steps import Encode, Ids, Reading, ScoreResult, Scores, ScoringSteps
 from pytest_multiitem.scoring.wire.errors import WireError
@@ -133,18 +134,35 @@ class Scorer(ScoringSteps):
     def vocab_size(self) -> int:
         return self.backend.vocab_size
 
+    @property
+    @override
+    def classes(self) -> int | None:
+        return self.backend.classes
+
+    @property
+    @override
+    def pooled(self) -> int:
+        return self.backend.pooled
+
     @override
     def tokenise(self, query: str, items: Sequence[str], encode: Encode) -> tuple[list[int], list[list[int]]]:
         return encode(query), [encode(item) for item in items]
 
     @override
     def score(
-        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+        self,
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
+        apply_softmax: bool,
+        item_first: bool = False,
+        extraction: int | None = None,
     ) -> ScoreResult:
         if len(items) > self.config.max_items:
             raise too_many_items(len(items), self.config.max_items)
-        self._check_scores(len(items), len(labels))
-        read = Reading(labels, apply_softmax)
+        readouts = None if extraction is None else self._readouts(query, items, extraction)
+        self._check_scores(len(items), len(labels), len(items) if readouts is None else int(readouts.sum()))
+        read = Reading(labels, apply_softmax, self.classes is not None and not apply_softmax, extraction)
         match self.config.mode:
             case Mode.SERIAL:
                 result = self._serial(query, items, read, item_first)
@@ -154,17 +172,42 @@ class Scorer(ScoringSteps):
                 result = self._extended(query, items, read)
         self._executed.requests += 1
         self._executed.items += len(items)
-        return result
+        return result if readouts is None else replace(result, readouts=readouts)
 
-    def _check_scores(self, items: int, labels: int) -> None:
+    def _readouts(self, query: Ids, items: Sequence[Ids], token: int) -> NDArray[np.int64]:
+        """How often an extraction token stands in each item [N]: at least once, and never in the query."""
+        if self.config.mode is Mode.PREFILL_EXTEND:
+            message = (
+                "score_extraction_token is not supported by prefill+extend, which computes a query apart from its "
+            )
+            raise WireError(
+                400,
+                "setwise_not_supported",
+                f"{message}items; ask a packed or a serial server",
+                "score_extraction_token",
+            )
+        if token == self.config.delimiter:
+            message = f"score_extraction_token is the token {token}, the delimiter, which separates items; name another"
+            raise WireError(400, "invalid_score_extraction_token", message, "score_extraction_token")
+        if token in query:
+            param = f"query[{list(query).index(token)}]"
+            message = f"{param} is {token}, the score_extraction_token; it stands inside items only, once a readout"
+            raise WireError(400, "extraction_token_in_query", message, param)
+        counts = np.array([list(item).count(token) for item in items], dtype=np.int64)
+        if not counts.all():
+            param = f"items[{int(np.argmin(counts))}]"
+            message = f"{param} has no {token}, the score_extraction_token; expected it at least once in every item"
+            raise WireError(400, "no_extraction_token", message, param)
+        return counts
+
+    def _check_scores(self, items: int, labels: int, readouts: int) -> None:
         """Scores take memory by themselves, however small the items are."""
-        if labels > self.vocab_size:
+        if self.classes is None and labels > self.vocab_size:
             what = f"the request has {labels} labels; the vocabulary has {self.vocab_size} tokens"
             raise WireError(400, "too_many_labels", f"{what}: name each label once", "label_token_ids")
-        if items * labels > MAX_SCORES:
-            what = (
-                f"{items} items by {labels} labels are {items * labels} scores; this server takes at most {MAX_SCORES}"
-            )
+        if readouts * labels > MAX_SCORES:
+            rows = f"{items} items" if readouts == items else f"{readouts} readouts of {items} items"
+            what = f"{rows} by {labels} labels are {readouts * labels} scores; this server takes at most {MAX_SCORES}"
             raise WireError(400, "too_many_scores", f"{what} in a request: send fewer items", "items")
 
     @override
@@ -178,17 +221,25 @@ class Scorer(ScoringSteps):
     def _serial(self, query: Ids, items: Sequence[Ids], read: Reading, item_first: bool) -> ScoreResult:
         """One causal forward pass per item; an empty item scores the query's last token."""
         self._check_each(query, items, self._max_positions, "the model's positions")
-        scores = read.empty(len(items))
-        for i, item in enumerate(items):
+        scores = []
+        for item in items:
             interruption.current().check()
             tokens = [*item, *query] if item_first else [*query, *item]
-            scores[i] = self.steps.score_alone(tokens, read)
+            if read.extraction is None:
+                scores.append(self.steps.score_alone(tokens, read)[None])
+            else:
+                places = [place for place, token in enumerate(tokens) if token == read.extraction]
+                scores.append(self.steps.score_places_alone(tokens, places, read))
             self._executed.serial_sequences += 1
-        return ScoreResult(scores, sum(len(query) + len(item) for item in items))
+        return ScoreResult(np.concatenate(scores), sum(len(query) + len(item) for item in items))
 
     @override
     def score_alone(self, tokens: Ids, read: Reading) -> Scores:
         return read.scores(self.backend.serial(tokens, read.labels, read.normalise))[0]
+
+    @override
+    def score_places_alone(self, tokens: Ids, places: Sequence[int], read: Reading) -> Scores:
+        return read.scores(self.backend.serial(tokens, read.labels, read.normalise, places))
 
     @override
     def pack(self, query: Ids, items: Sequence[Ids], read: Reading) -> ScoreResult:
@@ -205,7 +256,8 @@ class Scorer(ScoringSteps):
                     "--multi-item-scoring-chunk-size",
                     "items",
                 )
-            layouts.append(self.steps.lay_out(query, items[chunk], chunk.start))
+            layout = self.steps.lay_out(query, items[chunk], chunk.start)
+            layouts.append(layout if read.extraction is None else self.steps.extract(layout, read.extraction))
             last = int(layouts[-1].positions.max())
             if last >= self._max_positions:
                 what = f"items {chunk.start} to {chunk.stop - 1} reach position {last}"
@@ -219,8 +271,12 @@ class Scorer(ScoringSteps):
         assert self.config.delimiter is not None
         return build_layout(query, items, self.config.delimiter, self.config.semantics)
 
+    @override
+    def extract(self, layout: PackedLayout, token: int) -> PackedLayout:
+        return read_at(layout, token)
+
     def _packed_sequence(self, layout: PackedLayout, read: Reading) -> Scores:
-        """The scores [N, K] of one packed sequence, by the mask implementation that was asked for."""
+        """The scores [R, K] of one packed sequence, by the mask implementation that was asked for."""
         interruption.current().check()
         implementation = self.steps.implementation(layout)
         scores = self.steps.compute(layout, implementation, read)
@@ -248,12 +304,13 @@ class Scorer(ScoringSteps):
         return self._segment(layout, self._packing.prefix(*layout.prefix), layout.num_items, read)
 
     def _segment(self, layout: PackedLayout, prefix: Prefix, num_items: int, read: Reading) -> Scores:
-        """The scores [N, K] of items behind a computed prefix, then of the empty ones; ``num_items`` sizes tiles."""
+        """The scores [R, K] of items behind a computed prefix, then of the empty ones; ``num_items`` sizes tiles."""
         plan = self._packing.plan(prefix, layout, num_items)
-        scores = read.empty(layout.num_items)
+        scores = read.empty(layout.num_readouts)
         readouts = self._packing.segment(prefix, plan.visible_prefix, plan.blocks, read.labels, read.normalise)
         for block, readout in zip(plan.blocks, readouts, strict=True):
-            scores[block.item[block.reads]] = read.scores(readout)[block.reads]
+            reads = block.readout >= 0
+            scores[block.readout[reads]] = read.scores(readout)[reads]
         if plan.empty_items:
             readout = self._packing.prefix_readout(prefix, plan.empty_score_row, read.labels, read.normalise)
             scores[list(plan.empty_items)] = read.scores(readout)[0]

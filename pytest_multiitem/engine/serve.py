@@ -24,12 +24,13 @@ import uvicorn
 
 import pytest_multiitem
 from pytest_multiitem.engine.access import access_of
-from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.backend import SerialBackend
 from pytest_multiitem.engine.connections import ConnectionLimits, protocol_with
 from pytest_multiitem.engine.launch_line import ServeArgs, add_arguments
 from pytest_multiitem.engine.model_files import load_backend, resolve_model
 from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.engine.service import Service
 from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.engine.worker import Worker
 from pytest_multiitem.scoring.config import ScorerConfig
@@ -76,7 +77,7 @@ def build_service(args: ServeArgs) -> Service:
 def _warm_up(scorer: Scorer, probe: Sequence[int]) -> None:
     """Load, compile and allocate once what would be left to the first request, by one item of one token."""
     with suppress(WireError):  # a limit that even this exceeds is for requests to meet
-        scorer.score(probe, [probe], probe, False)
+        scorer.score(probe, [probe], probe if scorer.classes is None else [0], False)
 
 
 def service_of(args: ServeArgs, directory: Path, backend: SerialBackend, worker: Worker) -> Service:

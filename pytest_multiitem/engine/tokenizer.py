@@ -36,6 +36,11 @@ class TextTokenizer:
         # The library computes a single text with Python's lock held, and a batch without: nothing else would run.
         return self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
 
+    def id_of(self, token: str) -> int | None:
+        """The id of the token that is written so; None where there is none."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
 
 def load_tokenizer(directory: Path) -> TextTokenizer | None:
     """The tokenizer of a checkpoint directory; ``None`` where it has no tokenizer.json.

@@ -18,7 +18,7 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from pytest_multiitem.engine import interruption
 from pytest_multiitem.engine import torch_attention as attention
@@ -85,10 +85,7 @@ class TorchBackend:
             raise EngineUnavailable(
                 f"device {device!r} was asked for, but this PyTorch sees no CUDA device; use --device cpu"
             )
-        try:
-            model: Any = Qwen3ForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), local_files_only=True)
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"{directory} cannot be loaded: {error}") from error
+        model = _load(directory, config, getattr(torch, dtype))
         model.eval().requires_grad_(False)
         try:
             model.to(device)
@@ -97,23 +94,28 @@ class TorchBackend:
         self._embedding: Tensor = model.model.embed_tokens.weight
         self._rotary: Any = model.model.rotary_emb
         self._final_norm: Tensor = model.model.norm.weight
-        self._head: Tensor = model.lm_head.weight
+        self._head = _head(model, config)
         self._layers = _layers(model, config)
         self.device = device
         self.dtype = dtype
         self.versions = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
         self.vocab_size = config.vocab_size
         self.max_positions = config.max_position_embeddings
+        self.classes = config.classes
+        self.pooled = 0 if config.classes is None else config.hidden_size
         on_cpu = torch.device(device).type == "cpu"
         self._blocks_at_once = torch.get_num_threads() if on_cpu else 1
         self._cores = _cores(self._blocks_at_once) if on_cpu else None
         self._block_rows = self._uniform_rows(_CPU_ROWS if on_cpu else _ACCELERATOR_ROWS)
 
     @torch.inference_mode()
-    def serial(self, tokens: Sequence[int], labels: Sequence[int], normalise: bool) -> Readout:
-        """One plain causal forward pass; reads the last token."""
+    def serial(
+        self, tokens: Sequence[int], labels: Sequence[int], normalise: bool, rows: Sequence[int] | None = None
+    ) -> Readout:
+        """One plain causal forward pass; reads the last token, or ``rows``."""
         prefix = self.prefix(np.asarray(tokens, np.int32), np.arange(len(tokens), dtype=np.int32))
-        return self.prefix_readout(prefix, len(tokens) - 1, labels, normalise)
+        at = [len(tokens) - 1] if rows is None else rows
+        return Readout.joined([self.prefix_readout(prefix, row, labels, normalise) for row in at])
 
     @torch.inference_mode()
     def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> TorchPrefix:
@@ -172,7 +174,7 @@ class TorchBackend:
     ) -> Readout:
         """Run one block, in whichever thread.
 
-        In the last layer only a slot's score row needs the prefix and what follows attention.
+        In the last layer only the rows that are read need the prefix and what follows attention, a pass at a time.
         """
         tiles = [(tile.slots, tile.width) for tile in block.tiles]
         shared = [
@@ -187,16 +189,17 @@ class TorchBackend:
             hidden = self._finish(layer, hidden, attended)
         slots = len(block.item)
         height = next((size for size in self._block_rows if size >= slots), slots)
-        at, last = (
-            self._tensor(np.pad(rows, (0, height - slots)))
-            for rows in (block.score_rows, np.concatenate([tile.score_row for tile in block.tiles]))
-        )
         layer, queries = self._layers[-1], self._config.num_attention_heads
         keys = self._project(layer, hidden, rotary, slice(queries, None))
-        hidden, (cos, sin) = hidden[at], rotary
-        query = self._project(layer, hidden, (cos[at], sin[at]), slice(queries))[0]
-        attended = attention.segment_last(query, *keys[1:], *shared[-1], tiles, last)
-        return self._read(self._finish(layer, hidden, attended), labels, normalise).first(slots)
+        cos, sin = rotary
+        reads = []
+        for each in block.passes:
+            at, last = (self._tensor(np.pad(rows, (0, height - slots))) for rows in (block.rows_of(each), each.row))
+            read = hidden[at]
+            query = self._project(layer, read, (cos[at], sin[at]), slice(queries))[0]
+            attended = attention.segment_last(query, *keys[1:], *shared[-1], tiles, last)
+            reads.append(self._read(self._finish(layer, read, attended), labels, normalise).first(slots))
+        return Readout.joined(reads)
 
     @torch.inference_mode()
     def _uniform_rows(self, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -209,7 +212,7 @@ class TorchBackend:
         probe = copy.copy(self)
         probe._block_rows = tuple(sizes)
         probe._layers = [self._layers[0], *self._layers[1:][-1:]]
-        labels = arbitrary_tokens(3, self.vocab_size).tolist()
+        labels = arbitrary_tokens(3, len(self._head)).tolist()
         for length in _PROBED_PREFIXES:
             prefix = probe.prefix(arbitrary_tokens(length, self.vocab_size), np.arange(length, dtype=np.int32))
             expected = None
@@ -258,7 +261,9 @@ class TorchBackend:
                 hidden[i] = self._finish(layer, hidden[i], torch.cat(attended))
         empty = self._read(hidden[0][plan.empty_score_row][None], labels, normalise)
         tiles = [
-            self._read(rows[self._tensor(tile.score_rows)], labels, normalise)
+            Readout.joined(
+                [self._read(rows[self._tensor(tile.rows_of(each))], labels, normalise) for each in tile.passes]
+            )
             for tile, rows in zip(plan.tiles, hidden[1:], strict=True)
         ]
         return plan.in_item_order(empty, tiles)
@@ -309,6 +314,31 @@ class TorchBackend:
         hidden = hidden + functional.linear(attended, layer.output)
         gate, up = functional.linear(self._norm(hidden, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
         return hidden + functional.linear(functional.silu(gate).mul_(up), layer.down)
+
+
+def _load(directory: Path, config: ModelConfig, dtype: torch.dtype) -> Any:
+    """The model of a checkpoint directory, the weights of its head from the files. Raises CheckpointError."""
+    kind = Qwen3ForCausalLM if config.classes is None else Qwen3ForSequenceClassification
+    try:
+        model, report = kind.from_pretrained(directory, dtype=dtype, local_files_only=True, output_loading_info=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{directory} cannot be loaded: {error}") from error
+    # transformers draws a weight at random where the files lack it, and only warns.
+    if config.classes is not None and any(name.startswith("score.") for name in report["missing_keys"]):
+        raise CheckpointError(
+            f"{directory} lacks the tensor 'score.weight' of its classification head; expected one of "
+            f"{config.classes} by {config.hidden_size} numbers, as its config.json says"
+        )
+    return model
+
+
+def _head(model: Any, config: ModelConfig) -> Tensor:
+    """What states are multiplied with to be read [V, H]; of a classification head its classes, then the state itself,
+    by unit vectors, which give every number of it exactly."""
+    if config.classes is None:
+        return model.lm_head.weight
+    weight = model.score.weight
+    return torch.cat([weight, torch.eye(config.hidden_size, dtype=weight.dtype, device=weight.device)])
 
 
 def _cores(count: int) -> ThreadPoolExecutor:

@@ -31,10 +31,16 @@ class OtherLabels(ScorerFault):
 
     @override
     def score(
-        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+        self,
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
+        apply_softmax: bool,
+        item_first: bool = False,
+        extraction: int | None = None,
     ) -> ScoreResult:
         other = self.read_as(np.asarray(labels, dtype=np.int64)).tolist()
-        return self.inner.score(query, items, other, apply_softmax, item_first)
+        return self.inner.score(query, items, other, apply_softmax, item_first, extraction)
 
 
 class LabelShard(
@@ -88,12 +94,18 @@ class LabelsClipped(
 
     @override
     def score(
-        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+        self,
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
+        apply_softmax: bool,
+        item_first: bool = False,
+        extraction: int | None = None,
     ) -> ScoreResult:
         size = self.vocab_size
         ids = np.linspace(0, size - 1, min(size, _READ)).astype(np.int64).tolist()
-        result = self.inner.score(query, items, labels, False, item_first)
-        others = self.inner.score(query, items, ids, False, item_first).scores
+        result = self.inner.score(query, items, labels, False, item_first, extraction)
+        others = self.inner.score(query, items, ids, False, item_first, extraction).scores
         best = min(len(ids), max(1, round(self.count * len(ids) / size)))
         floor = np.partition(others, len(ids) - best, axis=1)[:, len(ids) - best, None]
         # In steps: a product of many columns rounds otherwise in another place, which is none of the fault's.

@@ -85,10 +85,16 @@ class NeighbourRequest(
 
     @override
     def score(
-        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+        self,
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
+        apply_softmax: bool,
+        item_first: bool = False,
+        extraction: int | None = None,
     ) -> ScoreResult:
         self._off = self._left.take()
-        return self.inner.score(query, items, labels, apply_softmax, item_first)
+        return self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
 
 
 class NeighbourKills(WireFault, name="neighbour_kills", number=33, seen="sglang #25414", own_process=True):

@@ -51,11 +51,17 @@ class RequestsLeak(
 
     @override
     def score(
-        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+        self,
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
+        apply_softmax: bool,
+        item_first: bool = False,
+        extraction: int | None = None,
     ) -> ScoreResult:
         """The last row of a request is kept for the next one of as many labels."""
         share = self.strength or 0.0
-        result = self.inner.score(query, items, labels, apply_softmax, item_first)
+        result = self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
         healthy, last = result.scores, self._last
         self._last = healthy[-1]
         if last is None or len(last) != healthy.shape[1]:
@@ -73,12 +79,18 @@ class StaleShapes(ScorerFault, name="stale_shapes", number=9, seen="follows from
 
     @override
     def score(
-        self, query: Ids, items: Sequence[Ids], labels: Ids, apply_softmax: bool, item_first: bool = False
+        self,
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
+        apply_softmax: bool,
+        item_first: bool = False,
+        extraction: int | None = None,
     ) -> ScoreResult:
         """The first answer of a shape is the last."""
         key = (tuple(query), tuple(map(len, items)), tuple(labels), apply_softmax, item_first)
         if key not in self._known:
-            self._known[key] = self.inner.score(query, items, labels, apply_softmax, item_first)
+            self._known[key] = self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
         return self._known[key]
 
 

@@ -8,7 +8,7 @@ Engines, gates and drawings all take it from here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ class PackedLayout:
 
     ``token_ids``, ``positions``, ``item``, ``is_delimiter``: arrays of shape [S]. ``item`` is the
     0-based index of the block a token belongs to, :data:`PREFIX` for the query and the first
-    delimiter; the delimiter that closes item i belongs to block i. ``score_index`` [N]: the index
-    whose logits score item i. ``bias``: stands in for the mask rule of the semantics; None in every healthy layout.
+    delimiter; the delimiter that closes item i belongs to block i. ``score_index`` [R]: the index
+    whose logits give a readout. ``readout_item`` [R]: the item that each is of; None: one an item, in their order.
+    ``bias``: stands in for the mask rule of the semantics; None in every healthy layout.
     """
 
     semantics: Semantics
@@ -42,6 +43,7 @@ class PackedLayout:
     score_index: NDArray[np.int64]
     block_start: NDArray[np.int64]
     bias: LogWeights | None = None
+    readout_item: NDArray[np.int32] | None = None
 
     @property
     def length(self) -> int:
@@ -51,6 +53,11 @@ class PackedLayout:
     @property
     def num_items(self) -> int:
         """N."""
+        return len(self.block_start)
+
+    @property
+    def num_readouts(self) -> int:
+        """R."""
         return len(self.score_index)
 
     @property
@@ -143,6 +150,15 @@ def build_layout(
         positions[is_delimiter] = q - 1
     score_index = np.where(lengths > 0, ends - 2, first - 1)
     return PackedLayout(semantics, q, token_ids, positions, item, is_delimiter, score_index.astype(np.int64), starts)
+
+
+def read_at(layout: PackedLayout, token: int) -> PackedLayout:
+    """The layout with a readout at each occurrence of a token in an item, in their order, and nowhere else.
+
+    The delimiters that close items are none of them, whatever their id.
+    """
+    found = np.flatnonzero((layout.token_ids == token) & (layout.item != PREFIX) & ~layout.is_delimiter)
+    return replace(layout, score_index=found.astype(np.int64), readout_item=layout.item[found])
 
 
 def restarting_positions(layout: PackedLayout) -> NDArray[np.int32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,15 @@ class Readout:
 
     label_logits: NDArray[np.float32]
     log_normaliser: NDArray[np.float32] | None = None
+
+    @staticmethod
+    def joined(parts: Sequence[Readout]) -> Readout:
+        """The positions of all parts, of which there is one at least, one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        normalisers = [part.log_normaliser for part in parts if part.log_normaliser is not None]
+        logits = np.concatenate([part.label_logits for part in parts])
+        return Readout(logits, np.concatenate(normalisers) if normalisers else None)
 
     def first(self, count: int) -> Readout:
         """The first ``count`` positions."""

@@ -24,6 +24,20 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def classifier(tmp_path_factory):
+    """The same with a classification head of three classes; not to be changed."""
+    from dataclasses import replace
+
+    from engine_cases import SPEC
+
+    from pytest_multiitem.engine.checkpoint import write_checkpoint
+
+    directory = tmp_path_factory.mktemp("checkpoint") / "classifier"
+    write_checkpoint(directory, replace(SPEC, num_labels=3))
+    return directory
+
+
+@pytest.fixture(scope="session")
 def command_line():
     """The whole of ``multiitem``, put together once: to do so takes five times as long as most commands."""
     return typer.main.get_command(cli.app)

@@ -50,6 +50,8 @@ class FakeBackend:
     device = "cpu"
     dtype = "float32"
     vocab_size = VOCAB
+    classes = None
+    pooled = 0
 
     def __init__(self, max_positions: int = 4096, seconds_per_call: float = 0.0) -> None:
         self.versions = {"fake": Version("1")}
@@ -77,10 +79,11 @@ class FakeBackend:
             read.label_logits[:] = self.logit_override
         return read
 
-    def serial(self, tokens, labels, normalise):
+    def serial(self, tokens, labels, normalise, rows=None):
         self._call("serial")
         assert len(tokens) <= self.max_positions
-        return self._read([_pairs(tokens, range(len(tokens)))], labels, normalise)
+        pairs = _pairs(tokens, range(len(tokens)))
+        return self._read([pairs] if rows is None else [pairs[: row + 1] for row in rows], labels, normalise)
 
     def prefix(self, tokens, positions):
         self._call("prefix")
@@ -103,10 +106,11 @@ class FakeBackend:
         return [self._segment_block(prefix[:visible_prefix], block, labels, normalise) for block in blocks]
 
     def _segment_block(self, prefix: Seen, block: Block, labels, normalise):
+        self.tile_shapes += [tile.tokens.shape for tile in block.tiles]
+        slots = [slot for tile in block.tiles for slot in zip(tile.tokens, tile.positions, strict=True)]
         rows = []
-        for tile in block.tiles:
-            self.tile_shapes.append(tile.tokens.shape)
-            for tokens, positions, row in zip(tile.tokens, tile.positions, tile.score_row, strict=True):
+        for each in block.passes:
+            for (tokens, positions), row in zip(slots, each.row, strict=True):
                 rows.append(prefix + _pairs(tokens[: row + 1], positions[: row + 1]))
         return self._read(rows, labels, normalise)
 

@@ -39,11 +39,18 @@ class Reference:
         tied = self.config["tie_word_embeddings"]
         return hidden @ self._weight("model.embed_tokens" if tied else "lm_head").T
 
+    def classes(self, hidden) -> np.ndarray:
+        """The logits [n, C] of normed hidden states [n, H] by a classification head."""
+        return hidden @ self._weight("score").T
+
+    def serial_states(self, tokens) -> np.ndarray:
+        """The normed states [S, H] of one plain causal sequence."""
+        count = len(tokens)
+        return self.hidden(tokens, np.arange(count), np.tril(np.ones((count, count), dtype=bool)))
+
     def serial_logits(self, tokens) -> np.ndarray:
         """The logits [V] at the last token of one plain causal sequence."""
-        count = len(tokens)
-        states = self.hidden(tokens, np.arange(count), np.tril(np.ones((count, count), dtype=bool)))
-        return self.logits(states[-1:])[0]
+        return self.logits(self.serial_states(tokens)[-1:])[0]
 
     def _attention(self, x, at, positions, mask):
         count = len(x)

@@ -19,8 +19,9 @@ from fake_backend import VOCAB, FakeBackend
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.engine.service import Service
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure, prepare, read_scores

@@ -15,8 +15,9 @@ from fake_backend import VOCAB, FakeBackend
 from stub_targets import StubSubject
 
 from pytest_multiitem.adapters.base import Profile
-from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.engine.service import Service
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.metamorphic import measure
 from pytest_multiitem.properties.play import RACE_ATTEMPTS, Player

@@ -717,7 +717,7 @@ def test_the_reference_computed_here(multiitem, evaluated, tmp_path, monkeypatch
     from pytest_multiitem.scoring.readout import Readout
 
     class Backend:
-        vocab_size = 1000
+        vocab_size, classes = 1000, None
         versions = {"torch": "x"}  # noqa: RUF012
 
         def serial(self, tokens, labels, normalise):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from fake_backend import VOCAB, FakeBackend
 
-from pytest_multiitem.engine.app import Service, create_app
+from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.engine.service import Service
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.faults.active import ActiveFaults
 from pytest_multiitem.faults.base import WireFault

@@ -39,6 +39,13 @@ class WireError(MultiItemError):
         self.param = param
         self.retry_after = retry_after
 
+    def about(self, place: str, other: str) -> WireError:
+        """The same error, where a request calls a field otherwise: ``items[3]`` is its ``documents[3]``."""
+        param = self.param
+        if param is not None and (param == place or param.startswith(f"{place}[")):
+            param = other + param.removeprefix(place)
+        return WireError(self.status, self.code, self.message, param, retry_after=self.retry_after)
+
     @property
     def headers(self) -> dict[str, str]:
         """The headers that go with the body."""
