@@ -20,8 +20,8 @@ from pytest_multiitem.scoring.steps import Scores, ScoringSteps
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """Scores to compute. ``labels``: K for all items; ``own_labels``: or a list for each of the N items; neither for a
-    classification head. ``extraction``: the token that is read at, None for the items' ends. ``pooled``: with the states
-    that the head reads."""
+    classification head. ``extraction``: the token that is read at, None for the items' ends. ``pooled``: with the
+    states that the head reads."""
 
     query: Sequence[int]
     items: Sequence[Sequence[int]]

@@ -68,7 +68,7 @@ def answer(service: Service, understood: Understood) -> bytes:
     try:
         found = scored(service.scorer, asked)
     except WireError as error:
-        raise error.about("items", "questions").about("query", "input") from None
+        raise error.about("input", "questions") from None
     assert found.logprobs is not None
     answers = {}
     for number, question in enumerate(request.questions):

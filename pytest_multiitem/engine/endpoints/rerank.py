@@ -66,7 +66,7 @@ def answer(service: Service, understood: Understood, *, bare: bool) -> bytes:
     try:
         found = scored(service.scorer, understood.asked)
     except WireError as error:
-        raise error.about("items", "documents") from None
+        raise error.about("query", "documents") from None
     scores = [row[0] if understood.asked.labels else _sigmoid(row[0]) for row in found.scores]
     request = understood.request
     usage = Usage.of(found.prompt_tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from pytest_multiitem.errors import MultiItemError
@@ -39,11 +41,15 @@ class WireError(MultiItemError):
         self.param = param
         self.retry_after = retry_after
 
-    def about(self, place: str, other: str) -> WireError:
-        """The same error, where a request calls a field otherwise: ``items[3]`` is its ``documents[3]``."""
+    def about(self, query: str, items: str) -> WireError:
+        """The same error of a request that calls its query and its items otherwise, and is rendered into them.
+
+        A token of an item, ``items[3][0]``, is one of the text that the third is rendered into: its ``documents[3]``.
+        """
+        found = re.fullmatch(r"(query|items)(\[\d+\])?(\[\d+\])?", self.param or "")
         param = self.param
-        if param is not None and (param == place or param.startswith(f"{place}[")):
-            param = other + param.removeprefix(place)
+        if found is not None:
+            param = query if found[1] == "query" else f"{items}{found[2] or ''}"
         return WireError(self.status, self.code, self.message, param, retry_after=self.retry_after)
 
     @property
