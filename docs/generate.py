@@ -23,6 +23,7 @@ from pytest_multiitem.inputs import read_json
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports import power
 from pytest_multiitem.results.details import Details, Notes
+from pytest_multiitem.scoring.modes import MODES
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
 from pytest_multiitem.validation.schemas import KINDS, write_schemas
@@ -109,6 +110,17 @@ def renewed(page: str, name: str, content: str) -> str:
 def with_gates_table(page: str) -> str:
     """reference/gates.md with its table of gates renewed."""
     return renewed(page, "gates", gates_table())
+
+
+def with_modes(page: str) -> str:
+    """reference/server.md with the table of modes renewed."""
+    rows = []
+    for mode in MODES:
+        where = ", ".join(f"`{path}`" for path in mode.paths)
+        fields = ", ".join(f"`{field}`" for field in mode.fields)
+        rows.append([f"`{mode.name}`", where, ", ".join(mode.heads), fields, mode.answer, mode.reference])
+    head = "| mode | where | heads | fields | answer | must equal, serially |\n| --- | --- | --- | --- | --- | --- |\n"
+    return renewed(page, "modes", head + _rows(rows))
 
 
 def with_schemas(page: str) -> str:
@@ -233,7 +245,7 @@ def main() -> None:
     write_schemas()
     (REFERENCE / "comparison-files.md").write_text(comparison_page(), encoding="utf-8")
     (REFERENCE / "options.md").write_text(options_page(), encoding="utf-8")
-    for name, renew in (("gates.md", with_gates_table), ("results.md", with_schemas)):
+    for name, renew in (("gates.md", with_gates_table), ("results.md", with_schemas), ("server.md", with_modes)):
         page = REFERENCE / name
         page.write_text(renew(page.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -20,6 +20,10 @@ from pytest_multiitem.engine.scorer import Executed
 from pytest_multiitem.gates.gate import Gate
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results import counterexample, records
+from pytest_multiitem.scoring.modes import MODES
+from pytest_multiitem.scoring.wire.decisions import DecisionAnswer, DecisionRequest
+from pytest_multiitem.scoring.wire.rerank import RerankRequest
+from pytest_multiitem.scoring.wire.score import ScoreRequest, ScoreResponse
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -54,6 +58,18 @@ def test_gates_are_what_the_code_has(generate: dict[str, Any]) -> None:
     assert {f"`{name}`" for name in RELEASED} <= {row.split()[1] for row in listed}, REGENERATE
     written = generate["with_gates_table"](text)
     assert written == text.replace("\n".join(listed), "\n".join(table))
+
+
+def test_modes_are_what_the_code_has(generate: dict[str, Any]) -> None:
+    text = page("reference/server.md")
+    assert generate["with_modes"](text) == text, REGENERATE
+    assert not [mode.name for mode in MODES if f"\n| `{mode.name}` |" not in text]
+
+
+def test_every_field_of_the_servers_messages_is_listed() -> None:
+    text = page("reference/server.md")
+    for message in (ScoreRequest, ScoreResponse, RerankRequest, DecisionRequest, DecisionAnswer):
+        assert not [name for name in message.__struct_fields__ if name != "id" and f"{name}" not in text], message
 
 
 def test_kinds_of_files_and_of_details_are_what_the_code_has(generate: dict[str, Any]) -> None:
@@ -108,7 +124,7 @@ def test_every_flag_of_the_server_is_listed() -> None:
 def test_every_error_code_of_the_server_is_listed() -> None:
     text = page("reference/server.md")
     found: set[tuple[str, str]] = set()
-    files = [*(package() / "scoring" / "wire").glob("*.py"), *(package() / "engine").glob("*.py")]
+    files = [*(package() / "scoring" / "wire").glob("*.py"), *(package() / "engine").rglob("*.py")]
     for source in (file.read_text(encoding="utf-8") for file in files):
         found |= set(re.findall(r'WireError\(\s*(\d+),\s*"(\w+)"', source))
         found |= {("400", code) for code in re.findall(r'mistyped\(\s*"(\w+)"', source)}
