@@ -36,8 +36,8 @@ def test_slots_that_are_computed_otherwise_are_noticed(checkpoint, monkeypatch):
     segment = uneven._segment
 
     def second_slot_moved(*arguments):
-        states = segment(*arguments)
-        return states.at[1].set(jnp.nextafter(states[1], jnp.inf)) if len(states) > 1 else states
+        (states,) = segment(*arguments)
+        return [states.at[1].set(jnp.nextafter(states[1], jnp.inf)) if len(states) > 1 else states]
 
     monkeypatch.setattr(uneven, "_segment", second_slot_moved)
     plan = planned(uneven, query, items)
