@@ -34,6 +34,11 @@ class Asked:
     pooled: bool = False
     extraction: int | None = None
 
+    @property
+    def further(self) -> dict[str, int]:
+        """What a step that scores items at their ends, as a project's fault may, need not know of."""
+        return {} if self.extraction is None else {"extraction": self.extraction}
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -56,7 +61,7 @@ def _by_labels(scorer: ScoringSteps, asked: Asked) -> Scored:
     # All but the softmax over labels that all items share starts from the probabilities over the vocabulary: what
     # normalises them drops out of a softmax.
     plain = not asked.apply_softmax or asked.temperature != 1.0 or asked.logprobs or own is not None
-    result = scorer.score(asked.query, asked.items, read, not plain, asked.item_first, asked.extraction)
+    result = scorer.score(asked.query, asked.items, read, not plain, asked.item_first, **asked.further)
     parts = [result.scores]
     if own is not None:
         column = {label: number for number, label in enumerate(read)}
@@ -78,7 +83,7 @@ def _by_classes(scorer: ScoringSteps, asked: Asked, classes: int) -> Scored:
     columns = classes + (scorer.pooled if asked.pooled else 0)
     softened = asked.apply_softmax and (asked.temperature != 1.0 or asked.pooled)
     whole = asked.apply_softmax and not softened
-    result = scorer.score(asked.query, asked.items, range(columns), whole, asked.item_first, asked.extraction)
+    result = scorer.score(asked.query, asked.items, range(columns), whole, asked.item_first, **asked.further)
     scores, states = result.scores[:, :classes], result.scores[:, classes:]
     if softened:
         scores = softmax(scores, asked.temperature)
