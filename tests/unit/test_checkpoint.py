@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from pytest_multiitem.engine import checkpoint
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, tiny_checkpoint, write_checkpoint
 from pytest_multiitem.engine.config import read_config
+from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.tokenizer import load_tokenizer
 from pytest_multiitem.errors import CheckpointError, StorageError, UsageError
 from pytest_multiitem.settings.cache import cache_directory, checkpoint_cache
@@ -47,6 +48,30 @@ def test_another_seed_gives_other_weights(tmp_path):
         assert one[name].shape == two[name].shape
         if "norm" not in name:
             assert (one[name] != two[name]).mean() > 0.9, name
+
+
+def test_a_classification_head_stands_on_the_weights_of_the_causal_model(tmp_path):
+    plain, headed = write(tmp_path / "plain"), write(tmp_path / "headed", num_labels=3)
+    weights, more = (load_file(each / "model.safetensors") for each in (plain, headed))
+    assert all((more[name] == weights[name]).all() for name in weights)
+    assert more.keys() - weights.keys() == {"score.weight"} and more["score.weight"].shape == (3, 16)
+    assert (read_config(plain).classes, read_config(headed).classes) == (None, 3)
+    assert CheckpointSpec(**SMALL, num_labels=3).digest != SPEC.digest
+    config = json.loads((headed / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ForSequenceClassification"] and "num_labels" not in config
+
+
+def test_a_checkpoint_that_lacks_its_head(tmp_path):
+    """transformers would draw one at random, and the scores would mean nothing."""
+    directory = write(tmp_path / "one")
+    config = json.loads((directory / "config.json").read_text())
+    config["architectures"] = ["Qwen3ForSequenceClassification"]
+    (directory / "config.json").write_text(json.dumps(config))
+    assert read_config(directory).classes == 2, "what Hugging Face means where none are named"
+    for name, package in (("pytorch", "torch"), ("jax", "jax"), ("transformers", "torch")):
+        pytest.importorskip(package)
+        with pytest.raises(CheckpointError, match=r"lacks .*score\.weight"):
+            load_backend(name, directory, dtype="float32", device="cpu")
 
 
 def test_tensors_are_independent_of_each_other(tmp_path):

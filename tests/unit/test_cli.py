@@ -56,6 +56,22 @@ def test_a_checkpoint(multiitem, tmp_path):
     assert config["hidden_size"] == 16 and config["vocab_size"] == 60
 
 
+def test_a_checkpoint_with_a_classification_head(multiitem, tmp_path):
+    from pytest_multiitem.engine.config import read_config
+
+    for words, classes in (
+        ((), None),
+        (("--head", "classification"), 1),
+        (("--head=classification", "--num-labels=4"), 4),
+    ):
+        directory = tmp_path / str(classes)
+        assert multiitem("checkpoint", directory, *sizes(), *words)[0] == 0
+        assert read_config(directory).classes == classes
+    code, _, err = multiitem("checkpoint", tmp_path / "none", *sizes(), "--num-labels", 3)
+    assert code == 2 and "--num-labels is 3" in err and "--head classification" in err
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"), [({"head_dim": 7}, "head_dim is 7"), ({"vocab_size": 0}, "vocab_size is 0")]
 )

@@ -380,3 +380,71 @@ def test_contradictions_are_refused_at_the_start(values, says):
 def test_a_delimiter_outside_the_vocabulary_is_refused_at_the_start():
     with pytest.raises(UsageError, match="999"):
         Scorer(FakeBackend(), ScorerConfig(delimiter=VOCAB))
+
+
+# -- sets -------------------------------------------------------------------------------------
+
+MARK = 500
+SETS = [[20, MARK, 21, MARK], [MARK], [22] * 9 + [MARK] * 3, [MARK, 23, 24, MARK, 25], [20, MARK, 21, MARK]]
+
+
+def places(context, item):
+    """What each readout of a set has seen."""
+    return [[*context, *item[: place + 1]] for place, token in enumerate(item) if token == MARK]
+
+
+def set_reference(context, items, labels=LABELS):
+    return np.concatenate([reference(seen, [[]], labels) for item in items for seen in places(context, item)])
+
+
+@pytest.mark.parametrize("impl", [MaskImpl.DENSE, MaskImpl.SEGMENT])
+@pytest.mark.parametrize("semantics", PRODUCTION)
+@pytest.mark.parametrize("chunk_size", [0, 1, 2])
+def test_a_packed_set_is_read_where_the_token_stands(impl, semantics, chunk_size):
+    config = packed(mask_impl=impl, semantics=semantics, chunk_size=chunk_size)
+    scorer = Scorer(FakeBackend(), config)
+    result = scorer.score(QUERY, SETS, LABELS, False, extraction=MARK)
+    assert result.readouts.tolist() == [2, 1, 3, 2, 2]
+    np.testing.assert_array_equal(result.scores, set_reference(semantics.serial_query(QUERY, DELIMITER), SETS))
+    ran = scorer.executed()
+    assert (ran["items"], ran["packed_items"][impl]) == (5, 5) and ran["chunks"] == len(range(0, 5, chunk_size or 5))
+
+
+def test_a_serial_set_is_one_pass_an_item():
+    scorer = Scorer(FakeBackend(), ScorerConfig())
+    result = scorer.score(QUERY, SETS, LABELS, False, extraction=MARK)
+    np.testing.assert_array_equal(result.scores, set_reference(QUERY, SETS))
+    assert scorer.backend.calls == ["serial"] * len(SETS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    items=st.lists(
+        st.lists(st.sampled_from([MARK, 1, 2, 3]), max_size=30).map(lambda item: [*item, MARK]), min_size=1, max_size=12
+    ),
+    behind=st.integers(0, 3),
+    impl=st.sampled_from([MaskImpl.DENSE, MaskImpl.SEGMENT]),
+)
+def test_any_sets(items, behind, impl):
+    items = [[*item, *range(10, 10 + behind)] for item in items]
+    result = score(packed(mask_impl=impl), items=items, extraction=MARK)
+    np.testing.assert_array_equal(result.scores, set_reference([*QUERY, DELIMITER], items))
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "refusal"),
+    [
+        (packed(), {"query": [1, MARK]}, ("extraction_token_in_query", "query[1]")),
+        (packed(), {"items": [[MARK], [1], []]}, ("no_extraction_token", "items[1]")),
+        (ScorerConfig(), {"items": [[MARK], []]}, ("no_extraction_token", "items[1]")),
+        (packed(delimiter=MARK), {}, ("invalid_score_extraction_token", "score_extraction_token")),
+        (extend(), {}, ("setwise_not_supported", "score_extraction_token")),
+        (packed(), {"items": [[MARK] * 1100] * 64, "labels": range(30)}, ("too_many_scores", "items")),
+    ],
+)
+def test_no_set(config, given, refusal):
+    scorer = Scorer(FakeBackend(), config)
+    request = {"query": QUERY, "items": SETS, "labels": LABELS} | given
+    with pytest.raises(WireError) as caught:
+        scorer.score(*request.values(), False, extraction=MARK)
+    assert (caught.value.code, caught.value.param) == refusal and scorer.backend.calls == []

@@ -5,6 +5,8 @@ import math
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_multiitem.scoring.modes import MODES, ModeName, scoring_mode
 from pytest_multiitem.scoring.prompts import decisions as decision_prompts
@@ -161,6 +163,31 @@ def test_each_condition_has_its_status_code_and_param(parse, fields, status, cod
     assert body.message and len(body.message) < 400
 
 
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([(rerank, RERANK), (decide, DECISIONS), (score, SCORE), (classify, CLASSES)]), st.data())
+def test_any_field_is_parsed_or_refused_with_a_wire_error(endpoint, data):
+    parse, good = endpoint
+    fields = dict(good)
+    if "questions" in fields:
+        part = data.draw(st.sampled_from(["id", "type", "question", "options", "levels", "yes"]))
+        fields["questions"] = [data.draw(st.sampled_from(fields["questions"])) | {part: data.draw(_anything)}]
+    more = ["temperature", "top_n", "instruct", "score_extraction_token", "apply_softmax", "return_documents"]
+    fields[data.draw(st.sampled_from(sorted(fields.keys() - {"questions"}) + more))] = data.draw(_anything)
+    refused = None
+    try:
+        assert parse(fields) is not None
+    except WireError as error:
+        refused = error
+    assert refused is None or (refused.status in (400, 422) and refused.code and refused.message)
+
+
 # -- scores -----------------------------------------------------------------------------------
 
 
@@ -172,8 +199,8 @@ def test_labels_per_item():
 
 
 def test_a_classification_head_needs_no_labels_and_ignores_any():
-    for given in ({}, {"label_token_ids": [7]}, {"label_token_ids": "seven"}):
-        assert classify(CLASSES | given) == ScoreRequest(**CLASSES)
+    for labels in ({}, {"label_token_ids": [7]}, {"label_token_ids": "seven"}):
+        assert classify(CLASSES | labels) == ScoreRequest(**CLASSES)
     full = {"apply_softmax": True, "temperature": 2.0, "return_pooled_hidden_states": True}
     assert classify(CLASSES | full) == ScoreRequest(**CLASSES, **full)
 
