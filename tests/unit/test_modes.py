@@ -14,6 +14,7 @@ from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.engine.service import Service
 from pytest_multiitem.engine.tokenizer import load_tokenizer
+from pytest_multiitem.faults.catalogue import fault
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
 
@@ -228,6 +229,17 @@ def test_no_set_changes_another_sets_scores_by_one_bit(backend, mark, config):
             after = read(scorer, query, [*items[:index], variant, *items[index + 1 :]], mark)
             for other in set(range(len(items))) - {index}:
                 assert np.array_equal(after[other], before[other]), (index, name, other)
+
+
+@pytest.mark.parametrize("label", ["causal", "state_leaks=1e-06", "positions_not_reset"])
+def test_a_leak_between_sets_is_seen_by_the_test_above(backend, mark, label):
+    """What moves other sets is a fault, in packed scoring by either mask."""
+    query, items = sets(5, mark, 9)
+    longer = [[*content(np.random.default_rng(6), 9, mark), *items[0]], *items[1:]]
+    for config in PACKED.values():
+        scorer = Scorer(backend, config, fault(label).before).steps
+        before, after = (read(scorer, query, each, mark) for each in (items, longer))
+        assert not all(np.array_equal(after[i], before[i]) for i in range(1, len(items)))
 
 
 @pytest.mark.parametrize("config", PACKED.values(), ids=PACKED)
