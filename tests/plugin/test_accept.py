@@ -25,6 +25,8 @@ from pytest_multiitem.validation.validate import examine
 
 Start = Callable[..., str]
 Accept = Callable[..., tuple[int, str, str]]
+#: A directory with a tokenizer, as of a model that lies on this machine: texts are sent as well.
+TOKENIZER = Path(cli.__file__).parent / "engine" / "data"
 PEM = Path(__file__).parents[1] / "unit" / "localhost.pem"
 #: What makes the evidence small; that it is enough for a verdict is the suites' own affair.
 SMALL = (
@@ -172,7 +174,7 @@ def test_servers_that_tell_nothing_are_a_yes_as_well(accept: Accept, place: Path
 def test_one_server_for_both_sides(
     accept: Accept, place: Path, server: Start, fault: list[str], code: int, word: str
 ) -> None:
-    got, out, _ = accept("--url", server("multi", *SLOW, *fault), *SMALL)
+    got, out, _ = accept("--url", server("multi", "--model", str(TOKENIZER), *SLOW, *fault), *SMALL)
     answer = answer_in(place)
     assert (got, answer["answer"]) == (code, word), out
     assert answer["given"]["one_server"]
@@ -374,6 +376,16 @@ def test_a_workload_that_cannot_be_sent(
     urls = ["--multi-url", server("multi"), "--serial-url", server("serial")]
     said = one_line(accept, place, *urls, "--workload=traffic.jsonl")
     assert "traffic.jsonl" in said and "line 2" in said and message in said
+
+
+def test_a_request_that_is_longer_than_the_server_takes(accept: Accept, place: Path, server: Start) -> None:
+    """It is refused before a gate would take the server's refusal for a wrong answer."""
+    long = {**GOOD, "items": [[101] * 40_000, [102] * 30_000]}
+    (place / "traffic.jsonl").write_text("\n".join([json.dumps(GOOD), json.dumps(long)]))
+    urls = ["--multi-url", server("multi"), "--serial-url", server("serial")]
+    said = one_line(accept, place, *urls, "--workload=traffic.jsonl")
+    assert "traffic.jsonl" in said and "line 2" in said and "70,007 tokens packed, and http" in said, said
+    assert "takes 65,536" in said
 
 
 def test_a_backend_that_is_not_installed(accept: Accept, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

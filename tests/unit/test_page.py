@@ -35,6 +35,7 @@ from pytest_multiitem.reports.html.page import MOST_BYTES
 from pytest_multiitem.reports.html.svg import Picture, Scale, number, scale
 from pytest_multiitem.reports.notebook import load_run
 from pytest_multiitem.results import store
+from pytest_multiitem.results.answer import ANSWER
 from pytest_multiitem.results.records import ServerRecord, Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.validation.validate import examine
@@ -345,6 +346,14 @@ def test_several_files_become_one_page(multiitem, files, tmp_path):
         assert f'<a href="#part-{title.lower().split(" ")[0].replace("a/b", "a-b")}' in made, title
     code, out, _ = multiitem("report", *files)
     assert code == 0 and out == made, "html without being asked for"
+
+
+def test_an_acceptance_that_was_ended_early_stands_in_a_page_with_others(multiitem, files, tmp_path):
+    ended = tmp_path / "ended"
+    ended.mkdir()
+    store.write_record(ended / ANSWER, derive(None, answers.given(interrupted_by="Ctrl-C")))
+    code, out, err = multiitem("report", ended, files[1])
+    assert (code, err) == (0, "") and "the measurement was ended early (Ctrl-C)" in out and "Load on" in out
 
 
 def test_an_answer_brings_its_run(multiitem, tmp_path):
