@@ -43,7 +43,9 @@ def test_no_server_s_name_leaves_a_gate_out(effort, mask):
 @pytest.mark.parametrize("seed", range(8))
 def test_the_largest_request_is_timed_before_any_other(seed):
     """A measurement that is cut after the first leaves no size that is larger than a request that was timed."""
-    own = [Case(f"r{items}", (1, 2), tuple((3, item) for item in range(items)), (7, 8)) for items in (3, 5, 40, 3, 6)]
+    own = [
+        Case(f"r{items}", (1, 2), tuple((3, item) for item in range(items)), (7, 8), (3,)) for items in (3, 5, 40, 3, 6)
+    ]
     settings = dataclasses.replace(resolve({}, {}), seed=seed)
     ordered = requests_of(settings, plan("normal"), None, own)
     assert ordered[0] is own[2] and sorted(map(id, ordered)) == sorted(map(id, own))
