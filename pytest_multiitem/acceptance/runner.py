@@ -77,7 +77,8 @@ def fitted(settings: Settings, engine: Engine) -> Settings:
             mask = _OWN_MASK if _OWN_MASK in settings.mask_impl else settings.mask_impl[0]
             settings = replace(settings, mask_impl=(mask,))
     plan = plan_of(settings)
-    return replace(settings, **plan.settings)
+    chosen = {name: f"effort {settings.effort}" for name in plan.settings if not is_stated(settings, name)}
+    return replace(settings, **plan.settings, origins={**settings.origins, **chosen})
 
 
 @dataclass

@@ -98,6 +98,13 @@ def test_two_healthy_servers_are_a_yes(accept: Accept, place: Path, server: Star
     assert out.endswith(f"\nresults: multiitem-results/{run.name}/{names}\n")
     page = (run / "report.html").read_text()
     assert "<title>YES: " in page and f"deploy: {answer['deploy']}" in page and ">Every verdict</a></h2>" in page
+    stated = {each["name"]: each for each in json.loads((run / "matrix.json").read_bytes())["settings"]}
+    origins = {name: each["origin"] for name, each in stated.items()}
+    assert {origins[name] for name in ("multi_url", "serial_url", "workload", "effort")} == {"command line"}
+    assert {origins[name] for name in ("property_examples", "property_max_tokens", "workload_sample")} == {
+        "effort quick"
+    }
+    assert origins["compare_chunk_sizes"] == "command line" and origins["semantics"] == "default"
     steps = [line for line in err.splitlines() if re.match(r"\[ *\d+ s, about \d+ s left\] ", line)]
     assert len(steps) > 15 and any("PASS content_isolation" in line for line in steps)
     assert not (run / "pytest.ini").exists() and "Traceback" not in out + err
