@@ -354,7 +354,7 @@ def test_a_server_that_is_another_one(
         (["--backend=jax", "--mask-impl=dense,segment"], "name one mask"),
         (["--backend=jacks"], "jacks"),
         (["--effort=some", "--url=http://127.0.0.1:9"], "--multiitem-effort"),
-        (["--url=http://127.0.0.1:9", "--power"], "--multiitem-power is of another measurement"),
+        (["--url=http://127.0.0.1:9", "--power"], "--power is of another measurement"),
         (["--url=http://127.0.0.1:9", "--workload=missing.jsonl"], "missing.jsonl"),
         (["--url=http://127.0.0.1:9", "--multiitem-ca-file=missing.pem"], "missing.pem"),
     ],
