@@ -45,7 +45,8 @@ def fitted(settings: Settings, engine: Engine) -> Settings:
     """The settings of an acceptance. Raises UsageError for what it cannot be of."""
     for name in OTHER_RUNS:
         if is_stated(settings, name):
-            raise UsageError(f"{OPTION_OF[name].short_flag} is of another measurement; multiitem accept does not take it")
+            flag = OPTION_OF[name].short_flag
+            raise UsageError(f"{flag} is of another measurement; multiitem accept does not take it")
     if settings.multi_url is None and settings.serial_url is None and not is_stated(settings, "backend"):
         raise UsageError(
             "which server? give --multi-url URL and --serial-url URL, or --url URL of one server that is to be both, "

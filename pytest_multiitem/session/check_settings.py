@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -22,7 +21,7 @@ _ENGINE_SETTINGS = (
 )  # fmt: skip
 
 #: Where settings come from that a command has passed on to this run; where there is none, as they are found.
-ORIGINS: pytest.StashKey[Mapping[str, str]] = pytest.StashKey()
+ORIGINS: pytest.StashKey[dict[str, str]] = pytest.StashKey()
 
 
 def settings_of(config: pytest.Config) -> Settings:
