@@ -31,7 +31,8 @@ def settings_of(config: pytest.Config) -> Settings:
     with usage_errors():
         project = project_settings(config.rootpath)
         settings = resolve(command_line, ini, project=project)
-        origins = {**settings.origins, **config.stash.get(ORIGINS, {})}
+        passed_on: dict[str, str] = config.stash.get(ORIGINS, {})
+        origins = {**settings.origins, **passed_on}
         settings = _with_known_names(replace(settings, origins=origins))
     if settings.bench and is_parallel(config):
         raise pytest.UsageError(
