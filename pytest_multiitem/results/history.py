@@ -45,8 +45,9 @@ class BenchmarkPoint(msgspec.Struct, kw_only=True):
 
 
 class HistoryRow(msgspec.Struct, kw_only=True):
-    """One run. ``answer``: of an acceptance; the exit status is then that of `multiitem accept`. ``engines``: by name, the version that its servers said or that was installed; null where nobody knows.
-    ``failed``: gates that fail the run. ``problem``: why the run's file cannot be read; then nothing else is known."""
+    """One run. ``answer``: of an acceptance; the exit status is then that of `multiitem accept`. ``engines``: by name,
+    the version that its servers said or that was installed; null where nobody knows. ``failed``: gates that fail the
+    run. ``problem``: why the run's file cannot be read; then nothing else is known."""
 
     run_id: str
     started_at_utc: str | None = None
