@@ -267,9 +267,9 @@ def one_line(accept: Accept, place: Path, *words: str) -> str:
 @pytest.mark.parametrize(
     ("address", "advice"),
     [
-        ("http://127.0.0.1:{closed}", "nothing listens there; start the server, or correct host and port"),
+        ("http://127.0.0.1:{closed}", "start the server, or correct host and port: nothing listens there"),
         ("http://no-such-host.invalid:8000", "no such host is known"),
-        ("https://127.0.0.1:{plain}", "it may speak http: write http://"),
+        ("https://127.0.0.1:{plain}", "write http:// in its address: it may not speak https"),
         ("http://127.0.0.1:{tls}", "if it speaks https, write https://"),
         ("https://127.0.0.1:{tls}", "--multiitem-ca-file FILE"),
         ("http://127.0.0.1:{plain}/elsewhere", "give the address before /v1/score"),
