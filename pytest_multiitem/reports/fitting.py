@@ -89,7 +89,7 @@ def _below(header: Header, rows: Body, widths: Sequence[int], width: int) -> lis
         used += _GAP + widths[count]
         count += 1
     head, rule, *body = _grid(header[:count], [row[:count] for row in rows])
-    is_prose = widths[count] > width
+    is_prose = count < len(header) and widths[count] > width
     below = _wrapped(header[count], width, _INDENT) if is_prose else []
     names = ["" if is_prose and at == 0 else name for at, name in enumerate(header[count:])]
     lines = [*_wrapped(head, width, ""), *below, rule[:width]]
