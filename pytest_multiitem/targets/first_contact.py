@@ -24,7 +24,7 @@ _CONNECTIONS = (
     (r"Name or service|name resolution|nodename|getaddrinfo|Errno -", "correct the host's name: no such host is known"),
     (r"refused", "start the server, or correct host and port: nothing listens there"),
     (r"unreachable|No route", "correct the address: no network leads there"),
-    (r"disconnected|reset|RemoteProtocol", "write https:// in its address if it speaks https: it hangs up"),
+    (r"disconnected|reset|RemoteProtocol", "if it speaks https, write https:// in its address: it hangs up"),
 )
 
 
