@@ -100,6 +100,13 @@ def test_two_healthy_servers_are_a_yes(accept: Accept, place: Path, server: Star
     assert out.endswith(f"\nresults: multiitem-results/{run.name}/{names}\n")
     page = (run / "report.html").read_text()
     assert "<title>YES: " in page and f"deploy: {answer['deploy']}" in page and ">Every verdict</a></h2>" in page
+    stated = {each["name"]: each for each in json.loads((run / "matrix.json").read_bytes())["settings"]}
+    origins = {name: each["origin"] for name, each in stated.items()}
+    assert {origins[name] for name in ("multi_url", "serial_url", "workload", "effort")} == {"command line"}
+    assert {origins[name] for name in ("property_examples", "property_max_tokens", "workload_sample")} == {
+        "effort quick"
+    }
+    assert origins["compare_chunk_sizes"] == "command line" and origins["semantics"] == "default"
     steps = [line for line in err.splitlines() if re.match(r"\[ *\d+ s, about \d+ s left\] ", line)]
     assert len(steps) > 15 and any("PASS content_isolation" in line for line in steps)
     assert not (run / "pytest.ini").exists() and "Traceback" not in out + err
@@ -262,9 +269,9 @@ def one_line(accept: Accept, place: Path, *words: str) -> str:
 @pytest.mark.parametrize(
     ("address", "advice"),
     [
-        ("http://127.0.0.1:{closed}", "nothing listens there; start the server, or correct host and port"),
+        ("http://127.0.0.1:{closed}", "start the server, or correct host and port: nothing listens there"),
         ("http://no-such-host.invalid:8000", "no such host is known"),
-        ("https://127.0.0.1:{plain}", "it may speak http: write http://"),
+        ("https://127.0.0.1:{plain}", "write http:// in its address: it may not speak https"),
         ("http://127.0.0.1:{tls}", "if it speaks https, write https://"),
         ("https://127.0.0.1:{tls}", "--multiitem-ca-file FILE"),
         ("http://127.0.0.1:{plain}/elsewhere", "give the address before /v1/score"),
@@ -349,7 +356,7 @@ def test_a_server_that_is_another_one(
         (["--backend=jax", "--mask-impl=dense,segment"], "name one mask"),
         (["--backend=jacks"], "jacks"),
         (["--effort=some", "--url=http://127.0.0.1:9"], "--multiitem-effort"),
-        (["--url=http://127.0.0.1:9", "--power"], "--multiitem-power is of another measurement"),
+        (["--url=http://127.0.0.1:9", "--power"], "--power is of another measurement"),
         (["--url=http://127.0.0.1:9", "--workload=missing.jsonl"], "missing.jsonl"),
         (["--url=http://127.0.0.1:9", "--multiitem-ca-file=missing.pem"], "missing.pem"),
     ],

@@ -169,7 +169,7 @@ def test_results_that_somebody_removes_under_way(project: Project) -> None:
     )
     done = pytest_run(project)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    assert "it was there before: do not remove it during the run" in done.stdout and "gates: " in done.stdout
+    assert "make it, and do not remove it during a run" in done.stdout and "gates: " in done.stdout
     assert_whole(project)
 
 
