@@ -81,7 +81,9 @@ def _gates(answer: Answer, known: set[str]) -> Grid:
             Cell("-" if line.value is None else small(line.value)),
             Cell(note or _reason(line.verdict, line.reason), "said"),
         ])  # fmt: skip
-    return Grid("What each gate looks at", ["gate", "asks whether", "for a YES", "verdict", "value", ""], rows)
+    header = ["gate", "asks whether", "for a YES", "verdict", "value", "why"]
+    columns = len(header) if any(row[-1].text for row in rows) else len(header) - 1
+    return Grid("What each gate looks at", header[:columns], [row[:columns] for row in rows])
 
 
 def _reason(verdict: str, reason: str) -> str:
