@@ -17,12 +17,12 @@ demo: $(READY)
 test slow: export OMP_WAIT_POLICY = PASSIVE
 
 test: $(READY) lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/unit tests/plugin
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations 25 tests/unit tests/plugin
 	$(BIN)/pytest -n 2
 
 # The project's own tests that `make test` leaves out because they take long.
 slow: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile -m slow -rs tests/unit tests/plugin
+	$(BIN)/pytest -n 2 --dist loadfile -m slow -rs --durations 25 tests/unit tests/plugin
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -26,6 +26,11 @@ def exit_status(number: signal.Signals) -> int:
     return SIGNALLED + number
 
 
+def status_of(name: str) -> int:
+    """The same by the name under which a run notes what has ended it: "SIGTERM", and for SIGINT "Ctrl-C"."""
+    return exit_status(signal.Signals.__members__.get(name, signal.SIGINT))
+
+
 #: Sent to the main thread alone, to end a wait there; it means nothing else.
 _WAKING = signal.SIGURG
 _WAKE_AGAIN = (0.0, 0.05, 0.2, 0.5)  # seconds between calls: one may come just before the wait begins

@@ -15,9 +15,10 @@ _ADVICE = {
     errno.ENOSPC: "free some space there, or choose another place",
     errno.EDQUOT: "free some of your quota there, or choose another place",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f), or choose another place",
-    errno.ENOENT: "it was there before: do not remove it during the run",
+    errno.ENOENT: "its directory is not there; make it, and do not remove it during a run",
+    errno.EISDIR: "name a file in it",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that can be written to"),
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG), "choose another place"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG), "choose another place"),
     **dict.fromkeys((errno.EIO, errno.ESTALE), "the storage itself fails; choose another place"),
 }
 #: Bytes that a probe writes: a file can be made on a disk that is full.
@@ -36,7 +37,8 @@ def writing(path: Path, *, what: str = "", advice: str | None = None) -> Iterato
         if error.errno not in _ADVICE:
             raise
         named = str(error.filename or path)  # of a file beside it, the one that was asked for says more
-        shown = f"{what}{path}" if named.startswith(str(path.parent)) else named
+        beside = Path(named).absolute().is_relative_to(path.absolute().parent)
+        shown = f"{what}{path}" if beside else named
         raise StorageError(f"cannot write {shown}: {error.strerror}; {advice or _ADVICE[error.errno]}") from None
 
 

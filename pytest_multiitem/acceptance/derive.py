@@ -8,7 +8,7 @@ rounding alone, and those that look for a leak beyond rounding PASS.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import pytest_multiitem
 from pytest_multiitem.acceptance import words
@@ -21,6 +21,7 @@ from pytest_multiitem.results.machine import machine_info
 from pytest_multiitem.results.records import GateRecord, Matrix
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.results.verdict import Verdict, rank
+from pytest_multiitem.signals import status_of
 
 #: By an answer, unless a signal has ended the measurement.
 EXIT_STATUS: dict[Word, int] = {"YES": 0, "NO": 1, "UNDECIDED": 5}
@@ -48,7 +49,7 @@ def derive(matrix: Matrix | None, given: Given) -> Answer:
         answer=word,
         sentence="",
         reasons=against or open_points or _supports(gates, allowed, curve),
-        exit_status=EXIT_STATUS[word],
+        exit_status=EXIT_STATUS[word] if given.interrupted_by is None else status_of(given.interrupted_by),
         deploy=None if chosen is None else chosen.client_chunk_size,
         times_as_fast=None if curve.chosen is None else curve.chosen.times_as_fast,
         interval_95=None if curve.chosen is None else curve.chosen.interval_95,
@@ -128,7 +129,7 @@ def _line(name: str, record: GateRecord | None, given: Given) -> GateLine:
         gate=name,
         verdict=Verdict.NOT_RUN.value,
         says=words.says(name),
-        reason="the run did not come to it",
+        reason=words.NOT_REACHED,
         needed=name in words.CORRECTNESS and not excused,
     )
     if record is not None:
@@ -140,7 +141,9 @@ def _line(name: str, record: GateRecord | None, given: Given) -> GateLine:
 def _against(gates: Iterable[GateLine], wrong: str | None, curve: Curve, given: Given) -> list[str]:
     """What makes it a NO, in plain words; the first says most."""
     failed = [line for line in gates if line.verdict == Verdict.FAIL]
-    reasons = [_failed(line) for line in failed]
+    silent = [line for line in failed if line.value is None and words.no_scores(line.reason)]
+    reasons = [_failed(line) for line in failed if line not in silent]
+    reasons += _without_scores(silent)
     if wrong is not None:
         reasons.append(f"an answer to a timed request is wrong: {wrong}")
     names = {line.gate for line in failed}
@@ -162,6 +165,16 @@ def _failed(line: GateLine) -> str:
     return f"{words.means(line.gate)}{value} ({line.gate}: {_short(line.reason)})"
 
 
+def _without_scores(lines: Sequence[GateLine]) -> Iterator[str]:
+    """What is against a server that gave no scores, once for each kind: nothing is known of the scores then."""
+    kinds: dict[str, list[GateLine]] = {}
+    for line in lines:
+        kinds.setdefault(words.no_scores(line.reason) or "", []).append(line)
+    for said, (first, *more) in kinds.items():
+        others = f", and {words.counted(len(more), 'more gate')} for the same" if more else ""
+        yield f"{said} ({first.gate}: {_short(first.reason)}{others})"
+
+
 def _short(reason: str) -> str:
     first = " ".join(reason.split("\n", 1)[0].split())
     return first if len(first) <= 200 else f"{first[:200]} …"
@@ -174,14 +187,17 @@ def _open(
     if given.problem is not None:
         yield given.problem
     if given.interrupted_by is not None:
-        yield f"the measurement was ended early ({given.interrupted_by})"
+        yield _ended(given.interrupted_by)
     wrong_alone = next((row.wrong for row in given.rows if row.client_chunk_size is None and row.wrong), None)
     if wrong_alone is not None:
         yield f"the serial side contradicts itself, so nothing can be compared with it: {wrong_alone}"
     if matrix is None and given.problem is None:
         yield "the gates left no results"
+    missing = [line for line in gates if line.needed and line.reason == words.NOT_REACHED]
+    if missing and given.interrupted_by is not None:
+        yield f"{words.counted(len(missing), 'gate')} on the scores {'were' if missing[1:] else 'was'} not measured"
     for line in gates:
-        if line.gate in allowed:
+        if line.gate in allowed or (line in missing and given.interrupted_by is not None):
             continue
         if line.verdict == Verdict.ERROR:
             yield f"whether {line.says} could not be measured ({line.gate}: {_short(line.reason)})"
@@ -194,7 +210,19 @@ def _open(
     elif curve.chosen.interval_95 is None:
         yield f"how much packing saves is not known ({given.not_timed or 'the serial side was not timed often enough'})"
     elif not curve.chosen.interval_95[0] > 1 and curve.chosen.interval_95[1] >= 1:
-        yield f"no saving over one request for each candidate is shown: {_pace(curve.chosen)}"
+        yield (
+            f"whether packing saves anything is not shown: {_pace(curve.chosen)}, and that includes 1; repeat it on a "
+            f"quiet machine{_longer(given)}"
+        )
+
+
+def _ended(by: str) -> str:
+    return f"the measurement was ended early ({by})"
+
+
+def _longer(given: Given) -> str:
+    after = {"quick": "normal", "normal": "full"}.get(given.effort)
+    return "" if after is None else f", or with --effort {after}"
 
 
 def _why_none(curve: Curve) -> str:
@@ -263,7 +291,9 @@ def _sentence(answer: Answer, curve: Curve) -> str:
     others = f" {len(more)} more against it below." if answer.answer == "NO" and more else ""
     others = f" {len(more)} more open below." if answer.answer == "UNDECIDED" and more else others
     if answer.answer == "NO":
-        return f"NO: do not pack on this server as it is: {first}.{others}"
+        by = answer.given.interrupted_by
+        ended = "" if by is None else f" Besides, {_ended(by)}: more may be against it."
+        return f"NO: do not pack on this server as it is: {first}.{others}{ended}"
     return f"UNDECIDED: {first}.{others}"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytest_multiitem.acceptance import timing
 from pytest_multiitem.acceptance.derive import derive
+from pytest_multiitem.acceptance.other_runs import OTHER_RUNS
 from pytest_multiitem.acceptance.pace import Pace
 from pytest_multiitem.acceptance.plan import Plan, plan_of
 from pytest_multiitem.acceptance.suites import Suites, attached
@@ -36,17 +37,16 @@ from pytest_multiitem.transport.client import ScoreFailure
 
 #: Where the servers' logs and the samples of the timing are, in the run's directory.
 _OWN = "acceptance"
-#: Settings that ask for another measurement than this one.
-_OTHER_RUNS = ("models", "bench", "compare", "power", "baseline", "save_baseline", "compare_urls")
 #: The mask of a server of one's own, where the user names none: the one that packing is fastest with.
 _OWN_MASK = "segment"
 
 
 def fitted(settings: Settings, engine: Engine) -> Settings:
     """The settings of an acceptance. Raises UsageError for what it cannot be of."""
-    for name in _OTHER_RUNS:
+    for name in OTHER_RUNS:
         if is_stated(settings, name):
-            raise UsageError(f"{OPTION_OF[name].flag} is of another measurement; multiitem accept does not take it")
+            flag = OPTION_OF[name].short_flag
+            raise UsageError(f"{flag} is of another measurement; multiitem accept does not take it")
     if settings.multi_url is None and settings.serial_url is None and not is_stated(settings, "backend"):
         raise UsageError(
             "which server? give --multi-url URL and --serial-url URL, or --url URL of one server that is to be both, "
@@ -77,7 +77,8 @@ def fitted(settings: Settings, engine: Engine) -> Settings:
             mask = _OWN_MASK if _OWN_MASK in settings.mask_impl else settings.mask_impl[0]
             settings = replace(settings, mask_impl=(mask,))
     plan = plan_of(settings)
-    return replace(settings, **plan.settings)
+    chosen = {name: f"effort {settings.effort}" for name in plan.settings if not is_stated(settings, name)}
+    return replace(settings, **plan.settings, origins={**settings.origins, **chosen})
 
 
 @dataclass

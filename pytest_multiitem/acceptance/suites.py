@@ -53,6 +53,7 @@ def command_line(
         sys.executable, "-m", "pytest", "--pyargs", _SUITE, "-p", "no:cacheprovider", *modules,
         "-c", str(directory / "pytest.ini"), f"--rootdir={Path(pytest_multiitem.__file__).parents[1]}",
         f"--multiitem-accepting={directory}", f"--multiitem-events={events}",
+        f"--multiitem-origins={json.dumps(_origins(settings))}",
         "-k", f"not ({' or '.join(without)})", *given,
     ]  # fmt: skip
 
@@ -60,6 +61,18 @@ def command_line(
 def _is_given(settings: Settings, option: Option) -> bool:
     value = getattr(settings, option.name)
     return value not in (None, (), False) and (value != option.default or is_stated(settings, option.name))
+
+
+def _origins(settings: Settings) -> dict[str, str]:
+    """By what is told to the suites: where it comes from, which is neither their command line nor their environment.
+    What nobody has given is stated to them all the same, so it is no default of theirs."""
+    return {
+        option.name: settings.origins[option.name]
+        if is_stated(settings, option.name)
+        else f"this acceptance ({settings.origins.get(option.name, 'default')})"
+        for option in OPTIONS
+        if option.name != "results_dir" and _is_given(settings, option)
+    }
 
 
 def _environment(settings: Settings) -> dict[str, str]:
@@ -147,4 +160,5 @@ def attached(settings: Settings, multi: Address, serial: Address) -> Settings:
     else's work is disturbed by requests at the same time."""
     changed: dict[str, Any] = {"multi_url": multi, "serial_url": serial, "mixed_traffic": True}
     changed["max_in_flight"] = settings.max_in_flight or _IN_FLIGHT
-    return replace(settings, **changed, origins={**settings.origins, "engine": "this acceptance"})
+    origins = {name: "this acceptance" for name in ("engine", *changed) if not is_stated(settings, name)}
+    return replace(settings, **changed, origins={**settings.origins, "engine": "this acceptance", **origins})

@@ -39,10 +39,13 @@ class Timed:
 
 
 def requests_of(settings: Settings, plan: Plan, multi: Target, own: Sequence[Case] | None) -> list[Case]:
-    """The requests to time: the user's, in a seeded order, or made for it."""
+    """The requests to time: the user's, in a seeded order, or made for it. The one with the most items is the first, so
+    that whatever ends the measurement, no size is larger than a request that was timed."""
     if own is not None:
         order = np.random.default_rng(settings.seed).permutation(len(own))
-        return [own[at] for at in order[: plan.requests]]
+        drawn = [own[at] for at in order[: plan.requests]]
+        largest = max(drawn, key=lambda case: len(case.items), default=None)
+        return sorted(drawn, key=lambda case: case is not largest)
     shape = plan.shape
     pool = token_pool(multi.vocab_size or ASSUMED_VOCABULARY, (*settings.labels, multi.delimiter))
     return [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
+
+from pytest_multiitem.transport.client import FailureKind
 
 #: Gates without whose PASS there is no YES, from the one that says most about a FAIL to the one that says least: what
 #: each looks at, and what its FAIL means.
@@ -84,10 +87,30 @@ TOLD: Final = frozenset({*CORRECTNESS, *_FURTHER})
 WANT_EQUAL_BITS: Final = ("same_length_isolation_zero", "changed_length_isolation_zero", "metamorphic_relations_hold")
 #: Those that tell a leak from rounding.
 BEYOND_ROUNDING: Final = ("content_isolation", "length_isolation")
+#: The reason of a gate that a run has not come to.
+NOT_REACHED: Final = "the run did not come to it"
 #: The reason of a gate that a run leaves out by its command line.
 LEFT_OUT: Final = "deselected on the command line"
 #: Those of the serial side that one server cannot be asked for: they need scores that it never gives.
 NEEDS_A_SERIAL_SERVER: Final = ("semantics_as_declared",)
+
+
+#: What is against a server that gives no scores, by the kind of failure that its gate's reason names.
+NO_SCORES: Final[Mapping[FailureKind, str]] = {
+    FailureKind.HTTP_ERROR: "it refuses requests that it must answer",
+    FailureKind.CONNECTION: "it stops answering",
+    FailureKind.TIMEOUT: "it does not answer in time",
+    FailureKind.OOM: "it runs out of memory",
+    FailureKind.BAD_JSON: "what it answers is no JSON",
+    FailureKind.BAD_RESPONSE: "what it answers are no scores",
+}
+_KIND: Final = re.compile(rf"(?:^|: )({'|'.join(FailureKind)}): ")
+
+
+def no_scores(reason: str) -> str | None:
+    """What is against a server, where a gate's reason is that it gave no scores; None where it is about scores."""
+    found = _KIND.search(reason)
+    return None if found is None else NO_SCORES.get(FailureKind(found[1]))
 
 
 def says(gate: str) -> str:

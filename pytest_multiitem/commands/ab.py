@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +52,7 @@ def ab(
     """
     from pytest_multiitem.comparison.measuring import arms
     from pytest_multiitem.evaluation.records import check_writable
+    from pytest_multiitem.progress import ProgressBar
     from pytest_multiitem.reports.blocks import terminal_table
     from pytest_multiitem.results.store import new_run_id, write_record
 
@@ -57,15 +60,31 @@ def ab(
     directory = Path.cwd() / pair[0].side.settings.results_dir.expanduser() / "ab" / new_run_id()
     if output_json is not None:
         check_writable(output_json)
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
     with writing(directory, advice="choose another place with --results-dir DIR"):
         directory.mkdir(parents=True, exist_ok=True)
-    measured = arms.measure(pair, directory)
+    try:
+        with ProgressBar() as bar:
+            measured = arms.measure(pair, directory, bar)
+    except BaseException:
+        _remove_empty(directory, made)
+        raise
     for line in [*terminal_table(*arms.table(measured)), *arms.lines(measured)]:
         say(line)
     for path in (directory / "ab.json", output_json):
         if path is not None:
             write_record(path, measured.record)
+    say(f"results: {os.path.relpath(directory / 'ab.json')}")
     wrong = arms.problems(measured)
     for problem in wrong:
         say(f"multiitem: {problem}", err=True)
     raise typer.Exit(1 if wrong else 0)
+
+
+def _remove_empty(directory: Path, made: Sequence[Path]) -> None:
+    """Take away what is empty of a pair that came to nothing: of its directory, and of those ``made`` for it, the
+    innermost first."""
+    inside = sorted((path for path in directory.rglob("*") if path.is_dir()), reverse=True)
+    for path in (*inside, *made):
+        with suppress(OSError):
+            path.rmdir()

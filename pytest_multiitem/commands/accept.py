@@ -8,17 +8,30 @@ from typing import Annotated
 
 import typer
 
-from pytest_multiitem.commands.options import plugin_modules, takes_run_options
+from pytest_multiitem.acceptance.other_runs import OTHER_RUNS
+from pytest_multiitem.commands.options import plugin_modules, run_options
 from pytest_multiitem.commands.output import say
 from pytest_multiitem.errors import UsageError
 
+_PANEL = "This acceptance"
+#: What is asked for first: which servers, what they are sent, how much of it, and where it is written.
+_FIRST = (
+    "multi_url", "serial_url", "backend", "mask_impl", "workload", "tokenizer", "labels", "delimiter", "effort",
+    "compare_chunk_sizes", "model", "engine", "api_key_env", "results_dir",
+)  # fmt: skip
 
-@takes_run_options
+
+@run_options(_FIRST, _PANEL, without=OTHER_RUNS)
 def accept(
     context: typer.Context,
     url: Annotated[
         str | None,
-        typer.Option("--url", metavar="URL", help="One server for both sides: serially it is asked for one item each."),
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="One server for both sides: serially it is asked for one item each.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None,
     *,
     given: Mapping[str, str | None],
@@ -26,8 +39,7 @@ def accept(
     """Say in one sentence whether packing is safe on a server, how much it saves, and how many items a request to send.
 
     Of two servers that run (--multi-url, --serial-url), of one (--url), or of a pair that is started here (--backend
-    NAME); on your own requests with --workload FILE. Takes the options of a run: --effort quick|normal|full, --model,
-    --results-dir, …
+    NAME); on your own requests with --workload FILE.
 
     Exit status 0: YES. 1: NO. 2: it could not begin. 5: UNDECIDED. Ctrl-C ends it with what is measured so far.
     """

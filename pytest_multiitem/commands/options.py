@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -140,8 +141,12 @@ def with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Ca
     return complete
 
 
+_LONGEST_WORD = 24  # of a help that leaves room for the names on a terminal of 80 columns
+
+
 def _default(option: Option) -> str:
-    return "off" if option.is_switch else {"-": "none"}.get(shown := DEFAULTS.shown(option.name), shown)
+    shown = "off" if option.is_switch else {"-": "none"}.get(typed := DEFAULTS.shown(option.name), typed)
+    return shown if len(shown) <= _LONGEST_WORD else shown.replace(",", ", ")
 
 
 _RUN_OPTIONS = {
@@ -149,7 +154,7 @@ _RUN_OPTIONS = {
         option.flag,
         option.short_flag,
         metavar="[=0|1]" if option.is_switch else option.metavar,
-        help=f"{option.help} ({option.variable}; default: {_default(option)})",
+        help=option.help if "default: " in option.help else f"{option.help} (default: {_default(option)})",
         rich_help_panel=f"A run: {option.topic}",
         show_default=False,
     )
@@ -158,6 +163,19 @@ _RUN_OPTIONS = {
 #: Gives a command every option of a run; register it with ``cls=RunCommand``. What it gets as ``given`` is what
 #: `settings.resolve.resolve` takes: values by ini key.
 takes_run_options = functools.partial(with_options, options=_RUN_OPTIONS)
+
+
+def run_options(first: Sequence[str], panel: str, *, without: Sequence[str]) -> Callable[..., Callable[..., None]]:
+    """As `takes_run_options`. ``first``: settings that the help shows before the others, in their order, in a group of
+    their own, ``panel``. ``without``: settings that the command refuses, and that its help does not show."""
+    names = [*first, *(option.name for option in OPTIONS if option.name not in first)]
+    options = {}
+    for name in names:
+        made = copy.copy(_RUN_OPTIONS[OPTION_OF[name].ini])
+        made.rich_help_panel = panel if name in first else made.rich_help_panel
+        made.hidden = name in without
+        options[OPTION_OF[name].ini] = made
+    return functools.partial(with_options, options=options)
 
 
 def old_names(command: TyperCommand) -> dict[str, str]:
@@ -205,8 +223,43 @@ class Command(TyperCommand):
         )
 
 
+_LONG = OPTIONS[0].flag.removesuffix(OPTIONS[0].short_flag.removeprefix("--"))
+_SHOWS_HELP = "pytest_multiitem.shows_help"
+
+
+def _in_short(parameter: Any) -> Any:
+    """An option without its long name, where it has another."""
+    short = [name for name in parameter.opts if not name.startswith(_LONG)]
+    if not short or len(short) == len(parameter.opts):
+        return parameter
+    shown = copy.copy(parameter)
+    shown.opts = short
+    return shown
+
+
 class RunCommand(Command):
-    """A command with the options of a run, whose switches may stand alone: ``--bench`` is ``--bench=1``."""
+    """A command with the options of a run, whose switches may stand alone: ``--bench`` is ``--bench=1``. Its help shows
+    the short name of each: the long one, which it takes as well, would leave no room for both."""
+
+    def __init__(self, *args: Any, **words: Any) -> None:
+        super().__init__(*args, **words)
+        self.epilog = self.epilog or (
+            "An option of a run is also taken by its name in pytest, --multiitem-NAME, and read from the environment, "
+            "MULTI_ITEM_NAME; what is given here wins."
+        )
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As any command's; with short names alone while its help is shown."""
+        found = super().get_params(ctx)
+        return [_in_short(each) for each in found] if ctx.meta.get(_SHOWS_HELP) else list(found)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As any command's."""
+        ctx.meta[_SHOWS_HELP] = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            del ctx.meta[_SHOWS_HELP]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As any command's."""

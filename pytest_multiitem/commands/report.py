@@ -74,12 +74,14 @@ def _read(path: Path) -> tuple[object, list[object]]:
     from pytest_multiitem.comparison.records import COMPARISON_SCHEMA
     from pytest_multiitem.reports.html.beside import belonging, comparison_of, run_of
     from pytest_multiitem.reports.html.chapters import has_chapter
-    from pytest_multiitem.results.answer import Answer
+    from pytest_multiitem.results.answer import ANSWER, Answer
     from pytest_multiitem.results.records import SCHEMA_VERSION
     from pytest_multiitem.results.store import matrix_file, read_matrix, read_record
     from pytest_multiitem.validation.schemas import KINDS
     from pytest_multiitem.validation.validate import refuse_contradictions
 
+    if path.is_dir() and not matrix_file(path).is_file() and (path / ANSWER).is_file():
+        path = path / ANSWER  # of an acceptance that was ended before its gates had any results
     schema = _schema(path)
     if schema == COMPARISON_SCHEMA:
         comparison, matrices = comparison_of(path, refuse_contradictions)

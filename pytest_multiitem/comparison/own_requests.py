@@ -14,8 +14,8 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.store import utc_now
 from pytest_multiitem.scoring.cases import checksum_name, request_sha256
 from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.traffic.encoding import Request
-from pytest_multiitem.traffic.loading import ANY_VOCABULARY, load
+from pytest_multiitem.traffic.encoding import ANY_VOCABULARY, Request
+from pytest_multiitem.traffic.loading import load
 
 T = TypeVar("T")
 

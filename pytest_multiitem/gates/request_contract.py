@@ -21,6 +21,7 @@ from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores, prepare, quoted, read_scores, told
+from pytest_multiitem.transport.one_item import NeverScored
 
 _ITEMS = 6
 #: How many times the probability that all labels have together may be that of the serial server's, or the reverse.
@@ -149,7 +150,10 @@ class _Probe:
         shape = prepare((), [()] * len(body["items"]), self.case.labels)  # content may be text
         request = replace(shape, body=msgspec.json.encode(body))
         with target.watch():
-            _, response = target.client.timed_send(request)
+            try:
+                _, response = target.client.timed_send(request)
+            except NeverScored as reason:
+                raise _NotMade(f"not sent: {reason}") from None
             scores, answer = read_scores(response, request), told(response)
             if not isinstance(answer, dict):
                 raise ScoreFailure(FailureKind.BAD_RESPONSE, f"an answer that nests too deep: {quoted(response)}", 200)

@@ -82,15 +82,19 @@ def _side_by_side(header: Header, rows: Body, widths: Sequence[int], keys: int, 
 
 
 def _below(header: Header, rows: Body, widths: Sequence[int], width: int) -> list[str]:
-    """The first columns that fit as a table; the others of a row below it, each with its name."""
+    """The first columns that fit as a table; the others of a row below it, each with its name. Where the first of these
+    holds whole sentences, its name stands in the head alone."""
     count, used = 1, widths[0]
     while count < len(header) and used + _GAP + widths[count] <= width:
         used += _GAP + widths[count]
         count += 1
     head, rule, *body = _grid(header[:count], [row[:count] for row in rows])
-    lines = [*_wrapped(head, width, ""), rule[:width]]
+    is_prose = count < len(header) and widths[count] > width
+    below = _wrapped(header[count], width, _INDENT) if is_prose else []
+    names = ["" if is_prose and at == 0 else name for at, name in enumerate(header[count:])]
+    lines = [*_wrapped(head, width, ""), *below, rule[:width]]
     for line, row in zip(body, rows, strict=True):
-        rest = [f"{name} {cell}".strip() for name, cell in zip(header[count:], row[count:], strict=True) if cell]
+        rest = [f"{name} {cell}".strip() for name, cell in zip(names, row[count:], strict=True) if cell]
         lines += [*_wrapped(line, width, ""), *_wrapped("; ".join(rest), width, _INDENT)]
     return lines
 

@@ -14,7 +14,17 @@ _NAMED = 2
 
 def runs(found: History) -> Rows:
     """Header and rows: a run each, the last one last."""
-    header = ["run", "started (UTC)", "exit", "gates", "engine", "speed-up", "largest difference", "what failed"]
+    header = [
+        "run",
+        "started (UTC)",
+        "answer",
+        "exit",
+        "gates",
+        "engine",
+        "speed-up",
+        "largest difference",
+        "what failed",
+    ]
     return header, [_row(row) for row in found.runs]
 
 
@@ -42,7 +52,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _row(row: HistoryRow) -> list[str]:
     if row.problem is not None:
-        return [row.run_id, "-", "-", "-", "-", "-", "-", f"unreadable: {row.problem}"]
+        return [row.run_id, "-", "-", "-", "-", "-", "-", "-", f"unreadable: {row.problem}"]
     counts = ", ".join(f"{count} {verdict}" for verdict, count in row.summary.items() if count) or "none"
     engines = ", ".join(f"{name} {version or '-'}" for name, version in row.engines.items()) or "-"
     speed = [each.value for each in row.gates if each.gate.startswith("speedup_") and each.value is not None]
@@ -53,7 +63,7 @@ def _row(row: HistoryRow) -> list[str]:
     more = f" and {len(row.failed) - _NAMED} more" if len(row.failed) > _NAMED else ""
     failed = ", ".join(row.failed[:_NAMED]) + more if row.failed else "-" if row.complete else "incomplete"
     return [
-        row.run_id, (row.started_at_utc or "-")[:19], str(row.exit_status), counts, engines, speeds,
+        row.run_id, (row.started_at_utc or "-")[:19], row.answer or "-", str(row.exit_status), counts, engines, speeds,
         _figure(max(apart, default=None)), failed,
     ]  # fmt: skip
 

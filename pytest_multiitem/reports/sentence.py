@@ -179,8 +179,11 @@ def of_load(report: LoadReport) -> Said:
             f"no request succeeded at {', '.join(barren)}." if barren else "the server contradicts itself without load."
         )
         return Said("red", "FAIL", why, (told[-1],))
-    late = report.max_goodput_items_per_sec <= 0
-    return Said("yellow" if late else "green", "TOO SLOW" if late else "MEASURED", f"{told[-1]}.")
+    if report.max_goodput_items_per_sec <= 0:
+        return Said("yellow", "TOO SLOW", f"{told[-1]}.")
+    if any(level.saturated for level in report.levels):
+        return Said("yellow", "SATURATED", f"{told[-1]}.")
+    return Said("green", "MEASURED", f"{told[-1]}.")
 
 
 def of_models(matrix: ModelMatrix) -> Said:

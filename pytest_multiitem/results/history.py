@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Final, Literal
 import msgspec
 
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.inputs import read_bytes
+from pytest_multiitem.results.answer import ANSWER, ANSWER_SCHEMA, Answer, Word
 from pytest_multiitem.results.records import GateRecord, Matrix
-from pytest_multiitem.results.store import MATRIX, read_matrix
+from pytest_multiitem.results.store import MATRIX, read_matrix, read_record
 from pytest_multiitem.results.verdict import Verdict, failing
 
 HISTORY_SCHEMA: Final = "multiitem_history_v1"
@@ -42,14 +45,16 @@ class BenchmarkPoint(msgspec.Struct, kw_only=True):
 
 
 class HistoryRow(msgspec.Struct, kw_only=True):
-    """One run. ``engines``: by name, the version that its servers said or that was installed; null where nobody knows.
-    ``failed``: gates that fail the run. ``problem``: why the run's file cannot be read; then nothing else is known."""
+    """One run. ``answer``: of an acceptance; the exit status is then that of `multiitem accept`. ``engines``: by name,
+    the version that its servers said or that was installed; null where nobody knows. ``failed``: gates that fail the
+    run. ``problem``: why the run's file cannot be read; then nothing else is known."""
 
     run_id: str
     started_at_utc: str | None = None
     finished_at_utc: str | None = None
     complete: bool = False
     exit_status: int | None = None
+    answer: Word | None = None
     summary: dict[str, int] = {}
     failed: list[str] = []
     engines: dict[str, str | None] = {}
@@ -111,6 +116,7 @@ def problems(found: History) -> Iterator[str]:
 def _row(directory: Path) -> HistoryRow:
     try:
         matrix = read_matrix(directory)
+        answer = _answer(directory)
     except UsageError as error:
         return HistoryRow(run_id=directory.name, problem=str(error))
     gates = [_point(record) for record in matrix.gates]
@@ -121,7 +127,8 @@ def _row(directory: Path) -> HistoryRow:
         started_at_utc=matrix.started_at_utc,
         finished_at_utc=matrix.finished_at_utc,
         complete=matrix.complete,
-        exit_status=matrix.exit_status,
+        exit_status=matrix.exit_status if answer is None else answer.exit_status,
+        answer=None if answer is None else answer.answer,
         summary={verdict.value: sum(point.verdict is verdict for point in gates) for verdict in Verdict},
         failed=[*dict.fromkeys(point.gate for point in gates if point.verdict in bad)],
         engines=_engines(matrix),
@@ -145,6 +152,16 @@ def _row(directory: Path) -> HistoryRow:
             for each in matrix.benchmarks
         ],
     )  # fmt: skip
+
+
+def _answer(directory: Path) -> Answer | None:
+    """The answer that was made of a run, where there is one. Raises UsageError where it cannot be read."""
+    path = directory / ANSWER
+    if not path.is_file():
+        return None
+    answer, _ = read_record(path, Answer, ANSWER_SCHEMA, "name the answer of an acceptance")
+    is_of_it = hashlib.sha256(read_bytes(directory / MATRIX)).hexdigest() == answer.given.matrix_sha256
+    return answer if is_of_it else None
 
 
 def _point(record: GateRecord) -> GatePoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -196,6 +197,8 @@ def write_new(path: Path, content: bytes) -> None:
 def _draft_of(path: Path, content: bytes) -> Iterator[Path]:
     """The content in a file beside ``path``, which is locked as long as its writer lives."""
     with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         _clear_drafts(path.parent.glob(f".{glob.escape(path.name)}.*{_DRAFT}"))
         file, draft = _locked(path)
     with file:

@@ -1,7 +1,8 @@
 """A plugin of the pytest run that an acceptance starts: it writes where it is told to, and says how far it is.
 
-``-p pytest_multiitem.session.accepting --multiitem-accepting DIRECTORY --multiitem-events FD``: every event is a JSON
-line on the file descriptor. Whoever reads them is waited for: when nobody does any more, the run ends.
+``-p pytest_multiitem.session.accepting --multiitem-accepting DIR --multiitem-events FD --multiitem-origins JSON``:
+every event is a JSON line on the file descriptor. Whoever reads them is waited for: when nobody does any more, the run
+ends. The origins are an object: by setting, where the acceptance has it from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pytest_multiitem.session.check_settings import ORIGINS
 from pytest_multiitem.session.session import place_run
 from pytest_multiitem.session.verdicts import carried, gate_of
 
@@ -21,10 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("multiitem acceptance", "multi-item scoring validation: for multiitem accept")
     group.addoption("--multiitem-accepting", metavar="DIR", help="where this run writes")
     group.addoption("--multiitem-events", metavar="FD", type=int, help="file descriptor that events are written to")
+    group.addoption("--multiitem-origins", metavar="JSON", type=json.loads, help="where its settings come from")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before the settings are read
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[ORIGINS] = config.getoption("--multiitem-origins") or {}
     place_run(config, Path(config.getoption("--multiitem-accepting")))
     config.pluginmanager.register(_Events(config.getoption("--multiitem-events")), "multiitem-accepting-events")
 

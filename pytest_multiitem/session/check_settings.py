@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_multiitem.scoring.vocabulary import ALL
@@ -18,6 +20,9 @@ _ENGINE_SETTINGS = (
     "compare_urls", "cost_per_hour",
 )  # fmt: skip
 
+#: Where settings come from that a command has passed on to this run; where there is none, as they are found.
+ORIGINS: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+
 
 def settings_of(config: pytest.Config) -> Settings:
     """The settings in force. Raises pytest.UsageError for a value that is not valid."""
@@ -25,7 +30,10 @@ def settings_of(config: pytest.Config) -> Settings:
     ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
     with usage_errors():
         project = project_settings(config.rootpath)
-        settings = _with_known_names(resolve(command_line, ini, project=project))
+        settings = resolve(command_line, ini, project=project)
+        passed_on: dict[str, str] = config.stash.get(ORIGINS, {})
+        origins = {**settings.origins, **passed_on}
+        settings = _with_known_names(replace(settings, origins=origins))
     if settings.bench and is_parallel(config):
         raise pytest.UsageError(
             "--bench cannot run under pytest-xdist: tests that share the machine time each other; "

@@ -102,7 +102,7 @@ class Settings:
     )
     segment_threshold: int = option(
         32_768, "packed tokens, padding counted, up to which mask implementation auto uses segment, above which dense",
-        integer(0), "TOKENS",
+        integer(0), "N",
     )
     extend_batch_size: int = option(12, "items per extend batch (prefill+extend)", integer(1), "N")
     extend_max_running_requests: int = option(12, "requests that a prefill+extend server runs at once", integer(1), "N")

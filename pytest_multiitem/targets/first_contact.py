@@ -20,11 +20,11 @@ _QUOTED = 300
 #: What a broken connection says, and what helps; the first that fits.
 _CONNECTIONS = (
     (r"certificate|CERTIFICATE_VERIFY", f"give the authority that signed its certificate: {_flag('ca_file')} FILE"),
-    (r"WRONG_VERSION_NUMBER|record layer|SSL", "it may speak http: write http:// in its address"),
-    (r"Name or service|name resolution|nodename|getaddrinfo|Errno -", "no such host is known; correct the host's name"),
-    (r"refused", "nothing listens there; start the server, or correct host and port"),
-    (r"unreachable|No route", "no network leads there; correct the address"),
-    (r"disconnected|reset|RemoteProtocol", "it hangs up; if it speaks https, write https:// in its address"),
+    (r"WRONG_VERSION_NUMBER|record layer|SSL", "write http:// in its address: it may not speak https"),
+    (r"Name or service|name resolution|nodename|getaddrinfo|Errno -", "correct the host's name: no such host is known"),
+    (r"refused", "start the server, or correct host and port: nothing listens there"),
+    (r"unreachable|No route", "correct the address: no network leads there"),
+    (r"disconnected|reset|RemoteProtocol", "if it speaks https, write https:// in its address: it hangs up"),
 )
 
 
@@ -57,13 +57,13 @@ def _advice(failure: ScoreFailure, settings: Settings) -> str:
     if status in (404, 405):
         return f"give the address before {SCORE_PATH}; a server of this endpoint must stand there"
     if 300 <= status < 400:
-        return "redirects are not followed; give the address that it points to"
+        return "give the address that it points to: redirects are not followed"
     if status == 429:
-        return "it takes no more requests now; wait, or use a server without this limit"
+        return "wait, or use a server without this limit: it takes no more requests now"
     if status in GATEWAY:
-        return "what answers is a gateway, or a server that is still starting; wait until the server behind is ready"
+        return "wait until the server behind is ready: what answers is a gateway, or a server that is still starting"
     if 400 <= status < 500 and "https" in failure.message.lower():
-        return "it speaks https: write https:// in its address"
+        return "write https:// in its address: it speaks https"
     if 400 <= status < 500:
         return f"make what is asked fit it: {_flag('labels')} (ids of its vocabulary), {_flag('vocab_size')}"
     return "see what its log says"

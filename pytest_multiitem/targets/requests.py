@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
 
-from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.scoring import cases
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.layout import packed_length
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.traffic.loading import cases_of, load
@@ -74,7 +75,11 @@ class Requests:
         own = load(settings, delimiter=target.delimiter, vocab_size=target.vocab_size, served=target.model)
         if own is not None and settings.workload is not None:
             target.assume_vocabulary(own.vocab_size)
-            return cases_of(settings.workload, own.requests)
+            found = cases_of(settings.workload, own.requests)
+            if target.profile.role == "multi":
+                for request, case in zip(own.requests, found, strict=True):
+                    _check_size(f"workload {settings.workload}, {request.where}", case, target)
+            return found
         return cases.built_in_cases(
             seed=settings.seed,
             labels=settings.labels,
@@ -82,6 +87,23 @@ class Requests:
             vocab_size=target.vocab_size or cases.ASSUMED_VOCABULARY,
             empty_item=target.adapter is not None and target.adapter.allows_empty_items,
         )
+
+
+def _check_size(place: str, case: Case, target: Target) -> None:
+    """Raises UsageError for a request of the user's that is larger than a packing server says it takes: what it would
+    answer says nothing of any score."""
+    what = None
+    if target.max_items is not None and len(case.items) > target.max_items:
+        what = f"{len(case.items):,} items, and {target.url} takes {target.max_items:,} in a request"
+    elif target.max_tokens is not None:
+        lengths = [len(item) for item in case.items]
+        size = target.profile.chunk_size or len(lengths) or 1
+        parts = (lengths[start : start + size] for start in range(0, len(lengths), size))
+        longest = max((packed_length(len(case.query), part) for part in parts), default=0)
+        if longest > target.max_tokens:
+            what = f"{longest:,} tokens packed, and {target.url} takes {target.max_tokens:,}"
+    if what is not None:
+        raise UsageError(f"{place}: {what}; send its items in several requests, or leave it out")
 
 
 _pool_of = cache(cases.token_pool)

@@ -14,6 +14,9 @@ from pytest_multiitem.scoring.tokens import load_tokenizer
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.traffic.lines import Content, Line, Traffic
 
+#: What stands for the vocabulary of a server that is not known yet.
+ANY_VOCABULARY = 2**63
+
 #: What to do where text is given and no tokenizer is.
 NAME_ONE = "name one: --tokenizer DIR, or give token ids"
 
@@ -136,7 +139,7 @@ def _encoded(
     def checked(ids: TokenIds, what: str) -> TokenIds:
         bad = next((i for i in ids if i < 0 or (limit is not None and i >= limit)), None)
         if bad is not None:
-            expected = "0 or more" if limit is None else f"0 to {limit - 1}{whose}"
+            expected = "0 or more" if limit in (None, ANY_VOCABULARY) else f"0 to {limit - 1}{whose}"
             raise traffic.wrong(line, f"{what} holds token id {bad}; expected {expected}")
         if delimiter in ids:
             raise traffic.wrong(line, f"{what} holds the delimiter {delimiter}, which cannot stand in content")

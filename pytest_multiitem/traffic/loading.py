@@ -11,12 +11,17 @@ from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.traffic.drawing import drawn
-from pytest_multiitem.traffic.encoding import NAME_ONE, Request, encoded, encoder_of, generated_tokenizer
+from pytest_multiitem.traffic.encoding import (
+    ANY_VOCABULARY,
+    NAME_ONE,
+    Request,
+    encoded,
+    encoder_of,
+    generated_tokenizer,
+)
 from pytest_multiitem.traffic.lines import Line, Traffic, read_traffic
 from pytest_multiitem.traffic.provenance import TrafficSource, source_of
 
-#: What stands for the vocabulary of a server that is not known yet.
-ANY_VOCABULARY = 2**63
 #: The origin of labels that nobody gave and that every request of a workload has.
 _OF_WORKLOAD = "workload "
 

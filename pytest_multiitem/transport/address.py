@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Self
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
@@ -50,6 +52,35 @@ def with_login(address: Address) -> str:
     user, password = (quote(part, safe="") for part in address.login)
     scheme, _, rest = str(address).partition("://")
     return Secret(f"{scheme}://{user}:{password}@{rest}")
+
+
+def is_same_server(first: str, second: str) -> bool:
+    """Whether two addresses, however they are written, lead to one server, as far as names say. Two names of one
+    machine elsewhere may be two servers behind a gateway, which tells them by the name."""
+    a, b = urlsplit(first), urlsplit(second)
+    if a.path.rstrip("/") != b.path.rstrip("/"):
+        return False
+    shared = _places(a) & _places(b)
+    names = {host.lower() for host in (a.hostname or "", b.hostname or "") if not _is_number(host)}
+    return bool(shared) and (len(names) < 2 or any(ip_address(host).is_loopback for host, _ in shared))
+
+
+def _places(parts: SplitResult) -> set[tuple[str, int]]:
+    """The numeric hosts that an address leads to, with its port; none where nobody knows its name."""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return set()
+    return {(str(place[0]).partition("%")[0], port) for *_, place in found}
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def key_variable(name: str) -> str:

@@ -62,9 +62,12 @@ class OneItemClient(ScoreClient):
         return scores
 
     def build(self, request: PreparedRequest) -> httpx.Request:
-        """A request of one item, as it is sent; of more there is none."""
+        """A request of one item, as it is sent. Raises NeverScored for one of more: it would be packed."""
         if request.num_items != 1:
-            raise ValueError(f"a serial request to a packing server has one item, not {request.num_items}")
+            raise NeverScored(
+                f"a request of {request.num_items} items is not serial on the one server of this run; give a serial "
+                "server as well: --serial-url"
+            )
         return super().build(self._alone(request, request.items[0]))
 
     def _alone(self, request: PreparedRequest, item: Sequence[int]) -> PreparedRequest:

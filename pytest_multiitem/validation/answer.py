@@ -82,6 +82,12 @@ def _rows(given: Given) -> Iterator[str]:
     sizes = [row.client_chunk_size for row in given.rows]
     if len(set(sizes)) < len(sizes):
         yield f"given.rows: one client chunk size stands twice among {sizes}"
+    most = max((request.items for request in given.timed), default=0)
+    yield from (
+        f"given.rows at {size}: no timed request has more than {most} items"
+        for size in sizes
+        if size is not None and given.timed and size > most
+    )
     for at, request in enumerate(given.timed):
         places = request.serial_places
         if not places or sorted(set(places)) != places or not 0 <= places[0] <= places[-1] < request.items:

@@ -25,6 +25,8 @@ from pytest_multiitem.validation.validate import examine
 
 Start = Callable[..., str]
 Accept = Callable[..., tuple[int, str, str]]
+#: A directory with a tokenizer, as of a model that lies on this machine: texts are sent as well.
+TOKENIZER = Path(cli.__file__).parent / "engine" / "data"
 PEM = Path(__file__).parents[1] / "unit" / "localhost.pem"
 #: What makes the evidence small; that it is enough for a verdict is the suites' own affair.
 SMALL = (
@@ -98,6 +100,13 @@ def test_two_healthy_servers_are_a_yes(accept: Accept, place: Path, server: Star
     assert out.endswith(f"\nresults: multiitem-results/{run.name}/{names}\n")
     page = (run / "report.html").read_text()
     assert "<title>YES: " in page and f"deploy: {answer['deploy']}" in page and ">Every verdict</a></h2>" in page
+    stated = {each["name"]: each for each in json.loads((run / "matrix.json").read_bytes())["settings"]}
+    origins = {name: each["origin"] for name, each in stated.items()}
+    assert {origins[name] for name in ("multi_url", "serial_url", "workload", "effort")} == {"command line"}
+    assert {origins[name] for name in ("property_examples", "property_max_tokens", "workload_sample")} == {
+        "effort quick"
+    }
+    assert origins["compare_chunk_sizes"] == "command line" and origins["semantics"] == "default"
     steps = [line for line in err.splitlines() if re.match(r"\[ *\d+ s, about \d+ s left\] ", line)]
     assert len(steps) > 15 and any("PASS content_isolation" in line for line in steps)
     assert not (run / "pytest.ini").exists() and "Traceback" not in out + err
@@ -172,7 +181,7 @@ def test_servers_that_tell_nothing_are_a_yes_as_well(accept: Accept, place: Path
 def test_one_server_for_both_sides(
     accept: Accept, place: Path, server: Start, fault: list[str], code: int, word: str
 ) -> None:
-    got, out, _ = accept("--url", server("multi", *SLOW, *fault), *SMALL)
+    got, out, _ = accept("--url", server("multi", "--model", str(TOKENIZER), *SLOW, *fault), *SMALL)
     answer = answer_in(place)
     assert (got, answer["answer"]) == (code, word), out
     assert answer["given"]["one_server"]
@@ -260,9 +269,9 @@ def one_line(accept: Accept, place: Path, *words: str) -> str:
 @pytest.mark.parametrize(
     ("address", "advice"),
     [
-        ("http://127.0.0.1:{closed}", "nothing listens there; start the server, or correct host and port"),
+        ("http://127.0.0.1:{closed}", "start the server, or correct host and port: nothing listens there"),
         ("http://no-such-host.invalid:8000", "no such host is known"),
-        ("https://127.0.0.1:{plain}", "it may speak http: write http://"),
+        ("https://127.0.0.1:{plain}", "write http:// in its address: it may not speak https"),
         ("http://127.0.0.1:{tls}", "if it speaks https, write https://"),
         ("https://127.0.0.1:{tls}", "--multiitem-ca-file FILE"),
         ("http://127.0.0.1:{plain}/elsewhere", "give the address before /v1/score"),
@@ -347,7 +356,7 @@ def test_a_server_that_is_another_one(
         (["--backend=jax", "--mask-impl=dense,segment"], "name one mask"),
         (["--backend=jacks"], "jacks"),
         (["--effort=some", "--url=http://127.0.0.1:9"], "--multiitem-effort"),
-        (["--url=http://127.0.0.1:9", "--power"], "--multiitem-power is of another measurement"),
+        (["--url=http://127.0.0.1:9", "--power"], "--power is of another measurement"),
         (["--url=http://127.0.0.1:9", "--workload=missing.jsonl"], "missing.jsonl"),
         (["--url=http://127.0.0.1:9", "--multiitem-ca-file=missing.pem"], "missing.pem"),
     ],
@@ -374,6 +383,16 @@ def test_a_workload_that_cannot_be_sent(
     urls = ["--multi-url", server("multi"), "--serial-url", server("serial")]
     said = one_line(accept, place, *urls, "--workload=traffic.jsonl")
     assert "traffic.jsonl" in said and "line 2" in said and message in said
+
+
+def test_a_request_that_is_longer_than_the_server_takes(accept: Accept, place: Path, server: Start) -> None:
+    """It is refused before a gate would take the server's refusal for a wrong answer."""
+    long = {**GOOD, "items": [[101] * 40_000, [102] * 30_000]}
+    (place / "traffic.jsonl").write_text("\n".join([json.dumps(GOOD), json.dumps(long)]))
+    urls = ["--multi-url", server("multi"), "--serial-url", server("serial")]
+    said = one_line(accept, place, *urls, "--workload=traffic.jsonl")
+    assert "traffic.jsonl" in said and "line 2" in said and "70,007 tokens packed, and http" in said, said
+    assert "takes 65,536" in said
 
 
 def test_a_backend_that_is_not_installed(accept: Accept, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

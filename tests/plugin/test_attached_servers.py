@@ -12,6 +12,7 @@ Start = Callable[..., str]
 GATES = "not Speedup and not tpu"
 
 
+@pytest.mark.slow
 def test_a_healthy_server_with_a_delimiter_of_its_own_passes(project: Project, server: Start) -> None:
     project.write("test_it.py", REGRESSION)
     project.write("test_parity.py", PARITY)
@@ -29,6 +30,7 @@ def test_a_healthy_server_with_a_delimiter_of_its_own_passes(project: Project, s
     assert len(project.matrix["servers"]) == 2, "each is attached once"
 
 
+@pytest.mark.slow
 def test_a_prefill_extend_server_is_measured_as_what_it_is(project: Project, server: Start) -> None:
     project.write("test_it.py", REGRESSION)
     project.write("test_parity.py", PARITY)

@@ -183,6 +183,7 @@ def test_nothing_measured_fails_the_run_in_an_empty_project(saved: Saved) -> Non
     assert saved.record["verdict"] == "FAIL"
 
 
+@pytest.mark.slow
 def test_another_machine_is_inconclusive(saved: Saved) -> None:
     saved.change(machine={"processor": "an abacus", "cpus_usable": 1})
     result = saved.run(*TWO, *GENEROUS)

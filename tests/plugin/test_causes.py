@@ -70,10 +70,10 @@ def test_a_server_that_cannot_be_asked(project: Project, server: Start, role: st
 @pytest.mark.parametrize(
     ("address", "advice"),
     [
-        ("http://127.0.0.1:{closed}", "nothing listens there; start the server, or correct host and port"),
+        ("http://127.0.0.1:{closed}", "start the server, or correct host and port: nothing listens there"),
         ("http://user:word@127.0.0.1:{closed}", "nothing listens there"),
         ("http://no-such-host.invalid:30010", "no such host is known"),
-        ("https://127.0.0.1:{plain}", "it may speak http: write http://"),
+        ("https://127.0.0.1:{plain}", "write http:// in its address: it may not speak https"),
         ("http://127.0.0.1:{tls}", "if it speaks https, write https://"),
         ("https://127.0.0.1:{tls}", "give the authority that signed its certificate: --multiitem-ca-file FILE"),
         ("http://127.0.0.1:{plain}/somewhere/v1/score", "give the address before /v1/score"),

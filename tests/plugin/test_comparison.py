@@ -79,6 +79,7 @@ def test_a_server_that_does_not_start_is_an_error_of_every_test(project: Project
     assert set(project.verdicts["own_reference_max_abs_le_0p02"]) == {"ERROR"}
 
 
+@pytest.mark.slow
 def test_its_timings_are_saved_and_judged(project: Project) -> None:
     assert project.run("--compare", *TINY, "--save-baseline=main").ret == 0
     cells = json.loads((project.path / "multiitem-results/baselines/main.json").read_bytes())["cells"]

@@ -287,6 +287,7 @@ def test_without_a_serial_server_the_own_reference_is_not_run(tmp_path, server):
     assert status == 0 and record.verdict is Verdict.NOT_RUN and "--serial-url" in record.reason
 
 
+@pytest.mark.slow
 def test_the_best_rows_are_measured_under_load(tmp_path, monkeypatch):
     monkeypatch.setattr(under_load, "_LOAD_SECONDS", 0.3)
     outcome, *_ = measured(

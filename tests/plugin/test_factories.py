@@ -69,6 +69,7 @@ def test_a_factory_with_an_address_attaches_and_never_stops(project: Project, se
     assert not project.states()
 
 
+@pytest.mark.slow
 def test_a_run_attached_by_options(project: Project, server: Start) -> None:
     multi, serial = server("multi", "--mask", "segment"), server("serial", "--fault", "sleep=0.004")
     project.write("test_it.py", REGRESSION)

@@ -58,6 +58,7 @@ def test_a_dry_run_prints_the_exact_commands(monkeypatch: pytest.MonkeyPatch, tm
     assert all(subprocess.run(["bash", "-nc", line], check=False).returncode == 0 for line in lines)
 
 
+@pytest.mark.slow
 @needs_hosts
 def test_the_whole_way_with_recorded_matrices(rig: Rig) -> None:
     status, out, err = rig.run(*rig.words())
@@ -125,6 +126,7 @@ def test_no_quota(rig: Rig, real: bool) -> None:
     rig.nothing_is_left()
 
 
+@pytest.mark.slow
 @needs_hosts
 def test_no_quota_and_a_partial_result(rig: Rig) -> None:
     rig.cloud.gpu_quota = 0

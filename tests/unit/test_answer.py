@@ -107,13 +107,57 @@ def test_a_leak_is_told_in_plain_words():
 
 
 @pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("http_error: multi-item attached http://x: HTTP 500: boom", "it refuses requests that it must answer"),
+        ("multi-item attached http://x: connection: refused", "it stops answering"),
+        ("timeout: no answer within 180 s", "it does not answer in time"),
+        ("bad_response: multi-item http://x: 3 rows", "what it answers are no scores"),
+    ],
+)
+def test_a_server_that_gives_no_scores_is_not_said_to_leak(reason, said):
+    gone = {"verdict": Verdict.FAIL, "value": None, "reason": reason}
+    answer = derive(answers.run(content_isolation=gone, traffic_agrees=gone, every_label_agrees=gone), answers.given())
+    assert answer.answer == "NO" and "candidate's score changes" not in answer.sentence
+    assert answer.reasons == [f"{said} (content_isolation: {reason}, and 2 more gates for the same)"]
+
+
+def test_a_leak_is_said_before_a_missing_answer():
+    gone = {"verdict": Verdict.FAIL, "value": None, "reason": "http_error: HTTP 500: boom"}
+    wrong = {"verdict": Verdict.FAIL, "value": None, "reason": "it: wrong_scores: item 1 of 6: connection: x"}
+    answer = derive(answers.run(content_isolation=gone, every_score_agrees=wrong), answers.given())
+    assert [reason.split(" (")[0] for reason in answer.reasons] == [
+        "scores of the same candidate contradict each other",
+        "it refuses requests that it must answer",
+    ]
+
+
+@pytest.mark.parametrize(("by", "status"), [("Ctrl-C", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_what_ended_it_is_said_whatever_the_answer(by, status):
+    leak = {"content_isolation": {"verdict": Verdict.FAIL, "value": 0.2, "reason": "it leaks"}}
+    for verdicts, word in ((leak, "NO"), ({}, "UNDECIDED")):
+        answer = derive(answers.run(**verdicts), answers.given(interrupted_by=by))
+        assert (answer.answer, answer.exit_status, answer.complete) == (word, status, False)
+        assert f"the measurement was ended early ({by})" in answer.sentence
+
+
+def test_what_an_early_end_left_out_is_counted():
+    matrix = answers.run()
+    del matrix.gates[3:]
+    answer = derive(matrix, answers.given(interrupted_by="Ctrl-C"))
+    assert answer.reasons == [
+        "the measurement was ended early (Ctrl-C)", f"{len(CORRECTNESS) - 3} gates on the scores were not measured",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("rows", "word", "why"),
     [
         ([answers.row(64, 10.0, wrong="wrong_scores: item 1")], "NO", "an answer to a timed request is wrong"),
         ([answers.row(64, 10.0, max_abs_diff=0.5)], "NO", "0.5 away from the one it gets alone"),
         ([answers.row(64, 10.0, max_abs_diff=float("nan"))], "NO", "away from the one it gets alone"),
         ([answers.row(64, 120.0, max_abs_diff=0.0)], "NO", "packing is not faster than one request for each"),
-        ([answers.row(64, 100.0, max_abs_diff=0.0)], "UNDECIDED", "no saving over one request for each"),
+        ([answers.row(64, 100.0, max_abs_diff=0.0)], "UNDECIDED", "whether packing saves anything is not shown"),
         ([answers.row(64, 10.0, failures={"timeout": 1})], "UNDECIDED", "runs failed: 1 timeout"),
         ([answers.row(64, 10.0, problem="segment was requested, but")], "UNDECIDED", "segment was requested"),
     ],
@@ -329,7 +373,7 @@ def test_a_serial_sample_stands_for_all_items():
     found = answers.given()
     whole = curve_of(found).chosen
     for request in found.timed:  # the same times, of half of the items
-        request.items = 4
+        request.items = 256
     assert curve_of(found).chosen.times_as_fast == pytest.approx(2 * whole.times_as_fast)
 
 
@@ -406,7 +450,8 @@ def test_what_was_written_is_valid(path):
         (("given", "rows", 3, "max_abs_diff"), 0.001),
         (("given", "timed", 0, "packed_scores", 0, 0), 0.99),
         (("given", "timed", 0, "serial_places"), [0]),
-        (("given", "timed", 0, "serial_places", 1), 2),
+        (("given", "timed", 0, "serial_places", 1), 128),
+        (("given", "rows", 3, "client_chunk_size"), 129),
         (("given", "timed", 0, "items"), 4),
         (("given", "timed", 0, "serial_scores"), [[0.1]]),
         (("given", "matrix_sha256"), "0" * 64),

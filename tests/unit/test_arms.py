@@ -1,6 +1,8 @@
 """An A/B pair: what an arm is, what cannot be one, and that it is measured interleaved."""
 
+import io
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -9,11 +11,14 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 from stub_targets import multi, packed
 
 from pytest_multiitem.comparison.measuring import arms
 from pytest_multiitem.comparison.records import PairRecord
 from pytest_multiitem.errors import UsageError
+from pytest_multiitem.progress import ProgressBar
+from pytest_multiitem.transport.address import is_same_server
 from pytest_multiitem.validation.validate import examine
 
 MASKS = (["MULTI_ITEM_MASK_IMPL=dense"], ["MULTI_ITEM_MASK_IMPL=segment"])
@@ -158,6 +163,69 @@ class Up:
 
     def close(self):
         self.log.append("closed")
+
+
+def test_two_names_of_one_address_are_one_server(monkeypatch, tmp_path):
+    monkeypatch.setattr(arms, "Connected", Up)
+    pair = arms.arms_of(["url=http://127.0.0.1:9"], ["url=http://localhost:9"], {}, "packed")
+    with pytest.raises(UsageError, match=r"both arms are the same server: http://127.0.0.1:9 and http://localhost:9"):
+        arms.measure(pair, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("http://127.0.0.1:9", "http://localhost:9", True),
+        ("http://127.0.0.1:9", "http://localhost:8", False),
+        ("http://127.0.0.1", "http://127.0.0.1:80", True),
+        ("http://127.0.0.1:9/a", "http://127.0.0.1:9/b", False),
+        ("http://a.example:9", "http://10.0.0.1:9", True),
+        ("http://a.example:9", "http://b.example:9", False),
+        ("http://nowhere.invalid:9", "http://127.0.0.1:9", False),
+    ],
+)
+def test_which_addresses_are_of_one_server(monkeypatch, first, second, same):
+    known = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "10.0.0.1": "10.0.0.1"}
+    known |= {"a.example": "10.0.0.1", "b.example": "10.0.0.1"}
+
+    def found(host, port, **_):
+        if host not in known:
+            raise socket.gaierror("no such host")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known[host], port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    assert is_same_server(first, second) is same
+
+
+def test_a_pair_says_how_far_it_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(arms, "Connected", Up)
+    monkeypatch.setattr(Up, "log", [])
+    options = {**JAX, "multiitem_bench_items": "6", "multiitem_bench_query_tokens": "9"}
+    options |= {"multiitem_bench_timed_runs": "6", "multiitem_item_tokens": "3"}
+    out = io.StringIO()
+    arms.measure(arms.arms_of(*MASKS, options, "packed"), tmp_path, ProgressBar(Console(file=out)))
+    lines = out.getvalue().splitlines()
+    assert lines[:3] == ["arm A: starting its server", "arm B: starting its server", "warming both up"]
+    assert lines[3:] == [f"timed: run {run} of 6 of each arm" for run in range(1, 7)]
+
+
+def test_the_command_says_where_its_file_is(multiitem, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(arms, "Connected", Up)
+    words = ("--backend=jax", "--bench-items=6", "--bench-query-tokens=9", "--bench-timed-runs=6", "--item-tokens=3")
+    code, out, _ = multiitem("ab", "--a", *MASKS[0], "--b", *MASKS[1], *words)
+    (written,) = tmp_path.glob("multiitem-results/ab/*/ab.json")
+    assert code == 0 and out.splitlines()[-1] == f"results: {written.relative_to(tmp_path)}"
+
+
+def test_a_pair_that_is_refused_leaves_nothing(multiitem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("ab", "--a", "url=http://127.0.0.1:9", "--b", "url=http://localhost:9")
+    code, _, err = multiitem(*words)
+    assert code == 2 and "both arms are the same server" in err and [*tmp_path.iterdir()] == []
+    (tmp_path / "kept").mkdir()
+    multiitem(*words, "--results-dir", "kept")
+    assert [*tmp_path.iterdir()] == [tmp_path / "kept"], "what was there stays"
 
 
 @pytest.mark.parametrize("runs", [5, 6])

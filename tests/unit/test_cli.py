@@ -1,6 +1,7 @@
 """``multiitem …`` as a user runs it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from sample_matrix import SEEN, gate_record, matrix, not_run
 
 from pytest_multiitem import __version__
+from pytest_multiitem.acceptance.other_runs import OTHER_RUNS
 from pytest_multiitem.comparison.measuring import runner
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.reports.formats import markdown
@@ -139,9 +141,28 @@ def test_the_help_of_a_command_lists_the_options_of_a_run(multiitem, monkeypatch
     code, out, _ = multiitem(*command, "--help")
     assert code == 0
     for option in OPTIONS:
-        assert option.flag in out, option.flag
+        is_refused = command == ["accept"] and option.name in OTHER_RUNS
+        assert bool(re.search(rf"^│ {option.short_flag} ", out, re.MULTILINE)) is not is_refused, option.short_flag
+    assert "--multiitem-NAME" in out and not re.search("^│ --multiitem-", out, re.MULTILINE)
     for topic in dict.fromkeys(option.topic for option in OPTIONS):
         assert topic in out
+
+
+@pytest.mark.parametrize("command", TAKE_RUN_OPTIONS, ids=" ".join)
+def test_the_help_cuts_no_name_on_a_narrow_terminal(multiitem, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = multiitem(*command, "--help")
+    assert not re.findall(r"^│ --\S*…", out, re.MULTILINE)
+
+
+def test_the_help_of_accept_begins_with_what_is_its_own(multiitem, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = multiitem("accept", "--help")
+    own, _, others = out.partition("This acceptance")[2].partition("─ A run: ")
+    names = re.findall(r"^│ (--[a-z-]+)", own, re.MULTILINE)
+    assert names[:3] == ["--url", "--multi-url", "--serial-url"]
+    assert {"--workload", "--tokenizer", "--labels", "--effort", "--results-dir"} <= {*names}
+    assert others and not {*names} & {*re.findall(r"^│ (--[a-z-]+)", others, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("command", TAKE_RUN_OPTIONS, ids=" ".join)

@@ -1,18 +1,21 @@
 """Runs over time, and which of them may be pruned: never one that is going on, never what is no run."""
 
 import fcntl
+import hashlib
 import json
 import os
 import time
 from pathlib import Path
 
+import answers
 import msgspec
 import pytest
 from sample_matrix import gate_record, matrix
 
+from pytest_multiitem.acceptance.derive import derive
 from pytest_multiitem.reports.history import sparkline
-from pytest_multiitem.results import history, pruning
-from pytest_multiitem.results.records import Place
+from pytest_multiitem.results import history, pruning, store
+from pytest_multiitem.results.records import Matrix, Place
 from pytest_multiitem.validation.validate import examine
 
 #: No process on Linux has a number as high.
@@ -104,6 +107,27 @@ def test_the_command_shows_runs_and_gates(multiitem, tmp_path, monkeypatch):
     assert status == 0 and "▁▅█" in out.replace("▄", "▅") and "3 PASS" in out
     status, _, err = multiitem("history", "--gate", "speedup_n32_ge_3")
     assert status == 2 and "did you mean 'speedup_n32_ge_3x'?" in err
+
+
+def test_a_run_of_an_acceptance_has_its_answer_and_its_exit_status(multiitem, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    plain = make_run(tmp_path, 1)
+    accepted = make_run(tmp_path, 2)
+    content = (accepted / "matrix.json").read_bytes()
+    given = answers.given(timed=[], rows=[], not_timed="Ctrl-C", matrix_sha256=hashlib.sha256(content).hexdigest())
+    answer = derive(msgspec.json.decode(content, type=Matrix), given)
+    store.write_record(accepted / "answer.json", answer)
+    assert (answer.answer, answer.exit_status) == ("UNDECIDED", 5)
+    first, second = history.history(tmp_path).runs
+    assert (first.answer, first.exit_status) == (None, 0)
+    assert (second.answer, second.exit_status) == ("UNDECIDED", 5)
+    _, out, _ = multiitem("history", "--results-dir", tmp_path)
+    header, *_, last = [line for line in out.splitlines() if line.strip()]
+    assert "answer" in header and "UNDECIDED" in last and last.split()[3] == "5"
+    store.write_record(plain / "answer.json", answer)
+    assert history.history(tmp_path).runs[0].answer is None, "it is of another run's results"
+    (accepted / "answer.json").write_text("{")
+    assert "answer.json" in history.history(tmp_path).runs[1].problem
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest():

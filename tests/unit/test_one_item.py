@@ -11,7 +11,7 @@ from pytest_multiitem.settings.attached import check_addresses, has_serial
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.transport import client as clients
 from pytest_multiitem.transport.client import prepare
-from pytest_multiitem.transport.one_item import OneItemClient, Packing
+from pytest_multiitem.transport.one_item import NeverScored, OneItemClient, Packing
 
 D = 99
 URL = "http://127.0.0.1:9"
@@ -73,7 +73,7 @@ def test_what_is_timed_is_one_item(asked, client):
     seconds, response = client.timed_send(prepare([5, D], [[1]], [7, 8]))
     assert seconds >= 0 and asked[0]["query"] == [5]
     assert client.read(response, prepare([5, D], [[1]], [7, 8])).shape == (1, 2)
-    with pytest.raises(ValueError, match="has one item, not 2"):
+    with pytest.raises(NeverScored, match=r"a request of 2 items is not serial.*--serial-url"):
         client.timed_send(prepare([5, D], [[1], [2]], [7, 8]))
 
 

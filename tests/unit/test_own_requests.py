@@ -14,6 +14,7 @@ from pytest_multiitem.comparison.records import Row, RunRecord, ScoreMatrix, Wor
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.scoring.cases import Case, first_items
 from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.traffic.loading import fitted
 from pytest_multiitem.validation.validate import examine
 
 DATA = Path(str(resources.files("pytest_multiitem")))
@@ -165,3 +166,10 @@ def test_the_first_items_stand_in_their_own_requests(count, expected):
     for number, case in enumerate(chosen):
         own = cases[number % 2]
         assert (case.query, case.items) == (own.query, own.items[: len(case.items)])
+
+
+def test_a_negative_token_of_an_unknown_vocabulary_is_told_no_made_up_end(tmp_path):
+    path = tmp_path / "traffic.jsonl"
+    path.write_text(json.dumps({"query": [1], "items": [[-1]], "label_token_ids": [2, 3]}))
+    with pytest.raises(UsageError, match=r"holds token id -1; expected 0 or more$"):
+        fitted(resolve({"multiitem_workload": str(path)}, {}, {}))

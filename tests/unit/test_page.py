@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 
 import answers
@@ -29,12 +30,13 @@ from pytest_multiitem.acceptance.derive import derive
 from pytest_multiitem.gates.scored_items import scored_items
 from pytest_multiitem.reports import sentence
 from pytest_multiitem.reports.formats import rendered
-from pytest_multiitem.reports.html import page
+from pytest_multiitem.reports.html import page, plots, scores
 from pytest_multiitem.reports.html.chapters import page_of
 from pytest_multiitem.reports.html.page import MOST_BYTES
 from pytest_multiitem.reports.html.svg import Picture, Scale, number, scale
 from pytest_multiitem.reports.notebook import load_run
 from pytest_multiitem.results import store
+from pytest_multiitem.results.answer import ANSWER
 from pytest_multiitem.results.records import ServerRecord, Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.validation.validate import examine
@@ -42,6 +44,7 @@ from pytest_multiitem.validation.validate import examine
 
 def text_of(made):
     """What of a page is text, on one line."""
+    made = made.replace("<wbr>", "")
     return " ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", made, flags=re.DOTALL).split())
 
 
@@ -100,7 +103,12 @@ def test_a_comparison_a_kill_matrix_and_load_say_what_they_come_to():
     compared.recommendation.winner = None
     assert sentence.of_comparison(compared).light != "green"
     assert sentence.of_power(record("kill_matrix")).word == "FAIL", "one fault survives"
-    assert sentence.of_load(record("load")).light == "green"
+    saturated = sentence.of_load(record("load"))
+    assert (saturated.light, saturated.word) == ("yellow", "SATURATED")
+    below = record("load")
+    for level in below.levels:
+        level.saturated = False
+    assert sentence.of_load(below).light == "green", "it kept up with every level"
     wrong = record("load")
     wrong.scores.wrong_warm_ups = 1
     assert sentence.of_load(wrong).word == "FAIL"
@@ -161,6 +169,72 @@ def test_an_answer_of_which_nothing_was_timed_has_a_page():
     answer = derive(None, answers.given(timed=[], rows=[], not_timed="Ctrl-C"))
     page = page_of([answer])
     assert "<figure" not in page and "UNDECIDED" in page and "no client chunk size was timed" in page
+
+
+def test_each_of_several_answers_is_headed_with_its_run():
+    (answer, run), (_, other) = acceptance(), acceptance()
+    other.run_id = "20260202-000000-000-2"
+    page = page_of([answer, answer, answer], {0: [run], 1: [other]})
+    for title in (run.run_id, other.run_id, f"of {answer.written_at_utc}"):
+        assert f'<h2 class="part">Acceptance {title}</h2>' in page
+    run.servers = [ServerRecord(label="multi", url="http://127.0.0.1:81", owned=False)]
+    assert "servers http://127.0.0.1:81" in text_of(page_of([answer], {0: [run]}))
+
+
+def test_the_ring_is_the_one_to_deploy_where_there_is_one():
+    answer, run = acceptance()
+    assert "The ring is the one to deploy." in page_of([answer], {0: [run]})
+    answer, run = acceptance(content_isolation={"verdict": Verdict.FAIL, "value": 0.3, "reason": "0.3"})
+    made = page_of([answer], {0: [run]})
+    assert "The ring is the fastest." in made and "The ring is the one to deploy" not in made
+
+
+def test_what_was_timed_is_counted_apart():
+    answer, _ = acceptance()
+    answer.given.timed = answer.given.timed[:1]
+    items = answer.given.timed[0].items
+    assert f"timed 1 request ({items} items)" in text_of(page_of([answer]))
+
+
+@pytest.mark.parametrize("worst", [[(0.5, 0.5), (0.5, 0.5)], [(0.02, 0.02), (0.98, 0.97)], [(0.3, 0.9), (0.31, 0.9)]])
+def test_the_number_of_a_point_stands_beside_the_points_and_the_diagonal(worst):
+    every = [(at / 60, at / 60) for at in range(1, 60)] + worst
+    named = [(x, y, f"item {at}, whose text is long") for at, (x, y) in enumerate(worst)]
+    made = plots.cloud("k", "t", "a", [plots.Series("items", every)], "x", "y", named).drawn()
+    assert ">item 0" not in re.sub(r"<title>.*?</title>", "", made), "words are below"
+    numbers = [(float(x), float(y) - 4) for x, y in re.findall(
+        r'<text class="halo strong" x="([^"]+)" y="([^"]+)"[^>]*>[12]</text>', made
+    )]  # fmt: skip
+    marks = [tuple(map(float, at)) for at in re.findall(r'class="c0 mark" cx="([^"]+)" cy="([^"]+)"', made)][:-1]
+    (start, end) = re.search(r'class="level" d="M(\S+ \S+)L(\S+ \S+)"', made).groups()
+    (x0, y0), (x1, y1) = (tuple(map(float, each.split())) for each in (start, end))
+    assert len(numbers) == len(worst) and math.dist(*numbers) > 12
+    for x, y in numbers:
+        assert min(math.dist((x, y), mark) for mark in marks) > 8
+        away = abs((x1 - x0) * (y0 - y) - (x0 - x) * (y1 - y0)) / math.dist((x0, y0), (x1, y1))
+        assert away > 8 and x0 < x < x1 and y1 < y < y0
+    assert plots.named_below(named)[1] == "2: item 1, whose text is long"
+
+
+def test_the_names_of_columns_do_not_touch():
+    names = ["query", "delim", *map(str, range(10))]
+    content = [[plots.CellOf("sees")] * len(names)] * len(names)
+    made = plots.cells("k", "t", "a", (names, names), content, ("who", "sees")).drawn()
+    assert made.count("rotate(-90") == 2, "query and delim alone"
+    assert "rotate" not in plots.cells("k", "t", "a", (["q"], ["0"]), [[plots.CellOf("sees")]], ("a", "b")).drawn()
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0096, ".01"), (0.0104, ".01"), (0.0049, "5e-3"), (0, "0")])
+def test_the_same_number_has_one_form_in_a_cell(value, text):
+    assert scores._tiny(value) == text
+
+
+def test_every_column_of_a_run_has_a_name():
+    run = full_run()
+    run.servers = [ServerRecord(label="multi", url="http://127.0.0.1:81", owned=False)]
+    made = page_of([run])
+    tables = made[made.index(">How it was measured</a></h2>") :]
+    assert "<td></td>" not in "".join(re.findall(r"<thead>.*?</thead>", tables, re.DOTALL))
 
 
 def test_several_runs_are_a_history_from_the_oldest_to_the_newest():
@@ -345,6 +419,14 @@ def test_several_files_become_one_page(multiitem, files, tmp_path):
         assert f'<a href="#part-{title.lower().split(" ")[0].replace("a/b", "a-b")}' in made, title
     code, out, _ = multiitem("report", *files)
     assert code == 0 and out == made, "html without being asked for"
+
+
+def test_an_acceptance_that_was_ended_early_stands_in_a_page_with_others(multiitem, files, tmp_path):
+    ended = tmp_path / "ended"
+    ended.mkdir()
+    store.write_record(ended / ANSWER, derive(None, answers.given(interrupted_by="Ctrl-C")))
+    code, out, err = multiitem("report", ended, files[1])
+    assert (code, err) == (0, "") and "the measurement was ended early (Ctrl-C)" in out and "Load on" in out
 
 
 def test_an_answer_brings_its_run(multiitem, tmp_path):

@@ -131,6 +131,24 @@ def test_nothing_leaves_the_page_and_every_picture_has_its_table(see, files, nam
     assert seen.page.locator("header svg.lights").count() >= 1
 
 
+#: Lines of the name of a gate that begin within a word of it.
+BROKEN = """() => [...document.querySelectorAll(".grid tbody th[scope=row] a")].filter(link => {
+  const range = document.createRange(), broken = [];
+  for (const node of link.childNodes) {
+    if (node.nodeType !== Node.TEXT_NODE) continue;
+    range.selectNodeContents(node);
+    if (range.getClientRects().length > 1) broken.push(node.data);
+  }
+  return broken.length;
+}).map(link => link.textContent)"""
+
+
+def test_the_name_of_a_gate_breaks_between_its_words(see, files):
+    page = see(files("leaking run"), viewport={"width": 360, "height": 800}).page
+    assert page.locator(".grid tbody th[scope=row] a").count() > 1
+    assert page.evaluate(BROKEN) == []
+
+
 @EACH
 def test_a_page_is_as_wide_as_its_window(see, files, name):
     for width in WIDTHS:

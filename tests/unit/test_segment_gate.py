@@ -117,7 +117,7 @@ def test_reports_show_every_kernel_and_its_memory(tmp_path) -> None:
     row = ["case rows=8", "compile", "v6e", "PASS", "1.25", "3.00 MiB", "1.00 MiB", "0.50 MiB"]
     assert checks_table(run)[1] == [row]
     assert "## TPU compile gate" in markdown.render(run) and "| case rows=8 | compile | v6e |" in markdown.render(run)
-    assert any(text.startswith("case rows=8   compile   v6e") for text, _ in lines(run, [], None, tmp_path))
+    assert any(text.startswith("case rows=8   compile   v6e") for text, _ in lines(run, []))
 
 
 def test_a_report_for_the_terminal() -> None:

@@ -361,9 +361,9 @@ def test_a_directory_that_somebody_removes_costs_the_account_and_nothing_else(tm
         processes = family(server)
         shutil.rmtree(tmp_path / "run")
         assert about(server.url)["pid"]
-        with pytest.raises(StorageError, match="it was there before"):
+        with pytest.raises(StorageError, match="do not remove it during"):
             server.check_alive()
-        with pytest.raises(StorageError, match="it was there before"):
+        with pytest.raises(StorageError, match="do not remove it during"):
             pool.acquire(spec(name="another"), ready)
     assert_gone(processes, within=3)
 

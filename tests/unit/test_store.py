@@ -139,7 +139,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_scratch_file(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     directory = tmp_path / "directory"
     (directory / "full").mkdir(parents=True)
-    with pytest.raises(StorageError, match=r"cannot write .*directory: Is a directory; choose another place"):
+    with pytest.raises(StorageError, match=r"cannot write .*directory: Is a directory; name a file in it"):
         store.write_atomically(directory, b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["directory", "file"]
 
@@ -327,6 +327,23 @@ def test_a_run_directory_that_is_a_file(tmp_path, taken):
         StorageError, match=r"^cannot write results to .*; choose another place with --results-dir DIR$"
     ):
         store.make_run_dir(tmp_path / "multiitem-results/run")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("out", "cannot write out: Is a directory; name a file in it"),
+        (".", "cannot write .: Is a directory; name a file in it"),
+        ("gone/page.html", "cannot write gone/page.html: No such file or directory; its directory is not there; make "),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch, place, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StorageError) as caught:
+        store.write_atomically(Path(place), b"x")
+    assert str(caught.value).startswith(said)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_is_no_matter_of_storage_keeps_its_own_words(tmp_path):

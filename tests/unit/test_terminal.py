@@ -106,9 +106,16 @@ def test_columns_stand_in_further_tables_with_what_names_the_row():
 
 def test_what_leaves_no_room_stands_below_its_row():
     reason = "a long reason with many words that no terminal of forty columns has room for"
-    lines = fitted(["gate", "verdict", "reason"], [["a", "FAIL", reason], ["b", "PASS", ""]], 40)
-    assert lines[2] == "a      FAIL" and lines[3].startswith("    reason a long reason")
-    assert " ".join(line.strip() for line in lines[3:-1]) == f"reason {reason}" and lines[-1] == "b      PASS"
+    rows = [["a", "FAIL", reason, "7"], ["b", "PASS", "", "8"]]
+    lines = fitted(["gate", "verdict", "reason", "seen"], rows, 40)
+    assert lines[1] == "    reason" and lines[3] == "a      FAIL" and lines[4].startswith("    a long reason")
+    assert " ".join(line.strip() for line in lines[4:-2]) == f"{reason}; seen 7", "a sentence needs no name in each row"
+    assert lines[-2:] == ["b      PASS", "    seen 8"]
+
+
+def test_a_short_cell_below_its_row_has_its_name():
+    lines = fitted(["gate", "verdict", "reason"], [["a" * 30, "FAIL", "as it is, of 26 characters"]], 40)
+    assert lines[-1] == "    reason as it is, of 26 characters"
 
 
 def test_the_width_is_that_of_the_terminal(monkeypatch):

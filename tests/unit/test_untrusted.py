@@ -174,7 +174,7 @@ def narrow(text):
 
 @pytest.mark.parametrize("words", [*EVIL, "".join(EVIL)], ids=lambda words: repr(words)[:20])
 def test_a_terminal_shows_every_line_of_the_summary_as_a_line(words):
-    lines = [text for text, _ in terminal.lines(with_words(run(), words), [], None, None)]
+    lines = [text for text, _ in terminal.lines(with_words(run(), words), [])]
     screen = Screen(lines)
     assert [narrow(line) for line in screen.lines] == [narrow(line) for line in lines]
     assert screen.is_plain and screen.screen.title == "" and screen.screen.cursor.y == len(lines)

@@ -11,14 +11,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from pytest_multiitem import cli
-from pytest_multiitem.commands.validate import validate as validate_command
-from pytest_multiitem.commands.workload import workload as workload_command
 from pytest_multiitem.comparison.records import WORKLOAD_SCHEMA, Workload, WorkloadRequest
 from pytest_multiitem.comparison.workload import degenerate, discrimination, generate, head, request_sha256
 from pytest_multiitem.errors import UsageError
@@ -397,10 +393,6 @@ def test_labels_and_a_delimiter_at_the_very_end_of_a_vocabulary():
 @pytest.fixture
 def command(multiitem, monkeypatch, tmp_path):
     """Run ``multiitem workload`` or ``validate`` in an empty directory."""
-    app = typer.Typer()
-    app.command("workload")(workload_command)
-    app.command("validate")(validate_command)
-    monkeypatch.setattr(cli, "app", app)
     monkeypatch.chdir(tmp_path)
     return multiitem
 
@@ -477,7 +469,7 @@ def test_a_tokenizer_is_recorded(command, tmp_path):
 def test_a_file_is_not_overwritten_unless_forced(command, tmp_path):
     (tmp_path / "w.json").write_text("mine")
     status, _, err = command("workload", "--output", "w.json", *SMALL)
-    assert status == 2 and "w.json exists; name another file with --output, or overwrite it with --force" in err
+    assert status == 2 and "w.json exists; name another file with --output-json, or overwrite it with --force" in err
     assert (tmp_path / "w.json").read_text() == "mine"
     assert command("workload", "--output", "w.json", *SMALL, "--force")[0] == 0
     assert len(json.loads((tmp_path / "w.json").read_bytes())["requests"]) == 1
@@ -495,7 +487,7 @@ def test_a_workload_that_cannot_tell_items_apart_is_written_and_said(command, tm
         (["--labels", "-1"], "--labels '-1' is not valid: expected a comma-separated list"),
         (["--labels", "yes,no"], "option --labels: 'yes' is not valid: it is text, and there is no tokenizer for it"),
         (["--labels", "151643"], "151643 is both a label and the delimiter"),
-        (["--items", "0"], "Invalid value for '--items'"),
+        (["--items", "0"], "Invalid value for '--num-items'"),
         (["--url", "nonsense"], "--url 'nonsense' is not valid"),
         (["--url", "http://x", "--timeout", "0"], "--request-timeout '0' is not valid"),
         (["--tokenizer", "/absent/x"], "does not exist"),

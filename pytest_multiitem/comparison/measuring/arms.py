@@ -18,6 +18,7 @@ from pytest_multiitem.comparison.measuring.variation import Variation, check_pai
 from pytest_multiitem.comparison.own_requests import canonical_of
 from pytest_multiitem.comparison.records import PairRecord, Row, WorkloadRequest
 from pytest_multiitem.errors import EngineUnavailable, UsageError
+from pytest_multiitem.progress import ProgressBar
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.project_file import project_settings
@@ -25,6 +26,7 @@ from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTION_OF, Settings
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.traffic.loading import fitted
+from pytest_multiitem.transport.address import is_same_server
 from pytest_multiitem.untrusted.secrets import redacted, redacted_command
 
 Mode = Literal["packed", "prefill_extend", "serial"]
@@ -80,9 +82,9 @@ def arms_of(a: Sequence[str], b: Sequence[str], given: Mapping[str, str | None],
     return first, second
 
 
-def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
+def measure(arms: tuple[Arm, Arm], directory: Path, bar: ProgressBar | None = None) -> Pair:
     """Start both servers, or attach to those that run already, and time the benchmark's request on them, or the
-    requests of the user's workload, ABBA.
+    requests of the user's workload, ABBA. ``bar``: shows how far it is.
 
     Raises EngineUnavailable, ServerError, or UsageError where the servers cannot be up together, or are one.
     """
@@ -95,22 +97,30 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
             "or start both servers yourself, each on a device of its own: --a url=URL --b url=URL"
         )
     _check_launches(arms)
+    _check_addresses(arms)
     settings = with_served_delimiter(settings, [arm.side for arm in arms])
     is_default = settings.origins["bench_timed_runs"] == "default"
+    # As many runs as the user chose; else enough for a verdict, which the benchmark's default is not.
+    timed_runs = settings.confirm_runs if is_default else settings.bench_timed_runs
+    steps = _Steps(bar, timed_runs)
     with ExitStack() as stack:
         connected = [Connected(arm.side, directory / arm.name) for arm in arms]
         for each in connected:
             stack.callback(each.close)
-        targets = [each.open() for each in connected]
+        targets = []
+        for arm, each in zip(arms, connected, strict=True):
+            steps.say(f"arm {arm.name}: {'starting its server' if arm.side.url is None else f'asking {arm.side.url}'}")
+            targets.append(each.open())
+        steps.say("warming both up")
         requests = requests_of(settings, targets)
         largest = max(len(request.items_token_ids) for request in requests)
         samples = sample(
             [(target, largest) for target in targets],
             requests,
             warmup_runs=settings.bench_warmup_runs,
-            # As many runs as the user chose; else enough for a verdict, which the benchmark's default is not.
-            timed_runs=settings.confirm_runs if is_default else settings.bench_timed_runs,
+            timed_runs=timed_runs,
             seed=settings.seed,
+            on_block=steps.timed,
         )
         served = {arm.name: _served(arm, target) for arm, target in zip(arms, targets, strict=True)}
     a, b = map(row_of, samples)
@@ -119,6 +129,25 @@ def measure(arms: tuple[Arm, Arm], directory: Path) -> Pair:
     record = pair_of(variables, {first.name: a, second.name: b}, requests[0].label_token_ids)
     record.served, record.requests = served, len(requests)
     return Pair(arms, (a, b), record)
+
+
+@dataclass
+class _Steps:
+    """What is said of a pair while it is measured. ``runs``: of each arm."""
+
+    bar: ProgressBar | None
+    runs: int
+
+    def say(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.describe(text)
+            self.bar.print(text)
+
+    def timed(self, runs: int) -> None:
+        if self.bar is not None:
+            self.bar.set_total(self.runs)
+            self.bar.set_completed(runs)
+        self.say(f"timed: run {runs} of {self.runs} of each arm")
 
 
 def requests_of(settings: Settings, targets: Sequence[Target]) -> list[WorkloadRequest]:
@@ -232,6 +261,16 @@ def _identity(arm: Arm) -> tuple[object, ...]:
     """What makes an arm another one: settings, server, and the sources that it runs."""
     checkout = arm.variation.place if arm.variation.kind == "checkout" else None
     return arm.side.settings, arm.side.profile, None if checkout is None else Path(checkout).expanduser().resolve()
+
+
+def _check_addresses(arms: tuple[Arm, Arm]) -> None:
+    """Raises UsageError where both arms are one server that runs already, whatever its addresses are called."""
+    first, second = (arm.side.url for arm in arms)
+    if first is not None and second is not None and is_same_server(first, second):
+        raise UsageError(
+            f"both arms are the same server: {first} and {second} lead to one address; give each arm a server of its "
+            "own: --a url=URL --b url=URL"
+        )
 
 
 def _check_launches(arms: tuple[Arm, Arm]) -> None:

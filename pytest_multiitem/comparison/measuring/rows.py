@@ -7,7 +7,7 @@ over all runs and all chunk sizes. A run with a wrong score has failed, by ``wro
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -90,11 +90,13 @@ def sample(
     timed_runs: int,
     seed: int = 0,
     instead: Mapping[int, Sequence[WorkloadRequest]] | None = None,
+    on_block: Callable[[int], None] | None = None,
 ) -> list[Sampled]:
     """Time a row on several servers, each at its client chunk size: a run sends all requests of the workload, one after
     the other.
 
-    ``instead``: by the place of a side, what it is sent for the same items in another context.
+    ``instead``: by the place of a side, what it is sent for the same items in another context. ``on_block``: told how
+    many blocks have been timed, after each.
 
     ABBA: the order turns round from block to block, so that drift hits all alike. Requests are encoded before the
     clock starts, and answers are read after it has stopped; they are judged after the last block, with items that a
@@ -115,6 +117,8 @@ def sample(
             for target, requests, sampled in reversed(turns) if block % 2 else turns:
                 if not sampled.given_up:
                     _run(target, requests, sampled, block)
+            if on_block is not None:
+                on_block(block + 1)
     for (target, _), sampled in zip(sides, samples, strict=True):
         _judge(target, sampled, seed)
     return samples

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_multiitem.acceptance.words import factor, small
+from pytest_multiitem.acceptance.words import counted, factor, small
 from pytest_multiitem.reports.answer import curve
 from pytest_multiitem.reports.html import run
 from pytest_multiitem.reports.html.page import Block, Cell, Chapter, Figure, Grid, Section, Texts, css_of, gate_anchor
-from pytest_multiitem.reports.html.plots import Lines, Point, Series, cloud, lines
+from pytest_multiitem.reports.html.plots import Lines, Point, Series, cloud, lines, named_below
 from pytest_multiitem.reports.sentence import of_answer
 from pytest_multiitem.reports.table import number
 from pytest_multiitem.results.answer import Answer, ChunkFigures
@@ -25,7 +25,8 @@ _POINTS = 500
 
 def chapter(answer: Answer, matrix: Matrix | None = None) -> Chapter:
     """An answer, and behind it the whole run that it was made from, where that is at hand."""
-    made = Chapter("Acceptance", of_answer(answer), _facts(answer))
+    name = f"Acceptance of {answer.written_at_utc}" if matrix is None else f"Acceptance {matrix.run_id}"
+    made = Chapter(name, of_answer(answer), _facts(answer))
     gates = {record.gate for record in matrix.gates} if matrix is not None else set()
     made.sections = [
         Section(_WHY[answer.answer], [Texts(answer.reasons)]),
@@ -39,6 +40,8 @@ def chapter(answer: Answer, matrix: Matrix | None = None) -> Chapter:
     ]  # fmt: skip
     if matrix is not None:
         whole = run.chapter(matrix)
+        addresses = dict.fromkeys(server.url for server in matrix.servers)
+        made.facts += [("servers", ", ".join(addresses))] if addresses else []
         made.facts += [(f"run: {name}", value) for name, value in whole.facts if name in _OF_THE_RUN]
         made.sections += whole.sections
     return made
@@ -47,14 +50,14 @@ def chapter(answer: Answer, matrix: Matrix | None = None) -> Chapter:
 def _facts(answer: Answer) -> list[tuple[str, str]]:
     given = answer.given
     machine = answer.machine
-    timed = f"{len(given.timed)} of {sum(request.items for request in given.timed)} items in all"
+    timed = f"{counted(len(given.timed), 'request')} ({counted(sum(each.items for each in given.timed), 'item')})"
     return [
         ("deploy", "-" if answer.deploy is None else f"{answer.deploy} items a request"),
         ("times as fast", "-" if answer.times_as_fast is None else _times(answer.times_as_fast, answer.interval_95)),
         ("largest difference", "-" if answer.largest_difference is None else small(answer.largest_difference)),
         ("answers compared", f"{answer.answers_compared:,}"),
         ("requests", "your own" if given.own_traffic else "made for it"),
-        ("requests timed", timed if given.timed else "none"),
+        ("timed", timed if given.timed else "none"),
         ("sides", "one server" if given.one_server else "two servers"),
         ("effort", given.effort),
         ("written", answer.written_at_utc),
@@ -78,7 +81,9 @@ def _gates(answer: Answer, known: set[str]) -> Grid:
             Cell("-" if line.value is None else small(line.value)),
             Cell(note or _reason(line.verdict, line.reason), "said"),
         ])  # fmt: skip
-    return Grid("What each gate looks at", ["gate", "asks whether", "for a YES", "verdict", "value", ""], rows)
+    header = ["gate", "asks whether", "for a YES", "verdict", "value", "why"]
+    columns = len(header) if any(row[-1].text for row in rows) else len(header) - 1
+    return Grid("What each gate looks at", header[:columns], [row[:columns] for row in rows])
 
 
 def _reason(verdict: str, reason: str) -> str:
@@ -99,6 +104,7 @@ def _sizes(answer: Answer) -> Iterator[Block]:
     header = [*header[:-1], "why"]
     chosen = next((figures for figures in packed if figures.why_not is None), None)
     word = None if chosen is None else f"{'deploy' if answer.deploy else 'fastest'}: {chosen.client_chunk_size}"
+    ring = "" if chosen is None else f" The ring is the {'one to deploy' if answer.deploy else 'fastest'}."
     limit = answer.guardrail_p95_ms
     levels = [] if limit is None else [(f"guardrail {number(limit)} ms", limit)]
     serial = [figures for figures in answer.curve if figures.client_chunk_size is None]
@@ -106,7 +112,7 @@ def _sizes(answer: Answer) -> Iterator[Block]:
     for key, name, caption, picks, beside in (
         ("accept-times", "times as fast", "How many times as fast as one request for each item, with 95 % intervals.",
          "times_as_fast", [("one request for each item", 1.0)]),
-        ("accept-speed", "items a second", "Items a second: higher is better. The ring is the one to deploy.",
+        ("accept-speed", "items a second", f"Items a second: higher is better.{ring}",
          "items_per_sec", [] if alone is None else [("one request for each item", alone)]),
         ("accept-p95", "p95, ms", "Time until all items of a request are scored, p95: lower is better. What is above "
          "the guardrail may not win.", "p95_ms", levels),
@@ -159,4 +165,4 @@ def _both(answer: Answer) -> Iterator[Block]:
         [Series("timed items", points)], "score alone", "score packed", named,
     )  # fmt: skip
     rows = [[what, f"{a:.6g}", f"{b:.6g}", number(abs(a - b))] for a, b, what in worst[:60]]
-    yield Figure(picture, about, (["item", "alone", "packed", "difference"], rows))
+    yield Figure(picture, about, (["item", "alone", "packed", "difference"], rows), named_below(named))

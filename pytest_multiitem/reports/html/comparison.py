@@ -9,7 +9,7 @@ from pytest_multiitem.comparison.records import ComparedView, Comparison, PairRe
 from pytest_multiitem.reports import comparison_tables as tables
 from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.reports.html.page import Block, Cell, Chapter, Figure, Grid, Section, Table, Texts, css_of, slug
-from pytest_multiitem.reports.html.plots import Lines, Point, Series, boxes, cloud, lines
+from pytest_multiitem.reports.html.plots import Lines, Point, Series, boxes, cloud, lines, named_below
 from pytest_multiitem.reports.html.quantiles import five_of
 from pytest_multiitem.reports.sentence import of_comparison, of_pair, of_score_matrix
 from pytest_multiitem.reports.table import number
@@ -156,7 +156,12 @@ def _both(view: ComparedView, matrices: Sequence[ScoreMatrix]) -> list[Block]:
     )  # fmt: skip
     rows = [[str(at), f"{a:.6g}", f"{b:.6g}", number(abs(a - b))] for a, b, at in worst[:60]]
     return [
-        Figure(picture, f"{view.view}: the same items on both sides.", (["item", x_name, y_name, "difference"], rows))
+        Figure(
+            picture,
+            f"{view.view}: the same items on both sides.",
+            (["item", x_name, y_name, "difference"], rows),
+            named_below(named),
+        )
     ]
 
 

@@ -11,7 +11,7 @@ from pytest_multiitem.evaluation.records import Combined, Evaluation
 from pytest_multiitem.reports.evaluation import reported
 from pytest_multiitem.reports.html import run
 from pytest_multiitem.reports.html.page import Block, Chapter, Figure, Section, Texts
-from pytest_multiitem.reports.html.plots import Lines, Point, Series, cloud, lines
+from pytest_multiitem.reports.html.plots import Lines, Point, Series, cloud, lines, named_below
 from pytest_multiitem.reports.sentence import Said, of_gates
 from pytest_multiitem.reports.table import number
 
@@ -65,14 +65,20 @@ def _scores(combined: Combined) -> list[Block]:
     if not every:
         return []
     worst = sorted(every, key=lambda pair: -abs(pair[0] - pair[1]))
+    named = [(x, y, f"item {at}") for x, y, at in worst[:2]]
     picture = cloud(
         "packed-alone-evaluation", "Packed against alone", f"{len(every)} items: packed scores over scores alone.",
         [Series("items", [(x, y) for x, y, _ in every[:600]])], "score alone", "score packed with others",
-        [(x, y, f"item {at}") for x, y, at in worst[:2]],
+        named,
     )  # fmt: skip
     rows = [[str(at), f"{y:.6g}", f"{x:.6g}", number(abs(x - y))] for x, y, at in worst[:60]]
     return [
-        Figure(picture, "The score of every item, packed and alone.", (["item", "packed", "alone", "difference"], rows))
+        Figure(
+            picture,
+            "The score of every item, packed and alone.",
+            (["item", "packed", "alone", "difference"], rows),
+            named_below(named),
+        )
     ]
 
 

@@ -10,7 +10,7 @@ from importlib import resources
 from itertools import count
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.reports.html.svg import Picture
@@ -142,6 +142,11 @@ def _shown(value: object) -> Markup | str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
 
 
+def _breakable(text: str) -> Markup:
+    """A name that a narrow window may break after ``_``, and not within its words."""
+    return Markup("_<wbr>").join(escape(part) for part in _shown(text).split("_"))
+
+
 class _Names:
     """Names for links, each once a page; the first of its kind has the name itself."""
 
@@ -165,7 +170,7 @@ _PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGES.globals |= {"css_of": css_of}
+_PAGES.globals |= {"css_of": css_of, "breakable": _breakable}
 
 
 def page(title: str, chapters: Sequence[Chapter]) -> str:

@@ -22,6 +22,8 @@ from pytest_multiitem.reports.html.svg import (
 from pytest_multiitem.reports.table import number
 
 _HEIGHT = 210
+#: Width of a letter, about.
+_LETTER = 7.5
 Point = tuple[float, float]
 
 
@@ -96,7 +98,8 @@ def cloud(
     key: str, title: str, about: str, series: Sequence[Series], x_name: str, y_name: str,
     named: Sequence[tuple[float, float, str]],
 ) -> Picture:  # fmt: skip
-    """Points against the diagonal on which both values are equal; some of them named."""
+    """Points against the diagonal on which both values are equal. ``named``: points with a ring and a number, and what
+    each is, for `named_below`: words in the picture would lie over points."""
     rows, side = (len(series) + 1) // 2, WIDTH - LEFT - RIGHT - 40
     bottom = TOP + side
     picture = Picture(key, title, about, bottom + BOTTOM + rows * LEGEND_LINE)
@@ -108,18 +111,58 @@ def cloud(
     for index, each in enumerate(series):
         for px, py in each.points:
             picture.mark(x.at(px), y.at(py), index, size=2.6)
-    taken: list[float] = []
-    for px, py, word in named:
-        at = y.at(py) + 4
-        while any(abs(at - other) < 15 for other in taken):
-            at += 5
-        taken.append(at)
-        end = x.at(px) > LEFT + side / 2
-        picture.add("circle", css="ring", cx=x.at(px), cy=y.at(py), r=7)
-        beside = x.at(px) - 12 if end else x.at(px) + 12
-        picture.text(beside, at, word, css="halo strong", anchor="end" if end else "start", most=34)
+    drawn = [(x.at(px), y.at(py)) for each in series for px, py in each.points]
+    ringed = [(x.at(px), y.at(py)) for px, py, _ in named]
+    numbers: list[Point] = []
+    for at, (ring, (_, _, word)) in enumerate(zip(ringed, named, strict=True), 1):
+        picture.add("circle", f"<title>{shown(f'{at}: {word}')}</title>", css="ring", cx=ring[0], cy=ring[1], r=_RING)
+        numbers.append(_free_place(ring, drawn, ringed, numbers, (LEFT, TOP, LEFT + side, bottom)))
+        picture.path([_towards(ring, numbers[-1], _RING), _towards(numbers[-1], ring, _DIGIT)], "axis")
+        picture.text(numbers[-1][0], numbers[-1][1] + 4, str(at), css="halo strong", anchor="middle")
     picture.legend(bottom + BOTTOM + 10, [each.name for each in series])
     return picture
+
+
+def named_below(named: Sequence[tuple[float, float, str]]) -> list[str]:
+    """A line for each point that `cloud` has numbered."""
+    return [f"{at}: {word}" for at, (_, _, word) in enumerate(named, 1)]
+
+
+_RING, _DIGIT = 7, 8  # radius of a ring; half of the room that a number takes
+
+
+def _free_place(
+    ring: Point, points: Sequence[Point], rings: Sequence[Point], numbers: Sequence[Point],
+    frame: tuple[float, float, float, float],
+) -> Point:  # fmt: skip
+    """Where a ring's number stands: near it, within the frame, over nothing that is drawn as far as there is room.
+    The diagonal goes from the frame's lower left to its upper right."""
+    left, top, right, bottom = frame
+
+    def in_the_way(place: Point) -> tuple[float, float]:
+        x, y = place
+        over = 100.0 * sum(math.dist(place, each) < 2 * _DIGIT for each in numbers)
+        over += 20.0 * sum(math.dist(place, each) < _RING + _DIGIT for each in rings)
+        over += 20.0 * (abs((x - left) / (right - left) - (bottom - y) / (bottom - top)) * (right - left) < 2 * _DIGIT)
+        over += sum(math.dist(place, each) < _DIGIT + 3 for each in points)
+        return over, math.dist(place, ring)
+
+    places = [
+        (ring[0] + radius * math.cos(angle), ring[1] + radius * math.sin(angle))
+        for radius in (18, 24, 32, 42, 56, 72)
+        for angle in (step * math.pi / 8 for step in range(16))
+    ]
+    inside = [
+        (x, y) for x, y in places
+        if left + _DIGIT < x < right - _DIGIT and top + _DIGIT < y < bottom - _DIGIT
+    ]  # fmt: skip
+    return min(inside, key=in_the_way)
+
+
+def _towards(start: Point, end: Point, length: float) -> Point:
+    """The point that far from the start on the way to the end."""
+    share = length / math.dist(start, end)
+    return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
 
 
 @dataclass(frozen=True)
@@ -135,15 +178,23 @@ def cells(
     key: str, title: str, about: str, names: tuple[Sequence[str], Sequence[str]], content: Sequence[Sequence[CellOf]],
     axes: tuple[str, str],
 ) -> Picture:  # fmt: skip
-    """A square of cells. ``names``: of rows and of columns; ``axes``: what rows and columns are."""
+    """A square of cells. ``names``: of rows and of columns; ``axes``: what rows and columns are. The name of a column
+    that is wider than its cells stands upright."""
     row_names, column_names = names
-    left, top = 70.0, 44.0
+    left = 70.0
     size = min(40.0, (WIDTH - left - 6) / max(1, len(column_names)))
+    upright = {name for name in column_names if len(name) * _LETTER > size - 4}
+    top = 44.0 + max((_LETTER * len(name) - 10 for name in upright), default=0.0)
     picture = Picture(key, title, about, top + size * len(row_names) + 8)
     picture.text(left + size * len(column_names) / 2, 14, axes[1], css="name", anchor="middle", most=60)
-    picture.text(4, 34, axes[0], css="name", most=24)
+    picture.text(4, top - 10, axes[0], css="name", most=8)
     for at, name in enumerate(column_names):
-        picture.text(left + size * (at + 0.5), 34, name, anchor="middle", most=5)
+        x = left + size * (at + 0.5)
+        if name in upright:
+            turned = f"rotate(-90 {x + 4:.1f} {top - 6:.1f})"
+            picture.add("text", shown(name), x=x + 4, y=top - 6, transform=turned)
+        else:
+            picture.text(x, top - 10, name, anchor="middle", most=5)
     for down, (name, row) in enumerate(zip(row_names, content, strict=True)):
         y = top + size * down
         picture.text(left - 6, y + size / 2 + 4, name, anchor="end", most=8)

@@ -190,10 +190,10 @@ def _circumstances(matrix: Matrix) -> list[Block]:
     return [
         Table(caption, content, folded)
         for caption, content, folded in (
-            ("Servers", (["server", "address", "", "model", "command"], servers), False),
+            ("Servers", (["server", "address", "how", "model", "command"], servers), False),
             ("Settings that are not the default", (["setting", "value", "from"], changed), False),
             ("All settings", (["setting", "value", "from"], settings), True),
-            ("Machine and versions", (["", ""], facts), True),
+            ("Machine and versions", (["what", "value"], facts), True),
         )
         if content[1]
     ]

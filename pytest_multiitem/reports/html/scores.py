@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pytest_multiitem.reports.html.page import Block, Figure, slug
-from pytest_multiitem.reports.html.plots import CellOf, Series, cells, cloud
+from pytest_multiitem.reports.html.plots import CellOf, Series, cells, cloud, named_below
 from pytest_multiitem.reports.html.svg import COLOURS
 from pytest_multiitem.reports.table import bound, number, where
 from pytest_multiitem.results.details import ContentIsolation, Equivalence, ScoredItems, SeenPairs
@@ -63,11 +63,11 @@ def _cloud(record: GateRecord, scored: Sequence[ScoredItems]) -> Figure:
     )  # fmt: skip
     caption = (
         f"{place}: {record.verdict.value}, the largest difference is {number(record.value)} "
-        f"(holds when {bound(record)}){floor}. Named: the items that differ most."
+        f"(holds when {bound(record)}){floor}. Numbered: the items that differ most."
     )
     header = ["request", "item", "packed", "alone", "difference", "text"]
     left = f" (the {_ROWS} that differ most of {len(every)})" if len(every) > _ROWS else ""
-    return Figure(picture, caption, (header, rows), [f"In the table: every item{left}."])
+    return Figure(picture, caption, (header, rows), [*named_below(named), f"In the table: every item{left}."])
 
 
 def _name(each: ScoredItems, item: int) -> str:
@@ -167,4 +167,4 @@ def _tiny(value: float | None) -> str:
         return "?"
     if value == 0:
         return "0"
-    return f"{value:.2f}".lstrip("0") if 0.01 <= value < 1 else f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.2f}".lstrip("0") if 0.005 <= value < 1 else f"{value:.0e}".replace("e-0", "e-")

@@ -30,7 +30,7 @@ from fake_backend import FakeBackend
 from pytest_multiitem.engine.scorer import Scorer
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.wire.errors import WireError
-from pytest_multiitem.scoring.wire.score import parse_score_request
+from pytest_multiitem.scoring.wire.score import ScoreRequest, parse_score_request
 
 VOCABULARY = 151_936
 LONGEST = 65_536
@@ -140,6 +140,8 @@ class Server:
 
     def score(self, body: bytes) -> dict[str, Any]:
         request = parse_score_request(body, vocab_size=VOCABULARY)
+        if isinstance(request.query, str):
+            request = self._in_ids(request)
         with self._lock:
             self._answered += 1
             if self._answered > int(self.faults.get("die_after") or sys.maxsize):
@@ -151,6 +153,16 @@ class Server:
                 request = msgspec.structs.replace(request, items=[list(item[:1000]) for item in request.items])
             result = self._scorer.score(request.query, request.items, request.label_token_ids, request.apply_softmax)
         return {"scores": self._spoil(result.scores.tolist(), request.items)}
+
+    def _in_ids(self, request: ScoreRequest) -> ScoreRequest:
+        """A request of text by the tokenizer in the model's directory; refused where there is none."""
+        from pytest_multiitem.engine.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(Path(self._model))
+        if tokenizer is None:
+            raise WireError(400, "no_tokenizer", "this server takes token ids")
+        query, *items = (tokenizer.encode(text) for text in (request.query, *request.items))
+        return msgspec.structs.replace(request, query=query, items=items)
 
     def answer(self, body: bytes) -> bytes:
         """The body of an answer, which a fault may leave without scores."""

@@ -1,0 +1,7 @@
+"""Settings of a run that ask for another measurement than an acceptance."""
+
+from __future__ import annotations
+
+from typing import Final
+
+OTHER_RUNS: Final = ("models", "bench", "compare", "power", "baseline", "save_baseline", "compare_urls")
