@@ -168,15 +168,33 @@ class ScoreClient:
     def send(self, request: PreparedRequest) -> Scores:
         """Send an encoded request and check its answer; a server that is busy, and says when to come again, is asked
         again a few times. Raises ScoreFailure."""
+        return self.read(self._patiently(lambda: self.build(request)), request)
+
+    def ask(self, path: str, body: bytes, *, numbers: int) -> bytes:
+        """The JSON of an answer to what is no plain scoring request, of a status of 200; ``numbers``: how many it may
+        have, beside words. Raises ScoreFailure, as `send` does."""
+        limit = {ANSWER_LIMIT: _BASE_BYTES + _SCORE_BYTES * numbers}
+        response = self._patiently(lambda: self._http.build_request("POST", path, content=body, extensions=limit))
+        if (failure := _refusal(response)) is not None:
+            raise failure
+        try:
+            msgspec.json.decode(str(response.content, "utf-8"))
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or too deep
+            message = f"{error}; the body begins '{quoted(response)}'"
+            raise ScoreFailure(FailureKind.BAD_JSON, message, 200) from None
+        return response.content
+
+    def _patiently(self, build: Callable[[], httpx.Request]) -> httpx.Response:
+        """The answer of a server that may be busy for a while. Raises ScoreFailure where none comes."""
         end = time.monotonic() + self._timeout
-        response = self._send(self.build(request))
+        response = self._send(build())
         for _ in range(_ASKED_AGAIN):
             pause = _pause(response)
             if pause is None or time.monotonic() + pause > end:
                 break
             time.sleep(pause)
-            response = self._send(self.build(request))
-        return self.read(response, request)
+            response = self._send(build())
+        return response
 
     def read(self, response: httpx.Response, request: PreparedRequest) -> Scores:
         """The scores [N, K] of an answer; whoever listens is told. Raises ScoreFailure, as `read_scores` does."""
@@ -404,10 +422,8 @@ def read_scores(response: httpx.Response, request: PreparedRequest) -> Scores:
 
 def _rows(response: httpx.Response, most: int, wanted: str) -> list[list[float]] | ScoreFailure:
     """The rows of an answer, finite numbers, or why there are none; ``most``: values that it may have."""
-    if response.status_code != 200:
-        out_of_memory = any(word in response.text.lower() for word in ("out of memory", "resource_exhausted"))
-        kind = FailureKind.OOM if out_of_memory else FailureKind.HTTP_ERROR
-        return ScoreFailure(kind, f"HTTP {response.status_code}: {quoted(response)}", response.status_code)
+    if (refusal := _refusal(response)) is not None:
+        return refusal
     if response.content.count(b",") > most:
         return ScoreFailure(FailureKind.BAD_RESPONSE, f"{wanted}, got more than {most} values: {quoted(response)}", 200)
     try:
@@ -427,6 +443,15 @@ def _rows(response: httpx.Response, most: int, wanted: str) -> list[list[float]]
     if repeated:
         return ScoreFailure(FailureKind.BAD_RESPONSE, f"HTTP 200 with scores twice: {quoted(response)}", 200)
     return rows
+
+
+def _refusal(response: httpx.Response) -> ScoreFailure | None:
+    """What an answer of another status than 200 is."""
+    if response.status_code == 200:
+        return None
+    out_of_memory = any(word in response.text.lower() for word in ("out of memory", "resource_exhausted"))
+    kind = FailureKind.OOM if out_of_memory else FailureKind.HTTP_ERROR
+    return ScoreFailure(kind, f"HTTP {response.status_code}: {quoted(response)}", response.status_code)
 
 
 def _repeats_scores(text: str) -> bool:

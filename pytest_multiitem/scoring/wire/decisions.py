@@ -88,6 +88,14 @@ def encode_decisions(response: DecisionResponse) -> bytes:
     return msgspec.json.encode(response)
 
 
+def decode_decisions(body: bytes) -> DecisionResponse:
+    """The answers of a response. Raises ValueError where it is none."""
+    try:
+        return msgspec.json.decode(body, type=DecisionResponse)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"no answers to decisions: {error}") from None
+
+
 def parse_decision_request(body: bytes, *, max_items: int | None = None) -> DecisionRequest:
     """Decode and check a request body; questions ``max_items`` at most.
 

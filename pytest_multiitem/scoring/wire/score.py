@@ -3,10 +3,12 @@ one readout an item, or one at each extraction token of it (setwise)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from pytest_multiitem.scoring.wire.errors import WireError
 from pytest_multiitem.scoring.wire.fields import (
@@ -94,6 +96,34 @@ def _numbers(rows: list[Any]) -> Iterator[float]:
             yield from value
         else:
             yield value
+
+
+def decode_table(body: bytes, name: str, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float64]]:
+    """The numbers of each item in a field of an answer, in the shapes that are expected: [K_i], or [N_i, K_i] where an
+    item has several readouts. Raises ValueError for what has other shapes, or is no finite numbers."""
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"the answer is no JSON: {error}") from None
+    table = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(table, list) or len(table) != len(shapes):
+        found = f"{len(table)} rows" if isinstance(table, list) else kind(table)
+        raise ValueError(f"{name} is {found}; expected {len(shapes)} rows, one for each item")
+    return [_of_shape(f"{name}[{number}]", *each) for number, each in enumerate(zip(table, shapes, strict=True))]
+
+
+def _of_shape(place: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    words = " by ".join(map(str, shape))
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{place} is no table of numbers; expected {words}") from None
+    if isinstance(value, str | bool) or numbers.shape != shape:
+        found = " by ".join(map(str, numbers.shape)) or kind(value)
+        raise ValueError(f"{place} is {found}; expected {words} numbers")
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{place} has numbers that are not finite")
+    return numbers
 
 
 def parse_score_request(

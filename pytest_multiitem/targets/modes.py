@@ -1,0 +1,120 @@
+"""Requests of the modes beside plain ids: which a server speaks, how they are sent, and answers of the right shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.scoring.modes import ModeName, scoring_mode
+from pytest_multiitem.scoring.wire.decisions import DecisionResponse, decode_decisions
+from pytest_multiitem.scoring.wire.rerank import Ranked, RerankRequest, decode_ranking
+from pytest_multiitem.scoring.wire.score import ScoreRequest, decode_table
+from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.client import FailureKind, ScoreFailure
+
+_Read = TypeVar("_Read")
+#: Numbers beside the scores of an answer: those of what was counted.
+_COUNTED = 1_000
+#: Of the answer to a question: a prompt's ids among them.
+_DECIDED = 100_000
+
+
+def modes_of(target: Target) -> frozenset[ModeName] | None:
+    """The modes that a server speaks: by its own word, else by its engine's adapter; None where nobody says."""
+    said = target.info.get("modes")
+    if isinstance(said, list):
+        return frozenset(mode for mode in ModeName if mode.value in said)
+    declared = () if target.adapter is None else target.adapter.modes
+    return frozenset(declared) or None
+
+
+def require_mode(target: Target, mode: ModeName) -> None:
+    """Raises EngineUnavailable, with the reason, where a server does not speak a mode, or nobody says that it does."""
+    spoken = modes_of(target)
+    if spoken is None:
+        raise EngineUnavailable(
+            f"nobody says whether the {target.place} speaks mode {mode.value}: neither it, by modes in "
+            f"/get_server_info, nor the adapter of engine {target.engine}"
+        )
+    if mode not in spoken:
+        heads = " or ".join(scoring_mode(mode).heads)
+        known = ", ".join(each.value for each in ModeName if each in spoken) or "none"
+        raise EngineUnavailable(
+            f"the {target.place} does not speak mode {mode.value}, which is for a {heads} model; it speaks {known}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What an answer of ``/v1/score`` has for each item: [K_i], or [N_i, K_i] where it is read at several places.
+    ``logprobs``: of the same shapes; None where they were not asked for."""
+
+    scores: list[NDArray[np.float64]]
+    logprobs: list[NDArray[np.float64]] | None = None
+
+    @property
+    def flat(self) -> NDArray[np.float64]:
+        """All scores in a row."""
+        return np.concatenate([np.ravel(each) for each in self.scores])
+
+
+def tables(
+    target: Target, request: ScoreRequest, *, readouts: Sequence[int] | None = None, classes: int | None = None
+) -> Tables:
+    """The tables of a request. ``readouts`` [N]: how often each item is read, where that is not once at its end;
+    ``classes``: the columns of a model without labels. Raises ScoreFailure, or ServerDied with the log's end."""
+    lists = request.label_lists
+    columns = [classes or 0] * len(request.items) if lists is None else [len(each) for each in lists]
+    shapes: list[tuple[int, ...]] = [(each,) for each in columns]
+    if readouts is not None:
+        shapes = [(places, width) for places, width in zip(readouts, columns, strict=True)]
+
+    def read(body: bytes) -> Tables:
+        wanted = request.return_token_logprobs
+        logprobs = decode_table(body, "token_logprobs", shapes) if wanted else None
+        return Tables(decode_table(body, "scores", shapes), logprobs)
+
+    numbers = sum(int(np.prod(shape)) for shape in shapes) * (1 + request.return_token_logprobs)
+    return _asked(target, "/v1/score", msgspec.to_builtins(request), numbers, read)
+
+
+def ranked(target: Target, request: RerankRequest, *, path: str = "/v1/rerank") -> list[Ranked]:
+    """A ranking, each of whose entries is of another document of the request. Raises as `tables`."""
+
+    def read(body: bytes) -> list[Ranked]:
+        found = decode_ranking(body)
+        indices = [each.index for each in found]
+        if len(set(indices)) < len(indices) or not set(indices) <= set(range(len(request.documents))):
+            raise ValueError(f"a ranking of {len(request.documents)} documents has the indices {indices[:20]}")
+        return found
+
+    return _asked(target, path, msgspec.to_builtins(request), _COUNTED + 2 * len(request.documents), read)
+
+
+def decided(target: Target, request: Mapping[str, Any]) -> DecisionResponse:
+    """The answers to the questions of a request, one for each. Raises as `tables`."""
+
+    def read(body: bytes) -> DecisionResponse:
+        found, wanted = decode_decisions(body), [question["id"] for question in request["questions"]]
+        if set(found.answers) != set(wanted):
+            raise ValueError(f"answers to {', '.join(found.answers) or 'nothing'}; expected {', '.join(wanted)}")
+        return found
+
+    return _asked(target, "/v1/decisions", request, _DECIDED, read)
+
+
+def _asked(
+    target: Target, path: str, request: Mapping[str, Any], numbers: int, read: Callable[[bytes], _Read]
+) -> _Read:
+    with target.watch():
+        body = target.client.ask(path, msgspec.json.encode({"model": "default", **request}), numbers=numbers + _COUNTED)
+        try:
+            return read(body)
+        except ValueError as problem:
+            raise ScoreFailure(FailureKind.BAD_RESPONSE, f"{path}: {problem}", 200) from None
