@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.responses import Response
 from typing_extensions import override
 
 from pytest_multiitem.faults.base import WHOLE, ScorerFault
+from pytest_multiitem.faults.wire import Exchange, ScoringFault
 from pytest_multiitem.scoring.steps import Ids, ScoreResult
 from pytest_multiitem.scoring.vocabulary import Part
 
@@ -20,6 +22,8 @@ _SHARDS = 4
 _READ = 4_096
 #: Of the logarithm of the last probability that is read.
 _DECIMALS = 3
+#: What is left of a probability that is next to none.
+_NEXT_TO_NONE = 1e-9
 
 
 class OtherLabels(ScorerFault):
@@ -111,3 +115,37 @@ class LabelsClipped(
         # In steps: a product of many columns rounds otherwise in another place, which is none of the fault's.
         scores = np.maximum(result.scores, np.exp(np.round(np.log(floor), _DECIMALS)))
         return replace(result, scores=scores / scores.sum(axis=1, keepdims=True) if apply_softmax else scores)
+
+
+class LabelListsIgnored(ScoringFault, name="label_lists_ignored", number=35):
+    """Labels of each item's own are accepted and not used: every item is scored at the labels of the longest list."""
+
+    seen = "follows from a parameter that is known and not handed on"
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """At as many of them as an item has itself; lists that are none are the server's to refuse."""
+        answer, lists = await exchange.answer(), exchange.request["label_token_ids"]
+        if answer is None or answer.status_code != 200 or not isinstance(lists[0], list):
+            return answer
+        longest = max(lists, key=len)
+        return await exchange.answer({**exchange.request, "label_token_ids": [longest[: len(own)] for own in lists]})
+
+
+class LabelMassZero(ScorerFault, name="label_mass_zero", number=39, scope=_EVERYWHERE, inconclusive_counts=True):
+    """The labels have next to none of the vocabulary's probability, packed and serial alike, and their softmax is as
+    it was: a template is missing, or the ids are those of another tokenizer."""
+
+    seen = "Qwen3-Reranker without its template; F19"
+
+    @override
+    def score(
+        self,
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
+        apply_softmax: bool,
+        item_first: bool = False,
+        extraction: int | None = None,
+    ) -> ScoreResult:
+        result = self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
+        return result if apply_softmax else replace(result, scores=result.scores * _NEXT_TO_NONE)

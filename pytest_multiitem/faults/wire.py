@@ -45,7 +45,7 @@ def refusal(error: WireError) -> Response:
 
 def edited(answer: Response | None, edit: Callable[[JsonObject], bytes | None]) -> Response | None:
     """An answer whose body is what ``edit`` makes of it; None leaves it alone, as is an answer without scores."""
-    body = _json_object(bytes(answer.body)) if answer is not None and answer.status_code == 200 else None
+    body = decoded_object(bytes(answer.body)) if answer is not None and answer.status_code == 200 else None
     content = edit(body) if body is not None and "scores" in body else None
     if answer is None or content is None:
         return answer
@@ -96,7 +96,7 @@ class Exchange:
             elif message["type"] == "http.response.body":
                 chunks.append(message.get("body", b""))
 
-        await self.app({**self.scope, "headers": headers.raw}, _replayed(received, self.receive), keep)
+        await self.app({**self.scope, "headers": headers.raw}, replayed(received, self.receive), keep)
         if started is None:
             return None
         named = [(name.lower(), value) for name, value in started.get("headers", ())]
@@ -125,10 +125,10 @@ class ScoringFault(WireFault):
             if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", SCORE_PATH):
                 await app(scope, receive, send)
                 return
-            received = await _whole(receive)
+            received = await whole(receive)
             request = _scoring_request(b"".join(message.get("body", b"") for message in received))
             if request is None:
-                await app(scope, _replayed(received, receive), send)
+                await app(scope, replayed(received, receive), send)
                 return
             answer = await fault.answer(Exchange(app, scope, received, receive, request))
             if answer is not None:
@@ -175,7 +175,7 @@ def items_of(request: JsonObject) -> list[Any]:
     return [items] if isinstance(items, str) else list(items)
 
 
-async def _whole(receive: Receive) -> list[Message]:
+async def whole(receive: Receive) -> list[Message]:
     """All messages of a request: its body, or what there is of it before the client goes away."""
     received = [await receive()]
     while received[-1].get("more_body"):
@@ -183,7 +183,7 @@ async def _whole(receive: Receive) -> list[Message]:
     return received
 
 
-def _replayed(received: list[Message], receive: Receive) -> Receive:
+def replayed(received: list[Message], receive: Receive) -> Receive:
     """``received`` once more, then what comes."""
     waiting = deque(received)
 
@@ -198,7 +198,8 @@ def _set_length(headers: MutableHeaders, body: bytes) -> None:
     headers["content-length"] = str(len(body))
 
 
-def _json_object(body: bytes) -> JsonObject | None:
+def decoded_object(body: bytes) -> JsonObject | None:
+    """The JSON object of a body; None where it is none."""
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -208,7 +209,7 @@ def _json_object(body: bytes) -> JsonObject | None:
 
 def _scoring_request(body: bytes) -> JsonObject | None:
     """The decoded body where query, items and labels are of a kind that a fault can work on."""
-    request = _json_object(body) or {}
+    request = decoded_object(body) or {}
     query, items, labels = (request.get(name) for name in ("query", "items", "label_token_ids"))
     several = isinstance(items, list) and {type(item) for item in items} in ({str}, {list})
     well_formed = isinstance(query, str | list) and query and (isinstance(items, str) or several)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from pytest_multiitem.errors import Origin
 from pytest_multiitem.results.details import Details, Notes
 from pytest_multiitem.results.records import Evidence, GateRecord
+from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.vocabulary import Part
 
 if TYPE_CHECKING:  # the plugin knows all gates before it knows whether a server is needed
@@ -66,7 +67,8 @@ class Gate:
     backend; all that it needs of its own backend where None. ``costly``: the kill matrix leaves it out of a build that
     other gates have seen to be wrong anyway. ``also_on``: servers that the kill matrix measures it on
     in the place of the packed one, each in a further column. ``is_control``: its verdict is about the other gates;
-    what a server does to it is nobody's score. ``no_column``: why it is no column there. ``short``: its
+    what a server does to it is nobody's score. ``no_column``: why it is no column there. ``mode``: the way
+    to ask for scores that it is about, where that is not plain ids. ``short``: its
     name at the head of a narrow column.
     """
 
@@ -85,6 +87,7 @@ class Gate:
     also_on: tuple[Part, ...] = ()
     is_control: bool = False
     no_column: str | None = None
+    mode: ModeName | None = None
     costly: bool = False
     short: str | None = None
     order: float = math.inf

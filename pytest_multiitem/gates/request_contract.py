@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.gates.checks import Broken, NotMade, Undecided, made, within
 from pytest_multiitem.gates.evidence import Baseline, baseline, evidence_of, max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
-from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.subject import Subject
-from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.scoring.limits import PLACED, placed_limit
 from pytest_multiitem.scoring.readout import softmax
@@ -40,18 +40,6 @@ _FEWEST_TEXTS = 3
 _LONGEST = 200_000
 
 
-class _Broken(Exception):
-    """A check was made and does not hold; the message says what was seen."""
-
-
-class _NotMade(Exception):
-    """A check could not be made; the message says why."""
-
-
-class _Undecided(_NotMade):
-    """A check was made, and what was seen may be noise; the message says how much there is of both."""
-
-
 def measure(subject: Subject) -> Measurement:
     """Make every check that can be made here, those that may end a server last.
 
@@ -65,38 +53,20 @@ def measure(subject: Subject) -> Measurement:
         return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
     whole = baseline(multi, case, record)
     probe = _Probe(multi, serial, case, whole, multi.delimiter)
-    outcomes: dict[str, dict[str, str]] = {"holds": {}, "not made": {}, "broken": {}}
-    held, not_made, broken = outcomes.values()
-    doubt = None
+    checks = {name: partial(check, probe) for name, check in _CHECKS.items()}
     with multi.attest() as attestation:
-        for name, check in _CHECKS.items():
-            try:
-                outcome, seen = "holds", check(probe)
-            except _NotMade as reason:
-                outcome, seen = "not made", str(reason)
-                if isinstance(reason, _Undecided):
-                    doubt = doubt or f"{name}: {reason}"
-            except _Broken as reason:
-                outcome, seen = "broken", str(reason)
-            except ScoreFailure as failure:
-                if failure.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT) or not multi.is_own(failure):
-                    raise
-                outcome, seen = "broken", str(failure)
-            outcomes[outcome][name] = seen
-            record({"kind": "contract", "case": case.name, "check": name, "outcome": outcome, "seen": seen})
-    more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-    problem = next((f"{name}: {seen}{more}" for name, seen in broken.items()), None)
-    left_out = f"; not made: {', '.join(not_made)}" if not_made else ""
+        outcomes = made(checks, multi, record, case=case.name)
+    measured = [attestation] if outcomes.held or outcomes.broken else []
     return Measurement(
         target=multi,
         value=None,
         evidence=evidence_of(multi, serial, cases, record, scored=[whole], spread=[whole], semantic=True),
-        attestation=Attestation.joined([whole.attestation, *([attestation] if held or broken else [])]),
-        samples={"checks": len(held) + len(broken), "not_made": len(not_made)},
-        details=details.RequestContract(broken=broken, held=held, not_made=not_made),
-        problem=problem,
-        doubt=doubt if held else f"no check could be made: {'; '.join(not_made.values())}",
-        holds=f"{len(held)} of {len(_CHECKS)} checks hold{left_out}" if held else None,
+        attestation=Attestation.joined([whole.attestation, *measured]),
+        samples=outcomes.samples,
+        details=outcomes.details,
+        problem=outcomes.problem,
+        doubt=outcomes.doubt,
+        holds=outcomes.holds,
     )
 
 
@@ -124,15 +94,8 @@ class _Probe:
         return placed_limit(self.multi.dtype)
 
     def within(self, difference: float, limit: float, what: str) -> str:
-        """What was seen of a difference that is small enough. Raises _Broken where it is not, and _Undecided where
-        replays of the same request are as far apart."""
-        seen = f"{what}: {difference:.3g} apart, at most {limit:g}"
-        noise = self.base.noise
-        if noise > limit and difference <= NOISE_FACTOR * noise:
-            raise _Undecided(f"{seen}; replays of the same request are {noise:.3g} apart")
-        if not difference <= limit:
-            raise _Broken(seen)
-        return seen
+        """`checks.within`, with the noise of this request."""
+        return within(difference, limit, what, noise=self.base.noise)
 
     def query(self) -> Sequence[int]:
         """The query behind which the serial server gives the packed scores."""
@@ -153,7 +116,7 @@ class _Probe:
             try:
                 _, response = target.client.timed_send(request)
             except NeverScored as reason:
-                raise _NotMade(f"not sent: {reason}") from None
+                raise NotMade(f"not sent: {reason}") from None
             scores, answer = read_scores(response, request), told(response)
             if not isinstance(answer, dict):
                 raise ScoreFailure(FailureKind.BAD_RESPONSE, f"an answer that nests too deep: {quoted(response)}", 200)
@@ -170,9 +133,9 @@ class _Probe:
         return isinstance(fields, list) and field in fields
 
     def needs_known(self, field: str) -> None:
-        """Raises _NotMade where the packed server does not say that it knows a field."""
+        """Raises NotMade where the packed server does not say that it knows a field."""
         if not self.known(field):
-            raise _NotMade(f"not sent: the server does not say, in score_fields, that it knows {field}")
+            raise NotMade(f"not sent: the server does not say, in score_fields, that it knows {field}")
 
     def with_item(self, index: int, item: TokenIds) -> list[TokenIds]:
         return [*self.case.items[:index], item, *self.case.items[index + 1 :]]
@@ -193,19 +156,17 @@ def _no_softmax(probe: _Probe) -> str:
     plain = probe.packed(probe.case.items, apply_softmax=False)
     sums = plain.sum(axis=1)
     if (plain < 0).any() or sums.max() > 1 + 1e-6 or sums.min() >= 1:
-        raise _Broken(
-            f"rows sum to {sums.min():.6g} to {sums.max():.6g}; probabilities over the vocabulary sum to less"
-        )
+        raise Broken(f"rows sum to {sums.min():.6g} to {sums.max():.6g}; probabilities over the vocabulary sum to less")
     reference = probe.alone(probe.case.items, apply_softmax=False)
     expected = reference.sum(axis=1)
     if not (sums.all() and expected.all()):
-        raise _NotMade("the labels' probabilities round to 0")
+        raise NotMade("the labels' probabilities round to 0")
     probe.within(max_abs(plain / sums[:, None] - probe.whole), probe.same(), "normalised, against the softmax scores")
     probe.within(max_abs(plain - reference), PLACED, "against the serial server's")
     ratio = float(np.exp(max_abs(np.log(sums / expected))))
     most = _MASS.get(probe.dtype(), _LOOSE_MASS)
     if ratio > most:
-        raise _Broken(
+        raise Broken(
             f"the labels' probability is {ratio:.4g} times that of the serial server, or the reverse; at most {most:g}"
         )
     return f"rows sum to {sums.min():.3g} to {sums.max():.3g}, within a factor {ratio:.4g} of the serial server's"
@@ -215,7 +176,7 @@ def _label_order(probe: _Probe) -> str:
     """A score stands in the column of its label."""
     labels, whole = probe.case.labels, probe.whole
     if max_abs(whole - whole[:, ::-1]) <= 2 * probe.same():
-        raise _NotMade(f"{len(labels)} labels whose scores hardly differ: their order would not show")
+        raise NotMade(f"{len(labels)} labels whose scores hardly differ: their order would not show")
     turned = probe.packed(probe.case.items, labels=labels[::-1])
     return probe.within(max_abs(turned[:, ::-1] - whole), probe.same(), "labels in reverse order")
 
@@ -234,7 +195,7 @@ def _temperature(probe: _Probe) -> str:
         scores, _ = probe.extended(temperature=temperature)
         seen.append(probe.within(max_abs(scores - expected), limit, f"at temperature {temperature:g}"))
     if not seen:
-        raise _NotMade("the scores are such that a temperature hardly moves them")
+        raise NotMade("the scores are such that a temperature hardly moves them")
     return "; ".join(seen)
 
 
@@ -243,7 +204,7 @@ def _token_logprobs(probe: _Probe) -> str:
     probe.needs_known("return_token_logprobs")
     plain = probe.packed(probe.case.items, apply_softmax=False)
     if not (plain > 0).all():
-        raise _NotMade("the labels' probabilities round to 0")
+        raise NotMade("the labels' probabilities round to 0")
     at = {"temperature": _TEMPERATURES[0]} if probe.known("temperature") else {}
     _, answer = probe.extended(return_token_logprobs=True, **at)
     try:
@@ -252,12 +213,12 @@ def _token_logprobs(probe: _Probe) -> str:
         logprobs = np.empty(0)
     if logprobs.shape != plain.shape or not np.isfinite(logprobs).all():
         rows, columns = plain.shape
-        raise _Broken(
+        raise Broken(
             f"token_logprobs are no {rows} rows of {columns} numbers: {str(answer.get('token_logprobs'))[:60]}"
         )
     largest = float(np.exp(logprobs.max()))
     if largest > 1 + 1e-6:
-        raise _Broken(f"a probability is {largest:.6g}")
+        raise Broken(f"a probability is {largest:.6g}")
     limit = float(np.log(_MASS.get(probe.dtype(), _LOOSE_MASS)))
     return probe.within(max_abs(logprobs - np.log(plain)), limit, "against the logarithms of the plain probabilities")
 
@@ -268,12 +229,12 @@ def _text(probe: _Probe) -> str:
     seen = [f"packed: {_text_of(probe, probe.multi)}"]
     try:
         seen.append(f"serial: {_text_of(probe, probe.serial)}")
-    except _Undecided:
+    except Undecided:
         raise
-    except _NotMade as reason:
+    except NotMade as reason:
         seen.append(f"serial: {reason}")
-    except _Broken as problem:
-        raise _Broken(f"the serial server: {problem}") from None
+    except Broken as problem:
+        raise Broken(f"the serial server: {problem}") from None
     return "; ".join(seen)
 
 
@@ -281,21 +242,21 @@ def _text_of(probe: _Probe, target: Target) -> str:
     """What was seen of the texts on one server."""
     encode = target.encode
     if encode is None:
-        raise _NotMade("not sent: the served model's tokenizer.json does not lie on this machine")
+        raise NotMade("not sent: the served model's tokenizer.json does not lie on this machine")
     plain, special = encode(_QUERY), encode(_QUERY, special=True)
     if special[len(special) - len(plain) :] != plain:
-        raise _NotMade("not sent: the tokenizer puts special tokens behind a text")
+        raise NotMade("not sent: the tokenizer puts special tokens behind a text")
     ids = {text: encode(text) for text in _TEXTS}
     texts = [
         text for text, own in ids.items() if own and encode(_QUERY + text) == plain + own and probe.delimiter not in own
     ]
     if len(texts) < _FEWEST_TEXTS or probe.delimiter in special:
-        raise _NotMade(f"not sent: {len(texts)} of {len(_TEXTS)} texts are tokenised alike behind the query and alone")
+        raise NotMade(f"not sent: {len(texts)} of {len(_TEXTS)} texts are tokenised alike behind the query and alone")
     try:
         scores, _ = probe.asked(target, {"query": _QUERY, "items": texts})
     except ScoreFailure as failure:
         if failure.status is not None and 400 <= failure.status < 500:
-            raise _NotMade(f"text is refused with status {failure.status}") from None
+            raise NotMade(f"text is refused with status {failure.status}") from None
         raise
     queries = [plain] if special == plain else [plain, special]
     apart = min(
@@ -320,7 +281,7 @@ def _empty_item(probe: _Probe) -> str:
     """An item without tokens scores the state at its own leading delimiter, whatever stands beside it."""
     for target in (probe.multi, probe.serial):
         if not (_is_embedded(target) or (target.adapter is not None and target.adapter.allows_empty_items)):
-            raise _NotMade("not sent: not every server takes an item without tokens")
+            raise NotMade("not sent: not every server takes an item without tokens")
     at = len(probe.case.items) // 2
     scores = probe.packed(probe.with_item(at, ()))
     probe.within(_others(scores, probe.whole, at), PLACED, "the items beside it")
@@ -348,18 +309,18 @@ def _too_long(probe: _Probe) -> str:
     _may_be_sent(probe.multi)
     limit = probe.multi.max_tokens
     if limit is None:
-        raise _NotMade("not sent: the server tells no limit")
+        raise NotMade("not sent: the server tells no limit")
     if limit > _LONGEST:
-        raise _NotMade(f"not sent: the server's limit is {limit} tokens; at most {_LONGEST} are tried")
+        raise NotMade(f"not sent: the server's limit is {limit} tokens; at most {_LONGEST} are tried")
     marks = probe.case.pool or probe.case.items[0]
     long = tuple(marks[place % len(marks)] for place in range(limit + 1))
     refused = _scored_or_refused(probe, [*probe.case.items, long])
     if not isinstance(refused, str):
-        raise _Broken(f"an item of {len(long)} tokens was scored; the server's own limit is {limit}")
+        raise Broken(f"an item of {len(long)} tokens was scored; the server's own limit is {limit}")
     try:
         again = probe.packed(probe.case.items)
     except (ScoreFailure, ServerDied) as failure:
-        raise _Broken(f"after an item of {len(long)} tokens, the server scores nothing any more: {failure}") from None
+        raise Broken(f"after an item of {len(long)} tokens, the server scores nothing any more: {failure}") from None
     probe.within(max_abs(again - probe.whole), PLACED, "the next request")
     return f"{len(long)} tokens, limit {limit}: {refused}"
 
@@ -390,14 +351,14 @@ def _scored_or_refused(probe: _Probe, items: Sequence[TokenIds]) -> Scores | str
     except ScoreFailure as failure:
         if failure.status is not None and 400 <= failure.status < 500:
             return f"refused with status {failure.status}"
-        raise _Broken(f"not refused with a 4xx, but {failure}") from None
+        raise Broken(f"not refused with a 4xx, but {failure}") from None
     except ServerDied as death:
-        raise _Broken(f"it ended the server: {death}") from None
+        raise Broken(f"it ended the server: {death}") from None
 
 
 def _may_be_sent(target: Target) -> None:
     if not (_is_embedded(target) or (target.adapter is not None and target.adapter.withstands_bad_requests)):
-        raise _NotMade(f"not sent: it may end a server of engine {target.engine}")
+        raise NotMade(f"not sent: it may end a server of engine {target.engine}")
 
 
 def _is_embedded(target: Target) -> bool:

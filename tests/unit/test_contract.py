@@ -395,7 +395,7 @@ def test_probabilities_of_zero_are_not_compared():
 
 def test_where_no_check_can_be_made_nothing_is_decided(monkeypatch):
     def nothing(probe):
-        raise contract._NotMade("not today")
+        raise contract.NotMade("not today")
 
     monkeypatch.setattr(contract, "_CHECKS", dict.fromkeys(CHECKS, nothing))
     record = check(server())
@@ -651,13 +651,13 @@ ABOVE = math.nextafter(0.02, 1)
     ("difference", "noise", "outcome"),
     [
         (0.02, 0.0, None),
-        (ABOVE, 0.0, contract._Broken),
-        (math.nan, 0.0, contract._Broken),
-        (ABOVE, 0.02, contract._Broken),
+        (ABOVE, 0.0, contract.Broken),
+        (math.nan, 0.0, contract.Broken),
+        (ABOVE, 0.02, contract.Broken),
         (0.0, 0.02, None),
-        (0.0, ABOVE, contract._Undecided),
-        (3 * 0.03, 0.03, contract._Undecided),
-        (math.nextafter(3 * 0.03, 1), 0.03, contract._Broken),
+        (0.0, ABOVE, contract.Undecided),
+        (3 * 0.03, 0.03, contract.Undecided),
+        (math.nextafter(3 * 0.03, 1), 0.03, contract.Broken),
     ],
 )
 @pytest.mark.parametrize("where", ["floor", "traffic"])
@@ -698,7 +698,7 @@ def test_the_largest_factor_itself_is_allowed(monkeypatch):
     monkeypatch.setattr(contract, "_MASS", {"float32": ratio})
     contract._no_softmax(probe)
     monkeypatch.setattr(contract, "_MASS", {"float32": math.nextafter(ratio, 0)})
-    with pytest.raises(contract._Broken, match=r"the labels' probability is 1\.01 times"):
+    with pytest.raises(contract.Broken, match=r"the labels' probability is 1\.01 times"):
         contract._no_softmax(probe)
 
 
@@ -718,16 +718,16 @@ def sums_to(total):
 
 @pytest.mark.parametrize("total", [(1.0, 1.0), (0.5, 1.01), (1.0, 1.01)])
 def test_probabilities_over_the_vocabulary_are_not_those_over_the_labels(total):
-    with pytest.raises(contract._Broken, match=f"rows sum to {total[0]:g} to {total[1]:g}; probabilities over"):
+    with pytest.raises(contract.Broken, match=f"rows sum to {total[0]:g} to {total[1]:g}; probabilities over"):
         contract._no_softmax(sums_to(total))
 
 
 def test_a_label_may_have_next_to_all_probability():
     """One row sums to 1 as far as a float tells, others do not: that is no softmax over the labels."""
     for most in (1.0, 1 + 1e-6):
-        with pytest.raises(contract._Broken, match=r"^normalised, against the softmax scores: "):
+        with pytest.raises(contract.Broken, match=r"^normalised, against the softmax scores: "):
             contract._no_softmax(sums_to((0.5, most)))
-    with pytest.raises(contract._Broken, match="rows sum to"):
+    with pytest.raises(contract.Broken, match="rows sum to"):
         contract._no_softmax(sums_to((0.5, math.nextafter(1 + 1e-6, 2))))
 
 
@@ -751,7 +751,7 @@ def test_the_probability_of_labels_is_that_of_the_serial_server(served, words):
         assert re.fullmatch(r"rows sum to 0\.\d+ to 0\.\d+, within a factor 1 of the serial server's", said)
         return
     factor = 1.0 if served == 0.9 else 1.0001  # just beyond the largest factor
-    with pytest.raises(contract._Broken, match=f"^{re.escape(words)}"):
+    with pytest.raises(contract.Broken, match=f"^{re.escape(words)}"):
         contract._no_softmax(
             probe_of(server(lambda *request: answer(*request) * (1.0 if request[3] else factor)), reference(half))
         )
@@ -762,7 +762,7 @@ def test_a_negative_probability_is_none():
         scores = healthy(query, items, labels, softmax)
         return scores if softmax else scores - [[2 * scores[0, 0], *[0.0] * (scores.shape[1] - 1)]]
 
-    with pytest.raises(contract._Broken, match="probabilities over the vocabulary"):
+    with pytest.raises(contract.Broken, match="probabilities over the vocabulary"):
         contract._no_softmax(probe_of(server(answer)))
 
 
@@ -797,7 +797,7 @@ def test_labels_must_differ_by_more_than_a_swap_could_hide(by, made):
     if made:
         assert contract._label_order(probe).startswith("labels in reverse order: 0 apart")
     else:
-        with pytest.raises(contract._NotMade, match="2 labels whose scores hardly differ"):
+        with pytest.raises(contract.NotMade, match="2 labels whose scores hardly differ"):
             contract._label_order(probe)
 
 
@@ -900,7 +900,7 @@ def test_over_long_input_is_one_token_longer_than_the_limit_and_real():
 # -- what becomes of the checks ----------------------------------------------------------------
 
 
-NOISY, NOT_MADE, BROKEN = contract._Undecided("noise"), contract._NotMade("not today"), contract._Broken("off")
+NOISY, NOT_MADE, BROKEN = contract.Undecided("noise"), contract.NotMade("not today"), contract.Broken("off")
 
 
 def with_checks(monkeypatch, *outcomes, samples=None):
@@ -941,7 +941,7 @@ def test_the_evidence_is_that_of_all_requests():
     assert record.semantic_visibility == semantic_visibility(other, cases, DELIMITER, [].append)
 
 
-@pytest.mark.parametrize("outcome", ["fine", contract._Broken("off")])
+@pytest.mark.parametrize("outcome", ["fine", contract.Broken("off")])
 def test_what_a_check_executes_is_attested(outcome, monkeypatch):
     """A server that falls back after the first request: whether its checks hold or not, it is told."""
     target = server()
@@ -972,10 +972,10 @@ def test_checks_that_were_not_made_attest_nothing(monkeypatch):
     [
         (["fine", "fine"], Verdict.PASS, "2 of 2 checks hold"),
         (["fine", NOT_MADE, NOT_MADE], Verdict.PASS, "1 of 3 checks hold; not made: check 2, check 3"),
-        (["fine", NOISY, contract._Undecided("more noise")], Verdict.INCONCLUSIVE, "check 2: noise"),
+        (["fine", NOISY, contract.Undecided("more noise")], Verdict.INCONCLUSIVE, "check 2: noise"),
         ([NOISY, NOT_MADE], Verdict.INCONCLUSIVE, "no check could be made: noise; not today"),
         ([BROKEN, NOISY, "fine"], Verdict.FAIL, "check 1: off"),
-        (["fine", BROKEN, contract._Broken("too")], Verdict.FAIL, "check 2: off (and 1 more)"),
+        (["fine", BROKEN, contract.Broken("too")], Verdict.FAIL, "check 2: off (and 1 more)"),
         ([BROKEN, BROKEN, BROKEN], Verdict.FAIL, "check 1: off (and 2 more)"),
         (["fine", ScoreFailure(FailureKind.BAD_RESPONSE, "no scores", 200)], Verdict.FAIL, "check 2: "),
     ],
@@ -985,7 +985,7 @@ def test_one_broken_check_fails_and_one_undecided_keeps_from_a_pass(outcomes, ve
     assert record.verdict is verdict
     assert record.reason == reason if not reason.endswith(": ") else "no scores" in record.reason
     held = sum(outcome == "fine" for outcome in outcomes)
-    not_made = sum(isinstance(outcome, contract._NotMade) for outcome in outcomes)
+    not_made = sum(isinstance(outcome, contract.NotMade) for outcome in outcomes)
     assert record.samples == {"checks": len(outcomes) - not_made, "not_made": not_made}
     assert [len(record.details.held), len(record.details.not_made)] == [held, not_made]
 

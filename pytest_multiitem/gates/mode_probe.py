@@ -1,0 +1,117 @@
+"""What the gates of modes share: a small request, how it is scored, and the checks that make up such a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.gates.checks import NotMade, made, within
+from pytest_multiitem.gates.evidence import Baseline, baseline, evidence_of
+from pytest_multiitem.gates.gate import Measurement
+from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.scoring.cases import Case, TokenIds
+from pytest_multiitem.scoring.limits import placed_limit
+from pytest_multiitem.scoring.modes import ModeName
+from pytest_multiitem.targets.modes import require_mode
+from pytest_multiitem.targets.target import Target, declared_semantics
+from pytest_multiitem.transport.client import Scores
+from pytest_multiitem.transport.one_item import NeverScored
+
+#: Items of a request of these gates, at most.
+_ITEMS = 6
+#: A softmax is flatter at one of these temperatures, and steeper at the other.
+TEMPERATURES = (2.0, 0.5)
+Checks = Mapping[str, Callable[[], str]]
+
+
+@dataclass(frozen=True, eq=False)
+class ModeProbe:
+    """Both servers, a small case, and how it is scored by ids alone. ``serial``: None where a gate needs none."""
+
+    multi: Target
+    serial: Target | None
+    case: Case
+    base: Baseline
+
+    @property
+    def same(self) -> float:
+        """How far two scores of the same content may be apart."""
+        return placed_limit(self.multi.dtype)
+
+    def within(self, difference: float, what: str, limit: float | None = None) -> str:
+        """`checks.within`, with the noise of this server; ``limit``: that of the same content where None."""
+        return within(difference, self.same if limit is None else limit, what, noise=self.base.noise)
+
+    def alone(self, query: TokenIds, items: Sequence[TokenIds], labels: Sequence[int], *, softmax: bool) -> Scores:
+        """The serial scores [N, K] of items, in the context that the declared semantics gives them."""
+        if self.serial is None:
+            raise NotMade("it needs a serial server")
+        behind = declared_semantics(self.multi).serial_query(query, self.multi.delimiter)
+        try:
+            return self.serial.score_ids(behind, items, labels, apply_softmax=softmax)
+        except NeverScored as reason:
+            raise NotMade(f"not sent: {reason}") from None
+
+    def encode(self, text: str) -> TokenIds:
+        """The ids of a text by itself, without special tokens. Raises NotMade where nobody here knows them."""
+        encode = self.multi.encode
+        if encode is None:
+            raise NotMade("not sent: the served model's tokenizer.json does not lie on this machine")
+        return tuple(encode(text))
+
+    def token(self, text: str) -> int | None:
+        """The one token that a text is; None where it is several, none of the vocabulary, or the delimiter."""
+        ids = self.encode(text)
+        size = self.multi.vocab_size
+        known = len(ids) == 1 and ids[0] != self.multi.delimiter and (size is None or ids[0] < size)
+        return ids[0] if known else None
+
+
+def speaks(target: Target, mode: ModeName) -> bool:
+    """Whether a server is known to speak a mode."""
+    try:
+        require_mode(target, mode)
+    except EngineUnavailable:
+        return False
+    return True
+
+
+def measured(
+    subject: Subject, mode: ModeName, checks: Callable[[ModeProbe], Checks], *, serial: bool = True
+) -> Measurement:
+    """Make the checks of a mode. Raises EngineUnavailable where the server does not speak it.
+
+    A check that does not hold makes the gate FAIL; where none could be made, or what one saw may be noise, nothing is
+    decided.
+    """
+    multi, record = subject.multi, subject.record
+    require_mode(multi, mode)
+    case = subject.cases(multi)[0]
+    case = replace(case, items=tuple(filter(None, case.items))[:_ITEMS], texts=())
+    if not case.items:
+        return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
+    whole = baseline(multi, case, record)
+    probe = ModeProbe(multi, subject.serial if serial else None, case, whole)
+    with multi.attest() as attestation:
+        outcomes = made(checks(probe), multi, record, case=f"{case.name}, {mode.value}")
+    attestation.packed_sequences = attestation.packed_items = 0  # how small these are says nothing of other requests
+    return Measurement(
+        target=multi,
+        value=None,
+        evidence=evidence_of(multi, None, [case], record, scored=[whole], spread=[whole]),
+        attestation=Attestation.joined([whole.attestation, *([attestation] if outcomes.held else [])]),
+        samples=outcomes.samples,
+        details=outcomes.details,
+        problem=outcomes.problem,
+        doubt=outcomes.doubt,
+        holds=outcomes.holds,
+    )
+
+
+def largest(differences: Sequence[float]) -> float:
+    """The largest of differences, NaN before all others."""
+    return float(np.max(differences)) if len(differences) else 0.0

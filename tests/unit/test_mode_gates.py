@@ -1,0 +1,74 @@
+"""The gates of modes on the embedded engine: each passes, and each fault of a mode is seen by its gate."""
+
+import pytest
+from mode_servers import Servers
+
+from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
+from pytest_multiitem.engine.model_files import load_backend
+from pytest_multiitem.engine.tokenizer import load_tokenizer
+from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.scoring.semantics import Semantics
+
+PACKAGES = {"pytorch": "torch", "jax": "jax"}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
+CAUSAL = ("labels_per_item_agree", "setwise_agrees", "rerank_agrees", "decisions_agree", "label_mass_not_zero")
+#: By the gate that must see it: each fault, and what the reason names.
+FAULTS = {
+    "label_lists_ignored": ("labels_per_item_agree", "one request for each list"),
+    "set_shifted": ("setwise_agrees", "readouts in their order"),
+    "set_sees_before": ("setwise_agrees", "readouts in their order"),
+    "set_temperature_ignored": ("setwise_agrees", "at temperature 2"),
+    "set_logprobs_empty": ("setwise_agrees", "token_logprobs is 0 rows"),
+    "ranking_unsorted": ("rerank_agrees", "the order is that of the scores"),
+    "ranking_index": ("rerank_agrees", "the rendered prompt by ids"),
+    "ranking_twice_squashed": ("rerank_agrees", "the rendered prompt by ids"),
+    "ranking_top_ignored": ("rerank_agrees", "the best two"),
+    "ranking_drops_empty": ("rerank_agrees", "an empty document"),
+    "rankings_coalesced": ("rerank_agrees", "two queries at the same time"),
+    "decision_labels": ("decisions_agree", "probabilities by ids"),
+    "decision_mass": ("decisions_agree", "label mass"),
+    "label_mass_zero": ("label_mass_not_zero", "next to none of the vocabulary's probability"),
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("modes") / "causal"
+    write_checkpoint(path, CheckpointSpec(**SIZES))
+    return path
+
+
+@pytest.fixture(scope="module", params=PACKAGES)
+def servers(request, directory):
+    pytest.importorskip(PACKAGES[request.param])
+    backend = load_backend(request.param, directory, dtype="float32", device="cpu")
+    return Servers(backend, directory, load_tokenizer(directory))
+
+
+@pytest.mark.parametrize("semantics", [each for each in Semantics if each.has_serial_reference])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_healthy_server_passes(servers, name, semantics):
+    record = servers.judged(gates()[name], semantics=semantics)
+    assert record.verdict is Verdict.PASS, (record.reason, record.details)
+    assert set(record.details.not_made) <= {"known answers"}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_seen_by_its_gate_and_by_no_other(servers, name):
+    killer, words = FAULTS[name]
+    for other in CAUSAL if servers.backend.name == "pytorch" else (killer,):
+        record = servers.judged(gates()[other], name)
+        if other == killer:
+            expected = Verdict.INCONCLUSIVE if name == "label_mass_zero" else Verdict.FAIL
+            assert record.verdict is expected and words in record.reason, record.reason
+        else:
+            assert record.verdict is Verdict.PASS, (other, record.reason)
+
+
+@pytest.mark.parametrize("name", [name for name in CAUSAL if name.startswith(("set", "rerank", "decisions"))])
+def test_what_a_server_does_not_speak_is_not_run(servers, name):
+    """A server without a tokenizer takes no text."""
+    record = servers.judged(gates()[name], words=False)
+    assert record.verdict is Verdict.NOT_RUN and "does not speak mode" in record.reason
