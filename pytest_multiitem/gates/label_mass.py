@@ -1,4 +1,4 @@
-"""Label mass: how much of the vocabulary's probability the labels have. Next to none means that nobody asked for them."""
+"""Label mass: how much of the vocabulary's probability the labels have. Next to none: nobody asked for them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def measure(subject: Subject) -> Measurement:
     with multi.attest() as attestation:
         ids = [multi.score_ids(case.query, case.items, case.labels, apply_softmax=False).sum(axis=1) for case in cases]
         masses = {ModeName.IDS: float(np.median(np.concatenate(ids)))}
-        masses |= _prompted(multi)
+        masses |= {mode: mass for mode, mass in _prompted(multi).items() if mode.value in subject.settings.mode}
     attestation.packed_sequences = attestation.packed_items = 0
-    generated, asked = _is_generated(multi), getattr(subject.settings, "workload", None) is not None
+    generated, asked = _is_generated(multi), subject.settings.workload is not None
     chance = min(len(case.labels) for case in cases) / (multi.vocab_size or 1)
     words, low = [], []
     for mode, mass in masses.items():

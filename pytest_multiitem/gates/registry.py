@@ -48,7 +48,10 @@ def required(settings: Settings) -> tuple[str, ...]:
 
 
 def left_out(gate: Gate, settings: Settings) -> str | None:
-    """Why the options of a run leave out the servers that a gate compares with; None where they do not."""
+    """Why the options of a run leave out the mode of a gate, or servers that it compares with; None where they do
+    not."""
+    if gate.mode is not None and gate.mode.value not in settings.mode:
+        return f"it is about mode {gate.mode.value}; the settings choose {', '.join(settings.mode)} only (--mode)"
     if "reference" in gate.needs and settings.reference == "none":
         return "it compares with transformers' own model; add --reference transformers"
     needed = next((name for name in gate.needs if name.startswith("opposite.")), None)

@@ -17,6 +17,7 @@ from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.scoring.limits import PLACED, placed_limit
+from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.servers.errors import ServerDied
 from pytest_multiitem.targets.target import Target, declared_semantics
@@ -53,7 +54,11 @@ def measure(subject: Subject) -> Measurement:
         return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
     whole = baseline(multi, case, record)
     probe = _Probe(multi, serial, case, whole, multi.delimiter)
-    checks = {name: partial(check, probe) for name, check in _CHECKS.items()}
+    chosen, checks = subject.settings.mode, {}
+    for name, check in _CHECKS.items():
+        mode = _MODES.get(name)
+        is_asked = mode is None or mode.value in chosen
+        checks[name] = partial(check, probe) if is_asked else partial(_left_out, mode)
     with multi.attest() as attestation:
         outcomes = made(checks, multi, record, case=case.name)
     measured = [attestation] if outcomes.held or outcomes.broken else []
@@ -338,6 +343,18 @@ _CHECKS: Mapping[str, Callable[[_Probe], str]] = {
     "the delimiter inside an item": _delimiter_inside,
     "over-long input": _too_long,
 }
+
+
+#: The modes that a check is about, where that is not plain ids.
+_MODES: Mapping[str, ModeName] = {
+    "temperature": ModeName.TEMPERATURE,
+    "token log-probabilities": ModeName.TEMPERATURE,
+    "text": ModeName.TEXT,
+}
+
+
+def _left_out(mode: ModeName | None) -> str:
+    raise NotMade(f"not sent: the settings leave mode {mode} out")
 
 
 def _others(scores: Scores, whole: Scores, index: int) -> float:

@@ -34,6 +34,9 @@ class Column:
 
         Time is measured where a fault is about time: it needs the machine to itself, and far longer than scores.
         """
+        mode = self.gate.mode
+        if mode is not None and mode.value not in build.settings.mode:
+            return False
         fault = build.fault
         if fault is None and not build.circumstances:
             return True

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.execution.cells import Needs
 from pytest_multiitem.execution.choice import executor_name, parse_needs
+from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import EFFORTS, VIEWS
 from pytest_multiitem.settings.chips import DEFAULT_CHIPS, chip_names
@@ -39,6 +41,8 @@ from pytest_multiitem.settings.parsers import (
 )
 from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, TIER_CHOICES
 from pytest_multiitem.transport.address import Address, key_variable
+
+MODE_NAMES: Final = tuple(mode.value for mode in ModeName)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ class Settings:
         None, "token ids of the served vocabulary, for a server that does not tell", integer(2), "N",
     )
     dtype: str = option("float32", "float32 or bfloat16", choice("float32", "bfloat16"), "TYPE", short=True)
+    mode: tuple[str, ...] = option(
+        MODE_NAMES, "ways to ask for scores that are validated beside ids, each where the server speaks it, or all", choices(*MODE_NAMES), "NAME,…|all", short=True,
+    )
     semantics: str = option(
         Semantics.PREFIX_FIRST_DELIM.value, "semantics the packed server declares: prefix_first_delim or "
         "query_prefix", choice(*(s.value for s in Semantics if s.has_serial_reference)), "NAME",

@@ -14,6 +14,7 @@ from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.settings.settings import MODE_NAMES
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure, prepare, read_scores
 
@@ -182,7 +183,7 @@ class StubSubject(Subject):
         self.settings = SimpleNamespace(
             **{
                 "delimiter": DELIMITER, "seed": 3, "labels": LABELS, "model": None, "effort": "quick",
-                "max_in_flight": None, "mixed_traffic": False, **more,
+                "max_in_flight": None, "mixed_traffic": False, "mode": MODE_NAMES, "workload": None, **more,
             }
         )  # fmt: skip
 

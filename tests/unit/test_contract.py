@@ -998,3 +998,11 @@ def test_a_server_that_answers_no_more_ends_the_checks(kind, monkeypatch):
 
 def test_more_labels_than_two_hold_every_check():
     assert check(server(), cases=[make_case(5, labels=(5, 6, 7))]).reason == "10 of 10 checks hold"
+
+
+def test_a_mode_that_the_settings_leave_out_is_not_asked_for():
+    subject = StubSubject([CASE], multi=server(), serial=reference(), mode=("ids",))
+    record = record_of(CONTRACT, measure(subject))
+    assert record.verdict is Verdict.PASS
+    left_out = {name for name, why in record.details.not_made.items() if "the settings leave mode" in why}
+    assert left_out == {"temperature", "token log-probabilities", "text"}

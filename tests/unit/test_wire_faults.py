@@ -37,6 +37,10 @@ LATER = (
     "shared_boundaries", "truncates", "recompiles", "dies", "hangs", "first_item_table", "busy", "coalesced_queries",
     "replica_connection", "replica_request", "wrong_once", "temperature_ignored", "token_logprobs_empty",
     "neighbour_kills",
+    # Of requests in other modes.
+    "label_lists_ignored", "set_temperature_ignored", "set_logprobs_empty", "ranking_unsorted", "ranking_index",
+    "ranking_twice_squashed", "ranking_top_ignored", "ranking_drops_empty", "rankings_coalesced", "decision_labels",
+    "decision_mass",
 )  # fmt: skip
 
 
