@@ -65,7 +65,6 @@ OLD_NAMES = {
     "--json": "--output-json",
     "--label-token-ids": "--labels",
     "--libtpu": "--tpu-libtpu",
-    "--mode": "--benchmark",
     "--output": "--output-json",
     "--reference": "--torch-model",
     "--tier": "--tpu-tier",

@@ -71,7 +71,8 @@ class Settings:
     )
     dtype: str = option("float32", "float32 or bfloat16", choice("float32", "bfloat16"), "TYPE", short=True)
     mode: tuple[str, ...] = option(
-        MODE_NAMES, "ways to ask for scores that are validated beside ids, each where the server speaks it, or all", choices(*MODE_NAMES), "NAME,…|all", short=True,
+        MODE_NAMES, "ways to ask for scores that are validated beside ids, each where the server speaks it, or all",
+        choices(*MODE_NAMES), "NAME,…|all", short=True,
     )
     semantics: str = option(
         Semantics.PREFIX_FIRST_DELIM.value, "semantics the packed server declares: prefix_first_delim or "
