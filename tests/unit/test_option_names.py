@@ -63,6 +63,7 @@ IDEAS = {
     "where libtpu is": "--tpu-libtpu",
 }
 #: Old names that are names of something else in these commands.
+STILL_NAMES = {"--items": {"evaluate"}, "--output": {"report"}}
 
 
 def commands():
