@@ -134,6 +134,31 @@ class TestMultiItemProperties:
 
 
 @pytest.mark.regression
+class TestMultiItemModes:
+    """The other ways to ask for scores, each where the server speaks it, and whether anybody asked for the labels."""
+
+    @pytest.mark.multiitem_gate("labels_per_item_agree")
+    def test_labels_per_item(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("setwise_agrees")
+    def test_setwise(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("rerank_agrees")
+    def test_rerank(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("decisions_agree")
+    def test_decisions(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("label_mass_not_zero")
+    def test_label_mass(self, multiitem_gate: GateCheck, multi_item_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server)
+
+
+@pytest.mark.regression
 class TestMultiItemSpeedup:
     """One multi-item request is at least three times as fast as 32 one-item requests."""
 
