@@ -72,13 +72,14 @@ class CheckpointSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def tiny_checkpoint(cache: Path | None = None) -> Path:
-    """The default tiny checkpoint, generated on first use; safe under concurrent callers.
+def tiny_checkpoint(cache: Path | None = None, *, num_labels: int | None = None) -> Path:
+    """The default tiny checkpoint, generated on first use; safe under concurrent callers. ``num_labels``: the
+    classes of one with a classification head.
 
     A cached copy whose checksums do not match is replaced. An intact one is only read, so a cache may be read-only.
     Raises StorageError where it must be written and cannot be.
     """
-    spec = CheckpointSpec()
+    spec = CheckpointSpec(num_labels=num_labels)
     directory = (cache or cache_directory()) / "checkpoints" / f"tiny-{spec.digest}"
     if _is_intact(directory):
         return directory

@@ -94,10 +94,8 @@ class _Decisions:
             if split is not None:
                 query, item = prompt[:split], prompt[split:]
                 rows = self.probe.multi.score_ids(query, [item], labels, apply_softmax=softmaxed)
-            elif self.probe.serial is not None:
-                rows = self.probe.serial.score_ids(prompt[:1], [prompt[1:]], labels, apply_softmax=softmaxed)
             else:
-                raise NotMade("it needs a serial server")
+                rows = self.probe.serial.score_ids(prompt[:1], [prompt[1:]], labels, apply_softmax=softmaxed)
             found[name] = rows[0]
         return found
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
@@ -30,10 +32,10 @@ Checks = Mapping[str, Callable[[], str]]
 
 @dataclass(frozen=True, eq=False)
 class ModeProbe:
-    """Both servers, a small case, and how it is scored by ids alone. ``serial``: None where a gate needs none."""
+    """Both servers, a small case, and how it is scored by ids alone."""
 
     multi: Target
-    serial: Target | None
+    serial: Target
     case: Case
     base: Baseline
 
@@ -48,8 +50,6 @@ class ModeProbe:
 
     def alone(self, query: TokenIds, items: Sequence[TokenIds], labels: Sequence[int], *, softmax: bool) -> Scores:
         """The serial scores [N, K] of items, in the context that the declared semantics gives them."""
-        if self.serial is None:
-            raise NotMade("it needs a serial server")
         behind = declared_semantics(self.multi).serial_query(query, self.multi.delimiter)
         try:
             return self.serial.score_ids(behind, items, labels, apply_softmax=softmax)
@@ -81,21 +81,26 @@ def speaks(target: Target, mode: ModeName) -> bool:
 
 
 def measured(
-    subject: Subject, mode: ModeName, checks: Callable[[ModeProbe], Checks], *, serial: bool = True
+    subject: Subject, mode: ModeName, checks: Callable[[ModeProbe], Checks], *, head: bool = False
 ) -> Measurement:
-    """Make the checks of a mode. Raises EngineUnavailable where the server does not speak it.
+    """Make the checks of a mode. Raises EngineUnavailable where the server does not speak it. ``head``: of a model with
+    a classification head, whose classes are then the labels: that of the server, else one of such a model beside it.
 
     A check that does not hold makes the gate FAIL; where none could be made, or what one saw may be noise, nothing is
     decided.
     """
     multi, record = subject.multi, subject.record
+    case, serial = subject.cases(multi)[0], subject.serial
+    if head and not speaks(multi, mode):
+        multi, serial = subject.with_head()
     require_mode(multi, mode)
-    case = subject.cases(multi)[0]
+    if head:
+        case = replace(case, labels=tuple(range(classes_of(multi))))
     case = replace(case, items=tuple(filter(None, case.items))[:_ITEMS], texts=())
     if not case.items:
         return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
     whole = baseline(multi, case, record)
-    probe = ModeProbe(multi, subject.serial if serial else None, case, whole)
+    probe = ModeProbe(multi, serial, case, whole)
     with multi.attest() as attestation:
         outcomes = made(checks(probe), multi, record, case=f"{case.name}, {mode.value}")
     attestation.packed_sequences = attestation.packed_items = 0  # how small these are says nothing of other requests
@@ -110,6 +115,16 @@ def measured(
         doubt=outcomes.doubt,
         holds=outcomes.holds,
     )
+
+
+def classes_of(target: Target) -> int:
+    """The classes of a served model with a head, by its config.json. Raises EngineUnavailable where there is none."""
+    try:
+        config = msgspec.json.decode((Path(target.model or "") / "config.json").read_bytes())
+        classes: int = config["num_labels"] if "num_labels" in config else len(config["id2label"])
+    except (OSError, ValueError, TypeError, LookupError):
+        raise EngineUnavailable(f"how many classes the {target.place} has is not known: no config.json here") from None
+    return classes
 
 
 def largest(differences: Sequence[float]) -> float:

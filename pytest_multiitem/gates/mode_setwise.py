@@ -35,10 +35,17 @@ def measure(subject: Subject) -> Measurement:
 
     A temperature and log-probabilities are asked for where the server speaks them.
     """
-    return measured(subject, ModeName.SETWISE, _checks)
+    return measured(subject, ModeName.SETWISE, partial(_checks, ModeName.SETWISE))
 
 
-def _checks(probe: ModeProbe) -> Checks:
+def measure_classes(subject: Subject) -> Measurement:
+    """As `setwise_agrees`, with the classes of a head in the place of labels, and without log-probabilities: of the
+    server under test where its model has a head, else of servers of a tiny such model beside it."""
+    mode = ModeName.SETWISE_CLASSIFICATION
+    return measured(subject, mode, partial(_checks, mode), head=True)
+
+
+def _checks(mode: ModeName, probe: ModeProbe) -> Checks:
     mark = next(((text, token) for text in _MARKS if (token := _mark(probe, text)) is not None), None)
     if mark is None:
 
@@ -46,8 +53,8 @@ def _checks(probe: ModeProbe) -> Checks:
             raise NotMade(f"not sent: none of {', '.join(_MARKS)} is a token that the requests do not have")
 
         return {"readouts in their order": no_mark}
-    sets = _Sets(probe, *mark)
-    return {
+    sets = _Sets(mode, probe, *mark)
+    checks: Checks = {
         "readouts in their order": sets.in_order,
         "against the serial server's sets": sets.serially,
         "a set alone": sets.alone,
@@ -55,8 +62,8 @@ def _checks(probe: ModeProbe) -> Checks:
         "other sets of other lengths": partial(sets.beside, same_length=False),
         "another order, and copies": sets.permuted,
         "temperature": sets.temperature,
-        "token log-probabilities": sets.logprobs,
     }
+    return checks if mode is not ModeName.SETWISE else {**checks, "token log-probabilities": sets.logprobs}
 
 
 def _mark(probe: ModeProbe, text: str) -> int | None:
@@ -68,7 +75,8 @@ def _mark(probe: ModeProbe, text: str) -> int | None:
 class _Sets:
     """The items of a case with marks inside, and what the packed server gives for them."""
 
-    def __init__(self, probe: ModeProbe, text: str, token: int) -> None:
+    def __init__(self, mode: ModeName, probe: ModeProbe, text: str, token: int) -> None:
+        self.mode = mode
         self.probe, self.text, self.token = probe, text, token
         self.items = [self._marked(item, 1 + number % _READOUTS) for number, item in enumerate(probe.case.items)]
         self._whole: Tables | None = None
@@ -94,12 +102,13 @@ class _Sets:
         request = ScoreRequest(
             query=query,
             items=[list(item) for item in items],
-            label_token_ids=list(case.labels),
+            label_token_ids=list(case.labels) if self.mode is ModeName.SETWISE else None,
             apply_softmax=True,
             score_extraction_token=self.text,
             **more,
         )
-        return tables(target, request, readouts=[item.count(self.token) for item in items])
+        readouts = [item.count(self.token) for item in items]
+        return tables(target, request, readouts=readouts, classes=len(case.labels))
 
     @property
     def whole(self) -> Tables:
@@ -125,7 +134,7 @@ class _Sets:
     def serially(self) -> str:
         """The serial server reads the same sets."""
         serial = self.probe.serial
-        if serial is None or not speaks(serial, ModeName.SETWISE):
+        if not speaks(serial, self.mode):
             raise NotMade("not sent: the serial server does not say that it speaks setwise")
         if isinstance(serial.client, OneItemClient):
             raise NotMade("not sent: one server answers for both sides")
@@ -163,7 +172,7 @@ class _Sets:
 
     def temperature(self) -> str:
         """The softmax of the logarithms of the scores over it."""
-        if not speaks(self.probe.multi, ModeName.TEMPERATURE):
+        if self.mode is ModeName.SETWISE and not speaks(self.probe.multi, ModeName.TEMPERATURE):
             raise NotMade("not sent: the server does not say that it speaks temperature")
         seen = []
         for temperature in TEMPERATURES:
@@ -215,4 +224,15 @@ SETWISE = Gate(
     short="setwise",
     order=31,
 )
-GATES = (SETWISE,)
+SETWISE_CLASSIFICATION = Gate(
+    "setwise_classification_agrees",
+    "the same of a model with a classification head, which is read at each extraction token",
+    rests_on=SETWISE.rests_on,
+    measure=measure_classes,
+    needs=("multi", "serial"),
+    mode=ModeName.SETWISE_CLASSIFICATION,
+    costly=True,
+    short="setwise classes",
+    order=36,
+)
+GATES = (SETWISE, SETWISE_CLASSIFICATION)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
+from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.record import answers_judged, judged
@@ -118,6 +120,18 @@ class RunSubject(Subject):
     def timing_cases(self, target: Target, num_items: int) -> Sequence[Case]:
         """The run's requests of N items together."""
         return self.run.timing_cases(target, num_items)
+
+    def with_head(self) -> tuple[Target, Target]:
+        """Beside the others, of the embedded engine alone: how another one serves such a model is not known here."""
+        engine = self.run.engine.name
+        if not self.multi.owned or engine != EMBEDDED.name:
+            raise EngineUnavailable(
+                f"the {self.multi.place} has no classification head, and none of engine {engine} is started for that; "
+                "attach servers of such a model: --multi-url and --serial-url"
+            )
+        model = str(tiny_checkpoint(num_labels=len(self.settings.labels)))
+        packed = replace(self.multi.profile, model=model)
+        return self.run.beside(packed), self.run.beside(Profile("serial", packed.backend, model=model))
 
     def serial_at_hand(self, target: Target) -> Target | None:
         """The one that the run has or plans anyway."""

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.results.counterexample import Counterexample
 from pytest_multiitem.scoring.cases import Case
@@ -99,6 +100,11 @@ class Subject(ABC):
         other = copy.copy(self)
         other._multi, other._cases = multi, cases
         return other
+
+    def with_head(self) -> tuple[Target, Target]:
+        """The packed and the serial server of a tiny model with a classification head, of as many classes as the
+        settings have labels. Raises EngineUnavailable where there are none."""
+        raise EngineUnavailable("no servers of a model with a classification head can be started here")
 
     def serial_at_hand(self, target: Target) -> Target | None:
         """A serial server of a server's model that says how visible a leak would be; None starts for that alone."""

@@ -13,6 +13,7 @@ import msgspec
 
 from pytest_multiitem.adapters.base import Profile
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
+from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.faults.base import Fault
 from pytest_multiitem.faults.catalogue import server_environment
@@ -164,6 +165,8 @@ class Build(Subject):
     circumstances: Mapping[str, Any]
     _parts: dict[Part, Target] = field(default_factory=dict)
 
+    _headed: Build | None = None
+
     client_chunk_size = 8
     shrink = False
 
@@ -205,6 +208,16 @@ class Build(Subject):
             equal_items=_EQUAL_ITEMS,
         )
 
+    def with_head(self) -> tuple[Target, Target]:
+        """Of a build with the same fault, of such a model."""
+        if self._headed is None:
+            model = tiny_checkpoint(num_labels=len(self.settings.labels))
+            circumstances = {**self.circumstances, "model": str(model)}
+            healthy = self.fault is None
+            headed = Build(self.labs, self.backend, self.fault, circumstances)
+            self._headed = self.labs.healthy(self.backend, circumstances) if healthy else headed
+        return self._headed.multi, self._headed.serial
+
     def serial_at_hand(self, target: Target) -> Target:
         """The build's serial server, which the other gates need anyway."""
         return self.serial
@@ -222,6 +235,8 @@ class Build(Subject):
 
     def close(self) -> None:
         """Close this build's connections; the servers go with their process."""
+        if self._headed is not None:
+            self._headed.close()
         for target in self._parts.values():
             target.client.close()
         self._parts.clear()
@@ -231,7 +246,7 @@ class Build(Subject):
 
         Servers that pack nothing know of no server chunk size; nobody but a faulty server is waited for for less time.
         """
-        known = {"delimiter", "server_chunk_size"} if part in PACKED else {"delimiter"}
+        known = {"delimiter", "model", *(("server_chunk_size",) if part in PACKED else ())}
         return self.labs.healthy(self.backend, {n: v for n, v in self.circumstances.items() if n in known})
 
     def server(self, part: Part) -> Target:

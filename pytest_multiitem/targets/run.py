@@ -125,6 +125,26 @@ class Run:
                 raise
         return self._targets[key]
 
+    def beside(self, profile: Profile) -> Target:
+        """A server of another model than that of the tests, beside those. Raises as `target`; EngineUnavailable on an
+        accelerator, which holds one server at a time."""
+        if self.settings.device != "cpu":
+            raise EngineUnavailable(
+                f"a second model needs a server beside the first; --device is {self.settings.device}"
+            )
+        key = (profile, None)
+        if key not in self._targets:
+            try:
+                if (reason := self._unavailable(profile)) is not None:
+                    raise EngineUnavailable(reason)
+                server = self._pool.acquire(self._launch(profile), self._ready)
+            except MultiItemError as error:
+                error.origin = profile.origin(answered=False)
+                raise
+            self._targets[key] = self._target_of(profile, server)
+            self._ready.hand_over(self._targets[key])
+        return self._targets[key]
+
     @property
     def connected(self) -> list[Target]:
         """The servers that this process has asked for so far."""

@@ -67,6 +67,53 @@ def test_each_fault_is_seen_by_its_gate_and_by_no_other(servers, name):
             assert record.verdict is Verdict.PASS, (other, record.reason)
 
 
+# -- a classification head -----------------------------------------------------------------------
+
+CLASSES = ("classification_agrees", "setwise_classification_agrees")
+CLASS_FAULTS = {
+    "classes_shifted": ("classification_agrees", "against the serial server"),
+    "classes_see_before": ("classification_agrees", "against the serial server"),
+    "class_temperature_ignored": ("setwise_classification_agrees", "at temperature 2"),
+    "set_shifted": ("setwise_classification_agrees", "readouts in their order"),
+    "set_sees_before": ("setwise_classification_agrees", "readouts in their order"),
+}
+
+
+@pytest.fixture(scope="module", params=PACKAGES)
+def heads(request, tmp_path_factory):
+    """Servers of a model with three classes."""
+    pytest.importorskip(PACKAGES[request.param])
+    path = tmp_path_factory.mktemp("modes") / "classes"
+    write_checkpoint(path, CheckpointSpec(**SIZES, num_labels=3))
+    backend = load_backend(request.param, path, dtype="float32", device="cpu")
+    return Servers(backend, path, load_tokenizer(path))
+
+
+@pytest.mark.parametrize("semantics", [each for each in Semantics if each.has_serial_reference])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_healthy_head_passes(heads, name, semantics):
+    record = heads.judged(gates()[name], semantics=semantics)
+    assert record.verdict is Verdict.PASS and not record.details.not_made, (record.reason, record.details)
+
+
+@pytest.mark.parametrize("name", CLASS_FAULTS)
+def test_each_fault_of_a_head_is_seen_by_its_gate_and_not_by_the_other(heads, name):
+    killer, words = CLASS_FAULTS[name]
+    for gate in CLASSES:
+        record = heads.judged(gates()[gate], name)
+        assert record.verdict is (Verdict.FAIL if gate == killer else Verdict.PASS), (gate, record.reason)
+        assert gate != killer or words in record.reason
+
+
+def test_without_a_head_anywhere_its_gates_are_not_run(servers):
+    for gate in CLASSES:
+        record = servers.judged(gates()[gate])
+        assert record.verdict is Verdict.NOT_RUN and "classification head" in record.reason
+
+
+# -- what there is not --------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", [name for name in CAUSAL if name.startswith(("set", "rerank", "decisions"))])
 def test_what_a_server_does_not_speak_is_not_run(servers, name):
     """A server without a tokenizer takes no text."""

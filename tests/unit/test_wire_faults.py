@@ -40,7 +40,7 @@ LATER = (
     # Of requests in other modes.
     "label_lists_ignored", "set_temperature_ignored", "set_logprobs_empty", "ranking_unsorted", "ranking_index",
     "ranking_twice_squashed", "ranking_top_ignored", "ranking_drops_empty", "rankings_coalesced", "decision_labels",
-    "decision_mass",
+    "decision_mass", "class_temperature_ignored",
 )  # fmt: skip
 
 

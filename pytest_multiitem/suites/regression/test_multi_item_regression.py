@@ -145,6 +145,17 @@ class TestMultiItemModes:
     def test_setwise(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
         assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
 
+    @pytest.mark.multiitem_gate("classification_agrees")
+    def test_classification(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        """Of a tiny model with a head beside the others, where the server's own has none."""
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("setwise_classification_agrees")
+    def test_setwise_classification(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
     @pytest.mark.multiitem_gate("rerank_agrees")
     def test_rerank(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
         assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)

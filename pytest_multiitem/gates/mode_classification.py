@@ -1,0 +1,132 @@
+"""Classification: a row of class logits for each item, read by a head instead of at labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pytest_multiitem.gates.checks import NotMade
+from pytest_multiitem.gates.evidence import max_abs
+from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, measured
+from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.scoring.cases import TokenIds
+from pytest_multiitem.scoring.modes import ModeName
+from pytest_multiitem.scoring.readout import softmax
+from pytest_multiitem.scoring.wire.score import ScoreRequest
+from pytest_multiitem.targets.modes import tables
+from pytest_multiitem.transport.client import Scores
+
+
+def measure(subject: Subject) -> Measurement:
+    """Ask for the class logits [N][C] of six items without labels, and compare them with the serial server's, with each
+    item alone, beside other items of the same and of other lengths, and in another order with copies; and the softmax
+    of them, at three temperatures.
+
+    Of the server under test where its model has a head, else of servers of a tiny such model beside it.
+    """
+    return measured(subject, ModeName.CLASSIFICATION, _checks, head=True)
+
+
+def _checks(probe: ModeProbe) -> Checks:
+    classes = _Classes(probe)
+    return {
+        "against the serial server": classes.serially,
+        "an item alone": classes.alone,
+        "other items of the same lengths": partial(classes.beside, same_length=True),
+        "other items of other lengths": partial(classes.beside, same_length=False),
+        "another order, and copies": classes.permuted,
+        "softmax": classes.softmaxed,
+        "temperature": classes.temperature,
+    }
+
+
+class _Classes:
+    """What the packed server gives for the items of a case."""
+
+    def __init__(self, probe: ModeProbe) -> None:
+        self.probe = probe
+        self._whole: Scores | None = None
+
+    def asked(self, items: Sequence[TokenIds], **more: Any) -> Scores:
+        """The class logits [N, C], or what ``more`` asks of them."""
+        case = self.probe.case
+        request = ScoreRequest(query=list(case.query), items=[list(item) for item in items], **more)
+        return np.stack(tables(self.probe.multi, request, classes=len(case.labels)).scores)
+
+    @property
+    def whole(self) -> Scores:
+        """Of all items in one request."""
+        if self._whole is None:
+            self._whole = self.asked(self.probe.case.items)
+        return self._whole
+
+    def _within(self, found: Scores, wanted: Scores, what: str) -> str:
+        """Logits may be of any size: what they may differ by grows with them."""
+        limit = self.probe.same * max(1.0, float(np.abs(self.whole).max()))
+        return self.probe.within(max_abs(found - wanted), what, limit)
+
+    def serially(self) -> str:
+        case = self.probe.case
+        wanted = self.probe.alone(case.query, case.items, case.labels, softmax=False)
+        return self._within(self.whole, wanted, f"{len(wanted)} items alone on the serial server")
+
+    def alone(self) -> str:
+        found = np.concatenate([self.asked([item]) for item in self.probe.case.items])
+        return self._within(found, self.whole, f"{len(found)} items in requests of their own")
+
+    def beside(self, *, same_length: bool) -> str:
+        """Every other item is another one."""
+        case = self.probe.case
+        if len(case.items) < 2:
+            raise NotMade("the request has one item")
+        pool = case.pool
+        items = [
+            item
+            if number % 2
+            else tuple(
+                pool[(7 * place + number + len(item)) % len(pool)]
+                for place in range(len(item) + (0 if same_length else 3 + number))
+            )
+            for number, item in enumerate(case.items)
+        ]
+        found = self.asked(items)
+        return self._within(found[1::2], self.whole[1::2], f"{len(found[1::2])} items beside other ones")
+
+    def permuted(self) -> str:
+        items = self.probe.case.items
+        order = [*reversed(range(len(items)))]
+        order.insert(len(order) // 2, 0)
+        found = self.asked([items[number] for number in order])
+        return self._within(found, self.whole[order], "items in another order, one twice")
+
+    def softmaxed(self) -> str:
+        shares = self.asked(self.probe.case.items, apply_softmax=True)
+        return self.probe.within(max_abs(shares - softmax(self.whole)), "the softmax of the logits")
+
+    def temperature(self) -> str:
+        seen = []
+        for temperature in TEMPERATURES:
+            found = self.asked(self.probe.case.items, apply_softmax=True, temperature=temperature)
+            expected = softmax(self.whole, temperature)
+            limit = self.probe.same / min(1.0, temperature)
+            seen.append(self.probe.within(max_abs(found - expected), f"at temperature {temperature:g}", limit))
+        return "; ".join(seen)
+
+
+CLASSIFICATION = Gate(
+    "classification_agrees",
+    "the class logits of a model with a classification head, against the serial server, each item alone, among other "
+    "items, in another order; their softmax, and a temperature",
+    rests_on="one check that could be made, and none that is broken",
+    measure=measure,
+    needs=("multi", "serial"),
+    mode=ModeName.CLASSIFICATION,
+    costly=True,
+    short="classes",
+    order=35,
+)
+GATES = (CLASSIFICATION,)
