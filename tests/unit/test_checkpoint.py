@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,7 @@ def small(monkeypatch):
         written.append(directory)
         write_it(directory, spec)
 
-    monkeypatch.setattr(checkpoint, "CheckpointSpec", lambda: SPEC)
+    monkeypatch.setattr(checkpoint, "CheckpointSpec", lambda **more: replace(SPEC, **more))
     monkeypatch.setattr(checkpoint, "write_checkpoint", counted)
     return written
 
