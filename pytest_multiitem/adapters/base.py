@@ -91,7 +91,6 @@ class Engine:
     ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
     that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
     ``neighbours``: requests that may be sent beside score requests. ``flushes_cache``: whether ``/flush_cache`` is one.
-    ``modes``: those that a server has which does not say, by ``modes`` in ``/get_server_info``, which it speaks.
     """
 
     name: str = ""
@@ -101,7 +100,6 @@ class Engine:
     withstands_bad_requests: bool = False
     neighbours: tuple[Neighbour, ...] = ()
     flushes_cache: bool = False
-    modes: tuple[ModeName, ...] = ()
 
     def fit(self, settings: Settings) -> Settings:
         """The settings of a run with this engine: its backends and masks where the user chose none.
@@ -170,6 +168,11 @@ class Engine:
     def attest(self, profile: Profile, info: Mapping[str, Any], log: Path | None) -> Attestation:
         """What a server without ``executed`` counters runs, from its ``/get_server_info`` and its log."""
         return Attestation()
+
+    def modes(self, info: Mapping[str, Any]) -> tuple[ModeName, ...]:
+        """The modes that a server speaks which does not name them itself, by what it says in ``/get_server_info``;
+        none where that is not known."""
+        return ()
 
     def hazard(self, profile: Profile, case: Case) -> str | None:
         """Why a request is known to harm such a server, and so must not be sent; None where it may be."""

@@ -13,12 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 from pytest_multiitem.adapters.attestation import UNATTESTED, Attestation
 from pytest_multiitem.adapters.base import Profile, role_of
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.modes import ModeName
 
 _FLASHINFER = "flashinfer"
+#: The version that brought labels per item, temperature, sets and decisions.
+_MODES_SINCE = Version("0.5.21")
 
 
 class SglangEngine(InstalledEngine):
@@ -36,6 +41,26 @@ class SglangEngine(InstalledEngine):
         re.compile(r"(?:Error|Exception): (Multi-item scoring requires .*)"),
         re.compile(r"(?:Error|Exception): (.*(?:multi-item|enable-mis|flashinfer).*)", re.IGNORECASE),
     )
+
+    def modes(self, info: Mapping[str, Any]) -> tuple[ModeName, ...]:
+        """Of a server that tells its version: those that came with 0.5.21, sets where neither a prefix cache nor
+        chunked prefill is on, decisions where nothing packs. Rankings need a template that nobody tells of."""
+        try:
+            is_new = Version(str(info.get("version"))) >= _MODES_SINCE
+        except InvalidVersion:
+            return ()
+        classifies, sets = bool(info.get("is_embedding")), False
+        if is_new:
+            sets = bool(info.get("disable_radix_cache")) and info.get("chunked_prefill_size") == -1
+        if classifies:
+            further = (ModeName.SETWISE_CLASSIFICATION,) if sets else ()
+            return (ModeName.TEXT, ModeName.CLASSIFICATION, *further)
+        known = [ModeName.IDS, ModeName.TEXT]
+        if is_new:
+            known += [ModeName.LABELS_PER_ITEM, ModeName.TEMPERATURE]
+            known += [ModeName.SETWISE] if sets else []
+            known += [] if role_of(info) == "multi" else [ModeName.DECISIONS]
+        return tuple(known)
 
     def hazard(self, profile: Profile, case: Case) -> str | None:
         """Requests that end the server's scheduler, and with it the server."""

@@ -9,12 +9,11 @@ import numpy as np
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.evidence import baseline, evidence_of
 from pytest_multiitem.gates.gate import Gate, Measurement
-from pytest_multiitem.gates.mode_probe import speaks
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.prompts import reranker
-from pytest_multiitem.targets.modes import decided, modes_of
+from pytest_multiitem.targets.modes import decided, modes_of, speaks
 from pytest_multiitem.targets.target import Target
 
 #: Of the vocabulary's probability: labels that a template asks for have nearly all of it.

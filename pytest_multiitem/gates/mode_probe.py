@@ -18,7 +18,7 @@ from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.modes import ModeName
-from pytest_multiitem.targets.modes import require_mode
+from pytest_multiitem.targets.modes import require_mode, speaks
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import Scores
 from pytest_multiitem.transport.one_item import NeverScored
@@ -69,15 +69,6 @@ class ModeProbe:
         size = self.multi.vocab_size
         known = len(ids) == 1 and ids[0] != self.multi.delimiter and (size is None or ids[0] < size)
         return ids[0] if known else None
-
-
-def speaks(target: Target, mode: ModeName) -> bool:
-    """Whether a server is known to speak a mode."""
-    try:
-        require_mode(target, mode)
-    except EngineUnavailable:
-        return False
-    return True
 
 
 def measured(

@@ -11,13 +11,13 @@ import numpy as np
 from pytest_multiitem.gates.checks import NotMade
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement
-from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, largest, measured, speaks
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, largest, measured
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.wire.score import ScoreRequest
-from pytest_multiitem.targets.modes import Tables, tables
+from pytest_multiitem.targets.modes import Tables, speaks, tables
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.one_item import OneItemClient
 

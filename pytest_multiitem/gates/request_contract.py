@@ -20,6 +20,7 @@ from pytest_multiitem.scoring.limits import PLACED, placed_limit
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.servers.errors import ServerDied
+from pytest_multiitem.targets.modes import speaks
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure, Scores, prepare, quoted, read_scores, told
 from pytest_multiitem.transport.one_item import NeverScored
@@ -133,9 +134,9 @@ class _Probe:
         return self.asked(self.multi, {**content, **fields})
 
     def known(self, field: str) -> bool:
-        """Whether the packed server says that it knows a field of a scoring request."""
+        """Whether the packed server, or its engine's adapter, says that it knows a field of the mode temperature."""
         fields = self.multi.info.get("score_fields")
-        return isinstance(fields, list) and field in fields
+        return (isinstance(fields, list) and field in fields) or speaks(self.multi, ModeName.TEMPERATURE)
 
     def needs_known(self, field: str) -> None:
         """Raises NotMade where the packed server does not say that it knows a field."""

@@ -30,7 +30,7 @@ def modes_of(target: Target) -> frozenset[ModeName] | None:
     said = target.info.get("modes")
     if isinstance(said, list):
         return frozenset(mode for mode in ModeName if mode.value in said)
-    declared = () if target.adapter is None else target.adapter.modes
+    declared = () if target.adapter is None else target.adapter.modes(target.info)
     return frozenset(declared) or None
 
 
@@ -48,6 +48,11 @@ def require_mode(target: Target, mode: ModeName) -> None:
         raise EngineUnavailable(
             f"the {target.place} does not speak mode {mode.value}, which is for a {heads} model; it speaks {known}"
         )
+
+
+def speaks(target: Target, mode: ModeName) -> bool:
+    """Whether a server is known to speak a mode."""
+    return mode in (modes_of(target) or ())
 
 
 @dataclass(frozen=True, eq=False)

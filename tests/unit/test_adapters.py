@@ -146,3 +146,23 @@ def test_contradictions_compare_what_is_told():
     assert contradictions(info, {"disable_radix_cache": True}) == [
         "disable_radix_cache was set to True, but the server says False"
     ]
+
+
+SETS = {"disable_radix_cache": True, "chunked_prefill_size": -1}
+
+
+@pytest.mark.parametrize(
+    ("info", "modes"),
+    [
+        ({}, ""),
+        ({"version": "unknown"}, ""),
+        ({"version": "0.5.10.post1"} | SETS, "ids text"),
+        ({"version": "0.5.23", "enable_mis": True}, "ids text labels_per_item temperature"),
+        ({"version": "0.5.23", "enable_mis": True} | SETS, "ids text labels_per_item temperature setwise"),
+        ({"version": "0.5.21", "enable_mis": False}, "ids text labels_per_item temperature decisions"),
+        ({"version": "0.5.23", "is_embedding": True}, "text classification"),
+        ({"version": "0.5.23", "is_embedding": True} | SETS, "text classification setwise_classification"),
+    ],
+)
+def test_sglang_speaks_what_its_version_and_its_flags_allow(info, modes):
+    assert [mode.value for mode in SGLANG.modes(info)] == modes.split()
