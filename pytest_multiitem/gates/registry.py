@@ -37,13 +37,17 @@ def check_known_elsewhere(names: Iterable[str]) -> None:
 
 
 def required(settings: Settings) -> tuple[str, ...]:
-    """The gates for which NOT_RUN fails a run; ``all`` are those that the run's options ask for."""
+    """The gates for which NOT_RUN fails a run; ``all`` are those that the run's options ask for: of a mode, where the
+    user has named modes, since a server need not speak them all."""
     if settings.require != (ALL,):
         return settings.require
+    named = settings.origins.get("mode", "default") != "default"
     return tuple(
         name
         for name, gate in gates().items()
-        if (gate.asked_by is None or getattr(settings, gate.asked_by)) and left_out(gate, settings) is None
+        if (gate.asked_by is None or getattr(settings, gate.asked_by))
+        and (gate.mode is None or named)
+        and left_out(gate, settings) is None
     )
 
 

@@ -11,7 +11,7 @@ from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.label_mass import LABEL_MASS
 from pytest_multiitem.gates.mode_rerank import RERANK
 from pytest_multiitem.gates.record import judged, record_of
-from pytest_multiitem.gates.registry import gates, left_out
+from pytest_multiitem.gates.registry import gates, left_out, required
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.semantics import Semantics
@@ -86,6 +86,13 @@ def test_a_run_leaves_out_modes_that_it_does_not_name(name):
     assert left_out(gate, settings_of()) is None
     assert left_out(gate, settings_of(mode=gate.mode.value)) is None
     assert "the settings choose ids only (--mode)" in left_out(gate, settings_of(mode="ids"))
+
+
+def test_a_run_that_requires_all_requires_the_modes_that_it_names():
+    of_modes = {name for name, gate in gates().items() if gate.mode is not None}
+    assert not of_modes & set(required(settings_of(require="all")))
+    assert of_modes & set(required(settings_of(require="all", mode="setwise"))) == {"setwise_agrees"}
+    assert set(required(settings_of(require="all", mode="all"))) > of_modes
 
 
 # -- answers --------------------------------------------------------------------------------------
