@@ -12,6 +12,7 @@ from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.errors import Origin, UsageError
 from pytest_multiitem.registry import Registry, modules_of
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ALL, REFERENCE
 from pytest_multiitem.servers.process import LaunchSpec
@@ -90,6 +91,8 @@ class Engine:
     ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
     that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
     ``neighbours``: requests that may be sent beside score requests. ``flushes_cache``: whether ``/flush_cache`` is one.
+    ``client``: asks its servers on their own wire. ``modes``: the ways to ask for scores that they have, where they do
+    not say. ``packs_nothing``: why items of one request never stand in one sequence; None where they may.
     """
 
     name: str = ""
@@ -99,6 +102,9 @@ class Engine:
     withstands_bad_requests: bool = False
     neighbours: tuple[Neighbour, ...] = ()
     flushes_cache: bool = False
+    client: type[ScoreClient] = ScoreClient
+    modes: tuple[ModeName, ...] = ()
+    packs_nothing: str | None = None
 
     def fit(self, settings: Settings) -> Settings:
         """The settings of a run with this engine: its backends and masks where the user chose none.

@@ -67,7 +67,8 @@ class Gate:
     other gates have seen to be wrong anyway. ``also_on``: servers that the kill matrix measures it on
     in the place of the packed one, each in a further column. ``is_control``: its verdict is about the other gates;
     what a server does to it is nobody's score. ``no_column``: why it is no column there. ``short``: its
-    name at the head of a narrow column.
+    name at the head of a narrow column. ``about_packing``: it judges what packing brings, and an engine that does not
+    pack has nothing to show.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Gate:
     is_control: bool = False
     no_column: str | None = None
     costly: bool = False
+    about_packing: bool = False
     short: str | None = None
     order: float = math.inf
 
