@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, ClassVar, Self
 
 import httpx
@@ -26,6 +25,8 @@ from pytest_multiitem.transport.client import FailureKind, PreparedRequest, Scor
 _ENTRY_BYTES = 256
 #: Tokens of the model's limit that a prompt leaves free: the engine generates one to have its logits.
 _GENERATED = 1
+#: Labels of one call, and so of one softmax.
+MOST_LABELS = 20
 #: Fields that this endpoint takes over as they are; a field that it does not know is an error there.
 _TAKEN = ("query", "items", "item_first")
 
@@ -138,12 +139,19 @@ class GenerativeClient(ScoreClient):
 def _calls(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The bodies of a request's calls: one for each label, which comes first in it."""
     labels: Any = fields.get("label_token_ids")
+    softmax = bool(fields.get("apply_softmax", False))
     body = {name: fields[name] for name in _TAKEN if name in fields}
-    body |= {"apply_softmax": bool(fields.get("apply_softmax", False)), "add_special_tokens": False}
+    body |= {"apply_softmax": softmax, "add_special_tokens": False}
     orders = [labels]  # what the server must refuse goes to it as it is
-    if isinstance(labels, list) and len(labels) > 1:
-        with suppress(TypeError):
-            orders = [label_order(labels, label) for label in labels]
+    if isinstance(labels, list) and len(labels) > MOST_LABELS:
+        if softmax:
+            raise NotSent(
+                f"a request is not sent: vLLM takes a softmax over {MOST_LABELS} labels at most, and this is over "
+                f"{len(labels)}"
+            )
+        orders = [[label] for label in labels]  # a probability over the vocabulary depends on no other label
+    elif isinstance(labels, list) and len(labels) > 1:
+        orders = [label_order(labels, label) for label in labels]
     for order in orders:
         yield {**body, "label_token_ids": order}
 

@@ -7,7 +7,7 @@ whoever asks gets one score for each document, in the order of the request.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final, NamedTuple, NoReturn
+from typing import Any, ClassVar, Final, NamedTuple, NoReturn, Self
 
 import httpx
 import numpy as np
@@ -60,6 +60,12 @@ class RerankClient(ScoreClient):
         if self._form is None:
             self._form = self._found()
         return self._form
+
+    @override
+    def another(self) -> Self:
+        client = super().another()
+        client._form = self._form
+        return client
 
     def rank(self, query: str, documents: Sequence[str], **more: Any) -> list[Ranked]:
         """The answer's entries in its order; ``more``: further fields, such as ``top_n``.

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.adapters.base import Profile
-from pytest_multiitem.adapters.generative import GenerativeClient
+from pytest_multiitem.adapters.generative import MOST_LABELS, GenerativeClient
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.modes import ModeName
@@ -36,6 +36,7 @@ class VllmEngine(InstalledEngine):
     client = GenerativeClient
     modes = (ModeName.GENERATIVE_SCORING, ModeName.CLASSIFICATION, ModeName.RERANK)
     packs_nothing = "vLLM does not pack: each item of a request is a sequence of its own"
+    most_labels = MOST_LABELS
     module = "vllm.entrypoints.cli.main"
     package = "vllm"
     sources = "engine/arg_utils.py entrypoints/openai/cli_args.py config/*.py"
