@@ -17,6 +17,7 @@ from pytest_multiitem.adapters.attestation import UNATTESTED, Attestation
 from pytest_multiitem.adapters.base import Profile, role_of
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.modes import MODES, ModeName
 
 _FLASHINFER = "flashinfer"
 
@@ -27,6 +28,8 @@ class SglangEngine(InstalledEngine):
     name = "sglang"
     backends = ("pytorch",)
     masks = (_FLASHINFER,)
+    #: From 0.5.21 on; earlier versions have those of ids and of text.
+    modes = tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING)
     module = "sglang.launch_server"
     package = "sglang"
     sources = "srt/server_args.py srt/arg_groups/**/*.py"
