@@ -119,7 +119,7 @@ def attach_ready(role: Role | None, url: str, settings: Settings, engine: Engine
         check_ready(client, settings.labels, delimiter=target.delimiter)
     except (ScoreFailure, NeverReady) as error:
         client.close()
-        failure = explained(error, _place(role, client.url), settings)
+        failure = explained(error, _place(role, client.url), settings, path=client.path)
         failure.origin = Origin(role or "multi", UNKNOWN, answered=False)
         raise failure from None
     except BaseException:

@@ -19,6 +19,7 @@ from pytest_multiitem.gates.run_subject import RunSubject
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.servers.errors import NeverReady
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.targets.attach import attach_ready
 from pytest_multiitem.targets.one_server import serial_side
@@ -177,7 +178,7 @@ def test_attached_it_is_asked_on_its_own_wire(vllm):
 
 def test_a_server_of_another_engine_is_not_asked_so(vllm):
     """Without the engine's name the address is one of /v1/score, which vLLM does not serve."""
-    with pytest.raises(Exception, match="404"):
+    with pytest.raises((NeverReady, ScoreFailure), match=r"404.*that is asked elsewhere: --\S*engine vllm"):
         attach_ready("multi", vllm.url, resolve({}, {}, {}), None)
     assert {path for path, _ in vllm.calls} == {"/v1/score"}
 
