@@ -56,6 +56,8 @@ class FakeVllm:
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         self.calls.append((path, body))
+        if body.get("model") not in (None, "tiny"):
+            return None
         if path == "/generative_scoring":
             return self._scored(body)
         if path in ("/rerank", "/v1/rerank", "/v2/rerank"):

@@ -44,27 +44,30 @@ class TextOnly(EngineUnavailable):
 
 
 class RerankClient(ScoreClient):
-    """A `ScoreClient` of a rerank server. ``model``: sent with each request, for servers that want one.
+    """A `ScoreClient` of a rerank server. A request names the model that the server says it has first, and none where it
+    does not say.
 
     Raises TextOnly for requests of token ids: no such server takes any.
     """
 
     path: ClassVar[str] = "/rerank"
-    model: str = "default"
 
     _form: RerankForm | None = None
+    _model: str | None = None
 
     @property
     def form(self) -> RerankForm:
         """How this server is asked. Raises ScoreFailure where it answers none of the forms."""
         if self._form is None:
+            name = (self.model_info() or {}).get("served_model_name")
+            self._model = name if isinstance(name, str) else None
             self._form = self._found()
         return self._form
 
     @override
     def another(self) -> Self:
         client = super().another()
-        client._form = self._form
+        client._form, client._model = self._form, self._model
         return client
 
     def rank(self, query: str, documents: Sequence[str], **more: Any) -> list[Ranked]:
@@ -104,8 +107,8 @@ class RerankClient(ScoreClient):
         raise TextOnly(f"{self.url} ranks texts and takes no token ids: only gates of the mode rerank can be measured")
 
     def _asked(self, form: RerankForm, query: str, documents: Sequence[str], more: Any) -> httpx.Response:
-        body = {"model": self.model, "query": query, form.documents: list(documents), **more}
-        return self.post(form.path, body)
+        model = {} if self._model is None else {"model": self._model}
+        return self.post(form.path, {**model, "query": query, form.documents: list(documents), **more})
 
     def _found(self) -> RerankForm:
         refusals = []

@@ -161,8 +161,7 @@ def classifier(vllm: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> It
 def test_pairs_are_scored_as_transformers_does(classifier: Classifier) -> None:
     with RerankClient(classifier.url) as client:
         for fields, reference in ({}, classifier.reference), ({"use_activation": False}, _logit(classifier)):
-            body = {"model": None, "text_1": QUERIES[0], "text_2": list(DOCUMENTS), **fields}
-            answer = client.post("/score", {name: value for name, value in body.items() if value is not None})
+            answer = client.post("/score", {"text_1": QUERIES[0], "text_2": list(DOCUMENTS), **fields})
             assert answer.status_code == 200, answer.text
             found = np.array(decode_generative_scores(answer.content, len(DOCUMENTS)))
             expected = np.array([reference(QUERIES[0], text) for text in DOCUMENTS])
