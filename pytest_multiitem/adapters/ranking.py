@@ -44,8 +44,8 @@ class TextOnly(EngineUnavailable):
 
 
 class RerankClient(ScoreClient):
-    """A `ScoreClient` of a rerank server. A request names the model that the server says it has first, and none where it
-    does not say.
+    """A `ScoreClient` of a rerank server. A request names the model that the server says it has first, and none
+    where it does not say.
 
     Raises TextOnly for requests of token ids: no such server takes any.
     """
