@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,15 +40,26 @@ class Infinity:
 def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reference]:
     """A tiny BERT with a head of one class, whose tokens are letters, and transformers' own scores of it."""
     import torch
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+    from tokenizers.implementations import BertWordPieceTokenizer
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
     model = tmp_path_factory.mktemp("cross-encoder") / "tiny-bert"
     model.mkdir()
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,."
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (model / "vocab.txt").write_text("\n".join(words))
-    tokenizer = BertTokenizerFast(vocab_file=str(model / "vocab.txt"), model_max_length=LIMIT)
-    tokenizer.save_pretrained(model)
+    BertWordPieceTokenizer({word: number for number, word in enumerate(words)}).save(str(model / "tokenizer.json"))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    # Written by hand: each transformers names the class in its own way, and two of them read it.
+    told = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": LIMIT,
+        "model_input_names": names,
+        **special,
+    }
+    (model / "tokenizer_config.json").write_text(json.dumps(told))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    assert tokenizer.unk_token_id not in tokenizer("what can be eaten")["input_ids"]
     torch.manual_seed(7)
     config = BertConfig(
         vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
@@ -58,7 +70,8 @@ def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Refer
 
     def relevance(query: str, text: str) -> float:
         with torch.no_grad():
-            logit = head(**tokenizer(query, text, return_tensors="pt", truncation=True)).logits
+            # As a list: an empty text by itself is no pair to a tokenizer, and leaves out its separator.
+            logit = head(**tokenizer([(query, text)], return_tensors="pt", truncation=True)).logits
         return float(torch.sigmoid(logit.to(torch.float64))[0, 0])
 
     return model, relevance
