@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint mutation power field tpu engines bench docs clean
+.PHONY: demo test slow lint mutation power field tpu engines engines-sglang engines-vllm engines-infinity bench docs clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -56,11 +56,20 @@ mutation: $(READY)
 	$(BIN)/python -m pip install -qq -c constraints.txt --group mutation
 	$(BIN)/python tools/mutation.py
 
-# A real server to test against: sglang on a CPU, serial and packed (engines/sglang_mis_cpu stands in for FlashInfer), in
-# an environment of its own that `make clean` leaves alone.
-engines:
+# Real servers to test against on a CPU, each in an environment of its own that `make clean` leaves alone: sglang, serial
+# and packed (engines/sglang_mis_cpu stands in for FlashInfer), vLLM, and infinity, which reranks.
+engines: engines-sglang engines-vllm engines-infinity
+
+engines-sglang:
 	engines/sglang-cpu.sh
 	@echo "pytest --engine sglang --engine-python .engines/sglang-0.5.23/bin/python"
+
+engines-vllm:
+	engines/vllm-cpu.sh
+	@echo "pytest --engine vllm --engine-python .engines/vllm-0.32.0/bin/python"
+
+engines-infinity:
+	engines/infinity-cpu.sh
 
 # The documentation as a site, in build/site. A warning fails: a link that leads nowhere, a page that is on no map.
 docs: $(READY)

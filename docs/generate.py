@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from pytest_multiitem.adapters.base import ENGINES
 from pytest_multiitem.comparison import records
 from pytest_multiitem.comparison.files import SCHEMAS
 from pytest_multiitem.errors import UsageError
@@ -23,7 +24,7 @@ from pytest_multiitem.inputs import read_json
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.reports import power
 from pytest_multiitem.results.details import Details, Notes
-from pytest_multiitem.scoring.modes import MODES
+from pytest_multiitem.scoring.modes import MODES, ModeName
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
 from pytest_multiitem.validation.schemas import KINDS, write_schemas
@@ -121,6 +122,30 @@ def with_modes(page: str) -> str:
         rows.append([f"`{mode.name}`", where, ", ".join(mode.heads), fields, mode.answer, mode.reference])
     head = "| mode | where | heads | fields | answer | must equal, serially |\n| --- | --- | --- | --- | --- | --- |\n"
     return renewed(page, "modes", head + _rows(rows))
+
+
+#: What is measured on a running server of an engine, by the suites or by tests/integration; the rest is by its sources.
+_MEASURED = {
+    "embedded": tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING),
+    "sglang": (ModeName.IDS,),
+    "sgl-jax": (ModeName.IDS,),
+    "vllm": (ModeName.GENERATIVE_SCORING, ModeName.CLASSIFICATION, ModeName.RERANK),
+    "rerank": (ModeName.RERANK,),
+}
+
+
+def with_engines(page: str) -> str:
+    """guides/real-engines.md with the table of modes and engines renewed."""
+    engines = ENGINES.shipped()
+    rows = []
+    for mode in MODES:
+        cells = []
+        for name, engine in engines.items():
+            word = "measured" if mode.name in _MEASURED[name] else "by its sources"
+            cells.append(word if mode.name in engine.modes else "–")
+        rows.append([f"`{mode.name}`", *cells])
+    head = ["mode", *(f"`{name}`" for name in engines)]
+    return renewed(page, "modes of engines", _rows([head, ["---"] * len(head)]) + _rows(rows))
 
 
 def with_schemas(page: str) -> str:
@@ -248,6 +273,8 @@ def main() -> None:
     for name, renew in (("gates.md", with_gates_table), ("results.md", with_schemas), ("server.md", with_modes)):
         page = REFERENCE / name
         page.write_text(renew(page.read_text(encoding="utf-8")), encoding="utf-8")
+    guide = Path(__file__).parent / "guides" / "real-engines.md"
+    guide.write_text(with_engines(guide.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

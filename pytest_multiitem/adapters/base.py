@@ -91,6 +91,9 @@ class Engine:
     ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
     that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
     ``neighbours``: requests that may be sent beside score requests. ``flushes_cache``: whether ``/flush_cache`` is one.
+    ``client``: asks its servers on their own wire. ``modes``: the ways to ask for scores that they have, where they do
+    not say. ``packs_nothing``: why items of one request never stand in one sequence; None where they may.
+    ``most_labels``: over which it can take one softmax; None: as many as there are.
     """
 
     name: str = ""
@@ -100,6 +103,10 @@ class Engine:
     withstands_bad_requests: bool = False
     neighbours: tuple[Neighbour, ...] = ()
     flushes_cache: bool = False
+    client: type[ScoreClient] = ScoreClient
+    modes: tuple[ModeName, ...] = ()
+    packs_nothing: str | None = None
+    most_labels: int | None = None
 
     def fit(self, settings: Settings) -> Settings:
         """The settings of a run with this engine: its backends and masks where the user chose none.
@@ -169,7 +176,7 @@ class Engine:
         """What a server without ``executed`` counters runs, from its ``/get_server_info`` and its log."""
         return Attestation()
 
-    def modes(self, info: Mapping[str, Any]) -> tuple[ModeName, ...]:
+    def spoken(self, info: Mapping[str, Any]) -> tuple[ModeName, ...]:
         """The modes that a server speaks which does not name them itself, by what it says in ``/get_server_info``;
         none where that is not known."""
         return ()

@@ -13,6 +13,7 @@ from pytest_multiitem.adapters.base import Neighbour, Profile
 from pytest_multiitem.adapters.installed import Installed, inspect
 from pytest_multiitem.adapters.launched import LaunchedEngine
 from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.scoring.modes import MODES, ModeName
 from pytest_multiitem.settings.cache import checkpoint_cache
 from pytest_multiitem.settings.settings import Settings
 
@@ -39,6 +40,7 @@ class EmbeddedEngine(LaunchedEngine):
         Neighbour("/v1/models"),
     )
     flushes_cache = True
+    modes = tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING)
 
     def elsewhere(self, *, python: str | None = None, checkout: Path | None = None) -> Self:
         """Of this package as it is installed in that interpreter, or in this one."""

@@ -49,8 +49,8 @@ class Installed:
     places: tuple[str, ...] = ()
 
     def lacking(self, flags: Iterable[str]) -> list[str]:
-        """Those of ``flags`` that this version does not know."""
-        return sorted(set(flags) - self.flags)
+        """Those of ``flags`` that this version does not know; ``no-NAME`` switches off what it knows as NAME."""
+        return sorted(flag for flag in flags if not {flag, flag.removeprefix("no-")} & self.flags)
 
 
 @cache

@@ -17,6 +17,7 @@ from pytest_multiitem.adapters.attestation import UNATTESTED, Attestation
 from pytest_multiitem.adapters.base import ROLE_WORDS, Profile, role_of
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
+from pytest_multiitem.scoring.modes import ModeName
 
 _FALLBACK = re.compile(r"^.*attention.*falling back to native.*$", re.IGNORECASE | re.MULTILINE)
 _LOG_START = 2**20  # bytes; the fallback is announced at the start
@@ -28,6 +29,7 @@ class SglJaxEngine(InstalledEngine):
 
     name = "sgl-jax"
     backends = ("jax",)
+    modes = (ModeName.IDS, ModeName.TEXT)
     module = "sgl_jax.launch_server"
     package = "sgl_jax"
     sources = "srt/server_args.py"

@@ -19,7 +19,7 @@ from pytest_multiitem.adapters.attestation import UNATTESTED, Attestation
 from pytest_multiitem.adapters.base import Profile, role_of
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.scoring.modes import ModeName
+from pytest_multiitem.scoring.modes import MODES, ModeName
 
 _FLASHINFER = "flashinfer"
 #: The version that brought labels per item, temperature, sets and decisions.
@@ -32,6 +32,8 @@ class SglangEngine(InstalledEngine):
     name = "sglang"
     backends = ("pytorch",)
     masks = (_FLASHINFER,)
+    #: From 0.5.21 on; earlier versions have those of ids and of text.
+    modes = tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING)
     module = "sglang.launch_server"
     package = "sglang"
     sources = "srt/server_args.py srt/arg_groups/**/*.py"
@@ -42,7 +44,7 @@ class SglangEngine(InstalledEngine):
         re.compile(r"(?:Error|Exception): (.*(?:multi-item|enable-mis|flashinfer).*)", re.IGNORECASE),
     )
 
-    def modes(self, info: Mapping[str, Any]) -> tuple[ModeName, ...]:
+    def spoken(self, info: Mapping[str, Any]) -> tuple[ModeName, ...]:
         """Of a server that tells its version: those that came with 0.5.21, sets where neither a prefix cache nor
         chunked prefill is on, decisions where nothing packs. Rankings need a template that nobody tells of."""
         try:

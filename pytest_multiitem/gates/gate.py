@@ -67,9 +67,9 @@ class Gate:
     backend; all that it needs of its own backend where None. ``costly``: the kill matrix leaves it out of a build that
     other gates have seen to be wrong anyway. ``also_on``: servers that the kill matrix measures it on
     in the place of the packed one, each in a further column. ``is_control``: its verdict is about the other gates;
-    what a server does to it is nobody's score. ``no_column``: why it is no column there. ``mode``: the way
-    to ask for scores that it is about, where that is not plain ids. ``short``: its
-    name at the head of a narrow column.
+    what a server does to it is nobody's score. ``no_column``: why it is no column there. ``mode``: the way to ask for
+    scores that it is about, where that is not plain ids. ``short``: its name at the head of a narrow column.
+    ``about_packing``: it judges what packing brings, and an engine that does not pack has nothing to show.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Gate:
     no_column: str | None = None
     mode: ModeName | None = None
     costly: bool = False
+    about_packing: bool = False
     short: str | None = None
     order: float = math.inf
 

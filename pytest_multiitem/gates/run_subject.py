@@ -64,8 +64,12 @@ class RunSubject(Subject):
         self.examples, self.item_counts = self.settings.property_examples, self.settings.items
 
     def require(self, gate: Gate) -> None:
-        """Raises EngineUnavailable where the run's options leave out the servers that a gate compares with."""
-        if (reason := left_out(gate, self.settings)) is not None:
+        """Raises EngineUnavailable where the run's options leave out the servers that a gate compares with, and where
+        it is about packing and the engine does not pack."""
+        reason = left_out(gate, self.settings)
+        if reason is None and gate.about_packing:
+            reason = self.run.engine.packs_nothing
+        if reason is not None:
             raise EngineUnavailable(reason)
 
     def server(self, part: Part) -> Target:

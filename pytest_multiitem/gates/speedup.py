@@ -279,6 +279,7 @@ SPEEDUP_N32 = Gate(
     ">=",
     3.0,
     timing=True,
+    about_packing=True,
     rests_on="a confidence interval of paired timed runs",
     measure=measure,
     needs=("multi", "serial"),

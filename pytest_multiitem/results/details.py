@@ -182,7 +182,8 @@ class Ladder(Notes, kw_only=True):
 
 
 class Labels(Notes, kw_only=True):
-    """By set of labels, how far the packed server's probabilities are from the serial server's."""
+    """By set of labels, how far the packed server's probabilities are from the serial server's; None where the engine
+    takes no softmax over as many."""
 
     differences: dict[str, Number]
     vocab_size: int

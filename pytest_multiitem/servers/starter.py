@@ -33,14 +33,16 @@ class Starter:
         for _ in range(min(self._at_once, len(self._queue))):
             threading.Thread(target=self._work, name="multiitem-starter", daemon=True).start()
 
-    def server(self, spec: LaunchSpec) -> RunningServer:
+    def server(self, spec: LaunchSpec, ready: Ready | None = None) -> RunningServer:
         """The ready server of a spec; one that still stands in the queue, or was never in it, starts now.
+
+        ``ready``: tells when one that was never in the queue is, where it is of another kind than those.
 
         Raises what `ServerPool.acquire` raises.
         """
         future = self._servers.get(spec.key)
         if future is None or future.cancel():
-            return self._pool.acquire(spec, self._ready)
+            return self._pool.acquire(spec, ready or self._ready)
         return future.result()
 
     def settle(self) -> None:

@@ -84,8 +84,9 @@ class Settings:
     )
 
     engine: str = option(
-        "embedded", "which engine runs the servers: embedded (ships with the plugin), sglang, sgl-jax, or one that a "
-        "project adds", str, "NAME", short=True, topic="engine",
+        "embedded", "which engine runs the servers: embedded (ships with the plugin), sglang, sgl-jax, vllm, rerank "
+        "(a server that ranks texts, attached by its address), or one that a project adds",
+        str, "NAME", short=True, topic="engine",
     )
     engine_python: str | None = option(
         None, "the python of the environment that an engine of its own lives in", program, "PATH", short=True,

@@ -95,7 +95,7 @@ def attach(role: Role | None, client: ScoreClient, settings: Settings, engine: E
             f"{place} says that {declared}, but {given} was given ({where}); leave that out to take the server at its "
             f"word, or give the address of one with {given}"
         )
-    adapter = engine if settings.origins.get("engine", "default") != "default" else None
+    adapter = _named(engine, settings)
     return Target(
         _profile(place, served.role or role or "multi", served, settings),
         ATTACHED if adapter is None else adapter.name,
@@ -112,19 +112,25 @@ def attach_ready(role: Role | None, url: str, settings: Settings, engine: Engine
 
     Raises ScoreFailure or NeverReady where it does not, with what to do next, and leaves no connection open.
     """
-    client = client_of(url, settings)
+    named = _named(engine, settings)
+    client = client_of(url, settings, kind=ScoreClient if named is None else named.client)
     try:
         target = attach(role, client, settings, engine)
         check_ready(client, settings.labels, delimiter=target.delimiter)
     except (ScoreFailure, NeverReady) as error:
         client.close()
-        failure = explained(error, _place(role, client.url), settings)
+        failure = explained(error, _place(role, client.url), settings, path=client.path)
         failure.origin = Origin(role or "multi", UNKNOWN, answered=False)
         raise failure from None
     except BaseException:
         client.close()
         raise
     return target
+
+
+def _named(engine: Engine | None, settings: Settings) -> Engine | None:
+    """The adapter where the settings name one: the default says nothing of a server that someone else started."""
+    return engine if settings.origins.get("engine", "default") != "default" else None
 
 
 def _place(role: Role | None, url: str) -> str:

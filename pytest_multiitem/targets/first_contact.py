@@ -28,23 +28,25 @@ _CONNECTIONS = (
 )
 
 
-def explained(error: ScoreFailure | NeverReady, place: str, settings: Settings) -> ScoreFailure | NeverReady:
+def explained(
+    error: ScoreFailure | NeverReady, place: str, settings: Settings, *, path: str = SCORE_PATH
+) -> ScoreFailure | NeverReady:
     """The same error, of one line, with the server's name and what to do next.
 
-    ``place``: the server by its role and its address without credentials.
+    ``place``: the server by its role and its address without credentials. ``path``: where it was asked for scores.
     """
     failure = error.failure if isinstance(error, NeverReady) else error
     if not isinstance(failure, ScoreFailure):
         return error
     words = " ".join(failure.message.split())
     words = words if len(words) <= _QUOTED else f"{words[:_QUOTED]} …"
-    text = f"{place} cannot be asked: {words}. Next: {_advice(failure, settings)}"
+    text = f"{place} cannot be asked: {words}. Next: {_advice(failure, settings, path)}"
     if isinstance(error, NeverReady):
         return NeverReady(text, failure)
     return ScoreFailure(failure.kind, text, failure.status)
 
 
-def _advice(failure: ScoreFailure, settings: Settings) -> str:
+def _advice(failure: ScoreFailure, settings: Settings, path: str) -> str:
     status = failure.status
     if failure.kind is FailureKind.TIMEOUT:
         limit = f"{settings.request_timeout:g} s ({_flag('request_timeout')})"
@@ -55,7 +57,9 @@ def _advice(failure: ScoreFailure, settings: Settings) -> str:
     if status in UNAUTHORISED:
         return f"put its API key into the environment variable {settings.api_key_env}"
     if status in (404, 405):
-        return f"give the address before {SCORE_PATH}; a server of this endpoint must stand there"
+        advice = f"give the address before {path}; a server of this endpoint must stand there"
+        elsewhere = f", or name an engine that is asked elsewhere: {_flag('engine')} vllm, {_flag('engine')} rerank"
+        return advice + (elsewhere if path == SCORE_PATH else "")
     if 300 <= status < 400:
         return "give the address that it points to: redirects are not followed"
     if status == 429:

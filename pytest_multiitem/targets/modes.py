@@ -30,7 +30,7 @@ def modes_of(target: Target) -> frozenset[ModeName] | None:
     said = target.info.get("modes")
     if isinstance(said, list):
         return frozenset(mode for mode in ModeName if mode.value in said)
-    declared = () if target.adapter is None else target.adapter.modes(target.info)
+    declared = () if target.adapter is None else target.adapter.spoken(target.info)
     return frozenset(declared) or None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pytest_multiitem.adapters.base import Profile
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.vocabulary import ATTACHED
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.attach import client_of
@@ -26,7 +27,10 @@ class OneItemSide(Target):
 
 
 def serial_side(packed: Target, settings: Settings) -> Target:
-    """A packing server as its own serial baseline. Raises as `targets.attach.client_of`."""
+    """A packing server as its own serial baseline. Raises as `targets.attach.client_of`, and EngineUnavailable for an
+    engine that does not pack: its scores are serial as they are."""
+    if packed.adapter is not None and (reason := packed.adapter.packs_nothing) is not None:
+        raise EngineUnavailable(f"{reason}; give its address as the serial server's as well: --serial-url {packed.url}")
     packing = Packing(packed.delimiter, declared_semantics(packed).sees_first_delimiter)
     return OneItemSide(
         Profile("serial", ATTACHED),

@@ -19,15 +19,23 @@ class ScoredRequest:
     """A probe for `process.wait_ready`: raises while the server at the given URL is not ready, and NeverReady where its
     answer will not change. The answers are kept until a `Target` is made that judges them with its own.
 
-    ``within``: seconds that the server has to start; no probe takes longer."""
+    ``within``: seconds that the server has to start; no probe takes longer. ``client``: speaks its wire."""
 
-    def __init__(self, labels: Sequence[int], *, delimiter: int | None = None, within: float = _PROBE_TIMEOUT) -> None:
+    def __init__(
+        self,
+        labels: Sequence[int],
+        *,
+        delimiter: int | None = None,
+        within: float = _PROBE_TIMEOUT,
+        client: type[ScoreClient] = ScoreClient,
+    ) -> None:
         self._labels, self._delimiter, self._timeout = labels, delimiter, min(within, _PROBE_TIMEOUT)
+        self._client = client
         self._answers: defaultdict[str, list[tuple[PreparedRequest, Scores]]] = defaultdict(list)
 
     def __call__(self, url: str) -> None:
         """Ask for health and for one score, from any thread."""
-        with ScoreClient(url, timeout=self._timeout) as client:
+        with self._client(url, timeout=self._timeout) as client:
             client.heard = lambda request, scores: self._answers[url].append((request, scores))
             check_ready(client, self._labels, delimiter=self._delimiter)
 
@@ -45,11 +53,10 @@ def check_ready(client: ScoreClient, labels: Sequence[int], *, delimiter: int | 
     if health.status_code != 200:
         message = f"{place}/health answers {health.status_code}"
         raise ScoreFailure(FailureKind.CONNECTION, message, health.status_code)
-    ids = [token for token in range(11, 18) if token != delimiter]
     try:
-        client.score(ids[:3], [ids[3:4], ids[4:6]], labels)
+        client.try_out(labels, delimiter=delimiter)
     except ScoreFailure as failure:
         is_refused = 400 <= (failure.status or 0) < 500 and failure.status not in _PASSING
         if is_refused or failure.kind in (FailureKind.BAD_JSON, FailureKind.BAD_RESPONSE):
-            raise NeverReady(f"{place}/v1/score: {failure}", failure) from None
+            raise NeverReady(f"{place}{client.path}: {failure}", failure) from None
         raise

@@ -30,7 +30,7 @@ from pytest_multiitem.targets.one_server import serial_side
 from pytest_multiitem.targets.ready import ScoredRequest
 from pytest_multiitem.targets.requests import Requests
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import ScoreClient, ScoreFailure
+from pytest_multiitem.transport.client import ScoreFailure
 from pytest_multiitem.untrusted.secrets import redacted_command
 
 #: The serial server that the settings name.
@@ -48,7 +48,12 @@ class Run:
         self.process = process
         self.record = SampleWriter(run_dir, process)
         self._pool = ServerPool(run_dir, owner)
-        self._ready = ScoredRequest(settings.labels, delimiter=settings.delimiter, within=settings.startup_timeout)
+        self._ready, self._reference_ready = (
+            ScoredRequest(
+                settings.labels, delimiter=settings.delimiter, within=settings.startup_timeout, client=each.client
+            )
+            for each in (engine, EMBEDDED)
+        )
         self._targets: dict[tuple[Profile, str | None], Target] = {}
         self._failures: dict[tuple[Profile, str | None], MultiItemError] = {}
         self._requests = Requests(settings)
@@ -195,10 +200,11 @@ class Run:
         target.client.close()
         if target.server is not None and target.server.poll() is None:
             target.server.stop()
-        server = self._pool.acquire(self._launch(target.profile), self._ready, restart=True)
+        ready = self._ready_of(target.profile)
+        server = self._pool.acquire(self._launch(target.profile), ready, restart=True)
         self._targets[target.profile, None] = revived = self._target_of(target.profile, server)
         revived.take_over(target)
-        self._ready.hand_over(revived)
+        ready.hand_over(revived)
         return revived
 
     def reference(self, target: Target) -> Target:
@@ -294,22 +300,25 @@ class Run:
             raise EngineUnavailable(reason)
         try:
             assert self._starter is not None  # target() has entered the profile's model
-            server = self._starter.server(self._launch(profile))
+            server = self._starter.server(self._launch(profile), self._ready_of(profile))
         except ServerDied as death:
             engine, _ = self._launcher(profile)
             if (refusal := engine.refusal(death.log_tail)) is not None:
                 raise EngineUnavailable(f"{engine.name} refused to start: {refusal}") from None
             raise
         target = self._target_of(profile, server)
-        self._ready.hand_over(target)
+        self._ready_of(profile).hand_over(target)
         return target
+
+    def _ready_of(self, profile: Profile) -> ScoredRequest:
+        return self._reference_ready if profile.backend == REFERENCE else self._ready
 
     def _target_of(self, profile: Profile, server: RunningServer) -> Target:
         engine, settings = self._launcher(profile)
         return Target(
             profile,
             engine.name,
-            ScoreClient(server.url, timeout=settings.request_timeout),
+            engine.client(server.url, timeout=settings.request_timeout),
             server,
             adapter=engine,
             assumed_vocab_size=settings.vocab_size,

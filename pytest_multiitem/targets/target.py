@@ -81,8 +81,8 @@ class Target:
 
     @property
     def dtype(self) -> str | None:
-        """The served precision."""
-        dtype = self.info.get("dtype")
+        """The served precision: by the server's own word, else as it was started with."""
+        dtype = self.info.get("dtype") or self.asked.get("dtype")
         return None if dtype is None else str(dtype)
 
     def engine_version(self, settings: Settings) -> str | None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import httpx
 import msgspec
@@ -127,8 +127,11 @@ class ScoreClient:
     ``url`` may have a path prefix, and user and password, which then stand in no address any more. ``timeout``: seconds
     one request may take, from its first byte to the last of the answer. ``api_key``: sent as a bearer token.
     ``ca_file``: certificate authorities to trust instead of the usual ones. Raises UsageError for a ``ca_file`` that
-    holds none, and for what is no address. ``heard``: is told every answer that is read.
+    holds none, and for what is no address. ``heard``: is told every answer that is read. A subclass speaks another wire
+    to the same end; ``path``: its endpoint.
     """
+
+    path: ClassVar[str] = SCORE_PATH
 
     def __init__(
         self, url: str, *, timeout: float = 180.0, api_key: str | None = None, ca_file: Path | None = None
@@ -164,6 +167,12 @@ class ScoreClient:
     ) -> Scores:
         """The scores [N, K] of one request. Raises ScoreFailure."""
         return self.send(prepare(query, items, labels, apply_softmax=apply_softmax))
+
+    def try_out(self, labels: Sequence[int], *, delimiter: int | None) -> None:
+        """Send one small request of a kind that every such server answers; ``delimiter``: no part of it. Raises
+        ScoreFailure."""
+        ids = [token for token in range(11, 18) if token != delimiter]
+        self.score(ids[:3], [ids[3:4], ids[4:6]], labels)
 
     def send(self, request: PreparedRequest) -> Scores:
         """Send an encoded request and check its answer; a server that is busy, and says when to come again, is asked

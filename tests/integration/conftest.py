@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,24 @@ from pytest_multiitem.settings.resolve import resolve
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def sglang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
-    python = Path(os.environ.get("SGLANG_PYTHON") or ROOT / ".engines/sglang-0.5.23/bin/python")
+def interpreter(engine: str) -> Path:
+    """The python of an engine's environment, which ``NAME_PYTHON`` may name: of ``NAME-VERSION`` otherwise."""
+    name = engine.partition("-")[0]
+    python = Path(os.environ.get(f"{name.upper()}_PYTHON") or ROOT / ".engines" / engine / "bin/python")
     if not python.exists():
-        pytest.skip(f"NOT_RUN: there is no {python}; build the environment with: make engines")
-    base = tmp_path_factory.mktemp("sglang")
-    model = base / "tiny-qwen3"
-    write_checkpoint(model, CheckpointSpec(), full_tokenizer=True)
-    engine = choose_engine("sglang")
+        pytest.skip(f"NOT_RUN: there is no {python}; build the environment with: make engines-{name}")
+    return python
+
+
+@contextmanager
+def real(name: str, python: Path, base: Path, model: Path) -> Iterator[RealEngine]:
+    """An engine that serves a checkpoint from its own environment."""
+    engine = choose_engine(name)
     # Two threads that wait for each other take ten times as long where something else has a core.
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     given = {
-        "multiitem_engine": "sglang",
+        "multiitem_engine": name,
         "multiitem_engine_python": str(python),
         "multiitem_model": str(model),
         "multiitem_startup_timeout": str(STARTUP),
@@ -39,6 +44,32 @@ def sglang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
     with ServerPool(base / "run", owner=True) as pool:
         yield RealEngine(str(python), model, settings, pool)
     monkeypatch.undo()
+
+
+@pytest.fixture(scope="session")
+def causal_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tmp_path_factory.mktemp("causal") / "tiny-qwen3"
+    write_checkpoint(model, CheckpointSpec(), full_tokenizer=True)
+    return model
+
+
+@pytest.fixture(scope="session")
+def sglang(tmp_path_factory: pytest.TempPathFactory, causal_model: Path) -> Iterator[RealEngine]:
+    python = interpreter("sglang-0.5.23")
+    with real("sglang", python, tmp_path_factory.mktemp("sglang"), causal_model) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory, causal_model: Path) -> Iterator[RealEngine]:
+    python = interpreter("vllm-0.32.0")
+    with real("vllm", python, tmp_path_factory.mktemp("vllm"), causal_model) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def infinity_python() -> Path:
+    return interpreter("infinity-0.0.78")
 
 
 @pytest.fixture

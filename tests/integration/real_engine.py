@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_multiitem.adapters.base import Profile, Role, choose_engine
+from pytest_multiitem.adapters.base import Engine, Profile, Role, choose_engine
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.settings.settings import Settings
@@ -34,11 +34,16 @@ class RealEngine:
     settings: Settings
     pool: ServerPool
 
+    @property
+    def engine(self) -> Engine:
+        return choose_engine(self.settings.engine)
+
     def launch(self, role: Role) -> LaunchSpec:
-        return choose_engine("sglang").launch(Profile(role, "pytorch"), self.settings)
+        return self.engine.launch(Profile(role, "pytorch"), self.settings)
 
     def serial(self, *, restart: bool = False) -> RunningServer:
-        return self.pool.acquire(self.launch("serial"), ScoredRequest(LABELS), restart=restart)
+        ready = ScoredRequest(LABELS, client=self.engine.client)
+        return self.pool.acquire(self.launch("serial"), ready, restart=restart)
 
     @contextmanager
     def packed(self, directory: Path, fault: str = "") -> Iterator[RunningServer]:

@@ -165,4 +165,4 @@ SETS = {"disable_radix_cache": True, "chunked_prefill_size": -1}
     ],
 )
 def test_sglang_speaks_what_its_version_and_its_flags_allow(info, modes):
-    assert [mode.value for mode in SGLANG.modes(info)] == modes.split()
+    assert [mode.value for mode in SGLANG.spoken(info)] == modes.split()

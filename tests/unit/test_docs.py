@@ -72,6 +72,13 @@ def test_every_field_of_the_servers_messages_is_listed() -> None:
         assert not [name for name in message.__struct_fields__ if name != "id" and f"{name}" not in text], message
 
 
+def test_modes_of_engines_are_what_their_adapters_declare(generate: dict[str, Any]) -> None:
+    text = page("guides/real-engines.md")
+    assert generate["with_engines"](text) == text, REGENERATE
+    row = next(line for line in text.splitlines() if line.startswith("| `generative_scoring` |"))
+    assert row == "| `generative_scoring` | – | – | – | – | measured |", "embedded, rerank, sgl-jax, sglang, vllm"
+
+
 def test_kinds_of_files_and_of_details_are_what_the_code_has(generate: dict[str, Any]) -> None:
     text = page("reference/results.md")
     assert generate["with_schemas"](text) == text, REGENERATE

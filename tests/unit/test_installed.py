@@ -44,6 +44,7 @@ def test_version_flags_and_packages_without_an_import(python):
     assert found.version == "1.2.3" and found.python == python
     assert {"model-path", "dtype", "enable-mis"} <= found.flags
     assert found.lacking(["dtype", "tp-size"]) == ["tp-size"]
+    assert found.lacking(["no-enable-mis", "no-tp-size"]) == ["no-tp-size"], "what can be switched on can be off"
     packages = dict(found.packages)
     assert set(packages) == {"python", "fake-engine", "pytest"} and packages["pytest"] == pytest.__version__
 

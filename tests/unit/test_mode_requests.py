@@ -45,7 +45,7 @@ class Answering(StubClient):
 class Declaring(Engine):
     name = "declaring"
 
-    def modes(self, info):
+    def spoken(self, info):
         return (ModeName.RERANK,)
 
 
