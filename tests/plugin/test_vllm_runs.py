@@ -35,6 +35,7 @@ def test_gates_that_need_no_packing_run_and_the_others_say_why_not(project: Proj
         "same_length_isolation_zero", "changed_length_isolation_zero", "content_isolation", "length_isolation",
         "delimiter_aligned_equiv_le_0p02", "equivalence_at_floor", "semantics_as_declared",
         "request_isolation_le_0p02", "request_contract_holds", "negative_control_fails", "every_score_agrees",
+        "label_mass_not_zero",
     }  # fmt: skip
     speedup = found["speedup_n32_ge_3x"]
     assert speedup["verdict"] == "NOT_RUN" and speedup["reason"].startswith("vLLM does not pack"), speedup
