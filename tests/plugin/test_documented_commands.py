@@ -234,7 +234,7 @@ SHIMS = {
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Callable[..., str]) -> Callable[[Line], Ran]:
     """A directory like a clone, in which the fake engine runs servers, and two that run already; runs a line there."""
     for name in [*os.environ]:
-        if name.startswith(("MULTI_ITEM_", "FAKE_", "GITHUB_")):
+        if name.startswith(("MULTI_ITEM_", "FAKE_", "GITHUB_", "PYTEST_XDIST_")):
             monkeypatch.delenv(name)
     tools, work = tmp_path / "tools", tmp_path / "work"
     tools.mkdir()
