@@ -20,7 +20,7 @@ from pytest_multiitem.results.answer import Answer, ChunkFigures, GateLine, Give
 from pytest_multiitem.results.machine import machine_info
 from pytest_multiitem.results.records import GateRecord, Matrix
 from pytest_multiitem.results.store import utc_now
-from pytest_multiitem.results.verdict import Verdict, rank
+from pytest_multiitem.results.verdict import DESELECTED, Verdict, rank
 from pytest_multiitem.signals import status_of
 
 #: By an answer, unless a signal has ended the measurement.
@@ -141,9 +141,14 @@ def _line(name: str, record: GateRecord | None, given: Given) -> GateLine:
 def _against(gates: Iterable[GateLine], wrong: str | None, curve: Curve, given: Given) -> list[str]:
     """What makes it a NO, in plain words; the first says most."""
     failed = [line for line in gates if line.verdict == Verdict.FAIL]
-    silent = [line for line in failed if line.value is None and words.no_scores(line.reason)]
-    reasons = [_failed(line) for line in failed if line not in silent]
-    reasons += _without_scores(silent)
+    reasons, silent = [], dict[str, list[GateLine]]()
+    for line in failed:
+        said = words.no_scores(line.reason) if line.value is None else None
+        if said is None:
+            reasons.append(_failed(line))
+        else:
+            silent.setdefault(said, []).append(line)
+    reasons += [_without_scores(said, lines) for said, lines in silent.items()]
     if wrong is not None:
         reasons.append(f"an answer to a timed request is wrong: {wrong}")
     names = {line.gate for line in failed}
@@ -165,14 +170,11 @@ def _failed(line: GateLine) -> str:
     return f"{words.means(line.gate)}{value} ({line.gate}: {_short(line.reason)})"
 
 
-def _without_scores(lines: Sequence[GateLine]) -> Iterator[str]:
-    """What is against a server that gave no scores, once for each kind: nothing is known of the scores then."""
-    kinds: dict[str, list[GateLine]] = {}
-    for line in lines:
-        kinds.setdefault(words.no_scores(line.reason) or "", []).append(line)
-    for said, (first, *more) in kinds.items():
-        others = f", and {words.counted(len(more), 'more gate')} for the same" if more else ""
-        yield f"{said} ({first.gate}: {_short(first.reason)}{others})"
+def _without_scores(said: str, lines: Sequence[GateLine]) -> str:
+    """What is against a server that gave these gates no scores for one cause: nothing is known of the scores then."""
+    first, *more = lines
+    others = f", and {words.counted(len(more), 'more gate')} for the same" if more else ""
+    return f"{said} ({first.gate}: {_short(first.reason)}{others})"
 
 
 def _short(reason: str) -> str:
@@ -270,10 +272,10 @@ def _compared(matrix: Matrix | None) -> int:
 
 
 def _not_measured(gates: Iterable[GateLine], given: Given) -> Iterator[str]:
-    left_out = [line.gate for line in gates if line.reason == words.LEFT_OUT and line.gate not in words.TOLD]
+    left_out = [line.gate for line in gates if line.reason == DESELECTED and line.gate not in words.TOLD]
     for line in gates:
         if line.gate not in left_out and line.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE):
-            reason = f"left out at --effort {given.effort}" if line.reason == words.LEFT_OUT else _short(line.reason)
+            reason = f"left out at --effort {given.effort}" if line.reason == DESELECTED else _short(line.reason)
             yield f"whether {line.says}: {line.gate} {line.verdict}: {reason}"
     if left_out:
         yield f"left out, since no answer rests on them: {', '.join(left_out)}"

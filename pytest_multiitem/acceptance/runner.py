@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_multiitem.acceptance import timing
+from pytest_multiitem.acceptance import timing, words
 from pytest_multiitem.acceptance.derive import derive
 from pytest_multiitem.acceptance.other_runs import OTHER_RUNS
 from pytest_multiitem.acceptance.pace import Pace
@@ -112,7 +112,7 @@ class Acceptance:
             one_server=self.settings.one_server,
             own_traffic=self.settings.workload is not None,
             guardrail_ratio=GUARDRAIL_RATIO,
-            not_timed="the run did not come to it",
+            not_timed=words.NOT_REACHED,
         )
 
     def measure(self) -> None:

@@ -89,8 +89,6 @@ WANT_EQUAL_BITS: Final = ("same_length_isolation_zero", "changed_length_isolatio
 BEYOND_ROUNDING: Final = ("content_isolation", "length_isolation")
 #: The reason of a gate that a run has not come to.
 NOT_REACHED: Final = "the run did not come to it"
-#: The reason of a gate that a run leaves out by its command line.
-LEFT_OUT: Final = "deselected on the command line"
 #: Those of the serial side that one server cannot be asked for: they need scores that it never gives.
 NEEDS_A_SERIAL_SERVER: Final = ("semantics_as_declared",)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Final
+
+#: The reason of a gate that is NOT_RUN since the command line deselects its tests.
+DESELECTED: Final = "deselected on the command line"
 
 
 class Verdict(StrEnum):

@@ -26,7 +26,7 @@ from pytest_multiitem.results.records import (
     TrafficSource,
     Verdict,
 )
-from pytest_multiitem.results.verdict import failing, worse
+from pytest_multiitem.results.verdict import DESELECTED, failing, worse
 from pytest_multiitem.session.keys import REPORT_ATTRIBUTE
 from pytest_multiitem.session.plan import Plan
 from pytest_multiitem.session.verdicts import reason_of
@@ -97,7 +97,7 @@ class Ledger:
             record = self._records.get(nodeid)
             if record is None:
                 test = self._tests.get(nodeid)
-                verdict, reason = Verdict.NOT_RUN, "deselected on the command line"
+                verdict, reason = Verdict.NOT_RUN, DESELECTED
                 if test is not None:
                     verdict = Verdict.NOT_RUN if test.outcome in ("skipped", "not reached") else Verdict.ERROR
                     reason = test.reason or "the test ended without a verdict"

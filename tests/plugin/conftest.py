@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +19,8 @@ from inner_project import FAKE, Project, without
 if TYPE_CHECKING:
     from rented import Rig
 
+#: A certificate of this machine's own, with its key.
+PEM = Path(__file__).parents[1] / "unit" / "localhost.pem"
 #: pytester forgets what an inner run imports, and extension modules cannot be imported twice in a process.
 for _module in (
     "httpcore",
@@ -105,3 +110,30 @@ def proxy() -> Iterator[Callable[[str, str], str]]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def tls() -> Iterator[int]:
+    """The port of a server that speaks TLS, with a certificate of its own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(PEM)
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.1)
+
+        def serve() -> None:
+            while not stop.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                try:
+                    context.wrap_socket(connection, server_side=True).close()
+                except OSError:
+                    connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        stop.set()
+        thread.join()

@@ -7,17 +7,14 @@ import json
 import os
 import re
 import signal
-import socket
-import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from inner_project import wait_until
+from inner_project import closed_port, wait_until
 
 from pytest_multiitem import cli
 from pytest_multiitem.signals import ENDING
@@ -27,7 +24,6 @@ Start = Callable[..., str]
 Accept = Callable[..., tuple[int, str, str]]
 #: A directory with a tokenizer, as of a model that lies on this machine: texts are sent as well.
 TOKENIZER = Path(cli.__file__).parent / "engine" / "data"
-PEM = Path(__file__).parents[1] / "unit" / "localhost.pem"
 #: What makes the evidence small; that it is enough for a verdict is the suites' own affair.
 SMALL = (
     "--effort=quick", "--multiitem-compare-chunk-sizes=8,16,32", "--multiitem-max-in-flight=2",
@@ -222,38 +218,6 @@ def _command_lines() -> Iterator[list[str]]:
 
 
 # What is typed wrong
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture
-def tls() -> Iterator[int]:
-    """The port of a server that speaks TLS, with a certificate of its own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(PEM)
-    stop = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.1)
-
-        def serve() -> None:
-            while not stop.is_set():
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                try:
-                    context.wrap_socket(connection, server_side=True).close()
-                except OSError:
-                    connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield int(listener.getsockname()[1])
-        stop.set()
-        thread.join()
 
 
 def one_line(accept: Accept, place: Path, *words: str) -> str:

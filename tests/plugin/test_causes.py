@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import ssl
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from inner_project import REGRESSION, SMALL, VERDICTS, Project
+from inner_project import REGRESSION, SMALL, VERDICTS, Project, closed_port
 
 Start = Callable[..., str]
-PEM = Path(__file__).parents[1] / "unit" / "localhost.pem"
 #: One gate that asks both servers.
 ALIGNED = ("-k", "delimiter_aligned")
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def usage_error(project: Project, *arguments: str) -> str:
@@ -86,33 +76,6 @@ def test_an_address_that_leads_nowhere(project: Project, server: Start, tls: int
     line = usage_error(project, f"--serial-url={url}", "--multiitem-request-timeout=5")
     assert line.startswith("ERROR: the serial server ") and "user:word" not in line
     assert advice in line
-
-
-@pytest.fixture
-def tls() -> Iterator[int]:
-    """The port of a server that speaks TLS, with a certificate of its own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(PEM)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.1)
-        stop = threading.Event()
-
-        def serve() -> None:
-            while not stop.is_set():
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                try:
-                    context.wrap_socket(connection, server_side=True).close()
-                except OSError:
-                    connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield int(listener.getsockname()[1])
-        stop.set()
-        thread.join()
 
 
 def test_two_workers_say_the_same(project: Project, server: Start) -> None:
