@@ -101,6 +101,10 @@ class Settings:
     extend_profile: str | None = option(
         None, "launch profile of the prefill+extend server (default: ENGINE-extend)", str, "NAME",
     )
+    profile_matrix: Path | None = option(
+        None, "run the contract once per launch variant of a file, one after the other, and end with one table",
+        existing_file, "FILE", short=True,
+    )
     device: str = option(
         "cpu", "device of the engine: cpu, cuda, tpu, auto; an engine of its own environment takes what the machine "
         "has", str, "NAME",
