@@ -106,7 +106,7 @@ def not_applied(info: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     """Where a server says that it runs otherwise than it was asked to, for any argument: of a variant, whatever it
     varies. What the server does not tell, or tells in another form, is no contradiction; see `untold`."""
     return [
-        f"{name} was set to {wanted[name]}, but the server says {info[name]}"
+        f"{name} should be {wanted[name]}, but the server says {info[name]}"
         for name in sorted(_told(info, wanted))
         if not _same(info[name], wanted[name])
     ]

@@ -28,13 +28,14 @@ _FILLED_IN = (
     "extend_batch_size", "extend_max_running_requests", "extend_precompile_bs_paddings",
 )  # fmt: skip
 #: How a program says that it does not take its arguments: argparse and pydantic in their own forms, others by what they
-#: raise. A crash (RuntimeError, MemoryError, a signal) is no refusal.
+#: raise. A crash (RuntimeError, MemoryError, a signal) is no refusal, nor is a machine that is too small.
 _REFUSED = re.compile(
     r"^(?:[\w.\- ]+: error: (?P<argparse>\S.*)"
     r"|\s*Value error, (?P<pydantic>.+?)(?: \[type=.*)?"
     r"|(?:.*[\s\]])?(?:\w+\.)*(?P<raised>(?:Value|Assertion|NotImplemented|Import|ModuleNotFound)\w*Error: .+))$",
     re.MULTILINE,
 )
+_TOO_SMALL = re.compile(r"\bmemory\b|\bOOM\b", re.IGNORECASE)
 
 
 class LaunchedEngine(Engine):
@@ -81,7 +82,7 @@ class LaunchedEngine(Engine):
         if self.layers is None:
             return None
         found = [next(filter(None, words.groups())) for words in _REFUSED.finditer(log)]
-        return found[-1].strip() if found else None
+        return found[-1].strip() if found and not _TOO_SMALL.search(found[-1]) else None
 
     def _sources_in(self, checkout: Path) -> Path:
         """The directory of a checkout from which the package is imported, by the usual layouts."""

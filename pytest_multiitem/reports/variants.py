@@ -63,7 +63,7 @@ def notes(matrix: Matrix) -> list[tuple[Verdict | None, str]]:
             bad = [r for r in records if r.verdict not in (Verdict.PASS, Verdict.NOT_RUN)]
             bad.sort(key=lambda record: rank(record.verdict))
             first = bad[0]
-            where = (first.place.label or "").removeprefix(first.place.variant or "").strip("-")
+            where = "-".join(word for word in (first.place.backend, first.place.mask) if word is not None)
             text = f"{variant.name}: {first.verdict.value} {first.gate} ({where}): {_first_line(first.reason)}"
             lines.append((first.verdict, _short(text, f" (and {len(bad) - 1} more)" if bad[1:] else "")))
         if variant.untold and overall is not Verdict.NOT_RUN:

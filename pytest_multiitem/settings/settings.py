@@ -38,6 +38,7 @@ from pytest_multiitem.settings.parsers import (
     seconds,
     side_urls,
     switch,
+    variants_file,
 )
 from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, TIER_CHOICES
 from pytest_multiitem.transport.address import Address, key_variable
@@ -102,8 +103,8 @@ class Settings:
         None, "launch profile of the prefill+extend server (default: ENGINE-extend)", str, "NAME",
     )
     profile_matrix: Path | None = option(
-        None, "run the contract once per launch variant of a file, one after the other, and end with one table",
-        existing_file, "FILE", short=True,
+        None, "run the contract once per launch variant of a file, one after the other, and end with one table; also "
+        "the name of a file that ships: embedded, sglang, vllm", variants_file, "FILE", short=True,
     )
     device: str = option(
         "cpu", "device of the engine: cpu, cuda, tpu, auto; an engine of its own environment takes what the machine "
