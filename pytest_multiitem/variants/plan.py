@@ -15,7 +15,7 @@ from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.given import parsed
 from pytest_multiitem.settings.settings import OPTION_OF, Settings
-from pytest_multiitem.variants.file import Variant, VariantsFile
+from pytest_multiitem.variants.file import Launch, Variant, VariantsFile
 
 _ORIGIN = "the profile matrix"
 
@@ -116,10 +116,8 @@ def _planned(file: VariantsFile, variant: Variant, settings: Settings) -> Planne
                 f"variant {variant.name!r}: no launch profile is called {profile!r}{did_you_mean(profile, profiles)}; "
                 "`multiitem launch` lists them"
             )
-    layers: dict[Role, Layer] = {
-        role: Layer(flags=launch.flags, env=launch.env)
-        for role, launch in (("multi", variant), ("serial", variant.serial), ("extend", variant.extend))
-    }
+    launches: dict[Role, Launch] = {"multi": variant, "serial": variant.serial, "extend": variant.extend}
+    layers = {role: Layer(flags=launch.flags, env=launch.env) for role, launch in launches.items()}
     engine = engine.varied(layers)
     try:
         return Planned(variant, engine, engine.fit(settings))
