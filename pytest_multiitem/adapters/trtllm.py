@@ -68,6 +68,11 @@ class TrtllmEngine(InstalledEngine):
         return super().unavailable(profile, settings)
 
     @override
+    def spoken(self, info: Mapping[str, Any]) -> tuple[ModeName, ...]:
+        """The bridge's one."""
+        return self.modes
+
+    @override
     def hazard(self, profile: Profile, case: Case) -> str | None:
         """What the bridge refuses as a whole."""
         if not case.query or not all(case.items):
