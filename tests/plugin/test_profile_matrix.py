@@ -10,6 +10,7 @@ import psutil
 import pytest
 from inner_project import FAKE, Project, running, wait_until
 
+from pytest_multiitem.settings.parsers import variants_file
 from pytest_multiitem.validation.validate import examine
 
 SAME, EQUIV, CONTROL = "same_length_isolation_zero", "delimiter_aligned_equiv_le_0p02", "negative_control_fails"
@@ -157,6 +158,22 @@ def _is_of(process: psutil.Process, path: Path) -> bool:
         return process.cwd().startswith(str(path))
     except psutil.Error:
         return False
+
+
+@pytest.mark.slow
+def test_the_embedded_engines_variants_pass_and_a_leak_in_one_is_seen_there_alone(project: Project) -> None:
+    """The file that ships, with three gates of the contract, and the weakest leak that isolation claims to see."""
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    leak = '[[variants]]\nname = "leaks"\nflags = { fault = "leak_next=0.0001" }\n'
+    write(project, f"{variants_file('embedded').read_text()}\n{leak}")
+    result = project.run("-q", "--profile-matrix=variants.toml", "--effort=quick")
+    found = by_variant(project)
+    wrong = {name: verdicts for name, verdicts in found.items() if set(verdicts.values()) != {"PASS"}}
+    assert result.ret == 1 and list(wrong) == ["leaks"], result.stdout.str()
+    assert found["leaks"][SAME] == "FAIL" and found["leaks"][CONTROL] == "PASS"
+    attested = {variant["name"]: variant["attested"] for variant in project.matrix["variants"]}
+    assert attested["bfloat16"] == {"dtype": "bfloat16"} and attested["jax dense"] == {"backend": "jax"}
 
 
 @pytest.mark.parametrize(
