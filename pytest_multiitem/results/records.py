@@ -163,8 +163,8 @@ class VariantRecord(msgspec.Struct, kw_only=True):
     """A launch variant of a profile matrix.
 
     ``flags``: what it lays over the launch profile of the packed server, as typed; ``environment``: names of variables
-    that it sets there; ``settings``: as a user would type them. ``attested``: arguments of which the server itself says
-    that it runs with them; ``untold``: those of which it says nothing. ``reason``: why it was not measured.
+    that it sets there; ``settings``: as a user would type them. ``attested``: what the server itself says of what was
+    asked for; ``untold``: that of which it says nothing. ``reason``: why it was not measured.
     """
 
     name: str

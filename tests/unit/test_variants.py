@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pytest_multiitem.gates.groups import GROUPS, group_of
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.settings.parsers import variants_file
 from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.validation.validate import examine
 from pytest_multiitem.variants.file import read_variants
 from pytest_multiitem.variants.plan import cells, plan, servers_of
 
@@ -172,3 +174,28 @@ def test_groups_name_gates_that_exist_and_each_once() -> None:
     named = [name for members in GROUPS.values() for name in members]
     assert len(named) == len(set(named)) and set(named) <= set(gates())
     assert group_of("rerank_agrees") == "modes" and group_of("of_a_project") == "other"
+
+
+def test_verdicts_on_variants_that_a_run_does_not_have_are_no_run(tmp_path: Path) -> None:
+    same = "same_length_isolation_zero"
+    gate = {"gate": same, "verdict": "NOT_RUN", "reason": "r", "relation": "==", "limit": 0.0, "nodeid": "n"}
+    matrix = {
+        "schema_version": "multiitem_matrix_v1", "run_id": "r", "started_at_utc": "2026-11-30T00:00:00+00:00",
+        "finished_at_utc": "2026-11-30T00:00:01+00:00", "complete": True, "interrupted_by": None, "exit_status": 5,
+        "command_line": [], "machine": {}, "versions": {}, "settings": [], "servers": [], "benchmarks": [],
+        "tests": [{"nodeid": "n", "outcome": "skipped", "gate": same, "verdict": "NOT_RUN", "reason": "r"}],
+        "summary": {"NOT_RUN": 1},
+        "gates": [{**gate, "place": {"label": "a", "variant": "a"}}],
+        "variants": [{"name": "a", "engine": "embedded", "reason": "not here"}],
+    }  # fmt: skip
+
+    def problems(**changed: object) -> list[str]:
+        path = tmp_path / "matrix.json"
+        path.write_text(json.dumps({**matrix, **changed}))
+        return examine(path).problems
+
+    assert problems() == []
+    (wrong,) = problems(variants=[])
+    assert "on the variant 'a', which the run does not have" in wrong
+    failed = {**gate, "verdict": "FAIL", "value": 1.0, "place": {"label": "a", "variant": "a"}}
+    assert any("its variant was not measured: not here" in line for line in problems(gates=[failed]))
