@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -77,7 +76,7 @@ class VariantsPart(Part):
             self.close()
             name = planned.variant.name
             directory = session.run_dir / "variants" / planned.variant.slug
-            self._current = VariantRun(planned, self._cells[name], Path(directory))
+            self._current = VariantRun(planned, self._cells[name], directory)
             self._records[name] = self._current.record
         return self._current
 
