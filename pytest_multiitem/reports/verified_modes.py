@@ -51,11 +51,15 @@ def _said(records: Iterable[GateRecord], mode: ModeName, engine: Engine) -> Iter
     for record in records:
         if record.verdict is Verdict.NOT_RUN:
             continue
-        if gates()[record.gate].mode == mode or (mode == way and group_of(record.gate) in _PLAIN):
-            yield record.gate, record.verdict, record.backend
-        if isinstance(record.details, RequestContract):
-            for verdict, checks in ((Verdict.PASS, record.details.held), (Verdict.FAIL, record.details.broken)):
-                for check in checks:
+        own = gates()[record.gate].mode
+        checks = record.details if isinstance(record.details, RequestContract) else None
+        if own == mode or (mode == way and group_of(record.gate) in _PLAIN):
+            broken = [f"{record.gate}: {check}" for check in checks.broken] if checks is not None else []
+            for name in broken or [record.gate]:
+                yield name, record.verdict, record.backend
+        elif own is None and checks is not None:  # of the contract of requests; what breaks in a mode is that mode's
+            for verdict, made in ((Verdict.PASS, checks.held), (Verdict.FAIL, checks.broken)):
+                for check in made:
                     if MODE_OF_CHECK.get(check) == mode:
                         yield f"{record.gate}: {check}", verdict, record.backend
 

@@ -57,6 +57,15 @@ def test_what_was_not_run_verifies_nothing_and_what_fails_says_so() -> None:
     assert setwise.because == ["setwise_agrees"]
 
 
+def test_a_check_that_breaks_in_a_mode_is_that_modes() -> None:
+    seen = RequestContract(broken={"token log-probabilities": "null"}, held={"order": "y"}, not_made={})
+    sets = record("setwise_agrees", Verdict.FAIL, details=seen)
+    matrix = run(sets, contract(held=("temperature", "token log-probabilities")))
+    assert states(matrix) == {"setwise": False, "temperature": True}
+    (setwise,) = (each for each in verified(matrix) if each.mode == "setwise")
+    assert setwise.because == ["setwise_agrees: token log-probabilities"]
+
+
 def test_one_failure_among_passes_is_enough() -> None:
     again = record("equivalence_at_floor", Verdict.FAIL)
     assert states(run(record(SAME), again)) == {"ids": False}
