@@ -2,6 +2,7 @@
 
 python docs/generate.py                             # a test asserts that the files are what this writes
 python docs/generate.py --kill-matrix kill_matrix.json    # the measured part of explanation/power.md
+python docs/generate.py --verified-modes matrix.json [OTHER…]  # the table of modes of engines, and the JSON behind it
 python docs/generate.py --engine-speed engine-speed.json [OTHER…]  # reference/engine-speed.md, and the JSON beside it
 """
 
@@ -15,16 +16,18 @@ from typing import Any, get_args
 
 import msgspec
 
-from pytest_multiitem.adapters.base import ENGINES
 from pytest_multiitem.comparison import records
 from pytest_multiitem.comparison.files import SCHEMAS
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.inputs import read_json
+from pytest_multiitem.inputs import read_json, read_typed
 from pytest_multiitem.power.records import KillMatrix
-from pytest_multiitem.reports import power
+from pytest_multiitem.reports import power, verified_modes
 from pytest_multiitem.results.details import Details, Notes
-from pytest_multiitem.scoring.modes import MODES, ModeName
+from pytest_multiitem.results.records import Matrix
+from pytest_multiitem.results.store import write_record
+from pytest_multiitem.results.verified_modes import VerifiedModes
+from pytest_multiitem.scoring.modes import MODES
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.settings.settings import OPTIONS, Settings
 from pytest_multiitem.validation.schemas import KINDS, write_schemas
@@ -124,28 +127,28 @@ def with_modes(page: str) -> str:
     return renewed(page, "modes", head + _rows(rows))
 
 
-#: What is measured on a running server of an engine, by the suites or by tests/integration; the rest is by its sources.
-_MEASURED = {
-    "embedded": tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING),
-    "sglang": (ModeName.IDS,),
-    "sgl-jax": (ModeName.IDS,),
-    "vllm": (ModeName.GENERATIVE_SCORING, ModeName.CLASSIFICATION, ModeName.RERANK),
-    "rerank": (ModeName.RERANK,),
-}
+#: What runs have verified: written by ``--verified-modes``, read for the table.
+VERIFIED_MODES = REFERENCE / "verified-modes.json"
+
+
+def read_verified_modes() -> VerifiedModes:
+    """What is kept of runs. Raises UsageError for a file that is no such thing."""
+    return read_typed(VERIFIED_MODES, "verified modes", VerifiedModes)
 
 
 def with_engines(page: str) -> str:
-    """guides/real-engines.md with the table of modes and engines renewed."""
-    engines = ENGINES.shipped()
-    rows = []
-    for mode in MODES:
-        cells = []
-        for name, engine in engines.items():
-            word = "measured" if mode.name in _MEASURED[name] else "by its sources"
-            cells.append(word if mode.name in engine.modes else "–")
-        rows.append([f"`{mode.name}`", *cells])
-    head = ["mode", *(f"`{name}`" for name in engines)]
+    """guides/real-engines.md with the table of modes, engines and versions renewed."""
+    head, rows = verified_modes.table(read_verified_modes())
     return renewed(page, "modes of engines", _rows([head, ["---"] * len(head)]) + _rows(rows))
+
+
+def renew_verified_modes(runs: list[Path]) -> None:
+    """Take what runs say of modes into the file. Raises UsageError for a file that is no run, or contradicts itself."""
+    known = read_verified_modes() if VERIFIED_MODES.exists() else VerifiedModes()
+    for path in runs:
+        refuse_contradictions(path)
+        known = known.renewed(verified_modes.verified(read_typed(path, "run", Matrix)))
+    write_record(VERIFIED_MODES, known)
 
 
 def with_schemas(page: str) -> str:
@@ -267,6 +270,11 @@ def main() -> None:
             (REFERENCE / ("engine-speed.json" if number == 1 else f"engine-speed-{number}.json")).write_bytes(results)
         (REFERENCE / "engine-speed.md").write_text(page_text, encoding="utf-8")
         return
+    if sys.argv[1:2] == ["--verified-modes"]:
+        try:
+            renew_verified_modes([Path(name) for name in sys.argv[2:]])
+        except UsageError as error:
+            raise SystemExit(str(error)) from None
     write_schemas()
     (REFERENCE / "comparison-files.md").write_text(comparison_page(), encoding="utf-8")
     (REFERENCE / "options.md").write_text(options_page(), encoding="utf-8")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
+import tomllib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from pytest_multiitem.errors import UsageError
 
@@ -16,6 +20,7 @@ from pytest_multiitem.errors import UsageError
 MAX_BYTES: Final = 64 * 2**20
 #: Whole numbers beyond this fit no integer of other tools, and no float.
 _MAX_INTEGER = 2**63 - 1
+Content = TypeVar("Content")
 
 
 def read_bytes(path: Path, what: str = "") -> bytes:
@@ -73,6 +78,24 @@ def read_json(path: Path, what: str = "") -> Any:
     except ValueError as error:
         called = f"{what} {path}" if what else str(path)
         raise UsageError(f"{called} is not valid JSON: {error}") from None
+
+
+def read_typed(path: Path, what: str, kind: type[Content]) -> Content:
+    """The content of a file that a user writes, in JSON where its name ends so, else in TOML; ``what``: what it is
+    called in errors.
+
+    Raises UsageError, which says where in the file what was expected.
+    """
+    content = read_bytes(path, what)
+    try:
+        decoded = decode_json(content) if path.suffix == ".json" else tomllib.loads(content.decode())
+        return msgspec.convert(decoded, kind)
+    except msgspec.ValidationError as error:
+        placed = re.sub(r" - at `\$\.?(.+)`$", r" (at `\1`)", str(error))  # the place as a user would write it
+        raise UsageError(f"{what} {path}: {placed}") from None
+    except (ValueError, RecursionError) as error:  # of TOML, of JSON, of what is no UTF-8
+        written = "JSON" if path.suffix == ".json" else "TOML"
+        raise UsageError(f"{what} {path}: not valid {written}: {error}") from None
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-OTHER_RUNS: Final = ("models", "bench", "compare", "power", "baseline", "save_baseline", "compare_urls")
+OTHER_RUNS: Final = (
+    "models", "bench", "compare", "power", "profile_matrix", "baseline", "save_baseline", "compare_urls",
+)  # fmt: skip

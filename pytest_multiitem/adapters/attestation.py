@@ -102,5 +102,41 @@ def contradictions(info: Mapping[str, Any], requested: Mapping[str, Any]) -> lis
     ]
 
 
+def not_applied(info: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Where a server says that it runs otherwise than it was asked to, for any argument: of a variant, whatever it
+    varies. What the server does not tell, or tells in another form, is no contradiction; see `untold`."""
+    return [
+        f"{name} should be {wanted[name]}, but the server says {info[name]}"
+        for name in sorted(_told(info, wanted))
+        if not _same(info[name], wanted[name])
+    ]
+
+
+def untold(info: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The arguments of which a server does not say with which value it runs."""
+    return sorted(wanted.keys() - _told(info, wanted))
+
+
+def _told(info: Mapping[str, Any], wanted: Mapping[str, Any]) -> set[str]:
+    """An argument that is left out (False) is told only as a switch: otherwise it has the engine's own default."""
+    return {
+        name
+        for name, value in wanted.items()
+        if info.get(name) is not None
+        and not isinstance(info[name], dict)
+        and (value is not False or isinstance(info[name], bool))
+    }
+
+
+def _same(told: Any, wanted: Any) -> bool:
+    if isinstance(told, list | tuple) or isinstance(wanted, list | tuple):
+        both = [list(each) if isinstance(each, list | tuple) else [each] for each in (told, wanted)]
+        return len(both[0]) == len(both[1]) and all(map(_same, *both))
+    try:
+        return float(told) == float(wanted)
+    except (TypeError, ValueError):
+        return _plain(told) == _plain(wanted)
+
+
 def _plain(value: Any) -> str:
     return str(value).removeprefix("torch.").removeprefix("jnp.").lower()

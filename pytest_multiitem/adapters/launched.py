@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from pytest_multiitem.adapters import profiles
-from pytest_multiitem.adapters.base import Engine, Profile, choose_engine
+from pytest_multiitem.adapters.base import Engine, Profile, Role, choose_engine
 from pytest_multiitem.adapters.installed import Installed, inspect
-from pytest_multiitem.adapters.profiles import Flags, LaunchProfile, launch_profile, profile_name, read_profiles
+from pytest_multiitem.adapters.profiles import Flags, LaunchProfile, Layer, launch_profile, profile_name, read_profiles
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.process import LaunchSpec
@@ -27,6 +27,15 @@ _FILLED_IN = (
     "dtype", "device", "delimiter", "segment_threshold",
     "extend_batch_size", "extend_max_running_requests", "extend_precompile_bs_paddings",
 )  # fmt: skip
+#: How a program says that it does not take its arguments: argparse and pydantic in their own forms, others by what they
+#: raise. A crash (RuntimeError, MemoryError, a signal) is no refusal, nor is a machine that is too small.
+_REFUSED = re.compile(
+    r"^(?:[\w.\- ]+: error: (?P<argparse>\S.*)"
+    r"|\s*Value error, (?P<pydantic>.+?)(?: \[type=.*)?"
+    r"|(?:.*[\s\]])?(?:\w+\.)*(?P<raised>(?:Value|Assertion|NotImplemented|Import|ModuleNotFound)\w*Error: .+))$",
+    re.MULTILINE,
+)
+_TOO_SMALL = re.compile(r"\bmemory\b|\bOOM\b", re.IGNORECASE)
 
 
 class LaunchedEngine(Engine):
@@ -40,6 +49,8 @@ class LaunchedEngine(Engine):
     root: Path | None = None
     #: What guards an environment: neither the directory of the run nor this interpreter's path may shadow its modules.
     guarded: Mapping[str, str] = {"PYTHONSAFEPATH": "1", "PYTHONPATH": ""}
+    #: What is laid over the launch profiles, by role: a variant of a profile matrix; None: this is no variant.
+    layers: Mapping[Role, Layer] | None = None
 
     def fit(self, settings: Settings) -> Settings:
         """The profiles in use have a say as well."""
@@ -58,6 +69,20 @@ class LaunchedEngine(Engine):
         if other.root is not None:
             other.environment = {**other.environment, "PYTHONPATH": str(other.root)}
         return other
+
+    def varied(self, layers: Mapping[Role, Layer]) -> Self:
+        """A copy that lays flags and environment over the launch profiles; what its servers raise before they answer
+        counts as a refusal of these."""
+        other = copy.copy(self)
+        other.layers = layers
+        return other
+
+    def refusal(self, log: str) -> str | None:
+        """What the server of a variant says when it does not take its arguments."""
+        if self.layers is None:
+            return None
+        found = [next(filter(None, words.groups())) for words in _REFUSED.finditer(log)]
+        return found[-1].strip() if found and not _TOO_SMALL.search(found[-1]) else None
 
     def _sources_in(self, checkout: Path) -> Path:
         """The directory of a checkout from which the package is imported, by the usual layouts."""
@@ -98,7 +123,10 @@ class LaunchedEngine(Engine):
         return f"{self.name}-serial-tuned"
 
     def launch_profile(self, profile: Profile, settings: Settings) -> LaunchProfile:
-        """The launch profile that the settings choose for a role."""
+        """The launch profile that the settings choose for a role, with the variant's layer over it."""
+        return self._unvaried(profile, settings).insisting((self.layers or {}).get(profile.role, Layer()))
+
+    def _unvaried(self, profile: Profile, settings: Settings) -> LaunchProfile:
         name = self._tuned if profile.tuned else profile_name(settings, self.name, profile.role)
         return launch_profile(name, device=settings.device, own=settings.profiles)
 
@@ -184,9 +212,9 @@ class InstalledEngine(LaunchedEngine):
         """As it is installed. Raises EngineUnavailable."""
         return None if settings.engine_python is None else self.installed(settings).version
 
-    def launch_profile(self, profile: Profile, settings: Settings) -> LaunchProfile:
+    def _unvaried(self, profile: Profile, settings: Settings) -> LaunchProfile:
         """On a CPU, with what the packages of the engine's environment change. Raises EngineUnavailable."""
-        launch = super().launch_profile(profile, settings)
+        launch = super()._unvaried(profile, settings)
         if settings.device == "cpu" and launch.cpu_with and settings.engine_python is not None:
             for package in launch.cpu_with.keys() & self.installed(settings).packages.keys():
                 launch = launch.over(launch.cpu_with[package])
@@ -223,7 +251,8 @@ class InstalledEngine(LaunchedEngine):
 
     def refusal(self, log: str) -> str | None:
         """What the server says when it refuses its own arguments."""
-        return next((words[1].strip() for pattern in self.refusals if (words := pattern.search(log))), None)
+        own = next((words[1].strip() for pattern in self.refusals if (words := pattern.search(log))), None)
+        return own or super().refusal(log)
 
     def packages(self, settings: Settings) -> Mapping[str, str]:
         """What is installed around the engine; nothing is known of an attached one."""

@@ -59,6 +59,11 @@ class LaunchProfile(Layer, frozen=True, forbid_unknown_fields=True, kw_only=True
         changed = {key: getattr(self, key) | getattr(layer, key) for key in Layer.__struct_fields__}
         return msgspec.structs.replace(self, **changed)
 
+    def insisting(self, layer: Layer) -> LaunchProfile:
+        """The profile with a layer over it and over each of its alternatives."""
+        one_of = tuple({**flags, **layer.flags} for flags in self.one_of)
+        return msgspec.structs.replace(self.over(layer), one_of=one_of)
+
     def alternatives(self) -> list[dict[str, FlagValue]]:
         """All flags, once for every alternative, without those that are switched off."""
         return [

@@ -1,1 +1,2 @@
-"""Data that ships with the package: search queries with candidate passages, and the same as Qwen3-Reranker prompts."""
+"""Data that ships with the package: search queries with candidate passages, and the same as Qwen3-Reranker prompts; the
+launch variants of engines."""

@@ -57,7 +57,7 @@ def measure(subject: Subject) -> Measurement:
     probe = _Probe(multi, serial, case, whole, multi.delimiter)
     chosen, checks = subject.settings.mode, {}
     for name, check in _CHECKS.items():
-        mode = _MODES.get(name)
+        mode = MODE_OF_CHECK.get(name)
         is_asked = mode is None or mode.value in chosen
         checks[name] = partial(check, probe) if is_asked else partial(_left_out, mode)
     with multi.attest() as attestation:
@@ -347,7 +347,7 @@ _CHECKS: Mapping[str, Callable[[_Probe], str]] = {
 
 
 #: The modes that a check is about, where that is not plain ids.
-_MODES: Mapping[str, ModeName] = {
+MODE_OF_CHECK: Mapping[str, ModeName] = {
     "temperature": ModeName.TEMPERATURE,
     "token log-probabilities": ModeName.TEMPERATURE,
     "text": ModeName.TEXT,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from packaging.version import InvalidVersion, Version
 from pytest_multiitem.adapters.base import ENGINES, known_backends
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.gates.registry import gates
-from pytest_multiitem.inputs import decode_json, read_bytes
-from pytest_multiitem.settings.settings import OPTION_OF
+from pytest_multiitem.inputs import read_typed
+from pytest_multiitem.settings.given import GivenValue, check_given, parsed
 
 #: The gates of a quick contract, where the file names none.
 QUICK = (
@@ -24,7 +23,6 @@ QUICK = (
     "semantics_as_declared", "request_contract_holds", "negative_control_fails",
 )  # fmt: skip
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-Text = bool | int | float | str
 
 
 class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,7 +72,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     engine_python: str | None = None
     backends: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
-    settings: dict[str, Text] = {}
+    settings: dict[str, GivenValue] = {}
     incompatible: tuple[Incompatible, ...] = ()
     expected_failures: tuple[ExpectedFailure, ...] = ()
 
@@ -84,7 +82,7 @@ class ModelsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     models: tuple[Model, ...]
     gates: tuple[str, ...] = QUICK
-    settings: dict[str, Text] = {}
+    settings: dict[str, GivenValue] = {}
 
 
 def read_models(path: Path) -> ModelsFile:
@@ -92,15 +90,7 @@ def read_models(path: Path) -> ModelsFile:
 
     Raises UsageError, which says where in the file what was expected.
     """
-    content = read_bytes(path, "models file")
-    try:
-        decoded = decode_json(content) if path.suffix == ".json" else tomllib.loads(content.decode())
-        file = msgspec.convert(decoded, ModelsFile)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"models file {path}: {_placed(str(error))}") from None
-    except (ValueError, RecursionError) as error:  # of TOML, of JSON, of what is no UTF-8
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise UsageError(f"models file {path}: not valid {kind}: {error}") from None
+    file = read_typed(path, "models file", ModelsFile)
     try:
         _check(file)
         models = tuple(_with_path(model, at, path.parent) for at, model in enumerate(file.models))
@@ -109,17 +99,12 @@ def read_models(path: Path) -> ModelsFile:
     return msgspec.structs.replace(file, models=models)
 
 
-def _placed(words: str) -> str:
-    """msgspec's words, with the place as a user would write it."""
-    return re.sub(r" - at `\$\.?(.+)`$", r" (at `\1`)", words)
-
-
 def _check(file: ModelsFile) -> None:
     """Raises ValueError for what is no name, no version and no setting."""
     if not file.models:
         raise ValueError("models is empty; expected at least one [[models]]")
     _known("gates", file.gates, [name for name, gate in gates().items() if gate.measure is not None])
-    _check_settings("settings", file.settings)
+    check_given("settings", file.settings)
     names: set[str] = set()
     for at, model in enumerate(file.models):
         here = f"models[{at}]"
@@ -129,7 +114,7 @@ def _check(file: ModelsFile) -> None:
         if model.engine is not None:
             _known(f"{here}.engine", [model.engine], ENGINES.all())
         _known(f"{here}.backends", model.backends, known_backends())
-        _check_settings(f"{here}.settings", model.settings)
+        check_given(f"{here}.settings", model.settings)
         for kind in ("incompatible", "expected_failures"):
             for number, known in enumerate(getattr(model, kind)):
                 _check_where(f"{here}.{kind}[{number}]", known)
@@ -154,21 +139,6 @@ def _check_where(at: str, where: Where) -> None:
         raise ValueError(f"{at}.issue: {issue!r} is no link; expected https://…")
 
 
-def _check_settings(at: str, given: dict[str, Text]) -> None:
-    for name, value in given.items():
-        if name not in OPTION_OF:
-            raise ValueError(f"{at}: no setting is called {name!r}{did_you_mean(name, OPTION_OF)}")
-        try:
-            OPTION_OF[name].parse(as_typed(value))
-        except ValueError as error:
-            raise ValueError(f"{at}.{name}: {value!r} is not valid: {error}") from None
-
-
-def as_typed(value: Text) -> str:
-    """A value as a user would type it on the command line."""
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
 def _known(at: str, given: Iterable[str], known: Iterable[str]) -> None:
     valid = list(known)
     for word in given:
@@ -189,5 +159,4 @@ def _with_path(model: Model, at: int, base: Path) -> Model:
 
 def settings_of(file: ModelsFile, model: Model) -> dict[str, Any]:
     """The values of the settings that the file gives for a model."""
-    given = {**file.settings, **model.settings}
-    return {name: OPTION_OF[name].parse(as_typed(value)) for name, value in given.items()}
+    return parsed({**file.settings, **model.settings})

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_multiitem.reports import table
+from pytest_multiitem.reports import table, variants
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import terminal_table
 from pytest_multiitem.reports.scores import scores
@@ -31,16 +31,19 @@ def lines(matrix: Matrix | None, unmet: Sequence[str]) -> list[Line]:
     """The table of gates, the benchmarks, and every reason that is not PASS."""
     shown: list[Line] = []
     if matrix is not None:
-        pivot = terminal_table(*table.pivot(matrix.gates))
+        records = variants.beside_variants(matrix.gates)
+        pivot = terminal_table(*table.pivot(records))
         text = [*pivot[:-1], f"cells: {table.LEGEND}", ""] if pivot else []
-        contents = [table.others(matrix.gates), checks_table(matrix), table.curves(matrix)]
+        contents = [table.others(records), checks_table(matrix), table.curves(matrix)]
         contents += [table.benchmarks(matrix), baseline(matrix.gates), scores(matrix.gates)]
         if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
             contents.append(table.contract(matrix))
+        contents.append(variants.table(matrix))
         shown += [(line, {}) for line in (*text, *(line for each in contents for line in terminal_table(*each)))]
         if not matrix.complete:
             shown.append((f"incomplete: {matrix.interrupted_by or 'the run ended early'}", {"red": True}))
-        reasons = Counter((r.verdict, r.gate, r.reason) for r in table.not_passed(matrix.gates))
+        shown += [(text, _MARKUP.get(verdict, {}) if verdict else {}) for verdict, text in variants.notes(matrix)]
+        reasons = Counter((r.verdict, r.gate, r.reason) for r in table.not_passed(records))
         for (verdict, gate, reason), count in reasons.items():
             times = f" ({count} tests)" if count > 1 else ""
             shown.append((f"{verdict.value} {gate}{times}: {reason.partition(chr(10))[0][:240]}", _MARKUP[verdict]))

@@ -17,12 +17,13 @@ SCHEMA_VERSION: Final = "multiitem_matrix_v1"
 
 class Place(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Which of a gate's tests a verdict is of, by the test's parameters. ``label``: all of them, as the test's id shows
-    them; null where it has none."""
+    them; null where it has none. ``variant``: of a profile matrix."""
 
     label: str | None = None
     backend: str | None = None
     mask: str | None = None
     model: str | None = None
+    variant: str | None = None
 
 
 class Evidence(msgspec.Struct, kw_only=True):
@@ -158,6 +159,26 @@ class TrafficSource(msgspec.Struct, kw_only=True):
         return f"{part} of {self.path}{of}, sha256 {self.sha256[:12]}"
 
 
+class VariantRecord(msgspec.Struct, kw_only=True):
+    """A launch variant of a profile matrix.
+
+    ``flags``: what it lays over the launch profile of the packed server, as typed; ``environment``: names of variables
+    that it sets there; ``settings``: as a user would type them. ``attested``: what the server itself says of what was
+    asked for; ``untold``: that of which it says nothing. ``reason``: why it was not measured.
+    """
+
+    name: str
+    engine: str
+    about: str = ""
+    engine_version: str | None = None
+    flags: list[str] = []
+    environment: list[str] = []
+    settings: dict[str, str] = {}
+    attested: dict[str, Any] = {}
+    untold: list[str] = []
+    reason: str | None = None
+
+
 class TestRecord(msgspec.Struct, kw_only=True):
     """One test of the run: its outcome in pytest's words, and its gate's verdict where it has one."""
 
@@ -171,7 +192,7 @@ class TestRecord(msgspec.Struct, kw_only=True):
 
 class Matrix(msgspec.Struct, kw_only=True):
     """The whole run. ``traffic``: where its requests came from; null where they are the built-in ones. ``artefacts``:
-    further files that its options wrote, from its directory."""
+    further files that its options wrote, from its directory. ``variants``: of a profile matrix, in the file's order."""
 
     schema_version: Literal["multiitem_matrix_v1"] = SCHEMA_VERSION
     run_id: str
@@ -191,3 +212,4 @@ class Matrix(msgspec.Struct, kw_only=True):
     summary: dict[str, int]
     traffic: TrafficSource | None = None
     artefacts: list[str] = []
+    variants: list[VariantRecord] = []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.results.records import Place
 from pytest_multiitem.session.gate_check import GateCheck
 from pytest_multiitem.session.keys import REQUIRED_BY
 from pytest_multiitem.session.session import session_of
@@ -28,17 +29,23 @@ class GateItem(pytest.Item):
     """The test ``SUITE::GATE[LABEL]``, which gives the verdict of one gate.
 
     ``measure`` ends it by a method of the `GateCheck` that it gets. ``required_by``: for what NOT_RUN fails it, as
-    --require does.
+    --require does. ``place``: which of the gate's tests it is; None: the label says it all.
     """
 
     def __init__(
-        self, parent: Suite, gate: str, measure: Callable[[GateCheck], None], label: str, required_by: str | None = None
+        self,
+        parent: Suite,
+        gate: str,
+        measure: Callable[[GateCheck], None],
+        label: str,
+        required_by: str | None = None,
+        place: Place | None = None,
     ) -> None:
         name = f"{gate}[{label}]"
         super().__init__(name, parent, nodeid=f"{parent.name}::{name}")
         self.add_marker(pytest.mark.multiitem_gate(gate))
         self.gate = gate
-        self.label = label
+        self.place = place or Place(label=label)
         self._measure = measure
         if required_by is not None:
             self.stash[REQUIRED_BY] = required_by

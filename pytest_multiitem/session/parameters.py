@@ -81,10 +81,11 @@ def profiles_of(item: pytest.Item) -> list[Profile]:
 
 
 def place_of(item: pytest.Item) -> Place:
-    """A test's parameters, as its verdict carries them; an added test has its label alone."""
+    """A test's parameters, as its verdict carries them; an added test states them itself."""
     callspec = getattr(item, "callspec", None)
     if callspec is None:
-        return Place(label=getattr(item, "label", None))
+        place: Place = getattr(item, "place", Place())
+        return place
     given = {name: callspec.params.get(f"multiitem_{name}") for name in ("backend", "mask", "model")}
     model = given["model"] and _id_of("multiitem_model", given["model"])
     return Place(label=callspec.id or None, **given | {"model": model})

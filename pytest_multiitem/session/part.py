@@ -40,6 +40,9 @@ class Part:
     def close(self) -> None:
         """Stop what it has started: the tests are over."""
 
+    def enter(self, matrix: Matrix) -> None:
+        """Add what the results hold of it beside its verdicts, before they are written."""
+
     def end(self, matrix: Matrix | None) -> bool:
         """The results are written (None: no test of the run uses the plugin); whether the run fails for this part."""
         return False
@@ -57,6 +60,7 @@ PARTS: pytest.StashKey[tuple[Part, ...]] = pytest.StashKey()
 #: The modules of the parts, in the order of their tests and of the summary, each with the settings that ask for it. One
 #: that nobody asks for is not imported. The baseline comes last: it judges what all others have timed.
 _PARTS = (
+    ("variants", ("profile_matrix",)),
     ("power", ("power",)),
     ("comparison", ("compare",)),
     ("scores", ("scores", "save_scores")),

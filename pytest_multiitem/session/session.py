@@ -171,6 +171,8 @@ class Session:
     def _write(self, exit_status: int) -> int:
         """Write the results; returns the exit status, which a part that fails the run, or a full disk, changes."""
         matrix = self.ledger.matrix(self.run_dir, self.settings, self._at_least(exit_status))
+        for part in self.parts:
+            part.enter(matrix)
         written = (path for part in self.parts for path in part.artefacts())
         matrix.artefacts = [os.path.relpath(path, self.run_dir) for path in written]
         self._config.hook.pytest_multiitem_update_matrix(config=self._config, matrix=matrix)

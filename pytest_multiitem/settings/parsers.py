@@ -6,12 +6,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_multiitem import data
 from pytest_multiitem.errors import did_you_mean
 from pytest_multiitem.scoring.vocabulary import ALL, CHUNK_SIZES, VIEWS
 from pytest_multiitem.transport.address import Address
 
 #: What turns a switch on, and off.
 SWITCH_WORDS = {True: ("1", "true", "yes", "on"), False: ("0", "false", "no", "off")}
+#: Where the files of launch variants lie that ship, and what their names begin with.
+_DATA = Path(data.__file__).parent
+_VARIANTS = "profile_matrix_"
 
 
 def choice(*known: str) -> Callable[[str], str]:
@@ -97,6 +101,17 @@ def existing_file(text: str) -> Path:
     if not path.is_file():
         raise ValueError("expected an existing file")
     return path
+
+
+def variants_file(text: str) -> Path:
+    """The path of a file of launch variants that is there; else one that ships, by the name of its engine."""
+    path = Path(text).expanduser()
+    shipped = {file.stem.removeprefix(_VARIANTS): file for file in _DATA.glob(f"{_VARIANTS}*.toml")}
+    if path.is_file():
+        return path
+    if text not in shipped:
+        raise ValueError(f"expected an existing file, or the name of one that ships: {', '.join(sorted(shipped))}")
+    return shipped[text]
 
 
 def program(text: str) -> str:

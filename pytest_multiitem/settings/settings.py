@@ -38,6 +38,7 @@ from pytest_multiitem.settings.parsers import (
     seconds,
     side_urls,
     switch,
+    variants_file,
 )
 from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, TIER_CHOICES
 from pytest_multiitem.transport.address import Address, key_variable
@@ -84,8 +85,8 @@ class Settings:
     )
 
     engine: str = option(
-        "embedded", "which engine runs the servers: embedded (ships with the plugin), sglang, sgl-jax, vllm, rerank "
-        "(a server that ranks texts, attached by its address), or one that a project adds",
+        "embedded", "which engine runs the servers: embedded (ships with the plugin), sglang, sgl-jax, vllm, trtllm, "
+        "rerank (a server that ranks texts, attached by its address), or one that a project adds",
         str, "NAME", short=True, topic="engine",
     )
     engine_python: str | None = option(
@@ -100,6 +101,10 @@ class Settings:
     )
     extend_profile: str | None = option(
         None, "launch profile of the prefill+extend server (default: ENGINE-extend)", str, "NAME",
+    )
+    profile_matrix: Path | None = option(
+        None, "run the contract once per launch variant of a file, one after the other, and end with one table; also "
+        "the name of a file that ships: embedded, sglang, vllm", variants_file, "FILE", short=True,
     )
     device: str = option(
         "cpu", "device of the engine: cpu, cuda, tpu, auto; an engine of its own environment takes what the machine "

@@ -34,7 +34,19 @@ def problems(artefact: Artefact[Matrix]) -> list[str]:
     """What is wrong with a run whose schema holds."""
     matrix = artefact.record
     found = [f"{_where(gate)}: {text}" for gate in matrix.gates for text in _gate(gate)]
-    return [*found, *_benchmarks(matrix), *_tests(matrix), *_summary(matrix)]
+    return [*found, *_variants(matrix), *_benchmarks(matrix), *_tests(matrix), *_summary(matrix)]
+
+
+def _variants(matrix: Matrix) -> Iterator[str]:
+    """Whether the verdicts on variants are on those of the profile matrix, and whether one that was not measured has
+    none."""
+    reasons = {variant.name: variant.reason for variant in matrix.variants}
+    for record in matrix.gates:
+        name = record.place.variant
+        if name is not None and name not in reasons:
+            yield f"{_where(record)}: it is on the variant {name!r}, which the run does not have"
+        elif name is not None and reasons[name] is not None and record.verdict is not Verdict.NOT_RUN:
+            yield f"{_where(record)}: it is {record.verdict}, but its variant was not measured: {reasons[name]}"
 
 
 def _where(gate: GateRecord) -> str:

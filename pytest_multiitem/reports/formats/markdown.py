@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_multiitem.power.summary import matrix_of
-from pytest_multiitem.reports import power, table
+from pytest_multiitem.reports import power, table, variants
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import bullets
 from pytest_multiitem.reports.formats import ReportFormat
@@ -24,6 +24,10 @@ def render(matrix: Matrix) -> str:
         "report",
         matrix=matrix,
         tables=table,
+        own=variants.beside_variants(matrix.gates),
+        variants=variants.table(matrix),
+        variant_notes=[text for _, text in variants.notes(matrix)],
+        variant_facts=variants.facts(matrix),
         counts=", ".join(f"{n} {v}" for v, n in matrix.summary.items() if n) or "no gate was selected",
         compiled=checks_table(matrix),
         baseline=baseline(matrix.gates),

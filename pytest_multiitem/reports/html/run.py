@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pytest_multiitem.power.summary import matrix_of
-from pytest_multiitem.reports import table, tpu
+from pytest_multiitem.reports import table, tpu, variants
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.reports.html import power, scores, speed
@@ -40,7 +40,9 @@ _NAMED = 4
 def chapter(matrix: Matrix, title: str | None = None) -> Chapter:
     """A run, from its records alone."""
     made = Chapter(title or f"Run {matrix.run_id}", of_run(matrix), _facts(matrix))
-    made.sections += verdicts(matrix.gates)
+    made.sections += [Section("Profile matrix", _variants(matrix), "The contract over launch variants: the worst "
+                              "verdict of each group of gates.")]  # fmt: skip
+    made.sections += verdicts(variants.beside_variants(matrix.gates))
     made.sections += [
         Section("Speed-up", speed.speedups(matrix.gates),
                 "How much faster one request of N items is than N requests of one item."),
@@ -64,6 +66,17 @@ def chapter(matrix: Matrix, title: str | None = None) -> Chapter:
         Section("How it was measured", _circumstances(matrix)),
     ]
     return made
+
+
+def _variants(matrix: Matrix) -> list[Block]:
+    if not matrix.variants:
+        return []
+    header, rows = variants.table(matrix)
+    grid = [[Cell(row[0]), *(Cell(word, css_of(word) if word != "-" else "") for word in row[1:])] for row in rows]
+    lines = [text for _, text in variants.notes(matrix)]
+    blocks: list[Block] = [Grid("Variants and groups of gates", header, grid, heads=1)]
+    blocks += [Texts(lines)] if lines else []
+    return [*blocks, Table("What each variant is", variants.facts(matrix))]
 
 
 def verdicts(records: Sequence[GateRecord]) -> list[Section]:

@@ -1,0 +1,112 @@
+"""The table of modes, engines and versions: what a run has verified, beside what the adapters declare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pytest_multiitem.adapters.base import ENGINES, Engine
+from pytest_multiitem.adapters.launched import InstalledEngine
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.gates.groups import group_of
+from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.gates.request_contract import MODE_OF_CHECK
+from pytest_multiitem.reports.blocks import Rows
+from pytest_multiitem.results.details import RequestContract
+from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
+from pytest_multiitem.results.verified_modes import VerifiedMode, VerifiedModes
+from pytest_multiitem.scoring.modes import MODES, ModeName
+
+#: Gates of plain scoring that say whether an engine's own way to ask for it is right.
+_PLAIN = ("isolation", "equality")
+#: Where an engine's adapter scores by one of these, the plain gates were measured that way: the first that it has.
+_WAYS = (ModeName.IDS, ModeName.GENERATIVE_SCORING)
+
+
+def verified(matrix: Matrix) -> list[VerifiedMode]:
+    """What a run says of the modes of its engine. Raises UsageError for a run of no engine that ships, and for one that
+    was interrupted: what it left out may be what fails."""
+    if not matrix.complete:
+        raise UsageError(f"run {matrix.run_id} is not complete; give one that came to its end")
+    name = next((setting.value for setting in matrix.settings if setting.name == "engine"), "")
+    engine = ENGINES.shipped().get(name)
+    if engine is None:
+        raise UsageError(
+            f"run {matrix.run_id} is of the engine {name!r}; expected one of {', '.join(ENGINES.shipped())}"
+        )
+    own = [record for record in matrix.gates if record.place.variant is None]
+    found = []
+    for mode in engine.modes:
+        said = [*_said(own, mode, engine)]
+        if said:
+            found.append(_judged(mode, engine, _version(matrix, engine), said, matrix.started_at_utc))
+    return found
+
+
+#: A gate, or a check of one, with its verdict and the backend that it is of.
+Said = tuple[str, Verdict, str | None]
+
+
+def _said(records: Iterable[GateRecord], mode: ModeName, engine: Engine) -> Iterable[Said]:
+    way = next((way for way in _WAYS if way in engine.modes), None)
+    for record in records:
+        if record.verdict is Verdict.NOT_RUN:
+            continue
+        if gates()[record.gate].mode == mode or (mode == way and group_of(record.gate) in _PLAIN):
+            yield record.gate, record.verdict, record.backend
+        if isinstance(record.details, RequestContract):
+            for verdict, checks in ((Verdict.PASS, record.details.held), (Verdict.FAIL, record.details.broken)):
+                for check in checks:
+                    if MODE_OF_CHECK.get(check) == mode:
+                        yield f"{record.gate}: {check}", verdict, record.backend
+
+
+def _judged(mode: ModeName, engine: Engine, version: str | None, said: Sequence[Said], at: str) -> VerifiedMode:
+    failing = [name for name, verdict, _ in said if verdict is Verdict.FAIL]
+    undecided = [name for name, verdict, _ in said if verdict in (Verdict.ERROR, Verdict.INCONCLUSIVE)]
+    because = failing or undecided or [name for name, _, _ in said]
+    return VerifiedMode(
+        mode=mode.value,
+        engine=engine.name,
+        version=version,
+        holds=False if failing else None if undecided else True,
+        because=list(dict.fromkeys(because)),
+        backends=list(dict.fromkeys(backend for _, _, backend in said if backend is not None)),
+        measured_at_utc=at,
+    )
+
+
+def _version(matrix: Matrix, engine: Engine) -> str | None:
+    """By the word of its servers, else as it is installed around them."""
+    for server in matrix.servers:
+        info = server.info or {}
+        for name in ("version", "sglang_version", "package_version"):
+            if isinstance(word := info.get(name), str) and info.get("engine") in (None, engine.name):
+                return word
+        if isinstance(engine, InstalledEngine) and (word := server.packages.get(engine.distribution)) is not None:
+            return word
+    return None
+
+
+def table(known: VerifiedModes) -> Rows:
+    """Header and rows: a mode a row, an engine's version a column. "By command line only": the adapter speaks it, and
+    no run in the file has verified it; "–": the adapter does not speak it."""
+    columns: list[tuple[Engine, str | None]] = []
+    for name, engine in ENGINES.shipped().items():
+        versions = list(dict.fromkeys(each.version for each in known.modes if each.engine == name))
+        columns += [(engine, version) for version in versions or [None]]
+    found = {(each.engine, each.version, each.mode): each for each in known.modes}
+    rows = []
+    for mode in MODES:
+        cells = [_cell(found.get((engine.name, v, mode.name.value)), mode.name, engine) for engine, v in columns]
+        rows.append([f"`{mode.name}`", *cells])
+    heads = [f"`{engine.name}`{f' {version}' if version else ''}" for engine, version in columns]
+    return ["mode", *heads], rows
+
+
+def _cell(found: VerifiedMode | None, mode: ModeName, engine: Engine) -> str:
+    if found is None:
+        return "by command line only" if mode in engine.modes else "–"
+    if found.holds:
+        return "verified here"
+    word = "undecided here" if found.holds is None else "fails here"
+    return f"{word}: {', '.join(f'`{name}`' for name in found.because)}"

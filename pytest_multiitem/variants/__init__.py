@@ -1,0 +1,1 @@
+"""A profile matrix: the contract over launch variants of engines, each with servers of its own."""
