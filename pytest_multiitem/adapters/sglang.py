@@ -34,6 +34,7 @@ class SglangEngine(InstalledEngine):
     masks = (_FLASHINFER,)
     #: From 0.5.21 on; earlier versions have those of ids and of text.
     modes = tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING)
+    serves_heads = True
     module = "sglang.launch_server"
     package = "sglang"
     sources = "srt/server_args.py srt/arg_groups/**/*.py"
