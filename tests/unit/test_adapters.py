@@ -1,5 +1,6 @@
 """What the adapters of real engines make of what servers say: their modes, their refusals, their silent fallbacks."""
 
+import httpx
 import pytest
 
 from pytest_multiitem.adapters.attestation import Attestation, contradictions
@@ -162,7 +163,27 @@ SETS = {"disable_radix_cache": True, "chunked_prefill_size": -1}
         ({"version": "0.5.21", "enable_mis": False}, "ids text labels_per_item temperature decisions"),
         ({"version": "0.5.23", "is_embedding": True}, "text classification"),
         ({"version": "0.5.23", "is_embedding": True} | SETS, "text classification setwise_classification"),
+        ({"version": "0.5.23", "is_embedding": False, "is_generation": False}, "text classification"),
+        ({"version": "0.5.23", "is_generation": True, "enable_mis": True}, "ids text labels_per_item temperature"),
     ],
 )
 def test_sglang_speaks_what_its_version_and_its_flags_allow(info, modes):
     assert [mode.value for mode in SGLANG.spoken(info)] == modes.split()
+
+
+@pytest.mark.parametrize("told", [{"is_generation": False}, {}, None])
+def test_sglang_is_asked_once_what_kind_of_model_it_serves(told):
+    """`/get_server_info` of a classification checkpoint says `is_embedding: false`."""
+    asked = []
+
+    def answer(request):
+        asked.append(request.url.path)
+        if request.url.path == "/get_server_info":
+            return httpx.Response(200, json={"version": "0.5.23", "is_embedding": False})
+        return httpx.Response(404) if told is None else httpx.Response(200, json={"model_path": "m", **told})
+
+    with SGLANG.client("http://127.0.0.1:1") as client:
+        client._http = httpx.Client(base_url="http://127.0.0.1:1", transport=httpx.MockTransport(answer))
+        infos = [client.server_info() for _ in range(2)]
+    assert infos[0] == infos[1] == {"version": "0.5.23", "is_embedding": False, **(told or {})}
+    assert asked.count("/get_server_info") == 2 and asked.count("/model_info") == 1
