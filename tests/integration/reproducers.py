@@ -13,7 +13,9 @@ import httpx
 import numpy as np
 
 PAGE = Path(__file__).parents[2] / "docs/findings.md"
-_BLOCK = re.compile(r"<!-- server: (?P<server>[\w-]+) -->\n<!-- run by: [^\n]* -->\n```console\n(?P<body>.*?)^```$", re.S | re.M)
+_BLOCK = re.compile(
+    r"<!-- server: (?P<server>[\w-]+) -->\n<!-- run by: [^\n]* -->\n```console\n(?P<body>.*?)^```$", re.S | re.M
+)
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,11 @@ def exchanges(server: str) -> list[Exchange]:
             found.append(Exchange(path, body, tuple(fields), json.loads(printed), len(found)))
     assert found, f"{PAGE.name} has no requests to {server}"
     return found
+
+
+def table_script() -> tuple[str, str]:
+    """The program that shows sglang's own tables of a long item, and what it has printed."""
+    text = PAGE.read_text(encoding="utf-8")
+    found = re.search(r"^```python\n(?P<script>.*?)^```\n\n```text\n(?P<printed>.*?)^```$", text, re.S | re.M)
+    assert found is not None and "_process_multi_item_scoring" in found["script"], f"{PAGE.name} has no such program"
+    return found["script"], found["printed"]
