@@ -127,7 +127,10 @@ def with_modes(page: str) -> str:
 #: What is measured on a running server of an engine, by the suites or by tests/integration; the rest is by its sources.
 _MEASURED = {
     "embedded": tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING),
-    "sglang": (ModeName.IDS,),
+    "sglang": (
+        ModeName.IDS, ModeName.TEXT, ModeName.LABELS_PER_ITEM, ModeName.TEMPERATURE, ModeName.CLASSIFICATION,
+        ModeName.SETWISE, ModeName.SETWISE_CLASSIFICATION,
+    ),
     "sgl-jax": (ModeName.IDS,),
     "vllm": (ModeName.GENERATIVE_SCORING, ModeName.CLASSIFICATION, ModeName.RERANK),
     "rerank": (ModeName.RERANK,),

@@ -60,6 +60,8 @@ def exchanges(server: str) -> list[Exchange]:
         for typed in re.split(r"^\$ ", block["body"].replace("\\\n", ""), flags=re.M)[1:]:
             command, printed = typed.split("\n", 1)
             words = shlex.split(command)
+            if words[0] != "curl":
+                continue
             path = re.sub(r"^[\w.]+:\d+", "", next(word for word in words if "/v1/" in word or "/rerank" in word))
             fields = re.findall(r"\.(\w+)", words[-1])
             body = json.loads(words[words.index("--json") + 1])

@@ -129,9 +129,8 @@ def test_printed_sets_of_a_classifier_do_not_change_with_the_temperature() -> No
 def test_the_tables_of_a_long_item_wrap_as_the_findings_print(sglang: RealEngine) -> None:
     script, printed = table_script()
     environment = {**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "PYTHONPATH": ""}
-    done = subprocess.run(
-        [sglang.python, "-P", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=STARTUP
-    )  # fmt: skip
+    command = [sglang.python, "-P", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=STARTUP)
     assert done.stdout.splitlines()[-3:] == printed.splitlines()
 
 
