@@ -128,8 +128,13 @@ def with_modes(page: str) -> str:
 _MEASURED = {
     "embedded": tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING),
     "sglang": (
-        ModeName.IDS, ModeName.TEXT, ModeName.LABELS_PER_ITEM, ModeName.TEMPERATURE, ModeName.CLASSIFICATION,
-        ModeName.SETWISE, ModeName.SETWISE_CLASSIFICATION,
+        ModeName.IDS,
+        ModeName.TEXT,
+        ModeName.LABELS_PER_ITEM,
+        ModeName.TEMPERATURE,
+        ModeName.CLASSIFICATION,
+        ModeName.SETWISE,
+        ModeName.SETWISE_CLASSIFICATION,
     ),
     "sgl-jax": (ModeName.IDS,),
     "vllm": (ModeName.GENERATIVE_SCORING, ModeName.CLASSIFICATION, ModeName.RERANK),

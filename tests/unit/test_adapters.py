@@ -1,10 +1,15 @@
 """What the adapters of real engines make of what servers say: their modes, their refusals, their silent fallbacks."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import httpx
 import pytest
 
 from pytest_multiitem.adapters.attestation import Attestation, contradictions
 from pytest_multiitem.adapters.base import Engine, Profile, choose_engine
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.gates import run_subject
 from pytest_multiitem.scoring.cases import Case
 
 SGLANG, SGL_JAX = choose_engine("sglang"), choose_engine("sgl-jax")
@@ -187,3 +192,22 @@ def test_sglang_is_asked_once_what_kind_of_model_it_serves(told):
         infos = [client.server_info() for _ in range(2)]
     assert infos[0] == infos[1] == {"version": "0.5.23", "is_embedding": False, **(told or {})}
     assert asked.count("/get_server_info") == 2 and asked.count("/model_info") == 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "owned", "has_pair"),
+    [("sglang", True, True), ("embedded", True, True), ("sglang", False, False), ("vllm", True, False)],
+)
+def test_a_pair_of_a_classification_checkpoint_is_started_where_the_profiles_serve_one(
+    engine, owned, has_pair, monkeypatch
+):
+    monkeypatch.setattr(run_subject, "tiny_checkpoint", lambda num_labels: f"tiny-{num_labels}")
+    settings = SimpleNamespace(property_examples=1, items=(), labels=(5, 6, 7))
+    run = SimpleNamespace(engine=choose_engine(engine), settings=settings, record=None, beside=lambda profile: profile)
+    multi = SimpleNamespace(owned=owned, place="multi-item server", profile=MULTI)
+    subject = run_subject.RunSubject(run, "pytorch", given={"multi": multi})
+    if has_pair:
+        assert subject.with_head() == (replace(MULTI, model="tiny-3"), Profile("serial", "pytorch", model="tiny-3"))
+    else:
+        with pytest.raises(EngineUnavailable, match=f"no classification head, and none of engine {engine} is started"):
+            subject.with_head()
