@@ -63,8 +63,9 @@ class SuiteRun:
 
     @property
     def gates(self) -> dict[str, dict[str, Any]]:
-        """Records of gates by name, without those that were not selected."""
-        return {gate["gate"]: gate for gate in self.matrix["gates"] if "deselected" not in gate["reason"]}
+        """Records of gates by name, without those that were not selected; of a gate's several, one that was run."""
+        selected = [gate for gate in self.matrix["gates"] if "deselected" not in gate["reason"]]
+        return {gate["gate"]: gate for gate in sorted(selected, key=lambda gate: gate["verdict"] != "NOT_RUN")}
 
     @property
     def blame(self) -> dict[str, str]:

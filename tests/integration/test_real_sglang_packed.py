@@ -184,11 +184,13 @@ LEAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("packed", "check"), LEAKS.items(), ids=LEAKS, indirect=["packed"], scope="module")
 def test_a_planted_leak_is_where_its_name_says(packed: RunningServer, check: Callable[[RunningServer], None]) -> None:
     check(packed)
 
 
+@pytest.mark.slow
 @undecided
 @pytest.mark.parametrize("packed", LEAKS, indirect=True)
 def test_a_planted_leak_fails_the_run(sglang: RealEngine, packed: RunningServer, tmp_path: Path) -> None:
