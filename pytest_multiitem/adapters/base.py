@@ -90,6 +90,7 @@ class Engine:
     ``backends`` and ``masks``: its names for what it can run; the settings must choose from them.
     ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
     that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
+    ``serves_heads``: whether its launch profiles serve a model with a classification head as they are.
     ``neighbours``: requests that may be sent beside score requests. ``flushes_cache``: whether ``/flush_cache`` is one.
     ``client``: asks its servers on their own wire. ``modes``: the ways to ask for scores that they have, where they do
     not say. ``packs_nothing``: why items of one request never stand in one sequence; None where they may.
@@ -101,6 +102,7 @@ class Engine:
     masks: tuple[str, ...] = ("dense", "segment", "auto")
     allows_empty_items: bool = False
     withstands_bad_requests: bool = False
+    serves_heads: bool = False
     neighbours: tuple[Neighbour, ...] = ()
     flushes_cache: bool = False
     client: type[ScoreClient] = ScoreClient

@@ -41,6 +41,7 @@ class EmbeddedEngine(LaunchedEngine):
     )
     flushes_cache = True
     modes = tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING)
+    serves_heads = True
 
     def elsewhere(self, *, python: str | None = None, checkout: Path | None = None) -> Self:
         """Of this package as it is installed in that interpreter, or in this one."""

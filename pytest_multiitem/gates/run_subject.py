@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_multiitem.adapters.base import Profile
-from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.gates.gate import Gate, Measurement
@@ -126,12 +125,12 @@ class RunSubject(Subject):
         return self.run.timing_cases(target, num_items)
 
     def with_head(self) -> tuple[Target, Target]:
-        """Beside the others, of the embedded engine alone: how another one serves such a model is not known here."""
-        engine = self.run.engine.name
-        if not self.multi.owned or engine != EMBEDDED.name:
+        """Beside the others, where the engine's launch profiles serve such a model as they are."""
+        engine = self.run.engine
+        if not (self.multi.owned and engine.serves_heads):
             raise EngineUnavailable(
-                f"the {self.multi.place} has no classification head, and none of engine {engine} is started for that; "
-                "attach servers of such a model: --multi-url and --serial-url"
+                f"the {self.multi.place} has no classification head, and none of engine {engine.name} is started for "
+                "that; attach servers of such a model: --multi-url and --serial-url"
             )
         model = str(tiny_checkpoint(num_labels=len(self.settings.labels)))
         packed = replace(self.multi.profile, model=model)
