@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pytest_multiitem.gates.checks import NotMade
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.mode_isolation import Isolation
 from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, measured
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
@@ -18,13 +17,13 @@ from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.wire.score import ScoreRequest
 from pytest_multiitem.targets.modes import tables
+from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import Scores
 
 
 def measure(subject: Subject) -> Measurement:
-    """Ask for the class logits [N][C] of six items without labels, and compare them with the serial server's, with each
-    item alone, beside other items of the same and of other lengths, and in another order with copies; and the softmax
-    of them, at three temperatures.
+    """Ask for the class logits [N][C] of six items without labels, and compare them with the serial server's, and with
+    themselves as `gates.mode_isolation` does; and the softmax of them, at three temperatures.
 
     Of the server under test where its model has a head, else of servers of a tiny such model beside it.
     """
@@ -35,10 +34,7 @@ def _checks(probe: ModeProbe) -> Checks:
     classes = _Classes(probe)
     return {
         "against the serial server": classes.serially,
-        "an item alone": classes.alone,
-        "other items of the same lengths": partial(classes.beside, same_length=True),
-        "other items of other lengths": partial(classes.beside, same_length=False),
-        "another order, and copies": classes.permuted,
+        **classes.isolation.checks,
         "softmax": classes.softmaxed,
         "temperature": classes.temperature,
     }
@@ -51,11 +47,23 @@ class _Classes:
         self.probe = probe
         self._whole: Scores | None = None
 
-    def asked(self, items: Sequence[TokenIds], **more: Any) -> Scores:
+    def asked(self, items: Sequence[TokenIds], server: Target | None = None, **more: Any) -> Scores:
         """The class logits [N, C], or what ``more`` asks of them."""
         case = self.probe.case
         request = ScoreRequest(query=list(case.query), items=[list(item) for item in items], **more)
-        return np.stack(tables(self.probe.multi, request, classes=len(case.labels)).scores)
+        return np.stack(tables(server or self.probe.multi, request, classes=len(case.labels)).scores)
+
+    @property
+    def isolation(self) -> Isolation[TokenIds]:
+        """Of rows of logits, which may be of any size."""
+        return Isolation(
+            self.probe,
+            self.probe.case.items,
+            lambda items, server: [*self.asked(items, server)],
+            self.probe.other,
+            self.probe.longer,
+            lambda tables: float(np.abs(np.concatenate(tables)).max()),
+        )
 
     @property
     def whole(self) -> Scores:
@@ -74,35 +82,6 @@ class _Classes:
         wanted = self.probe.alone(case.query, case.items, case.labels, softmax=False)
         return self._within(self.whole, wanted, f"{len(wanted)} items alone on the serial server")
 
-    def alone(self) -> str:
-        found = np.concatenate([self.asked([item]) for item in self.probe.case.items])
-        return self._within(found, self.whole, f"{len(found)} items in requests of their own")
-
-    def beside(self, *, same_length: bool) -> str:
-        """Every other item is another one."""
-        case = self.probe.case
-        if len(case.items) < 2:
-            raise NotMade("the request has one item")
-        pool = case.pool
-        items = [
-            item
-            if number % 2
-            else tuple(
-                pool[(7 * place + number + len(item)) % len(pool)]
-                for place in range(len(item) + (0 if same_length else 3 + number))
-            )
-            for number, item in enumerate(case.items)
-        ]
-        found = self.asked(items)
-        return self._within(found[1::2], self.whole[1::2], f"{len(found[1::2])} items beside other ones")
-
-    def permuted(self) -> str:
-        items = self.probe.case.items
-        order = [*reversed(range(len(items)))]
-        order.insert(len(order) // 2, 0)
-        found = self.asked([items[number] for number in order])
-        return self._within(found, self.whole[order], "items in another order, one twice")
-
     def softmaxed(self) -> str:
         shares = self.asked(self.probe.case.items, apply_softmax=True)
         return self.probe.within(max_abs(shares - softmax(self.whole)), "the softmax of the logits")
@@ -119,8 +98,8 @@ class _Classes:
 
 CLASSIFICATION = Gate(
     "classification_agrees",
-    "the class logits of a model with a classification head, against the serial server, each item alone, among other "
-    "items, in another order; their softmax, and a temperature",
+    "the class logits of a model with a classification head, against the serial server; their isolation, to the bit "
+    "where the engine promises it; their softmax, and a temperature",
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,10 @@ from pytest_multiitem.transport.one_item import NeverScored
 
 #: Items of a request of these gates, at most.
 _ITEMS = 6
+#: What a letter of a text is changed to.
+_LETTERS = "aeinorst"
+#: What a text may have more of: most tokenizers have each as a token.
+_WORDS = (" north", " water", " green", " seven", " never", " stone", " night", " paper")
 #: A softmax is flatter at one of these temperatures, and steeper at the other.
 TEMPERATURES = (2.0, 0.5)
 Checks = Mapping[str, Callable[[], str]]
@@ -62,6 +66,46 @@ class ModeProbe:
         if encode is None:
             raise NotMade("not sent: the served model's tokenizer.json does not lie on this machine")
         return tuple(encode(text))
+
+    def other(self, item: TokenIds, number: int, *, keep: Collection[int] = ()) -> TokenIds:
+        """An item as long, by its number, with other tokens but those that are kept."""
+        pool, found = self.case.pool, []
+        for place, token in enumerate(item):
+            at = 7 * place + 13 * number + token
+            while pool[at % len(pool)] in (token, *keep):
+                at += 1
+            found.append(token if token in keep else pool[at % len(pool)])
+        return tuple(found)
+
+    def longer(self, item: TokenIds, by: int, *, keep: Collection[int] = ()) -> TokenIds:
+        """An item with more tokens at its beginning."""
+        return (*self.other(self.case.pool[:by], by, keep=keep), *item)
+
+    @property
+    def knows_tokens(self) -> bool:
+        """Whether it is known here how many tokens a text is."""
+        return self.multi.encode is not None
+
+    def other_text(self, text: str, number: int) -> str:
+        """A text with one other letter, by its number, and of as many tokens where that is known. Raises NotMade where
+        there is none."""
+        encode = self.multi.encode
+        tried = [
+            text[:place] + letter + text[place + 1 :]
+            for place in reversed(range(len(text)))
+            for letter in _LETTERS
+            if text[place].isalpha() and text[place] != letter
+        ]
+        tried = [*tried[number % len(_LETTERS) :], *tried[: number % len(_LETTERS)]]
+        size = 0 if encode is None else len(encode(text))
+        found = next((other for other in tried if encode is None or len(encode(other)) == size), None)
+        if found is None:
+            raise NotMade(f"not sent: no other text of {size} tokens is known for {text[:40]!r}")
+        return found
+
+    def longer_text(self, text: str, by: int) -> str:
+        """A text with more words at its end."""
+        return text + "".join(_WORDS[place % len(_WORDS)] for place in range(by))
 
     def token(self, text: str) -> int | None:
         """The one token that a text is; None where it is several, none of the vocabulary, or the delimiter."""

@@ -8,8 +8,12 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pytest_multiitem.gates.checks import Broken, NotMade
 from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.mode_isolation import Isolation
 from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, largest, measured
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.modes import ModeName
@@ -40,8 +44,8 @@ _RERANKERS = ("reranker", "rerank", "cross-encoder", "ms-marco")
 
 def measure(subject: Subject) -> Measurement:
     """Rank seven documents, one of them empty and one there twice, and compare: each score, by its index, with the
-    score of the rendered prompt by ids; the order with that of the scores; the best two; each document alone; the
-    documents the other way round; and two queries at the same time with each by itself.
+    score of the rendered prompt by ids; the order with that of the scores; the best two; themselves as
+    `gates.mode_isolation` does; and two queries at the same time with each by itself.
 
     A model whose name says that it is a reranker is asked for two pairs whose order is known.
     """
@@ -56,8 +60,7 @@ def _checks(probe: ModeProbe) -> Checks:
         "the best two": rankings.best,
         "documents by index": rankings.documents,
         "copies": rankings.copies,
-        "each document alone": rankings.alone,
-        "another order": rankings.permuted,
+        **rankings.isolation.checks,
         "an empty document": rankings.empty,
         "two queries at the same time": rankings.together,
         "known answers": partial(_known, probe),
@@ -79,6 +82,20 @@ class _Rankings:
         self, documents: Sequence[str], *, query: str = _QUERY, top_n: int | None = None, server: Target | None = None
     ) -> list[Ranked]:
         return ranked(server or self.probe.multi, RerankRequest(query=query, documents=[*documents], top_n=top_n))
+
+    @property
+    def isolation(self) -> Isolation[str]:
+        """Of the scores by their index."""
+        probe = self.probe
+        return Isolation(
+            probe, self.texts, self._by_index, probe.other_text, probe.longer_text, exact=probe.knows_tokens
+        )
+
+    def _by_index(self, documents: Sequence[str], server: Target) -> list[NDArray[np.float64]]:
+        scores = _scores(self.asked(documents, server=server))
+        if len(scores) != len(documents):
+            raise Broken(f"{len(documents)} documents are ranked as {len(scores)}")
+        return [np.array([scores[index]]) for index in range(len(documents))]
 
     @property
     def whole(self) -> list[Ranked]:
@@ -146,17 +163,6 @@ class _Rankings:
         first, second = (index for index, text in enumerate(self.texts) if text == "no")
         return self.probe.within(abs(scores[first] - scores[second]), "one document twice")
 
-    def alone(self) -> str:
-        scores = _scores(self.whole)
-        apart = [abs(self.asked([text])[0].score - scores[index]) for index, text in enumerate(self.texts)]
-        return self.probe.within(largest(apart), f"{len(apart)} documents alone")
-
-    def permuted(self) -> str:
-        texts, scores = self.texts, _scores(self.whole)
-        turned = _scores(self.asked([*reversed(texts)]))
-        apart = [abs(turned[len(texts) - 1 - index] - score) for index, score in scores.items()]
-        return self.probe.within(largest(apart), "documents the other way round")
-
     def empty(self) -> str:
         """Refused, or scored without moving the others."""
         try:
@@ -209,7 +215,8 @@ def _known(probe: ModeProbe) -> str:
 RERANK = Gate(
     "rerank_agrees",
     "a ranking, mapped back by its indices: against the rendered prompts by ids, in the order of its scores, its best "
-    "two, each document alone, copies, an empty document, and two queries at the same time",
+    "two, copies, an empty document, two queries at the same time; the isolation of documents, to the bit where the "
+    "engine promises it",
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import uvicorn
 from stub_targets import StubSubject
@@ -21,6 +22,8 @@ from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient
 from pytest_multiitem.transport.listening import bind
 
+#: What makes a server one that this run has started, whose caches may be flushed.
+OWN = SimpleNamespace(check_alive=lambda patience: None, log_path=None)
 DELIMITER, LABELS = 151_643, (9454, 2753)
 
 
@@ -75,7 +78,12 @@ class Servers:
                 packed = ("segment", 0, semantics) if role == "multi" else ()
                 client = stack.enter_context(ScoreClient(url, timeout=60))
                 parts[role] = Target(
-                    Profile(role, "pytorch", *packed), "embedded", client, adapter=ENGINE, delimiter=DELIMITER
+                    Profile(role, "pytorch", *packed),
+                    "embedded",
+                    client,
+                    adapter=ENGINE,
+                    server=OWN,
+                    delimiter=DELIMITER,
                 )
             subject = StubSubject([self.case], semantics=semantics, hand=parts["serial"], **parts, **more)
             return judged(gate, lambda gate: gate.measure(subject))
