@@ -31,9 +31,10 @@ def measure(subject: Subject) -> Measurement:
     """Score the run's first requests without a softmax, a rendered prompt for rerank, and a decision, where the server
     speaks them, and report the median share of the vocabulary's probability that the labels have in each.
 
-    INCONCLUSIVE where it is near zero: below 0.001 for requests of the user's own and for prompts of the server's, and
-    a hundredth of chance for a checkpoint of random weights. Requests that are random tokens ask for no label: for
-    them it is reported, and must not be 0.
+    INCONCLUSIVE where it is near zero: below 0.001 for requests of the user's own and for prompts of the server's: a
+    model may be no judge of what it is asked. FAIL below a hundredth of chance for a checkpoint of random weights, to
+    which all tokens are about as probable. Requests that are random tokens ask for no label: for them it is reported,
+    and must not be 0.
     """
     multi, record = subject.multi, subject.record
     spoken = modes_of(multi)
@@ -68,6 +69,9 @@ def measure(subject: Subject) -> Measurement:
         details=details.RequestContract(
             broken={}, held={mode.value: f"{mass:.6g}" for mode, mass in masses.items()}, not_made={}
         ),
+        problem=f"{doubt}, of weights that are random: labels are not read where they stand"
+        if low and generated
+        else None,
         doubt=f"{doubt}: {why}" if low else None,
         holds=f"label mass: {', '.join(words)}",
     )

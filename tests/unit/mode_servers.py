@@ -64,14 +64,15 @@ class Servers:
             vocab_size=backend.vocab_size, empty_item=True, mixed_items=8, equal_items=8,
         )[0]  # fmt: skip
 
-    def judged(self, gate, *names, semantics=Semantics.PREFIX_FIRST_DELIM, words=True, **more):
+    def judged(self, gate, *names, variations=(), semantics=Semantics.PREFIX_FIRST_DELIM, words=True, **more):
         """The record of a gate on such servers; ``names``: faults."""
         with ExitStack() as stack:
             parts = {}
             for role in ("multi", "serial"):
+                varied = variations if role == "multi" else ()
                 active = [name for name in names if role in fault(name).scope]
                 config = ScorerConfig(delimiter=DELIMITER, semantics=semantics) if role == "multi" else ScorerConfig()
-                faults = ActiveFaults.parse(active) if active else None
+                faults = ActiveFaults.parse(active, varied) if active or varied else None
                 served = service(self.backend, self.directory, self.words if words else None, config, faults)
                 app = create_app(served)
                 url = stack.enter_context(listening(faults.before(app) if faults else app))

@@ -6,6 +6,8 @@ from mode_servers import Servers
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
 from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.tokenizer import load_tokenizer
+from pytest_multiitem.faults.catalogue import fault
+from pytest_multiitem.gates.judge import ROUNDING
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
@@ -14,6 +16,8 @@ PACKAGES = {"pytorch": "torch", "jax": "jax"}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
 CAUSAL = ("labels_per_item_agree", "setwise_agrees", "rerank_agrees", "decisions_agree", "label_mass_not_zero")
+#: What the reason names of a fault that the checks of isolation see, and at full strength others before them.
+ISOLATION = ""
 #: By the gate that must see it: each fault, and what the reason names.
 FAULTS = {
     "label_lists_ignored": ("labels_per_item_agree", "one request for each list"),
@@ -29,6 +33,11 @@ FAULTS = {
     "rankings_coalesced": ("rerank_agrees", "two queries at the same time"),
     "decision_labels": ("decisions_agree", "probabilities by ids"),
     "decision_mass": ("decisions_agree", "label mass"),
+    "label_lists_see_before": ("labels_per_item_agree", ISOLATION),
+    "ranking_sees_before": ("rerank_agrees", ISOLATION),
+    "ranking_drifts": ("rerank_agrees", ISOLATION),
+    "ranking_cold": ("rerank_agrees", ISOLATION),
+    "decision_sees_before": ("decisions_agree", ISOLATION),
     "label_mass_zero": ("label_mass_not_zero", "next to none of the vocabulary's probability"),
 }
 
@@ -59,8 +68,33 @@ def test_a_healthy_server_passes(servers, name, semantics):
 def test_each_fault_is_seen_by_its_gate(servers, name):
     killer, words = FAULTS[name]
     record = servers.judged(gates()[killer], name)
-    expected = Verdict.INCONCLUSIVE if name == "label_mass_zero" else Verdict.FAIL
-    assert record.verdict is expected and words in record.reason, record.reason
+    assert record.verdict is Verdict.FAIL and words in record.reason, record.reason
+
+
+#: A fault at its smallest strength, and the one check that must see it there.
+SMALLEST = {
+    "label_lists_see_before": ("labels_per_item_agree", "the content of one item"),
+    "set_sees_before": ("setwise_agrees", "the content of one item"),
+    "ranking_sees_before": ("rerank_agrees", "the content of one item"),
+    "ranking_drifts": ("rerank_agrees", "the length of one item"),
+    "ranking_cold": ("rerank_agrees", "cold and warm caches"),
+    "decision_sees_before": ("decisions_agree", "the content of one item"),
+    "label_mass_zero": ("label_mass_not_zero", "next to none"),
+}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_each_fault_is_seen_at_its_smallest_strength(servers, name):
+    killer, words = SMALLEST[name]
+    record = servers.judged(gates()[killer], f"{name}={min(fault(name).strengths)}")
+    assert record.verdict is Verdict.FAIL and words in record.reason, record.reason
+
+
+@pytest.mark.parametrize("name", [name for name in CAUSAL if name != "label_mass_not_zero"])
+def test_rounding_by_shape_is_no_leak(servers, name):
+    record = servers.judged(gates()[name], variations=["shape_noise"])
+    rounds = record.verdict is Verdict.INCONCLUSIVE and ROUNDING in record.reason
+    assert record.verdict is Verdict.PASS or rounds, record.reason
 
 
 @pytest.mark.slow
@@ -108,6 +142,13 @@ def test_each_fault_of_a_head_is_seen_by_its_gate_and_not_by_the_other(heads, na
         record = heads.judged(gates()[gate], name)
         assert record.verdict is (Verdict.FAIL if gate == killer else Verdict.PASS), (gate, record.reason)
         assert gate != killer or words in record.reason
+
+
+@pytest.mark.parametrize("name", ["classes_see_before", "set_sees_before"])
+def test_each_fault_of_a_head_is_seen_at_its_smallest_strength(heads, name):
+    killer, _ = CLASS_FAULTS[name]
+    record = heads.judged(gates()[killer], f"{name}={min(fault(name).strengths)}")
+    assert record.verdict is Verdict.FAIL and "the content of one item" in record.reason, record.reason
 
 
 def test_without_a_head_anywhere_its_gates_are_not_run(servers):
