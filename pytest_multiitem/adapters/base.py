@@ -94,7 +94,8 @@ class Engine:
     ``neighbours``: requests that may be sent beside score requests. ``flushes_cache``: whether ``/flush_cache`` is one.
     ``client``: asks its servers on their own wire. ``modes``: the ways to ask for scores that they have, where they do
     not say. ``packs_nothing``: why items of one request never stand in one sequence; None where they may.
-    ``most_labels``: over which it can take one softmax; None: as many as there are.
+    ``most_labels``: over which it can take one softmax; None: as many as there are. ``bitwise``: whether it promises
+    that a score in float32 has the same bits whatever else is in its request, or runs beside it.
     """
 
     name: str = ""
@@ -109,6 +110,7 @@ class Engine:
     modes: tuple[ModeName, ...] = ()
     packs_nothing: str | None = None
     most_labels: int | None = None
+    bitwise: bool = False
 
     def fit(self, settings: Settings) -> Settings:
         """The settings of a run with this engine: its backends and masks where the user chose none.

@@ -40,6 +40,7 @@ class EmbeddedEngine(LaunchedEngine):
         Neighbour("/v1/models"),
     )
     flushes_cache = True
+    bitwise = True
     modes = tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING)
     serves_heads = True
 
