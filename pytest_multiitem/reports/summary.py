@@ -9,8 +9,8 @@ from pathlib import Path
 from pytest_multiitem.reports import table
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.compile_gates import checks_table
 from pytest_multiitem.reports.scores import scores
-from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results import store
 from pytest_multiitem.results.answer import ANSWER
 from pytest_multiitem.results.records import Matrix

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_multiitem.compile_gates.records import Report
+from pytest_multiitem.compile_gates.tpu import gate
+from pytest_multiitem.compile_gates.tpu.gate import Wanted, check_kernel
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.settings.chips import CHIPS, DEFAULT_CHIPS
-from pytest_multiitem.tpu import gate
-from pytest_multiitem.tpu.gate import Wanted, check_kernel
-from pytest_multiitem.tpu.records import Report
 
 HERE = Path(__file__).parent
 OURS = "pytest_multiitem.engine.segment_kernel"

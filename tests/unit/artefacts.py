@@ -20,6 +20,9 @@ from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.decision.compare import compare
 from pytest_multiitem.comparison.decision.pair import pair_of
 from pytest_multiitem.comparison.row_figures import fill
+from pytest_multiitem.compile_gates.classify import Failure
+from pytest_multiitem.compile_gates.judge import Observed, Step, judge, overall, tier_verdicts
+from pytest_multiitem.compile_gates.records import Report
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import FaultRecord, KillMatrix
 from pytest_multiitem.power.summary import is_complete, outcome, summarise
@@ -30,9 +33,6 @@ from pytest_multiitem.results.store import checksum
 from pytest_multiitem.results.verdict import Verdict
 from pytest_multiitem.scoring.relations import Scenario, ScoreBody
 from pytest_multiitem.settings.conditions import parse
-from pytest_multiitem.tpu.classify import Failure
-from pytest_multiitem.tpu.judge import Observed, Step, judge, overall, tier_verdicts
-from pytest_multiitem.tpu.records import Report
 
 EQUIV, SAME, SPEED = "delimiter_aligned_equiv_le_0p02", "same_length_isolation_zero", "speedup_n32_ge_3x"
 CONDITIONS = [parse("p95 > 15%")]

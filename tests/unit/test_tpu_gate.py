@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pytest_multiitem.compile_gates.tpu import gate
+from pytest_multiitem.compile_gates.tpu.gate import Wanted, check_kernel
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.tpu import gate
-from pytest_multiitem.tpu.gate import Wanted, check_kernel
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +158,11 @@ def test_what_the_kernels_module_needs_may_be_missing(tmp_path: Path) -> None:
     [
         ("tpu_kernals:fine", {}, "no module 'tpu_kernals' (did you mean 'tpu_kernels'?)"),
         ("no_such_thing:fine", {}, "no module 'no_such_thing'; expected one that can be imported from the current"),
-        ("pytest_multiitem.tpu.gait:fine", {}, "no module 'pytest_multiitem.tpu.gait' (did you mean 'gate'?)"),
+        (
+            "pytest_multiitem.compile_gates.tpu.gait:fine",
+            {},
+            "no module 'pytest_multiitem.compile_gates.tpu.gait' (did you mean 'gate'?)",
+        ),
         ("tpu_kernels:fin", {}, "has no function 'fin' (did you mean 'fine'?); its own functions: fine, needs"),
         ("tpu_kernels:NOT_A_FUNCTION", {}, "has no callable 'NOT_A_FUNCTION'"),
         ("tpu_kernels:fine", {"row": 8}, "has no argument 'row' (did you mean 'rows'?); it takes rows=8"),

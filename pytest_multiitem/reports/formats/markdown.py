@@ -6,10 +6,10 @@ from pytest_multiitem.power.summary import matrix_of
 from pytest_multiitem.reports import power, table
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import bullets
+from pytest_multiitem.reports.compile_gates import checks_table
 from pytest_multiitem.reports.formats import ReportFormat
 from pytest_multiitem.reports.page import page
 from pytest_multiitem.reports.scores import scores
-from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results.details import Power
 from pytest_multiitem.results.published import HARDWARE
 from pytest_multiitem.results.records import Matrix

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 
+from pytest_multiitem.compile_gates.judge import judge, observed_in, overall, tier_verdicts
+from pytest_multiitem.compile_gates.records import Check, Report
 from pytest_multiitem.results.verdict import Verdict
-from pytest_multiitem.tpu.judge import judge, observed_in, overall, tier_verdicts
-from pytest_multiitem.tpu.records import Check, Report
 
 
 def summary(report: Report) -> str:

@@ -1,6 +1,6 @@
 """Kernels whose result is known; a run in which they behave otherwise tells nothing about any other kernel.
 
-Imported by the child process only: this needs JAX.
+Imported by the process of `tpu.compiler` only: this needs JAX.
 """
 
 from __future__ import annotations

@@ -1,0 +1,235 @@
+"""Triton in its process: ``python -m pytest_multiitem.compile_gates.gpu.compiler FD``, see `compile_gates.child`.
+
+Compiling and interpreting are of different processes: which of them ``@triton.jit`` makes is decided when a kernel's
+module is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import io
+import math
+import re
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from pytest_multiitem.compile_gates.child import place, serve
+from pytest_multiitem.compile_gates.gpu.case import Numbers, TritonCase
+from pytest_multiitem.compile_gates.subject import StageError
+
+_NO_TRITON = (
+    "Triton cannot be imported: {} (pip install 'pytest-multiitem[gpu-aot]'; MULTI_ITEM_GPU_TRITON=DIR names one that "
+    "is installed apart)"
+)
+_CONTROLS = "pytest_multiitem.compile_gates.gpu.controls"
+_NO_NUMBERS = "the case has no numbers to compare (TritonCase.numbers)"
+_THREADS_OF_A_WARP = 32
+#: What ptxas says with -v, and of what it refuses.
+_USED = re.compile(r"Used (\d+) registers")
+_SPILLED = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+_REFUSED = re.compile(r"(?:error|fatal) *: *(.*)")
+
+
+class _NoLaunchError(Exception):
+    pass
+
+
+class TritonCompiler:
+    """Compiles Triton kernels to cubins, or interprets them."""
+
+    packages = ("triton", "torch")
+    modules = ("triton",)
+
+    def load(self, chips: dict[str, dict[str, Any]]) -> ModuleType:
+        """Import Triton, and find its assembler."""
+        self._chips = chips
+        try:
+            importlib.import_module("triton.compiler")
+            importlib.import_module("triton.backends.compiler")
+            self._nvidia = importlib.import_module("triton.backends.nvidia.compiler")
+            controls = importlib.import_module(_CONTROLS)
+        except Exception as error:
+            raise StageError("triton", error, message=_NO_TRITON.format(error)) from error
+        return controls
+
+    def run(self, chip: str, tier: str, make: Callable[..., Any], case: dict[str, Any]) -> dict[str, Any]:
+        """``resources`` of the compiled kernel, or ``numbers`` of the interpreted one."""
+        try:
+            made = make(**case)
+            if not isinstance(made, TritonCase):
+                raise TypeError(f"expected a pytest_multiitem.compile_gates.gpu.case.TritonCase, got {str(made)[:200]}")
+        except Exception as error:
+            raise StageError("case", error) from error
+        if tier == "interpret":
+            return self._interpret(made)
+        chip_limits = self._chips[chip]
+        return self._compile(made, chip_limits, spills=0 if make.__module__ == _CONTROLS else chip_limits["spills"])
+
+    def _compile(self, case: TritonCase, chip: dict[str, Any], *, spills: int) -> dict[str, Any]:
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
+        try:
+            self._nvidia.get_ptxas(chip["capability"]).path  # noqa: B018, it raises where there is none
+            triton.knobs.nvidia.dump_ptxas_log = True
+            target = GPUTarget("cuda", chip["capability"], _THREADS_OF_A_WARP)
+        except Exception as error:
+            raise StageError("triton", error, message=f"no PTX assembler in this Triton: {error}") from error
+        try:
+            signature, constants, attributes = _specialised(case)
+            source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
+        except Exception as error:
+            raise StageError("case", error) from error
+        log = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(log):
+                compiled = triton.compile(source, target=target, options=dict(case.options))
+        except Exception as error:
+            raise _refused(error, case.kernel) from error
+        used, spilled = _USED.search(log.getvalue()), _SPILLED.search(log.getvalue())
+        if used is None or spilled is None:
+            said = ValueError(f"expected what ptxas -v says of registers and spills, got {log.getvalue()[:200]!r}")
+            raise StageError("triton", said, message=f"{said}; another Triton may say it")
+        resources = {
+            "shared": int(compiled.metadata.shared),
+            "shared_limit": chip["shared"],
+            "registers": int(used[1]),
+            "spill_stores": int(spilled[1]),
+            "spill_loads": int(spilled[2]),
+            "spill_limit": spills,
+        }
+        return {"kernels": 1, "resources": resources}
+
+    def _interpret(self, case: TritonCase) -> dict[str, Any]:
+        if case.numbers is None:
+            raise StageError("no numbers", ValueError(_NO_NUMBERS))
+        try:
+            importlib.import_module("torch")
+        except Exception as error:
+            raise StageError("triton", error, message=f"the interpreter needs torch: {error}") from error
+        numbers = case.numbers
+        try:
+            with _launches() as launched:
+                found = numbers.run(*numbers.inputs())
+            due = numbers.reference(*numbers.inputs())
+        except Exception as error:
+            raise StageError("run", error) from error
+        if not launched:
+            raise StageError("no kernel", _NoLaunchError("numbers.run launched no Triton kernel: nothing was checked"))
+        try:
+            difference = _difference(found, due)
+        except Exception as error:
+            raise StageError("run", error) from error
+        return {"kernels": len(launched), "numbers": {"difference": difference, "limit": _limit(numbers)}}
+
+
+def _specialised(case: TritonCase) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], list[Any]]]:
+    """Types, constants and divisibilities of a kernel's parameters, as `ASTSource` takes them."""
+    parameters = getattr(case.kernel, "params", None)
+    if parameters is None or not hasattr(case.kernel, "src"):
+        raise TypeError(
+            f"expected a function under @triton.jit as kernel, got {case.kernel!r:.200}; of an autotuned one it is its "
+            "fn, with one configuration's constants and options"
+        )
+    names = [parameter.name for parameter in parameters]
+    if unknown := [name for name in case.arguments if name not in names]:
+        raise ValueError(f"the kernel has no parameter {unknown[0]!r}; it takes {', '.join(names)}")
+    if missing := [name for name in names if name not in case.arguments]:
+        raise ValueError(f"arguments say nothing of the kernel's parameter {missing[0]!r}: its type, or its value")
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int], list[Any]] = {}
+    for at, parameter in enumerate(parameters):
+        given = case.arguments[parameter.name]
+        if parameter.is_constexpr:
+            signature[parameter.name], constants[parameter.name] = "constexpr", given
+            continue
+        kind, _, divisor = str(given).partition(":")
+        if divisor not in ("", "16"):
+            raise ValueError(f"{parameter.name}: {given!r} is not a type such as *bf16:16, i32 or fp32")
+        signature[parameter.name] = kind
+        if divisor:
+            attributes[(at,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def _refused(error: Exception, kernel: Any) -> StageError:
+    """In which stage a kernel was refused, where in its source, and why in one line."""
+    from triton.compiler.errors import CompilationError
+
+    inner: BaseException = error
+    while isinstance(inner, CompilationError) and isinstance(inner.__cause__, Exception):
+        inner = inner.__cause__
+    if isinstance(error, CompilationError):
+        line = getattr(error.node, "lineno", None)
+        where = (
+            ""
+            if line is None
+            else place(inspect.getsourcefile(kernel.fn) or "", kernel.starting_line_number + line - 1)
+        )
+        if isinstance(inner, AttributeError | ImportError):  # perhaps of another Triton: `classify` tells
+            return StageError("trace", inner, place=where)
+        why = error.error_message or str(inner)
+        return StageError("trace", error, place=where, message=why)
+    if type(error).__name__ == "PTXASError":
+        refused = _REFUSED.search(str(error))
+        return StageError("compile", error, place=_defined(kernel), message=refused[1] if refused else str(error))
+    return StageError("lower", error, place=_defined(kernel))
+
+
+def _defined(kernel: Any) -> str:
+    return place(inspect.getsourcefile(kernel.fn) or "", kernel.starting_line_number)
+
+
+@contextlib.contextmanager
+def _launches() -> Iterator[list[Any]]:
+    """Within this, the kernels that the interpreter launches."""
+    from triton.runtime.interpreter import GridExecutor
+
+    launched: list[Any] = []
+    original = GridExecutor.__call__
+
+    def counted(self: Any, *arguments: Any, **named: Any) -> Any:
+        launched.append(self)
+        return original(self, *arguments, **named)
+
+    GridExecutor.__call__ = counted
+    try:
+        yield launched
+    finally:
+        GridExecutor.__call__ = original
+
+
+def _difference(found: Any, due: Any) -> float | None:
+    """The largest difference of two elements in float64; None where they differ in NaN or infinity."""
+    import torch
+
+    pairs = [each if isinstance(each, tuple | list) else [each] for each in (found, due)]
+    if len(pairs[0]) != len(pairs[1]):
+        raise ValueError(f"run returns {len(pairs[0])} tensors, reference {len(pairs[1])}")
+    largest = 0.0
+    for ours, theirs in zip(*pairs, strict=True):
+        if ours.shape != theirs.shape:
+            raise ValueError(f"run returns shape {tuple(ours.shape)}, reference {tuple(theirs.shape)}")
+        a, b = ours.to(torch.float64), theirs.to(torch.float64)
+        same = (a == b) | (a.isnan() & b.isnan())
+        apart = (a - b).abs()[~same]
+        if not bool(torch.isfinite(apart).all()):
+            return None
+        largest = max(largest, float(apart.max()) if apart.numel() else 0.0)
+    return largest
+
+
+def _limit(numbers: Numbers) -> float:
+    if not (math.isfinite(numbers.limit) and numbers.limit >= 0):
+        error = ValueError(f"numbers.limit is {numbers.limit!r}; expected a finite number of 0 or more")
+        raise StageError("case", error)
+    return float(numbers.limit)
+
+
+if __name__ == "__main__":
+    serve(TritonCompiler())
