@@ -42,8 +42,8 @@ class Step:
 class Observed:
     """What came of a step: one of the first five.
 
-    ``result``: kernels, memory, resources and numbers, as the child says them. ``failure``: an exception. ``returncode``: the process
-    ended in it. ``silent``: seconds after which it was given up. ``not_reached``: why it was not begun at all.
+    ``result``: kernels, memory, resources and numbers, as the child says them. ``failure``: an exception.
+    ``returncode``: the process ended in it. ``silent``: seconds after which it was given up. ``not_reached``: why it was not begun at all.
     ``seconds``: what it took. ``output``: the end of what the process wrote.
     """
 
@@ -230,8 +230,8 @@ def _beyond(result: dict[str, Any]) -> tuple[Stage, str] | None:
     if resources is not None and spilled > resources.spill_limit:
         return "spills", (
             f"a thread spills {resources.spill_stores} bytes and loads {resources.spill_loads} back "
-            f"({resources.registers} registers), {resources.spill_limit} bytes in all are allowed: smaller tiles or more "
-            "warps, or allow it: MULTI_ITEM_GPU_SPILLS=BYTES"
+            f"({resources.registers} registers), {resources.spill_limit} bytes in all are allowed: smaller tiles or "
+            "more warps, or allow it: MULTI_ITEM_GPU_SPILLS=BYTES"
         )
     if numbers is not None and (numbers.difference is None or not numbers.difference <= numbers.limit):
         far = "NaN or inf where there should be none, or none where it should be"

@@ -288,8 +288,8 @@ class Settings:
     )
     tpu_chips: tuple[str, ...] = option(DEFAULT_CHIPS, "chips that kernels are compiled for", chip_names, "NAME,…")
     tpu_tier: str = option(
-        EVERY_TIER, "lower: JAX alone lowers kernels; compile: libtpu compiles them; auto: both", choice(EVERY_TIER, *TPU_TIERS),
-        "lower|compile|auto",
+        EVERY_TIER, "lower: JAX alone lowers kernels; compile: libtpu compiles them; auto: both",
+        choice(EVERY_TIER, *TPU_TIERS), "lower|compile|auto",
     )
     tpu_timeout: float = option(DEFAULT_TIMEOUT, "seconds that one kernel may take for one chip", seconds, "SECONDS")
     tpu_libtpu: Path | None = option(

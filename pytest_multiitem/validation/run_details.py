@@ -152,8 +152,8 @@ def _fault(name: str, build: BuildRecord) -> FaultRecord:
 
 
 def _segment_path(record: GateRecord, found: details.SegmentPath) -> Iterator[str]:
-    kinds: tuple[tuple[dict[str, Any] | None, type[Report]], ...] = ((found.tpu, TpuReport), (found.gpu, GpuReport))
-    there = [(document, kind) for document, kind in kinds if document is not None]
+    kinds: tuple[type[Report], ...] = (TpuReport, GpuReport)
+    there = [pair for pair in zip((found.tpu, found.gpu), kinds, strict=True) if pair[0] is not None]
     if not there:
         if record.verdict is Verdict.PASS and "real run" not in found.evidence:
             yield "its verdict is PASS, but there is neither a real run nor the compile gate's report"

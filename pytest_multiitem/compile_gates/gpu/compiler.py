@@ -166,23 +166,20 @@ def _refused(error: Exception, kernel: Any) -> StageError:
         inner = inner.__cause__
     if isinstance(error, CompilationError):
         line = getattr(error.node, "lineno", None)
-        where = (
-            ""
-            if line is None
-            else place(inspect.getsourcefile(kernel.fn) or "", kernel.starting_line_number + line - 1)
-        )
+        where = "" if line is None else _place(kernel, line - 1)
         if isinstance(inner, AttributeError | ImportError):  # perhaps of another Triton: `classify` tells
             return StageError("trace", inner, place=where)
         why = error.error_message or str(inner)
         return StageError("trace", error, place=where, message=why)
     if type(error).__name__ == "PTXASError":
         refused = _REFUSED.search(str(error))
-        return StageError("compile", error, place=_defined(kernel), message=refused[1] if refused else str(error))
-    return StageError("lower", error, place=_defined(kernel))
+        return StageError("compile", error, place=_place(kernel), message=refused[1] if refused else str(error))
+    return StageError("lower", error, place=_place(kernel))
 
 
-def _defined(kernel: Any) -> str:
-    return place(inspect.getsourcefile(kernel.fn) or "", kernel.starting_line_number)
+def _place(kernel: Any, lines_below: int = 0) -> str:
+    """A line of a kernel's source, as from the one where it begins."""
+    return place(inspect.getsourcefile(kernel.fn) or "", kernel.starting_line_number + lines_below)
 
 
 @contextlib.contextmanager

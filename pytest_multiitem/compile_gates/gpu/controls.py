@@ -91,7 +91,7 @@ def spilling() -> TritonCase:
 
 
 def wrong_numbers() -> TritonCase:
-    """Runs, but one element in its last place is not that of the reference."""
+    """Runs, but one element in its last bit is not that of the reference."""
     return _doubling(limit=0.0, off=2.0**-22)
 
 
@@ -118,7 +118,7 @@ def _doubling(*, limit: float, off: float = 0.0) -> TritonCase:
 
     def reference(x: Any) -> Any:
         expected = x * 2
-        expected[-1] += off
+        expected[0] += off
         return expected
 
     return TritonCase(

@@ -20,9 +20,7 @@ _NO_LIBTPU = (
     "installed apart)"
 )
 _CONTROLS = "pytest_multiitem.compile_gates.tpu.controls"
-_NO_KERNEL = (
-    "the lowered program holds no TPU kernel (no tpu_custom_call): interpret mode, or another path than the TPU's"
-)
+_NO_KERNEL = "the lowered program holds no TPU kernel (no tpu_custom_call): interpret mode, or another path"
 _ASKED_EARLY = "; {} was called when no chip was known, while a module was imported: call it where the kernel is made"
 
 

@@ -54,7 +54,10 @@ def chapter(matrix: Matrix, title: str | None = None) -> Chapter:
     made.sections += [
         Section("Benchmarks", _tables(("", table.benchmarks(matrix)))),
         Section("Against the baseline", _tables(("", baseline(matrix.gates)))),
-        Section("Compile gate", _tables(("", compile_gates.checks_table(matrix)))),
+        Section(
+            "Compile gate",
+            _tables(("", compile_gates.checks_table(matrix)), ("", compile_gates.gpu_checks_table(matrix))),
+        ),
         Section("Semantics", _tables(("", table.semantics(matrix)))),
         Section("How far the evidence goes", _tables(("", table.not_tried(matrix.gates)))),
         Section("Every verdict", [*entries(matrix.gates)], "Each verdict with what it rests on."),
