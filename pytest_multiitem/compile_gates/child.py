@@ -30,8 +30,8 @@ from pytest_multiitem.compile_gates.subject import StageError, check_arguments, 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.machine import package_versions
 
-#: This package's own part in a traceback, which is no place in anybody's kernel.
-_HERE = "pytest_multiitem.compile_gates."
+#: This room's own part in a traceback is no place in anybody's kernel.
+_HERE = Path(__file__).parent
 _LONGEST_LINE = 120
 
 
@@ -135,9 +135,10 @@ def _place(error: BaseException | None, modules: tuple[str, ...]) -> str:
     while error is not None:
         for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
             module = str(frame.f_globals.get("__name__", ""))
-            is_generated = frame.f_code.co_filename.startswith("<")
-            if not is_generated and module.partition(".")[0] not in modules and not f"{module}.".startswith(_HERE):
-                return place(frame.f_code.co_filename, number)
+            file = frame.f_code.co_filename
+            is_generated = file.startswith("<")
+            if not is_generated and module.partition(".")[0] not in modules and not Path(file).is_relative_to(_HERE):
+                return place(file, number)
         error = error.__cause__ or error.__context__
     return ""
 

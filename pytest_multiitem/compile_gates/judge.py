@@ -43,8 +43,8 @@ class Observed:
     """What came of a step: one of the first five.
 
     ``result``: kernels, memory, resources and numbers, as the child says them. ``failure``: an exception.
-    ``returncode``: the process ended in it. ``silent``: seconds after which it was given up. ``not_reached``: why it was not begun at all.
-    ``seconds``: what it took. ``output``: the end of what the process wrote.
+    ``returncode``: the process ended in it. ``silent``: seconds after which it was given up. ``not_reached``: why it
+    was not begun at all. ``seconds``: what it took. ``output``: the end of what the process wrote.
     """
 
     result: dict[str, Any] | None = None

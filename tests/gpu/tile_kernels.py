@@ -61,8 +61,8 @@ def without_numbers() -> TritonCase:
     return TritonCase(kernel=case.kernel, arguments=case.arguments, options=case.options)
 
 
-def too_much_shared(*, keys: int = 256, stages: int = 4) -> TritonCase:
-    """A pipeline of four stages of large tiles: more shared memory than any architecture has."""
+def too_much_shared(*, keys: int = 128, stages: int = 6) -> TritonCase:
+    """A pipeline of six stages of large tiles: more shared memory than any architecture has."""
     return _case(80, 128, 64, keys, "bf16", stages=stages)
 
 

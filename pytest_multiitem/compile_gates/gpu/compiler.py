@@ -30,10 +30,14 @@ _THREADS_OF_A_WARP = 32
 #: What ptxas says with -v, and of what it refuses.
 _USED = re.compile(r"Used (\d+) registers")
 _SPILLED = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
-_REFUSED = re.compile(r"(?:error|fatal) *: *(.*)")
+_REFUSED = re.compile(r"^ptxas.*?(?:error|fatal)\s*:\s*(.*)", re.MULTILINE)
 
 
 class _NoLaunchError(Exception):
+    pass
+
+
+class _BFloat16Error(NotImplementedError):
     pass
 
 
@@ -113,11 +117,11 @@ class TritonCompiler:
             raise StageError("triton", error, message=f"the interpreter needs torch: {error}") from error
         numbers = case.numbers
         try:
-            with _launches() as launched:
+            with _launches() as launched, _bfloat16():
                 found = numbers.run(*numbers.inputs())
             due = numbers.reference(*numbers.inputs())
         except Exception as error:
-            raise StageError("run", error) from error
+            raise _not_interpreted(error) from error
         if not launched:
             raise StageError("no kernel", _NoLaunchError("numbers.run launched no Triton kernel: nothing was checked"))
         try:
@@ -161,15 +165,17 @@ def _refused(error: Exception, kernel: Any) -> StageError:
     """In which stage a kernel was refused, where in its source, and why in one line."""
     from triton.compiler.errors import CompilationError
 
-    inner: BaseException = error
-    while isinstance(inner, CompilationError) and isinstance(inner.__cause__, Exception):
-        inner = inner.__cause__
     if isinstance(error, CompilationError):
-        line = getattr(error.node, "lineno", None)
-        where = "" if line is None else _place(kernel, line - 1)
+        own, inner = error, error
+        while isinstance(cause := inner.__cause__ or inner.__context__, Exception):
+            inner = cause
+            if isinstance(inner, CompilationError) and inner.src == kernel.src:
+                own = inner  # not in a function that the kernel calls, but where it calls it
+        line = getattr(own.node, "lineno", None)
+        where = "" if line is None else _place(kernel, line)
         if isinstance(inner, AttributeError | ImportError):  # perhaps of another Triton: `classify` tells
             return StageError("trace", inner, place=where)
-        why = error.error_message or str(inner)
+        why = getattr(inner, "error_message", None) or str(inner)
         return StageError("trace", error, place=where, message=why)
     if type(error).__name__ == "PTXASError":
         refused = _REFUSED.search(str(error))
@@ -177,9 +183,10 @@ def _refused(error: Exception, kernel: Any) -> StageError:
     return StageError("lower", error, place=_place(kernel))
 
 
-def _place(kernel: Any, lines_below: int = 0) -> str:
-    """A line of a kernel's source, as from the one where it begins."""
-    return place(inspect.getsourcefile(kernel.fn) or "", kernel.starting_line_number + lines_below)
+def _place(kernel: Any, line: int = 1) -> str:
+    """A line of a kernel's source as Triton counts them: the first one is that of its ``def``."""
+    decorators = next(at for at, text in enumerate(kernel.raw_src) if text.lstrip().startswith("def "))
+    return place(inspect.getsourcefile(kernel.fn) or "", kernel.starting_line_number + decorators + line - 1)
 
 
 @contextlib.contextmanager
@@ -199,6 +206,64 @@ def _launches() -> Iterator[list[Any]]:
         yield launched
     finally:
         GridExecutor.__call__ = original
+
+
+@contextlib.contextmanager
+def _bfloat16() -> Iterator[None]:
+    """Within this the interpreter's matrix products of bfloat16 are right, and its arithmetic of it is refused.
+
+    It holds bfloat16 as unsigned integers and computes with these (seen in Triton 3.9.0). Products are exact in float32.
+    Raises _BFloat16Error where a kernel adds or multiplies element by element.
+    """
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    originals = {name: getattr(InterpreterBuilder, name) for name in ("create_dot", "binary_op", "unary_op")}
+
+    def is_bfloat16(value: Any) -> bool:
+        if not isinstance(value, TensorHandle) or value.data.dtype != np.uint16:
+            return False
+        return bool(value.dtype.scalar == tl.bfloat16)
+
+    def widened(value: Any) -> Any:
+        if not is_bfloat16(value):
+            return value
+        return TensorHandle((value.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def dot(self: Any, a: Any, b: Any, *further: Any) -> Any:
+        return originals["create_dot"](self, widened(a), widened(b), *further)
+
+    def refusing(name: str) -> Callable[..., Any]:
+        def operation(self: Any, *operands: Any) -> Any:
+            if any(map(is_bfloat16, operands)):
+                raise _BFloat16Error(
+                    "it does not compute with bfloat16 element by element: give float16 or float32 inputs to numbers, "
+                    "or let the kernel convert them first"
+                )
+            return originals[name](self, *operands)
+
+        return operation
+
+    InterpreterBuilder.create_dot = dot
+    InterpreterBuilder.binary_op, InterpreterBuilder.unary_op = refusing("binary_op"), refusing("unary_op")
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(InterpreterBuilder, name, original)
+
+
+def _not_interpreted(error: Exception) -> StageError:
+    """Whether the interpreter cannot do what a kernel asks, or the kernel is wrong."""
+    from triton.runtime.errors import InterpreterError
+
+    inner = error.__cause__ if isinstance(error, InterpreterError) else None
+    if not isinstance(inner, Exception):
+        return StageError("run", error)
+    if isinstance(inner, NotImplementedError):
+        return StageError("triton", inner, message=f"Triton's interpreter cannot run it: {inner}")
+    return StageError("run", inner)
 
 
 def _difference(found: Any, due: Any) -> float | None:

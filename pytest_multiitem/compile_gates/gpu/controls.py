@@ -90,6 +90,30 @@ def spilling() -> TritonCase:
     )
 
 
+def good_bfloat16() -> TritonCase:
+    """A matrix product of bfloat16 numbers, all of them small whole ones: exact."""
+
+    def inputs() -> tuple[Any, ...]:
+        import torch
+
+        whole = torch.arange(256, dtype=torch.float32).reshape(16, 16) % 7 - 3
+        return whole.bfloat16(), whole.T.contiguous().bfloat16()
+
+    def run(x: Any, y: Any) -> Any:
+        import torch
+
+        out = torch.empty(16, 16)
+        _product[(1,)](x, y, out, 1, rows=16, depth=16)
+        return out
+
+    pointers = {"x": "*bf16:16", "y": "*bf16:16", "out": _POINTER}
+    return TritonCase(
+        kernel=_product,
+        arguments={**pointers, "steps": "i32", "rows": 16, "depth": 16},
+        numbers=Numbers(run=run, reference=lambda x, y: x.float() @ y.float(), inputs=inputs, limit=0.0),
+    )
+
+
 def wrong_numbers() -> TritonCase:
     """Runs, but one element in its last bit is not that of the reference."""
     return _doubling(limit=0.0, off=2.0**-22)

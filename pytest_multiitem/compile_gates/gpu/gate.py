@@ -22,6 +22,7 @@ _CONTROLS: Controls = {
     ),
     "interpret": (
         ("good", frozenset()),
+        ("good_bfloat16", frozenset()),
         ("wrong_numbers", frozenset({"numbers"})),
         ("nothing_launched", frozenset({"no kernel"})),
     ),
