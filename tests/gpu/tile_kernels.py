@@ -145,6 +145,6 @@ def _case(rows: int, dim: int, tile: int, keys: int, dtype: str, *, fault: str =
         arguments={"q": pointer, "k": pointer, "v": pointer, "segment": "*i32:16", "out": "*fp32:16",
                    "rows": "i32", "prefix": "i32", "scale": "fp32", **constants},
         options={"num_warps": 4, "num_stages": stages},
-        # Weights are rounded to bfloat16 before the second product: half of its last place at 1, and values below 4.
+        # Weights are rounded to bfloat16 before the second product, by 2^-9 of themselves, and values are below 4.
         numbers=Numbers(run=run, reference=reference, inputs=inputs, limit=2.0**-7),
     )  # fmt: skip

@@ -57,6 +57,7 @@ IDEAS = {
     "INCONCLUSIVE does not fail": "--allow-inconclusive",
     "gates that must have run": "--require",
     "what a regression is": "--fail-if",
+    "arguments of a kernel's case": "--shape",
     "what TPU kernels are compiled for": "--tpu-chips",
     "how far they are": "--tpu-tier",
     "seconds a kernel may take": "--tpu-timeout",

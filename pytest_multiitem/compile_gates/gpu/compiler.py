@@ -212,8 +212,8 @@ def _launches() -> Iterator[list[Any]]:
 def _bfloat16() -> Iterator[None]:
     """Within this the interpreter's matrix products of bfloat16 are right, and its arithmetic of it is refused.
 
-    It holds bfloat16 as unsigned integers and computes with these (seen in Triton 3.9.0). Products are exact in float32.
-    Raises _BFloat16Error where a kernel adds or multiplies element by element.
+    It holds bfloat16 as unsigned integers and computes with these (seen in Triton 3.9.0). Products are exact in
+    float32. Raises _BFloat16Error where a kernel adds or multiplies element by element.
     """
     import numpy as np
     import triton.language as tl

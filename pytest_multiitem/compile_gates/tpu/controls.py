@@ -32,6 +32,20 @@ def good() -> Case:
     return pl.pallas_call(kernel, out_shape=_TILE), (_TILE, _TILE)
 
 
+def asks() -> Case:
+    """Lowers and compiles where JAX answers with a TPU: as JAX's own ragged_paged_attention, it asks while traced."""
+
+    def case(tile: Any) -> Any:
+        kinds = {device.device_kind for device in (*jax.devices(), *jax.local_devices())}
+        if jax.default_backend() != "tpu" or not all(kind.startswith("TPU") for kind in kinds):
+            raise ValueError(
+                f"asked for its device, JAX answers {kinds} and {jax.default_backend()!r}, which is no TPU"
+            )
+        return good()[0](tile, tile)
+
+    return case, (_TILE,)
+
+
 def not_lowerable() -> Case:
     """Does not lower: a TPU kernel cannot hold a Cholesky decomposition."""
 

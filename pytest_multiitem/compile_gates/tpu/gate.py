@@ -15,10 +15,11 @@ from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, EVERY_TIER, TPU_TIE
 _CONTROLS: Controls = {
     "lower": (
         ("good", frozenset()),
+        ("asks", frozenset()),
         ("not_lowerable", frozenset({"trace", "lower"})),
         ("no_kernel", frozenset({"no kernel"})),
     ),
-    "compile": (("good", frozenset()), ("not_compilable", frozenset({"compile"}))),
+    "compile": (("good", frozenset()), ("asks", frozenset()), ("not_compilable", frozenset({"compile"}))),
 }
 #: What libtpu and JAX must find before they are imported. A TPU's host sets some of these; here is none.
 _ENVIRONMENT: Final[dict[str, str | None]] = {
