@@ -132,12 +132,13 @@ def _place(error: BaseException | None, modules: tuple[str, ...]) -> str:
     Of what an exception was raised from, where itself was raised by the toolchain alone: a toolchain may raise its own
     exception in place of one with the kernel's frames.
     """
+    # Frames that a toolchain makes up have files, but no modules.
+    known = [getattr(sys.modules.get(name), "__path__", []) for name in modules]
+    without = [_HERE, *(Path(path) for paths in known for path in paths)]
     while error is not None:
         for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
-            module = str(frame.f_globals.get("__name__", ""))
             file = frame.f_code.co_filename
-            is_generated = file.startswith("<")
-            if not is_generated and module.partition(".")[0] not in modules and not Path(file).is_relative_to(_HERE):
+            if not file.startswith("<") and not any(map(Path(file).is_relative_to, without)):
                 return place(file, number)
         error = error.__cause__ or error.__context__
     return ""

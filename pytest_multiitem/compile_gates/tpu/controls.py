@@ -39,7 +39,7 @@ def asks() -> Case:
         kinds = {device.device_kind for device in (*jax.devices(), *jax.local_devices())}
         if jax.default_backend() != "tpu" or not all(kind.startswith("TPU") for kind in kinds):
             raise ValueError(
-                f"asked for its device, JAX answers {kinds} and {jax.default_backend()!r}, which is no TPU"
+                f"asked for its device, JAX answers {kinds} and {jax.default_backend()!r}: no TPU"
             )
         return good()[0](tile, tile)
 
