@@ -132,16 +132,22 @@ def _place(error: BaseException | None, modules: tuple[str, ...]) -> str:
     Of what an exception was raised from, where itself was raised by the toolchain alone: a toolchain may raise its own
     exception in place of one with the kernel's frames.
     """
-    # Frames that a toolchain makes up have files, but no modules.
-    known = [getattr(sys.modules.get(name), "__path__", []) for name in modules]
-    without = [_HERE, *(Path(path) for paths in known for path in paths)]
+    is_outside = outside(modules)
     while error is not None:
         for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
             file = frame.f_code.co_filename
-            if not file.startswith("<") and not any(map(Path(file).is_relative_to, without)):
+            if is_outside(file):
                 return place(file, number)
         error = error.__cause__ or error.__context__
     return ""
+
+
+def outside(modules: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a file is neither the toolchain's nor this room's. Frames that a toolchain makes up have files, but no
+    modules."""
+    known = [getattr(sys.modules.get(name), "__path__", []) for name in modules]
+    without = [_HERE, *(Path(path) for paths in known for path in paths)]
+    return lambda file: not file.startswith("<") and not any(map(Path(file).is_relative_to, without))
 
 
 def place(file: str, number: int) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
-from pytest_multiitem.compile_gates.child import serve
+from pytest_multiitem.compile_gates.child import outside, place, serve
 from pytest_multiitem.compile_gates.subject import StageError
 from pytest_multiitem.compile_gates.tpu.asked import Asked, DescribedDevice
 
@@ -22,6 +24,9 @@ _NO_LIBTPU = (
 _CONTROLS = "pytest_multiitem.compile_gates.tpu.controls"
 _NO_KERNEL = "the lowered program holds no TPU kernel (no tpu_custom_call): interpret mode, or another path"
 _ASKED_EARLY = "; {} was called when no chip was known, while a module was imported: call it where the kernel is made"
+
+#: The operation that the compiler names: ``at location: loc("select_n:"("select_n/select_n"))``.
+_OPERATION = re.compile(r'loc\("(?:[^"]*/)?(\w+):?"')
 
 
 class _NoKernelError(Exception):
@@ -73,7 +78,8 @@ class PallasCompiler:
                 stage = "compile"
                 memory = None if tier == "lower" else _memory(lowered.compile())
         except Exception as error:
-            raise StageError(stage, error) from error
+            where = _place(traced.jaxpr, error, self.modules) if stage == "compile" else ""
+            raise StageError(stage, error, place=where) from error
         return {"kernels": kernels, "memory": memory}
 
 
@@ -127,12 +133,45 @@ def _abstract(made: Any, sharding: Any) -> tuple[Callable[..., Any], tuple[Any, 
             f"got {str(made)[:200]}"
         )
 
-    def place(leaf: Any) -> Any:
+    def placed(leaf: Any) -> Any:
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise TypeError(f"expected arguments with shape and dtype, such as jax.ShapeDtypeStruct, got {leaf!r}")
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return made[0], tuple(jax.tree.map(place, tuple(made[1])))
+    return made[0], tuple(jax.tree.map(placed, tuple(made[1])))
+
+
+def _place(program: Any, error: Exception, modules: tuple[str, ...]) -> str:
+    """Where in a kernel's source the compiler stopped; where it names no single line, where the kernel begins.
+
+    The compiler keeps no lines of a kernel, but the operation's name, which may be there once only. Empty where the
+    program holds several kernels and none is named, or this JAX tells otherwise what a program was traced from.
+    """
+    is_outside = outside(modules)
+    with contextlib.suppress(AttributeError):
+        kernels = [eqn.params["jaxpr"] for eqn in _equations(program) if eqn.primitive.name == "pallas_call"]
+        said = f"{error} {error.__cause__ or ''}"
+        name = named[1] if (named := _OPERATION.search(said)) else None
+        equations = [eqn for kernel in kernels for eqn in _equations(kernel) if eqn.primitive.name == name]
+        frames = [
+            next((f for f in eqn.source_info.traceback.frames if is_outside(f.file_name)), None) for eqn in equations
+        ]
+        lines = {(frame.file_name, frame.line_num) for frame in frames if frame is not None}
+        if not lines:
+            lines = {(kernel.debug_info.func_filename, kernel.debug_info.func_lineno) for kernel in kernels}
+        if len(lines) == 1:
+            return place(*lines.pop())
+    return ""
+
+
+def _equations(program: Any) -> Iterator[Any]:
+    """The equations of a traced program and of all that it calls."""
+    for equation in getattr(program, "jaxpr", program).eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(getattr(inner, "jaxpr", inner), "eqns"):
+                    yield from _equations(inner)
 
 
 def _memory(compiled: Any) -> dict[str, int] | None:

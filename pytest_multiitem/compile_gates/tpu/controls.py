@@ -38,9 +38,7 @@ def asks() -> Case:
     def case(tile: Any) -> Any:
         kinds = {device.device_kind for device in (*jax.devices(), *jax.local_devices())}
         if jax.default_backend() != "tpu" or not all(kind.startswith("TPU") for kind in kinds):
-            raise ValueError(
-                f"asked for its device, JAX answers {kinds} and {jax.default_backend()!r}: no TPU"
-            )
+            raise ValueError(f"asked for its device, JAX answers {kinds} and {jax.default_backend()!r}: no TPU")
         return good()[0](tile, tile)
 
     return case, (_TILE,)
