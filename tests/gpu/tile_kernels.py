@@ -148,3 +148,58 @@ def _case(rows: int, dim: int, tile: int, keys: int, dtype: str, *, fault: str =
         # Weights are rounded to bfloat16 before the second product, by 2^-9 of themselves, and values are below 4.
         numbers=Numbers(run=run, reference=reference, inputs=inputs, limit=2.0**-7),
     )  # fmt: skip
+
+
+@triton.jit
+def _adding(x, out, tile: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.arange(0, tile)
+    tl.store(out + at, tl.load(x + at) + tl.load(x + at))
+
+
+def adds_bfloat16() -> TritonCase:
+    """Adds in bfloat16, as a GPU can and the interpreter cannot."""
+
+    def inputs() -> tuple[Any]:
+        import torch
+
+        return (torch.ones(16, dtype=torch.bfloat16),)
+
+    def run(x: Any) -> Any:
+        out = x.clone()
+        _adding[(1,)](x, out, tile=16)
+        return out
+
+    numbers = Numbers(run=run, reference=lambda x: x + x, inputs=inputs, limit=0.0)
+    pointers = {"x": "*bf16:16", "out": "*bf16:16"}
+    return TritonCase(kernel=_adding, arguments={**pointers, "tile": 16}, numbers=numbers)
+
+
+@triton.jit
+def _centred(x, out, tile: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.arange(0, tile)
+    value = tl.load(x + at)
+    tl.store(out + at, value - tl.sum(value, axis=0))
+
+
+def spills() -> TritonCase:
+    """A thread has 64 values at once, and 32 registers."""
+    arguments = {"x": "*fp32:16", "out": "*fp32:16", "tile": 2048}
+    return TritonCase(kernel=_centred, arguments=arguments, options={"num_warps": 1, "maxnreg": 32})
+
+
+def knows_an_argument_more() -> TritonCase:
+    """Names a parameter that the kernel has not."""
+    case = working()
+    return TritonCase(kernel=case.kernel, arguments={**case.arguments, "queries": "*bf16"})
+
+
+def no_type() -> TritonCase:
+    """Launches specialise for divisibility by 16, not by 8."""
+    case = working()
+    return TritonCase(kernel=case.kernel, arguments={**case.arguments, "rows": "i32:8"})
+
+
+def autotuned() -> TritonCase:
+    """Which of its configurations is meant?"""
+    tuned = triton.autotune(configs=[triton.Config({"tile": 16})], key=[])(_adding)
+    return TritonCase(kernel=tuned, arguments={"x": "*bf16:16", "out": "*bf16:16", "tile": 16})

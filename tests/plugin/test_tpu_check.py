@@ -36,7 +36,7 @@ def test_a_kernel_of_the_project(kernels: Project, workers: tuple[str, ...]) -> 
 
         def test_passes(multiitem_tpu_check):
             report = multiitem_tpu_check("segment_kernels:working", {"rows": 128}, {"rows": 256})
-            assert isinstance(report, Report) and report.verdict == "PASS" and len(report.checks) == 5
+            assert isinstance(report, Report) and report.verdict == "PASS" and len(report.checks) == 6
 
         def test_fails(multiitem_tpu_check):
             multiitem_tpu_check("segment_kernels:integer_gather")

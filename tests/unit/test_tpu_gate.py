@@ -41,7 +41,7 @@ def test_a_kernel_lowers_for_every_chip_and_case() -> None:
     ]  # fmt: skip
     assert len(kernels(report)) == 10 and all(check.kernels == 1 for check in kernels(report))
     controls = [check for check in report.checks if check.role == "control"]
-    assert len(controls) == 15 and all(check.verdict is Verdict.PASS for check in controls)
+    assert len(controls) == 20 and all(check.verdict is Verdict.PASS for check in controls)
     assert {check.expected for check in controls} == {"pass", "fail"}
     assert set(report.versions) >= {"jax", "jaxlib"}
 
@@ -208,11 +208,11 @@ def test_command_passes(tpu_check, tmp_path: Path) -> None:
     status, out, err = tpu_check("tpu_kernels:needs", "--shape", "rows=8,heads=2", "--shape", "rows=8,heads=4",
                                  "--json", file)  # fmt: skip
     assert (status, err) == (0, "")
-    assert "needs rows=8,heads=2   lower   v6e    PASS" in out and "controls: 3 PASS" in out
+    assert "needs rows=8,heads=2   lower   v6e    PASS" in out and "controls: 4 PASS" in out
     assert out.rstrip().endswith("PASS: tpu_kernels:needs: lowered for v6e; compile was not asked for (tier lower)")
     content = json.loads(file.read_bytes())
     assert content["schema_version"] == "multiitem_tpu_check_v1" and content["verdict"] == "PASS"
-    assert len(content["checks"]) == 5
+    assert len(content["checks"]) == 6
 
 
 def test_command_fails(tpu_check) -> None:
