@@ -73,10 +73,14 @@ class TritonCompiler:
         return self._compile(made, chip_limits, spills=0 if make.__module__ == _CONTROLS else chip_limits["spills"])
 
     def _compile(self, case: TritonCase, chip: dict[str, Any], *, spills: int) -> dict[str, Any]:
-        import triton
-        from triton.backends.compiler import GPUTarget
-        from triton.compiler import ASTSource
-
+        try:
+            import triton
+            from triton.backends.compiler import GPUTarget
+            from triton.compiler import ASTSource
+        except Exception as error:
+            raise StageError(
+                "triton", error, message=f"not the interface of a Triton that is known: {error}"
+            ) from error
         try:
             self._nvidia.get_ptxas(chip["capability"]).path  # noqa: B018, it raises where there is none
             triton.knobs.nvidia.dump_ptxas_log = True
