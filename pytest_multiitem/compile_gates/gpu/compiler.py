@@ -78,9 +78,7 @@ class TritonCompiler:
             from triton.backends.compiler import GPUTarget
             from triton.compiler import ASTSource
         except Exception as error:
-            raise StageError(
-                "triton", error, message=f"not the interface of a Triton that is known: {error}"
-            ) from error
+            raise StageError("triton", error, message=f"not a Triton that is known: {error}") from error
         try:
             self._nvidia.get_ptxas(chip["capability"]).path  # noqa: B018, it raises where there is none
             triton.knobs.nvidia.dump_ptxas_log = True
