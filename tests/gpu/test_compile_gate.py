@@ -11,10 +11,13 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pytest_multiitem import cli
 from pytest_multiitem.compile_gates.gpu import gate
 from pytest_multiitem.compile_gates.gpu.gate import Wanted, check_kernel
 from pytest_multiitem.compile_gates.records import Check, GpuReport
+from pytest_multiitem.compile_gates.shapes import Case
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.settings.chips import GPUS
 
@@ -71,8 +74,9 @@ def test_a_broken_kernel_fails_on_four_architectures(triton: Path | None, kernel
 
 
 def test_a_pipeline_that_fits_one_architecture_only(triton: Path | None) -> None:
-    """128 KiB of tiles: more than an sm_120 has, less than an sm_80."""
-    report = checked(triton, "too_much_shared", cases=({"stages": 3},), chips=("sm_80", "sm_120"), tier="compile")
+    """Two tiles of 64 keys and values ahead: more than an sm_120 has, less than an sm_90."""
+    shape: Case = {"keys": 64, "stages": 4}
+    report = checked(triton, "too_much_shared", cases=(shape,), chips=("sm_90", "sm_120"), tier="compile")
     found = kernels(report, "compile")
     assert [check.verdict for check in found.values()] == [Verdict.PASS, Verdict.FAIL], report.reason
     assert "the chip has 99 KiB" in found["sm_120"].reason
@@ -131,9 +135,7 @@ def test_what_the_interpreter_cannot_tell_is_not_run(triton: Path | None, kernel
 def test_a_case_without_numbers_is_compiled_alone(triton: Path | None) -> None:
     report = checked(triton, "without_numbers", chips=ONE)
     assert report.verdict is Verdict.PASS and [tier.tier for tier in report.tiers] == ["compile"]
-    assert (
-        report.reason == "compiled for sm_90; not interpreted: the case has no numbers to compare (TritonCase.numbers)"
-    )
+    assert report.reason.startswith("compiled for sm_90; not interpreted: the case has no numbers to compare")
 
 
 @pytest.mark.parametrize(
@@ -148,9 +150,7 @@ def test_a_case_without_numbers_is_compiled_alone(triton: Path | None) -> None:
 )
 def test_what_is_no_case(triton: Path | None, kernel: str, said: str) -> None:
     report = checked(triton, kernel, chips=ONE, tier="compile")
-    assert (
-        report.verdict is Verdict.FAIL and f"the case cannot be made: {said[:10]}" in report.reason
-    ) or said in report.reason
+    assert report.verdict is Verdict.FAIL and report.reason.startswith("compile FAIL: sm_90: the case cannot be made: ")
     assert said in report.reason
 
 
@@ -196,21 +196,21 @@ def test_a_triton_without_an_assembler_is_trouble_of_the_environment(
 def test_another_triton_is_trouble_of_the_environment(
     triton: Path | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One without the interface, and one whose assembler says nothing of registers."""
+    """One without the interface that this package was written for."""
     (tmp_path / "sitecustomize.py").write_text("import triton.compiler\ndel triton.compiler.ASTSource\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     report = checked(triton, "working", chips=ONE, tier="compile")
     assert report.verdict is Verdict.NOT_RUN and "cannot import name 'ASTSource'" in report.reason
 
 
-def test_the_command(triton: Path | None, multiitem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_command(triton: Path | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(HERE)
     where = () if triton is None else ("--gpu-triton", str(triton))
-    file = tmp_path / "report.json"
-    status, out, err = multiitem("gpu-check", "tile_kernels:type_error", "--gpu-chips", "sm_120", "--gpu-tier", "compile",
-                                 "--output-json", str(file), *where)  # fmt: skip
-    assert (status, err) == (1, "") and "controls: 5 PASS" in out and "(at tile_kernels.py:" in out
+    file, run = tmp_path / "report.json", CliRunner().invoke
+    asked = ("tile_kernels:type_error", "--gpu-chips", "sm_120", "--gpu-tier", "compile", "--output-json", str(file))
+    found = run(cli.app, ["gpu-check", *asked, *where])
+    assert found.exit_code == 1 and "controls: 5 PASS" in found.output and "(at tile_kernels.py:" in found.output
     content = json.loads(file.read_bytes())
     assert (content["schema_version"], content["verdict"]) == ("multiitem_gpu_check_v1", "FAIL")
-    status, out, _ = multiitem("validate", str(file))
-    assert status == 0 and "tile_kernels:type_error for sm_120" in out
+    valid = run(cli.app, ["validate", str(file)])
+    assert valid.exit_code == 0 and "tile_kernels:type_error for sm_120" in valid.output

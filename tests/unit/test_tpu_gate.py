@@ -63,6 +63,33 @@ def test_a_function_that_makes_no_case(function: str, verdict: Verdict, said: st
     assert check.error is not None and "Traceback" in check.error
 
 
+def test_a_kernel_may_ask_for_its_chip() -> None:
+    report = check_kernel(wanted("asks", chips=("v6e", "v5p")))
+    assert report.verdict is Verdict.PASS, report.reason
+    assert check_kernel(wanted("asks_too_much")).verdict is Verdict.NOT_RUN
+
+
+@pytest.mark.parametrize(("asked", "verdict"), [("jax.default_backend() != 'tpu'", "NOT_RUN"), ("True", "FAIL")])
+def test_what_was_asked_before_any_chip_was_known(tmp_path: Path, asked: str, verdict: str) -> None:
+    """A kernel that interprets itself because its module asked too early, and one that does so anyway."""
+    (tmp_path / "early_kernels.py").write_text(
+        f"import jax\nfrom jax.experimental import pallas as pl\nINTERPRET = {asked}\n"
+        "tile = jax.ShapeDtypeStruct((8, 128), 'float32')\n"
+        "def kernel(tile, out):\n    out[...] = tile[...] + 1.0\n"
+        "def case():\n    return pl.pallas_call(kernel, out_shape=tile, interpret=INTERPRET), (tile,)\n"
+    )
+    report = check_kernel(Wanted("early_kernels:case", chips=("v6e",), tier="lower", path=(str(tmp_path),)))
+    assert report.verdict is Verdict[verdict], report.reason
+    assert ("jax.default_backend() was called when no chip was known" in report.reason) is (verdict == "NOT_RUN")
+
+
+def test_a_failure_names_its_place(tmp_path: Path) -> None:
+    report = check_kernel(wanted("refuses"))
+    (check,) = kernels(report)
+    assert check.failure is not None and "tpu_kernels.py:" in check.failure.place
+    assert "raise ValueError(" in check.failure.place and check.failure.place in report.reason
+
+
 def test_a_crash_takes_no_other_check_with_it() -> None:
     report = check_kernel(wanted("on_one_chip", chips=("v6e", "v5e", "v5p")))
     assert [check.verdict for check in kernels(report)] == [Verdict.PASS, Verdict.FAIL, Verdict.PASS]
