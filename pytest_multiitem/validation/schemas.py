@@ -16,6 +16,7 @@ from pytest_multiitem.baselines.records import BASELINE_SCHEMA, Baseline
 from pytest_multiitem.bench.load_records import LOAD_SCHEMA, LoadReport
 from pytest_multiitem.comparison import records as compared
 from pytest_multiitem.comparison.files import Artefact
+from pytest_multiitem.compile_gates.records import GPU_SCHEMA, TPU_SCHEMA, GpuReport, TpuReport
 from pytest_multiitem.evaluation.records import COMBINED_SCHEMA, EVALUATION_SCHEMA, Combined, Evaluation
 from pytest_multiitem.models.records import SCHEMA_VERSION as MODEL_MATRIX_SCHEMA
 from pytest_multiitem.models.records import ModelMatrix
@@ -26,11 +27,10 @@ from pytest_multiitem.results.answer import ANSWER_SCHEMA, Answer
 from pytest_multiitem.results.records import SCHEMA_VERSION as RUN_SCHEMA
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.store import schema_file
-from pytest_multiitem.tpu.records import SCHEMA_VERSION as TPU_SCHEMA
-from pytest_multiitem.tpu.records import Report
 from pytest_multiitem.validation import (
     answer,
     comparison,
+    compile_gates,
     evaluation,
     kill_matrix,
     load,
@@ -38,7 +38,6 @@ from pytest_multiitem.validation import (
     pair,
     run,
     score_matrix,
-    tpu,
     workload,
 )
 
@@ -87,7 +86,16 @@ KINDS: Mapping[str, Kind] = {
         KillMatrix, "pytest --power", lambda artefact: kill_matrix.problems(artefact.record), kill_matrix.summary
     ),
     TPU_SCHEMA: Kind(
-        Report, "multiitem tpu-check --output-json", lambda artefact: tpu.problems(artefact.record), tpu.summary
+        TpuReport,
+        "multiitem tpu-check --output-json",
+        lambda artefact: compile_gates.problems(artefact.record),
+        compile_gates.summary,
+    ),
+    GPU_SCHEMA: Kind(
+        GpuReport,
+        "multiitem gpu-check --output-json",
+        lambda artefact: compile_gates.problems(artefact.record),
+        compile_gates.summary,
     ),
     MODEL_MATRIX_SCHEMA: Kind(
         ModelMatrix, "multiitem models", lambda artefact: model_matrix.problems(artefact.record), model_matrix.summary

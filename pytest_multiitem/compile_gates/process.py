@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,18 +24,6 @@ _POLL = 0.02  # seconds between two looks at a process that is ending
 _PATIENCE = 10.0  # seconds in which a process ends that has closed its events
 #: How libtpu logs what it cannot go on after: ``F1124 16:51:37.626544   12956 layout.h:341] Check failed: …``.
 _FATAL = re.compile(r"F\d{4} [\d:.]+ +\d+ (.*)")
-#: What libtpu and JAX must find before they are imported. A TPU's host sets some of these; here is none.
-_ENVIRONMENT: dict[str, str | None] = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": None,  # with v6e-1, v6e-4, v6e-8 or v4-8 libtpu aborts
-    # A program from a cache was compiled by whoever filled it.
-    "JAX_ENABLE_COMPILATION_CACHE": "false",
-    # Which module raised an exception must not be cut out of its traceback.
-    "JAX_TRACEBACK_FILTERING": "off",
-}
 
 
 class NoAnswer(Exception):
@@ -42,26 +31,38 @@ class NoAnswer(Exception):
 
 
 class Child:
-    """One child process that does ``job``, see `tpu.child`.
+    """One child process that does ``job``, see `compile_gates.child`.
 
-    ``libtpu``: a directory in which libtpu is installed apart from this environment. A context manager: on leaving
-    it no process of the child's group is left; neither is one where this process is killed.
+    ``module``: what it runs. ``environment``: variables beside this process's own; None: unset. ``scratch``: variables
+    that name a directory of the process's own, which is gone with it. ``apart``: a directory in which the toolchain is
+    installed apart from this environment. A context manager: on leaving it no process of the child's group is left;
+    neither is one where this process is killed.
     """
 
-    def __init__(self, job: dict[str, Any], libtpu: Path | None) -> None:
+    def __init__(
+        self,
+        module: str,
+        job: dict[str, Any],
+        environment: Mapping[str, str | None],
+        scratch: Sequence[str],
+        apart: Path | None,
+    ) -> None:
+        self._module = module
         self._job = job
-        self._libtpu = libtpu
+        self._environment = environment
+        self._scratch = scratch
+        self._apart = apart
         self._buffer = b""
 
     def __enter__(self) -> Self:
-        self._logs = tempfile.TemporaryDirectory(prefix="multiitem-tpu-")
+        self._logs = tempfile.TemporaryDirectory(prefix="multiitem-compile-")
         self._log = Path(self._logs.name) / "output"
         self._events, theirs = os.pipe()
         try:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "pytest_multiitem.tpu.child", str(theirs)],
-                    env=_environment(self._logs.name, self._libtpu),
+                    [sys.executable, "-m", self._module, str(theirs)],
+                    env=self._variables(),
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -121,6 +122,15 @@ class Child:
         """The end of what the process wrote to standard output and standard error."""
         return self._log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", errors="replace").strip()
 
+    def _variables(self) -> dict[str, str]:
+        scratch = dict.fromkeys(self._scratch, self._logs.name)
+        merged: dict[str, str | None] = {**os.environ, **self._environment, **scratch}
+        # This package last: where the parent has found it by a path of its own, the child must find it too.
+        package = str(Path(pytest_multiitem.__file__).parents[1])
+        apart = [] if self._apart is None else [str(self._apart)]
+        merged["PYTHONPATH"] = os.pathsep.join([*apart, *filter(None, [os.environ.get("PYTHONPATH")]), package])
+        return {name: value for name, value in merged.items() if value is not None}
+
     def _kill(self) -> None:
         if self._process.returncode is not None:  # collected, and its group with it
             return
@@ -128,15 +138,6 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-
-
-def _environment(logs: str, libtpu: Path | None) -> dict[str, str]:
-    merged: dict[str, str | None] = {**os.environ, **_ENVIRONMENT, "TPU_LOG_DIR": logs}
-    # This package last: where the parent has found it by a path of its own, the child must find it too.
-    package = str(Path(pytest_multiitem.__file__).parents[1])
-    paths = [*([] if libtpu is None else [str(libtpu)]), *filter(None, [os.environ.get("PYTHONPATH")]), package]
-    merged["PYTHONPATH"] = os.pathsep.join(paths)
-    return {name: value for name, value in merged.items() if value is not None}
 
 
 def exit_words(returncode: int) -> str:

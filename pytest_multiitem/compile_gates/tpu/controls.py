@@ -1,6 +1,6 @@
 """Kernels whose result is known; a run in which they behave otherwise tells nothing about any other kernel.
 
-Imported by the child process only: this needs JAX.
+Imported by the process of `tpu.compiler` only: this needs JAX.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ def good() -> Case:
         out[...] = jnp.where(column <= row, product, 0.0)
 
     return pl.pallas_call(kernel, out_shape=_TILE), (_TILE, _TILE)
+
+
+def asks() -> Case:
+    """Lowers and compiles where JAX answers with a TPU: as JAX's own ragged_paged_attention, it asks while traced."""
+
+    def case(tile: Any) -> Any:
+        kinds = {device.device_kind for device in (*jax.devices(), *jax.local_devices())}
+        if jax.default_backend() != "tpu" or not all(kind.startswith("TPU") for kind in kinds):
+            raise ValueError(f"asked for its device, JAX answers {kinds} and {jax.default_backend()!r}: no TPU")
+        return good()[0](tile, tile)
+
+    return case, (_TILE,)
 
 
 def not_lowerable() -> Case:

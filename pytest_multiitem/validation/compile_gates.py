@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 
+from pytest_multiitem.compile_gates.judge import chips_of, judge, observed_in, overall, tier_verdicts
+from pytest_multiitem.compile_gates.records import Check, Report
 from pytest_multiitem.results.verdict import Verdict
-from pytest_multiitem.tpu.judge import judge, observed_in, overall, tier_verdicts
-from pytest_multiitem.tpu.records import Check, Report
 
 
 def summary(report: Report) -> str:
@@ -61,14 +61,15 @@ def _coverage(report: Report) -> Iterator[str]:
     if tiers != list(dict.fromkeys(check.tier for check in report.checks)):
         yield f"there are verdicts of the tiers {', '.join(tiers) or '-'}; the checks are of others"
     done = Counter((check.tier, check.chip, check.name) for check in report.checks if check.role == "kernel")
-    for tier, chip, case in product(tiers, dict.fromkeys(report.chips), dict.fromkeys(report.cases)):
+    places = [(tier, chip) for tier in tiers for chip in dict.fromkeys(chips_of(tier, report.chips))]
+    for (tier, chip), case in product(places, dict.fromkeys(report.cases)):
         if not done.pop((tier, chip, case), 0):
             yield f"kernel {case} ({tier}, {chip}) was not checked"
     for tier, chip, case in done:
         yield f"kernel {case} ({tier}, {chip}) is none of the chips and cases of this report"
     if not report.cases or not report.chips:
         yield "it names no cases or no chips"
-    for tier, chip in product(tiers, dict.fromkeys(report.chips)):
+    for tier, chip in places:
         beside = {c.expected for c in report.checks if c.role == "control" and (c.tier, c.chip) == (tier, chip)}
         if beside != {"pass", "fail"}:
             yield f"{tier}, {chip}: there is no control that has to {'fail' if 'pass' in beside else 'pass'}"
