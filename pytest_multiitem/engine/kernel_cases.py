@@ -7,12 +7,17 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.kernels.abilities import Abilities
 from pytest_multiitem.kernels.layout import Layout
 from pytest_multiitem.kernels.subject import Attention
 
 Case = tuple[Attention, Abilities]
+
+#: Rows and prefix keys are padded to a multiple of it, as `engine.plan` does: each shape is compiled once.
+_BUCKET = 128
 
 
 def segment_torch() -> Case:
@@ -21,7 +26,7 @@ def segment_torch() -> Case:
     can = Abilities(
         arrays="torch",
         dtypes=("float32", "bfloat16"),
-        head_dims=(64, 128),
+        head_dims=(64, 16, 128),
         groups=(1, 2, 4),
         max_sequences=None,
     )
@@ -56,17 +61,26 @@ def segment_pallas() -> Case:
         kv_heads, dim = k.shape[1:]
         query = q.transpose(1, 0, 2).reshape(kv_heads, -1, layout.rows, dim)
         key, value = (each.transpose(1, 0, 2) for each in (k, v))
-        shared_key, shared_value = key[:, :prefix], value[:, :prefix]
-        nothing = jnp.zeros((kv_heads, 1, dim), k.dtype)
-        first = kernel.segment_attention(
-            query[:, :, :prefix], shared_key, shared_value, nothing, nothing, 0,
-            jnp.zeros(prefix, jnp.int32), interpret=True,
-        )  # fmt: skip
-        starts = layout.bounds.own_start[prefix:].clip(prefix) - prefix
-        rest = kernel.segment_attention(
-            query[:, :, prefix:], key[:, prefix:], value[:, prefix:], shared_key, shared_value, prefix,
-            jnp.asarray(starts, jnp.int32), interpret=True,
-        )  # fmt: skip
+
+        def bucket(x: Any, axis: int) -> Any:
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (0, -x.shape[axis] % _BUCKET)
+            return jnp.pad(x, widths, constant_values=layout.unused)
+
+        def attend(rows: slice, visible: int, starts: Any) -> Any:
+            count = len(starts)
+            # Rows of padding are a segment of their own each.
+            padded = np.arange(count + -count % _BUCKET)
+            padded[:count] = starts
+            out = kernel.segment_attention(
+                bucket(query[:, :, rows], 2), bucket(key[:, rows], 1), bucket(value[:, rows], 1),
+                bucket(key[:, :prefix], 1), bucket(value[:, :prefix], 1), jnp.int32(visible),
+                jnp.asarray(padded, jnp.int32), interpret=True,
+            )  # fmt: skip
+            return out[:, :, :count]
+
+        first = attend(slice(0, prefix), 0, np.zeros(prefix, dtype=np.int64))
+        rest = attend(slice(prefix, layout.rows), prefix, layout.bounds.own_start[prefix:].clip(prefix) - prefix)
         out = jnp.concatenate([first, rest], axis=2)
         return out.reshape(-1, layout.rows, dim).transpose(1, 0, 2)
 

@@ -13,6 +13,8 @@ from pytest_multiitem.kernels.subject import KernelError, Subject
 
 #: Rows and keys of a picture at most; two of them stand side by side on a terminal of 80 columns.
 _SIDE = 28
+#: Rows of a part of a mask.
+_FEW = 9
 #: Beyond, a whole mask would take minutes and gigabytes.
 _MOST_ROWS = 4500
 _DUE, _FOREIGN, _MISSING, _HIDDEN, _UNREAD = "#", "X", "o", "·", " "
@@ -40,13 +42,14 @@ def picture(subject: Subject, shape: Shape, dtype: Dtype, row: int | None, head:
     mine = wrong[:, head]
     at = row if row is not None and mine[row].any() else int(np.flatnonzero(mine.any(axis=1))[0])
     key = int(np.flatnonzero(mine[at])[0])
-    rows, keys = _window(at, layout.rows), _window(key, layout.rows)
+    rows = _window(at, layout.rows, _SIDE if layout.rows <= _SIDE else _FEW)
+    keys = _window(key, layout.rows, _SIDE)
     return _drawn(layout, masks[:, head], due, rows, keys, head)
 
 
-def _window(at: int, count: int) -> range:
-    start = 0 if count <= _SIDE else min(max(at - _SIDE // 2, 0), count - _SIDE)
-    return range(start, min(start + _SIDE, count))
+def _window(at: int, count: int, size: int) -> range:
+    start = min(max(at - size // 2, 0), max(count - size, 0))
+    return range(start, min(start + size, count))
 
 
 def _drawn(

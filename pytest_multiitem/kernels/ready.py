@@ -24,7 +24,7 @@ _DENSE_ROWS = 4200
 _DENSE: dict[str, Any] = {
     "arrays": "torch",
     "dtypes": ("float32", "bfloat16"),
-    "head_dims": (64, 128),
+    "head_dims": (64, 16, 128),
     "groups": (1, 2, 4),
     "max_rows": _DENSE_ROWS,
     "max_sequences": None,
@@ -96,7 +96,7 @@ def flex_attention() -> Case:
         out = flex.flex_attention(query, keys, values, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
         return out[0].transpose(0, 1)
 
-    return attention, Abilities(**{**_DENSE, "head_dims": (64,), "groups": (1, 2)})
+    return attention, Abilities(**{**_DENSE, "head_dims": (64, 16), "groups": (1, 2), "max_rows": 1100})
 
 
 def splash_attention() -> Case:
@@ -127,7 +127,7 @@ def splash_attention() -> Case:
         return jax.jit(kernel)(query * q.shape[2] ** -0.5, key, value)[:, :rows].transpose(1, 0, 2)
 
     can = Abilities(
-        arrays="jax", head_dims=(128,), groups=(1, 2), max_rows=300, max_sequences=None, keeps_nonfinite=False
+        arrays="jax", head_dims=(128,), groups=(2,), max_rows=140, max_items=8, keeps_nonfinite=False
     )
     return attention, can
 
