@@ -44,13 +44,19 @@ def kernel_check(
 ) -> None:
     """Check by what it computes that an attention kernel is a correct item mask.
 
-    Exit status 0: every check passes. 1: one does not. 2: it could not begin. 3: it could not be told: NOT_RUN (a device
-    or a package is missing, for example) or INCONCLUSIVE.
+    Exit status 0: every check passes. 1: one does not. 2: it could not begin. 3: it could not be told: NOT_RUN (a
+    device or a package is missing, for example) or INCONCLUSIVE.
     """
     from pytest_multiitem.errors import UsageError
     from pytest_multiitem.evaluation.records import check_writable
-    from pytest_multiitem.kernels.gate import DEFAULT_MEMORY, DEFAULT_TIMEOUT, Wanted, check_kernel, parse_check
-    from pytest_multiitem.kernels.gate import CHECK_NAMES
+    from pytest_multiitem.kernels.gate import (
+        CHECK_NAMES,
+        DEFAULT_MEMORY,
+        DEFAULT_TIMEOUT,
+        Wanted,
+        check_kernel,
+        parse_check,
+    )
     from pytest_multiitem.reports.kernels import report_lines
     from pytest_multiitem.results.store import write_record
 

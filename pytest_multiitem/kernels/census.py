@@ -23,9 +23,9 @@ _CALLS = 4
 def census(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
     """Whether every row sees as many keys of each class as it must.
 
-    Queries and keys are 0, so every weight of a row of n keys is 1/n. Each key belongs to one of D classes by chance, and
-    its value is 1 in the place of its class, times a power of two that tells key-value heads apart. The result times n
-    is a count: whole numbers, so one key too many or too few is off by 1.
+    Queries and keys are 0, so every weight of a row of n keys is 1/n. Each key belongs to one of D classes by chance,
+    and its value is 1 in the place of its class, times a power of two that tells key-value heads apart. The result
+    times n is a count: whole numbers, so one key too many or too few is off by 1.
     """
     layout = shape.layout()
     first, prefix_end, own_start = layout.bounds
@@ -68,8 +68,8 @@ def _finding(
     rows = int(wrong.any(axis=(1, 2)).sum())
     place_in_head = int(np.flatnonzero(wrong[row, head])[0])
     return Finding(
-        f"{place(layout, row)} (row {row:,}, head {head}) sees {found[row, head, place_in_head]:.4g} keys of a class of "
-        f"which it must see {due[row, place_in_head]:.0f}, among {int(total[row, 0]):,} in all; "
+        f"{place(layout, row)} (row {row:,}, head {head}) sees {found[row, head, place_in_head]:.4g} keys of a class "
+        f"of which it must see {due[row, place_in_head]:.0f}, among {int(total[row, 0]):,} in all; "
         f"{rows:,} of {layout.rows:,} rows are wrong",
         row,
         head,

@@ -1,11 +1,12 @@
 """The process in which a kernel runs: ``python -m pytest_multiitem.kernels.child FD``.
 
-Reads a job (JSON, a line) from standard input, which stays open as long as its parent lives, and writes an event (JSON) a
-line to the file descriptor FD:
+Reads a job (JSON, a line) from standard input, which stays open as long as its parent lives, and writes an event
+(JSON) a line to the file descriptor FD:
 
 - ``{"usage": TEXT}``: the job cannot be done as asked; the last event;
 - ``{"unavailable": TEXT}``: the kernel, or what it needs, is not there; the last event;
-- ``{"can": …, "left_out": …, "groups": [[CHECK, DTYPE], …]}``: what the kernel says, and what will be checked;
+- ``{"can": …, "left_out": …, "groups": [[CHECK, DTYPE], …], "unplanned": […]}``: what the kernel says, what will
+  be checked, and which checks have no shape;
 - ``{"controls": […]}``;
 - ``{"begin": [CHECK, DTYPE, SHAPE]}`` before each shape, ``{"check": …}`` after each check.
 
@@ -29,7 +30,7 @@ import msgspec
 
 from pytest_multiitem.errors import EngineUnavailable, UsageError, did_you_mean
 from pytest_multiitem.kernels.abilities import abilities_of
-from pytest_multiitem.kernels.look import controls, look, planned
+from pytest_multiitem.kernels.look import controls, look, planned, unplanned
 from pytest_multiitem.kernels.subject import Subject
 from pytest_multiitem.results.machine import package_versions
 
@@ -59,6 +60,7 @@ def main() -> None:
         can=msgspec.to_builtins(subject.can),
         left_out=msgspec.to_builtins(left_out),
         groups=[key for key, _ in groups],
+        unplanned=msgspec.to_builtins(unplanned(subject.can, job["checks"], kept)),
         versions=versions,
     )
     emit(controls=msgspec.to_builtins(controls(dict.fromkeys(check for (check, _), _ in groups))))
@@ -109,7 +111,7 @@ def subject_of(name: str) -> Subject:
             ) from None
         raise EngineUnavailable(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
     except Exception as error:
-        raise UsageError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
+        raise UsageError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
     function: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(function):
         own = [
@@ -128,12 +130,12 @@ def subject_of(name: str) -> Subject:
     except ImportError as error:
         raise EngineUnavailable(f"{name}: {type(error).__name__}: {error}") from None
     except Exception as error:
-        raise UsageError(f"{name}() raised {type(error).__name__}: {error}; expected it to return a kernel") from None
+        raise UsageError(f"{name}() raised {type(error).__name__}: {error}; expected it to return a kernel") from error
     kernel, can = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
     if not callable(kernel) or not (isinstance(can, dict) or hasattr(can, "__struct_fields__")):
         raise UsageError(
-            f"{name}() returned {str(made)[:200]}; expected attention(q, k, v, layout), or that and what it can do, such "
-            "as (attention, {'arrays': 'torch', 'dtypes': ['bfloat16']})"
+            f"{name}() returned {str(made)[:200]}; expected attention(q, k, v, layout), or that and what it can do, "
+            "such as (attention, {'arrays': 'torch', 'dtypes': ['bfloat16']})"
         )
     return Subject(name, kernel, abilities_of(can, name))
 

@@ -1,8 +1,8 @@
 """Equivalence with float64: no result is further away than the rounding of its type explains.
 
 The limit follows from the number of roundings, and grows with the number of keys and of products that are summed in
-float32, by their root: Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM Journal on Scientific
-Computing 41 (2019), theorem 2.4.
+float32, by their root: Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM Journal on
+Scientific Computing 41 (2019), theorem 2.4.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _SINGLE = UNIT_ROUNDOFF["float32"]
 def single_error(right: Attended, head_dim: int) -> NDArray[np.float64]:
     """Relative error of a result [rows, heads, 1] that is computed in float32 throughout.
 
-    Both sums over n keys, values and weights; and what an error of a score does to its weight and to their sum: that of a
-    dot product of D terms, and of the exponential, whose argument is rounded.
+    Both sums over n keys, values and weights; and what an error of a score does to its weight and to their sum: that
+    of a dot product of D terms, and of the exponential, whose argument is rounded.
     """
     sums = 2 * np.sqrt(right.keys)
     scores = 2 * (np.sqrt(head_dim) + 2) * right.products
@@ -53,9 +53,9 @@ def equivalence(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
         row, head = first_wrong(wrong)
         at = int(np.flatnonzero(wrong[row, head])[0])
         return Finding(
-            f"{place(layout, row)} (head {head}) is {out[row, head, at]:.7g}, float64 gives {right.out[row, head, at]:.7g}: "
-            f"off by {error[row, head, at]:.3g}, limit of {dtype} {limit[row, head, at]:.3g}; "
-            f"{int(wrong.any(axis=(1, 2)).sum()):,} of {layout.rows:,} rows are off",
+            f"{place(layout, row)} (head {head}) is {out[row, head, at]:.7g}, float64 gives "
+            f"{right.out[row, head, at]:.7g}: off by {error[row, head, at]:.3g}, limit of {dtype} "
+            f"{limit[row, head, at]:.3g}; {int(wrong.any(axis=(1, 2)).sum()):,} of {layout.rows:,} rows are off",
             row,
             head,
         )
@@ -65,6 +65,6 @@ def equivalence(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
     if spread <= due:
         return None
     return Finding(
-        f"the root mean square of all errors is {spread:.3g}, {spread / due:.2f} times what roundings to {dtype} explain: "
-        "a sum is held in too few bits"
+        f"the root mean square of all errors is {spread:.3g}, {spread / due:.2f} times what roundings to {dtype} "
+        "explain: a sum is held in too few bits"
     )

@@ -1,8 +1,8 @@
 """Exact arithmetic: inputs whose right answer has no rounding, so that a wrong row is off by a whole step.
 
 Keys are codes of signs, times a power of two. A query is the code of one key, so that key's score is so far above all
-others that their weights are 0 even in float32, and the result is that key's value, bit by bit. Where the key is hidden,
-the sequence's first key comes next, which every row sees. Values are powers of two.
+others that their weights are 0 even in float32, and the result is that key's value, bit by bit. Where the key is
+hidden, the sequence's first key comes next, which every row sees. Values are powers of two.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _said(layout: Layout, row: int, head: int, key: int, seen: bool) -> str:
 def _values(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Powers of two of either sign: any two keys differ by a factor of 2 or more in most of their numbers."""
     signs = np.where(random.random(shape) < 0.5, -1.0, 1.0)
-    return (signs * 2.0 ** random.integers(-2, 3, shape)).astype(np.float32)
+    values: NDArray[np.float32] = (signs * 2.0 ** random.integers(-2, 3, shape)).astype(np.float32)
+    return values
 
 
 def _targets(layout: Layout, random: np.random.Generator) -> list[NDArray[np.int64]]:
@@ -104,7 +105,8 @@ def _targets(layout: Layout, random: np.random.Generator) -> list[NDArray[np.int
 
 
 class _Code:
-    """Keys as signs: ``bits`` of its number, each ``times`` in a row, so that two keys differ in ``times`` places or more.
+    """Keys as signs: ``bits`` of its number, each ``times`` in a row, so that two keys differ in ``times`` places or
+    more.
 
     The last of the D places is the sequence's first key's own: every query has the same number there.
     """

@@ -22,6 +22,8 @@ CHECK_NAMES: Final[tuple[CheckName, ...]] = get_args(CheckName)
 DEFAULT_TIMEOUT: Final = 300.0
 #: GiB of arrays at one shape.
 DEFAULT_MEMORY: Final = 2.0
+#: Seconds in which the kernel's module is imported and controls are looked at, where one shape has less.
+_IMPORT_PATIENCE: Final = 60.0
 #: Seconds in which a failing shape is made smaller.
 _SHRINK_SECONDS: Final = 20.0
 
@@ -30,8 +32,8 @@ _SHRINK_SECONDS: Final = 20.0
 class Wanted:
     """What is to be checked.
 
-    ``kernel``: ``MODULE:FUNCTION``; FUNCTION takes no arguments and returns ``attention(q, k, v, layout)``, or a pair of
-    that and what it can do (`abilities.Abilities`, or its fields by name). ``checks``: names of `records.CheckName`.
+    ``kernel``: ``MODULE:FUNCTION``; FUNCTION takes no arguments and returns ``attention(q, k, v, layout)``, or a pair
+    of that and what it can do (`abilities.Abilities`, or its fields by name). ``checks``: names of `records.CheckName`.
     ``timeout``: seconds for one shape. ``memory``: GiB of arrays at one shape. ``path``: where modules are looked for
     before the environment's own places.
     """
@@ -86,6 +88,7 @@ class _Run:
     can: Abilities | None = None
     unavailable: str | None = None
     checks: list[Check] = field(default_factory=list)
+    unplanned: list[Check] = field(default_factory=list)
     controls: list[Control] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
@@ -94,6 +97,7 @@ class _Run:
         """Make every check."""
         while not self._one_process():
             pass
+        self.checks += self.unplanned
 
     def _one_process(self) -> bool:
         """Make checks until the process ends; whether there is nothing left."""
@@ -101,12 +105,13 @@ class _Run:
         shapes = 0
         began = time.perf_counter()
         left: int | None = None
+        patience = max(self.wanted.timeout, _IMPORT_PATIENCE)
         with Child(self._job()) as child:
             while left != 0:
                 try:
-                    event = child.event(self.wanted.timeout)
+                    event = child.event(patience)
                 except NoAnswer as silence:
-                    return self._gone(at, shapes, began, str(silence), silent=self.wanted.timeout)
+                    return self._gone(at, shapes, began, str(silence), silent=patience)
                 if event is None:
                     code = child.ended()
                     how = f"the kernel's process ended with {_status(code)}: {child.last_words()}"
@@ -120,6 +125,7 @@ class _Run:
                     self.can = msgspec.convert(event["can"], Abilities)
                     self.left_out = msgspec.convert(event["left_out"], list[LeftOut])
                     self.versions = event["versions"]
+                    self.unplanned = msgspec.convert(event["unplanned"], list[Check])
                     left = len(event["groups"])
                 elif "controls" in event:
                     self.controls = self.controls or msgspec.convert(event["controls"], list[Control])
@@ -127,7 +133,7 @@ class _Run:
                     new = tuple(event["begin"])
                     if at is None or at[:2] != new[:2]:
                         shapes, began = 0, time.perf_counter()
-                    at, shapes = new, shapes + 1
+                    at, shapes, patience = new, shapes + 1, self.wanted.timeout
                 else:
                     self.checks.append(msgspec.convert(event["check"], Check))
                     at, left = None, (left or 0) - 1
@@ -148,7 +154,9 @@ class _Run:
             self.unavailable = f"environment: the kernel could not be imported: {how}"
             return True
         check, dtype, shape = at
-        killed = returncode is not None and -returncode == signal.SIGKILL  # not by us: a machine out of memory does that
+        killed = (
+            returncode is not None and -returncode == signal.SIGKILL
+        )  # not by us: a machine out of memory does that
         why = f"at {shape}: {how}"
         if silent is not None:
             why += "; give it more time: --kernel-timeout SECONDS"

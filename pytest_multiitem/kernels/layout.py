@@ -46,15 +46,15 @@ class MisArrays(NamedTuple):
 
 
 class Pages(NamedTuple):
-    """A paged cache of ``count`` pages of ``size`` tokens, as FlashInfer and vLLM describe it.
+    """A paged cache of ``total`` pages of ``size`` tokens, as FlashInfer and vLLM describe it.
 
-    Sequence b has the pages ``indices[indptr[b] : indptr[b + 1]]`` in that order, and ``last_page_len[b]`` tokens in the
-    last. ``slots`` int64 [rows]: where each row lies in the cache of ``count`` · ``size`` tokens. Pages are in no order,
-    and some belong to nobody; what no row fills must hold ``Layout.unused``.
+    Sequence b has the pages ``indices[indptr[b] : indptr[b + 1]]`` in that order, and ``last_page_len[b]`` tokens in
+    the last. ``slots`` int64 [rows]: where each row lies in the cache of ``total`` · ``size`` tokens. Pages are in no
+    order, and some belong to nobody; what no row fills must hold ``Layout.unused``.
     """
 
     size: int
-    count: int
+    total: int
     indptr: NDArray[np.int32]
     indices: NDArray[np.int32]
     last_page_len: NDArray[np.int32]

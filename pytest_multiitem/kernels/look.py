@@ -51,6 +51,18 @@ def planned(can: Abilities, names: Iterable[CheckName], memory: int) -> tuple[li
     return kept, out
 
 
+def unplanned(can: Abilities, names: Iterable[CheckName], kept: Iterable[Step]) -> list[Check]:
+    """A check that is NOT_RUN for each of which no shape is left: else it would be missing, and nobody would notice."""
+    planned_ones = {step.check for step in kept}
+    unclaimed = () if can.keeps_nonfinite else ("nonfinite",)
+    why = "none of its shapes lies within the limits"
+    return [
+        Check(check=name, dtype=can.dtypes[0], verdict=Verdict.NOT_RUN, reason=why, shapes=0, seconds=0.0, not_run=why)
+        for name in names
+        if name not in planned_ones and name not in unclaimed
+    ]
+
+
 def look(subject: Subject, mine: Iterable[Step], begin: Begin, shrink_seconds: float) -> Check:
     """One check in one type: its steps until one fails. ``begin``: told of each before it is made."""
     start = time.perf_counter()

@@ -14,8 +14,8 @@ from pytest_multiitem.kernels.subject import Subject
 def recovered(subject: Subject, shape: Shape, layout: Layout, dtype: Dtype) -> NDArray[np.bool_]:
     """The mask [rows, heads, keys] of a kernel: which keys have a weight that is not 0.
 
-    Queries and keys are 0, so that a row of n keys has the weight 1/n for each. Key c has the value 1 in place c modulo D
-    and 0 elsewhere, D keys in one call. NaN is no weight, and no 0 either: it counts as seen.
+    Queries and keys are 0, so that a row of n keys has the weight 1/n for each. Key c has the value 1 in place c
+    modulo D and 0 elsewhere, D keys in one call. NaN is no weight, and no 0 either: it counts as seen.
     """
     rows, dim = layout.rows, shape.head_dim
     zeros = np.zeros((rows, shape.heads, dim), dtype=np.float32)

@@ -23,8 +23,8 @@ _DUE, _FOREIGN, _MISSING, _HIDDEN, _UNREAD = "#", "X", "o", "·", " "
 def picture(subject: Subject, shape: Shape, dtype: Dtype, row: int | None, head: int | None) -> list[str]:
     """Two masks side by side, a line for each row: the one that is due, and the one that the kernel has.
 
-    Of a large one the part about the first row that differs, or about ``row``. Rows whose result nobody reads are blank.
-    Where the two agree a line says so: then it is the numbers that are wrong.
+    Of a large one the part about the first row that differs, or about ``row``. Rows whose result nobody reads are
+    blank. Where the two agree a line says so: then it is the numbers that are wrong.
     """
     layout = shape.layout()
     if layout.rows > _MOST_ROWS:
@@ -61,7 +61,8 @@ def _drawn(
     whole = len(rows) == layout.rows
     part = "" if whole else f", rows {rows[0]} to {rows[-1]}, keys {keys[0]} to {keys[-1]}"
     lines = [
-        f"{_DUE} seen  {_HIDDEN} hidden  {_FOREIGN} seen and must not be  {_MISSING} not seen and must be (head {head}{part})",
+        f"{_DUE} seen  {_HIDDEN} hidden  {_FOREIGN} seen and must not be  {_MISSING} not seen and must be "
+        f"(head {head}{part})",
         f"  {'must see':{width}}   sees",
         f"  {top:{width}}   {top}",
     ]

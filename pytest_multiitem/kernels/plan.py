@@ -107,8 +107,8 @@ def _equivalence(can: Abilities) -> Iterator[Shape]:
 
 
 def _repeats(can: Abilities) -> Iterator[Shape]:
-    yield next(_base(can, _MEDIUM))
-    yield next(_base(can, _LARGE))
+    for lengths in (_SMALL, _MEDIUM, _LARGE):
+        yield next(_base(can, lengths))
     yield from _batch(can)
 
 

@@ -1,8 +1,8 @@
 """A tiled NumPy kernel that is right, and kernels that are wrong in one known way each.
 
 The right one is FlashAttention-2's loop (Dao 2023, arXiv:2307.08691): tiles of rows against tiles of keys, with running
-maximum, sum and values in float32. The wrong ones are it with one line changed: they are what a check must see, as small
-as the check claims to see it.
+maximum, sum and values in float32. The wrong ones are it with one line changed: they are what a check must see, as
+small as the check claims to see it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ Seen = Callable[[_Array, _Array], _Array]
 class Tiled:
     """The kernel, and the places in which it can be wrong.
 
-    ``bounds``: what each row sees, from the layout. ``seen``: more, or less, than these say, from rows, keys and what they
-    say. ``kv_head``: of a query head, from heads and kv_heads. ``score``: scores after the mask. ``held``: how sums are
-    held between tiles. ``operand``: how operands are taken. ``spills``: a weight of 0 is multiplied with what is hidden.
-    ``width``: of a head, how many numbers are read. ``paged``: how keys are read from a cache. ``finish``: the result.
+    ``bounds``: what each row sees, from the layout. ``seen``: more, or less, than these say, from rows, keys and what
+    they say. ``kv_head``: of a query head, from heads and kv_heads. ``score``: scores after the mask. ``held``: how
+    sums are held between tiles. ``operand``: how operands are taken. ``spills``: a weight of 0 is multiplied with what
+    is hidden. ``width``: of a head, how many numbers are read. ``paged``: how keys are read from a cache. ``finish``:
+    the result.
     """
 
     tile: int = 64
@@ -78,7 +79,8 @@ class Tiled:
                 visible = self.seen(layout, mine[:, None], keys[None, :], visible)
             scores = query @ key[:, keys].transpose(0, 2, 1) * np.float32(dim**-0.5)
             if self.bias is not None:
-                scores, visible = scores + self.bias(layout, mine[:, None], keys[None, :]), np.ones_like(visible)
+                bias = self.bias(layout, mine[:, None], keys[None, :])
+                scores, visible = scores + bias, ~np.isneginf(bias)
             scores = np.where(visible, scores, -np.inf)
             now = np.maximum(maximum, scores.max(axis=2, keepdims=True))
             safe = np.where(np.isneginf(now), np.float32(0), now)
@@ -141,12 +143,14 @@ def _through_pages(layout: Layout, x: _Array, *, in_order: bool = False) -> _Arr
     if layout.page_size is None:
         return x
     pages = layout.pages()
-    cache = np.full((pages.count * pages.size, *x.shape[1:]), layout.unused, dtype=x.dtype)
+    cache = np.full((pages.total * pages.size, *x.shape[1:]), layout.unused, dtype=x.dtype)
     cache[pages.slots] = x
     if not in_order:
-        return cache[pages.slots]
+        read: _Array = cache[pages.slots]
+        return read
     place = np.concatenate([np.arange(length) for length in np.diff(layout.starts)])
-    return cache[pages.indptr[layout.sequence_ids] * pages.size + place]
+    in_turn: _Array = cache[pages.indptr[layout.sequence_ids] * pages.size + place]
+    return in_turn
 
 
 def _mask_dropped(layout: Layout) -> Bounds:
@@ -161,7 +165,8 @@ def _causal_beyond(rows: int) -> Callable[[Layout], Bounds]:
 def _last_items(layout: Layout) -> _Array:
     """Which rows belong to the last item of their sequence."""
     last = np.array([each.num_items - 1 for each in layout.sequences])
-    return layout.segment_ids == last[layout.sequence_ids]
+    found: _Array = layout.segment_ids == last[layout.sequence_ids]
+    return found
 
 
 def _place_kept(layout: Layout) -> Bounds:

@@ -51,7 +51,8 @@ def _poisoned(subject: Subject, shape: Shape, dtype: Dtype, poisons: dict[str, f
 
 
 def _kept(layout: Layout) -> list[NDArray[np.bool_]]:
-    """Rows that are left as they are: a sequence's visible prefix with one of its items. First, middle and last items."""
+    """Rows that are left as they are: a sequence's visible prefix with one of its items. First, middle and last
+    items."""
     found = []
     for start, each in zip(layout.starts[:-1], layout.sequences, strict=True):
         for item in sorted({0, each.num_items // 2, each.num_items - 1} & set(range(each.num_items))):

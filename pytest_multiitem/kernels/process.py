@@ -27,7 +27,8 @@ class NoAnswer(Exception):
 class Child:
     """One child process that does ``job``, see `kernels.child`.
 
-    A context manager: on leaving it no process of the child's group is left; neither is one where this process is killed.
+    A context manager: on leaving it no process of the child's group is left; neither is one where this process is
+    killed.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:

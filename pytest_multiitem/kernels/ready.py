@@ -45,9 +45,7 @@ def _mask(torch: Any, layout: Layout, device: Any) -> Any:
 
 def numpy_tiled() -> Case:
     """FlashAttention-2's loop in NumPy."""
-    can = Abilities(
-        dtypes=("float32", "float16"), head_dims=(64, 80), groups=(1, 3), max_rows=2400, max_sequences=None
-    )
+    can = Abilities(dtypes=("float32", "float16"), head_dims=(64, 80), groups=(1, 3), max_rows=2400, max_sequences=None)
     return Tiled(), can
 
 
@@ -126,9 +124,7 @@ def splash_attention() -> Case:
         )
         return jax.jit(kernel)(query * q.shape[2] ** -0.5, key, value)[:, :rows].transpose(1, 0, 2)
 
-    can = Abilities(
-        arrays="jax", head_dims=(128,), groups=(2,), max_rows=140, max_items=8, keeps_nonfinite=False
-    )
+    can = Abilities(arrays="jax", head_dims=(128,), groups=(2,), max_rows=140, max_items=8, keeps_nonfinite=False)
     return attention, can
 
 
@@ -181,10 +177,10 @@ def flashinfer_paged() -> Case:
         caches = []
         for each in (k, v):
             cache = torch.full(
-                (pages.count * pages.size, *each.shape[1:]), layout.unused, dtype=each.dtype, device=each.device
+                (pages.total * pages.size, *each.shape[1:]), layout.unused, dtype=each.dtype, device=each.device
             )
             cache[torch.from_numpy(pages.slots).to(each.device)] = each
-            caches.append(cache.view(pages.count, pages.size, *each.shape[1:]))
+            caches.append(cache.view(pages.total, pages.size, *each.shape[1:]))
         wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
         wrapper.plan(
             torch.from_numpy(layout.starts.astype(np.int32)).cuda(),

@@ -18,8 +18,8 @@ CheckName = Literal["exact", "large", "nonfinite", "equivalence", "ladder", "rep
 class Failure(msgspec.Struct, kw_only=True):
     """Where a check has failed.
 
-    ``shape``: the first one at which it did. ``smallest``: the smallest one at which it still does, and ``reason`` what is
-    wrong there. ``picture``: the mask that is due there beside the one that the kernel has, a line a string.
+    ``shape``: the first one at which it did. ``smallest``: the smallest one at which it still does, and ``reason``
+    what is wrong there. ``picture``: the mask that is due there beside the one that the kernel has, a line a string.
     ``trace``: of an exception, where it was raised.
     """
 
@@ -68,7 +68,8 @@ class LeftOut(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """One run of ``multiitem kernel-check``. ``can``: what the kernel says that it can do; None where it said nothing."""
+    """One run of ``multiitem kernel-check``. ``can``: what the kernel says that it can do; None where it said
+    nothing."""
 
     schema_version: Literal["multiitem_kernel_check_v1"] = SCHEMA_VERSION
     kernel: str

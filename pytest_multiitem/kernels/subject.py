@@ -42,10 +42,10 @@ class Subject:
 
         Raises KernelError, and EngineUnavailable where the kernel says that it cannot run on this machine.
         """
-        arrays = [to_kernel(each, dtype, self.can) for each in (q, k, v)]
+        query, key, value = (to_kernel(each, dtype, self.can) for each in (q, k, v))
         try:
             with np.errstate(all="ignore"):
-                out = from_kernel(self.attention(*arrays, layout), self.can)
+                out = from_kernel(self.attention(query, key, value, layout), self.can)
         except MultiItemError:
             raise
         except Exception as error:
