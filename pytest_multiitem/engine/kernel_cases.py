@@ -59,13 +59,14 @@ def segment_pallas() -> Case:
     def attention(q: Any, k: Any, v: Any, layout: Layout) -> Any:
         prefix = layout.sequences[0].visible_prefix_length
         kv_heads, dim = k.shape[1:]
-        query = q.transpose(1, 0, 2).reshape(kv_heads, -1, layout.rows, dim)
-        key, value = (each.transpose(1, 0, 2) for each in (k, v))
+        # In NumPy: JAX would compile a slice and a padding for each shape.
+        query = np.asarray(q).transpose(1, 0, 2).reshape(kv_heads, -1, layout.rows, dim)
+        key, value = (np.asarray(each).transpose(1, 0, 2) for each in (k, v))
 
         def bucket(x: Any, axis: int) -> Any:
             widths = [(0, 0)] * x.ndim
             widths[axis] = (0, -x.shape[axis] % _BUCKET)
-            return jnp.pad(x, widths, constant_values=layout.unused)
+            return jnp.asarray(np.pad(x, widths, constant_values=x.dtype.type(layout.unused)))
 
         def attend(rows: slice, visible: int, starts: Any) -> Any:
             count = len(starts)
@@ -77,11 +78,11 @@ def segment_pallas() -> Case:
                 bucket(key[:, :prefix], 1), bucket(value[:, :prefix], 1), jnp.int32(visible),
                 jnp.asarray(padded, jnp.int32), interpret=True,
             )  # fmt: skip
-            return out[:, :, :count]
+            return np.asarray(out)[:, :, :count]
 
         first = attend(slice(0, prefix), 0, np.zeros(prefix, dtype=np.int64))
         rest = attend(slice(prefix, layout.rows), prefix, layout.bounds.own_start[prefix:].clip(prefix) - prefix)
-        out = jnp.concatenate([first, rest], axis=2)
+        out = np.concatenate([first, rest], axis=2)
         return out.reshape(-1, layout.rows, dim).transpose(1, 0, 2)
 
     can = Abilities(arrays="jax", dtypes=("float32", "bfloat16"), groups=(1, 2), max_rows=300, keeps_nonfinite=False)

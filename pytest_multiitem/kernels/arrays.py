@@ -39,7 +39,7 @@ def to_kernel(x: NDArray[np.float32], dtype: Dtype, can: Abilities) -> Any:
             return torch.from_numpy(x).to(device=can.device, dtype=getattr(torch, dtype), copy=True)
         import jax.numpy as jnp
 
-        return jnp.asarray(x).astype(dtype)
+        return jnp.asarray(x.astype(jnp.dtype(dtype)))
     except ImportError as error:
         raise EngineUnavailable(f"the kernel takes arrays of {can.arrays}, which cannot be imported: {error}") from None
 
@@ -49,5 +49,5 @@ def from_kernel(out: Any, can: Abilities) -> NDArray[np.float32]:
     if can.arrays == "torch":
         out = out.detach().to("cpu").float().numpy()
     elif can.arrays == "jax":
-        out = np.asarray(out.astype("float32"))
+        out = np.asarray(out).astype(np.float32)
     return np.array(out, dtype=np.float32)

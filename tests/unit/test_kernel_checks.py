@@ -24,6 +24,7 @@ from pytest_multiitem.kernels.records import Report
 from pytest_multiitem.kernels.reference import attended
 from pytest_multiitem.kernels.shapes import Shape, smaller
 from pytest_multiitem.kernels.shrink import smallest
+from pytest_multiitem.kernels.subject import Subject
 from pytest_multiitem.results.verdict import Verdict
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.validation.kernel import problems
@@ -47,7 +48,7 @@ def tiny(name):
 )
 def test_a_fault_that_one_check_alone_sees(name, only):
     can, subject = tiny(name)
-    assert killers(type(subject)(subject.name, subject.attention, can)) == {only}
+    assert killers(Subject(subject.name, subject.attention, can)) == {only}
 
 
 def test_a_fault_in_the_last_place_is_seen_by_repeating_the_call():
@@ -66,7 +67,7 @@ def test_memory_that_a_kernel_keeps_is_seen_after_other_work():
         out[-2] = last[-2]
         return out
 
-    subject = type(planted.good())("keeps", attention, TINY)
+    subject = Subject("keeps", attention, TINY)
     found = CHECKS["repeats"](subject, Shape(MASK, ((5, (3, 1)),)), "float32")
     assert found is not None and "called after other work" in found.reason
 
@@ -81,10 +82,9 @@ def test_sixteen_bits_at_65_536_rows_are_seen_by_the_ladder_alone():
     assert wrong is not None and "of 65,836 rows are wrong" in wrong.reason
 
 
-def test_a_right_kernel_passes_whatever_its_tiles(tiles=(16, 48)):
-    for tile in tiles:
-        subject = type(planted.good())("tile", planted.Tiled(tile=tile), TINY)
-        assert killers(subject) == set()
+@pytest.mark.parametrize("tile", [16, 48])
+def test_a_right_kernel_passes_whatever_its_tiles(tile):
+    assert killers(Subject("tile", planted.Tiled(tile=tile), TINY)) == set()
 
 
 def test_controls_pass_and_fail():
@@ -193,9 +193,7 @@ def test_abilities_that_are_not_valid(given, said):
 def test_what_lies_beyond_the_limits_is_left_out_and_said():
     kept, out = planned(Abilities(max_rows=50, keeps_nonfinite=False), CHECKS, 2**31)
     assert max(step.shape.rows for step in kept) <= 50
-    assert {each.why for each in out} >= {"keeps_nonfinite=False", "69 is more than max_rows=50"} - {
-        "69 is more than max_rows=50"
-    }
+    assert "keeps_nonfinite=False" in {each.why for each in out}
     assert any("more than max_rows=50" in each.why for each in out)
     _, heavy = planned(Abilities(max_sequences=None), CHECKS, 2**31)
     assert any("GiB of arrays; --memory 2" in each.why for each in heavy)

@@ -60,7 +60,7 @@ def test_pages_are_out_of_order_and_some_are_nobodys():
 
 def test_what_one_sequence_has_several_do_not():
     layout = Layout(MASKS[0], BATCH)
-    with pytest.raises(ValueError, match="3 sequences; use Layout.lengths"):
+    with pytest.raises(ValueError, match=r"3 sequences; use Layout\.lengths"):
         _ = layout.query_length
     with pytest.raises(ValueError, match="no pages; name page_sizes"):
         layout.pages()
