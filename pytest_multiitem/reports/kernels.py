@@ -19,18 +19,30 @@ def report_lines(report: Report) -> list[str]:
     lines = [f"{report.kernel}{f'; {versions}' if versions else ''}; {report.seconds:.1f} s", ""]
     if report.checks:
         lines += terminal_table(_HEADER, [_row(check) for check in report.checks])
+    drawn: list[list[str]] = []
     for check in report.checks:
         if check_verdict(check) is not Verdict.PASS:
-            lines += [f"{check.check} ({check.dtype}) {check.verdict.value} {check.reason}"]
-        if check.failure is not None:
-            lines += [f"  {line}".rstrip() for line in check.failure.picture]
-        if check_verdict(check) is not Verdict.PASS:
-            lines.append("")
+            lines += [*_wrong(check, drawn), ""]
     if report.controls:
         good = sum(control.verdict is Verdict.PASS for control in report.controls)
         lines.append(f"controls: {good} of {len(report.controls)} as they must be")
     lines += _left_out(report.left_out)
-    return [*lines, f"{report.verdict.value}: {report.kernel}: {report.reason}"]
+    # What is wrong stands above; the last line names the checks.
+    named = [check.check for check in report.checks if check_verdict(check) is report.verdict is not Verdict.PASS]
+    reason = ", ".join(dict.fromkeys(named)) or report.reason
+    return [*lines, f"{report.verdict.value}: {report.kernel}: {reason}"]
+
+
+def _wrong(check: Check, drawn: list[list[str]]) -> list[str]:
+    """What is wrong under one check. ``drawn``: the pictures so far; each is shown once."""
+    head = f"{check.check} ({check.dtype}) {check.verdict.value}"
+    if check.failure is None:
+        return [f"{head} {check.reason}"]
+    lines = [f"{head} at {check.failure.smallest}", f"  {check.failure.reason}"]
+    if check.failure.picture in drawn:
+        return [*lines, "  (the masks are those above)"]
+    drawn.append(check.failure.picture)
+    return [*lines, *(f"  {line}" for line in check.failure.picture)]
 
 
 def _row(check: Check) -> list[str]:
