@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.kernels.abilities import Dtype
 from pytest_multiitem.kernels.arrays import UNIT_ROUNDOFF
-from pytest_multiitem.kernels.finding import Finding, first_wrong, place
+from pytest_multiitem.kernels.finding import Finding, place
 from pytest_multiitem.kernels.layout import Layout
 from pytest_multiitem.kernels.shapes import Shape
 from pytest_multiitem.kernels.subject import Subject
@@ -47,13 +47,13 @@ def census(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
             v = one_hot[:, None, :] * scale[None, :, None]
             out = subject(zeros, zeros[:, :kv_heads].copy(), v, layout, dtype)
             due = _counted(one_hot, first, prefix_end, own_start)
-            head_scale = np.repeat(scale, shape.group)[None, :, None]
-            found = out.astype(np.float64) * total[:, :, None] / head_scale
             # Sums of ones in float32 have no error up to 2^24; what is left is the type's rounding, and a division.
-            allowed = 0.25 + _ROUNDINGS * roundoff * due[:, None, :]
-            wrong = ~(np.abs(found - due[:, None, :]) <= allowed) & layout.judged[:, None, None]
-            if wrong.any():
-                return _finding(layout, wrong, found, due, total)
+            allowed = 0.25 + _ROUNDINGS * roundoff * due
+            for head in range(shape.heads):  # one at a time: all of them in float64 are twice what the kernel has
+                found = out[:, head].astype(np.float64) * total / scale[head // shape.group]
+                wrong = ~(np.abs(found - due) <= allowed) & layout.judged[:, None]
+                if wrong.any():
+                    return _finding(layout, wrong, found, due, total, head)
     return None
 
 
@@ -63,14 +63,13 @@ def _finding(
     found: NDArray[np.float64],
     due: NDArray[np.float64],
     total: NDArray[np.int64],
+    head: int,
 ) -> Finding:
-    row, head = first_wrong(wrong)
-    rows = int(wrong.any(axis=(1, 2)).sum())
-    place_in_head = int(np.flatnonzero(wrong[row, head])[0])
+    row, at = map(int, np.argwhere(wrong)[0])
     return Finding(
-        f"{place(layout, row)} (row {row:,}, head {head}) sees {found[row, head, place_in_head]:.4g} keys of a class "
-        f"of which it must see {due[row, place_in_head]:.0f}, among {int(total[row, 0]):,} in all; "
-        f"{rows:,} of {layout.rows:,} rows are wrong",
+        f"{place(layout, row)} (row {row:,}, head {head}) sees {found[row, at]:.4g} keys of a class of which it must "
+        f"see {due[row, at]:.0f}, among {int(total[row, 0]):,} in all; "
+        f"{int(wrong.any(axis=1).sum()):,} of {layout.rows:,} rows are wrong",
         row,
         head,
     )

@@ -104,18 +104,18 @@ class _Run:
         at: tuple[CheckName, Dtype, str] | None = None
         shapes = 0
         began = time.perf_counter()
-        left: int | None = None
+        pending: list[tuple[CheckName, Dtype]] | None = None
         patience = max(self.wanted.timeout, _IMPORT_PATIENCE)
         with Child(self._job()) as child:
-            while left != 0:
+            while pending != []:
                 try:
                     event = child.event(patience)
                 except NoAnswer as silence:
-                    return self._gone(at, shapes, began, str(silence), silent=patience)
+                    return self._gone(at or _first(pending), shapes, began, str(silence), silent=patience)
                 if event is None:
                     code = child.ended()
                     how = f"the kernel's process ended with {_status(code)}: {child.last_words()}"
-                    return self._gone(at, shapes, began, how, returncode=code)
+                    return self._gone(at or _first(pending), shapes, began, how, returncode=code)
                 if "usage" in event:
                     raise UsageError(event["usage"])
                 if "unavailable" in event:
@@ -126,7 +126,7 @@ class _Run:
                     self.left_out = msgspec.convert(event["left_out"], list[LeftOut])
                     self.versions = event["versions"]
                     self.unplanned = msgspec.convert(event["unplanned"], list[Check])
-                    left = len(event["groups"])
+                    pending = msgspec.convert(event["groups"], list[tuple[CheckName, Dtype]])
                 elif "controls" in event:
                     self.controls = self.controls or msgspec.convert(event["controls"], list[Control])
                 elif "begin" in event:
@@ -136,7 +136,7 @@ class _Run:
                     at, shapes, patience = new, shapes + 1, self.wanted.timeout
                 else:
                     self.checks.append(msgspec.convert(event["check"], Check))
-                    at, left = None, (left or 0) - 1
+                    at, pending = None, (pending or [])[1:]
         return True
 
     def _gone(
@@ -185,6 +185,11 @@ class _Run:
             "done": [[check.check, check.dtype] for check in self.checks],
             "shrink_seconds": _SHRINK_SECONDS,
         }
+
+
+def _first(pending: list[tuple[CheckName, Dtype]] | None) -> tuple[CheckName, Dtype, str] | None:
+    """Where the process is before the next check's first shape; None before it has said what it will check."""
+    return (*pending[0], "no shape yet") if pending else None
 
 
 def _status(code: int) -> str:
