@@ -17,6 +17,7 @@ from pytest_multiitem.kernels.abilities import Abilities, abilities_of
 from pytest_multiitem.kernels.arrays import UNIT_ROUNDOFF, rounded
 from pytest_multiitem.kernels.equivalence import single_error
 from pytest_multiitem.kernels.inputs import random_inputs
+from pytest_multiitem.kernels.layout import Bounds
 from pytest_multiitem.kernels.look import controls, planned
 from pytest_multiitem.kernels.picture import picture
 from pytest_multiitem.kernels.plan import CHECKS, steps
@@ -302,3 +303,28 @@ def test_a_report_whose_verdicts_do_not_follow_is_not_valid(kernel_check, tmp_pa
     report.checks[0].verdict = Verdict.FAIL
     report.controls = [control for control in report.controls if control.expected == "pass"]
     assert [text for text in problems(report) if "no control that has to fail" in text]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_one_key_among_a_thousand_is_counted_in_every_type(dtype):
+    """The type with the fewest bits is counted in classes of their own calls."""
+
+    def one_more(layout):
+        first, prefix_end, own_start = layout.bounds
+        last = np.arange(layout.rows) == layout.rows - 2
+        return Bounds(first, prefix_end, own_start - last)
+
+    shape = Shape(MASK, ((1000, (40, 3)),), 1, 1)
+    right, wrong = (Subject("counted", planted.Tiled(bounds=each), TINY) for each in (lambda x: x.bounds, one_more))
+    assert CHECKS["ladder"](right, shape, dtype) is None
+    found = CHECKS["ladder"](wrong, shape, dtype)
+    assert found is not None and "token 3 of item 2 (row 1,044" in found.reason and "1 of 1,046 rows" in found.reason
+
+
+@pytest.mark.parametrize(("keys", "is_seen"), [(2100, True), (100, False)])
+def test_a_sum_in_bfloat16_is_seen_where_it_has_many_parts(keys, is_seen):
+    """With two tiles it rounds as often as a good kernel may, so nothing is wrong with it."""
+    found = CHECKS["equivalence"](
+        planted.subject(FAULTS["bfloat16_sums"]), Shape(MASK, ((keys, (3,)),), 1, 1, 16), "bfloat16"
+    )
+    assert (found is not None) == is_seen
