@@ -18,6 +18,7 @@ from pytest_multiitem.comparison import records as compared
 from pytest_multiitem.comparison.files import Artefact
 from pytest_multiitem.compile_gates.records import GPU_SCHEMA, TPU_SCHEMA, GpuReport, TpuReport
 from pytest_multiitem.evaluation.records import COMBINED_SCHEMA, EVALUATION_SCHEMA, Combined, Evaluation
+from pytest_multiitem.kernels import records as kernels
 from pytest_multiitem.models.records import SCHEMA_VERSION as MODEL_MATRIX_SCHEMA
 from pytest_multiitem.models.records import ModelMatrix
 from pytest_multiitem.power.records import SCHEMA_VERSION as KILL_MATRIX_SCHEMA
@@ -32,6 +33,7 @@ from pytest_multiitem.validation import (
     comparison,
     compile_gates,
     evaluation,
+    kernel,
     kill_matrix,
     load,
     model_matrix,
@@ -96,6 +98,12 @@ KINDS: Mapping[str, Kind] = {
         "multiitem gpu-check --output-json",
         lambda artefact: compile_gates.problems(artefact.record),
         compile_gates.summary,
+    ),
+    kernels.SCHEMA_VERSION: Kind(
+        kernels.Report,
+        "multiitem kernel-check --output-json",
+        lambda artefact: kernel.problems(artefact.record),
+        kernel.summary,
     ),
     MODEL_MATRIX_SCHEMA: Kind(
         ModelMatrix, "multiitem models", lambda artefact: model_matrix.problems(artefact.record), model_matrix.summary
