@@ -31,7 +31,8 @@ _NO_ITEM: Final = tl.constexpr(2**31 - 1)
 #: exactly 0 and never NaN.
 _NOTHING_SEEN: Final = tl.constexpr(-1e20)
 _LOG2_E: Final = 1.4426950408889634
-_INTERPRETED: Final = bool(triton.knobs.runtime.interpret)
+#: Triton's interpreter takes the bits of bfloat16 operands of a product for whole numbers (3.9.0), and float32's exactly.
+_INTERPRETED: Final = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 class _Tiling(NamedTuple):
@@ -169,7 +170,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, 
     operands = (q, k, v, prefix_k, prefix_v, first, last)
     if any(each.numel() and each.stride(-1) != 1 for each in operands):
         raise ValueError("the numbers of a head vector, and first and last, must be side by side; call contiguous()")
-    if not _INTERPRETED and any(not each.is_cuda for each in operands):
+    if not _INTERPRETED.value and any(not each.is_cuda for each in operands):
         raise ValueError(
             f"operands are on {', '.join(sorted({str(each.device) for each in operands}))}; expected a CUDA device, or "
             "TRITON_INTERPRET=1 set before this module is imported"
@@ -275,14 +276,14 @@ def _kernel(
         number = (start + key).to(tl.int64)[:, None]
         tile_k = tl.load(keys_at + number * prefix_k_row, mask=wide[None, :], other=0.0)
         tile_v = tl.load(values_at + number * prefix_v_row, mask=wide[None, :], other=0.0)
-        scores = tl.dot(queries, tl.trans(tile_k), input_precision="ieee") * scale
+        scores = _dot(queries, tl.trans(tile_k), None) * scale
         maximum, total, values = _add(scores, tile_v, maximum, total, values)
     if whole < prefix:
         there = whole + key < prefix
         number = (whole + key).to(tl.int64)[:, None]
         tile_k = tl.load(keys_at + number * prefix_k_row, mask=there[:, None] & wide[None, :], other=0.0)
         tile_v = tl.load(values_at + number * prefix_v_row, mask=there[:, None] & wide[None, :], other=0.0)
-        scores = tl.dot(queries, tl.trans(tile_k), input_precision="ieee") * scale
+        scores = _dot(queries, tl.trans(tile_k), None) * scale
         scores = tl.where(there[None, :], scores, -float("inf"))
         maximum, total, values = _add(scores, tile_v, maximum, total, values)
 
@@ -309,7 +310,7 @@ def _kernel(
             tile_k = tl.where(fine[:, None] == 1, tile_k, 0.0)
             tile_v = tl.where(fine[:, None] == 1, tile_v, 0.0)
             seen = of_item[:, None] & (number[None, :] <= own_last[:, None])
-            scores = tl.dot(queries, tl.trans(tile_k), input_precision="ieee") * scale
+            scores = _dot(queries, tl.trans(tile_k), None) * scale
             scores = tl.where(seen, scores, -float("inf"))
             maximum, total, values = _add(scores, tile_v, maximum, total, values)
             spoiled = tl.maximum(spoiled, tl.max(tl.where(seen, 1 - fine[None, :], 0), 1))
@@ -332,5 +333,13 @@ def _add(scores, tile_v, maximum, total, values):
     weights = tl.exp2(scores - now[:, None])
     rescale = tl.exp2(maximum - now)
     total = total * rescale + tl.sum(weights, 1)
-    values = tl.dot(weights.to(tile_v.dtype), tile_v, values * rescale[:, None], input_precision="ieee")
+    values = _dot(weights.to(tile_v.dtype), tile_v, values * rescale[:, None])
     return now, total, values
+
+
+@triton.jit
+def _dot(a, b, added):
+    """A matrix product accumulated in float32, and ``added`` to it where that is not None."""
+    if _INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, added, input_precision="ieee")
