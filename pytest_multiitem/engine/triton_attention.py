@@ -123,18 +123,12 @@ def segment_last(
     return segment_attention(query, key, value, prefix_key, prefix_value, start, end)
 
 
-def gpu_case(
-    *, heads: int = 16, kv_heads: int = 8, head_dim: int = 128, dtype: str = "bfloat16", prefix_row: int | None = None
-) -> GpuCase:
+def gpu_case(*, heads: int = 16, kv_heads: int = 8, head_dim: int = 128, dtype: str = "bfloat16") -> GpuCase:
     """What a GPU compile gate compiles. The default is a layer of Qwen3-0.6B: numbers of rows, of prefix tokens and of
     items are arguments of a launch, so that one kernel serves them all.
-
-    ``prefix_row``: unused numbers apart; a divisor of 16 lets the compiler use wide loads, as a launch on tensors of
-    whole rows does. None: it knows nothing of strides.
     """
     if heads % kv_heads:
         raise ValueError(f"heads ({heads}) must be a multiple of kv_heads ({kv_heads})")
-    del prefix_row
     tiling = _tiling(getattr(torch, dtype), head_dim)
     element = {"float32": "*fp32", "bfloat16": "*bf16"}[dtype]
     constants = _constants(tiling, heads // kv_heads, head_dim)
@@ -208,8 +202,8 @@ def _starts(tiles: tuple[tuple[int, int], ...], rows: int, device: torch.device)
 def _tiling(dtype: torch.dtype, dim: int) -> _Tiling:
     padded = max(16, triton.next_power_of_2(dim))
     if dtype == torch.float32:
-        # Exact products of float32 have no matrix unit: what limits a tile is registers.
-        return _Tiling(32, 32, 16, padded, 4, 1)
+        # No matrix unit multiplies float32 without rounding it; what limits a tile is registers.
+        return _Tiling(16, 32, 16, padded, 4, 1)
     return _Tiling(128, 64, 32, padded, 8 if padded >= 128 else 4, 2)
 
 
