@@ -77,6 +77,8 @@ class JaxBackend:
         self._config: ModelConfig = read_config(directory)
         self._device = _find_device(device)
         self._segment_kernel = _segment_kernel_for(self._device)
+        self.attention = "products" if self._segment_kernel is None else "pallas"
+        self.attention_others: dict[str, str] = {}
         keep_compiled_programs()
         self._weights = load_weights(directory, self._config, dtype, self._device)
         self._shifted = not score_bound(self._weights.layers) <= programs.LARGEST_UNSHIFTED

@@ -17,7 +17,6 @@ module is imported, by Triton's interpreter on the CPU, slowly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -25,8 +24,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Behind every key: the first key of no item.
-_NO_ITEM: Final = tl.constexpr(2**31 - 1)
+from pytest_multiitem.engine.slot_bounds import NO_KEY, bounds, last_bounds
+
+_NO_KEY: Final = tl.constexpr(NO_KEY)
 #: The row maximum before any visible key. It stands for minus infinity but is finite, so that exp2(hidden - maximum) is
 #: exactly 0 and never NaN.
 _NOTHING_SEEN: Final = tl.constexpr(-1e20)
@@ -103,8 +103,8 @@ def segment(
     tiles: Sequence[tuple[int, int]],
 ) -> Tensor:
     """`engine.torch_attention.segment` by the kernel."""
-    first, own_last = _bounds(tuple(tiles), query.shape[1], query.device)
-    return segment_attention(query, key, value, prefix_key, prefix_value, first, own_last)
+    first, last = bounds(tuple(tiles), query.shape[1], query.device)
+    return segment_attention(query, key, value, prefix_key, prefix_value, first, last)
 
 
 def segment_last(
@@ -117,10 +117,7 @@ def segment_last(
     last: Tensor,
 ) -> Tensor:
     """`engine.torch_attention.segment_last` by the kernel."""
-    start = _starts(tuple(tiles), query.shape[1], query.device)
-    # Padding rows start behind where they end, and so see the prefix alone.
-    end = torch.where(start < _NO_ITEM.value, start + last, -1).to(torch.int32)
-    return segment_attention(query, key, value, prefix_key, prefix_value, start, end)
+    return segment_attention(query, key, value, prefix_key, prefix_value, *last_bounds(tuple(tiles), last))
 
 
 def gpu_case(*, heads: int = 16, kv_heads: int = 8, head_dim: int = 128, dtype: str = "bfloat16") -> GpuCase:
@@ -169,34 +166,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, 
             f"operands are on {', '.join(sorted({str(each.device) for each in operands}))}; expected a CUDA device, or "
             "TRITON_INTERPRET=1 set before this module is imported"
         )
-
-
-@lru_cache(maxsize=256)
-def _bounds(tiles: tuple[tuple[int, int], ...], rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The first and the last key, int32 [rows], of rows of slots that are one after another, then padding.
-
-    ``tiles``: (G, W) of the slots. A block's shape recurs in every layer, and few shapes exist.
-    """
-    first = torch.full((rows,), _NO_ITEM.value, dtype=torch.int32)
-    last = torch.full((rows,), -1, dtype=torch.int32)
-    start = 0
-    for slots, width in tiles:
-        these = slice(start, start + slots * width)
-        last[these] = torch.arange(these.start, these.stop, dtype=torch.int32)
-        first[these] = start + torch.arange(slots, dtype=torch.int32).repeat_interleave(width) * width
-        start = these.stop
-    return first.to(device), last.to(device)
-
-
-@lru_cache(maxsize=256)
-def _starts(tiles: tuple[tuple[int, int], ...], rows: int, device: torch.device) -> Tensor:
-    """The first key of each slot, int32 [rows]; behind every key for the rows after them."""
-    starts = torch.full((rows,), _NO_ITEM.value, dtype=torch.int32)
-    row = start = 0
-    for slots, width in tiles:
-        starts[row : row + slots] = start + torch.arange(slots, dtype=torch.int32) * width
-        row, start = row + slots, start + slots * width
-    return starts.to(device)
 
 
 def _tiling(dtype: torch.dtype, dim: int) -> _Tiling:
@@ -281,15 +250,15 @@ def _kernel(
         scores = tl.where(there[None, :], scores, -float("inf"))
         maximum, total, values = _add(scores, tile_v, maximum, total, values)
 
-    own_first = tl.load(first + row, mask=inside, other=_NO_ITEM)
+    own_first = tl.load(first + row, mask=inside, other=_NO_KEY)
     own_last = tl.load(last + row, mask=inside, other=-1)
-    own_first = tl.where(own_first <= own_last, own_first, _NO_ITEM)
+    own_first = tl.where(own_first <= own_last, own_first, _NO_KEY)
     spoiled = tl.zeros([TILE_ROWS], tl.int32)
     own = tl.arange(0, OWN_KEYS)
     keys_at = k + kv_head.to(tl.int64) * k_head + column[None, :]
     values_at = v + kv_head.to(tl.int64) * v_head + column[None, :]
     item = tl.min(own_first, 0)
-    while item < _NO_ITEM:
+    while item < _NO_KEY:
         of_item = own_first == item
         end = tl.max(tl.where(of_item, own_last, -1), 0)
         for start in range(item, end + 1, OWN_KEYS):
@@ -308,7 +277,7 @@ def _kernel(
             scores = tl.where(seen, scores, -float("inf"))
             maximum, total, values = _add(scores, tile_v, maximum, total, values)
             spoiled = tl.maximum(spoiled, tl.max(tl.where(seen, 1 - fine[None, :], 0), 1))
-        item = tl.min(tl.where(own_first > item, own_first, _NO_ITEM), 0)
+        item = tl.min(tl.where(own_first > item, own_first, _NO_KEY), 0)
 
     attended = values / tl.where(total == 0.0, 1.0, total)[:, None]
     attended = tl.where(spoiled[:, None] == 1, float("nan"), attended)
