@@ -7,8 +7,8 @@ rows of the same tile, so that a prefix tile is read once for all of them.
 
 Own keys come item by item, in tiles that start where the item starts: which keys a row meets together depends on its own
 item alone, and neither on where the item stands nor on what stands beside it. Rows of other items in the query tile meet
-them too, with weights that are exactly 0, and exact zeros change no bit of a sum. As zero times NaN is NaN, own keys and
-values that are not finite are taken as 0, and a row that sees one is NaN: no other row is.
+them too, with weights that are exactly 0, and exact zeros change no bit of a sum. As zero times NaN is NaN, an own value
+that is not finite is taken as 0 and its key as NaN, so that the rows that see it are NaN and no others.
 
 R, P, D: rows, prefix tokens, head dimension. It runs on CUDA devices; where ``TRITON_INTERPRET=1`` is set before this
 module is imported, by Triton's interpreter on the CPU, slowly.
@@ -70,8 +70,8 @@ def segment_attention(
     last key of C, both included; none where ``last`` is smaller. A row that sees no key at all is 0.
 
     Scores are scaled by D^-0.5. Products take their operands as they are and accumulate in float32; float32 operands
-    are not rounded. The result has the type of ``q``, rounded once. A row that sees an own key or value that is not
-    finite is NaN.
+    are not rounded. The result has the type of ``q``, rounded once. A row that sees an own value that is not finite
+    is NaN.
 
     Raises ValueError where shapes, types or devices do not fit.
     """
@@ -253,7 +253,6 @@ def _kernel(
     own_first = tl.load(first + row, mask=inside, other=_NO_KEY)
     own_last = tl.load(last + row, mask=inside, other=-1)
     own_first = tl.where(own_first <= own_last, own_first, _NO_KEY)
-    spoiled = tl.zeros([TILE_ROWS], tl.int32)
     own = tl.arange(0, OWN_KEYS)
     keys_at = k + kv_head.to(tl.int64) * k_head + column[None, :]
     values_at = v + kv_head.to(tl.int64) * v_head + column[None, :]
@@ -267,20 +266,18 @@ def _kernel(
             far = number.to(tl.int64)[:, None]
             tile_k = tl.load(keys_at + far * k_row, mask=there[:, None] & wide[None, :], other=0.0)
             tile_v = tl.load(values_at + far * v_row, mask=there[:, None] & wide[None, :], other=0.0)
-            # Without a branch: a number that is not finite is not less than infinity.
-            fine = (tl.abs(tile_k.to(tl.float32)) < float("inf")) & (tl.abs(tile_v.to(tl.float32)) < float("inf"))
-            fine = tl.min(fine.to(tl.int32), 1)
-            tile_k = tl.where(fine[:, None] == 1, tile_k, 0.0)
-            tile_v = tl.where(fine[:, None] == 1, tile_v, 0.0)
+            # A number that is not finite is not less than infinity. A key that is NaN makes its own score NaN and no
+            # other, and a hidden score is replaced.
+            fine = tl.min((tl.abs(tile_v.to(tl.float32)) < float("inf")).to(tl.int32), 1)[:, None] == 1
+            tile_k = tl.where(fine, tile_k, float("nan"))
+            tile_v = tl.where(fine, tile_v, 0.0)
             seen = of_item[:, None] & (number[None, :] <= own_last[:, None])
             scores = _dot(queries, tl.trans(tile_k), None) * scale
             scores = tl.where(seen, scores, -float("inf"))
             maximum, total, values = _add(scores, tile_v, maximum, total, values)
-            spoiled = tl.maximum(spoiled, tl.max(tl.where(seen, 1 - fine[None, :], 0), 1))
         item = tl.min(tl.where(own_first > item, own_first, _NO_KEY), 0)
 
     attended = values / tl.where(total == 0.0, 1.0, total)[:, None]
-    attended = tl.where(spoiled[:, None] == 1, float("nan"), attended)
     at = (row.to(tl.int64) * (tl.num_programs(1) * GROUP) + head) * DIM
     tl.store(
         out + at[:, None] + column[None, :],
