@@ -105,7 +105,8 @@ def measure(
     if args.backend == "pytorch":
         attention = attention_rates.measure(spec, shape, device=args.device, dtype=args.dtype, runs=args.runs)
         for one in attention:
-            say(f"attention by {one['kernel']}: {one.get('failure') or f'{1000 * p50(one["seconds"]):,.3f} ms'}")
+            timed = f"{1000 * p50(one['seconds']):,.3f} ms" if "seconds" in one else one["failure"]
+            say(f"attention by {one['kernel']}: {timed}")
     with tempfile.TemporaryDirectory(prefix="accelerator-") as scratch:
         model = Path(scratch) / "model"
         write_checkpoint(model, spec)

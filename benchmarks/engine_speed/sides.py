@@ -142,15 +142,12 @@ def own(
         return Wanted(f"{backend} {mask}", profile, spec, engine, settings, sides)
 
     def cached() -> Wanted:
-        """The packed segment path, which keeps computed queries: the same requests cold, and behind a known query."""
+        """The packed segment path, which keeps computed queries, behind a known one. Behind a new one it is `segment`."""
         plain = packed("segment")
         spec = replace(plain.spec, label="cached", command=(*plain.spec.command, "--enable-scoring-cache"))
 
         def sides(server: Server) -> list[Side]:
-            return [
-                Side("cached", "packed, segment, cache on", backend, server, "packed"),
-                Side("cached_again", "packed, segment, query known", backend, server, "packed", knows_query=True),
-            ]
+            return [Side("cached_again", "packed, segment, query known", backend, server, "packed", knows_query=True)]
 
         return Wanted(f"{backend} cached", plain.profile, spec, engine, settings, sides)
 
