@@ -179,9 +179,7 @@ def _attend(
     return out, lse
 
 
-def _products(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, causal: bool
-) -> tuple[Tensor, Tensor]:
+def _products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, causal: bool) -> tuple[Tensor, Tensor]:
     """:func:`_attend` by plain matrix products, in float32, on any device."""
     logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
     if bias is not None:

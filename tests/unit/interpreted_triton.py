@@ -131,9 +131,7 @@ def test_the_engines_tiles_give_what_its_products_give(tiles):
     last = torch.tensor([width - 1 - slot % 3 for count, width in tiles for slot in range(count)] + [0, 0])
     few = q[:, : slots + 2]
     want = torch_attention.segment_last(few, k, v, *prefix, tiles, last)
-    torch.testing.assert_close(
-        triton_attention.segment_last(few, k, v, *prefix, tiles, last), want, rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(triton_attention.segment_last(few, k, v, *prefix, tiles, last), want, rtol=0, atol=1e-5)
 
 
 def test_bounds_say_what_slots_and_padding_see():
