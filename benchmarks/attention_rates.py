@@ -2,8 +2,8 @@
 
 Ours (`engine.torch_kernels`) compute the items' rows against a prefix that is there already, as the engine does.
 FlashInfer's two wrappers in multi-item mode compute the whole packed sequence, the query's own rows included, because
-that is what an engine calls them with; so each has a count of operations of its own. A kernel that is not installed, does
-not run, or is wrong has no time, and its record says why.
+that is what an engine calls them with; so each has a count of operations of its own. A kernel that is not installed,
+does not run, or is wrong has no time, and its record says why.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pytest_multiitem.bench.statistics import p50
 from pytest_multiitem.engine.checkpoint import CheckpointSpec
 from pytest_multiitem.errors import EngineUnavailable
 
-#: Dense rate of matrix products in bfloat16, FLOP/s, as NVIDIA's data sheets give it, by the beginning of a device's name.
+#: Dense rate of products in bfloat16, FLOP/s, as NVIDIA's data sheets give it, by the beginning of a device's name.
 PEAK_RATES: Final = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100": 989e12,

@@ -142,7 +142,7 @@ def own(
         return Wanted(f"{backend} {mask}", profile, spec, engine, settings, sides)
 
     def cached() -> Wanted:
-        """The packed segment path, which keeps computed queries, behind a known one. Behind a new one it is `segment`."""
+        """The packed segment path that keeps queries, behind a known one. Behind a new one it is `segment`."""
         plain = packed("segment")
         spec = replace(plain.spec, label="cached", command=(*plain.spec.command, "--enable-scoring-cache"))
 

@@ -69,9 +69,9 @@ PrefixKey = tuple[tuple[int, int], ...]
 
 
 class PrefixCache:
-    """Computed prefixes by their exact tokens and positions; beyond ``entries`` prefixes, or ``tokens`` tokens of all together, the
-    least recently used are dropped; one that is longer by itself is not kept. Every token of a prefix holds a key and a
-    value of every layer."""
+    """Computed prefixes by their exact tokens and positions; beyond ``entries`` prefixes, or ``tokens`` tokens of all
+    together, the least recently used are dropped; one that is longer by itself is not kept. Every token of a prefix
+    holds a key and a value of every layer."""
 
     def __init__(self, entries: int, tokens: int) -> None:
         self._entries = entries

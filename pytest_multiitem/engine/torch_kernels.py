@@ -1,4 +1,4 @@
-"""What computes segment attention in the PyTorch engine: on a CPU its own products, on CUDA the fastest kernel there."""
+"""What computes segment attention in the PyTorch engine: on a CPU its own products, on CUDA the fastest kernel."""
 
 from __future__ import annotations
 

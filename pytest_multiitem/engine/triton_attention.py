@@ -5,10 +5,10 @@ running maximum, sum and weighted values in registers, which combines the prefix
 without either's result being stored. The grid is (query tile, key-value head); the query heads of a key head are more
 rows of the same tile, so that a prefix tile is read once for all of them.
 
-Own keys come item by item, in tiles that start where the item starts: which keys a row meets together depends on its own
-item alone, and neither on where the item stands nor on what stands beside it. Rows of other items in the query tile meet
-them too, with weights that are exactly 0, and exact zeros change no bit of a sum. As zero times NaN is NaN, an own value
-that is not finite is taken as 0 and its key as NaN, so that the rows that see it are NaN and no others.
+Own keys come item by item, in tiles that start where the item starts: which keys a row meets together depends on its
+own item alone, and neither on where the item stands nor on what stands beside it. Rows of other items in the query tile
+meet them too, with weights that are exactly 0, and exact zeros change no bit of a sum. As zero times NaN is NaN, an own
+value that is not finite is taken as 0 and its key as NaN, so that the rows that see it are NaN and no others.
 
 R, P, D: rows, prefix tokens, head dimension. It runs on CUDA devices; where ``TRITON_INTERPRET=1`` is set before this
 module is imported, by Triton's interpreter on the CPU, slowly.
@@ -31,7 +31,7 @@ _NO_KEY: Final = tl.constexpr(NO_KEY)
 #: exactly 0 and never NaN.
 _NOTHING_SEEN: Final = tl.constexpr(-1e20)
 _LOG2_E: Final = 1.4426950408889634
-#: Triton's interpreter takes the bits of bfloat16 operands of a product for whole numbers (3.9.0), and float32's exactly.
+#: Triton's interpreter (3.9.0) takes the bits of bfloat16 operands of a product for whole numbers.
 _INTERPRETED: Final = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 

@@ -34,8 +34,8 @@ class ScorerConfig:
     up to and including which `auto` chooses segment, and above which dense (sgl-jax: `padded_token_len <= threshold`).
     ``max_seq_len``: tokens of one packed sequence, or of query + item under prefill+extend. ``max_positions``:
     positions below the model's own limit, ``None`` = the model's. ``scoring_cache``: keep computed prefixes for later
-    requests, of prefill+extend and of packed sequences under the segment mask. ``cache_entries``, ``cache_tokens``: prefixes kept,
-    and tokens of all of them together; the least recently used are dropped first.
+    requests, of prefill+extend and of packed sequences under the segment mask. ``cache_entries``, ``cache_tokens``:
+    prefixes kept, and tokens of all of them together; the least recently used are dropped first.
     """
 
     delimiter: int | None = None

@@ -1,4 +1,4 @@
-"""The Triton kernel's numbers by Triton's interpreter, and that it compiles for four generations of GPUs, with no GPU."""
+"""The Triton kernel's numbers by Triton's interpreter, and that it compiles for four kinds of GPU, with no GPU."""
 
 import os
 import subprocess
@@ -22,7 +22,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from pytest_multiitem.engine.triton_attention import gpu_case
 case = gpu_case(dtype=sys.argv[2])
-source = ASTSource(case.kernel, case.signature, {(case.kernel.arg_names.index(n),): v for n, v in case.constants.items()})
+constants = {(case.kernel.arg_names.index(name),): value for name, value in case.constants.items()}
+source = ASTSource(case.kernel, case.signature, constants)
 built = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=case.options)
 print(len(built.asm["cubin"]), built.metadata.shared)
 """
