@@ -104,9 +104,9 @@ def measure(
     attention = []
     if args.backend == "pytorch":
         attention = attention_rates.measure(spec, shape, device=args.device, dtype=args.dtype, runs=args.runs)
-        for one in attention:
-            timed = f"{1000 * p50(one['seconds']):,.3f} ms" if "seconds" in one else one["failure"]
-            say(f"attention by {one['kernel']}: {timed}")
+        for kernel in attention:
+            shown = f"{1000 * p50(kernel['seconds']):,.3f} ms" if "seconds" in kernel else kernel["failure"]
+            say(f"attention by {kernel['kernel']}: {shown}")
     with tempfile.TemporaryDirectory(prefix="accelerator-") as scratch:
         model = Path(scratch) / "model"
         write_checkpoint(model, spec)

@@ -8,6 +8,7 @@ does not run, or is wrong has no time, and its record says why.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import time
 from collections.abc import Callable
@@ -180,8 +181,7 @@ def _flashinfer(operands: _Operands, *, paged: bool) -> _Kernel:
 
     if importlib.util.find_spec("flashinfer") is None:
         raise EngineUnavailable("flashinfer-python is not installed")
-    import flashinfer
-
+    flashinfer: Any = importlib.import_module("flashinfer")
     o, length = operands, operands.shape.item_tokens
     spec, device = o.spec, o.device
 
@@ -219,14 +219,14 @@ def _flashinfer(operands: _Operands, *, paged: bool) -> _Kernel:
             return torch.cat([x, x.new_zeros(room, *x.shape[1:])]).unflatten(0, (pages, _PAGE))
 
         cache = torch.stack([in_pages(key), in_pages(value)], 1)
-        run = lambda: wrapper.run(query, cache)  # noqa: E731
+        given: tuple[Any, ...] = (query, cache)
     else:
         wrapper = flashinfer.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD")
         wrapper.plan(whole, whole, *heads, **about)
-        run = lambda: wrapper.run(query, key, value)  # noqa: E731
+        given = (query, key, value)
 
     def attend() -> Any:
-        items = run()[o.prefix :].unflatten(0, (o.shape.items, length + 1))
+        items = wrapper.run(*given)[o.prefix :].unflatten(0, (o.shape.items, length + 1))
         return items[:, :length].flatten(0, 1).flatten(1)
 
     return _Kernel(attend, o.pairs + o.prefix * (o.prefix + 1) // 2)

@@ -1,9 +1,9 @@
 """Segment attention by PyTorch's FlexAttention: prefix and own keys as one sequence, under a block mask.
 
 On a CUDA device it is compiled, and tiles that no row of a query tile sees are skipped; elsewhere PyTorch computes
-every score, for numbers only. Prefix and own keys are copied into one array, once a layer. A row meets keys in tiles of the
-whole sequence, so where an item stands may change its last bits; and zero times NaN is NaN, so an item that is not
-finite may spoil others. `engine.triton_attention` has neither weakness.
+every score, for numbers only. Prefix and own keys are copied into one array, once a layer. A row meets keys in tiles
+of the whole sequence, so where an item stands may change its last bits; and zero times NaN is NaN, so an item that is
+not finite may spoil others. `engine.triton_attention` has neither weakness.
 """
 
 from __future__ import annotations

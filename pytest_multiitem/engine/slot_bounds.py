@@ -1,8 +1,8 @@
 """Which of a block's keys a row sees, as two numbers a row: what kernels take instead of tiles.
 
 Rows are those of slots one after another, then padding, as in `engine.torch_attention.segment`. Padding sees no key:
-its first one is `NO_KEY`, its last one -1. ``tiles``: (G, W) of the slots. A block's shape recurs in every layer and few
-shapes exist, so what follows from it alone is kept.
+its first one is `NO_KEY`, its last one -1. ``tiles``: (G, W) of the slots. A block's shape recurs in every layer and
+few shapes exist, so what follows from it alone is kept.
 """
 
 from __future__ import annotations

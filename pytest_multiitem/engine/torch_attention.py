@@ -144,8 +144,8 @@ def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], seen:
         if finite.all():
             out, lse = _attend(query[None], key[None], value[None], part)
         else:
-            used = (x.masked_fill(~finite[..., None], 0)[None] for x in (key, value))
-            out, lse = _attend(query[None], *used, part)
+            some_key, some_value = (x.masked_fill(~finite[..., None], 0)[None] for x in (key, value))
+            out, lse = _attend(query[None], some_key, some_value, part)
             lse = lse.masked_fill((~finite[:, None] & ~part.bias.isneginf()).any(-1), torch.nan)
         outs.append(out[0])
         lses.append(lse[0])

@@ -189,34 +189,34 @@ def _constants(tiling: _Tiling, group: int, dim: int) -> dict[str, int]:
 
 @triton.jit
 def _kernel(
-    q,
-    k,
-    v,
-    prefix_k,
-    prefix_v,
-    first,
-    last,
-    out,
-    rows,
-    prefix,
-    scale,
-    q_head,
-    q_row,
-    k_head,
-    k_row,
-    v_head,
-    v_row,
-    prefix_k_head,
-    prefix_k_row,
-    prefix_v_head,
-    prefix_v_row,
+    q: Any,
+    k: Any,
+    v: Any,
+    prefix_k: Any,
+    prefix_v: Any,
+    first: Any,
+    last: Any,
+    out: Any,
+    rows: Any,
+    prefix: Any,
+    scale: Any,
+    q_head: Any,
+    q_row: Any,
+    k_head: Any,
+    k_row: Any,
+    v_head: Any,
+    v_row: Any,
+    prefix_k_head: Any,
+    prefix_k_row: Any,
+    prefix_v_head: Any,
+    prefix_v_row: Any,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     TILE_DIM: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     SHARED_KEYS: tl.constexpr,
     OWN_KEYS: tl.constexpr,
-):
+) -> None:
     """One query tile of one key-value head. ``scale``: of scores, with the logarithm of 2 in it, for exp2; ``…_head``,
     ``…_row``: strides in numbers. ``out`` is [R, heads, D], one row after another."""
     kv_head = tl.program_id(1)
@@ -287,7 +287,7 @@ def _kernel(
 
 
 @triton.jit
-def _add(scores, tile_v, maximum, total, values):
+def _add(scores: Any, tile_v: Any, maximum: Any, total: Any, values: Any) -> Any:
     """The running softmax of rows after one more tile of keys with these ``scores`` and values."""
     now = tl.maximum(maximum, tl.max(scores, 1))
     weights = tl.exp2(scores - now[:, None])
@@ -298,7 +298,7 @@ def _add(scores, tile_v, maximum, total, values):
 
 
 @triton.jit
-def _dot(a, b, added):
+def _dot(a: Any, b: Any, added: Any) -> Any:
     """A matrix product accumulated in float32, and ``added`` to it where that is not None."""
     if _INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
