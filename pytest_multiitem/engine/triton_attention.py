@@ -189,27 +189,27 @@ def _constants(tiling: _Tiling, group: int, dim: int) -> dict[str, int]:
 
 @triton.jit
 def _kernel(
-    q: Any,
-    k: Any,
-    v: Any,
-    prefix_k: Any,
-    prefix_v: Any,
-    first: Any,
-    last: Any,
-    out: Any,
-    rows: Any,
-    prefix: Any,
-    scale: Any,
-    q_head: Any,
-    q_row: Any,
-    k_head: Any,
-    k_row: Any,
-    v_head: Any,
-    v_row: Any,
-    prefix_k_head: Any,
-    prefix_k_row: Any,
-    prefix_v_head: Any,
-    prefix_v_row: Any,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    prefix_k: tl.tensor,
+    prefix_v: tl.tensor,
+    first: tl.tensor,
+    last: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    prefix: tl.tensor,
+    scale: tl.tensor,
+    q_head: tl.tensor,
+    q_row: tl.tensor,
+    k_head: tl.tensor,
+    k_row: tl.tensor,
+    v_head: tl.tensor,
+    v_row: tl.tensor,
+    prefix_k_head: tl.tensor,
+    prefix_k_row: tl.tensor,
+    prefix_v_head: tl.tensor,
+    prefix_v_row: tl.tensor,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     TILE_DIM: tl.constexpr,
@@ -287,7 +287,7 @@ def _kernel(
 
 
 @triton.jit
-def _add(scores: Any, tile_v: Any, maximum: Any, total: Any, values: Any) -> Any:
+def _add(scores: tl.tensor, tile_v: tl.tensor, maximum: tl.tensor, total: tl.tensor, values: tl.tensor) -> tl.tensor:
     """The running softmax of rows after one more tile of keys with these ``scores`` and values."""
     now = tl.maximum(maximum, tl.max(scores, 1))
     weights = tl.exp2(scores - now[:, None])
@@ -298,7 +298,7 @@ def _add(scores: Any, tile_v: Any, maximum: Any, total: Any, values: Any) -> Any
 
 
 @triton.jit
-def _dot(a: Any, b: Any, added: Any) -> Any:
+def _dot(a: tl.tensor, b: tl.tensor, added: tl.tensor) -> tl.tensor:
     """A matrix product accumulated in float32, and ``added`` to it where that is not None."""
     if _INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
