@@ -73,6 +73,7 @@ class Run:
             "options": list(self.plan.given),
             "git": surroundings.git_state(),
             "machine": machine_info(),
+            "instruction_set": surroundings.instruction_set(),
             "versions": package_versions(),
             "other_environments": {},
             "load_average_before": list(os.getloadavg()),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerator, attention_rates
-from benchmarks.engine_speed import growth, memory, page, run, sides, targets, timing
+from benchmarks.engine_speed import growth, memory, page, run, sides, surroundings, targets, timing
 from benchmarks.engine_speed.__main__ import main
 from benchmarks.engine_speed.shapes import CANONICAL, DELIMITER, LABELS, Requests, Shape
 from pytest_multiitem.bench import flops
@@ -79,6 +79,36 @@ def missed(results: dict[str, Any]) -> list[tuple[str, str]]:
 def test_limits_themselves_hold(results: dict[str, Any]) -> None:
     assert set(verdicts(results).values()) == {targets.HOLDS} and len(verdicts(results)) == 18
     assert "25.0 × (95 %: 22.5 × to 27.5 ×)" in [one["shown"] for one in targets.judge(results)]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "share", "verdict"),
+    [
+        ("AuthenticAMD", 0.55, targets.HOLDS),
+        ("AuthenticAMD", 0.5499, targets.MISSED),
+        ("GenuineIntel", 0.45, targets.HOLDS),
+        ("GenuineIntel", 0.4499, targets.MISSED),
+    ],
+)
+def test_the_share_of_the_rate_is_asked_by_the_make_of_the_processor(
+    results: dict[str, Any], vendor: str, share: float, verdict: str
+) -> None:
+    results["instruction_set"] = {"vendor": vendor}
+    for backend in targets.BACKENDS:
+        the_side(results, backend, "segment").update(share_needed=share)
+    found = {name: one for (name, _), one in verdicts(results).items() if "GEMM" in name}
+    assert set(found.values()) == {verdict} and f"≥ {targets.MATRIX_SHARE[vendor]:.0%}" in next(iter(found))
+
+
+def test_the_kind_of_processor_is_that_of_its_first_core() -> None:
+    first = (
+        "vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n"
+        "flags\t\t: fpu avx avx2 avx512f\n"
+    )
+    kind = {"vendor": "AuthenticAMD", "family": "26", "model": "2", "vectors": "AVX-512"}
+    assert surroundings.instruction_set(first + first.replace("avx512f", "amx_tile")) == kind
+    assert surroundings.instruction_set(first.replace(" avx512f", ""))["vectors"] == "AVX2"
+    assert set(surroundings.instruction_set("").values()) == {None}
 
 
 def the_side(results: dict[str, Any], backend: str, key: str) -> dict[str, Any]:
