@@ -14,7 +14,7 @@ SERIAL_RATIO: Final = {"pytorch": 40.0, "jax": 30.0}
 DENSE_RATIO: Final = 5.0
 DENSE_MEMORY: Final = 1 / 5
 SGLANG_RATIO: Final = 25.0
-#: By the processor's vendor, as both engines were seen to reach it; of a processor that is not known, the least.
+#: What both engines are to reach, by the processor's vendor; on a processor that is not known, the least.
 MATRIX_SHARE: Final = {"AuthenticAMD": 0.55, "GenuineIntel": 0.45}
 #: What "linear in N" means: the line explains all but a hundredth of the variance, and no point is far from it.
 LEAST_R2: Final = 0.99

@@ -77,7 +77,7 @@ def fastest(kernels: Sequence[SegmentKernel], timed: Callable[[SegmentKernel], f
         try:
             times[kernel.name] = timed(kernel)
         except Exception as error:  # noqa: BLE001 - a compiler's errors have no common type
-            others[kernel.name] = f"failed: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+            others[kernel.name] = f"failed: {type(error).__name__}: {_first_line(error)}"
             log.warning("segment attention by %s does not run here: %s", kernel.name, error)
     best = min(times, key=lambda name: times[name], default=None)
     others |= {name: f"{1e3 * value:.2f} ms a layer" for name, value in times.items() if name != best}
@@ -104,3 +104,7 @@ def seconds(kernel: SegmentKernel, device: str, dtype: torch.dtype, heads: Heads
         torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begin)
     return min(times)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

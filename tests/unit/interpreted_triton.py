@@ -3,12 +3,18 @@
 Run by `test_triton_attention` in a process of its own: ``TRITON_INTERPRET=1`` is read when Triton is imported.
 """
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from engine_cases import MASKS, assert_close, changes, packed, workload
 
 from pytest_multiitem.engine import torch_attention, triton_attention
+from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.slot_bounds import bounds, last_bounds
+from pytest_multiitem.engine.torch_kernels import SegmentKernel
+from pytest_multiitem.scoring.semantics import Semantics
 
 SHAPE = {"heads": 4, "kv_heads": 2, "dim": 32, "prefix": 70}
 TYPES = [torch.float32, torch.bfloat16]
@@ -132,6 +138,33 @@ def test_the_engines_tiles_give_what_its_products_give(tiles):
     few = q[:, : slots + 2]
     want = torch_attention.segment_last(few, k, v, *prefix, tiles, last)
     torch.testing.assert_close(triton_attention.segment_last(few, k, v, *prefix, tiles, last), want, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def backend(checkpoint):
+    """The engine on a CPU, with the kernel that it takes on CUDA, and items in fixed tiles."""
+    backend = load_backend("pytorch", checkpoint, dtype="float32", device="cpu")
+    backend = copy.copy(backend)
+    backend._kernel = SegmentKernel("triton", triton_attention.segment, triton_attention.segment_last)
+    backend._block_rows = ()
+    return backend
+
+
+def test_the_engines_scores_by_the_kernel_equal_its_dense_scores(backend):
+    query, items = workload(41, count=6)
+    assert [] in items
+    by_mask = {mask: packed(backend, mask, query, items, Semantics.PREFIX_FIRST_DELIM) for mask in MASKS}
+    assert_close(by_mask["segment"], by_mask["dense"])
+
+
+def test_no_item_changes_another_items_scores_by_one_bit(backend):
+    query, items = workload(42, count=6)
+    before = packed(backend, "segment", query, items, Semantics.QUERY_PREFIX)
+    others = np.arange(len(items)) != 2
+    for name, changed in changes(items, 2, np.random.default_rng(2)).items():
+        after = packed(backend, "segment", query, changed, Semantics.QUERY_PREFIX)
+        assert np.array_equal(after.label_logits[others], before.label_logits[others]), name
+        assert not np.array_equal(after.label_logits[2], before.label_logits[2]), name
 
 
 def test_bounds_say_what_slots_and_padding_see():
