@@ -1,4 +1,4 @@
-"""Which kernel computes segment attention in the PyTorch engine, and that FlexAttention gives what its products give."""
+"""Which kernel computes segment attention in the PyTorch engine, and FlexAttention against the engine's own products."""
 
 import argparse
 import copy
