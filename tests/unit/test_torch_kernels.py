@@ -1,4 +1,4 @@
-"""Which kernel computes segment attention in the PyTorch engine, and FlexAttention against the engine's own products."""
+"""Which kernel computes segment attention in the PyTorch engine; FlexAttention against the engine's own products."""
 
 import argparse
 import copy
