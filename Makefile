@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint mutation power field tpu engines engines-sglang engines-vllm engines-infinity bench docs clean
+.PHONY: demo test slow lint mutation power field kernels tpu engines engines-sglang engines-vllm engines-infinity bench docs clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -41,6 +41,12 @@ power: $(READY)
 FIELD ?= --page docs/reference/field.md
 field: $(READY)
 	$(BIN)/python -m benchmarks.field $(FIELD)
+
+# Do our own kernels compute the item mask, at every length that they can do? Exit status 1: one does not.
+kernels: export OMP_WAIT_POLICY = PASSIVE
+kernels: $(READY)
+	$(BIN)/multiitem kernel-check pytest_multiitem.engine.kernel_cases:segment_torch
+	$(BIN)/multiitem kernel-check pytest_multiitem.engine.kernel_cases:segment_pallas
 
 # Does the segment kernel compile for TPUs, and do broken ones not? Needs no TPU, but libtpu: 213 MB to download, 690 MB
 # on disk. It has a directory of its own, which `make clean` leaves alone: in the environment every JAX process loads it.

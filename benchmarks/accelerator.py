@@ -7,8 +7,10 @@
 
 Every path is a server of its own (`multiitem serve --device …`), one at a time in the device's memory, and the same
 requests go to all of them over HTTP. The floor is the operations that the scores depend on over the rate of one large
-matrix product, measured on the same device. Writes accelerator.json. Exit status 0: measured. 1: a path failed.
-2: usage. 3: NOT_RUN, the device or the backend is missing here; standard output says why.
+matrix product, measured on the same device; the roofline is the same over the rate of the device's data sheet. With
+PyTorch, a layer's attention is timed by itself by each kernel that could compute it (`benchmarks/attention_rates.py`).
+Writes accelerator.json. Exit status 0: measured, and the goal is reached where it applies. 1: a path failed, or misses
+it. 2: usage. 3: NOT_RUN, the device or the backend is missing here; standard output says why.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import msgspec
 # Run as a script, this file's directory is on the path, and the repository's root is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import attention_rates
 from benchmarks.engine_speed import sides, surroundings
 from benchmarks.engine_speed.shapes import CANONICAL, Requests, Shape
 from benchmarks.engine_speed.timing import Effort, Timed, measure_shape
@@ -41,30 +44,14 @@ from pytest_multiitem.results.store import utc_now
 
 SCHEMA: Final = "multiitem_accelerator_v1"
 NOT_RUN: Final = 3
+#: Items a second of Qwen3-0.6B at the canonical workload on an H200, packed.
+GOAL: Final = 10_000.0
+_GOAL_DEVICE: Final = "NVIDIA H200"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--backend", choices=("pytorch", "jax"), default="pytorch")
-    parser.add_argument("--device", choices=("cuda", "tpu", "cpu"), default="cuda")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--shape", default=CANONICAL.name, metavar="Q/N/L", help="default: %(default)s")
-    parser.add_argument("--paths", default=",".join(sides.OWN_PATHS), metavar="PATH,…", help="default: %(default)s")
-    parser.add_argument("--layers", type=int, default=28)
-    parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--intermediate", type=int, default=3072)
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--kv-heads", type=int, default=8)
-    parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--vocabulary", type=int, default=151_936)
-    parser.add_argument("--extend-batch-size", type=int, default=64, metavar="ITEMS")
-    parser.add_argument("--runs", type=int, default=9, help="timed runs of a path (default: %(default)s)")
-    parser.add_argument("--matrix-size", type=int, default=8192, help="of the matrix rate (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("multiitem-results/accelerator"), metavar="DIR")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     begin = time.monotonic()
 
     def say(text: str) -> None:
@@ -94,10 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"matrix rate {rate['flops_per_sec'] / 1e12:,.3f} TFLOP/s ({rate['size']}³)",
         *terminal_table(*table(results)),
         *(f"NOT_RUN {key}: {reason}" for key, reason in results["missing"].items()),
+        *terminal_table(*attention_rates.table(results["attention"], rate["flops_per_sec"])),
+        roofline_line(results),
         str(args.output / "accelerator.json"),
     ]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     failed = results["missing"] or any("failure" in one or one["problem"] for one in results["sides"])
+    failed = failed or results["goal_reached"] is False
     return 1 if failed else 0
 
 
@@ -111,6 +101,12 @@ def measure(
     load = list(os.getloadavg())
     rate = surroundings.matrix_rate(args.backend, device=args.device, dtype=args.dtype, size=args.matrix_size)
     say(f"matrix rate {rate['flops_per_sec'] / 1e12:,.3f} TFLOP/s")
+    attention = []
+    if args.backend == "pytorch":
+        attention = attention_rates.measure(spec, shape, device=args.device, dtype=args.dtype, runs=args.runs)
+        for kernel in attention:
+            shown = f"{1000 * p50(kernel['seconds']):,.3f} ms" if "seconds" in kernel else kernel["failure"]
+            say(f"attention by {kernel['kernel']}: {shown}")
     with tempfile.TemporaryDirectory(prefix="accelerator-") as scratch:
         model = Path(scratch) / "model"
         write_checkpoint(model, spec)
@@ -136,6 +132,15 @@ def measure(
                     records.append(_record(timed, config, rate["flops_per_sec"], len(requests.labels)))
                     shown = records[-1].get("failure") or f"{records[-1]['items_per_sec_p50']:,.1f} items/s"
                     say(f"{timed.side.about}: {shown}")
+    peak = attention_rates.peak_rate(rate["device_name"])
+    work = flops.packed(config, shape.query_tokens, shape.lengths, labels=len(requests.labels))
+    packed = [one.get("items_per_sec_p50", 0.0) for one in records if one["side"] == "segment"]
+    applies = (
+        rate["device_name"].startswith(_GOAL_DEVICE)
+        and shape.name == CANONICAL.name
+        and spec == _spec(_parser().parse_args([]))
+        and bool(packed)
+    )
     return {
         "schema": SCHEMA,
         "finished_at_utc": utc_now(),
@@ -149,9 +154,31 @@ def measure(
         "model": {f: getattr(spec, f) for f in spec.__dataclass_fields__},
         "shape": shape.name,
         "matrix_rate": rate,
+        "attention": attention,
+        "peak_flops_per_sec": peak,
+        "roofline_items_per_sec": None if peak is None else roofline(work.total, shape.items, peak),
+        "goal_items_per_sec": GOAL if applies else None,
+        "goal_reached": max(packed) >= GOAL if applies else None,
         "sides": records,
         "missing": missing,
     }
+
+
+def roofline(operations: int, items: int, rate: float) -> float:
+    """Items a second where all of ``rate`` (FLOP/s) goes into the ``operations`` of a request of ``items``."""
+    return items * rate / operations
+
+
+def roofline_line(results: dict[str, Any]) -> str:
+    """The data sheet's bound, and whether the goal is reached, for people."""
+    bound = results["roofline_items_per_sec"]
+    if bound is None:
+        return f"roofline: NOT_RUN: no data-sheet rate of {results['matrix_rate']['device_name']} is known here"
+    line = f"roofline: {bound:,.0f} items/s at {results['peak_flops_per_sec'] / 1e12:,.0f} TFLOP/s"
+    if results["goal_reached"] is None:
+        return f"{line}; the goal is for Qwen3-0.6B at {CANONICAL.name} on an {_GOAL_DEVICE}"
+    verdict = "reached" if results["goal_reached"] else "missed"
+    return f"{line}; goal of {results['goal_items_per_sec']:,.0f}: {verdict}"
 
 
 def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -193,6 +220,29 @@ def _record(timed: Timed, config: ModelConfig, rate: float, labels: int) -> dict
         floor = work.total / rate
     seconds = p50(timed.seconds)
     return record | {"floor_sec": floor, "share_needed": None if floor is None else floor / seconds}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--backend", choices=("pytorch", "jax"), default="pytorch")
+    parser.add_argument("--device", choices=("cuda", "tpu", "cpu"), default="cuda")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--shape", default=CANONICAL.name, metavar="Q/N/L", help="default: %(default)s")
+    parser.add_argument("--paths", default=",".join(sides.OWN_PATHS), metavar="PATH,…", help="default: %(default)s")
+    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--intermediate", type=int, default=3072)
+    parser.add_argument("--heads", type=int, default=16)
+    parser.add_argument("--kv-heads", type=int, default=8)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--extend-batch-size", type=int, default=64, metavar="ITEMS")
+    parser.add_argument("--runs", type=int, default=9, help="timed runs of a path (default: %(default)s)")
+    parser.add_argument("--matrix-size", type=int, default=8192, help="of the matrix rate (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("multiitem-results/accelerator"), metavar="DIR")
+    return parser
 
 
 def _spec(args: argparse.Namespace) -> CheckpointSpec:

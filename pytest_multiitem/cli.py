@@ -18,7 +18,9 @@ from pytest_multiitem.commands.baseline import baseline_check, baseline_list, ba
 from pytest_multiitem.commands.checkpoint import checkpoint
 from pytest_multiitem.commands.compare import compare_files, compare_run
 from pytest_multiitem.commands.evaluate import check, combine, evaluate
+from pytest_multiitem.commands.gpu_check import gpu_check
 from pytest_multiitem.commands.history import history, prune
+from pytest_multiitem.commands.kernel_check import kernel_check
 from pytest_multiitem.commands.launch import launch
 from pytest_multiitem.commands.load import load
 from pytest_multiitem.commands.matrix import matrix
@@ -86,6 +88,8 @@ _RAW = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_n
 _JUDGE, _COMPARE, _FILES, _SERVERS = "Is it right?", "How fast, and which?", "Files of results", "Servers to try it on"
 for command, panel in (
     (evaluate, _JUDGE), (combine, _JUDGE), (check, _JUDGE), (replay, _JUDGE), (tpu_check, _JUDGE),
+    (gpu_check, _JUDGE),
+    (kernel_check, _JUDGE),
     (load, _COMPARE), (matrix, _COMPARE), (orchestrate, _COMPARE),
     (report, _FILES), (validate, _FILES), (workload, _FILES), (history, _FILES), (prune, _FILES),
     (faults, _SERVERS), (checkpoint, _SERVERS),

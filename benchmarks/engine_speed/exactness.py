@@ -54,6 +54,7 @@ def isolation(side: Side, shape: Shape, requests: Requests) -> dict[str, Any]:
 #: Sides whose scores must agree: each with the one that computes the same sequences another way.
 _PAIRS = (
     ("segment", "dense"),
+    ("cached_again", "segment"),
     ("extend", "serial"),
     ("extend_again", "serial"),
     ("serial_one_call", "serial"),

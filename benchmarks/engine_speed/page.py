@@ -207,11 +207,13 @@ def _machine(results: Results) -> str:
             f"at best ({rate['when']}; {rate['repeats']} products{threads})"
         )
     load = ", ".join(f"{value:.2f}" for value in results["load_average_before"])
+    kind = results.get("instruction_set")
+    about = f" ({', '.join(f'{name} {value}' for name, value in kind.items() if value)})" if kind else ""
     git = results["git"]
     commit = f"{git['commit']}{' with changes that are not committed' if git['modified'] else ''}"
     checkpoint = results["checkpoint"]
     lines = [
-        f"- {machine['processor']}, {machine['cpus_usable']} usable cores, {machine['memory_gib']} GiB; "
+        f"- {machine['processor']}{about}, {machine['cpus_usable']} usable cores, {machine['memory_gib']} GiB; "
         f"{machine['system']} {machine['release']}; Python {machine['python']}",
         f"- load average before the run: {load} (1, 5 and 15 minutes)",
         *rates,

@@ -73,6 +73,7 @@ class Run:
             "options": list(self.plan.given),
             "git": surroundings.git_state(),
             "machine": machine_info(),
+            "instruction_set": surroundings.instruction_set(),
             "versions": package_versions(),
             "other_environments": {},
             "load_average_before": list(os.getloadavg()),
@@ -269,7 +270,7 @@ def _work(config: ModelConfig, timed: Timed) -> dict[str, int]:
 def _add_shares(side: dict[str, Any], rates: dict[str, float]) -> None:
     """Shares of the backend's own rate (PyTorch's for what runs on PyTorch), and of the better one."""
     # A query that the server keeps is not computed again: what such a run computes is another count.
-    if side["side"] == "extend_again" or side["side"].startswith("sglang_tuned"):
+    if side["side"].endswith("_again") or side["side"].startswith("sglang_tuned"):
         return
     own = rates.get(side["backend"] if side["backend"] in BACKENDS else "pytorch")
     if own is None:

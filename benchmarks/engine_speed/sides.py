@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +25,8 @@ from pytest_multiitem.targets.ready import ScoredRequest
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import PreparedRequest, ScoreClient, prepare
 
-PathName = Literal["segment", "dense", "extend", "serial"]
-OWN_PATHS: tuple[PathName, ...] = ("segment", "dense", "extend", "serial")
+PathName = Literal["segment", "cached", "dense", "extend", "serial"]
+OWN_PATHS: tuple[PathName, ...] = ("segment", "cached", "dense", "extend", "serial")
 #: Items of a timed run where every item costs a whole pass: enough for a time per item.
 SERIAL_ITEMS = 8
 #: Sequences of a forward pass of the padded baseline.
@@ -141,6 +141,16 @@ def own(
         sides = _one(mask, f"packed, {mask}", backend, "packed")
         return Wanted(f"{backend} {mask}", profile, spec, engine, settings, sides)
 
+    def cached() -> Wanted:
+        """The packed segment path that keeps queries, behind a known one. Behind a new one it is `segment`."""
+        plain = packed("segment")
+        spec = replace(plain.spec, label="cached", command=(*plain.spec.command, "--enable-scoring-cache"))
+
+        def sides(server: Server) -> list[Side]:
+            return [Side("cached_again", "packed, segment, query known", backend, server, "packed", knows_query=True)]
+
+        return Wanted(f"{backend} cached", plain.profile, spec, engine, settings, sides)
+
     def extend() -> Wanted:
         profile = Profile("extend", backend)
 
@@ -172,6 +182,7 @@ def own(
 
     makers: dict[PathName, Callable[[], Wanted]] = {
         "segment": lambda: packed("segment"),
+        "cached": cached,
         "dense": lambda: packed("dense"),
         "extend": extend,
         "serial": serial,

@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[2]
 #: Variables that decide how many threads compute, and how they wait.
 _THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
 
+#: The widest of these decides how fast a processor multiplies; /proc/cpuinfo's flags, the widest first.
+_VECTORS = {"amx_tile": "AVX-512 and AMX", "avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}
+
 
 def matrix_rate(
     backend: str, *, device: str = "cpu", dtype: str = "float32", size: int = 2048, repeats: int = 15
@@ -47,6 +50,29 @@ def git_state() -> dict[str, Any]:
 
     changes = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "--short", "HEAD"), "modified": None if changes is None else bool(changes)}
+
+
+def instruction_set(cpuinfo: str | None = None) -> dict[str, str | None]:
+    """What kind of processor computes, where its name alone does not say: ``vendor``, ``family``, ``model``, and the
+    widest ``vectors`` that it has; nulls where the system does not tell.
+
+    ``cpuinfo``: the text of Linux' /proc/cpuinfo, by default this machine's.
+    """
+    if cpuinfo is None:
+        try:
+            cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        except OSError:
+            cpuinfo = ""
+    pairs = (line.partition(":") for line in reversed(cpuinfo.splitlines()))
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    flags = set(found.get("flags", "").split())
+    vectors = next((shown for flag, shown in _VECTORS.items() if flag in flags), None)
+    return {
+        "vendor": found.get("vendor_id"),
+        "family": found.get("cpu family"),
+        "model": found.get("model"),
+        "vectors": vectors,
+    }
 
 
 def thread_variables() -> dict[str, str]:

@@ -90,10 +90,12 @@ class Engine:
     ``backends`` and ``masks``: its names for what it can run; the settings must choose from them.
     ``allows_empty_items``: whether an item without tokens may be sent. ``withstands_bad_requests``: whether a request
     that no server can score (too long, or with the delimiter inside an item) may be sent, and does not end it.
+    ``serves_heads``: whether its launch profiles serve a model with a classification head as they are.
     ``neighbours``: requests that may be sent beside score requests. ``flushes_cache``: whether ``/flush_cache`` is one.
     ``client``: asks its servers on their own wire. ``modes``: the ways to ask for scores that they have, where they do
     not say. ``packs_nothing``: why items of one request never stand in one sequence; None where they may.
-    ``most_labels``: over which it can take one softmax; None: as many as there are.
+    ``most_labels``: over which it can take one softmax; None: as many as there are. ``bitwise``: whether it promises
+    that a score in float32 has the same bits whatever else is in its request, or runs beside it.
     """
 
     name: str = ""
@@ -101,12 +103,14 @@ class Engine:
     masks: tuple[str, ...] = ("dense", "segment", "auto")
     allows_empty_items: bool = False
     withstands_bad_requests: bool = False
+    serves_heads: bool = False
     neighbours: tuple[Neighbour, ...] = ()
     flushes_cache: bool = False
     client: type[ScoreClient] = ScoreClient
     modes: tuple[ModeName, ...] = ()
     packs_nothing: str | None = None
     most_labels: int | None = None
+    bitwise: bool = False
 
     def fit(self, settings: Settings) -> Settings:
         """The settings of a run with this engine: its backends and masks where the user chose none.

@@ -40,7 +40,9 @@ class EmbeddedEngine(LaunchedEngine):
         Neighbour("/v1/models"),
     )
     flushes_cache = True
+    bitwise = True
     modes = tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING)
+    serves_heads = True
 
     def elsewhere(self, *, python: str | None = None, checkout: Path | None = None) -> Self:
         """Of this package as it is installed in that interpreter, or in this one."""

@@ -20,10 +20,26 @@ from pytest_multiitem.adapters.base import Profile, role_of
 from pytest_multiitem.adapters.launched import InstalledEngine
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.modes import MODES, ModeName
+from pytest_multiitem.transport.client import ScoreClient
 
 _FLASHINFER = "flashinfer"
 #: The version that brought labels per item, temperature, sets and decisions.
 _MODES_SINCE = Version("0.5.21")
+
+
+class SglangClient(ScoreClient):
+    """A client of sglang, which tells in ``/model_info`` alone whether a model has a classification head."""
+
+    _model: Mapping[str, Any] | None = None
+
+    def server_info(self) -> dict[str, Any] | None:
+        """As of any server, with ``is_generation`` of its model, which is asked for once."""
+        info = super().server_info()
+        if info is None:
+            return None
+        if self._model is None:
+            self._model = self.model_info() or {}
+        return {**info, **{name: self._model[name] for name in ("is_generation",) if name in self._model}}
 
 
 class SglangEngine(InstalledEngine):
@@ -34,6 +50,8 @@ class SglangEngine(InstalledEngine):
     masks = (_FLASHINFER,)
     #: From 0.5.21 on; earlier versions have those of ids and of text.
     modes = tuple(mode.name for mode in MODES if mode.name is not ModeName.GENERATIVE_SCORING)
+    serves_heads = True
+    client = SglangClient
     module = "sglang.launch_server"
     package = "sglang"
     sources = "srt/server_args.py srt/arg_groups/**/*.py"
@@ -51,7 +69,8 @@ class SglangEngine(InstalledEngine):
             is_new = Version(str(info.get("version"))) >= _MODES_SINCE
         except InvalidVersion:
             return ()
-        classifies, sets = bool(info.get("is_embedding")), False
+        # `is_embedding` is the flag alone: a classification checkpoint is served without it.
+        classifies, sets = info.get("is_generation") is False or bool(info.get("is_embedding")), False
         if is_new:
             sets = bool(info.get("disable_radix_cache")) and info.get("chunked_prefill_size") == -1
         if classifies:

@@ -76,7 +76,7 @@ OLD_NAMES = {
     "--workload-json": "--workload",
 }
 #: Where an old name stood for something else.
-_OLD_NAMES_OF = {"tpu-check": {"--timeout": "--tpu-timeout"}}
+_OLD_NAMES_OF = {"tpu-check": {"--timeout": "--tpu-timeout"}, "kernel-check": {"--timeout": "--kernel-timeout"}}
 
 _SWITCHES = {name for option in OPTIONS if option.is_switch for name in (option.flag, option.short_flag)}
 

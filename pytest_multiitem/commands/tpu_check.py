@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pytest_multiitem.commands.kernels import answer, cases_of
 from pytest_multiitem.commands.options import parse_value
-from pytest_multiitem.commands.output import say
-from pytest_multiitem.errors import UsageError
-
-#: Exit status of each verdict. A kernel that nobody could judge is not one that passed.
-EXIT_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "NOT_RUN": 3}
 
 
 def tpu_check(
@@ -63,32 +59,15 @@ def tpu_check(
     Exit status 0: every case lowers and compiles for every chip. 1: one does not. 2: it could not begin. 3: it could
     not be told: NOT_RUN (libtpu is missing, for example) or INCONCLUSIVE.
     """
-    from pytest_multiitem.evaluation.records import check_writable
-    from pytest_multiitem.reports.tpu import report_lines
-    from pytest_multiitem.results.store import write_record
-    from pytest_multiitem.tpu.gate import Wanted, check_kernel
-    from pytest_multiitem.tpu.shapes import parse_shape
+    from pytest_multiitem.compile_gates.tpu.gate import Wanted, check_kernel
 
-    cases = []
-    for text in shape or []:
-        try:
-            cases.append(parse_shape(text))
-        except ValueError as error:
-            raise UsageError(f"--shape {text!r} is not valid: {error}") from None
     wanted = Wanted(
         kernel=kernel,
-        cases=tuple(cases) or ({},),
+        cases=cases_of(shape),
         chips=parse_value("--tpu-chips", "tpu_chips", ",".join(chip) if chip else None, variable=True),
         tier=parse_value("--tpu-tier", "tpu_tier", tier, variable=True),
         timeout=parse_value("--tpu-timeout", "tpu_timeout", timeout, variable=True),
         libtpu=parse_value("--tpu-libtpu", "tpu_libtpu", libtpu, variable=True),
         path=(str(Path.cwd()),),
     )
-    if json_file is not None:
-        check_writable(json_file)
-    report = check_kernel(wanted)
-    for line in report_lines(report):
-        say(line)
-    if json_file is not None:
-        write_record(json_file, report)
-    raise typer.Exit(EXIT_STATUS[report.verdict.value])
+    answer(check_kernel, wanted, json_file)

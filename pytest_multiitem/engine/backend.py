@@ -5,7 +5,7 @@ Every engine scores serially (`SerialBackend`); PyTorch and JAX also pack and ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +25,8 @@ class SerialBackend(Protocol):
     ``labels``: K token ids; of a model with a classification head the numbers of its C classes (``classes``), and from
     C on those of the state that the head reads, ``pooled`` of them (0: it does not give them). ``normalise``: also read
     the log normaliser over the vocabulary.
+    ``attention``: what computes packed attention, by the name it goes by; ``attention_others``: what could have done it
+    instead, and why it does not.
     Not thread-safe: the server calls it from one thread.
     """
 
@@ -32,6 +34,8 @@ class SerialBackend(Protocol):
     device: str
     dtype: str  # "float32" | "bfloat16"
     versions: dict[str, str]
+    attention: str
+    attention_others: Mapping[str, str]
     vocab_size: int
     max_positions: int
     classes: int | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -77,6 +77,8 @@ class JaxBackend:
         self._config: ModelConfig = read_config(directory)
         self._device = _find_device(device)
         self._segment_kernel = _segment_kernel_for(self._device)
+        self.attention = "products" if self._segment_kernel is None else "pallas"
+        self.attention_others: Mapping[str, str] = {}
         keep_compiled_programs()
         self._weights = load_weights(directory, self._config, dtype, self._device)
         self._shifted = not score_bound(self._weights.layers) <= programs.LARGEST_UNSHIFTED

@@ -382,8 +382,11 @@ def dense_attend(q: Any, k: Any, v: Any, mask: Any, state: Attention) -> Attenti
     """Add one key block to the running softmax of R rows. ``mask`` [R, C]: boolean, or logarithms of weights.
 
     A block that a row does not see leaves that row's state as it is, bit for bit: the maximum stays,
-    so the rescaling is exp(0) = 1, and exact zeros are added.
+    so the rescaling is exp(0) = 1, and exact zeros are added. Zero times NaN is NaN, so a value that is not finite is
+    taken as 0 and its key as NaN: the rows that see it are NaN and no others.
     """
+    finite = jnp.isfinite(v).all(-1, keepdims=True)
+    k, v = jnp.where(finite, k, jnp.nan), jnp.where(finite, v, 0)
     scores = _scores(q, k)
     if mask.dtype == jnp.bool_:
         scores = jnp.where(mask, scores, _HIDDEN)

@@ -118,7 +118,9 @@ class ServeArgs:
         _PACKING, "run the query once, then batches of items; needs --enable-scoring-cache", False
     )
     multi_item_extend_batch_size: int = _flag(_PACKING, None, _DEFAULTS.extend_batch_size, metavar="ITEMS")
-    enable_scoring_cache: bool = _flag(_PACKING, None, False)
+    enable_scoring_cache: bool = _flag(
+        _PACKING, "keep computed queries for later requests: of prefill+extend, and of packed segment scoring", False
+    )
     max_queued_requests: int = _flag(
         "server",
         "requests that wait for the engine; further ones get 503 (default: %(default)s)",
@@ -153,7 +155,9 @@ class ServeArgs:
         if namespace.max_queued_requests < 0:
             raise UsageError(f"--max-queued-requests is {namespace.max_queued_requests}; expected 0 or more")
         ignored = [flag for flag in namespace.given if flag not in packing]
-        if namespace.enable_scoring_cache and not namespace.multi_item_enable_prefill_extend:
+        # A dense sequence is computed whole, and a serial one has no prefix.
+        packs = namespace.multi_item_scoring_delimiter is not None and namespace.multi_item_mask_impl != MaskImpl.DENSE
+        if namespace.enable_scoring_cache and not (packs or namespace.multi_item_enable_prefill_extend):
             ignored.append("--enable-scoring-cache")
         return cls(
             **{f.name: getattr(namespace, f.name) for f in declared},

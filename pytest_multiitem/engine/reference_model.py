@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class ReferenceBackend:
         accepted = inspect.signature(self._model.forward).parameters
         self._options = {name: value for name, value in _FORWARD_OPTIONS.items() if name in accepted}
         config = self._model.config.get_text_config()
+        self.attention = str(config._attn_implementation)
+        self.attention_others: Mapping[str, str] = {}
         self.device = device
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.versions = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}

@@ -45,7 +45,8 @@ class Executed:
     ``requests``, ``items``: answered with scores. ``serial_sequences``: one forward pass each.
     ``packed_sequences``, ``packed_items``: by the mask implementation that computed them.
     ``largest_packed_items``, ``largest_packed_tokens``: of one sequence. ``chunks``: packed
-    sequences in all. ``items_by_semantics``: items of packed and prefill+extend scoring.
+    sequences in all. ``packed_prefixes``: of packed sequences under the segment mask, computed or found in the cache.
+    ``items_by_semantics``: items of packed and prefill+extend scoring.
     """
 
     requests: int = 0
@@ -56,26 +57,31 @@ class Executed:
     largest_packed_items: int = 0
     largest_packed_tokens: int = 0
     chunks: int = 0
+    packed_prefixes: dict[str, int] = field(default_factory=lambda: {"computed": 0, "reused": 0})
     prefill_extend: dict[str, int] = field(
         default_factory=lambda: {"prefills": 0, "cache_hits": 0, "extend_batches": 0, "items": 0}
     )
     items_by_semantics: dict[str, int] = field(default_factory=lambda: {semantics.value: 0 for semantics in Semantics})
 
 
+#: The tokens of a prefix with their positions, on which all that is computed of it depends.
+PrefixKey = tuple[tuple[int, int], ...]
+
+
 class PrefixCache:
-    """Computed prefixes by their exact tokens; beyond ``entries`` prefixes, or ``tokens`` tokens of all together, the
-    least recently used are dropped; one that is longer by itself is not kept. Every token of a prefix holds a key and a
-    value of every layer."""
+    """Computed prefixes by their exact tokens and positions; beyond ``entries`` prefixes, or ``tokens`` tokens of all
+    together, the least recently used are dropped; one that is longer by itself is not kept. Every token of a prefix
+    holds a key and a value of every layer."""
 
     def __init__(self, entries: int, tokens: int) -> None:
         self._entries = entries
         self._tokens = tokens
-        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._prefixes: OrderedDict[PrefixKey, Prefix] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._prefixes)
 
-    def get(self, tokens: tuple[int, ...], compute: Callable[[], Prefix]) -> tuple[Prefix, bool]:
+    def get(self, tokens: PrefixKey, compute: Callable[[], Prefix]) -> tuple[Prefix, bool]:
         """The prefix of ``tokens``, and whether it was here already; otherwise it is computed and kept."""
         if tokens in self._prefixes:
             self._prefixes.move_to_end(tokens)
@@ -301,7 +307,25 @@ class Scorer(ScoringSteps):
     def compute(self, layout: PackedLayout, implementation: MaskImpl, read: Reading) -> Scores:
         if implementation is MaskImpl.DENSE:
             return read.scores(self._packing.dense(place(layout), read.labels, read.normalise))
-        return self._segment(layout, self._packing.prefix(*layout.prefix), layout.num_items, read)
+        return self._segment(layout, self._packed_prefix(layout), layout.num_items, read)
+
+    def _packed_prefix(self, layout: PackedLayout) -> Prefix:
+        """The computed prefix of a packed sequence; with the scoring cache on, the one that an earlier sequence left.
+
+        It is computed by itself, from its tokens and positions alone, so that a kept one has the bits of a new one.
+        """
+        found = False
+        if self.config.scoring_cache:
+            prefix, found = self._kept(*layout.prefix)
+        else:
+            prefix = self._packing.prefix(*layout.prefix)
+        self._executed.packed_prefixes["reused" if found else "computed"] += 1
+        return prefix
+
+    def _kept(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> tuple[Prefix, bool]:
+        """A prefix from the cache, or computed for it, and whether it was there."""
+        key = tuple(zip(tokens.tolist(), positions.tolist(), strict=True))
+        return self._cache.get(key, lambda: self._packing.prefix(tokens, positions))
 
     def _segment(self, layout: PackedLayout, prefix: Prefix, num_items: int, read: Reading) -> Scores:
         """The scores [R, K] of items behind a computed prefix, then of the empty ones; ``num_items`` sizes tiles."""
@@ -327,14 +351,8 @@ class Scorer(ScoringSteps):
         limit = min(self._max_positions, self.config.max_seq_len)
         self._check_each(query, items, limit, "query + item")
         ran = self._executed.prefill_extend
-
-        def prefill() -> Prefix:
-            prefix = self._packing.prefix(np.asarray(query, dtype=np.int32), np.arange(len(query), dtype=np.int32))
-            ran["prefills"] += 1
-            return prefix
-
-        prefix, hit = self._cache.get(tuple(query), prefill)
-        ran["cache_hits"] += hit
+        prefix, hit = self._kept(np.asarray(query, dtype=np.int32), np.arange(len(query), dtype=np.int32))
+        ran["cache_hits" if hit else "prefills"] += 1
         scores = []
         for batch in _batches(items, self.config.extend_batch_size):
             interruption.current().check()

@@ -8,8 +8,10 @@ tile are those of the visible prefix and those that hold its own items; tiles of
 its sum. Which own tile is the first is read from scalar memory, one number a query tile.
 
 Within a tile a row and a key of different items do meet: their score is replaced by `_HIDDEN`, the weight
-is exactly 0, and exact zeros change no bit of the row's sums. So another item's content, as long as it is
-finite, changes no bit of a row; `docs/explanation/segment-kernel.md` says what that was checked with.
+is exactly 0, and exact zeros change no bit of the row's sums. As zero times NaN is NaN, an own value that is not
+finite is taken as 0 and its key as NaN, so that the rows that see it are NaN and no others; hidden prefix values
+are taken as 0. So another item's content changes no bit of a row; `docs/explanation/segment-kernel.md` says what
+that was checked with.
 
 R, P, D: rows, prefix tokens, head dimension. Queries are [kv_heads, group, R, D], keys and values
 [kv_heads, R, D], the prefix's [kv_heads, P, D], as in `engine.jax_programs`.
@@ -272,7 +274,8 @@ def _kernel(
         def seen(shape: tuple[int, int]) -> Any:
             return step * tiling.shared + lax.broadcasted_iota(jnp.int32, shape, 1) < counts[0]
 
-        add(prefix_k[0], prefix_v[0], seen)
+        key = step * tiling.shared + lax.broadcasted_iota(jnp.int32, prefix_v.shape[1:], 0)
+        add(prefix_k[0], jnp.where(key < counts[0], prefix_v[0], 0), seen)
 
     own = first_own[tile] + step - prefix_tiles
 
@@ -283,7 +286,9 @@ def _kernel(
             key = own * tiling.own + lax.broadcasted_iota(jnp.int32, shape, 1)
             return (first_key[:, :1] <= key) & (key <= row)
 
-        add(k[0], v[0], seen)
+        # A key that is NaN makes its own score NaN and no other, and a hidden score is replaced.
+        finite = jnp.where(jnp.abs(v[0].astype(jnp.float32)) < jnp.inf, 1.0, 0.0).min(axis=1, keepdims=True) > 0
+        add(jnp.where(finite, k[0], jnp.nan), jnp.where(finite, v[0], 0), seen)
 
     @pl.when(step == prefix_tiles + own_tiles - 1)
     def _() -> None:

@@ -135,11 +135,18 @@ def dense(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], seen:
 
     ``keys``, ``values``: blocks [heads, C_b, D], a head for each of the query's (`spread`); ``seen``: of each block,
     [R, C_b]. Every block is computed whole and then weighted by its share of the softmax: a block hidden from a row has
-    log-sum-exp -inf and weight exp(-inf) = 0 there. It adds exact zeros and cannot change a bit of the result.
+    log-sum-exp -inf and weight exp(-inf) = 0 there. It adds exact zeros and cannot change a bit of the result. Zero
+    times NaN is NaN: keys and values that are not finite are taken as 0, and the rows that see them are NaN.
     """
     outs, lses = [], []
     for key, value, part in zip(keys, values, seen, strict=True):
-        out, lse = _attend(query[None], key[None], value[None], part)
+        finite = key.isfinite().all(-1) & value.isfinite().all(-1)
+        if finite.all():
+            out, lse = _attend(query[None], key[None], value[None], part)
+        else:
+            some_key, some_value = (x.masked_fill(~finite[..., None], 0)[None] for x in (key, value))
+            out, lse = _attend(query[None], some_key, some_value, part)
+            lse = lse.masked_fill((~finite[:, None] & ~part.bias.isneginf()).any(-1), torch.nan)
         outs.append(out[0])
         lses.append(lse[0])
     top = torch.stack(lses).amax(0)
@@ -166,16 +173,21 @@ def _attend(
             query, key, value, 0.0, causal, attn_mask=bias
         )
     else:
-        logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
-        if bias is not None:
-            logits = logits + bias
-        if causal:
-            logits = logits.masked_fill(torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -torch.inf)
-        lse = torch.logsumexp(logits, dim=-1)
-        out = torch.nan_to_num(torch.exp(logits - lse[..., None])) @ value.float()
+        out, lse = _products(query, key, value, bias, causal=causal)
     if seen is not None:
         lse = lse.masked_fill(seen.blank, -torch.inf)
     return out, lse
+
+
+def _products(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """:func:`_attend` by plain matrix products, in float32, on any device."""
+    logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + bias
+    if causal:
+        logits = logits.masked_fill(torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -torch.inf)
+    lse = torch.logsumexp(logits, dim=-1)
+    return torch.exp(logits - lse.masked_fill(lse.isneginf(), 0)[..., None]) @ value.float(), lse
 
 
 def spread(grouped: Tensor, query: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from pytest_multiitem.engine import torch_attention as attention
 from pytest_multiitem.engine.config import ModelConfig, read_config
 from pytest_multiitem.engine.interruption import Interruption
 from pytest_multiitem.engine.plan import Block, Plan, arbitrary_tokens, equal_slots, pack, place
+from pytest_multiitem.engine.torch_kernels import Heads, choose
 from pytest_multiitem.errors import CheckpointError, EngineUnavailable
 from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.readout import Readout
@@ -103,6 +104,9 @@ class TorchBackend:
         self.max_positions = config.max_position_embeddings
         self.classes = config.classes
         self.pooled = 0 if config.classes is None else config.hidden_size
+        heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self._kernel, self.attention_others = choose(device, getattr(torch, dtype), heads)
+        self.attention = self._kernel.name
         on_cpu = torch.device(device).type == "cpu"
         self._blocks_at_once = torch.get_num_threads() if on_cpu else 1
         self._cores = _cores(self._blocks_at_once) if on_cpu else None
@@ -185,7 +189,7 @@ class TorchBackend:
         for layer, (prefix_key, prefix_value) in zip(self._layers[:-1], shared[:-1], strict=True):
             stop.check()
             query, key, value = self._project(layer, hidden, rotary)
-            attended = attention.segment(query, key, value, prefix_key, prefix_value, tiles)
+            attended = self._kernel.segment(query, key, value, prefix_key, prefix_value, tiles)
             hidden = self._finish(layer, hidden, attended)
         slots = len(block.item)
         height = next((size for size in self._block_rows if size >= slots), slots)
@@ -197,7 +201,7 @@ class TorchBackend:
             at, last = (self._tensor(np.pad(rows, (0, height - slots))) for rows in (block.rows_of(each), each.row))
             read = hidden[at]
             query = self._project(layer, read, (cos[at], sin[at]), slice(queries))[0]
-            attended = attention.segment_last(query, *keys[1:], *shared[-1], tiles, last)
+            attended = self._kernel.segment_last(query, *keys[1:], *shared[-1], tiles, last)
             reads.append(self._read(self._finish(layer, read, attended), labels, normalise).first(slots))
         return Readout.joined(reads)
 

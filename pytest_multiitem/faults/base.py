@@ -8,7 +8,7 @@ from inspect import get_annotations, getdoc
 from typing import Any, ClassVar, Protocol
 
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.steps import ScoringSteps
+from pytest_multiitem.scoring.steps import Scores, ScoringSteps
 from pytest_multiitem.scoring.vocabulary import Part
 
 #: What a strength may be that counts something.
@@ -98,6 +98,12 @@ class Fault:
             known = ", ".join(f"{each:g}" for each in cls.strengths)
             raise UsageError(f"fault {cls.name}: {text!r} is no strength; expected {words}, such as {known}")
         return cls(strength)
+
+
+def mixed(right: Scores, wrong: Scores, strength: float | None) -> Scores:
+    """Scores that are wrong by a share; by all of it where the strength is 1 or there is none."""
+    share = 1.0 if strength is None else strength
+    return (1 - share) * right + share * wrong
 
 
 class ScorerFault(Fault, ScoringSteps):

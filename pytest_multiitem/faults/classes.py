@@ -9,9 +9,9 @@ from itertools import pairwise
 from starlette.responses import Response
 from typing_extensions import override
 
-from pytest_multiitem.faults.base import ScorerFault
+from pytest_multiitem.faults.base import ScorerFault, mixed
 from pytest_multiitem.faults.prompted import PromptedFault
-from pytest_multiitem.faults.wire import Exchange
+from pytest_multiitem.faults.wire import Exchange, JsonObject, edited, encoded
 from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult
 from pytest_multiitem.transport.address import SCORE_PATH
 
@@ -29,7 +29,14 @@ class ClassesShifted(ScorerFault, name="classes_shifted", seen="follows from ano
         return replace(result, scores=result.scores[:, order])
 
 
-class ClassesSeeBefore(ScorerFault, name="classes_see_before", seen="follows from a mask of the causal path alone"):
+class ClassesSeeBefore(
+    ScorerFault,
+    name="classes_see_before",
+    seen="follows from a mask of the causal path alone",
+    strengths=(1.0, 1e-3, 1e-6),
+    thresholds=True,
+    unit="of a logit, how much of it is what it is behind the item before",
+):
     """With a head, an item sees the item before it; what is scored at labels, or at extraction tokens, sees nobody."""
 
     @override
@@ -37,8 +44,25 @@ class ClassesSeeBefore(ScorerFault, name="classes_see_before", seen="follows fro
         """Each behind the one before it."""
         if self.classes is None or read.extraction is not None:
             return self.inner.pack(query, items, read)
-        pairs = pairwise(items)
-        return self.inner.pack(query, [items[0], *([*before, *own] for before, own in pairs)], read)
+        right, pairs = self.inner.pack(query, items, read), pairwise(items)
+        wrong = self.inner.pack(query, [items[0], *([*before, *own] for before, own in pairs)], read)
+        return replace(right, scores=mixed(right.scores, wrong.scores, self.strength))
+
+
+class PooledShifted(PromptedFault, name="pooled_shifted", number=13, seen="follows from an index that starts at 1"):
+    """The states that the head reads come shifted by one item, the last first; the scores are right."""
+
+    paths = frozenset({SCORE_PATH})
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """Of requests that ask for them."""
+        answer = await exchange.answer()
+
+        def edit(body: JsonObject) -> bytes | None:
+            states = body.get("pooled_hidden_states")
+            return None if not states else encoded({**body, "pooled_hidden_states": [states[-1], *states[:-1]]})
+
+        return edited(answer, edit)
 
 
 class ClassTemperatureIgnored(

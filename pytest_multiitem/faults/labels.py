@@ -11,7 +11,16 @@ from starlette.responses import Response
 from typing_extensions import override
 
 from pytest_multiitem.faults.base import WHOLE, ScorerFault
-from pytest_multiitem.faults.wire import Exchange, ScoringFault
+from pytest_multiitem.faults.wire import (
+    Exchange,
+    JsonObject,
+    Rows,
+    ScoresFault,
+    ScoringFault,
+    edited,
+    encoded,
+    wants_softmax,
+)
 from pytest_multiitem.scoring.steps import Ids, ScoreResult
 from pytest_multiitem.scoring.vocabulary import Part
 
@@ -22,8 +31,6 @@ _SHARDS = 4
 _READ = 4_096
 #: Of the logarithm of the last probability that is read.
 _DECIMALS = 3
-#: What is left of a probability that is next to none.
-_NEXT_TO_NONE = 1e-9
 
 
 class OtherLabels(ScorerFault):
@@ -131,7 +138,82 @@ class LabelListsIgnored(ScoringFault, name="label_lists_ignored", number=35):
         return await exchange.answer({**exchange.request, "label_token_ids": [longest[: len(own)] for own in lists]})
 
 
-class LabelMassZero(ScorerFault, name="label_mass_zero", number=39, scope=_EVERYWHERE, inconclusive_counts=True):
+class RowsSeeBefore(
+    ScoringFault,
+    seen="follows from a gather of rows that is off by one",
+    strengths=(0.1, 1e-3, 1e-6),
+    thresholds=True,
+    unit="of a score, how much of it goes with that of the item before",
+):
+    """In some requests an item's scores have a share of those of the item before it."""
+
+    def concerns(self, request: JsonObject) -> bool:
+        """Whether a request is one of those."""
+        raise NotImplementedError
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """What a share takes from the first label goes to the last, so that rows sum as before."""
+
+        def edit(body: JsonObject) -> bytes | None:
+            rows = [list(row) for row in body["scores"]]
+            for row, before in zip(rows[1:], body["scores"], strict=False):
+                moved = float(self.strength or 0.0) * before[0] * row[0]
+                row[0], row[-1] = row[0] - moved, row[-1] + moved
+            return encoded({**body, "scores": rows})
+
+        answer = await exchange.answer()
+        return edited(answer, edit) if self.concerns(exchange.request) else answer
+
+
+class LabelListsSeeBefore(RowsSeeBefore, name="label_lists_see_before"):
+    """With labels of each item's own, an item's scores have a share of those of the item before it; with shared labels
+    they are right."""
+
+    def concerns(self, request: JsonObject) -> bool:
+        return isinstance(request["label_token_ids"][0], list)
+
+
+class TextSeesBefore(RowsSeeBefore, name="text_sees_before"):
+    """A text's scores have a share of those of the text before it; token ids are scored right."""
+
+    def concerns(self, request: JsonObject) -> bool:
+        return isinstance(request["query"], str)
+
+
+class TemperatureSeesBefore(RowsSeeBefore, name="temperature_sees_before"):
+    """At a temperature, an item's scores have a share of those of the item before it; without one they are right."""
+
+    def concerns(self, request: JsonObject) -> bool:
+        return request.get("temperature") not in (None, 1.0) and not request.get("score_extraction_token")
+
+
+class TextMassZero(
+    ScoresFault,
+    name="text_mass_zero",
+    number=39,
+    strengths=(1e-9, 1e-3),
+    thresholds=True,
+    unit="of the labels' probability, what is left",
+):
+    """In requests of text the labels have next to none of the vocabulary's probability; their softmax, and what token
+    ids score, are as they were."""
+
+    seen = "Qwen3-Reranker without its template; F19"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        is_one = isinstance(request["query"], str) and not wants_softmax(request)
+        return rows * float(self.strength or 0.0) if is_one else rows
+
+
+class LabelMassZero(
+    ScorerFault,
+    name="label_mass_zero",
+    number=39,
+    scope=_EVERYWHERE,
+    strengths=(1e-9, 1e-3),
+    thresholds=True,
+    unit="of the labels' probability, what is left",
+):
     """The labels have next to none of the vocabulary's probability, packed and serial alike, and their softmax is as
     it was: a template is missing, or the ids are those of another tokenizer."""
 
@@ -148,4 +230,4 @@ class LabelMassZero(ScorerFault, name="label_mass_zero", number=39, scope=_EVERY
         extraction: int | None = None,
     ) -> ScoreResult:
         result = self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
-        return result if apply_softmax else replace(result, scores=result.scores * _NEXT_TO_NONE)
+        return result if apply_softmax else replace(result, scores=result.scores * (self.strength or 0.0))

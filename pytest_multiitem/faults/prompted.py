@@ -81,6 +81,11 @@ class RankingFault(PromptedFault):
         return _with_body(answer, json.dumps(content, ensure_ascii=False).encode())
 
 
+def _score_of(entries: Entries) -> str:
+    """What the entries of a ranking call their scores."""
+    return "score" if all("score" in entry for entry in entries) else "relevance_score"
+
+
 class RankingUnsorted(RankingFault, name="ranking_unsorted", number=36, seen="llama_index #20599, Milvus #53672"):
     """A ranking comes in the order of the request, not in that of its scores."""
 
@@ -101,8 +106,77 @@ class RankingTwiceSquashed(
     """A sigmoid is put on scores that are probabilities already: their order stays."""
 
     def entries(self, request: JsonObject, entries: Entries) -> Entries:
-        name = "score" if all("score" in entry for entry in entries) else "relevance_score"
+        name = _score_of(entries)
         return [{**entry, name: 1 / (1 + math.exp(-entry[name]))} for entry in entries]
+
+
+class RankingSeesBefore(
+    RankingFault,
+    name="ranking_sees_before",
+    seen="follows from a gather of rows that is off by one",
+    strengths=(0.1, 1e-3, 1e-6),
+    thresholds=True,
+    unit="of a score, how much of it is that of the document before",
+):
+    """A document's score in a ranking has a share of that of the document before it in the request; the order is that
+    of the scores."""
+
+    def entries(self, request: JsonObject, entries: Entries) -> Entries:
+        name, share = _score_of(entries), self.strength or 0.0
+        scores: dict[int, float] = {entry["index"]: entry[name] for entry in entries}
+        mixed = [
+            {**entry, name: (1 - share) * entry[name] + share * scores[max(entry["index"] - 1, 0)]} for entry in entries
+        ]
+        return sorted(mixed, key=lambda entry: -entry[name])
+
+
+class RankingDrifts(
+    RankingFault,
+    name="ranking_drifts",
+    number=3,
+    seen="follows from positions that grow through a request",
+    strengths=(0.1, 1e-4),
+    thresholds=True,
+    unit="of a score, what a thousand characters of other documents take from it",
+):
+    """Every score of a ranking falls with the length of all other documents, whatever they say."""
+
+    def entries(self, request: JsonObject, entries: Entries) -> Entries:
+        name, lengths = _score_of(entries), [len(text) for text in request["documents"]]
+        share = (self.strength or 0.0) / 1000
+        drifted = [
+            {**entry, name: entry[name] * (1 - share * (sum(lengths) - lengths[entry["index"]]))} for entry in entries
+        ]
+        return sorted(drifted, key=lambda entry: -entry[name])
+
+
+class RankingCold(
+    RankingFault,
+    name="ranking_cold",
+    number=8,
+    seen="follows from a prefix that is placed otherwise when it is found in a cache",
+    strengths=(0.1, 1e-5),
+    thresholds=True,
+    unit="of a score, how much of it is lost",
+):
+    """The first ranking after the caches were flushed has lower scores; all that follow are right."""
+
+    paths = frozenset({*RERANK_PATHS, "/flush_cache"})
+
+    def begin(self) -> None:
+        self._is_cold = False
+
+    def entries(self, request: JsonObject, entries: Entries) -> Entries:
+        was_cold, self._is_cold = self._is_cold, False
+        name, share = _score_of(entries), (self.strength or 0.0) if was_cold else 0.0
+        return [{**entry, name: entry[name] * (1 - share)} for entry in entries]
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """A flush is let through."""
+        if exchange.scope["path"] in RERANK_PATHS:
+            return await super().answer(exchange)
+        self._is_cold = True
+        return await exchange.answer()
 
 
 class RankingTopIgnored(PromptedFault, name="ranking_top_ignored", number=35, seen="sglang 0.5.23, another parameter"):
@@ -154,6 +228,10 @@ class DecisionFault(PromptedFault):
 
     paths = frozenset({"/v1/decisions"})
 
+    def all_decided(self, answers: JsonObject) -> JsonObject:
+        """The changed answers of a request, by question."""
+        return {name: self.decided(each) for name, each in answers.items()}
+
     def decided(self, answer: JsonObject) -> JsonObject:
         """The changed answer."""
         raise NotImplementedError
@@ -163,8 +241,15 @@ class DecisionFault(PromptedFault):
         if answer is None or answer.status_code != 200:
             return answer
         body = msgspec.json.decode(bytes(answer.body))
-        answers = {name: self.decided(each) for name, each in body["answers"].items()}
-        return _with_body(answer, encoded({**body, "answers": answers}))
+        return _with_body(answer, encoded({**body, "answers": self.all_decided(body["answers"])}))
+
+
+def _with_shares(answer: JsonObject, shares: dict[str, float]) -> JsonObject:
+    """An answer with other probabilities, and what follows from them."""
+    best = max(shares, key=lambda name: shares[name])
+    mean = math.fsum(level * share for level, share in enumerate(shares.values()))
+    follows = {"choice": best} if "choice" in answer else {"score": mean} if "score" in answer else {}
+    return {**answer, "probabilities": shares, **follows}
 
 
 class DecisionLabels(DecisionFault, name="decision_labels", number=14, seen="follows from labels in another order"):
@@ -172,11 +257,28 @@ class DecisionLabels(DecisionFault, name="decision_labels", number=14, seen="fol
 
     def decided(self, answer: JsonObject) -> JsonObject:
         shares = [*answer["probabilities"].values()]
-        turned = dict(zip(answer["probabilities"], [*shares[-1:], *shares[:-1]], strict=True))
-        best = max(turned, key=lambda name: turned[name])
-        mean = math.fsum(level * share for level, share in enumerate(turned.values()))
-        follows = {"choice": best} if "choice" in answer else {"score": mean} if "score" in answer else {}
-        return {**answer, "probabilities": turned, **follows}
+        return _with_shares(answer, dict(zip(answer["probabilities"], [*shares[-1:], *shares[:-1]], strict=True)))
+
+
+class DecisionSeesBefore(
+    DecisionFault,
+    name="decision_sees_before",
+    seen="follows from questions that share one sequence without a mask",
+    strengths=(0.1, 1e-6),
+    thresholds=True,
+    unit="of a probability, how much of it moves with the question before",
+):
+    """The probabilities of a question depend on those of the question before it."""
+
+    def all_decided(self, answers: JsonObject) -> JsonObject:
+        """What moves, moves from the first probability to the last, so that they sum to 1 as before."""
+        before, changed = 0.0, {}
+        for name, answer in answers.items():
+            shares = answer["probabilities"]
+            first, *_, last = shares
+            moved, before = (self.strength or 0.0) * before * shares[first], shares[first]
+            changed[name] = _with_shares(answer, {**shares, first: shares[first] - moved, last: shares[last] + moved})
+        return changed
 
 
 class DecisionMass(DecisionFault, name="decision_mass", seen="follows from a mass taken after the softmax"):

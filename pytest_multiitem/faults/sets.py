@@ -10,7 +10,7 @@ import numpy as np
 from starlette.responses import Response
 from typing_extensions import override
 
-from pytest_multiitem.faults.base import ScorerFault
+from pytest_multiitem.faults.base import ScorerFault, mixed
 from pytest_multiitem.faults.wire import Exchange, ScoringFault, edited, encoded
 from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult
 
@@ -32,7 +32,14 @@ class SetShifted(ScorerFault, name="set_shifted", seen="follows from an index of
         return replace(result, scores=result.scores[rows])
 
 
-class SetSeesBefore(ScorerFault, name="set_sees_before", seen="follows from a mask that ends at extraction tokens"):
+class SetSeesBefore(
+    ScorerFault,
+    name="set_sees_before",
+    seen="follows from a mask that ends at extraction tokens",
+    strengths=(1.0, 1e-3, 1e-6),
+    thresholds=True,
+    unit="of a readout, how much of it is what it is behind the set before",
+):
     """A set sees the set before it; what is scored at an item's end sees nobody."""
 
     @override
@@ -41,13 +48,14 @@ class SetSeesBefore(ScorerFault, name="set_sees_before", seen="follows from a ma
         if read.extraction is None:
             return self.inner.pack(query, items, read)
         counts = [list(item).count(read.extraction) for item in items]
+        right = self.inner.pack(query, items, read)
         result = self.inner.pack(query, [items[0], *([*a, *b] for a, b in itertools.pairwise(items))], read)
         rows: list[int] = []
         at = 0
         for before, own in zip([0, *counts[:-1]], counts, strict=True):
             rows += range(at + before, at + before + own)
             at += before + own
-        return replace(result, scores=result.scores[rows])
+        return replace(right, scores=mixed(right.scores, result.scores[rows], self.strength))
 
 
 class SetTemperatureIgnored(ScoringFault, name="set_temperature_ignored", number=35, seen="sglang 0.5.23, setwise"):

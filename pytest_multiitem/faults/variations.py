@@ -35,5 +35,8 @@ class ShapeNoise(ScorerFault, name="shape_noise", healthy=True, unit="of a logit
         shape = [self.seed, layout.query_length, *layout.block_start.tolist(), layout.length]
         digest = blake2b(repr(shape).encode(), digest_size=8).digest()
         drawn = np.random.default_rng(int.from_bytes(digest, "big")).standard_normal(scores.shape)
-        noisy = scores * np.exp((self.strength or 0.0) * drawn)
+        noise = (self.strength or 0.0) * drawn
+        if read.raw:
+            return scores + noise
+        noisy = scores * np.exp(noise)
         return noisy / noisy.sum(axis=1, keepdims=True) if read.apply_softmax else np.minimum(noisy, 1.0)

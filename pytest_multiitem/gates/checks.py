@@ -36,8 +36,9 @@ class Outcomes:
 
     @property
     def problem(self) -> str | None:
-        """The first that does not hold, and how many more."""
-        more = f" (and {len(self.broken) - 1} more)" if len(self.broken) > 1 else ""
+        """What was seen of the first that does not hold, and which others do not."""
+        others = [*self.broken][1:]
+        more = f" (also broken: {', '.join(others)})" if others else ""
         return next((f"{name}: {seen}{more}" for name, seen in self.broken.items()), None)
 
     @property

@@ -3,44 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pytest_multiitem.gates.checks import NotMade
-from pytest_multiitem.gates.evidence import max_abs
+from pytest_multiitem.adapters.classify import ClassifyClient
+from pytest_multiitem.gates.checks import Broken, NotMade
+from pytest_multiitem.gates.evidence import Baseline, max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement
-from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, measured
+from pytest_multiitem.gates.mode_isolation import Isolation
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, hidden_of, largest, measured
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.wire.score import ScoreRequest
-from pytest_multiitem.targets.modes import tables
-from pytest_multiitem.transport.client import Scores
+from pytest_multiitem.targets.modes import classified, tables
+from pytest_multiitem.targets.target import Target, declared_semantics
+from pytest_multiitem.transport.client import ScoreFailure, Scores
+
+#: Of a server that takes no ids.
+_TEXTS = (
+    "Snow stays until May where the sun does not reach.", "no", "Rye bread keeps longer than wheat bread does.",
+    "In a warm year the hills are green in March.", "A car needs winter tyres.",
+)  # fmt: skip
+_REPLAYS = 3
 
 
 def measure(subject: Subject) -> Measurement:
-    """Ask for the class logits [N][C] of six items without labels, and compare them with the serial server's, with each
-    item alone, beside other items of the same and of other lengths, and in another order with copies; and the softmax
-    of them, at three temperatures.
+    """Ask for the class logits [N][C] of six items without labels, and compare them with the serial server's, and with
+    themselves as `gates.mode_isolation` does; the softmax of them, at three temperatures; and
+    the states that the head reads, where the server gives them.
 
     Of the server under test where its model has a head, else of servers of a tiny such model beside it.
+    Of a server that takes texts alone, isolation.
     """
-    return measured(subject, ModeName.CLASSIFICATION, _checks, head=True)
+    if not isinstance(subject.multi.client, ClassifyClient):
+        return measured(subject, ModeName.CLASSIFICATION, _checks, head=True)
+    return measured(subject, ModeName.CLASSIFICATION, _text_checks, texts=_baseline)
+
+
+def _baseline(multi: Target) -> Baseline:
+    """The classes [N, C] of the texts, and of replays."""
+    with multi.attest() as attestation:
+        first, *again = [_of_texts(_TEXTS, multi) for _ in range(_REPLAYS)]
+    return Baseline(first, largest([max_abs(each - first) for each in again]), 0.0, attestation)
+
+
+def _of_texts(texts: Sequence[str], server: Target) -> Scores:
+    found = classified(server, texts)
+    assert found is not None  # such a server has been found
+    return found
+
+
+def _text_checks(probe: ModeProbe) -> Checks:
+    """Of a server that takes texts: nothing is known of what it should answer but by its own answers."""
+    isolation = Isolation(
+        probe,
+        _TEXTS,
+        lambda texts, server: [*_of_texts(texts, server)],
+        probe.other_text,
+        probe.longer_text,
+        exact=probe.knows_tokens,
+    )
+
+    def sums() -> str:
+        rows = _of_texts(_TEXTS, probe.multi)
+        if not ((rows >= 0) & (rows <= 1)).all():
+            raise Broken(f"probabilities go from {rows.min():.6g} to {rows.max():.6g}")
+        return f"{rows.shape[1]} classes, which sum to {rows.sum(axis=1).min():.6g} to {rows.sum(axis=1).max():.6g}"
+
+    return {"classes are probabilities": sums, **isolation.checks}
 
 
 def _checks(probe: ModeProbe) -> Checks:
     classes = _Classes(probe)
     return {
         "against the serial server": classes.serially,
-        "an item alone": classes.alone,
-        "other items of the same lengths": partial(classes.beside, same_length=True),
-        "other items of other lengths": partial(classes.beside, same_length=False),
-        "another order, and copies": classes.permuted,
+        **classes.isolation.checks,
         "softmax": classes.softmaxed,
         "temperature": classes.temperature,
+        "pooled hidden states": classes.pooled,
     }
 
 
@@ -51,11 +94,23 @@ class _Classes:
         self.probe = probe
         self._whole: Scores | None = None
 
-    def asked(self, items: Sequence[TokenIds], **more: Any) -> Scores:
+    def asked(self, items: Sequence[TokenIds], server: Target | None = None, **more: Any) -> Scores:
         """The class logits [N, C], or what ``more`` asks of them."""
         case = self.probe.case
         request = ScoreRequest(query=list(case.query), items=[list(item) for item in items], **more)
-        return np.stack(tables(self.probe.multi, request, classes=len(case.labels)).scores)
+        return np.stack(tables(server or self.probe.multi, request, classes=len(case.labels)).scores)
+
+    @property
+    def isolation(self) -> Isolation[TokenIds]:
+        """Of rows of logits, which may be of any size."""
+        return Isolation(
+            self.probe,
+            self.probe.case.items,
+            lambda items, server: [*self.asked(items, server)],
+            self.probe.other,
+            self.probe.longer,
+            lambda tables: float(np.abs(np.concatenate(tables)).max()),
+        )
 
     @property
     def whole(self) -> Scores:
@@ -74,35 +129,6 @@ class _Classes:
         wanted = self.probe.alone(case.query, case.items, case.labels, softmax=False)
         return self._within(self.whole, wanted, f"{len(wanted)} items alone on the serial server")
 
-    def alone(self) -> str:
-        found = np.concatenate([self.asked([item]) for item in self.probe.case.items])
-        return self._within(found, self.whole, f"{len(found)} items in requests of their own")
-
-    def beside(self, *, same_length: bool) -> str:
-        """Every other item is another one."""
-        case = self.probe.case
-        if len(case.items) < 2:
-            raise NotMade("the request has one item")
-        pool = case.pool
-        items = [
-            item
-            if number % 2
-            else tuple(
-                pool[(7 * place + number + len(item)) % len(pool)]
-                for place in range(len(item) + (0 if same_length else 3 + number))
-            )
-            for number, item in enumerate(case.items)
-        ]
-        found = self.asked(items)
-        return self._within(found[1::2], self.whole[1::2], f"{len(found[1::2])} items beside other ones")
-
-    def permuted(self) -> str:
-        items = self.probe.case.items
-        order = [*reversed(range(len(items)))]
-        order.insert(len(order) // 2, 0)
-        found = self.asked([items[number] for number in order])
-        return self._within(found, self.whole[order], "items in another order, one twice")
-
     def softmaxed(self) -> str:
         shares = self.asked(self.probe.case.items, apply_softmax=True)
         return self.probe.within(max_abs(shares - softmax(self.whole)), "the softmax of the logits")
@@ -116,11 +142,39 @@ class _Classes:
             seen.append(self.probe.within(max_abs(found - expected), f"at temperature {temperature:g}", limit))
         return "; ".join(seen)
 
+    def pooled(self) -> str:
+        """The states [N, H] that the head reads: those of the serial server, of each item alone, and no two alike."""
+        case, hidden = self.probe.case, hidden_of(self.probe.multi)
+        seen = []
+        whole = self._states(self.probe.multi, case.query, case.items, hidden)
+        behind = declared_semantics(self.probe.multi).serial_query(case.query, self.probe.multi.delimiter)
+        alone = [self._states(self.probe.multi, case.query, [item], hidden) for item in case.items]
+        limit = self.probe.same * max(1.0, float(np.abs(whole).max()))
+        for states, what in (
+            (np.concatenate(alone), f"{len(alone)} states of items alone"),
+            (self._states(self.probe.serial, behind, case.items, hidden), "states of the serial server"),
+        ):
+            seen.append(self.probe.within(max_abs(states - whole), what, limit))
+        return "; ".join(seen)
+
+    def _states(self, server: Target, query: Sequence[int], items: Sequence[TokenIds], hidden: int) -> Scores:
+        request = ScoreRequest(
+            query=list(query), items=[list(item) for item in items], return_pooled_hidden_states=True
+        )
+        try:
+            found = tables(server, request, classes=len(self.probe.case.labels), hidden=hidden).pooled
+        except ScoreFailure as failure:
+            if failure.status is not None and 400 <= failure.status < 500:
+                raise NotMade(f"refused with status {failure.status}: not every backend gives them") from None
+            raise
+        assert found is not None  # they were asked for
+        return np.stack(found)
+
 
 CLASSIFICATION = Gate(
     "classification_agrees",
-    "the class logits of a model with a classification head, against the serial server, each item alone, among other "
-    "items, in another order; their softmax, and a temperature",
+    "the class logits of a model with a classification head, against the serial server; their isolation, to the bit "
+    "where the engine promises it; their softmax, a temperature, and the states that the head reads",
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from pytest_multiitem.gates.checks import Broken, NotMade
 from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.mode_isolation import Isolation
 from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, largest, measured
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.wire.decisions import DecisionAnswer
 from pytest_multiitem.targets.modes import decided
+from pytest_multiitem.targets.target import Target
 
 #: One question of each type.
 _QUESTIONS: Final[tuple[dict[str, Any], ...]] = (
@@ -35,8 +36,6 @@ _QUESTIONS: Final[tuple[dict[str, Any], ...]] = (
     {"id": "old", "type": "yes_no", "question": "The house is older than its owner."},
 )
 _INPUT: Final = {"text": "A house by the sea, whose red door was painted a hundred years ago."}
-#: Another wording, of another length, for which nothing else may change.
-_REWORDED: Final = {**_QUESTIONS[1], "question": "And how large is this house, all in all, in rooms?"}
 _SUM = 1e-6
 #: A label mass may differ by this share of it.
 _MASS: Final = 0.02
@@ -46,7 +45,7 @@ def measure(subject: Subject) -> Measurement:
     """Ask a question of each type, and compare with scores by ids of the prompt and the labels that each answer names:
     its probabilities, at three temperatures, and its label mass with the sum of the labels' plain probabilities.
 
-    A question alone, and one beside another wording of its neighbour, is answered as before.
+    Questions are answered as before wherever `gates.mode_isolation` puts them.
     """
     return measured(subject, ModeName.DECISIONS, _checks)
 
@@ -59,8 +58,7 @@ def _checks(probe: ModeProbe) -> Checks:
         "label mass": decisions.mass,
         "temperature": decisions.temperature,
         "what follows": decisions.follows,
-        "a question alone": decisions.alone,
-        "another question beside it": partial(decisions.beside, _REWORDED),
+        **decisions.isolation.checks,
     }
 
 
@@ -74,6 +72,23 @@ class _Decisions:
     def asked(self, *questions: Mapping[str, Any], **more: Any) -> Mapping[str, DecisionAnswer]:
         body = {"input": _INPUT, "questions": [*questions], **more}
         return decided(self.probe.multi, body).answers
+
+    @property
+    def isolation(self) -> Isolation[Mapping[str, Any]]:
+        """Of questions, by their wording."""
+
+        def worded(text: Callable[[str, int], str]) -> Callable[[Mapping[str, Any], int], Mapping[str, Any]]:
+            return lambda question, number: {**question, "question": text(question["question"], number)}
+
+        other, longer = worded(self.probe.other_text), worded(self.probe.longer_text)
+        return Isolation(self.probe, _QUESTIONS, self._in_order, other, longer, exact=self.probe.knows_tokens)
+
+    def _in_order(self, questions: Sequence[Mapping[str, Any]], server: Target) -> list[np.ndarray]:
+        """Probabilities and label mass of each question, whose names are its own wherever it stands."""
+        named = [{**question, "id": f"{number}"} for number, question in enumerate(questions)]
+        answers = decided(server, {"input": _INPUT, "questions": named}).answers
+        found = [answers[question["id"]] for question in named]
+        return [np.array([*answer.probabilities.values(), answer.label_mass]) for answer in found]
 
     @property
     def whole(self) -> Mapping[str, DecisionAnswer]:
@@ -156,25 +171,11 @@ class _Decisions:
             raise Broken(f"the score is {size.score}; the mean level is {mean:.6g}")
         return f"choice {colour.choice!r}, score {mean:.3g}"
 
-    def _as_before(self, answers: Mapping[str, DecisionAnswer], what: str) -> str:
-        before = {name: np.array([*self.whole[name].probabilities.values()]) for name in answers}
-        return self.probe.within(self._apart(answers, before), what)
-
-    def alone(self) -> str:
-        answers = {name: answer for question in _QUESTIONS for name, answer in self.asked(question).items()}
-        return self._as_before(answers, f"{len(answers)} questions alone")
-
-    def beside(self, other: Mapping[str, Any]) -> str:
-        questions = [other if question["id"] == other["id"] else question for question in _QUESTIONS]
-        answers = dict(self.asked(*questions))
-        del answers[other["id"]]
-        return self._as_before(answers, f"{len(answers)} questions beside another one")
-
 
 DECISIONS = Gate(
     "decisions_agree",
     "the answers to questions about one input, against scores by ids of the prompts that they name; label mass, "
-    "temperature, and each question alone",
+    "temperature; the isolation of questions, to the bit where the engine promises it",
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

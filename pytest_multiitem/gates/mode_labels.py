@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -9,12 +10,16 @@ import numpy as np
 from pytest_multiitem.gates.checks import NotMade
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.mode_isolation import Isolation
 from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, largest, measured
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.wire.score import ScoreRequest
 from pytest_multiitem.targets.modes import tables
+from pytest_multiitem.targets.target import Target
 
+_Listed = tuple[TokenIds, list[int]]
 #: Labels that are asked for beside those of the case.
 _MORE = 5
 #: A difference of logarithms that equals one of 2 % in a probability.
@@ -23,7 +28,8 @@ _MASS = float(np.log(1.02))
 
 def measure(subject: Subject) -> Measurement:
     """Give each of six items a list of labels of its own, of two to five, and compare each row with that of a request
-    with this list for all items: with a softmax, without one, and with the lists the other way round."""
+    with this list for all items: with a softmax, without one, and with lists of one length. Items take their lists
+    along wherever `gates.mode_isolation` puts them."""
     return measured(subject, ModeName.LABELS_PER_ITEM, _checks)
 
 
@@ -39,7 +45,29 @@ def _checks(probe: ModeProbe) -> Checks:
         "probabilities without softmax": partial(_one_by_one, probe, lists, softmax=False),
         "lists of one length": partial(_one_by_one, probe, [each[:2] for each in lists], softmax=True),
         "against the serial server": partial(_serially, probe, lists),
+        **_isolation(probe, lists).checks,
     }
+
+
+def _isolation(probe: ModeProbe, lists: list[list[int]]) -> Isolation[_Listed]:
+    """Of items that take their lists along."""
+
+    def asked(listed: Sequence[_Listed], server: Target) -> list[np.ndarray]:
+        request = ScoreRequest(
+            query=list(probe.case.query),
+            items=[list(item) for item, _ in listed],
+            label_token_ids=[own for _, own in listed],
+            apply_softmax=True,
+        )
+        return tables(server, request).scores
+
+    return Isolation(
+        probe,
+        [*zip(probe.case.items, lists, strict=True)],
+        asked,
+        lambda listed, number: (probe.other(listed[0], number), listed[1]),
+        lambda listed, by: (probe.longer(listed[0], by), listed[1]),
+    )
 
 
 def _asked(probe: ModeProbe, lists: list[list[int]], *, softmax: bool) -> list[np.ndarray]:
@@ -76,7 +104,8 @@ def _serially(probe: ModeProbe, lists: list[list[int]]) -> str:
 
 LABELS_PER_ITEM = Gate(
     "labels_per_item_agree",
-    "labels of each item's own, against a request for each list of labels",
+    "labels of each item's own, against a request for each list of labels; the isolation of their rows, to the bit "
+    "where the engine promises it",
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

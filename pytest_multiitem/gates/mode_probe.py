@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,13 +19,17 @@ from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.modes import ModeName
-from pytest_multiitem.targets.modes import require_mode, speaks
+from pytest_multiitem.targets.modes import require_mode, speaks, takes_ids
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import Scores
 from pytest_multiitem.transport.one_item import NeverScored
 
 #: Items of a request of these gates, at most.
 _ITEMS = 6
+#: What a letter of a text is changed to.
+_LETTERS = "aeinorst"
+#: What a text may have more of: most tokenizers have each as a token.
+_WORDS = (" north", " water", " green", " seven", " never", " stone", " night", " paper")
 #: A softmax is flatter at one of these temperatures, and steeper at the other.
 TEMPERATURES = (2.0, 0.5)
 Checks = Mapping[str, Callable[[], str]]
@@ -63,6 +68,53 @@ class ModeProbe:
             raise NotMade("not sent: the served model's tokenizer.json does not lie on this machine")
         return tuple(encode(text))
 
+    def other(self, item: TokenIds, number: int, *, keep: Collection[int] = ()) -> TokenIds:
+        """An item as long, by its number, with other tokens but those that are kept."""
+        pool, found = self.case.pool, []
+        for place, token in enumerate(item):
+            at = 7 * place + 13 * number + token
+            while pool[at % len(pool)] in (token, *keep):
+                at += 1
+            found.append(token if token in keep else pool[at % len(pool)])
+        return tuple(found)
+
+    def longer(self, item: TokenIds, by: int, *, keep: Collection[int] = ()) -> TokenIds:
+        """An item with more tokens at its beginning."""
+        return (*self.other(self.case.pool[:by], by, keep=keep), *item)
+
+    @property
+    def knows_tokens(self) -> bool:
+        """Whether it is known here how many tokens a text is."""
+        return self.multi.encode is not None
+
+    def other_text(self, text: str, number: int) -> str:
+        """A text with one other letter or word, by its number, and of as many tokens where that is known. Raises
+        NotMade where there is none."""
+        encode = self.multi.encode
+        tried = [
+            text[:place] + letter + text[place + 1 :]
+            for place in reversed(range(len(text)))
+            for letter in _LETTERS
+            if text[place].isalpha() and text[place] != letter
+        ]
+        words = text.split(" ")
+        tried += [
+            " ".join((*words[:place], word.strip(), *words[place + 1 :]))
+            for place in range(len(words))
+            for word in _WORDS
+            if words[place] and words[place] != word.strip()
+        ]
+        tried = [*tried[number % len(_LETTERS) :], *tried[: number % len(_LETTERS)]]
+        size = 0 if encode is None else len(encode(text))
+        found = next((other for other in tried if encode is None or len(encode(other)) == size), None)
+        if found is None:
+            raise NotMade(f"not sent: no other text of {size} tokens is known for {text[:40]!r}")
+        return found
+
+    def longer_text(self, text: str, by: int) -> str:
+        """A text with more words at its end."""
+        return text + "".join(_WORDS[place % len(_WORDS)] for place in range(by))
+
     def token(self, text: str) -> int | None:
         """The one token that a text is; None where it is several, none of the vocabulary, or the delimiter."""
         ids = self.encode(text)
@@ -72,25 +124,35 @@ class ModeProbe:
 
 
 def measured(
-    subject: Subject, mode: ModeName, checks: Callable[[ModeProbe], Checks], *, head: bool = False
+    subject: Subject,
+    mode: ModeName,
+    checks: Callable[[ModeProbe], Checks],
+    *,
+    head: bool = False,
+    texts: Callable[[Target], Baseline] | None = None,
 ) -> Measurement:
     """Make the checks of a mode. Raises EngineUnavailable where the server does not speak it. ``head``: of a model with
     a classification head, whose classes are then the labels: that of the server, else one of such a model beside it.
+    ``texts``: what stands for the scores of a case on a server without ids and labels, whose case is then empty.
 
     A check that does not hold makes the gate FAIL; where none could be made, or what one saw may be noise, nothing is
     decided.
     """
     multi, record = subject.multi, subject.record
-    case, serial = subject.cases(multi)[0], subject.serial
+    serial = subject.serial
     if head and not speaks(multi, mode):
         multi, serial = subject.with_head()
     require_mode(multi, mode)
-    if head:
-        case = replace(case, labels=tuple(range(classes_of(multi))))
-    case = replace(case, items=tuple(filter(None, case.items))[:_ITEMS], texts=())
-    if not case.items:
-        return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
-    whole = baseline(multi, case, record)
+    if texts is not None and not takes_ids(multi):
+        case, whole = Case(mode.value, (), (), (), ()), texts(multi)
+    else:
+        case = subject.cases(subject.multi)[0]
+        if head:
+            case = replace(case, labels=tuple(range(classes_of(multi))))
+        case = replace(case, items=tuple(filter(None, case.items))[:_ITEMS], texts=())
+        if not case.items:
+            return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
+        whole = baseline(multi, case, record)
     probe = ModeProbe(multi, serial, case, whole)
     with multi.attest() as attestation:
         outcomes = made(checks(probe), multi, record, case=f"{case.name}, {mode.value}")
@@ -110,12 +172,28 @@ def measured(
 
 def classes_of(target: Target) -> int:
     """The classes of a served model with a head, by its config.json. Raises EngineUnavailable where there is none."""
+    config = _config(target)
     try:
-        config = msgspec.json.decode((Path(target.model or "") / "config.json").read_bytes())
         classes: int = config["num_labels"] if "num_labels" in config else len(config["id2label"])
-    except (OSError, ValueError, TypeError, LookupError):
+    except (TypeError, LookupError):
         raise EngineUnavailable(f"how many classes the {target.place} has is not known: no config.json here") from None
     return classes
+
+
+def hidden_of(target: Target) -> int:
+    """The size of a served model's states, by its config.json. Raises NotMade where there is none."""
+    hidden = _config(target).get("hidden_size")
+    if type(hidden) is not int:
+        raise NotMade("not sent: the size of the served model's states is not known: no config.json here")
+    return hidden
+
+
+def _config(target: Target) -> dict[str, Any]:
+    try:
+        config = msgspec.json.decode((Path(target.model or "") / "config.json").read_bytes())
+    except (OSError, ValueError):
+        config = None
+    return config if isinstance(config, dict) else {}
 
 
 def largest(differences: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from pytest_multiitem.gates.checks import NotMade
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.mode_isolation import Isolation
 from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, largest, measured
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
@@ -22,7 +23,7 @@ from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.one_item import OneItemClient
 
 #: Texts that are a token each in most vocabularies, and written the same in and outside of it.
-_MARKS = ("<|im_end|>", "<|fim_middle|>", "<|box_end|>", "~", "@", "#")
+MARKS = ("<|im_end|>", "<|fim_middle|>", "<|box_end|>", "~", "@", "#")
 #: Readouts of an item, at most.
 _READOUTS = 4
 #: Of logarithms: twice that of a factor of 1.02.
@@ -31,7 +32,8 @@ _LOG_LIMIT = 2 * float(np.log(1.02))
 
 def measure(subject: Subject) -> Measurement:
     """Score sets of one to four readouts each, and compare each readout with a serial request that ends there, and each
-    set with itself alone, beside other sets of the same and of other lengths, in another order, and twice.
+    set with itself as `gates.mode_isolation` does: beside others of the same and of other lengths, alone, in another
+    order, twice, among other requests, and with cold caches.
 
     A temperature and log-probabilities are asked for where the server speaks them.
     """
@@ -46,21 +48,18 @@ def measure_classes(subject: Subject) -> Measurement:
 
 
 def _checks(mode: ModeName, probe: ModeProbe) -> Checks:
-    mark = next(((text, token) for text in _MARKS if (token := _mark(probe, text)) is not None), None)
+    mark = next(((text, token) for text in MARKS if (token := _mark(probe, text)) is not None), None)
     if mark is None:
 
         def no_mark() -> str:
-            raise NotMade(f"not sent: none of {', '.join(_MARKS)} is a token that the requests do not have")
+            raise NotMade(f"not sent: none of {', '.join(MARKS)} is a token that the requests do not have")
 
         return {"readouts in their order": no_mark}
     sets = _Sets(mode, probe, *mark)
     checks: Checks = {
         "readouts in their order": sets.in_order,
         "against the serial server's sets": sets.serially,
-        "a set alone": sets.alone,
-        "other sets of the same lengths": partial(sets.beside, same_length=True),
-        "other sets of other lengths": partial(sets.beside, same_length=False),
-        "another order, and copies": sets.permuted,
+        **sets.isolation.checks,
         "temperature": sets.temperature,
     }
     return checks if mode is not ModeName.SETWISE else {**checks, "token log-probabilities": sets.logprobs}
@@ -117,11 +116,16 @@ class _Sets:
             self._whole = self.asked(self.items)
         return self._whole
 
-    def _compared(self, found: Tables, numbers: Sequence[int], what: str) -> str:
-        """Sets of an answer with those of the whole request; ``numbers``: which set of that each of them is."""
-        pairs = zip(found.scores, numbers, strict=True)
-        apart = [max_abs(each - self.whole.scores[number]) for each, number in pairs if number >= 0]
-        return self.probe.within(largest(apart), what)
+    @property
+    def isolation(self) -> Isolation[TokenIds]:
+        """Of sets: whatever changes, the readouts of a set stay as many."""
+        return Isolation(
+            self.probe,
+            self.items,
+            lambda items, server: self.asked(items, server).scores,
+            partial(self.probe.other, keep=(self.token,)),
+            partial(self.probe.longer, keep=(self.token,)),
+        )
 
     def in_order(self) -> str:
         """A readout is what a serial request without the rest of the item gives."""
@@ -138,37 +142,8 @@ class _Sets:
             raise NotMade("not sent: the serial server does not say that it speaks setwise")
         if isinstance(serial.client, OneItemClient):
             raise NotMade("not sent: one server answers for both sides")
-        return self._compared(self.asked(self.items, serial), range(len(self.items)), "sets of the serial server")
-
-    def alone(self) -> str:
-        """Each in a request of its own."""
-        numbers = range(len(self.items))
-        found = [self.asked([self.items[number]]).scores[0] for number in numbers]
-        return self._compared(Tables(found), numbers, f"{len(found)} sets alone, against all in one request")
-
-    def beside(self, *, same_length: bool) -> str:
-        """Every other set is another one, with as many readouts as before."""
-        pool, items, numbers = self.probe.case.pool, [], []
-        if len(self.items) < 2:
-            raise NotMade("the request has one item")
-        for number, item in enumerate(self.items):
-            changed = [
-                token if token == self.token else pool[(7 * place + number + token) % len(pool)]
-                for place, token in enumerate(item)
-            ]
-            if not same_length:
-                changed = [*(pool[(number + place) % len(pool)] for place in range(3 + number)), *changed]
-            changed = [token for token in changed if token == self.token or token != self.probe.multi.delimiter]
-            kept = number % 2 == 1
-            items.append(item if kept else tuple(changed))
-            numbers.append(number if kept else -1)
-        return self._compared(self.asked(items), numbers, f"{len(items) // 2} sets beside other ones")
-
-    def permuted(self) -> str:
-        """The other way round, and the first once more in the middle."""
-        order = [*reversed(range(len(self.items)))]
-        order.insert(len(order) // 2, 0)
-        return self._compared(self.asked([self.items[n] for n in order]), order, "sets in another order, one twice")
+        pairs = zip(self.asked(self.items, serial).scores, self.whole.scores, strict=True)
+        return self.probe.within(largest([max_abs(a - b) for a, b in pairs]), "sets of the serial server")
 
     def temperature(self) -> str:
         """The softmax of the logarithms of the scores over it."""
@@ -214,8 +189,8 @@ class _Sets:
 
 SETWISE = Gate(
     "setwise_agrees",
-    "readouts inside an item, against serial requests that end there; a set alone, among other sets, and in another "
-    "order; with a temperature, and their log-probabilities",
+    "readouts inside an item, against serial requests that end there; the isolation of sets, to the bit where the "
+    "engine promises it; with a temperature, and their log-probabilities",
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_multiitem.adapters.base import Profile
-from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
 from pytest_multiitem.engine.checkpoint import tiny_checkpoint
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.gates.gate import Gate, Measurement
@@ -17,6 +16,7 @@ from pytest_multiitem.results.records import GateRecord
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED, Part
+from pytest_multiitem.targets.modes import require_ids
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target, declared_semantics
 
@@ -65,12 +65,15 @@ class RunSubject(Subject):
 
     def require(self, gate: Gate) -> None:
         """Raises EngineUnavailable where the run's options leave out the servers that a gate compares with, and where
-        it is about packing and the engine does not pack."""
+        it is about packing and the engine does not pack, and where it is about labels and a given server has none."""
         reason = left_out(gate, self.settings)
         if reason is None and gate.about_packing:
             reason = self.run.engine.packs_nothing
         if reason is not None:
             raise EngineUnavailable(reason)
+        if gate.mode is None:
+            for target in self.given.values():
+                require_ids(target)
 
     def server(self, part: Part) -> Target:
         """The one that is given; else one by the settings."""
@@ -126,12 +129,12 @@ class RunSubject(Subject):
         return self.run.timing_cases(target, num_items)
 
     def with_head(self) -> tuple[Target, Target]:
-        """Beside the others, of the embedded engine alone: how another one serves such a model is not known here."""
-        engine = self.run.engine.name
-        if not self.multi.owned or engine != EMBEDDED.name:
+        """Beside the others, where the engine's launch profiles serve such a model as they are."""
+        engine = self.run.engine
+        if not (self.multi.owned and engine.serves_heads):
             raise EngineUnavailable(
-                f"the {self.multi.place} has no classification head, and none of engine {engine} is started for that; "
-                "attach servers of such a model: --multi-url and --serial-url"
+                f"the {self.multi.place} has no classification head, and none of engine {engine.name} is started for "
+                "that; attach servers of such a model: --multi-url and --serial-url"
             )
         model = str(tiny_checkpoint(num_labels=len(self.settings.labels)))
         packed = replace(self.multi.profile, model=model)

@@ -1,7 +1,7 @@
 """The segment path on the target accelerator: it must compile there and answer.
 
 Two kinds of evidence. A real run: the server's device is an accelerator, and the segment path answered there. The
-compile gate (`pytest_multiitem.tpu`): the kernel lowers and compiles for TPUs on a machine that has none.
+compile gate (`compile_gates.tpu`): the kernel lowers and compiles for TPUs on a machine that has none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import msgspec
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.adapters.embedded import ENGINE as EMBEDDED
+from pytest_multiitem.compile_gates.gpu.gate import Wanted as GpuWanted
+from pytest_multiitem.compile_gates.records import GpuReport, Report
+from pytest_multiitem.compile_gates.tpu.gate import Wanted, check_kernel
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.record import blank_record, record_of
 from pytest_multiitem.gates.subject import Subject
@@ -21,8 +24,6 @@ from pytest_multiitem.results import details
 from pytest_multiitem.results.records import GateRecord, Verdict
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.tpu.gate import Wanted, check_kernel
-from pytest_multiitem.tpu.records import Report
 
 _ACCELERATORS = ("cuda", "tpu", "TPU")
 #: What the embedded engine's TPU kernel is compiled for: its default, a layer of Qwen3-0.6B at the canonical workload,
@@ -62,6 +63,20 @@ def wanted(settings: Settings, kernel: str, cases: Sequence[Mapping[str, Any]] =
         tier=settings.tpu_tier,
         timeout=settings.tpu_timeout,
         libtpu=settings.tpu_libtpu,
+        path=tuple(sys.path),
+    )
+
+
+def wanted_of_gpus(settings: Settings, kernel: str, cases: Sequence[Mapping[str, Any]] = ()) -> GpuWanted:
+    """The same of a Triton kernel."""
+    return GpuWanted(
+        kernel=kernel,
+        cases=tuple(dict(case) for case in cases) or ({},),
+        chips=settings.gpu_chips,
+        tier=settings.gpu_tier,
+        timeout=settings.gpu_timeout,
+        triton=settings.gpu_triton,
+        spills=settings.gpu_spills,
         path=tuple(sys.path),
     )
 
@@ -109,7 +124,8 @@ def judge_kernel(gate: Gate, report: Report) -> GateRecord:
     """The verdict of the compile gate alone, on a kernel that no server runs."""
     record = blank_record(gate, report.verdict, f"compile gate, no real run: {report.reason}")
     evidence = ["compile gate"] if report.verdict is not Verdict.NOT_RUN else []
-    record.details = details.SegmentPath(evidence=evidence, tpu=msgspec.to_builtins(report))
+    which = "gpu" if isinstance(report, GpuReport) else "tpu"
+    record.details = details.SegmentPath(evidence=evidence, **{which: msgspec.to_builtins(report)})
     record.seconds = report.seconds
     return record
 

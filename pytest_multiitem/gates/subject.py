@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
 
+from pytest_multiitem.compile_gates.records import Report
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.results.counterexample import Counterexample
@@ -15,7 +16,6 @@ from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import Part
 from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.targets.target import Target
-from pytest_multiitem.tpu.records import Report
 
 
 class Subject(ABC):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from pytest_multiitem.transport.client import Scores
 Recorder = Callable[[dict[str, Any]], None]
 
 _BESIDE = 2
+_Answer = TypeVar("_Answer")
 
 
 def sample(record: Recorder, kind: str, **fields: Any) -> None:
@@ -26,35 +28,51 @@ def sample(record: Recorder, kind: str, **fields: Any) -> None:
 
 
 def surrounded(target: Target, case: Case, record: Recorder, number: int = 0) -> Scores:
-    """The scores [N, K] of a request in traffic; ``number``: which other requests are around it.
+    """The scores [N, K] of a request in traffic; ``number``: which other requests are around it. Raises as `among`."""
+    before, *beside = (unrelated(case, number * (1 + _BESIDE) + place) for place in range(1 + _BESIDE))
+    first, *others = (partial(_score, each) for each in (before, *beside))
+    scores = among(target, partial(_score, case), first, others)
+    sample(record, "surrounded", server=target.profile.label, case=case.name, number=number, scores=scores)
+    return scores
+
+
+def _score(case: Case, target: Target) -> Scores:
+    return target.score(case)
+
+
+def among(
+    target: Target,
+    ask: Callable[[Target], _Answer],
+    before: Callable[[Target], object],
+    beside: Sequence[Callable[[Target], object]],
+) -> _Answer:
+    """The answer to what is asked right after another request, and while others run.
 
     Each client beside it has a connection of its own and sends its request again and again, from before this one is
     sent until it is answered: so it both comes while others run and runs while others come. Raises ScoreFailure where
     any request fails: a server has to answer them all.
     """
-    before, *beside = (unrelated(case, number * (1 + _BESIDE) + place) for place in range(1 + _BESIDE))
     answered = Event()
 
-    def keep_sending(server: Target, request: Case, started: Event) -> None:
+    def keep_sending(server: Target, send: Callable[[Target], object], started: Event) -> None:
         try:
             while not answered.is_set():
-                server.score(request)
+                send(server)
                 started.set()
         finally:
             started.set()
 
-    target.score(before)
+    before(target)
     with ExitStack() as stack:
         servers = [stack.enter_context(target.another()) for _ in beside]
-        pool = stack.enter_context(ThreadPoolExecutor(_BESIDE, thread_name_prefix="multiitem-traffic"))
+        pool = stack.enter_context(ThreadPoolExecutor(len(beside), thread_name_prefix="multiitem-traffic"))
         stack.callback(answered.set)
         started = [Event() for _ in beside]
         others = [pool.submit(keep_sending, *each) for each in zip(servers, beside, started, strict=True)]
         for each in started:
             each.wait()
-        scores = target.score(case)
+        answer = ask(target)
         answered.set()
         for other in others:
             other.result()
-    sample(record, "surrounded", server=target.profile.label, case=case.name, number=number, scores=scores)
-    return scores
+    return answer

@@ -9,8 +9,8 @@ from pathlib import Path
 from pytest_multiitem.reports import table, variants
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import terminal_table
+from pytest_multiitem.reports.compile_gates import checks_table, gpu_checks_table
 from pytest_multiitem.reports.scores import scores
-from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results import store
 from pytest_multiitem.results.answer import ANSWER
 from pytest_multiitem.results.records import Matrix
@@ -34,7 +34,7 @@ def lines(matrix: Matrix | None, unmet: Sequence[str]) -> list[Line]:
         records = variants.beside_variants(matrix.gates)
         pivot = terminal_table(*table.pivot(records))
         text = [*pivot[:-1], f"cells: {table.LEGEND}", ""] if pivot else []
-        contents = [table.others(records), checks_table(matrix), table.curves(matrix)]
+        contents = [table.others(records), checks_table(matrix), gpu_checks_table(matrix), table.curves(matrix)]
         contents += [table.benchmarks(matrix), baseline(matrix.gates), scores(matrix.gates)]
         if any(setting.name == "models" and setting.value != "-" for setting in matrix.settings):
             contents.append(table.contract(matrix))

@@ -321,13 +321,14 @@ class PrefillExtend(Notes, kw_only=True):
 
 
 class SegmentPath(Notes, kw_only=True):
-    """``evidence``: what the verdict rests on. ``tpu``: the compile gate's whole report, itself a
-    ``multiitem_tpu_check_v1`` document."""
+    """``evidence``: what the verdict rests on. ``tpu``, ``gpu``: the compile gates' whole reports,
+    themselves ``multiitem_tpu_check_v1`` and ``multiitem_gpu_check_v1`` documents."""
 
     evidence: list[str]
     device: str | None = None
     executed: str | None = None
     tpu: dict[str, Any] | None = None
+    gpu: dict[str, Any] | None = None
 
 
 class ComparedSides(Notes, kw_only=True):

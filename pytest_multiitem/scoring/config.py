@@ -33,8 +33,9 @@ class ScorerConfig:
     ``chunk_size``: items per packed sequence, 0 = all. ``segment_threshold``: packed length in tokens, padding counted,
     up to and including which `auto` chooses segment, and above which dense (sgl-jax: `padded_token_len <= threshold`).
     ``max_seq_len``: tokens of one packed sequence, or of query + item under prefill+extend. ``max_positions``:
-    positions below the model's own limit, ``None`` = the model's. ``cache_entries``, ``cache_tokens``: prefixes kept,
-    and tokens of all of them together; the least recently used are dropped first.
+    positions below the model's own limit, ``None`` = the model's. ``scoring_cache``: keep computed prefixes for later
+    requests, of prefill+extend and of packed sequences under the segment mask. ``cache_entries``, ``cache_tokens``:
+    prefixes kept, and tokens of all of them together; the least recently used are dropped first.
     """
 
     delimiter: int | None = None

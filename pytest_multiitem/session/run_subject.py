@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from pytest_multiitem.compile_gates.records import Report
 from pytest_multiitem.gates.run_subject import RunSubject
+from pytest_multiitem.reports.compile_gates import report_lines
 from pytest_multiitem.reports.counterexample import failure_lines
-from pytest_multiitem.reports.tpu import report_lines
 from pytest_multiitem.results.counterexample import Counterexample
-from pytest_multiitem.tpu.records import Report
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""The TPUs that kernels are compiled for."""
+"""The accelerators that kernels are compiled for."""
 
 from __future__ import annotations
 
@@ -36,6 +36,36 @@ CHIPS = {
 DEFAULT_CHIPS = ("v6e", "v5e", "v5p")
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """One architecture of NVIDIA GPUs.
+
+    ``capability``: the compute capability, ten times. ``shared``: bytes of shared memory that one block may ask for:
+    CUDA C++ Programming Guide, "Technical Specifications per Compute Capability", maximum amount of shared memory per
+    thread block.
+    """
+
+    name: str
+    capability: int
+    shared: int
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("sm_80", 80, 163 * 1024),  # A100
+        Gpu("sm_90", 90, 227 * 1024),  # H100, H200
+        Gpu("sm_100", 100, 227 * 1024),  # B200
+        Gpu("sm_120", 120, 99 * 1024),  # RTX PRO 6000, RTX 5090
+    )
+}
+
+
 def chip_names(text: str) -> tuple[str, ...]:
     """The names of chips, separated by commas. Raises ValueError saying what was expected."""
     return tuple(map(choice(*CHIPS), names(text)))
+
+
+def gpu_names(text: str) -> tuple[str, ...]:
+    """The names of GPU architectures, separated by commas. Raises ValueError saying what was expected."""
+    return tuple(map(choice(*GPUS), names(text)))

@@ -168,9 +168,15 @@ def prices(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(dollars_of.items())
 
 
-def directory_of_libtpu(text: str) -> Path:
-    """The absolute path of a directory that libtpu is installed in."""
-    path = Path(text).expanduser().absolute()
-    if not (path / "libtpu").is_dir():
-        raise ValueError("expected a directory that holds libtpu, as made by: pip install --target DIR libtpu")
-    return path
+def directory_of(package: str) -> Callable[[str], Path]:
+    """The absolute path of a directory that a package is installed in."""
+
+    def parse(text: str) -> Path:
+        path = Path(text).expanduser().absolute()
+        if not (path / package).is_dir():
+            raise ValueError(
+                f"expected a directory that holds {package}, as made by: pip install --target DIR {package}"
+            )
+        return path
+
+    return parse

@@ -18,7 +18,7 @@ from pytest_multiitem.execution.choice import executor_name, parse_needs
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import EFFORTS, VIEWS
-from pytest_multiitem.settings.chips import DEFAULT_CHIPS, chip_names
+from pytest_multiitem.settings.chips import DEFAULT_CHIPS, GPUS, chip_names, gpu_names
 from pytest_multiitem.settings.conditions import condition_texts
 from pytest_multiitem.settings.kernels import parse_kernel
 from pytest_multiitem.settings.labels import label_words
@@ -27,7 +27,7 @@ from pytest_multiitem.settings.parsers import (
     choice,
     choices,
     chunk_sizes,
-    directory_of_libtpu,
+    directory_of,
     existing_file,
     integer,
     integers,
@@ -40,7 +40,7 @@ from pytest_multiitem.settings.parsers import (
     switch,
     variants_file,
 )
-from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, TIER_CHOICES
+from pytest_multiitem.settings.tiers import DEFAULT_TIMEOUT, EVERY_TIER, GPU_TIERS, TPU_TIERS
 from pytest_multiitem.transport.address import Address, key_variable
 
 MODE_NAMES: Final = tuple(mode.value for mode in ModeName)
@@ -86,7 +86,8 @@ class Settings:
 
     engine: str = option(
         "embedded", "which engine runs the servers: embedded (ships with the plugin), sglang, sgl-jax, vllm, trtllm, "
-        "rerank (a server that ranks texts, attached by its address), or one that a project adds",
+        "rerank (a server that ranks texts, attached by its address), classify (one that classifies them), or one that "
+        "a project adds",
         str, "NAME", short=True, topic="engine",
     )
     engine_python: str | None = option(
@@ -293,12 +294,27 @@ class Settings:
     )
     tpu_chips: tuple[str, ...] = option(DEFAULT_CHIPS, "chips that kernels are compiled for", chip_names, "NAME,…")
     tpu_tier: str = option(
-        "auto", "lower: JAX alone lowers kernels; compile: libtpu compiles them; auto: both", choice(*TIER_CHOICES),
-        "lower|compile|auto",
+        EVERY_TIER, "lower: JAX alone lowers kernels; compile: libtpu compiles them; auto: both",
+        choice(EVERY_TIER, *TPU_TIERS), "lower|compile|auto",
     )
     tpu_timeout: float = option(DEFAULT_TIMEOUT, "seconds that one kernel may take for one chip", seconds, "SECONDS")
     tpu_libtpu: Path | None = option(
-        None, "directory in which libtpu is installed apart from the environment", directory_of_libtpu, "DIR",
+        None, "directory in which libtpu is installed apart from the environment", directory_of("libtpu"), "DIR",
+    )
+
+    gpu_chips: tuple[str, ...] = option(
+        tuple(GPUS), "GPU architectures that kernels are compiled for", gpu_names, "NAME,…", topic="compiling for GPUs",
+    )
+    gpu_tier: str = option(
+        EVERY_TIER, "compile: Triton compiles kernels to cubins; interpret: their numbers, on the CPU; auto: both",
+        choice(EVERY_TIER, *GPU_TIERS), "compile|interpret|auto",
+    )
+    gpu_timeout: float = option(DEFAULT_TIMEOUT, "seconds that one kernel may take for one GPU", seconds, "SECONDS")
+    gpu_triton: Path | None = option(
+        None, "directory in which Triton is installed apart from the environment", directory_of("triton"), "DIR",
+    )
+    gpu_spills: int = option(
+        0, "bytes that a thread of a GPU kernel may spill and load back, both together", integer(0), "BYTES",
     )
     # fmt: on
 

@@ -8,6 +8,7 @@ import msgspec
 
 from pytest_multiitem.baselines.judging import compared
 from pytest_multiitem.bench.figures import is_usable
+from pytest_multiitem.compile_gates.records import GpuReport, Report, TpuReport
 from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.gates.golden import SCORES_AS_SAVED
 from pytest_multiitem.gates.power import FAULT_IS_KILLED, HEALTHY_PASSES
@@ -22,8 +23,7 @@ from pytest_multiitem.results.records import GateRecord
 from pytest_multiitem.results.verdict import Verdict, worst
 from pytest_multiitem.settings import conditions
 from pytest_multiitem.settings.conditions import Condition
-from pytest_multiitem.tpu.records import Report
-from pytest_multiitem.validation import kill_matrix, saved_scores, tpu
+from pytest_multiitem.validation import compile_gates, kill_matrix, saved_scores
 
 #: What the verdict of a gate rests on, where it rests on its details alone.
 _NEEDED = {
@@ -152,16 +152,20 @@ def _fault(name: str, build: BuildRecord) -> FaultRecord:
 
 
 def _segment_path(record: GateRecord, found: details.SegmentPath) -> Iterator[str]:
-    if found.tpu is None:
+    kinds: tuple[type[Report], ...] = (TpuReport, GpuReport)
+    there = [pair for pair in zip((found.tpu, found.gpu), kinds, strict=True) if pair[0] is not None]
+    if not there:
         if record.verdict is Verdict.PASS and "real run" not in found.evidence:
             yield "its verdict is PASS, but there is neither a real run nor the compile gate's report"
         return
-    try:
-        report = msgspec.convert(found.tpu, Report)
-    except msgspec.ValidationError as error:
-        yield f"its compile gate's report is none: {error}"
-        return
-    yield from (f"compile gate: {text}" for text in tpu.problems(report))
-    failed = report.verdict is Verdict.FAIL or ("real run" not in found.evidence and report.verdict is not Verdict.PASS)
-    if record.verdict is Verdict.PASS and failed:
-        yield f"its verdict is PASS, that of the compile gate {report.verdict}"
+    for document, kind in there:
+        try:
+            report = msgspec.convert(document, kind)
+        except msgspec.ValidationError as error:
+            yield f"its compile gate's report is none: {error}"
+            continue
+        yield from (f"compile gate: {text}" for text in compile_gates.problems(report))
+        alone = "real run" not in found.evidence
+        failed = report.verdict is Verdict.FAIL or (alone and report.verdict is not Verdict.PASS)
+        if record.verdict is Verdict.PASS and failed:
+            yield f"its verdict is PASS, that of the compile gate {report.verdict}"

@@ -16,7 +16,9 @@ from pytest_multiitem.baselines.records import BASELINE_SCHEMA, Baseline
 from pytest_multiitem.bench.load_records import LOAD_SCHEMA, LoadReport
 from pytest_multiitem.comparison import records as compared
 from pytest_multiitem.comparison.files import Artefact
+from pytest_multiitem.compile_gates.records import GPU_SCHEMA, TPU_SCHEMA, GpuReport, TpuReport
 from pytest_multiitem.evaluation.records import COMBINED_SCHEMA, EVALUATION_SCHEMA, Combined, Evaluation
+from pytest_multiitem.kernels import records as kernels
 from pytest_multiitem.models.records import SCHEMA_VERSION as MODEL_MATRIX_SCHEMA
 from pytest_multiitem.models.records import ModelMatrix
 from pytest_multiitem.power.records import SCHEMA_VERSION as KILL_MATRIX_SCHEMA
@@ -26,19 +28,18 @@ from pytest_multiitem.results.answer import ANSWER_SCHEMA, Answer
 from pytest_multiitem.results.records import SCHEMA_VERSION as RUN_SCHEMA
 from pytest_multiitem.results.records import Matrix
 from pytest_multiitem.results.store import schema_file
-from pytest_multiitem.tpu.records import SCHEMA_VERSION as TPU_SCHEMA
-from pytest_multiitem.tpu.records import Report
 from pytest_multiitem.validation import (
     answer,
     comparison,
+    compile_gates,
     evaluation,
+    kernel,
     kill_matrix,
     load,
     model_matrix,
     pair,
     run,
     score_matrix,
-    tpu,
     workload,
 )
 
@@ -87,7 +88,22 @@ KINDS: Mapping[str, Kind] = {
         KillMatrix, "pytest --power", lambda artefact: kill_matrix.problems(artefact.record), kill_matrix.summary
     ),
     TPU_SCHEMA: Kind(
-        Report, "multiitem tpu-check --output-json", lambda artefact: tpu.problems(artefact.record), tpu.summary
+        TpuReport,
+        "multiitem tpu-check --output-json",
+        lambda artefact: compile_gates.problems(artefact.record),
+        compile_gates.summary,
+    ),
+    GPU_SCHEMA: Kind(
+        GpuReport,
+        "multiitem gpu-check --output-json",
+        lambda artefact: compile_gates.problems(artefact.record),
+        compile_gates.summary,
+    ),
+    kernels.SCHEMA_VERSION: Kind(
+        kernels.Report,
+        "multiitem kernel-check --output-json",
+        lambda artefact: kernel.problems(artefact.record),
+        kernel.summary,
     ),
     MODEL_MATRIX_SCHEMA: Kind(
         ModelMatrix, "multiitem models", lambda artefact: model_matrix.problems(artefact.record), model_matrix.summary

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from real_engine import STARTUP, RealEngine
+from real_engine import PARITY, REGRESSION, STARTUP, RealEngine, SuiteRun, run_suites
 
 from pytest_multiitem.adapters.base import choose_engine
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
@@ -72,7 +72,7 @@ def infinity_python() -> Path:
     return interpreter("infinity-0.0.78")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def arguments(sglang: RealEngine) -> Callable[..., list[str]]:
     """The options of a run of the suites on the real engine."""
     return lambda *more: [
@@ -82,3 +82,12 @@ def arguments(sglang: RealEngine) -> Callable[..., list[str]]:
         f"--multiitem-startup-timeout={STARTUP}",
         *more,
     ]
+
+
+@pytest.fixture(scope="session")
+def suite_run(arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> SuiteRun:
+    """The suites on servers of sglang that they start themselves, a pair of a classification checkpoint among them.
+    Left out is what takes longest: the search, the ladder and the timing."""
+    selection = "not relations and not every_size and not speedup"
+    options = arguments("--reference=transformers", "--allow-inconclusive", "-k", selection)
+    return SuiteRun(*run_suites(tmp_path_factory.mktemp("suites"), REGRESSION, PARITY, *options))

@@ -53,6 +53,27 @@ class RealEngine:
             yield pool.acquire(replace(spec, env={**spec.env, "MIS_CPU_FAULT": fault}), ScoredRequest(LABELS))
 
 
+@dataclass(frozen=True)
+class SuiteRun:
+    """A run of the suites: its exit status, ``matrix.json``, what it printed."""
+
+    status: int
+    matrix: dict[str, Any]
+    output: str
+
+    @property
+    def gates(self) -> dict[str, dict[str, Any]]:
+        """Records of gates by name, without those that were not selected; of a gate's several, one that was run."""
+        selected = [gate for gate in self.matrix["gates"] if "deselected" not in gate["reason"]]
+        return {gate["gate"]: gate for gate in sorted(selected, key=lambda gate: gate["verdict"] != "NOT_RUN")}
+
+    @property
+    def blame(self) -> dict[str, str]:
+        """The line of each gate that fails, as it was printed."""
+        lines = [line.removeprefix("FAIL ") for line in self.output.splitlines() if line.startswith("FAIL ")]
+        return dict(line.split(": ", 1) for line in lines)
+
+
 def run_suites(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """pytest on the suites in a process of its own: exit status, matrix, output."""
     done = subprocess.run(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,18 +79,24 @@ def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Refer
     return model, relevance
 
 
+@contextmanager
+def serving(python: Path, model: Path, directory: Path) -> Iterator[RunningServer]:
+    words = ("v2", "--model-id", str(model), "--engine", "torch", "--device", "cpu", "--no-bettertransformer",
+             "--no-model-warmup", "--host", "127.0.0.1", "--port", "{port}")  # fmt: skip
+    environment = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
+    command = (str(python.with_name("infinity_emb")), *words)
+    spec = LaunchSpec(label="infinity", command=command, env=environment, startup_timeout=180)
+    with ServerPool(directory, owner=True) as pool:
+        yield pool.acquire(spec, ScoredRequest((), client=RerankClient))
+
+
 @pytest.fixture(scope="module")
 def infinity(
     infinity_python: Path, cross_encoder: tuple[Path, Reference], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Infinity]:
     model, reference = cross_encoder
-    words = ("v2", "--model-id", str(model), "--engine", "torch", "--device", "cpu", "--no-bettertransformer",
-             "--no-model-warmup", "--host", "127.0.0.1", "--port", "{port}")  # fmt: skip
-    environment = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
-    command = (str(infinity_python.with_name("infinity_emb")), *words)
-    spec = LaunchSpec(label="infinity", command=command, env=environment, startup_timeout=180)
-    with ServerPool(tmp_path_factory.mktemp("infinity"), owner=True) as pool:
-        yield Infinity(pool.acquire(spec, ScoredRequest((), client=RerankClient)), reference)
+    with serving(infinity_python, model, tmp_path_factory.mktemp("infinity")) as server:
+        yield Infinity(server, reference)
 
 
 def test_its_scores_are_those_of_transformers_by_their_index(infinity: Infinity) -> None:
@@ -124,6 +132,31 @@ def test_a_model_that_it_does_not_have_is_scored_all_the_same(infinity: Infinity
     scores: dict[int, float] = {each["index"]: each["relevance_score"] for each in answer.json()["results"]}
     expected: list[Any] = [infinity.reference(QUERIES[0], text) for text in DOCUMENTS]
     assert np.allclose([scores[at] for at in range(len(DOCUMENTS))], expected, atol=1e-5)
+
+
+def test_what_is_too_long_is_cut_where_the_tokenizer_has_a_limit(infinity: Infinity) -> None:
+    with RerankClient(infinity.server.url) as client:
+        check_scores(client, infinity.reference, ("an apple, " * LIMIT, "bread", "a road"))
+
+
+def test_what_is_too_long_hangs_it_where_the_tokenizer_has_none(
+    infinity_python: Path, cross_encoder: tuple[Path, Reference], tmp_path: Path
+) -> None:
+    """As found: neither that request nor the next one is answered, while /health goes on saying that all is well."""
+    model = shutil.copytree(cross_encoder[0], tmp_path / "tiny-bert")
+    told = json.loads((model / "tokenizer_config.json").read_bytes())
+    del told["model_max_length"]
+    (model / "tokenizer_config.json").write_text(json.dumps(told))
+    with (
+        serving(infinity_python, model, tmp_path / "run") as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http,
+    ):
+        short = {"query": QUERIES[0], "documents": ["bread"]}
+        assert http.post("/rerank", json=short).status_code == 200
+        for documents in (["an apple, " * LIMIT], ["bread"]):
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/rerank", json={**short, "documents": documents}, timeout=10)
+        assert http.get("/health").status_code == 200
 
 
 def test_the_environment_is_the_pinned_one(infinity_python: Path) -> None:

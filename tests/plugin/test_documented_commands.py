@@ -168,7 +168,7 @@ def test_every_line_is_run_or_says_why_not() -> None:
     ]
     assert not open_ends
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+)(?: [a-z ]+)?:", makefile, re.MULTILINE)) | {"test", "slow"}
+    targets = set(re.findall(r"^([a-z-]+)(?: [a-z -]+)?:", makefile, re.MULTILINE)) | {"test", "slow"}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for line in LINES:
         if line.program == "make":

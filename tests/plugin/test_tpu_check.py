@@ -32,11 +32,11 @@ def test_a_kernel_of_the_project(kernels: Project, workers: tuple[str, ...]) -> 
         "test_kernels.py",
         """
         import pytest
-        from pytest_multiitem.tpu.records import Report
+        from pytest_multiitem.compile_gates.records import Report
 
         def test_passes(multiitem_tpu_check):
             report = multiitem_tpu_check("segment_kernels:working", {"rows": 128}, {"rows": 256})
-            assert isinstance(report, Report) and report.verdict == "PASS" and len(report.checks) == 5
+            assert isinstance(report, Report) and report.verdict == "PASS" and len(report.checks) == 6
 
         def test_fails(multiitem_tpu_check):
             multiitem_tpu_check("segment_kernels:integer_gather")
@@ -125,7 +125,7 @@ def test_a_gate_that_tells_nothing_fails_unless_it_may(
     kernels.write(
         "test_kernels.py",
         """
-        from pytest_multiitem.tpu import gate
+        from pytest_multiitem.compile_gates.tpu import gate
 
         def test_it(multiitem_tpu_check, monkeypatch):
             monkeypatch.setattr(gate, "_CONTROLS", {"lower": ()})
@@ -177,7 +177,8 @@ def test_a_kernel_that_does_not_exist_is_an_error_of_the_gate(kernels: Project) 
 
 def test_a_run_without_the_fixture_loads_nothing_of_the_gate(kernels: Project) -> None:
     kernels.write(
-        "test_it.py", "def test_it():\n    import sys\n    assert 'pytest_multiitem.tpu.gate' not in sys.modules"
+        "test_it.py",
+        "def test_it():\n    import sys\n    assert 'pytest_multiitem.compile_gates.process' not in sys.modules",
     )
     result = kernels.pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1)

@@ -64,6 +64,32 @@ def vmem_overflow(*, rows: int = 128, keys: int = 256, prefix: int = 128, head_d
     return _case(visible, rows, keys, head_dim, scratch=(2**14, 2**14))
 
 
+def ragged_paged(*, tokens: int = 128, pages: int = 32, dtype: str = "bfloat16") -> Case:
+    """JAX's own attention over a paged cache with its default arguments: it asks which TPU it runs on."""
+    from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
+
+    integers = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((8,), (8, 4), (9,), (1,))]
+    queries = jax.ShapeDtypeStruct((tokens, 16, 128), dtype)
+    cache = jax.ShapeDtypeStruct((pages, 16, 16, 128), dtype)  # pages of 16 tokens, 8 heads of keys and of values
+    return ragged_paged_attention, (queries, cache, *integers)
+
+
+def tiles_of_its_chip() -> Case:
+    """Asks for its device by all the ways that are answered, and lowers for no other chip than that."""
+    device = jax.devices()[0]
+    if not device.device_kind.startswith("TPU") or jax.local_devices()[0].platform != "tpu":
+        raise ValueError(f"Only TPUs have tiles here, not {device!r}")
+    return working() if jax.default_backend() == "tpu" else no_kernel()
+
+
+def own_way_of_asking() -> Case:
+    """Asks in a way that is not answered: what it then says is about where it runs, not about itself."""
+    from jax._src import xla_bridge
+
+    kind = xla_bridge.devices()[0].device_kind
+    raise ValueError(f"Only TPU devices are supported: Invalid device_kind: '{kind}'")
+
+
 def no_kernel() -> Case:
     """What interpret mode leaves: a program without a TPU kernel."""
     tile = jax.ShapeDtypeStruct((8, 128), jnp.float32)

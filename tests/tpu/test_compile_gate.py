@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_multiitem.compile_gates.records import Report
+from pytest_multiitem.compile_gates.tpu import gate
+from pytest_multiitem.compile_gates.tpu.gate import Wanted, check_kernel
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.settings.chips import CHIPS, DEFAULT_CHIPS
-from pytest_multiitem.tpu import gate
-from pytest_multiitem.tpu.gate import Wanted, check_kernel
-from pytest_multiitem.tpu.records import Report
 
 HERE = Path(__file__).parent
 OURS = "pytest_multiitem.engine.segment_kernel"
@@ -74,6 +74,27 @@ def test_a_kernel_that_crashes_the_compiler_is_a_fail(libtpu: Path | None) -> No
     report = checked(libtpu, "segment_kernels:compiler_crash")
     assert verdicts(report, "compile") == all_chips(Verdict.FAIL)
     assert all(check.verdict is Verdict.PASS for check in report.checks if check.role == "control")
+
+
+@pytest.mark.parametrize("kernel", ["ragged_paged", "tiles_of_its_chip"])
+def test_a_kernel_that_asks_for_its_chip_passes(libtpu: Path | None, kernel: str) -> None:
+    """JAX's own ragged_paged_attention with its default arguments among them."""
+    report = checked(libtpu, f"segment_kernels:{kernel}")
+    assert report.verdict is Verdict.PASS, report.reason
+    assert verdicts(report, "lower") == verdicts(report, "compile") == all_chips(Verdict.PASS)
+
+
+def test_a_kernel_that_asks_otherwise_is_not_run(libtpu: Path | None) -> None:
+    report = checked(libtpu, "segment_kernels:own_way_of_asking", chips=("v6e",))
+    assert verdicts(report, "lower") == verdicts(report, "compile") == {"v6e": Verdict.NOT_RUN}
+
+
+@pytest.mark.parametrize("kernel", ["integer_gather", "boolean_truncation"])
+def test_a_refusal_names_the_place_in_the_kernel(libtpu: Path | None, kernel: str) -> None:
+    """Before the compiler's own words end; by a line where there is one, and else by where the kernel begins."""
+    report = checked(libtpu, f"segment_kernels:{kernel}", chips=("v6e",), tier="compile")
+    (failure,) = (check.failure for check in report.checks if check.role == "kernel")
+    assert failure is not None and "segment_kernels.py:" in failure.place and failure.place in report.reason
 
 
 def test_interpret_mode_is_no_compile(libtpu: Path | None) -> None:

@@ -20,6 +20,9 @@ from pytest_multiitem.comparison.decision import guardrail
 from pytest_multiitem.comparison.decision.compare import compare
 from pytest_multiitem.comparison.decision.pair import pair_of
 from pytest_multiitem.comparison.row_figures import fill
+from pytest_multiitem.compile_gates.classify import Failure
+from pytest_multiitem.compile_gates.judge import Observed, Step, judge, overall, tier_verdicts
+from pytest_multiitem.compile_gates.records import GpuReport, TpuReport
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.power.records import FaultRecord, KillMatrix
 from pytest_multiitem.power.summary import is_complete, outcome, summarise
@@ -30,9 +33,6 @@ from pytest_multiitem.results.store import checksum
 from pytest_multiitem.results.verdict import Verdict
 from pytest_multiitem.scoring.relations import Scenario, ScoreBody
 from pytest_multiitem.settings.conditions import parse
-from pytest_multiitem.tpu.classify import Failure
-from pytest_multiitem.tpu.judge import Observed, Step, judge, overall, tier_verdicts
-from pytest_multiitem.tpu.records import Report
 
 EQUIV, SAME, SPEED = "delimiter_aligned_equiv_le_0p02", "same_length_isolation_zero", "speedup_n32_ge_3x"
 CONDITIONS = [parse("p95 > 15%")]
@@ -277,7 +277,7 @@ def tpu(kernel=FINE):
     tiers = tier_verdicts(checks, ["v6e", "v5e"])
     verdict, reason = overall(tiers)
     return builtins(
-        Report(
+        TpuReport(
             kernel="a:b",
             chips=["v6e", "v5e"],
             cases=["rows=8", "rows=16"],
@@ -288,6 +288,29 @@ def tpu(kernel=FINE):
             versions={"jax": "1"},
         )
     )
+
+
+def gpu(kernel=None):
+    """Two cases on one architecture, compiled and interpreted; ``kernel``: what is observed of the last one."""
+    fits = {"shared": 8192, "shared_limit": 101376, "registers": 90, "spill_stores": 0, "spill_loads": 0,
+            "spill_limit": 0}  # fmt: skip
+    compiled = Observed(result={"kernels": 1, "resources": fits}, seconds=0.5)
+    exact = Observed(result={"kernels": 2, "numbers": {"difference": 0.25, "limit": 0.5}}, seconds=0.5)
+    steps = []
+    for tier, chip, fine in (("compile", "sm_120", compiled), ("interpret", "interpreter", exact)):
+        bad = Step(tier, chip, "bad", control="bad", must_fail=frozenset({"trace"}))
+        steps += [(Step(tier, chip, "good", control="good"), fine), (bad, refused("trace"))]
+        steps += [(Step(tier, chip, f"rows={rows}"), fine) for rows in (8, 16)]
+    steps[-1] = (steps[-1][0], kernel or exact)
+    checks = judge(steps)
+    tiers = tier_verdicts(checks, ["sm_120"])
+    verdict, reason = overall(tiers)
+    return builtins(
+        GpuReport(
+            kernel="a:b", chips=["sm_120"], cases=["rows=8", "rows=16"], verdict=verdict, reason=reason, tiers=tiers,
+            checks=checks, versions={"triton": "3"},
+        )
+    )  # fmt: skip
 
 
 # -- counterexamples -----------------------------------------------------------------------------
@@ -324,6 +347,7 @@ CONTENTS = {
     made.__name__: made
     for made in (
         run, measured_run, score_matrix, comparison, pair, sent_workload, baseline, load, kill_matrix, tpu,
+        gpu,
         counterexample,
     )
 }  # fmt: skip

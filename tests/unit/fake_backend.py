@@ -10,6 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -49,6 +50,8 @@ class FakeBackend:
     name = "fake"
     device = "cpu"
     dtype = "float32"
+    attention = "hash"
+    attention_others: ClassVar[dict[str, str]] = {}
     vocab_size = VOCAB
     classes = None
     pooled = 0

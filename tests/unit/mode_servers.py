@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import uvicorn
 from stub_targets import StubSubject
@@ -21,6 +22,8 @@ from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient
 from pytest_multiitem.transport.listening import bind
 
+#: What makes a server one that this run has started, whose caches may be flushed.
+OWN = SimpleNamespace(check_alive=lambda patience: None, log_path=None)
 DELIMITER, LABELS = 151_643, (9454, 2753)
 
 
@@ -61,21 +64,27 @@ class Servers:
             vocab_size=backend.vocab_size, empty_item=True, mixed_items=8, equal_items=8,
         )[0]  # fmt: skip
 
-    def judged(self, gate, *names, semantics=Semantics.PREFIX_FIRST_DELIM, words=True, **more):
+    def judged(self, gate, *names, variations=(), semantics=Semantics.PREFIX_FIRST_DELIM, words=True, **more):
         """The record of a gate on such servers; ``names``: faults."""
         with ExitStack() as stack:
             parts = {}
             for role in ("multi", "serial"):
+                varied = variations if role == "multi" else ()
                 active = [name for name in names if role in fault(name).scope]
                 config = ScorerConfig(delimiter=DELIMITER, semantics=semantics) if role == "multi" else ScorerConfig()
-                faults = ActiveFaults.parse(active) if active else None
+                faults = ActiveFaults.parse(active, varied) if active or varied else None
                 served = service(self.backend, self.directory, self.words if words else None, config, faults)
                 app = create_app(served)
                 url = stack.enter_context(listening(faults.before(app) if faults else app))
                 packed = ("segment", 0, semantics) if role == "multi" else ()
                 client = stack.enter_context(ScoreClient(url, timeout=60))
                 parts[role] = Target(
-                    Profile(role, "pytorch", *packed), "embedded", client, adapter=ENGINE, delimiter=DELIMITER
+                    Profile(role, "pytorch", *packed),
+                    "embedded",
+                    client,
+                    adapter=ENGINE,
+                    server=OWN,
+                    delimiter=DELIMITER,
                 )
             subject = StubSubject([self.case], semantics=semantics, hand=parts["serial"], **parts, **more)
             return judged(gate, lambda gate: gate.measure(subject))

@@ -1,9 +1,15 @@
 """What the adapters of real engines make of what servers say: their modes, their refusals, their silent fallbacks."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+import httpx
 import pytest
 
 from pytest_multiitem.adapters.attestation import Attestation, contradictions
 from pytest_multiitem.adapters.base import Engine, Profile, choose_engine
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.gates import run_subject
 from pytest_multiitem.scoring.cases import Case
 
 SGLANG, SGL_JAX = choose_engine("sglang"), choose_engine("sgl-jax")
@@ -162,7 +168,46 @@ SETS = {"disable_radix_cache": True, "chunked_prefill_size": -1}
         ({"version": "0.5.21", "enable_mis": False}, "ids text labels_per_item temperature decisions"),
         ({"version": "0.5.23", "is_embedding": True}, "text classification"),
         ({"version": "0.5.23", "is_embedding": True} | SETS, "text classification setwise_classification"),
+        ({"version": "0.5.23", "is_embedding": False, "is_generation": False}, "text classification"),
+        ({"version": "0.5.23", "is_generation": True, "enable_mis": True}, "ids text labels_per_item temperature"),
     ],
 )
 def test_sglang_speaks_what_its_version_and_its_flags_allow(info, modes):
     assert [mode.value for mode in SGLANG.spoken(info)] == modes.split()
+
+
+@pytest.mark.parametrize("told", [{"is_generation": False}, {}, None])
+def test_sglang_is_asked_once_what_kind_of_model_it_serves(told):
+    """`/get_server_info` of a classification checkpoint says `is_embedding: false`."""
+    asked = []
+
+    def answer(request):
+        asked.append(request.url.path)
+        if request.url.path == "/get_server_info":
+            return httpx.Response(200, json={"version": "0.5.23", "is_embedding": False})
+        return httpx.Response(404) if told is None else httpx.Response(200, json={"model_path": "m", **told})
+
+    with SGLANG.client("http://127.0.0.1:1") as client:
+        client._http = httpx.Client(base_url="http://127.0.0.1:1", transport=httpx.MockTransport(answer))
+        infos = [client.server_info() for _ in range(2)]
+    assert infos[0] == infos[1] == {"version": "0.5.23", "is_embedding": False, **(told or {})}
+    assert asked.count("/get_server_info") == 2 and asked.count("/model_info") == 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "owned", "has_pair"),
+    [("sglang", True, True), ("embedded", True, True), ("sglang", False, False), ("vllm", True, False)],
+)
+def test_a_pair_of_a_classification_checkpoint_is_started_where_the_profiles_serve_one(
+    engine, owned, has_pair, monkeypatch
+):
+    monkeypatch.setattr(run_subject, "tiny_checkpoint", lambda num_labels: f"tiny-{num_labels}")
+    settings = SimpleNamespace(property_examples=1, items=(), labels=(5, 6, 7))
+    run = SimpleNamespace(engine=choose_engine(engine), settings=settings, record=None, beside=lambda profile: profile)
+    multi = SimpleNamespace(owned=owned, place="multi-item server", profile=MULTI)
+    subject = run_subject.RunSubject(run, "pytorch", given={"multi": multi})
+    if has_pair:
+        assert subject.with_head() == (replace(MULTI, model="tiny-3"), Profile("serial", "pytorch", model="tiny-3"))
+    else:
+        with pytest.raises(EngineUnavailable, match=f"no classification head, and none of engine {engine} is started"):
+            subject.with_head()

@@ -975,8 +975,8 @@ def test_checks_that_were_not_made_attest_nothing(monkeypatch):
         (["fine", NOISY, contract.Undecided("more noise")], Verdict.INCONCLUSIVE, "check 2: noise"),
         ([NOISY, NOT_MADE], Verdict.INCONCLUSIVE, "no check could be made: noise; not today"),
         ([BROKEN, NOISY, "fine"], Verdict.FAIL, "check 1: off"),
-        (["fine", BROKEN, contract.Broken("too")], Verdict.FAIL, "check 2: off (and 1 more)"),
-        ([BROKEN, BROKEN, BROKEN], Verdict.FAIL, "check 1: off (and 2 more)"),
+        (["fine", BROKEN, contract.Broken("too")], Verdict.FAIL, "check 2: off (also broken: check 3)"),
+        ([BROKEN, BROKEN, BROKEN], Verdict.FAIL, "check 1: off (also broken: check 2, check 3)"),
         (["fine", ScoreFailure(FailureKind.BAD_RESPONSE, "no scores", 200)], Verdict.FAIL, "check 2: "),
     ],
 )

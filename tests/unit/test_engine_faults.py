@@ -21,8 +21,9 @@ from pytest_multiitem.faults.catalogue import VARIATIONS, catalogue, fault, vari
 from pytest_multiitem.faults.neighbours import NEIGHBOURS
 from pytest_multiitem.faults.variations import ShapeNoise
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
+from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.semantics import Semantics
-from pytest_multiitem.scoring.steps import ScoringSteps
+from pytest_multiitem.scoring.steps import Reading, ScoringSteps
 from pytest_multiitem.scoring.wire.errors import WireError
 
 QUERY = [10, 11, 12]
@@ -639,6 +640,17 @@ def test_shape_noise_leaves_scores_scores():
     np.testing.assert_allclose(score(which).sum(axis=1), 1.0, rtol=0, atol=1e-12)
     plain = which.score(QUERY, ITEMS, (5, 6), False).scores
     assert ((plain > 0) & (plain <= 1)).all()
+
+
+def test_shape_noise_leaves_logits_of_any_size_and_sign_logits():
+    class Head(ScoringSteps):
+        def compute(self, layout, implementation, read):
+            return np.tile([30.0, -2.0, 0.5], (layout.num_readouts, 1))
+
+    layout = build_layout(QUERY, ITEMS, D, Semantics.PREFIX_FIRST_DELIM)
+    noise = ShapeNoise(1e-3).before(Head()).compute(layout, MaskImpl.SEGMENT, Reading((0, 1, 2), False, raw=True))
+    off = np.abs(noise - [30.0, -2.0, 0.5])
+    assert off.min() > 0 and off.max() < 5e-3
 
 
 @pytest.mark.parametrize("name", ["leak_next=1e-2", "positions_not_reset", "score_before_last"])

@@ -13,9 +13,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.engine_speed import growth, memory, page, run, sides, targets, timing
+from benchmarks import accelerator, attention_rates
+from benchmarks.engine_speed import growth, memory, page, run, sides, surroundings, targets, timing
 from benchmarks.engine_speed.__main__ import main
 from benchmarks.engine_speed.shapes import CANONICAL, DELIMITER, LABELS, Requests, Shape
+from pytest_multiitem.bench import flops
+from pytest_multiitem.engine.checkpoint import CheckpointSpec
+from pytest_multiitem.engine.config import ModelConfig
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +79,36 @@ def missed(results: dict[str, Any]) -> list[tuple[str, str]]:
 def test_limits_themselves_hold(results: dict[str, Any]) -> None:
     assert set(verdicts(results).values()) == {targets.HOLDS} and len(verdicts(results)) == 18
     assert "25.0 × (95 %: 22.5 × to 27.5 ×)" in [one["shown"] for one in targets.judge(results)]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "share", "verdict"),
+    [
+        ("AuthenticAMD", 0.55, targets.HOLDS),
+        ("AuthenticAMD", 0.5499, targets.MISSED),
+        ("GenuineIntel", 0.45, targets.HOLDS),
+        ("GenuineIntel", 0.4499, targets.MISSED),
+    ],
+)
+def test_the_share_of_the_rate_is_asked_by_the_make_of_the_processor(
+    results: dict[str, Any], vendor: str, share: float, verdict: str
+) -> None:
+    results["instruction_set"] = {"vendor": vendor}
+    for backend in targets.BACKENDS:
+        the_side(results, backend, "segment").update(share_needed=share)
+    found = {name: one for (name, _), one in verdicts(results).items() if "GEMM" in name}
+    assert set(found.values()) == {verdict} and f"≥ {targets.MATRIX_SHARE[vendor]:.0%}" in next(iter(found))
+
+
+def test_the_kind_of_processor_is_that_of_its_first_core() -> None:
+    first = (
+        "vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n"
+        "flags\t\t: fpu avx avx2 avx512f\n"
+    )
+    kind = {"vendor": "AuthenticAMD", "family": "26", "model": "2", "vectors": "AVX-512"}
+    assert surroundings.instruction_set(first + first.replace("avx512f", "amx_tile")) == kind
+    assert surroundings.instruction_set(first.replace(" avx512f", ""))["vectors"] == "AVX2"
+    assert set(surroundings.instruction_set("").values()) == {None}
 
 
 def the_side(results: dict[str, Any], backend: str, key: str) -> dict[str, Any]:
@@ -272,6 +306,47 @@ def test_the_accelerator_script_runs_on_a_processor(tmp_path: Path) -> None:
     (segment,) = results["sides"]
     assert segment["executed"] == "segment" and 0 < segment["share_needed"] < 1
     assert results["model"]["num_hidden_layers"] == 2 and "packed, segment" in done.stdout
+    attention = {one["kernel"]: one for one in results["attention"]}
+    for kernel in ("products", "flex_attention"):
+        assert attention[kernel]["max_abs_diff"] <= 0.02 and len(attention[kernel]["seconds"]) == 2
+    for kernel in ("triton", "flashinfer, paged", "flashinfer, ragged"):
+        assert "seconds" not in attention[kernel] and attention[kernel]["failure"]
+    assert "roofline: NOT_RUN: no data-sheet rate of cpu is known here" in done.stdout
+    assert results["goal_reached"] is None
+
+
+def test_the_roofline_of_the_canonical_workload() -> None:
+    """989 TFLOP/s of an H200 are 31,600 items/s of Qwen3-0.6B: what the goal of 10,000 is to be seen against."""
+    config = ModelConfig(
+        vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-6, rope_theta=1e6, max_position_embeddings=40_960,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    peak = attention_rates.peak_rate("NVIDIA H200 NVL")
+    assert peak == 989e12 and attention_rates.peak_rate("cpu") is None
+    given = (config, CANONICAL.query_tokens, CANONICAL.lengths)
+    # Without what no score depends on, and with it.
+    needed, nominal = (flops.packed(*given, labels=2, needed=needed).total for needed in (True, False))
+    most, least = (accelerator.roofline(work, CANONICAL.items, peak) for work in (needed, nominal))
+    assert least < 31_600 < most < 1.1 * least
+
+
+@pytest.mark.parametrize(("reached", "words"), [(True, "goal of 10,000: reached"), (False, "goal of 10,000: missed")])
+def test_the_goal_is_told_where_it_applies(reached: bool, words: str) -> None:
+    results = {"roofline_items_per_sec": 31_600.0, "peak_flops_per_sec": 989e12, "goal_items_per_sec": 10_000.0}
+    assert accelerator.roofline_line(results | {"goal_reached": reached}).endswith(words)
+
+
+def test_a_wrong_attention_kernel_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_attention = pytest.importorskip("pytest_multiitem.engine.torch_attention")
+    honest = torch_attention.segment
+    monkeypatch.setattr(torch_attention, "segment", lambda *given: 1.01 * honest(*given) + 1e-3)
+    spec = CheckpointSpec(64, 160, 2, 4, 2, 16, 1000)
+    found = attention_rates.measure(spec, Shape(20, 3, 4), device="cpu", dtype="float32", runs=1)
+    (products,) = [one for one in found if one["kernel"] == "products"]
+    assert "seconds" not in products and products["failure"].startswith("wrong by 0.0")
+    header, rows = attention_rates.table(found, 1e12)
+    assert {len(row) for row in rows} == {len(header)}
 
 
 def test_without_the_device_the_accelerator_is_not_run(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ KNOWN = f"{HEAD}[[models.incompatible]]\n"
         (f"{HEAD}maks = ['dense']", "Object contains unknown field `maks` (at `models[0]`)"),
         (f"{HEAD}backends = 'jax'", "Expected `array`, got `str` (at `models[0].backends`)"),
         (f"{HEAD}backends = ['jaxx']", "models[0].backends: 'jaxx' is not known; expected pytorch, jax (did you"),
-        (f"{HEAD}engine = 'unheard-of'", "models[0].engine: 'unheard-of' is not known; expected"),
+        (f"{HEAD}engine = 'vlm'", "models[0].engine: 'vlm' is not known; expected"),
         (f"gates = ['x']\n{HEAD}", "gates: 'x' is not known"),
         (f"{HEAD}{HEAD}", "models[1].name: 'tiny' stands there twice"),
         (f"{HEAD}settings = {{ lables = 1 }}", "models[0].settings: no setting is called 'lables' (did you mean"),

@@ -19,12 +19,12 @@ from pytest_multiitem.baselines import judging, store
 from pytest_multiitem.bench import figures
 from pytest_multiitem.bench.statistics import p50, p95, ratio_interval
 from pytest_multiitem.comparison.decision import speed
+from pytest_multiitem.compile_gates.records import Report
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.evaluation import check, combine, records
 from pytest_multiitem.power.records import KillMatrix
 from pytest_multiitem.power.summary import verdict as power_verdict
 from pytest_multiitem.results import counterexample
-from pytest_multiitem.tpu.records import Report
 from pytest_multiitem.validation.schemas import KINDS
 from pytest_multiitem.validation.validate import examine
 

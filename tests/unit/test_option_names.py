@@ -57,10 +57,16 @@ IDEAS = {
     "INCONCLUSIVE does not fail": "--allow-inconclusive",
     "gates that must have run": "--require",
     "what a regression is": "--fail-if",
+    "arguments of a kernel's case": "--shape",
     "what TPU kernels are compiled for": "--tpu-chips",
     "how far they are": "--tpu-tier",
     "seconds a kernel may take": "--tpu-timeout",
     "where libtpu is": "--tpu-libtpu",
+    "what GPU kernels are compiled for": "--gpu-chips",
+    "whether they are compiled or interpreted": "--gpu-tier",
+    "seconds a GPU kernel may take": "--gpu-timeout",
+    "where Triton is": "--gpu-triton",
+    "bytes a GPU kernel may spill": "--gpu-spills",
 }
 #: Old names that are names of something else in these commands.
 STILL_NAMES = {"--items": {"evaluate"}, "--output": {"report"}}

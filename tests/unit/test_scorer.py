@@ -1,5 +1,7 @@
 """The scorer against a fake model: every mode equals its serial reference exactly, or refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fake_backend import LOG_NORMALISER, VOCAB, FakeBackend, logit
@@ -242,12 +244,51 @@ def test_a_query_that_begins_like_a_cached_one_is_no_hit():
     assert scorer.executed()["prefill_extend"]["cache_hits"] == 0
 
 
+def test_a_packed_sequence_reuses_a_known_prefix_where_the_cache_is_on():
+    """The second chunk of a request finds the first one's, whose bits are those of a new one."""
+    scorer = Scorer(FakeBackend(), packed(scoring_cache=True, chunk_size=3))
+    cold, warm = (scorer.score(QUERY, ITEMS, LABELS, False) for _ in range(2))
+    np.testing.assert_array_equal(cold.scores, score(packed(chunk_size=3)).scores)
+    np.testing.assert_array_equal(cold.scores, warm.scores)
+    assert scorer.backend.calls.count("prefix") == 1
+    assert scorer.executed()["packed_prefixes"] == {"computed": 1, "reused": 3}
+    scorer.flush_cache()
+    np.testing.assert_array_equal(scorer.score(QUERY, ITEMS[:1], LABELS, False).scores, cold.scores[:1])
+    assert scorer.executed()["packed_prefixes"] == {"computed": 2, "reused": 3}
+
+
+def test_a_packed_prefix_is_computed_every_time_where_the_cache_is_off():
+    scorer = Scorer(FakeBackend(), packed())
+    for _ in range(2):
+        scorer.score(QUERY, ITEMS, LABELS, False)
+    assert scorer.backend.calls.count("prefix") == 2
+    assert scorer.executed()["packed_prefixes"] == {"computed": 2, "reused": 0}
+
+
+@pytest.mark.parametrize("semantics", PRODUCTION)
+def test_a_packed_query_that_begins_or_ends_like_a_cached_one_is_no_hit(semantics):
+    scorer = Scorer(FakeBackend(), packed(scoring_cache=True, semantics=semantics))
+    for query in (QUERY, QUERY[:2], [*QUERY, 1], [9, *QUERY[1:]]):
+        result = scorer.score(query, ITEMS, LABELS, False)
+        np.testing.assert_array_equal(result.scores, reference(semantics.serial_query(query, DELIMITER), ITEMS))
+    assert scorer.executed()["packed_prefixes"] == {"computed": 4, "reused": 0}
+
+
+def test_the_same_tokens_at_other_positions_are_no_hit():
+    scorer = Scorer(FakeBackend(), packed(scoring_cache=True))
+    layout = build_layout(QUERY, ITEMS, DELIMITER, Semantics.QUERY_PREFIX)
+    later = replace(layout, positions=layout.positions + 1)
+    prefixes = [scorer._packed_prefix(each) for each in (layout, later, layout)]
+    assert prefixes[0] is prefixes[2] and prefixes[0] != prefixes[1]
+    assert scorer.executed()["packed_prefixes"] == {"computed": 2, "reused": 1}
+
+
 def test_the_cache_is_bounded_and_drops_the_least_recently_used():
     cache = PrefixCache(2, 100)
     computed = []
 
     def get(key):
-        return cache.get((key,), lambda: computed.append(key) or key)
+        return cache.get(((key, 0),), lambda: computed.append(key) or key)
 
     assert get(1) == (1, False) and get(2) == (2, False) and get(1) == (1, True)
     assert get(3) == (3, False)

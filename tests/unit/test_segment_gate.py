@@ -7,13 +7,13 @@ import pytest
 from sample_matrix import matrix
 
 from pytest_multiitem.adapters.attestation import Attestation
+from pytest_multiitem.compile_gates.records import Check, Memory, Report, TierVerdict
 from pytest_multiitem.gates.segment import SEGMENT_LOWERS, judge, judge_kernel
+from pytest_multiitem.reports.compile_gates import checks_table, report_lines
 from pytest_multiitem.reports.formats import markdown
 from pytest_multiitem.reports.summary import lines
-from pytest_multiitem.reports.tpu import checks_table, report_lines
 from pytest_multiitem.results.details import SegmentPath
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.tpu.records import Check, Memory, Report, TierVerdict
 
 
 class Server:

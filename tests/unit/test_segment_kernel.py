@@ -170,16 +170,20 @@ def test_other_lengths_behind_a_row_change_no_bit_of_it():
     assert not np.array_equal(before[:, :, :120], after[:, :, :120])
 
 
-def test_tiles_of_other_items_and_of_the_hidden_prefix_are_not_computed():
-    """A weight of zero times NaN is NaN: where rows stay as they were, the tile was not in their sum at all."""
-    q, k, v, prefix_k, prefix_v, segment_start = operands(6, [64] * 6 + [1], **SHAPE)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("slot", [0, 10, 16])
+def test_what_is_not_finite_in_a_slot_or_in_the_hidden_prefix_reaches_no_other_row(dtype, bad, slot):
+    """Zero times NaN is NaN, and slots meet in tiles. Slot 10 lies across a tile's edge, 16 is a tail of one row."""
+    q, k, v, prefix_k, prefix_v, segment_start = operands(6, SLOTS, **SHAPE, dtype=dtype)
     before = interpreted(q, k, v, prefix_k, prefix_v, segment_start, 500)
-    prefix_k, prefix_v = (each.at[:, 512:].set(jnp.nan) for each in (prefix_k, prefix_v))
-    for other, rows in ((slice(0, 256), slice(256, ROWS)), (slice(256, ROWS), slice(0, 256))):
-        changed = (each.at[:, other].set(jnp.nan) for each in (k, v))
+    rows = np.flatnonzero(np.arange(ROWS) // SLOT == slot)
+    prefix_k, prefix_v = (each.at[:, 500:].set(bad) for each in (prefix_k, prefix_v))
+    for changed in ((k.at[:, rows[0]].set(bad), v), (k, v.at[:, rows[0], 3].set(bad))):
         after = interpreted(q, *changed, prefix_k, prefix_v, segment_start, 500)
-        assert np.array_equal(before[:, :, rows], after[:, :, rows])
-        assert np.isnan(after[:, :, other]).all()
+        others = np.delete(np.arange(ROWS), rows)
+        assert np.array_equal(before[:, :, others], after[:, :, others])
+        assert np.isnan(after[:, :, rows]).all() or changed[0] is not k, "a row that sees it must not look healthy"
 
 
 # -- tiles, refusals, the case of the compile gate ------------------------------------------------

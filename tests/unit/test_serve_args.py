@@ -64,6 +64,9 @@ def test_prefill_extend():
     assert (config.mode, config.extend_batch_size) == (Mode.PREFILL_EXTEND, 12)
     assert args.accepted_without_effect == ()
     assert parse("--enable-scoring-cache").accepted_without_effect == ("--enable-scoring-cache",)
+    packed = ("--enable-scoring-cache", "--multi-item-scoring-delimiter=9")
+    assert parse(*packed).accepted_without_effect == ()
+    assert parse(*packed, "--multi-item-mask-impl=dense").accepted_without_effect == ("--enable-scoring-cache",)
 
 
 def test_delimiter_zero_is_a_delimiter():

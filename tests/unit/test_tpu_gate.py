@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pytest_multiitem.compile_gates.tpu import gate
+from pytest_multiitem.compile_gates.tpu.gate import Wanted, check_kernel
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.tpu import gate
-from pytest_multiitem.tpu.gate import Wanted, check_kernel
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_a_kernel_lowers_for_every_chip_and_case() -> None:
     ]  # fmt: skip
     assert len(kernels(report)) == 10 and all(check.kernels == 1 for check in kernels(report))
     controls = [check for check in report.checks if check.role == "control"]
-    assert len(controls) == 15 and all(check.verdict is Verdict.PASS for check in controls)
+    assert len(controls) == 20 and all(check.verdict is Verdict.PASS for check in controls)
     assert {check.expected for check in controls} == {"pass", "fail"}
     assert set(report.versions) >= {"jax", "jaxlib"}
 
@@ -61,6 +61,33 @@ def test_a_function_that_makes_no_case(function: str, verdict: Verdict, said: st
     assert report.verdict is verdict and said in report.reason
     (check,) = kernels(report)
     assert check.error is not None and "Traceback" in check.error
+
+
+def test_a_kernel_may_ask_for_its_chip() -> None:
+    report = check_kernel(wanted("asks", chips=("v6e", "v5p")))
+    assert report.verdict is Verdict.PASS, report.reason
+    assert check_kernel(wanted("asks_too_much")).verdict is Verdict.NOT_RUN
+
+
+@pytest.mark.parametrize(("asked", "verdict"), [("jax.default_backend() != 'tpu'", "NOT_RUN"), ("True", "FAIL")])
+def test_what_was_asked_before_any_chip_was_known(tmp_path: Path, asked: str, verdict: str) -> None:
+    """A kernel that interprets itself because its module asked too early, and one that does so anyway."""
+    (tmp_path / "early_kernels.py").write_text(
+        f"import jax\nfrom jax.experimental import pallas as pl\nINTERPRET = {asked}\n"
+        "tile = jax.ShapeDtypeStruct((8, 128), 'float32')\n"
+        "def kernel(tile, out):\n    out[...] = tile[...] + 1.0\n"
+        "def case():\n    return pl.pallas_call(kernel, out_shape=tile, interpret=INTERPRET), (tile,)\n"
+    )
+    report = check_kernel(Wanted("early_kernels:case", chips=("v6e",), tier="lower", path=(str(tmp_path),)))
+    assert report.verdict is Verdict[verdict], report.reason
+    assert ("jax.default_backend() was called when no chip was known" in report.reason) is (verdict == "NOT_RUN")
+
+
+def test_a_failure_names_its_place(tmp_path: Path) -> None:
+    report = check_kernel(wanted("refuses"))
+    (check,) = kernels(report)
+    assert check.failure is not None and "tpu_kernels.py:" in check.failure.place
+    assert "raise ValueError(" in check.failure.place and check.failure.place in report.reason
 
 
 def test_a_crash_takes_no_other_check_with_it() -> None:
@@ -158,7 +185,11 @@ def test_what_the_kernels_module_needs_may_be_missing(tmp_path: Path) -> None:
     [
         ("tpu_kernals:fine", {}, "no module 'tpu_kernals' (did you mean 'tpu_kernels'?)"),
         ("no_such_thing:fine", {}, "no module 'no_such_thing'; expected one that can be imported from the current"),
-        ("pytest_multiitem.tpu.gait:fine", {}, "no module 'pytest_multiitem.tpu.gait' (did you mean 'gate'?)"),
+        (
+            "pytest_multiitem.compile_gates.tpu.gait:fine",
+            {},
+            "tpu.gait' (did you mean 'gate'?)",
+        ),
         ("tpu_kernels:fin", {}, "has no function 'fin' (did you mean 'fine'?); its own functions: fine, needs"),
         ("tpu_kernels:NOT_A_FUNCTION", {}, "has no callable 'NOT_A_FUNCTION'"),
         ("tpu_kernels:fine", {"row": 8}, "has no argument 'row' (did you mean 'rows'?); it takes rows=8"),
@@ -204,11 +235,11 @@ def test_command_passes(tpu_check, tmp_path: Path) -> None:
     status, out, err = tpu_check("tpu_kernels:needs", "--shape", "rows=8,heads=2", "--shape", "rows=8,heads=4",
                                  "--json", file)  # fmt: skip
     assert (status, err) == (0, "")
-    assert "needs rows=8,heads=2   lower   v6e    PASS" in out and "controls: 3 PASS" in out
+    assert "needs rows=8,heads=2   lower   v6e    PASS" in out and "controls: 4 PASS" in out
     assert out.rstrip().endswith("PASS: tpu_kernels:needs: lowered for v6e; compile was not asked for (tier lower)")
     content = json.loads(file.read_bytes())
     assert content["schema_version"] == "multiitem_tpu_check_v1" and content["verdict"] == "PASS"
-    assert len(content["checks"]) == 5
+    assert len(content["checks"]) == 6
 
 
 def test_command_fails(tpu_check) -> None:

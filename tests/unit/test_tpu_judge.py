@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
+from pytest_multiitem.compile_gates.classify import Failure, cause, shortened
+from pytest_multiitem.compile_gates.judge import Observed, Step, judge, overall, tier_verdicts
+from pytest_multiitem.compile_gates.process import exit_words, last_words
 from pytest_multiitem.results.records import Verdict
-from pytest_multiitem.tpu.classify import Failure, cause, shortened
-from pytest_multiitem.tpu.judge import Observed, Step, judge, overall, tier_verdicts
-from pytest_multiitem.tpu.process import exit_words, last_words
 
 FINE = Observed(result={"kernels": 1, "memory": None}, seconds=0.5)
 COMPILED = Observed(

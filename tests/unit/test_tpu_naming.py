@@ -6,11 +6,11 @@ import functools
 
 import pytest
 
+from pytest_multiitem.compile_gates.shapes import parse_shape, shown
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.settings.chips import CHIPS, DEFAULT_CHIPS, chip_names
 from pytest_multiitem.settings.kernels import name_of, parse_kernel
 from pytest_multiitem.settings.resolve import resolve
-from pytest_multiitem.tpu.shapes import parse_shape, shown
 
 
 @pytest.mark.parametrize("text", ["kernels:case", "a.b_c.d:case_1"])
@@ -34,7 +34,7 @@ def test_a_file_is_told_its_module(text: str) -> None:
 
 
 def test_a_function_is_named_by_where_it_is_defined() -> None:
-    assert name_of(parse_shape) == "pytest_multiitem.tpu.shapes:parse_shape"
+    assert name_of(parse_shape) == "pytest_multiitem.compile_gates.shapes:parse_shape"
 
 
 @pytest.mark.parametrize("kernel", [lambda: None, functools.partial(parse_shape), DEFAULT_CHIPS])

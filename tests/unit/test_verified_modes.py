@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pytest_multiitem.adapters.base import ENGINES
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.reports.verified_modes import table, verified
 from pytest_multiitem.results.details import RequestContract
@@ -104,8 +105,11 @@ def test_the_last_run_counts_for_its_own_version_alone() -> None:
 def test_the_table_has_a_column_a_version_and_a_word_for_everything() -> None:
     known = VerifiedModes(modes=[mode("ids", "1"), mode("temperature", "1", holds=False), mode("ids", "2", holds=None)])
     head, rows = table(known)
-    assert head == ["mode", "`embedded`", "`rerank`", "`sgl-jax`", "`sglang` 1", "`sglang` 2", "`trtllm`", "`vllm`"]
-    by_mode = {row[0]: row[1:] for row in rows}
+    versions = {"sglang": ["`sglang` 1", "`sglang` 2"]}
+    assert head == ["mode", *(each for name in ENGINES.shipped() for each in versions.get(name, [f"`{name}`"]))]
+    by_mode = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
     only = "by command line only"
-    assert by_mode["`ids`"] == [only, "–", only, "verified here", "undecided here: `g`", only, "–"]
-    assert by_mode["`temperature`"][3:5] == ["fails here: `g`", only]
+    ids, temperature = by_mode["`ids`"], by_mode["`temperature`"]
+    assert (ids["`sglang` 1"], ids["`sglang` 2"]) == ("verified here", "undecided here: `g`")
+    assert (ids["`embedded`"], ids["`rerank`"], ids["`trtllm`"], ids["`vllm`"]) == (only, "–", only, "–")
+    assert (temperature["`sglang` 1"], temperature["`sglang` 2"]) == ("fails here: `g`", only)

@@ -49,6 +49,26 @@ def own_mistake() -> Any:
     return Path.no_such_attribute  # type: ignore[attr-defined]
 
 
+def asks(rows: int = 8) -> Any:
+    """Asks which chip it is for, before it is traced and while it is, as kernels with tuned tiles do."""
+    kind = jax.devices()[0].device_kind
+
+    def case(tile: Any) -> Any:
+        found = {jax.local_devices()[0].device_kind, jax.devices()[0].device_kind, jax.devices("tpu")[0].device_kind}
+        if found != {kind} or not kind.startswith("TPU") or jax.default_backend() != "tpu":
+            raise ValueError(f"Unsupported: {found}, {kind}, {jax.default_backend()}")
+        if jax.devices("cpu")[0].platform != "cpu":
+            raise ValueError("the processor is still there")
+        return fine(rows)[0](tile)
+
+    return case, (jax.ShapeDtypeStruct((rows, 128), jnp.float32),)
+
+
+def asks_too_much() -> Any:
+    """Asks a chip what only a real one knows."""
+    return jax.devices()[0].memory_stats()
+
+
 def nothing() -> Any:
     """Returns what is no case."""
 

@@ -6,10 +6,10 @@ from pytest_multiitem.power.summary import matrix_of
 from pytest_multiitem.reports import power, table, variants
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import bullets
+from pytest_multiitem.reports.compile_gates import checks_table, gpu_checks_table
 from pytest_multiitem.reports.formats import ReportFormat
 from pytest_multiitem.reports.page import page
 from pytest_multiitem.reports.scores import scores
-from pytest_multiitem.reports.tpu import checks_table
 from pytest_multiitem.results.details import Power
 from pytest_multiitem.results.published import HARDWARE
 from pytest_multiitem.results.records import Matrix
@@ -30,6 +30,7 @@ def render(matrix: Matrix) -> str:
         variant_facts=variants.facts(matrix),
         counts=", ".join(f"{n} {v}" for v, n in matrix.summary.items() if n) or "no gate was selected",
         compiled=checks_table(matrix),
+        compiled_for_gpus=gpu_checks_table(matrix),
         baseline=baseline(matrix.gates),
         scores=scores(matrix.gates),
         power=power.tables(matrix_of(matrix.gates)) if measured_power else None,

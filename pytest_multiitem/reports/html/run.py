@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pytest_multiitem.power.summary import matrix_of
-from pytest_multiitem.reports import table, tpu, variants
+from pytest_multiitem.reports import compile_gates, table, variants
 from pytest_multiitem.reports.baseline import baseline
 from pytest_multiitem.reports.blocks import Rows
 from pytest_multiitem.reports.html import power, scores, speed
@@ -56,7 +56,10 @@ def chapter(matrix: Matrix, title: str | None = None) -> Chapter:
     made.sections += [
         Section("Benchmarks", _tables(("", table.benchmarks(matrix)))),
         Section("Against the baseline", _tables(("", baseline(matrix.gates)))),
-        Section("Compile gate", _tables(("", tpu.checks_table(matrix)))),
+        Section(
+            "Compile gate",
+            _tables(("", compile_gates.checks_table(matrix)), ("", compile_gates.gpu_checks_table(matrix))),
+        ),
         Section("Semantics", _tables(("", table.semantics(matrix)))),
         Section("How far the evidence goes", _tables(("", table.not_tried(matrix.gates)))),
         Section("Every verdict", [*entries(matrix.gates)], "Each verdict with what it rests on."),

@@ -1,0 +1,53 @@
+"""From NumPy to the arrays of a kernel and back. torch and JAX are imported here only where a kernel has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.kernels.abilities import Abilities, Dtype
+
+#: Half the distance from 1 to the next number: the largest relative error of one rounding.
+UNIT_ROUNDOFF: dict[Dtype, float] = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+#: The largest power of two whose product with numbers of a few units, summed over a head, is finite.
+LARGE: dict[Dtype, float] = {"float32": 2.0**100, "bfloat16": 2.0**100, "float16": 2.0**9}
+
+
+def rounded(x: NDArray[Any], dtype: Dtype) -> NDArray[np.float32]:
+    """``x`` rounded to ``dtype``, to the nearest and halves to even, as float32. NaN and infinity stay."""
+    single: NDArray[np.float32] = np.ascontiguousarray(x, dtype=np.float32)
+    if dtype == "float32":
+        return single
+    if dtype == "float16":
+        return single.astype(np.float16).astype(np.float32)
+    bits = single.view(np.uint32)
+    up = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) & np.uint32(0xFFFF0000)
+    return np.where(np.isfinite(single), up.view(np.float32), single)
+
+
+def to_kernel(x: NDArray[np.float32], dtype: Dtype, can: Abilities) -> Any:
+    """An array as the kernel takes it. Raises EngineUnavailable where its library or device is missing."""
+    if can.arrays == "numpy":
+        return x.astype(np.float16) if dtype == "float16" else x.copy()
+    try:
+        if can.arrays == "torch":
+            import torch
+
+            return torch.from_numpy(x).to(device=can.device, dtype=getattr(torch, dtype), copy=True)
+        import jax.numpy as jnp
+
+        return jnp.asarray(x.astype(jnp.dtype(dtype)))
+    except ImportError as error:
+        raise EngineUnavailable(f"the kernel takes arrays of {can.arrays}, which cannot be imported: {error}") from None
+
+
+def from_kernel(out: Any, can: Abilities) -> NDArray[np.float32]:
+    """What a kernel has returned, as float32, which holds every number of the types above."""
+    if can.arrays == "torch":
+        out = out.detach().to("cpu").float().numpy()
+    elif can.arrays == "jax":
+        out = np.asarray(out).astype(np.float32)
+    return np.array(out, dtype=np.float32)

@@ -1,0 +1,70 @@
+"""Equivalence with float64: no result is further away than the rounding of its type explains.
+
+The limit follows from the number of roundings, and grows with the number of keys and of products that are summed in
+float32, by their root: Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM Journal on
+Scientific Computing 41 (2019), theorem 2.4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.kernels.abilities import Dtype
+from pytest_multiitem.kernels.arrays import UNIT_ROUNDOFF
+from pytest_multiitem.kernels.finding import Finding, first_wrong, place
+from pytest_multiitem.kernels.inputs import random_inputs
+from pytest_multiitem.kernels.reference import Attended, attended
+from pytest_multiitem.kernels.shapes import Shape
+from pytest_multiitem.kernels.subject import Subject
+
+#: Numbers that a good kernel may round to the type: the weights, the result of a part of the keys, the result.
+_ROUNDINGS = 3
+#: λ of the source: a sum is outside its bound with probability 2 exp(-λ²/2), 0.0007.
+_LAMBDA = 4.0
+_SINGLE = UNIT_ROUNDOFF["float32"]
+
+
+def single_error(right: Attended, head_dim: int) -> NDArray[np.float64]:
+    """Relative error of a result [rows, heads, 1] that is computed in float32 throughout.
+
+    Both sums over n keys, values and weights; and what an error of a score does to its weight and to their sum: that
+    of a dot product of D terms, and of the exponential, whose argument is rounded.
+    """
+    sums = 2 * np.sqrt(right.keys)
+    scores = 2 * (np.sqrt(head_dim) + 2) * right.products
+    found: NDArray[np.float64] = _LAMBDA * _SINGLE * (sums + scores)
+    return found
+
+
+def equivalence(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
+    """Whether each number, and the root mean square of all, is as near as the type allows."""
+    layout = shape.layout()
+    q, k, v = random_inputs(shape, layout, dtype)
+    out = subject(q, k, v, layout, dtype)
+    right = attended(q, k, v, layout)
+    roundoff = UNIT_ROUNDOFF[dtype]
+    single = single_error(right, shape.head_dim)
+    limit = right.magnitude * (_ROUNDINGS * roundoff + single)
+    counts = layout.judged
+    error = np.abs(out - right.out)
+    wrong = ~(error <= limit) & counts[:, None, None]
+    if wrong.any():
+        row, head = first_wrong(wrong)
+        at = int(np.flatnonzero(wrong[row, head])[0])
+        return Finding(
+            f"{place(layout, row)} (head {head}) is {out[row, head, at]:.7g}, float64 gives "
+            f"{right.out[row, head, at]:.7g}: off by {error[row, head, at]:.3g}, limit of {dtype} "
+            f"{limit[row, head, at]:.3g}; {int(wrong.any(axis=(1, 2)).sum()):,} of {layout.rows:,} rows are off",
+            row,
+            head,
+        )
+    # Independent roundings, each even within one unit, have a third of its square as their variance.
+    allowed = right.magnitude[counts] * (np.sqrt(_ROUNDINGS / 3) * roundoff + single[counts] / _LAMBDA)
+    spread, due = (float(np.sqrt(np.mean(np.square(each)))) for each in (error[counts], allowed))
+    if spread <= due:
+        return None
+    return Finding(
+        f"the root mean square of all errors is {spread:.3g}, {spread / due:.2f} times what roundings to {dtype} "
+        "explain: a sum is held in too few bits"
+    )

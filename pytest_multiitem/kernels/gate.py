@@ -1,0 +1,201 @@
+"""The kernel check: what is asked, in which process, and what comes of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final, get_args
+
+import msgspec
+
+from pytest_multiitem.errors import UsageError, did_you_mean
+from pytest_multiitem.kernels.abilities import Abilities, Dtype
+from pytest_multiitem.kernels.judge import check_verdict, overall
+from pytest_multiitem.kernels.process import Child, NoAnswer
+from pytest_multiitem.kernels.records import Check, CheckName, Control, LeftOut, Report
+from pytest_multiitem.results.verdict import Verdict
+from pytest_multiitem.settings.kernels import name_of
+
+CHECK_NAMES: Final[tuple[CheckName, ...]] = get_args(CheckName)
+#: Seconds for one call or a few at one shape; the first call of a kernel compiles it.
+DEFAULT_TIMEOUT: Final = 300.0
+#: GiB of arrays at one shape.
+DEFAULT_MEMORY: Final = 2.0
+#: Seconds in which the kernel's module is imported and controls are looked at, where one shape has less.
+_IMPORT_PATIENCE: Final = 60.0
+#: Seconds in which a failing shape is made smaller.
+_SHRINK_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be checked.
+
+    ``kernel``: ``MODULE:FUNCTION``; FUNCTION takes no arguments and returns ``attention(q, k, v, layout)``, or a pair
+    of that and what it can do (`abilities.Abilities`, or its fields by name). ``checks``: names of `records.CheckName`.
+    ``timeout``: seconds for one shape. ``memory``: GiB of arrays at one shape. ``path``: where modules are looked for
+    before the environment's own places.
+    """
+
+    kernel: str
+    checks: tuple[CheckName, ...] = CHECK_NAMES
+    timeout: float = DEFAULT_TIMEOUT
+    memory: float = DEFAULT_MEMORY
+    path: tuple[str, ...] = ()
+
+
+def parse_check(text: str) -> CheckName:
+    """The name of a check. Raises UsageError for any other."""
+    for name in CHECK_NAMES:
+        if name == text:
+            return name
+    hint = did_you_mean(text, CHECK_NAMES)
+    raise UsageError(f"check {text!r} is not known{hint}: expected one of {', '.join(CHECK_NAMES)}")
+
+
+def check_kernel(wanted: Wanted) -> Report:
+    """Every check of a kernel within what it says that it can do, with control kernels beside it.
+
+    Raises UsageError for a kernel that does not exist, or whose function returns something else.
+    """
+    name_of(wanted.kernel)
+    start = time.perf_counter()
+    run = _Run(wanted)
+    run.work()
+    if run.unavailable is not None:
+        verdict, reason = Verdict.NOT_RUN, run.unavailable
+    else:
+        verdict, reason = overall(run.checks, run.controls, run.left_out)
+    return Report(
+        kernel=wanted.kernel,
+        can=run.can,
+        verdict=verdict,
+        reason=reason,
+        checks=run.checks,
+        controls=run.controls,
+        left_out=run.left_out,
+        versions=run.versions,
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+@dataclass
+class _Run:
+    """The checks on their way through child processes: a new one for what is left after a crash or a hang."""
+
+    wanted: Wanted
+    can: Abilities | None = None
+    unavailable: str | None = None
+    checks: list[Check] = field(default_factory=list)
+    unplanned: list[Check] = field(default_factory=list)
+    controls: list[Control] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def work(self) -> None:
+        """Make every check."""
+        while not self._one_process():
+            pass
+        self.checks += self.unplanned
+
+    def _one_process(self) -> bool:
+        """Make checks until the process ends; whether there is nothing left."""
+        at: tuple[CheckName, Dtype, str] | None = None
+        shapes = 0
+        began = time.perf_counter()
+        pending: list[tuple[CheckName, Dtype]] | None = None
+        patience = max(self.wanted.timeout, _IMPORT_PATIENCE)
+        with Child(self._job()) as child:
+            while pending != []:
+                try:
+                    event = child.event(patience)
+                except NoAnswer as silence:
+                    return self._gone(at or _first(pending), shapes, began, str(silence), silent=patience)
+                if event is None:
+                    code = child.ended()
+                    how = f"the kernel's process ended with {_status(code)}: {child.last_words()}"
+                    return self._gone(at or _first(pending), shapes, began, how, returncode=code)
+                if "usage" in event:
+                    raise UsageError(event["usage"])
+                if "unavailable" in event:
+                    self.unavailable = event["unavailable"]
+                    return True
+                if "can" in event:
+                    self.can = msgspec.convert(event["can"], Abilities)
+                    self.left_out = msgspec.convert(event["left_out"], list[LeftOut])
+                    self.versions = event["versions"]
+                    self.unplanned = msgspec.convert(event["unplanned"], list[Check])
+                    pending = msgspec.convert(event["groups"], list[tuple[CheckName, Dtype]])
+                elif "controls" in event:
+                    self.controls = self.controls or msgspec.convert(event["controls"], list[Control])
+                elif "begin" in event:
+                    new = tuple(event["begin"])
+                    if at is None or at[:2] != new[:2]:
+                        shapes, began = 0, time.perf_counter()
+                    at, shapes, patience = new, shapes + 1, self.wanted.timeout
+                else:
+                    self.checks.append(msgspec.convert(event["check"], Check))
+                    at, pending = None, (pending or [])[1:]
+        return True
+
+    def _gone(
+        self,
+        at: tuple[CheckName, Dtype, str] | None,
+        shapes: int,
+        began: float,
+        how: str,
+        *,
+        silent: float | None = None,
+        returncode: int | None = None,
+    ) -> bool:
+        """The process is gone: in a check, which is over then, or before any of them, and then all is."""
+        if at is None:
+            self.unavailable = f"environment: the kernel could not be imported: {how}"
+            return True
+        check, dtype, shape = at
+        killed = (
+            returncode is not None and -returncode == signal.SIGKILL
+        )  # not by us: a machine out of memory does that
+        why = f"at {shape}: {how}"
+        if silent is not None:
+            why += "; give it more time: --kernel-timeout SECONDS"
+        found = Check(
+            check=check,
+            dtype=dtype,
+            verdict=Verdict.NOT_RUN,
+            reason=why,
+            shapes=shapes,
+            seconds=round(time.perf_counter() - began, 3),
+            at=shape,
+            silent=silent,
+            returncode=None if killed else returncode,
+            not_run=f"environment: {why}; the machine may be out of memory" if killed else None,
+        )
+        found.verdict = check_verdict(found)
+        self.checks.append(found)
+        return False
+
+    def _job(self) -> dict[str, Any]:
+        return {
+            "kernel": self.wanted.kernel,
+            "checks": list(self.wanted.checks),
+            "memory": int(self.wanted.memory * 2**30),
+            "path": list(self.wanted.path),
+            "done": [[check.check, check.dtype] for check in self.checks],
+            "shrink_seconds": _SHRINK_SECONDS,
+        }
+
+
+def _first(pending: list[tuple[CheckName, Dtype]] | None) -> tuple[CheckName, Dtype, str] | None:
+    """Where the process is before the next check's first shape; None before it has said what it will check."""
+    return (*pending[0], "no shape yet") if pending else None
+
+
+def _status(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

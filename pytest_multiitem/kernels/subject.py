@@ -1,0 +1,60 @@
+"""A kernel as the checks call it: NumPy in, NumPy out, and one error for whatever it does otherwise."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.kernels.abilities import Abilities, Dtype
+from pytest_multiitem.kernels.arrays import from_kernel, to_kernel
+from pytest_multiitem.kernels.layout import Layout
+
+#: ``attention(q, k, v, layout) -> out``: q and out [rows, heads, D], k and v [rows, kv_heads, D].
+Attention = Callable[[Any, Any, Any, Layout], Any]
+
+
+class KernelError(Exception):
+    """A kernel raised, or returned what is no result. ``trace``: where, as Python shows it."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel, its name, and what it says that it can do."""
+
+    name: str
+    attention: Attention
+    can: Abilities
+
+    def __call__(
+        self, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], layout: Layout, dtype: Dtype
+    ) -> NDArray[np.float32]:
+        """The kernel's result [rows, heads, D]. ``q``, ``k``, ``v`` hold numbers of ``dtype``.
+
+        Raises KernelError, and EngineUnavailable where the kernel says that it cannot run on this machine.
+        """
+        query, key, value = (to_kernel(each, dtype, self.can) for each in (q, k, v))
+        try:
+            with np.errstate(all="ignore"):
+                out = from_kernel(self.attention(query, key, value, layout), self.can)
+        except MultiItemError:
+            raise
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error))
+            raise KernelError(f"it raised {type(error).__name__}: {_first_line(error)}", trace) from error
+        if out.shape != q.shape:
+            raise KernelError(f"it returned an array of shape {list(out.shape)}, expected that of q, {list(q.shape)}")
+        return out
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]

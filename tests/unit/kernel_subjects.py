@@ -1,0 +1,70 @@
+"""Kernels for the command: right, wrong, and such as cannot be checked."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.kernels import planted
+
+LIMITS = {"max_rows": 80, "max_items": 8}
+
+
+def right():
+    return planted.Tiled(), LIMITS
+
+
+def leaks():
+    """The last item sees the one before."""
+    return planted.Tiled(bounds=planted._place_kept), LIMITS
+
+
+def raises():
+    def attention(q, k, v, layout):
+        if max(layout.item_lengths) > 3:
+            raise IndexError("tile 4 of 4")
+        return planted.Tiled()(q, k, v, layout)
+
+    return attention, LIMITS
+
+
+def other_shape():
+    return lambda q, k, v, layout: q[:1]
+
+
+def dies():
+    def attention(q, k, v, layout):
+        if layout.rows > 15:
+            os.abort()
+        return planted.Tiled()(q, k, v, layout)
+
+    return attention, LIMITS
+
+
+def hangs():
+    return lambda q, k, v, layout: time.sleep(600)
+
+
+def needs_a_device():
+    raise EngineUnavailable("this kernel needs a CUDA device")
+
+
+def needs_a_package():
+    import no_such_package  # noqa: F401
+
+
+def no_kernel():
+    return 7
+
+
+def unknown_ability():
+    return planted.Tiled(), {"dtype": "float32"}
+
+
+def small_heads():
+    return planted.Tiled(), {"head_dims": (8,)}
+
+
+def of_five_rows():
+    return planted.Tiled(), {"max_rows": 5}

@@ -1,0 +1,330 @@
+"""What the checks of kernels see, and what they leave alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from kernel_gate import killers
+
+from pytest_multiitem.errors import UsageError
+from pytest_multiitem.kernels import planted
+from pytest_multiitem.kernels.abilities import Abilities, abilities_of
+from pytest_multiitem.kernels.arrays import UNIT_ROUNDOFF, rounded
+from pytest_multiitem.kernels.equivalence import single_error
+from pytest_multiitem.kernels.inputs import random_inputs
+from pytest_multiitem.kernels.layout import Bounds
+from pytest_multiitem.kernels.look import controls, planned
+from pytest_multiitem.kernels.picture import picture
+from pytest_multiitem.kernels.plan import CHECKS, steps
+from pytest_multiitem.kernels.records import Report
+from pytest_multiitem.kernels.reference import attended
+from pytest_multiitem.kernels.shapes import Shape, smaller
+from pytest_multiitem.kernels.shrink import smallest
+from pytest_multiitem.kernels.subject import Subject
+from pytest_multiitem.results.verdict import Verdict
+from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.validation.kernel import problems
+
+MASK = Semantics.PREFIX_FIRST_DELIM
+FAULTS = {fault.name: fault for fault in planted.FAULTS}
+TINY = Abilities(max_rows=80, max_items=8)
+
+
+def tiny(name):
+    """A fault's kernel within small limits."""
+    subject = planted.subject(FAULTS[name])
+    return msgspec.structs.replace(subject.can, max_rows=80, max_items=8), subject
+
+
+# ------------------------------------------------------------------ faults, and who sees them
+
+
+@pytest.mark.parametrize(
+    ("name", "only"), [("soft_causal", "exact"), ("soft_items", "large"), ("nan_spill", "nonfinite")]
+)
+def test_a_fault_that_one_check_alone_sees(name, only):
+    can, subject = tiny(name)
+    assert killers(Subject(subject.name, subject.attention, can)) == {only}
+
+
+def test_a_fault_in_the_last_place_is_seen_by_repeating_the_call():
+    shape = Shape(MASK, ((5, (3, 1)),))
+    assert "called again" in CHECKS["repeats"](planted.subject(FAULTS["run_to_run"]), shape, "float32").reason
+    assert CHECKS["equivalence"](planted.subject(FAULTS["run_to_run"]), shape, "float32") is None
+
+
+def test_memory_that_a_kernel_keeps_is_seen_after_other_work():
+    kept = {}
+
+    def attention(q, k, v, layout):
+        out = planted.Tiled()(q, k, v, layout)
+        last = kept.get(out.shape, out)
+        kept[out.shape] = out.copy()
+        out[-2] = last[-2]
+        return out
+
+    subject = Subject("keeps", attention, TINY)
+    found = CHECKS["repeats"](subject, Shape(MASK, ((5, (3, 1)),)), "float32")
+    assert found is not None and "called after other work" in found.reason
+
+
+def test_sixteen_bits_at_65_536_rows_are_seen_by_the_ladder_alone():
+    subject = planted.subject(FAULTS["uint16_wrap"])
+    look = CHECKS["ladder"]
+    assert look(subject, Shape(MASK, ((64, (250,) * 4),), 1, 1, 16), "float32") is None
+    kept = [step.shape for step in steps(subject.can) if step.check == "ladder" and 65_000 < step.shape.rows < 66_000]
+    assert {shape.rows for shape in kept} >= {65_535, 65_536, 65_537, 65_836}
+    wrong = look(subject, next(shape for shape in kept if shape.rows == 65_836), "float32")
+    assert wrong is not None and "of 65,836 rows are wrong" in wrong.reason
+
+
+@pytest.mark.parametrize("tile", [16, 48])
+def test_a_right_kernel_passes_whatever_its_tiles(tile):
+    assert killers(Subject("tile", planted.Tiled(tile=tile), TINY)) == set()
+
+
+def test_controls_pass_and_fail():
+    found = controls(CHECKS)
+    assert [control.verdict.value for control in found] == ["PASS"] * 12
+    assert {(control.check, control.expected) for control in found} == {
+        (name, expected) for name in CHECKS for expected in ("pass", "fail")
+    }
+
+
+# ------------------------------------------------------------------ limits
+
+
+def test_rounding_to_bfloat16_is_to_the_nearest_and_halves_to_even():
+    step = 2.0**-7
+    given = np.array([1, 1 + step / 2, 1 + 1.5 * step, 1 + 0.51 * step, np.nan, np.inf, -3.14159], dtype=np.float32)
+    out = rounded(given, "bfloat16")
+    assert out[:4].tolist() == [1, 1, 1 + 2 * step, 1 + step]
+    assert np.isnan(out[4]) and np.isposinf(out[5]) and abs(out[6] + 3.14159) <= 3.2 * UNIT_ROUNDOFF["bfloat16"]
+
+
+def test_the_limit_grows_with_the_keys():
+    shape = Shape(MASK, ((200, (3, 40)),), 1, 1, 16)
+    layout = shape.layout()
+    q, k, v = random_inputs(shape, layout, "float32")
+    right = attended(q, k, v, layout)
+    same = right._replace(products=np.ones_like(right.products))
+    limits = single_error(same, 16)[:200, 0, 0]
+    assert (np.diff(limits) > 0).all() and limits[0] < 1e-4
+
+
+def test_the_reference_is_dense_attention():
+    shape = Shape(Semantics.QUERY_PREFIX, ((5, (3, 1, 4)), (2, (2,))), 2, 2, 16)
+    layout = shape.layout()
+    q, k, v = random_inputs(shape, layout, "float32")
+    found = attended(q, k, v, layout).out
+    for head in range(4):
+        scores = q[:, head].astype(float) @ k[:, head // 2].T.astype(float) / 4
+        weights = np.where(layout.mask(), np.exp(scores), 0)
+        due = weights / weights.sum(axis=1, keepdims=True) @ v[:, head // 2]
+        assert np.abs(found[:, head] - due)[layout.judged].max() < 1e-12
+
+
+# ------------------------------------------------------------------ the smallest shape, and its picture
+
+
+def test_the_smallest_shape_and_its_picture():
+    subject = planted.subject(FAULTS["place_kept"])
+    look = CHECKS["exact"]
+    large = Shape(MASK, ((20, (7, 33, 2, 18, 1)),), 2)
+    found, finding = smallest(look, subject, large, "float32", look(subject, large, "float32"), 30)
+    assert found.lengths == ((1, (1, 1)),) and (found.heads, found.kv_heads) == (1, 1)
+    assert picture(subject, found, "float32", finding.row, finding.head)[1:] == [
+        "  must see   sees",
+        "  q|a|b|     q|a|b|",
+        "q #·····     #·····",
+        "| ##····     ##····",
+        "a ###···     ###···",
+        "|",
+        "b ##··#·     ##XX#·",
+        "|",
+    ]
+
+
+def test_a_missing_key_and_a_right_mask_are_drawn_as_such():
+    hidden = planted.subject(FAULTS["query_hidden"])
+    drawn = picture(hidden, Shape(MASK, ((2, (1,)),)), "float32", None, None)
+    assert drawn[-2] == "a ####·      ##o#·"
+    right = picture(planted.good(), Shape(MASK, ((2, (1,)),)), "float32", None, None)
+    assert right == ["the mask is as it must be: what is wrong is the numbers"]
+
+
+def test_a_large_picture_is_a_part_about_the_wrong_row():
+    subject = planted.subject(FAULTS["place_kept"])
+    drawn = picture(subject, Shape(MASK, ((100, (30, 2)),)), "float32", None, None)
+    assert len(drawn) <= 12 and "rows " in drawn[0] and any("X" in line for line in drawn[3:])
+
+
+def test_every_step_down_is_smaller():
+    shape = Shape(MASK, ((9, (4, 4, 1)), (3, (2,))), 2, 2, 64)
+    can = Abilities(head_dims=(16, 64))
+    size = lambda s: (s.rows * s.heads * s.head_dim, s.rows)  # noqa: E731
+    assert all(size(less) < size(shape) for less in smaller(shape, can))
+
+
+# ------------------------------------------------------------------ what a kernel says that it can do
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"dtype": ["float32"]}, r"'dtype' \(did you mean 'dtypes'\?\)"),
+        ({"dtypes": ["int8"]}, "Invalid enum value 'int8'"),
+        ({"dtypes": []}, "expected at least one"),
+        ({"head_dims": [8]}, "head_dims 8: expected 16 or more"),
+        ({"groups": [0]}, "groups 0: expected whole numbers from 1"),
+        ({"max_rows": 0}, "max_rows=0: expected a whole number from 1"),
+        ({"semantics": ["all_delims_prefix"]}, "an ablation equals no serial scoring"),
+    ],
+)
+def test_abilities_that_are_not_valid(given, said):
+    with pytest.raises(UsageError, match=said):
+        abilities_of(given, "m:f")
+
+
+def test_what_lies_beyond_the_limits_is_left_out_and_said():
+    kept, out = planned(Abilities(max_rows=50, keeps_nonfinite=False), CHECKS, 2**31)
+    assert max(step.shape.rows for step in kept) <= 50
+    assert "keeps_nonfinite=False" in {each.why for each in out}
+    assert any("more than max_rows=50" in each.why for each in out)
+    _, heavy = planned(Abilities(max_sequences=None), CHECKS, 2**31)
+    assert any("GiB of arrays; --memory 2" in each.why for each in heavy)
+    assert not any(step.check == "nonfinite" for step in kept)
+
+
+# ------------------------------------------------------------------ multiitem kernel-check
+
+
+@pytest.fixture
+def kernel_check(multiitem, monkeypatch):
+    """``multiitem kernel-check`` where the kernels are."""
+    monkeypatch.chdir(Path(__file__).parent)
+    return lambda kernel, *words: multiitem("kernel-check", f"kernel_subjects:{kernel}", *words)
+
+
+def test_command_passes(kernel_check, tmp_path):
+    file = tmp_path / "report.json"
+    status, out, err = kernel_check("right", "--check", "exact", "--output-json", str(file))
+    assert (status, err) == (0, "") and "PASS: kernel_subjects:right: 1 checks at" in out
+    content = json.loads(file.read_text())
+    assert content["schema_version"] == "multiitem_kernel_check_v1" and content["verdict"] == "PASS"
+    assert "controls: 2 of 2 as they must be" in out and "for max_rows=80" in out
+
+
+def test_command_fails_with_the_smallest_shape_and_a_picture(kernel_check, tmp_path):
+    file = tmp_path / "report.json"
+    status, out, _ = kernel_check("leaks", "--check", "exact", "--output-json", str(file))
+    assert status == 1 and "at query=1 items=1+1 heads=1/1 dim=64" in out
+    assert "b ##··#·     ##XX#·" in out
+    failure = json.loads(file.read_text())["checks"][0]["failure"]
+    assert failure["smallest"].startswith("query=1 items=1+1") and failure["picture"]
+
+
+def test_an_exception_is_a_failure_at_the_smallest_shape(kernel_check):
+    status, out, _ = kernel_check("raises", "--check", "exact")
+    assert status == 1 and "items=4 heads=1/1" in out and "it raised IndexError: tile 4 of 4" in out
+
+
+def test_a_result_of_another_shape_is_a_failure(kernel_check):
+    status, out, _ = kernel_check("other_shape", "--check", "repeats")
+    assert status == 1 and "expected that of q" in out
+
+
+def test_a_kernel_that_ends_its_process_fails_and_the_other_checks_go_on(kernel_check):
+    status, out, _ = kernel_check("dies", "--check", "exact", "--check", "repeats")
+    assert status == 1
+    assert out.count("ended with SIGABRT") == 3 and "repeats (float32) FAIL at query=5" in out
+
+
+def test_a_kernel_that_does_not_answer_is_inconclusive(kernel_check):
+    status, out, _ = kernel_check("hangs", "--check", "repeats", "--kernel-timeout", "2")
+    assert status == 3 and "no answer within 2 s; give it more time: --kernel-timeout SECONDS" in out
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [("needs_a_device", "needs a CUDA device"), ("needs_a_package", "No module named 'no_such_package'")],
+)
+def test_what_cannot_run_here_is_not_run(kernel_check, kernel, said):
+    status, out, _ = kernel_check(kernel)
+    assert status == 3 and f"NOT_RUN: kernel_subjects:{kernel}: " in out and said in out
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        ("no_kernel", "returned 7; expected attention"),
+        ("unknown_ability", "did you mean 'dtypes'"),
+        ("small_heads", "expected 16 or more"),
+        ("rigth", "did you mean 'right'"),
+    ],
+)
+def test_command_is_used_wrongly(kernel_check, kernel, said):
+    status, _, err = kernel_check(kernel)
+    assert status == 2 and said in re.sub(r"\s+", " ", err)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--check", "exat"], "'exat' is not known (did you mean 'exact'?)"),
+        (["--memory", "0"], "--memory 0 is not valid"),
+        (["--kernel-timeout", "-1"], "--kernel-timeout -1 is not valid"),
+    ],
+)
+def test_options_that_are_not_valid(kernel_check, words, said):
+    status, _, err = kernel_check("right", *words)
+    assert status == 2 and said in re.sub(r"\s+", " ", err)
+
+
+def test_a_check_without_a_shape_within_the_limits_is_not_run(kernel_check):
+    status, out, _ = kernel_check("of_five_rows", "--check", "exact")
+    assert status == 3 and "exact (float32) NOT_RUN none of its shapes lies within the limits" in out
+
+
+def test_a_report_whose_verdicts_do_not_follow_is_not_valid(kernel_check, tmp_path):
+    file = tmp_path / "report.json"
+    kernel_check("leaks", "--check", "exact", "--check", "repeats", "--output-json", str(file))
+    report = msgspec.json.decode(file.read_bytes(), type=Report)
+    assert problems(report) == []
+    changed = msgspec.structs.replace(report, verdict=Verdict.PASS)
+    assert problems(changed) == ["verdict is PASS; the checks give FAIL"]
+    report.checks[0].verdict = Verdict.PASS
+    assert problems(report) == ["exact (float32) is PASS; what was seen gives FAIL"]
+    report.checks[0].verdict = Verdict.FAIL
+    report.controls = [control for control in report.controls if control.expected == "pass"]
+    assert [text for text in problems(report) if "no control that has to fail" in text]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_one_key_among_a_thousand_is_counted_in_every_type(dtype):
+    """The type with the fewest bits is counted in classes of their own calls."""
+
+    def one_more(layout):
+        first, prefix_end, own_start = layout.bounds
+        last = np.arange(layout.rows) == layout.rows - 2
+        return Bounds(first, prefix_end, own_start - last)
+
+    shape = Shape(MASK, ((1000, (40, 3)),), 1, 1)
+    right, wrong = (Subject("counted", planted.Tiled(bounds=each), TINY) for each in (lambda x: x.bounds, one_more))
+    assert CHECKS["ladder"](right, shape, dtype) is None
+    found = CHECKS["ladder"](wrong, shape, dtype)
+    assert found is not None and "token 3 of item 2 (row 1,044" in found.reason and "1 of 1,046 rows" in found.reason
+
+
+@pytest.mark.parametrize(("keys", "is_seen"), [(2100, True), (100, False)])
+def test_a_sum_in_bfloat16_is_seen_where_it_has_many_parts(keys, is_seen):
+    """With two tiles it rounds as often as a good kernel may, so nothing is wrong with it."""
+    found = CHECKS["equivalence"](
+        planted.subject(FAULTS["bfloat16_sums"]), Shape(MASK, ((keys, (3,)),), 1, 1, 16), "bfloat16"
+    )
+    assert (found is not None) == is_seen

@@ -1,0 +1,111 @@
+"""The kill matrix of kernels: every planted fault is seen by the check that claims it, every right kernel passes."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from kernel_gate import checks_of, killers
+
+from pytest_multiitem.engine import kernel_cases
+from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.kernels import planted, ready
+from pytest_multiitem.kernels.plan import CHECKS, steps
+from pytest_multiitem.kernels.shapes import Shape
+from pytest_multiitem.kernels.subject import Subject
+from pytest_multiitem.scoring.semantics import Semantics
+
+MASK = Semantics.PREFIX_FIRST_DELIM
+#: Faults that one check alone sees.
+ALONE = {
+    "soft_causal", "narrow_head", "soft_items", "nan_spill", "bfloat16_sums", "bfloat16_products", "beyond_1024",
+    "item_33", "uint16_wrap",
+}  # fmt: skip
+RIGHT = [
+    (ready, "numpy_tiled"),
+    (ready, "torch_dense"),
+    (ready, "torch_sdpa"),
+    (ready, "flex_attention"),
+    (kernel_cases, "segment_torch"),
+    (kernel_cases, "segment_triton"),
+    (kernel_cases, "segment_pallas"),
+]
+
+
+def made(module, name):
+    """A case's kernel; NOT_RUN where what it needs is not there."""
+    try:
+        return getattr(module, name)()
+    except EngineUnavailable as error:
+        pytest.skip(f"NOT_RUN: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", planted.FAULTS, ids=lambda fault: fault.name)
+def test_every_fault_is_seen_by_the_check_that_claims_it(fault):
+    seen = killers(planted.subject(fault))
+    assert fault.claimed in seen
+    if fault.name in ALONE:
+        assert seen == {fault.claimed}
+
+
+def test_there_are_enough_faults_and_each_check_is_claimed():
+    names = [fault.name for fault in planted.FAULTS]
+    assert len(names) == len(set(names)) >= 12 and set(names) > ALONE
+    assert {fault.claimed for fault in planted.FAULTS} == set(CHECKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "name"), RIGHT, ids=[name for _, name in RIGHT])
+def test_right_kernels_of_different_make_pass(module, name):
+    kernel, can = made(module, name)
+    # Larger ones are for the command: make kernels.
+    within = msgspec.structs.replace(can, max_rows=min(can.max_rows or 2400, 2400))
+    found = checks_of(Subject(name, kernel, within))
+    assert {key: check.reason for key, check in found.items() if check.verdict != "PASS"} == {}
+    claimed = {check for check in CHECKS if check != "nonfinite" or can.keeps_nonfinite}
+    assert {check for check, _ in found} == claimed
+
+
+@pytest.mark.parametrize("name", ["torch_dense", "torch_sdpa"])
+def test_kernels_that_do_not_claim_to_keep_nan_do_not(name):
+    kernel, can = made(ready, name)
+    found = CHECKS["nonfinite"](Subject(name, kernel, can), Shape(MASK, ((5, (3, 1)),)), "float32")
+    assert found is not None and "hidden from it is NaN" in found.reason
+
+
+@pytest.mark.slow
+def test_an_item_over_32_767_tokens_whose_places_are_held_in_15_bits_is_seen_by_the_ladder_alone():
+    kernel, can = made(kernel_cases, "segment_torch")
+
+    def wrapped(q, k, v, layout):
+        """Rows from 32,768 of an item on have a negative place, and see themselves alone."""
+        out = kernel(q, k, v, layout)
+        place = np.arange(layout.rows) - layout.bounds.own_start
+        late = np.flatnonzero(place >= 2**15)
+        if len(late):
+            out[late] = v[late].repeat_interleave(q.shape[1] // v.shape[1], 1)
+        return out
+
+    subject = Subject("wrapped", wrapped, can)
+    ladder = [step for step in steps(can) if step.check == "ladder"]
+    longest = {max(step.shape.lengths[0][1], default=0): step for step in ladder}
+    assert {2**15 + 1, 2**16 + 1} <= set(longest)
+    look = CHECKS["ladder"]
+    short = replace(longest[2**15 + 1].shape, lengths=((3, (2, 2000, 2)),))
+    assert look(subject, short, "float32") is None
+    found = look(subject, longest[2**15 + 1].shape, "float32")
+    assert found is not None and "of item 2" in found.reason
+
+
+def test_what_has_no_gpu_or_no_mask_is_not_run():
+    for name, said in (("ragged_paged_attention", "takes no mask"), ("flashinfer_paged", "FlashInfer")):
+        if name.startswith("flashinfer"):
+            torch = importlib.import_module("torch")
+            if torch.cuda.is_available():
+                pytest.skip("NOT_RUN: there is a GPU")
+        with pytest.raises(EngineUnavailable, match=said):
+            getattr(ready, name)()
