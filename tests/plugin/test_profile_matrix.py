@@ -53,6 +53,7 @@ def by_variant(project: Project) -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_healthy_variants_pass_and_are_told(variants: Project) -> None:
     write(variants, HEALTHY)
     result = variants.run(*RUN)
