@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -133,10 +134,15 @@ def with_profile_defaults(settings: Settings, engine: str) -> Settings:
     return settings
 
 
+def is_filled_in(value: str) -> bool:
+    """Whether a flag's value is ``{name}``, which stands for one of the run's; JSON begins with a brace as well."""
+    return re.fullmatch(r"\{\w+\}", value) is not None
+
+
 def filled(flags: Flags, values: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that are given, with ``{name}`` filled in from ``values``."""
     given = {
-        name: values[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
+        name: values[value[1:-1]] if isinstance(value, str) and is_filled_in(value) else value
         for name, value in flags.items()
     }
     return {n: v for n, v in given.items() if not (v is None or v is False or v == () or v == "")}

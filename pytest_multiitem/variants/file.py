@@ -9,7 +9,7 @@ from typing import TypeAlias
 import msgspec
 
 from pytest_multiitem.adapters.base import ENGINES
-from pytest_multiitem.adapters.profiles import FlagValue
+from pytest_multiitem.adapters.profiles import FlagValue, is_filled_in
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.inputs import read_typed
@@ -109,8 +109,8 @@ def _check(file: VariantsFile) -> None:
             )
         _check_settings(f"{here}.settings", variant.settings)
         for part, launch in (("", variant), (".serial", variant.serial), (".extend", variant.extend)):
-            for flag in launch.flags:
-                _check_flag(f"{here}{part}.flags", flag)
+            for flag, value in launch.flags.items():
+                _check_flag(f"{here}{part}.flags", flag, value)
 
 
 def _check_settings(at: str, given: dict[str, GivenValue]) -> None:
@@ -125,9 +125,11 @@ def _option(name: str) -> str:
     return option.short_flag if option.short else option.flag
 
 
-def _check_flag(at: str, flag: str) -> None:
+def _check_flag(at: str, flag: str, value: FlagValue) -> None:
     if flag.startswith("-"):
         raise ValueError(f"{at}: {flag!r} has leading dashes; write {flag.lstrip('-')}")
+    if isinstance(value, str) and is_filled_in(value):
+        raise ValueError(f"{at}.{flag}: {value!r} is for launch profiles; write the value itself")
     if flag in _OF_THE_RUN:
         raise ValueError(
             f'{at}: {flag!r} is the run\'s own to give; a model is a setting: settings = {{ model = "DIR" }}'

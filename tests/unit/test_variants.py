@@ -18,6 +18,7 @@ from pytest_multiitem.settings.parsers import variants_file
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.validation.validate import examine
 from pytest_multiitem.variants.file import read_variants
+from pytest_multiitem.variants.measuring import described
 from pytest_multiitem.variants.plan import cells, plan, servers_of
 
 ONE = '[[variants]]\nname = "a"\n'
@@ -53,6 +54,7 @@ def test_a_name_that_neither_ships_nor_exists_is_refused() -> None:
         (f"{ONE}{ONE}", "'a' is too like 'a'; name each its own way"),
         ('[[variants]]\nname = "--"', "has no letter and no digit"),
         (f'{ONE}flags = {{ --tp-size = 2 }}', r"variants\[0\].flags: '--tp-size' has leading dashes; write tp-size"),
+        (f'{ONE}flags = {{ dtype = "{{dtype}}" }}', r"flags.dtype: '\{dtype\}' is for launch profiles; write"),
         (f'{ONE}serial = {{ flags = {{ port = 1 }} }}', r"variants\[0\].serial.flags: 'port' is the run's own to give"),
         (f'{ONE}settings = {{ dtyp = "x" }}', r"no setting is called 'dtyp' \(did you mean 'dtype'\?\)"),
         (f'{ONE}settings = {{ dtype = "int8" }}', "settings.dtype: 'int8' is not valid: expected one of float32"),
@@ -95,6 +97,14 @@ def test_a_variant_changes_its_own_server_alone(tmp_path: Path) -> None:
     assert (serial.env.get("A"), serial.env.get("B")) == (None, "2")
     assert EMBEDDED.layers is None, "the adapter itself stays as it is"
     assert planned.wanted == {"max_multi_item_count": 7, "attention_backend": False}
+
+
+def test_a_flag_whose_value_is_json_goes_through_as_it_is(tmp_path: Path) -> None:
+    config = '{"method": "ngram", "num_speculative_tokens": 4}'
+    (planned,) = plan(file_of(tmp_path, f"{ONE}flags = {{ speculative-config = '{config}' }}"), resolve({}, {}, {}))
+    command = planned.engine.launch(Profile("multi", "pytorch", "dense", 0), planned.settings).command
+    assert command[command.index("--speculative-config") + 1] == config
+    assert described(planned).flags[0] == "--speculative-config"
 
 
 def test_a_layer_lies_over_every_alternative_too() -> None:
