@@ -32,8 +32,8 @@ class Tiled:
     ``tile``: rows, and keys, of a tile. ``bounds``: what each row sees, from the layout. ``seen``: more, or less, than
     these say, from rows, keys and what they say. ``kv_head``: of each query head, from heads and kv_heads.
     ``bias``: what is added to scores in the place of a mask. ``held``: how sums are held between tiles. ``operand``:
-    how operands are taken. ``spills``: a weight of 0 is multiplied with what is hidden. ``width``: how many numbers of a
-    head scores are taken from. ``cache``: how keys and values are read. ``last_tile``: the number of tiles of rows.
+    how operands are taken. ``spills``: a weight of 0 is multiplied with what is hidden. ``width``: how many numbers of
+    a head scores are taken from. ``cache``: how keys and values are read. ``last_tile``: the number of tiles of rows.
     ``order``: in which tiles of keys are summed.
     """
 
