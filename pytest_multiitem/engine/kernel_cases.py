@@ -46,7 +46,8 @@ def segment_triton() -> Case:
         device="cuda" if cuda else "cpu",
         dtypes=("float32", "bfloat16"),
         groups=(1, 2),
-        max_rows=None if cuda else 300,
+        max_rows=None if cuda else 210,
+        max_items=None if cuda else 40,
     )
     return _slotted(kernel.segment, causal), can
 

@@ -37,6 +37,12 @@ def single_error(right: Attended, head_dim: int) -> NDArray[np.float64]:
     return found
 
 
+def limits(right: Attended, head_dim: int, dtype: Dtype) -> NDArray[np.float64]:
+    """How far each number [rows, heads, D] of a result may be from the right one."""
+    found: NDArray[np.float64] = right.magnitude * (_ROUNDINGS * UNIT_ROUNDOFF[dtype] + single_error(right, head_dim))
+    return found
+
+
 def equivalence(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
     """Whether each number, and the root mean square of all, is as near as the type allows."""
     layout = shape.layout()
@@ -45,7 +51,7 @@ def equivalence(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
     right = attended(q, k, v, layout)
     roundoff = UNIT_ROUNDOFF[dtype]
     single = single_error(right, shape.head_dim)
-    limit = right.magnitude * (_ROUNDINGS * roundoff + single)
+    limit = limits(right, shape.head_dim, dtype)
     counts = layout.judged
     error = np.abs(out - right.out)
     wrong = ~(error <= limit) & counts[:, None, None]

@@ -25,7 +25,7 @@ _CONTROLS: dict[CheckName, tuple[str, tuple[int, tuple[int, ...]]]] = {
     "nonfinite": ("nan_spill", (3, (2, 1))),
     "equivalence": ("bfloat16_products", (3, (2, 1))),
     "ladder": ("last_tile", (3, (63, 1))),
-    "repeats": ("run_to_run", (3, (2, 1))),
+    "repeats": ("run_to_run", (40, (9, 2))),
 }
 
 Begin = Callable[[CheckName, Dtype, str], None]

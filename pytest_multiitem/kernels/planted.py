@@ -29,11 +29,12 @@ Seen = Callable[[_Array, _Array], _Array]
 class Tiled:
     """The kernel, and the places in which it can be wrong.
 
-    ``bounds``: what each row sees, from the layout. ``seen``: more, or less, than these say, from rows, keys and what
-    they say. ``kv_head``: of a query head, from heads and kv_heads. ``score``: scores after the mask. ``held``: how
-    sums are held between tiles. ``operand``: how operands are taken. ``spills``: a weight of 0 is multiplied with what
-    is hidden. ``width``: of a head, how many numbers are read. ``paged``: how keys are read from a cache. ``finish``:
-    the result.
+    ``tile``: rows, and keys, of a tile. ``bounds``: what each row sees, from the layout. ``seen``: more, or less, than
+    these say, from rows, keys and what they say. ``kv_head``: of each query head, from heads and kv_heads.
+    ``bias``: what is added to scores in the place of a mask. ``held``: how sums are held between tiles. ``operand``:
+    how operands are taken. ``spills``: a weight of 0 is multiplied with what is hidden. ``width``: how many numbers of
+    a head scores are taken from. ``cache``: how keys and values are read. ``last_tile``: the number of tiles of rows.
+    ``order``: in which tiles of keys are summed.
     """
 
     tile: int = 64
@@ -47,7 +48,7 @@ class Tiled:
     width: int | None = None
     cache: Callable[[Layout, _Array], _Array] | None = None
     last_tile: Callable[[int, int], int] = lambda rows, tile: -(-rows // tile)
-    finish: Callable[[Layout, _Array], _Array] = lambda layout, out: out
+    order: Callable[[list[_Array]], list[_Array]] = lambda tiles: tiles
 
     def __call__(self, q: Any, k: Any, v: Any, layout: Layout) -> Any:
         """``attention(q, k, v, layout)``."""
@@ -63,7 +64,7 @@ class Tiled:
         for number in range(self.last_tile(rows, self.tile)):
             mine = np.arange(number * self.tile, min((number + 1) * self.tile, rows))
             out[:, mine] = self._row_tile(layout, bounds, mine, query[:, mine], key, value, dim)
-        return self.finish(layout, out.transpose(1, 0, 2)).astype(q.dtype)
+        return out.transpose(1, 0, 2).astype(q.dtype)
 
     def _row_tile(
         self, layout: Layout, bounds: Bounds, mine: _Array, query: _Array, key: _Array, value: _Array, dim: int
@@ -73,7 +74,7 @@ class Tiled:
         total = np.zeros_like(maximum)
         sums = np.zeros((heads, len(mine), dim), dtype=np.float32)
         spoilt = np.zeros((heads, len(mine), dim), dtype=np.bool_)
-        for keys in _key_tiles(bounds, mine, layout.rows, self.tile):
+        for keys in self.order(_key_tiles(bounds, mine, layout.rows, self.tile)):
             visible = _sees(bounds, mine[:, None], keys[None, :])
             if self.seen is not None:
                 visible = self.seen(layout, mine[:, None], keys[None, :], visible)
@@ -240,13 +241,19 @@ def _hidden_by(size: float, *, foreign: bool) -> Callable[[Layout, _Array, _Arra
 
 
 def _alternating() -> Attention:
+    """Every second call takes the tiles of keys from the other end, as a reduction without an order does."""
     calls = [0]
 
-    def finish(layout: Layout, out: _Array) -> _Array:
-        calls[0] += 1
-        return out if calls[0] % 2 else np.nextafter(out, np.float32(np.inf))
+    def backwards(tiles: list[_Array]) -> list[_Array]:
+        return tiles[::-1] if calls[0] % 2 else tiles
 
-    return Tiled(finish=finish)
+    kernel = Tiled(tile=16, order=backwards)
+
+    def attention(q: Any, k: Any, v: Any, layout: Layout) -> Any:
+        calls[0] += 1
+        return kernel(q, k, v, layout)
+
+    return attention
 
 
 def _bfloat16(x: _Array) -> _Array:
@@ -291,5 +298,5 @@ FAULTS: tuple[Planted, ...] = (
     _fault("item_33", "ladder", "from item 33 on each sees the one before", bounds=_item_33),
     _fault("uint16_wrap", "ladder", "the first row of an item is held in 16 bits, at 65,536 rows and more",
            _able(max_rows=None, max_items=None, head_dims=(16,)), bounds=_wrapping),
-    Planted("run_to_run", "repeats", "every second call is one unit in the last place higher", _alternating, _SHORT),
+    Planted("run_to_run", "repeats", "every second call sums from the other end", _alternating, _SHORT),
 )  # fmt: skip

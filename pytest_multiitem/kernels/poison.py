@@ -7,9 +7,11 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.kernels.abilities import Dtype
 from pytest_multiitem.kernels.arrays import LARGE
+from pytest_multiitem.kernels.equivalence import limits
 from pytest_multiitem.kernels.finding import Finding, first_wrong, place
 from pytest_multiitem.kernels.inputs import random_inputs
 from pytest_multiitem.kernels.layout import Layout
+from pytest_multiitem.kernels.reference import attended
 from pytest_multiitem.kernels.shapes import Shape
 from pytest_multiitem.kernels.subject import Subject
 
@@ -29,13 +31,18 @@ def _poisoned(subject: Subject, shape: Shape, dtype: Dtype, poisons: dict[str, f
     layout = shape.layout()
     q, k, v = random_inputs(shape, layout, dtype)
     clean = subject(q, k, v, layout, dtype)
+    # A kernel that does not repeat itself fails the check that is for it. Here poison alone counts.
+    allowed = np.zeros(())
+    if not np.array_equal(clean, subject(q, k, v, layout, dtype), equal_nan=True):
+        allowed = 2 * limits(attended(q, k, v, layout), shape.head_dim, dtype)
     for name, poison in poisons.items():
         unused = shape.layout(unused=poison)
         for kept in _kept(layout):
             hidden = ~kept
             dirty = [np.where(hidden[:, None, None], np.float32(poison), each) for each in (q, k, v)]
             out = subject(dirty[0], dirty[1], dirty[2], unused, dtype)
-            same = (out == clean) | (np.isnan(out) & np.isnan(clean))
+            with np.errstate(invalid="ignore"):
+                same = (out == clean) | (np.isnan(out) & np.isnan(clean)) | (np.abs(out - clean) <= allowed)
             wrong = ~same & (kept & layout.judged)[:, None, None]
             if wrong.any():
                 row, head = first_wrong(wrong)

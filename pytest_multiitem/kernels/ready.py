@@ -106,23 +106,33 @@ def splash_attention() -> Case:
     except ImportError as error:
         raise EngineUnavailable(f"JAX's splash attention cannot be imported: {error}") from None
     tile = 128
+    # A kernel is an argument here, so that one program serves all masks of a shape.
+    run = jax.jit(lambda kernel, query, key, value: kernel(query, key, value))
+    made: dict[Any, Any] = {}
+
+    def kernel_of(layout: Layout, padded: int, heads: int) -> Any:
+        name = (layout.semantics, layout.lengths, heads)
+        if name not in made:
+            mask = np.eye(padded, dtype=np.bool_)  # a row of padding sees itself, so that none sees nothing
+            mask[: layout.rows, : layout.rows] = layout.mask()
+            masks = splash.splash_attention_mask
+            made[name] = splash.make_splash_mha(
+                masks.MultiHeadMask([masks.NumpyMask(mask)] * heads), head_shards=1, q_seq_shards=1, interpret=True
+            )
+        return made[name]
 
     def attention(q: Any, k: Any, v: Any, layout: Layout) -> Any:
-        rows = layout.rows
-        padded = -(-rows // tile) * tile
-        mask = np.eye(padded, dtype=np.bool_)  # a row of padding sees itself, so that none sees nothing
-        mask[:rows, :rows] = layout.mask()
+        padded = layout.rows + -layout.rows % tile
         group = q.shape[1] // k.shape[1]
-        many = splash.splash_attention_mask.MultiHeadMask(
-            [splash.splash_attention_mask.NumpyMask(mask) for _ in range(q.shape[1])]
-        )
-        kernel = splash.make_splash_mha(many, head_shards=1, q_seq_shards=1, interpret=True)
-        end = [(0, padded - rows), (0, 0), (0, 0)]
-        query, key, value = (
-            jnp.pad(each, end, constant_values=layout.unused).transpose(1, 0, 2)
-            for each in (q, *(jnp.repeat(each, group, axis=1) for each in (k, v)))
-        )
-        return jax.jit(kernel)(query * q.shape[2] ** -0.5, key, value)[:, :rows].transpose(1, 0, 2)
+        end = [(0, padded - layout.rows), (0, 0), (0, 0)]
+        query, *others = (np.asarray(each) for each in (q, k, v))
+        whole = [query * query.dtype.type(q.shape[2] ** -0.5), *(each.repeat(group, axis=1) for each in others)]
+        given = [
+            jnp.asarray(np.pad(each, end, constant_values=each.dtype.type(layout.unused)).transpose(1, 0, 2))
+            for each in whole
+        ]
+        out = run(kernel_of(layout, padded, q.shape[1]), *given)
+        return np.asarray(out)[:, : layout.rows].transpose(1, 0, 2)
 
     can = Abilities(arrays="jax", head_dims=(128,), groups=(2,), max_rows=140, max_items=8, keeps_nonfinite=False)
     return attention, can
