@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint mutation power field kernels tpu engines engines-sglang engines-vllm engines-infinity bench docs clean
+.PHONY: demo test slow lint mutation power field kernels tpu gpu engines engines-sglang engines-vllm engines-infinity bench docs clean
 
 demo: $(READY)
 	@echo "== isolation and equivalence on 20 search queries with their candidate passages =="
@@ -56,6 +56,14 @@ tpu: $(READY)
 	MULTI_ITEM_TPU_LIBTPU=.libtpu $(BIN)/multiitem tpu-check pytest_multiitem.engine.segment_kernel:tpu_case
 	MULTI_ITEM_TPU_LIBTPU=.libtpu $(BIN)/pytest tests/tpu -rs
 	MULTI_ITEM_TPU_LIBTPU=.libtpu $(BIN)/pytest -q tests/regression -k runs_on_tpu --backend jax --require segment_lowers
+
+# Does a Triton kernel compile for GPUs, do broken ones not, and are its numbers right? Needs no GPU, but Triton: 286 MB
+# to download, 1 GB on disk. It has a directory of its own, as libtpu has.
+gpu: $(READY)
+	test -d ".triton/triton-$$(sed -n 's/^triton==//p' constraints.txt).dist-info" || { rm -rf .triton && \
+	  $(BIN)/python -m pip install -qq --no-deps -c constraints.txt --target .triton triton; }
+	cd tests/gpu && ../../$(BIN)/multiitem gpu-check tile_kernels:working --gpu-triton ../../.triton
+	MULTI_ITEM_GPU_TRITON=.triton $(BIN)/pytest tests/gpu -rs
 
 # Would the tests of the gates notice a wrong gate? Exit status 1 for a survivor that nobody has accepted.
 mutation: $(READY)

@@ -5,6 +5,7 @@ Each is a function that returns (callable, abstract arguments), as ``multiitem t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,24 @@ def tiles_of_its_chip() -> Case:
     if not device.device_kind.startswith("TPU") or jax.local_devices()[0].platform != "tpu":
         raise ValueError(f"Only TPUs have tiles here, not {device!r}")
     return working() if jax.default_backend() == "tpu" else no_kernel()
+
+
+def cache_update(*, mode: str = "donated") -> Case:
+    """Writes into a cache that it is given for good; ``mode``: also with an argument that is None, or bound before."""
+
+    def kernel(cache: Any, row: Any, out: Any) -> None:
+        out[...] = cache[...] + row[...]
+
+    tile, row = jax.ShapeDtypeStruct((128, 128), jnp.float32), jax.ShapeDtypeStruct((1, 128), jnp.float32)
+    call = pl.pallas_call(kernel, out_shape=tile, input_output_aliases={0: 0})
+
+    def updated(cache: Any, row: Any, bias: Any, scale: float = 1.0) -> Any:
+        return call(cache, row * scale if bias is None else row + bias)
+
+    if mode == "partial":
+        return functools.partial(updated, bias=None, scale=2.0), (tile, row)
+    donating = jax.jit(updated, donate_argnames="cache") if mode == "donated" else updated
+    return donating, (tile, row, None)
 
 
 def own_way_of_asking() -> Case:

@@ -84,6 +84,14 @@ def test_a_kernel_that_asks_for_its_chip_passes(libtpu: Path | None, kernel: str
     assert verdicts(report, "lower") == verdicts(report, "compile") == all_chips(Verdict.PASS)
 
 
+@pytest.mark.parametrize("mode", ["donated", "none", "partial"])
+def test_arguments_that_are_none_bound_or_given_for_good(libtpu: Path | None, mode: str) -> None:
+    report = checked(libtpu, "segment_kernels:cache_update", cases=({"mode": mode},), chips=("v6e",))
+    assert report.verdict is Verdict.PASS, report.reason
+    memory = next(check.memory for check in report.checks if check.tier == "compile" and check.role == "kernel")
+    assert memory is not None and (memory.alias > 0) is (mode == "donated")
+
+
 def test_a_kernel_that_asks_otherwise_is_not_run(libtpu: Path | None) -> None:
     report = checked(libtpu, "segment_kernels:own_way_of_asking", chips=("v6e",))
     assert verdicts(report, "lower") == verdicts(report, "compile") == {"v6e": Verdict.NOT_RUN}

@@ -44,8 +44,8 @@ class _BFloat16Error(NotImplementedError):
 class TritonCompiler:
     """Compiles Triton kernels to cubins, or interprets them."""
 
-    packages = ("triton", "torch")
-    modules = ("triton",)
+    packages: tuple[str, ...] = ("triton", "torch")
+    modules: tuple[str, ...] = ("triton",)
 
     def load(self, chips: dict[str, dict[str, Any]]) -> ModuleType:
         """Import Triton, and find its assembler."""

@@ -36,8 +36,8 @@ class _NoKernelError(Exception):
 class PallasCompiler:
     """Lowers and compiles Pallas kernels: ``lower`` needs JAX alone, ``compile`` libtpu as well."""
 
-    packages = ("jax", "jaxlib", "libtpu")
-    modules = ("jax", "jaxlib")
+    packages: tuple[str, ...] = ("jax", "jaxlib", "libtpu")
+    modules: tuple[str, ...] = ("jax", "jaxlib")
 
     def load(self, chips: dict[str, dict[str, Any]]) -> ModuleType:
         """Import JAX; from then on who asks JAX for its devices is heard."""
@@ -67,7 +67,8 @@ class PallasCompiler:
             with context, self._asked.answered(device):  # a kernel may ask which chip it is made for
                 function, arguments = _abstract(make(**case), sharding)
                 stage = "trace"
-                traced = jax.jit(function).trace(*arguments)
+                # One that is under jit already has its own donated buffers and static arguments.
+                traced = (function if hasattr(function, "trace") else jax.jit(function)).trace(*arguments)
                 stage = "lower"
                 lowered = traced.lower(lowering_platforms=("tpu",)) if tier == "lower" else traced.lower()
                 kernels = lowered.as_text().count("tpu_custom_call")
