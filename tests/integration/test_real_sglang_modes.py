@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import httpx
 import numpy as np
@@ -19,24 +17,15 @@ from reproducers import Exchange, exchanges, table_script
 from safetensors import safe_open
 
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
-from pytest_multiitem.gates import ladder
-from pytest_multiitem.gates.record import judged
-from pytest_multiitem.results import details
-from pytest_multiitem.results.verdict import Verdict
-from pytest_multiitem.scoring.cases import Case
-from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import RunningServer
-from pytest_multiitem.settings.settings import Settings
-from pytest_multiitem.targets.attach import attach_ready
 from pytest_multiitem.targets.ready import ScoredRequest
-from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient, Scores
 
 pytestmark = pytest.mark.real_engine
 
-#: Token ids of the smallest model, and two of them as labels.
-VOCABULARY, FEW = 12_000, (11, 12)
+#: Token ids of the smallest model.
+VOCABULARY = 12_000
 #: Classes of the checkpoint with a head.
 CLASSES = 2
 #: Of printed scores, which are rounded to six digits.
@@ -142,8 +131,8 @@ def test_the_tables_of_a_long_item_wrap_as_the_findings_print(sglang: RealEngine
 
 
 @pytest.fixture(scope="module")
-def long_engine(sglang: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
-    """The engine with a smallest model, which takes 131,072 tokens."""
+def long_packed(sglang: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A packed server of a smallest model that takes 131,072 tokens."""
     directory = tmp_path_factory.mktemp("long")
     model, own = directory / "smallest", directory / "own.toml"
     spec = CheckpointSpec(
@@ -153,66 +142,22 @@ def long_engine(sglang: RealEngine, tmp_path_factory: pytest.TempPathFactory) ->
     write_checkpoint(model, spec, full_tokenizer=True)
     config = model / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_bytes()), "max_position_embeddings": 131_072}))
-    flags = "cpu.flags]\nmax-total-tokens = 140000\n"
-    own.write_text(f"[sglang-serial.{flags}[sglang-multi.{flags}")
-    settings = replace(sglang.settings, model=str(model), profiles=own, labels=FEW, effort="full")
+    own.write_text("[sglang-multi.cpu.flags]\nmax-total-tokens = 140000\n")
+    settings = replace(sglang.settings, model=str(model), profiles=own)
     with ServerPool(directory / "run", owner=True) as pool:
-        yield replace(sglang, model=model, settings=settings, pool=pool)
-
-
-def started(engine: RealEngine, role: Literal["multi", "serial"]) -> RunningServer:
-    return engine.pool.acquire(engine.launch(role), ScoredRequest(FEW))
+        yield pool.acquire(replace(sglang, settings=settings).launch("multi"), ScoredRequest((11, 12)))
 
 
 @pytest.mark.slow
-def test_an_item_of_more_than_65535_tokens_is_scored_by_its_last_ones_alone(long_engine: RealEngine) -> None:
+def test_an_item_of_more_than_65535_tokens_is_scored_by_its_last_ones_alone(long_packed: RunningServer) -> None:
     """The offsets that sglang gives FlashInfer have 16 bits. Its kernel is not here: what stands in for it applies
     those offsets as they are."""
     random = np.random.default_rng(3)
     query, beginning, other, end = (random.integers(20, 9000, n).tolist() for n in (8, 65_535, 65_535, 40))
-    url = started(long_engine, "multi").url
 
     def score(*item: int) -> Scores:
-        with ScoreClient(url, timeout=STARTUP) as client:
-            return client.score(query, [list(item)], FEW)
+        with ScoreClient(long_packed.url, timeout=STARTUP) as client:
+            return client.score(query, [list(item)], (11, 12))
 
     assert np.abs(score(*beginning[:200]) - score(*other[:160], *beginning[160:200])).max() > 1e-4
     assert (score(*beginning, *end) == score(*other, *end)).all(), "its offsets have more bits now"
-
-
-@dataclass(eq=False)
-class Subject:
-    """Both servers of one engine, as the ladder asks for them."""
-
-    multi: Target
-    serial: Target
-    settings: Settings
-    item_counts: tuple[int, ...] = ()
-
-    def record(self, sample: object) -> None:
-        """Samples are not kept."""
-
-    def cases(self, target: Target) -> list[Case]:
-        pool = tuple(range(20, 9000))
-        return [Case("small", pool[:9], (pool[20:25], pool[30:33]), FEW, pool)]
-
-
-@pytest.mark.slow
-def test_the_ladder_fails_at_the_first_length_beyond_16_bits(
-    long_engine: RealEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its other rungs at this effort take minutes on a CPU: those of long items are climbed alone."""
-    every = ladder.Ladder.rungs
-    monkeypatch.setattr(
-        ladder.Ladder, "rungs", lambda self: (rung for rung in every(self) if rung.label.endswith("among short ones"))
-    )
-    settings, engine = replace(long_engine.settings, request_timeout=STARTUP), long_engine.engine
-    targets = [attach_ready(role, started(long_engine, role).url, settings, engine) for role in ("multi", "serial")]
-    multi = targets[0]
-    multi.profile = replace(multi.profile, semantics=Semantics.QUERY_PREFIX)
-    record = judged(ladder.SIZES, lambda _: ladder.measure(Subject(*targets, settings)))
-    assert record.verdict is Verdict.FAIL, record.reason
-    assert re.match("item length 65536 among short ones: a score is 0.[0-9]+ away from the serial one", record.reason)
-    assert isinstance(record.details, details.Ladder)
-    tried = record.details.axes["item length"].tried
-    assert tried == [f"{length} among short ones" for length in (1000, 65_535, 65_536)]
