@@ -27,6 +27,7 @@ def check(scores, gate=SIZES, how=measure, **more):
     target, serial = multi(scores), baseline()
     target.__dict__["vocab_size"] = more.pop("vocab_size", 998)
     target.__dict__["max_items"] = more.pop("max_items", None)
+    target.__dict__["max_tokens"] = more.pop("max_tokens", None)
     return record_of(gate, how(StubSubject([CASE], multi=target, serial=serial, hand=serial, **more)))
 
 
@@ -140,6 +141,33 @@ def long_query(query, items, labels):
 def test_each_axis_finds_what_it_is_for(axis, scores):
     record = check(scores, vocab_size=5000)
     assert record.verdict is Verdict.FAIL and record.reason.startswith(axis), record.reason
+
+
+#: One whose long item scores otherwise by more than the limit when it is cut.
+SEED = 5
+
+
+def offsets_of(bits):
+    """The offset of an item's token says how far back it sees its own item, in so many bits."""
+
+    def scores(query, items, labels):
+        seen = [item if len(item) < 2**bits else item[len(item) - len(item) % 2**bits :] for item in items]
+        return packed(query, seen, labels)
+
+    return scores
+
+
+@pytest.mark.parametrize(("bits", "wraps"), [(16, True), (17, False)])
+def test_an_item_whose_offsets_wrap_is_found_at_the_first_length_that_does(bits, wraps, monkeypatch):
+    """At the real size, as sglang 0.5.23 has it; sizes and item counts would take longer than the lengths."""
+    every = Ladder.rungs
+    monkeypatch.setattr(
+        Ladder, "rungs", lambda self: (rung for rung in every(self) if rung.label.endswith("among short ones"))
+    )
+    record = check(offsets_of(bits), effort="full", max_tokens=131_072, seed=SEED)
+    assert record.details.axes["item length"].tried[-1] == "65536 among short ones"
+    assert record.verdict is (Verdict.FAIL if wraps else Verdict.PASS), record.reason
+    assert not wraps or record.reason.startswith("item length 65536 among short ones: a score is "), record.reason
 
 
 def test_a_rung_that_the_server_refuses_is_noted():
