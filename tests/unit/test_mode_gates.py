@@ -19,6 +19,13 @@ from pytest_multiitem.targets.attach import attach_ready
 from pytest_multiitem.targets.modes import require_ids
 
 PACKAGES = {"pytorch": "torch", "jax": "jax"}
+SLOW = pytest.mark.slow
+SEMANTICS = [
+    pytest.param(each, marks=() if each is ScorerConfig(delimiter=DELIMITER).semantics else SLOW)
+    for each in Semantics if each.has_serial_reference
+]  # fmt: skip
+#: For what both engines do alike, by the parameter of a fixture of servers: the second of them is slow.
+ONE_FAST = ["pytorch", pytest.param("jax", marks=SLOW)]
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
 CAUSAL = ("labels_per_item_agree", "setwise_agrees", "rerank_agrees", "decisions_agree", "label_mass_not_zero",
@@ -66,7 +73,7 @@ def servers(request, directory):
     return Servers(backend, directory, load_tokenizer(directory))
 
 
-@pytest.mark.parametrize("semantics", [each for each in Semantics if each.has_serial_reference])
+@pytest.mark.parametrize("semantics", SEMANTICS)
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_healthy_server_passes(servers, name, semantics):
     record = servers.judged(gates()[name], semantics=semantics)
@@ -74,6 +81,7 @@ def test_a_healthy_server_passes(servers, name, semantics):
     assert set(record.details.not_made) <= {"known answers"}
 
 
+@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_seen_by_its_gate(servers, name):
     killer, words = FAULTS[name]
@@ -96,6 +104,7 @@ SMALLEST = {
 }
 
 
+@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", SMALLEST)
 def test_each_fault_is_seen_at_its_smallest_strength(servers, name):
     killer, words = SMALLEST[name]
@@ -103,6 +112,7 @@ def test_each_fault_is_seen_at_its_smallest_strength(servers, name):
     assert record.verdict is Verdict.FAIL and words in record.reason, record.reason
 
 
+@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", [name for name in CAUSAL if name != "label_mass_not_zero"])
 def test_rounding_by_shape_is_no_leak(servers, name):
     record = servers.judged(gates()[name], variations=["shape_noise"])
@@ -122,7 +132,7 @@ def test_a_special_token_on_every_text_is_named(servers):
     assert "stands before every item" in record.reason
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("name", FAULTS)
 def test_no_fault_is_seen_by_a_gate_of_another_mode(servers, name):
     for other in CAUSAL:
@@ -154,13 +164,14 @@ def heads(request, tmp_path_factory):
     return Servers(backend, path, load_tokenizer(path))
 
 
-@pytest.mark.parametrize("semantics", [each for each in Semantics if each.has_serial_reference])
+@pytest.mark.parametrize("semantics", SEMANTICS)
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_healthy_head_passes(heads, name, semantics):
     record = heads.judged(gates()[name], semantics=semantics)
     assert record.verdict is Verdict.PASS and not record.details.not_made, (record.reason, record.details)
 
 
+@pytest.mark.parametrize("heads", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", CLASS_FAULTS)
 def test_each_fault_of_a_head_is_seen_by_its_gate_and_not_by_the_other(heads, name):
     killer, words = CLASS_FAULTS[name]
@@ -170,6 +181,7 @@ def test_each_fault_of_a_head_is_seen_by_its_gate_and_not_by_the_other(heads, na
         assert gate != killer or words in record.reason
 
 
+@pytest.mark.parametrize("heads", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", ["classes_see_before", "set_sees_before"])
 def test_each_fault_of_a_head_is_seen_at_its_smallest_strength(heads, name):
     killer, _ = CLASS_FAULTS[name]
@@ -205,6 +217,7 @@ def test_a_healthy_head_of_one_class_ranks(one_class):
     assert set(record.details.not_made) == {"known answers"} and "the sigmoid of" in str(record.details.held)
 
 
+@pytest.mark.parametrize("one_class", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", ["ranking_twice_squashed", "ranking_index", "classes_see_before=1e-3"])
 def test_what_is_wrong_with_its_rankings_is_seen(one_class, name):
     record = one_class.judged(gates()["rerank_agrees"], name)

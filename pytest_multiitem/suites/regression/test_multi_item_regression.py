@@ -137,8 +137,16 @@ class TestMultiItemProperties:
 class TestMultiItemModes:
     """The other ways to ask for scores, each where the server speaks it, and whether anybody asked for the labels."""
 
+    @pytest.mark.multiitem_gate("text_agrees")
+    def test_text(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
     @pytest.mark.multiitem_gate("labels_per_item_agree")
     def test_labels_per_item(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("temperature_isolates")
+    def test_temperature(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
         assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
 
     @pytest.mark.multiitem_gate("setwise_agrees")
@@ -162,6 +170,12 @@ class TestMultiItemModes:
 
     @pytest.mark.multiitem_gate("decisions_agree")
     def test_decisions(self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target) -> None:
+        assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
+
+    @pytest.mark.multiitem_gate("generative_scoring_agrees")
+    def test_generative_scoring(
+        self, multiitem_gate: GateCheck, multi_item_server: Target, serial_server: Target
+    ) -> None:
         assert multiitem_gate.holds(multi=multi_item_server, serial=serial_server)
 
     @pytest.mark.multiitem_gate("label_mass_not_zero")
