@@ -1015,8 +1015,8 @@ UNUSABLE = {
         'has the unknown schema_version "score_matrix_v2"; expected one of canonical_score_workload_v1, '
         "score_matrix_v1, cross_backend_comparison_v1, multiitem_matrix_v1, multiitem_answer_v1, "
         "multiitem_baseline_v1, multiitem_scores_v1, score_load_v1, multiitem_evaluation_v1, multiitem_combined_v1, "
-        "multiitem_counterexample_v1, kill_matrix_v1, multiitem_tpu_check_v1, model_matrix_v1, "
-        "multiitem_history_v1, multiitem_ab_v1 (did you mean 'score_matrix_v1'?)",
+        "multiitem_counterexample_v1, kill_matrix_v1, multiitem_tpu_check_v1, multiitem_gpu_check_v1, "
+        "model_matrix_v1, multiitem_history_v1, multiitem_ab_v1 (did you mean 'score_matrix_v1'?)",
     ),
     "a schema that is no name": ('{"schema_version": ["score_matrix_v1"]}', "has the unknown schema_version ["),
 }
