@@ -174,7 +174,7 @@ RUN = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
 def test_an_interrupted_comparison_loses_no_row_and_leaves_no_process(tmp_path, number):
     given = {f"multiitem_{name}": value for name, value in {**SMALL, "views": "portable", "bench_items": "6"}.items()}
     script = textwrap.dedent(RUN).format(fake=str(FAKE), given=given)

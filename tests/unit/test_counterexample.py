@@ -149,6 +149,7 @@ def test_a_replay_holds_on_a_healthy_server_and_is_violated_on_the_faulty_one(mu
     assert "differs" not in out
 
 
+@pytest.mark.slow
 def test_a_state_is_replayed_with_what_comes_before(multiitem, tmp_path, healthy):
     with serving(Stateful) as url:
         found = found_on(url)

@@ -44,7 +44,7 @@ def test_a_healthy_server_passes_with_its_evidence():
     assert set(record.details.changes) == {str(grown) for grown in GROWTH[1:]}
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("float32", 3e-7), ("bfloat16", 5e-3)])
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 3e-7), pytest.param("bfloat16", 5e-3, marks=pytest.mark.slow)])
 def test_rounding_by_shape_passes_and_the_gate_that_allows_nothing_says_rounding(dtype, size):
     for seed in range(10):
         target = served(shape_noise(packed, size * (1 + seed / 1000)), dtype)
