@@ -142,11 +142,12 @@ def test_the_engines_tiles_give_what_its_products_give(tiles):
 
 @pytest.fixture(scope="module")
 def backend(checkpoint):
-    """The engine on a CPU, with the kernel that it takes on CUDA, and items in fixed tiles."""
+    """The engine on a CPU, with the kernel that it takes on CUDA, and items in fixed tiles, one block after another as
+    there: the interpreter replaces parts of Triton while it runs, for all threads."""
     backend = load_backend("pytorch", checkpoint, dtype="float32", device="cpu")
     backend = copy.copy(backend)
     backend._kernel = SegmentKernel("triton", triton_attention.segment, triton_attention.segment_last)
-    backend._block_rows = ()
+    backend._block_rows, backend._cores = (), None
     return backend
 
 
