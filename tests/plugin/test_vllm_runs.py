@@ -27,6 +27,7 @@ def attached(project: Project, fake: FakeVllm, selection: str) -> pytest.RunResu
 
 
 def test_gates_that_need_no_packing_run_and_the_others_say_why_not(project: Project, fake: FakeVllm) -> None:
+    fake.refuses_long = True
     result = attached(project, fake, GATES)
     assert result.ret == 0, "\n".join(result.outlines)
     found = {r["gate"]: r for r in project.matrix["gates"] if "deselected" not in r["reason"]}
@@ -35,13 +36,19 @@ def test_gates_that_need_no_packing_run_and_the_others_say_why_not(project: Proj
         "same_length_isolation_zero", "changed_length_isolation_zero", "content_isolation", "length_isolation",
         "delimiter_aligned_equiv_le_0p02", "equivalence_at_floor", "semantics_as_declared",
         "request_isolation_le_0p02", "request_contract_holds", "negative_control_fails", "every_score_agrees",
-        "label_mass_not_zero",
+        "label_mass_not_zero", "generative_scoring_agrees",
     }  # fmt: skip
     speedup = found["speedup_n32_ge_3x"]
     assert speedup["verdict"] == "NOT_RUN" and speedup["reason"].startswith("vLLM does not pack"), speedup
     assert {found[name]["mask_attested"] for name in passed - {"negative_control_fails"}} == {"unpacked"}
     assert {path for path, _ in fake.calls} == {"/generative_scoring"}
-    assert not any(len(body["label_token_ids"]) != 2 for _, body in fake.calls if body["apply_softmax"])
+
+
+def test_prompts_that_the_engine_cuts_fail(project: Project, fake: FakeVllm) -> None:
+    result = attached(project, fake, "generative")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = project.gate("generative_scoring_agrees")
+    assert record["verdict"] == "FAIL" and "a prompt of 4098 tokens is cut without a word" in record["reason"], record
 
 
 @pytest.mark.parametrize("fake", ["leak"], indirect=True)
@@ -50,6 +57,7 @@ def test_a_leak_between_sequences_of_one_request_fails(project: Project, fake: F
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     verdicts = {r["gate"]: r["verdict"] for r in project.matrix["gates"] if "deselected" not in r["reason"]}
     assert verdicts["content_isolation"] == verdicts["same_length_isolation_zero"] == "FAIL", verdicts
+    assert not any(len(body["label_token_ids"]) != 2 for _, body in fake.calls if body["apply_softmax"])
 
 
 def test_a_workload_that_the_engine_would_cut_is_not_run(project: Project, fake: FakeVllm) -> None:
