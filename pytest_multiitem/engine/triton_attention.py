@@ -153,11 +153,12 @@ def _numbers(heads: int, kv_heads: int, dim: int, kind: torch.dtype) -> Numbers:
         q, k, v, prefix_k, prefix_v = (torch.randn(*shape, dim, generator=draw).to(kind) for shape in shapes)
         return q, k, v.clamp(-1, 1), prefix_k, prefix_v.clamp(-1, 1)
 
-    def run(*operands: Tensor) -> Tensor:
-        return segment(*operands, CASE_TILES)
+    def run(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+        return segment(q, k, v, prefix_k, prefix_v, CASE_TILES)
 
     def reference(*operands: Tensor) -> Tensor:
-        return torch_attention.segment(*(each.float() for each in operands), CASE_TILES)
+        q, k, v, prefix_k, prefix_v = (each.float() for each in operands)
+        return torch_attention.segment(q, k, v, prefix_k, prefix_v, CASE_TILES)
 
     # Weights and results are rounded to bfloat16, by the interpreter by cutting off: 2^-8 of themselves each.
     return Numbers(run=run, reference=reference, inputs=inputs, limit=2.0**-7 if kind == torch.bfloat16 else 2.0**-17)
