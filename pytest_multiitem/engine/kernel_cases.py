@@ -86,7 +86,7 @@ def segment_pallas() -> Case:
         out = np.concatenate([first, rest], axis=2)
         return out.reshape(-1, layout.rows, dim).transpose(1, 0, 2)
 
-    can = Abilities(arrays="jax", dtypes=("float32", "bfloat16"), groups=(1, 2), max_rows=300, keeps_nonfinite=False)
+    can = Abilities(arrays="jax", dtypes=("float32", "bfloat16"), groups=(1, 2), max_rows=300)
     return attention, can
 
 

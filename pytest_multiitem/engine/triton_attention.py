@@ -17,13 +17,15 @@ module is imported, by Triton's interpreter on the CPU, slowly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from pytest_multiitem.compile_gates.gpu.case import Numbers, TritonCase
+from pytest_multiitem.engine import torch_attention
 from pytest_multiitem.engine.slot_bounds import NO_KEY, bounds, last_bounds
 
 _NO_KEY: Final = tl.constexpr(NO_KEY)
@@ -33,6 +35,10 @@ _NOTHING_SEEN: Final = tl.constexpr(-1e20)
 _LOG2_E: Final = 1.4426950408889634
 #: Triton's interpreter (3.9.0) takes the bits of bfloat16 operands of a product for whole numbers.
 _INTERPRETED: Final = tl.constexpr(bool(triton.knobs.runtime.interpret))
+#: Types of operands as `compile_gates.gpu.case.TritonCase` writes them, of torch's tensors.
+_ELEMENTS: Final = {"float32": "*fp32:16", "bfloat16": "*bf16:16"}
+#: The items of the case's numbers as slots (G, W): within a tile of keys, of one more than a tile, of one token.
+CASE_TILES: Final = ((2, 5), (1, 33), (3, 1))
 
 
 class _Tiling(NamedTuple):
@@ -48,16 +54,6 @@ class _Tiling(NamedTuple):
     dim: int
     warps: int
     stages: int
-
-
-class GpuCase(NamedTuple):
-    """What a compile gate for GPUs compiles: a kernel, the types of its arguments, the values of its constants, and a
-    launch's warps and stages, as `triton.compile` takes them."""
-
-    kernel: Any
-    signature: dict[str, str]
-    constants: dict[str, int]
-    options: dict[str, int]
 
 
 def segment_attention(
@@ -120,23 +116,52 @@ def segment_last(
     return segment_attention(query, key, value, prefix_key, prefix_value, *last_bounds(tuple(tiles), last))
 
 
-def gpu_case(*, heads: int = 16, kv_heads: int = 8, head_dim: int = 128, dtype: str = "bfloat16") -> GpuCase:
-    """What a GPU compile gate compiles. The default is a layer of Qwen3-0.6B: numbers of rows, of prefix tokens and of
-    items are arguments of a launch, so that one kernel serves them all.
+def gpu_case(*, heads: int = 16, kv_heads: int = 8, head_dim: int = 128, dtype: str = "bfloat16") -> TritonCase:
+    """The kernel as the GPU compile gate takes it. The default is a layer of Qwen3-0.6B: numbers of rows, of prefix
+    tokens and of items are arguments of a launch, so that one kernel serves them all.
+
+    ``dtype``: float32 or bfloat16. Raises ValueError for another, and where ``kv_heads`` does not divide ``heads``.
     """
     if heads % kv_heads:
         raise ValueError(f"heads ({heads}) must be a multiple of kv_heads ({kv_heads})")
-    tiling = _tiling(getattr(torch, dtype), head_dim)
-    element = {"float32": "*fp32", "bfloat16": "*bf16"}[dtype]
+    if dtype not in _ELEMENTS:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(_ELEMENTS)}")
+    kind = getattr(torch, dtype)
+    tiling = _tiling(kind, head_dim)
     constants = _constants(tiling, heads // kv_heads, head_dim)
-    types = [*[element] * 5, "*i32", "*i32", element, "i32", "i32", "fp32", *["i32"] * 10]
+    # A stride is a number of whole head vectors; a launch specialises for those that 16 divides.
+    stride = "i32:16" if head_dim % 16 == 0 else "i32"
+    element, bound = _ELEMENTS[dtype], "*i32:16"
+    types = [*[element] * 5, bound, bound, element, "i32", "i32", "fp32", *[stride] * 10]
     names = [name for name in _kernel.arg_names if name not in constants]
-    return GpuCase(
-        _kernel,
-        dict(zip(names, types, strict=True)) | dict.fromkeys(constants, "constexpr"),
-        constants,
-        {"num_warps": tiling.warps, "num_stages": tiling.stages},
+    return TritonCase(
+        kernel=_kernel,
+        arguments=dict(zip(names, types, strict=True)) | constants,
+        options={"num_warps": tiling.warps, "num_stages": tiling.stages},
+        numbers=_numbers(heads, kv_heads, head_dim, kind),
     )
+
+
+def _numbers(heads: int, kv_heads: int, dim: int, kind: torch.dtype) -> Numbers:
+    """The kernel against `torch_attention.segment` in float32, behind a prefix that is no whole number of tiles. Values
+    are within -1 and 1, and so are results."""
+    rows, prefix = sum(slots * width for slots, width in CASE_TILES), 70
+
+    def inputs() -> Sequence[Tensor]:
+        draw = torch.Generator().manual_seed(0)
+        shapes = [(heads, rows), (kv_heads, rows), (kv_heads, rows), (kv_heads, prefix), (kv_heads, prefix)]
+        q, k, v, prefix_k, prefix_v = (torch.randn(*shape, dim, generator=draw).to(kind) for shape in shapes)
+        return q, k, v.clamp(-1, 1), prefix_k, prefix_v.clamp(-1, 1)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+        return segment(q, k, v, prefix_k, prefix_v, CASE_TILES)
+
+    def reference(*operands: Tensor) -> Tensor:
+        q, k, v, prefix_k, prefix_v = (each.float() for each in operands)
+        return torch_attention.segment(q, k, v, prefix_k, prefix_v, CASE_TILES)
+
+    # Weights and results are rounded to bfloat16, by the interpreter by cutting off: 2^-8 of themselves each.
+    return Numbers(run=run, reference=reference, inputs=inputs, limit=2.0**-7 if kind == torch.bfloat16 else 2.0**-17)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, first: Tensor, last: Tensor) -> None:

@@ -189,11 +189,3 @@ def test_operands_that_do_not_fit_are_refused():
         attend(q, k, v, prefix_k, prefix_v, first.long(), last)
     with pytest.raises(ValueError, match="side by side"):
         attend(q, k.transpose(1, 2).contiguous().transpose(1, 2), v, prefix_k, prefix_v, first, last)
-    with pytest.raises(ValueError, match="multiple of kv_heads"):
-        triton_attention.gpu_case(heads=3, kv_heads=2)
-
-
-def test_the_case_of_the_compile_gate_names_every_argument():
-    case = triton_attention.gpu_case()
-    assert list(case.signature) == case.kernel.arg_names
-    assert {name for name, kind in case.signature.items() if kind == "constexpr"} == set(case.constants)
