@@ -138,8 +138,20 @@ def read_verified_modes() -> VerifiedModes:
 
 def with_engines(page: str) -> str:
     """guides/real-engines.md with the table of modes, engines and versions renewed."""
-    head, rows = verified_modes.table(read_verified_modes())
+    head, rows = verified_modes.table(read_verified_modes(), findings())
     return renewed(page, "modes of engines", _rows([head, ["---"] * len(head)]) + _rows(rows))
+
+
+def findings() -> dict[tuple[str, str], str]:
+    """The links, from a guide, to what is known to fail: by engine, and gate or check of it, as the marks under the
+    headings of findings.md say."""
+    found, anchor = {}, ""
+    for line in (Path(__file__).parent / "findings.md").read_text(encoding="utf-8").splitlines():
+        if re.match("#+ ", line):
+            anchor = re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        elif mark := re.fullmatch(r"<!-- fails: (\S+) (.+) -->", line):
+            found[mark[1], mark[2]] = f"../findings.md#{anchor}"
+    return found
 
 
 def renew_verified_modes(runs: list[Path]) -> None:

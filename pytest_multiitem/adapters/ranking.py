@@ -57,6 +57,28 @@ class TextClient(ScoreClient):
 
     does: ClassVar[str]
 
+    @override
+    def server_info(self) -> dict[str, Any] | None:
+        """Where no ``/get_server_info`` tells: its first model, whose owner is its ``maker``, and the ``version`` that
+        ``/version`` has, or else its description of its own API; None where it says neither."""
+        return super().server_info() or self._maker or None
+
+    @cached_property
+    def _maker(self) -> dict[str, Any]:
+        told = dict(self._infos(("/v1/models", "/models")))
+        found = next(
+            (models[0] for each in told.values() if isinstance(models := each.get("data"), list) and models), None
+        )
+        first = found if isinstance(found, dict) else {}
+        info = {"maker": first.get("owned_by"), "served_model_name": first.get("id"), "model_path": first.get("root")}
+        for _, each in self._infos(("/version", "/openapi.json")):
+            described = each.get("info")
+            version = each.get("version") or (described.get("version") if isinstance(described, dict) else None)
+            if isinstance(version, str):
+                info["version"] = version
+                break
+        return {name: value for name, value in info.items() if isinstance(value, str)}
+
     @cached_property
     def served_model(self) -> str | None:
         """The model that the server says it has first, which requests name; None where it does not say."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_multiitem.adapters.base import ENGINES, Engine
 from pytest_multiitem.adapters.launched import InstalledEngine
+from pytest_multiitem.adapters.rerank import TextEngine
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.gates.groups import group_of
 from pytest_multiitem.gates.registry import gates
@@ -23,8 +24,9 @@ _WAYS = (ModeName.IDS, ModeName.GENERATIVE_SCORING)
 
 
 def verified(matrix: Matrix) -> list[VerifiedMode]:
-    """What a run says of the modes of its engine. Raises UsageError for a run of no engine that ships, and for one that
-    was interrupted: what it left out may be what fails."""
+    """What a run says of the modes of its engine, or of the engine that its server is of where that was attached by its
+    address alone. Raises UsageError for a run of no engine that ships, and for one that was interrupted: what it left
+    out may be what fails."""
     if not matrix.complete:
         raise UsageError(f"run {matrix.run_id} is not complete; give one that came to its end")
     name = next((setting.value for setting in matrix.settings if setting.name == "engine"), "")
@@ -38,8 +40,24 @@ def verified(matrix: Matrix) -> list[VerifiedMode]:
     for mode in engine.modes:
         said = [*_said(own, mode, engine)]
         if said:
-            found.append(_judged(mode, engine, _version(matrix, engine), said, matrix.started_at_utc))
+            found.append(_judged(mode, *_served(matrix, engine, mode), said, matrix.started_at_utc))
     return found
+
+
+def _served(matrix: Matrix, engine: Engine, mode: ModeName) -> tuple[Engine, str | None]:
+    """The engine whose mode it is, and its version; of a server that nobody but its maker has an adapter of, its name
+    stands before the version."""
+    version = _version(matrix, engine)
+    if not isinstance(engine, TextEngine):
+        return engine, version
+    makers = {str(server.info["maker"]) for server in matrix.servers if server.info and "maker" in server.info}
+    if len(makers) != 1:
+        return engine, version
+    (maker,) = makers
+    own = ENGINES.shipped().get(maker)
+    if own is not None and mode in own.modes:
+        return own, version
+    return engine, " ".join(filter(None, (maker, version)))
 
 
 #: A gate, or a check of one, with its verdict and the backend that it is of.
@@ -91,9 +109,14 @@ def _version(matrix: Matrix, engine: Engine) -> str | None:
     return None
 
 
-def table(known: VerifiedModes) -> Rows:
+#: Where what fails is written up: by engine, and gate or check of it.
+Findings = Mapping[tuple[str, str], str]
+
+
+def table(known: VerifiedModes, findings: Findings) -> Rows:
     """Header and rows: a mode a row, an engine's version a column. "By command line only": the adapter speaks it, and
-    no run in the file has verified it; "–": the adapter does not speak it."""
+    no run in the file has measured it; "–": the adapter does not speak it. What fails is a link to its finding. Raises
+    UsageError for what fails without one."""
     columns: list[tuple[Engine, str | None]] = []
     for name, engine in ENGINES.shipped().items():
         versions = list(dict.fromkeys(each.version for each in known.modes if each.engine == name))
@@ -101,16 +124,28 @@ def table(known: VerifiedModes) -> Rows:
     found = {(each.engine, each.version, each.mode): each for each in known.modes}
     rows = []
     for mode in MODES:
-        cells = [_cell(found.get((engine.name, v, mode.name.value)), mode.name, engine) for engine, v in columns]
+        cells = [
+            _cell(found.get((engine.name, v, mode.name.value)), mode.name, engine, findings) for engine, v in columns
+        ]
         rows.append([f"`{mode.name}`", *cells])
     heads = [f"`{engine.name}`{f' {version}' if version else ''}" for engine, version in columns]
     return ["mode", *heads], rows
 
 
-def _cell(found: VerifiedMode | None, mode: ModeName, engine: Engine) -> str:
+def _cell(found: VerifiedMode | None, mode: ModeName, engine: Engine, findings: Findings) -> str:
     if found is None:
         return "by command line only" if mode in engine.modes else "–"
     if found.holds:
         return "verified here"
-    word = "undecided here" if found.holds is None else "fails here"
-    return f"{word}: {', '.join(f'`{name}`' for name in found.because)}"
+    if found.holds is None:
+        return f"undecided here: {', '.join(f'`{name}`' for name in found.because)}"
+    linked = []
+    for name in found.because:
+        link = findings.get((engine.name, name))
+        if link is None:
+            raise UsageError(
+                f"{name!r} fails on {engine.name} {found.version or ''}, and no finding says why; write one into "
+                f"docs/findings.md, and under its heading <!-- fails: {engine.name} {name} -->"
+            )
+        linked.append(f"[`{name}`]({link})")
+    return f"fails here: {', '.join(linked)}"

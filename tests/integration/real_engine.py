@@ -74,6 +74,15 @@ class SuiteRun:
         return dict(line.split(": ", 1) for line in lines)
 
 
+def judged_by_its_answers(directory: Path, engine: str, url: str, gate: str) -> SuiteRun:
+    """The gate of a server that takes texts, attached by its address alone; that gate is all that is measured."""
+    attached = (f"--engine={engine}", f"--multi-url={url}", f"--serial-url={url}")
+    run = SuiteRun(*run_suites(directory, REGRESSION, *attached))
+    measured = {name for name, each in run.gates.items() if each["verdict"] != "NOT_RUN"}
+    assert measured == {gate} and all(each["reason"] for each in run.gates.values()), run.output
+    return run
+
+
 def run_suites(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """pytest on the suites in a process of its own: exit status, matrix, output."""
     done = subprocess.run(

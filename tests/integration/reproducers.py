@@ -20,7 +20,8 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Exchange:
-    """``curl --json BODY URL | jq -c FILTER`` and what it has printed."""
+    """``curl --json BODY URL | jq -c FILTER`` and what it has printed. ``fields``: of the answer, ``data[].score`` for
+    that of each entry of a list."""
 
     path: str
     body: dict[str, Any]
@@ -35,7 +36,10 @@ class Exchange:
         """What a server answers, as far as it would be printed."""
         answer = httpx.post(url + self.path, json=self.body, timeout=120, trust_env=False)
         assert answer.status_code == 200, answer.text
-        return [answer.json()[field] for field in self.fields]
+        whole, found = answer.json(), []
+        for name, _, inner in (field.partition("[].") for field in self.fields):
+            found.append([each[inner] for each in whole[name]] if inner else whole[name])
+        return found
 
     def check(self, url: str, *, within: float) -> None:
         """A server gives the answer that is printed; numbers may be so far apart."""
@@ -66,8 +70,8 @@ def exchanges(server: str) -> list[Exchange]:
             words = shlex.split(command)
             if words[0] != "curl":
                 continue
-            path = re.sub(r"^[\w.]+:\d+", "", next(word for word in words if "/v1/" in word or "/rerank" in word))
-            fields = re.findall(r"\.(\w+)", words[-1])
+            path = re.sub(r"^[\w.]+:\d+", "", next(word for word in words if re.match(r"[\w.]+:\d+/", word)))
+            fields = re.findall(r"\.(\w+(?:\[\]\.\w+)?)", words[-1])
             body = json.loads(words[words.index("--json") + 1])
             found.append(Exchange(path, body, tuple(fields), json.loads(printed), len(found)))
     assert found, f"{PAGE.name} has no requests to {server}"

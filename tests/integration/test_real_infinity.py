@@ -15,9 +15,11 @@ import httpx
 import numpy as np
 import pytest
 from ranking import DOCUMENTS, QUERIES, Reference, check_order, check_queries_in_flight, check_scores
+from real_engine import judged_by_its_answers
 
 from pytest_multiitem.adapters.base import choose_engine
-from pytest_multiitem.adapters.ranking import RerankClient, TextOnly
+from pytest_multiitem.adapters.classify import ClassifyClient
+from pytest_multiitem.adapters.ranking import RerankClient, TextClient, TextOnly
 from pytest_multiitem.servers.pool import ServerPool
 from pytest_multiitem.servers.process import LaunchSpec, RunningServer
 from pytest_multiitem.settings.resolve import resolve
@@ -38,14 +40,12 @@ class Infinity:
     reference: Reference
 
 
-@pytest.fixture(scope="module")
-def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reference]:
-    """A tiny BERT with a head of one class, whose tokens are letters, and transformers' own scores of it."""
+def write_bert(model: Path, *, classes: int = 1, limit: int = LIMIT) -> None:
+    """A tiny BERT with a head, whose tokens are letters."""
     import torch
     from tokenizers.implementations import BertWordPieceTokenizer
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertForSequenceClassification
 
-    model = tmp_path_factory.mktemp("cross-encoder") / "tiny-bert"
     model.mkdir()
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,."
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
@@ -55,20 +55,30 @@ def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Refer
     # Written by hand: each transformers names the class in its own way, and two of them read it.
     told = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": LIMIT,
+        "model_max_length": limit,
         "model_input_names": names,
         **special,
     }
     (model / "tokenizer_config.json").write_text(json.dumps(told))
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
-    assert tokenizer.unk_token_id not in tokenizer("what can be eaten")["input_ids"]
     torch.manual_seed(7)
     config = BertConfig(
         vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=LIMIT, num_labels=1, initializer_range=0.6,
+        max_position_embeddings=limit, num_labels=classes, initializer_range=0.6,
     )  # fmt: skip
-    head = BertForSequenceClassification(config).eval()
-    head.save_pretrained(model)
+    BertForSequenceClassification(config).save_pretrained(model)
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reference]:
+    """With a head of one class, and transformers' own scores of it."""
+    import torch
+    from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
+
+    model = tmp_path_factory.mktemp("cross-encoder") / "tiny-bert"
+    write_bert(model)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    assert tokenizer.unk_token_id not in tokenizer("what can be eaten")["input_ids"]
+    head = BertForSequenceClassification.from_pretrained(model).eval()
 
     def relevance(query: str, text: str) -> float:
         with torch.no_grad():
@@ -80,14 +90,16 @@ def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Refer
 
 
 @contextmanager
-def serving(python: Path, model: Path, directory: Path) -> Iterator[RunningServer]:
+def serving(
+    python: Path, model: Path, directory: Path, client: type[TextClient] = RerankClient
+) -> Iterator[RunningServer]:
     words = ("v2", "--model-id", str(model), "--engine", "torch", "--device", "cpu", "--no-bettertransformer",
              "--no-model-warmup", "--host", "127.0.0.1", "--port", "{port}")  # fmt: skip
     environment = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
     command = (str(python.with_name("infinity_emb")), *words)
     spec = LaunchSpec(label="infinity", command=command, env=environment, startup_timeout=180)
     with ServerPool(directory, owner=True) as pool:
-        yield pool.acquire(spec, ScoredRequest((), client=RerankClient))
+        yield pool.acquire(spec, ScoredRequest((), client=client))
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +133,23 @@ def test_it_is_attached_by_its_address_alone(infinity: Infinity) -> None:
     target = attach_ready("serial", infinity.server.url, settings, engine)
     with target.client, pytest.raises(TextOnly, match="ranks texts"):
         target.score_ids([1], [[2]], [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("engine", "client", "classes", "gate"),
+    [("rerank", RerankClient, 1, "rerank_agrees"), ("classify", ClassifyClient, 3, "classification_agrees")],
+)
+def test_its_own_gate_passes(
+    infinity_python: Path, tmp_path: Path, engine: str, client: type[TextClient], classes: int, gate: str
+) -> None:
+    """With room for the longest text of the gate."""
+    model = tmp_path / "tiny-bert"
+    write_bert(model, classes=classes, limit=2 * LIMIT)
+    with serving(infinity_python, model, tmp_path / "run", client) as server, client(server.url) as asked:
+        run = judged_by_its_answers(tmp_path, engine, server.url, gate)
+        info = asked.server_info()
+    assert run.status == 0 and run.gates[gate]["verdict"] == "PASS", run.output
+    assert info is not None and (info["maker"], info["version"]) == ("infinity", "0.0.78")
 
 
 def test_a_model_that_it_does_not_have_is_scored_all_the_same(infinity: Infinity) -> None:

@@ -13,12 +13,14 @@ import httpx
 import numpy as np
 import pytest
 from ranking import DOCUMENTS, PARITY, QUERIES, Reference, check_order, check_queries_in_flight, check_scores
-from real_engine import LABELS, REGRESSION, RealEngine, run_suites
+from real_engine import LABELS, REGRESSION, RealEngine, SuiteRun, judged_by_its_answers, run_suites
 from real_engine import PARITY as PARITY_SUITE
+from reproducers import Exchange, exchanges
 
+from pytest_multiitem.adapters.classify import ClassifyClient
 from pytest_multiitem.adapters.generative import GenerativeClient, NotSent
 from pytest_multiitem.adapters.launched import launch_of
-from pytest_multiitem.adapters.ranking import RerankClient
+from pytest_multiitem.adapters.ranking import RerankClient, TextClient
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
 from pytest_multiitem.scoring.wire.generative import decode_generative_scores
 from pytest_multiitem.servers.pool import ServerPool
@@ -30,15 +32,24 @@ pytestmark = pytest.mark.real_engine
 #: What the engine's limit is on a CPU, by its launch profile.
 MAX_MODEL_LEN = 4096
 CORRECTNESS = "not relations and not every_size"
+#: Of printed scores, which are rounded to six digits.
+PRINTED = 2e-6
 
 
 def test_the_suites_run_for_real(vllm: RealEngine, tmp_path: Path) -> None:
-    """Both servers started by the run; what needs no packing passes, the rest says why it is not run."""
+    """Both servers started by the run; what needs no packing passes but for over-long prompts, the rest says why it is
+    not run."""
     options = ("--engine=vllm", f"--engine-python={vllm.python}", f"--model={vllm.model}", "--reference=transformers")
     more = (*options, "--multiitem-startup-timeout=400", "--allow-inconclusive", "-k", CORRECTNESS)
-    status, matrix, output = run_suites(tmp_path, REGRESSION, PARITY_SUITE, *more)
-    gates = {g["gate"]: g for g in matrix["gates"] if g["verdict"] != "NOT_RUN"}
-    assert status == 0 and not [g for g in gates.values() if g["verdict"] == "FAIL"], output
+    run = SuiteRun(*run_suites(tmp_path, REGRESSION, PARITY_SUITE, *more))
+    matrix, output, gates = run.matrix, run.output, run.gates
+    assert run.status == 1 and run.blame.keys() == {"generative_scoring_agrees"}, output
+    words = f"over-long prompts: a prompt of {MAX_MODEL_LEN + 2} tokens is cut without a word"
+    assert run.blame["generative_scoring_agrees"].startswith(words), output
+    details = gates["generative_scoring_agrees"]["details"]
+    assert details["broken"].keys() == {"over-long prompts"} and "the first label alone" in details["held"], output
+    verdicts = {name: gate["verdict"] for name, gate in gates.items() if gate["verdict"] not in ("PASS", "NOT_RUN")}
+    assert verdicts == {"generative_scoring_agrees": "FAIL"}, output
     serial = gates["serial_vs_reference_le_0p02"]
     assert serial["verdict"] == "PASS" and serial["value"] <= 1e-5 and serial["engine"] == "vllm", output
     for name in ("content_isolation", "length_isolation", "delimiter_aligned_equiv_le_0p02", "semantics_as_declared",
@@ -90,6 +101,23 @@ def test_the_client_gives_a_column_for_each_label(http: httpx.Client, server: Ru
     assert info is not None and info["context_length"] == MAX_MODEL_LEN and "0.32.0" in info["version"]
 
 
+@pytest.fixture(scope="module")
+def narrow(vllm: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with a limit so low that what is over it can be printed."""
+    directory = tmp_path_factory.mktemp("narrow")
+    own = directory / "own.toml"
+    own.write_text("[vllm-serial.cpu.flags]\nmax-model-len = 16\n")
+    settings = replace(vllm.settings, profiles=own)
+    with ServerPool(directory / "run", owner=True) as pool:
+        spec = replace(vllm, settings=settings).launch("serial")
+        yield pool.acquire(spec, ScoredRequest(LABELS, client=GenerativeClient))
+
+
+@pytest.mark.parametrize("exchange", exchanges("vllm-serial-16"), ids=str)
+def test_a_request_of_the_findings_is_answered_as_they_say(narrow: RunningServer, exchange: Exchange) -> None:
+    exchange.check(narrow.url, within=PRINTED)
+
+
 def test_what_is_too_long_is_cut_without_a_word_and_so_is_not_sent(http: httpx.Client, server: RunningServer) -> None:
     query, items = [1000 + at % 500 for at in range(MAX_MODEL_LEN)], [[2001], [2002], [2003, 2004]]
     assert np.ptp(scored(http, query=query, items=items)) < 1e-5, "it does not cut any more"
@@ -132,13 +160,15 @@ class Classifier:
 
 
 @contextmanager
-def classifying(vllm: RealEngine, directory: Path, labels: int) -> Iterator[tuple[Path, RunningServer]]:
+def classifying(
+    vllm: RealEngine, directory: Path, labels: int, client: type[TextClient] = RerankClient
+) -> Iterator[tuple[Path, RunningServer]]:
     model = directory / "tiny-classifier"
     write_checkpoint(model, CheckpointSpec(num_labels=labels), full_tokenizer=True)
     spec = launch_of("vllm-pooling", replace(vllm.settings, model=str(model)))
     command = tuple("{port}" if word == str(spec.preferred_port) else word for word in spec.command)
     with ServerPool(directory / "run", owner=True) as pool:
-        yield model, pool.acquire(replace(spec, command=command), ScoredRequest(LABELS, client=RerankClient))
+        yield model, pool.acquire(replace(spec, command=command), ScoredRequest(LABELS, client=client))
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +211,19 @@ def test_rerank_is_score_in_another_order(classifier: Classifier, path: str) -> 
         client._form = RerankForm(path, "documents")
         check_scores(client, classifier.reference)
         check_order(client)
+
+
+def test_its_own_gate_of_rankings_passes(classifier: Classifier, tmp_path: Path) -> None:
+    run = judged_by_its_answers(tmp_path, "rerank", classifier.url, "rerank_agrees")
+    assert run.status == 0 and run.gates["rerank_agrees"]["verdict"] == "PASS", run.output
+
+
+def test_its_own_gate_of_classes_passes(vllm: RealEngine, tmp_path: Path) -> None:
+    with classifying(vllm, tmp_path, 3, ClassifyClient) as (_, server), ClassifyClient(server.url) as client:
+        run = judged_by_its_answers(tmp_path, "classify", server.url, "classification_agrees")
+        info = client.server_info()
+    assert run.status == 0 and run.gates["classification_agrees"]["verdict"] == "PASS", run.output
+    assert info is not None and info["maker"] == "vllm" and "0.32.0" in info["version"]
 
 
 def test_rerank_keeps_queries_apart(classifier: Classifier) -> None:

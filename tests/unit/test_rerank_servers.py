@@ -181,6 +181,39 @@ def test_vllms_pooling_server_is_one_of_them():
     assert {body["model"] for _, body in server.calls} == {"tiny"}, "another name would be refused"
 
 
+class Told(Ranker):
+    """A server that says who made it, by ``pages``."""
+
+    def __init__(self, pages: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.pages = pages
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        return self.pages.get(path, super().get(path))
+
+
+OWNED = {"data": [{"id": "m", "owned_by": "infinity"}]}
+
+
+@pytest.mark.parametrize(
+    ("pages", "info"),
+    [
+        ({"/models": OWNED, "/openapi.json": {"info": {"version": "2"}}}, {"maker": "infinity", "version": "2"}),
+        ({"/v1/models": OWNED, "/version": {"version": "3"}, "/openapi.json": {"info": {"version": "2"}}},
+         {"maker": "infinity", "version": "3"}),
+        ({"/models": OWNED}, {"maker": "infinity"}),
+        ({"/models": {"data": [7]}, "/openapi.json": {"info": [2]}}, None),
+        ({"/get_server_info": {"version": "4"}, "/models": OWNED}, {"version": "4"}),
+        ({}, None),
+    ],
+    ids=["infinity", "vllm", "no version", "nonsense", "its own word", "silent"],
+)  # fmt: skip
+def test_who_made_it_is_asked_of_its_models_and_its_description(pages, info):
+    with serving(Told(pages)) as url, RerankClient(url) as client:
+        found = client.server_info()
+    assert info == (found and {name: found[name] for name in ("maker", "version") if name in found})
+
+
 # -- the gate of rankings, on a server of which the address is all that is known -----------------------
 
 

@@ -91,6 +91,36 @@ def test_a_run_that_says_too_little_is_refused(changed: dict[str, Any], words: s
         verified(run(record(SAME), **changed))
 
 
+def attached(engine: str, gate: str, *makers: str) -> list[VerifiedMode]:
+    """Of a run on servers that were attached by their address, and said who made them."""
+    matrix = run(record(gate), engine=engine)
+    matrix.servers = [
+        ServerRecord(label=maker, url="u", owned=False, info={"maker": maker, "version": "0.1"}) for maker in makers
+    ]
+    return verified(matrix)
+
+
+def test_a_server_that_is_known_by_its_address_verifies_the_engine_that_made_it() -> None:
+    (ranks,), (classifies,) = (
+        attached("rerank", "rerank_agrees", "vllm"),
+        attached("classify", "classification_agrees", "vllm"),
+    )
+    assert {(each.engine, each.version) for each in (ranks, classifies)} == {("vllm", "0.1")}
+    assert (ranks.mode, classifies.mode) == ("rerank", "classification")
+
+
+@pytest.mark.parametrize(
+    ("makers", "version"),
+    [(("infinity",), "infinity 0.1"), (("trtllm",), "trtllm 0.1"), (("vllm", "infinity"), "0.1"), ((), None)],
+    ids=["no adapter", "an adapter without the mode", "two makers", "nobody says"],
+)
+def test_a_maker_without_an_adapter_of_the_mode_stands_before_its_version(
+    makers: tuple[str, ...], version: str | None
+) -> None:
+    (found,) = attached("rerank", "rerank_agrees", *makers)
+    assert (found.engine, found.version) == ("rerank", version)
+
+
 def mode(name: str, version: str, *, holds: bool | None = True, at: str = "1") -> VerifiedMode:
     return VerifiedMode(mode=name, engine="sglang", version=version, holds=holds, because=["g"], backends=[],
                         measured_at_utc=at)  # fmt: skip
@@ -104,7 +134,7 @@ def test_the_last_run_counts_for_its_own_version_alone() -> None:
 
 def test_the_table_has_a_column_a_version_and_a_word_for_everything() -> None:
     known = VerifiedModes(modes=[mode("ids", "1"), mode("temperature", "1", holds=False), mode("ids", "2", holds=None)])
-    head, rows = table(known)
+    head, rows = table(known, {("sglang", "g"): "findings.md#g"})
     versions = {"sglang": ["`sglang` 1", "`sglang` 2"]}
     assert head == ["mode", *(each for name in ENGINES.shipped() for each in versions.get(name, [f"`{name}`"]))]
     by_mode = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
@@ -112,4 +142,10 @@ def test_the_table_has_a_column_a_version_and_a_word_for_everything() -> None:
     ids, temperature = by_mode["`ids`"], by_mode["`temperature`"]
     assert (ids["`sglang` 1"], ids["`sglang` 2"]) == ("verified here", "undecided here: `g`")
     assert (ids["`embedded`"], ids["`rerank`"], ids["`trtllm`"], ids["`vllm`"]) == (only, "–", only, "–")
-    assert (temperature["`sglang` 1"], temperature["`sglang` 2"]) == ("fails here: `g`", only)
+    assert (temperature["`sglang` 1"], temperature["`sglang` 2"]) == ("fails here: [`g`](findings.md#g)", only)
+
+
+def test_what_fails_without_a_finding_is_no_table() -> None:
+    known = VerifiedModes(modes=[mode("ids", "1", holds=False)])
+    with pytest.raises(UsageError, match=r"'g' fails on sglang 1.*<!-- fails: sglang g -->"):
+        table(known, {("vllm", "g"): "findings.md#g"})
