@@ -70,6 +70,7 @@ def gpu_check(
     could not begin. 3: it could not be told: NOT_RUN (Triton is missing, for example) or INCONCLUSIVE.
     """
     from pytest_multiitem.compile_gates.gpu.gate import Wanted, check_kernel
+    from pytest_multiitem.reports.compile_gates import report_lines
 
     wanted = Wanted(
         kernel=kernel,
@@ -81,4 +82,4 @@ def gpu_check(
         spills=parse_value("--gpu-spills", "gpu_spills", spills, variable=True),
         path=(str(Path.cwd()),),
     )
-    answer(check_kernel, wanted, json_file)
+    answer(check_kernel, wanted, report_lines, json_file)

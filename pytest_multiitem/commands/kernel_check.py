@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pytest_multiitem.commands.output import say
-
-#: Exit status of each verdict. A kernel that nobody could judge is not one that passed.
-EXIT_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "NOT_RUN": 3}
+from pytest_multiitem.commands.kernels import answer
 
 
 def kernel_check(
@@ -48,7 +45,6 @@ def kernel_check(
     device or a package is missing, for example) or INCONCLUSIVE.
     """
     from pytest_multiitem.errors import UsageError
-    from pytest_multiitem.evaluation.records import check_writable
     from pytest_multiitem.kernels.gate import (
         CHECK_NAMES,
         DEFAULT_MEMORY,
@@ -58,7 +54,6 @@ def kernel_check(
         parse_check,
     )
     from pytest_multiitem.reports.kernels import report_lines
-    from pytest_multiitem.results.store import write_record
 
     for flag, number in (("--memory", memory), ("--kernel-timeout", timeout)):
         if number is not None and not 0 < number < float("inf"):
@@ -70,11 +65,4 @@ def kernel_check(
         memory=DEFAULT_MEMORY if memory is None else memory,
         path=(str(Path.cwd()),),
     )
-    if json_file is not None:
-        check_writable(json_file)
-    report = check_kernel(wanted)
-    for line in report_lines(report):
-        say(line)
-    if json_file is not None:
-        write_record(json_file, report)
-    raise typer.Exit(EXIT_STATUS[report.verdict.value])
+    answer(check_kernel, wanted, report_lines, json_file)

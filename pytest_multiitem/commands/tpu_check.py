@@ -60,6 +60,7 @@ def tpu_check(
     not be told: NOT_RUN (libtpu is missing, for example) or INCONCLUSIVE.
     """
     from pytest_multiitem.compile_gates.tpu.gate import Wanted, check_kernel
+    from pytest_multiitem.reports.compile_gates import report_lines
 
     wanted = Wanted(
         kernel=kernel,
@@ -70,4 +71,4 @@ def tpu_check(
         libtpu=parse_value("--tpu-libtpu", "tpu_libtpu", libtpu, variable=True),
         path=(str(Path.cwd()),),
     )
-    answer(check_kernel, wanted, json_file)
+    answer(check_kernel, wanted, report_lines, json_file)

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pytest_multiitem.children.process import Child, NoAnswer, exit_words, last_words
 from pytest_multiitem.compile_gates.classify import Failure, Stage, shortened
 from pytest_multiitem.compile_gates.judge import Observed, Step, chips_of, judge, overall, tier_verdicts
-from pytest_multiitem.compile_gates.process import Child, NoAnswer, exit_words, last_words
 from pytest_multiitem.compile_gates.records import Check, Report
 from pytest_multiitem.compile_gates.shapes import Case, shown
 from pytest_multiitem.errors import UsageError
@@ -33,7 +33,7 @@ class Toolchain:
 
     ``name``: for messages. ``module``: of `compile_gates.child`, with its compiler. ``tiers``: in their order; each has
     its ``environment`` (variables of the child process, None: unset) and its ``controls``. ``chips``: all that are
-    known, by name, as the compiler wants them described. ``scratch``, ``apart``: see `process.Child`.
+    known, by name, as the compiler wants them described. ``scratch``, ``apart``: see `children.process.Child`.
     """
 
     name: str

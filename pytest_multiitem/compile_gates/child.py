@@ -1,24 +1,17 @@
 """The process in which a toolchain compiles: a module of a toolchain calls `serve` with its compiler.
 
-``python -m MODULE FD`` reads a job (JSON, a line) from standard input, which stays open as long as its parent lives,
-and writes an event (JSON) a line to the file descriptor FD:
+The process is as `children.job` has it. Its events:
 
 - ``{"usage": TEXT}``: the job cannot be done as asked; the last event;
 - ``{"failed": FAILURE}``: the toolchain or the module cannot be imported; the last event;
 - ``{"versions": {…}}``: both are imported;
 - ``{"begin": N}``, then ``{"end": N, "seconds": …}`` with ``failed``, or with what the compiler found: one step each.
-
-Whatever the kernel's module prints goes to standard output, which is not looked at.
 """
 
 from __future__ import annotations
 
-import json
 import linecache
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -26,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from pytest_multiitem.children.job import events, read_job
 from pytest_multiitem.compile_gates.subject import StageError, check_arguments, import_subject
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.results.machine import package_versions
@@ -53,13 +47,7 @@ class Compiler(Protocol):
 
 def serve(compiler: Compiler) -> None:
     """Do the job that comes on standard input."""
-    out = os.fdopen(int(sys.argv[1]), "w", buffering=1, encoding="utf-8")
-
-    def emit(**event: Any) -> None:
-        out.write(json.dumps(event) + "\n")
-
-    job = _job()
-    sys.path[:] = [*dict.fromkeys([*job["path"], *sys.path])]
+    emit, job = events(), read_job()
     try:
         controls = compiler.load(job["chips"])
         subject = import_subject(job["kernel"])
@@ -81,29 +69,6 @@ def serve(compiler: Compiler) -> None:
             result = {"failed": _failure(stopped, compiler.modules)}
         emit(end=step["id"], seconds=round(time.perf_counter() - start, 3), **result)
     return None
-
-
-def _job() -> dict[str, Any]:
-    """The job; from then on this process and all that it has started end when the parent is gone."""
-    source = os.dup(0)
-    with Path(os.devnull).open("rb") as nothing:  # a kernel's module has no business with the parent's words
-        os.dup2(nothing.fileno(), 0)
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(source, 1 << 16)
-        if not part:
-            raise SystemExit("the parent is gone")
-        line += part
-    threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
-    job: dict[str, Any] = json.loads(line)
-    return job
-
-
-def _end_with_parent(source: int) -> None:
-    os.read(source, 1)  # nothing comes any more but the end
-    if os.getpgrp() == os.getpid():  # the group is this process's own
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
 
 
 def _failure(stopped: StageError, modules: Iterable[str]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pytest_multiitem.children.process import exit_words, last_words
 from pytest_multiitem.compile_gates.classify import SAYS_ALL, Failure, Stage, cause, shortened
-from pytest_multiitem.compile_gates.process import exit_words, last_words
 from pytest_multiitem.compile_gates.records import Check, Memory, Numbers, Resources, TierVerdict
 from pytest_multiitem.results.verdict import Verdict, rank, worst
 from pytest_multiitem.settings.tiers import Tier

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
-import sys
-import traceback
-from collections.abc import Callable, Iterable
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
+from pytest_multiitem.children.function import import_function
 from pytest_multiitem.compile_gates.classify import Stage
 from pytest_multiitem.compile_gates.shapes import shown
 from pytest_multiitem.errors import UsageError, did_you_mean
@@ -28,47 +24,12 @@ class StageError(Exception):
 
 
 def import_subject(kernel: str) -> Callable[..., Any]:
-    """The function that makes the cases. Raises UsageError where there is none of that name."""
-    name, _, attribute = kernel.partition(":")
+    """The function that makes the cases. Raises UsageError where there is none of that name, StageError where its
+    module asks for another version, or for a package that is not there."""
     try:
-        module = importlib.import_module(name)
-    except Exception as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing is not None and f"{name}.".startswith(f"{missing}."):
-            raise UsageError(
-                f"no module {missing!r}{did_you_mean(missing.rpartition('.')[2], _neighbours(missing))}; expected one "
-                "that can be imported from the current directory or the environment, such as kernels:segment_case"
-            ) from None
-        if isinstance(error, ImportError | AttributeError):  # another version, or a package that is not there
-            raise StageError("module", error) from error
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        line = f"{where.filename}, line {where.lineno}" if not isinstance(error, SyntaxError) else ""
-        text = f"{type(error).__name__}: {error}" + (f" ({line})" if line else "")
-        raise UsageError(f"{name} cannot be imported: {text}") from None
-    function: Callable[..., Any] | None = getattr(module, attribute, None)
-    if not callable(function):
-        known = _functions(module)
-        what = "has no function" if function is None else "has no callable"
-        raise UsageError(
-            f"{name} {what} {attribute!r}{did_you_mean(attribute, known)}; "
-            f"its own functions: {', '.join(known) or 'none'}"
-        )
-    return function
-
-
-def _neighbours(missing: str) -> Iterable[str]:
-    """The modules beside the one that is missing."""
-    package = missing.rpartition(".")[0]
-    path = getattr(sys.modules[package], "__path__", []) if package else None
-    return [module.name for module in pkgutil.iter_modules(path)]
-
-
-def _functions(module: ModuleType) -> list[str]:
-    return [
-        name
-        for name, value in vars(module).items()
-        if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    ]
+        return import_function(kernel, (ImportError, AttributeError))
+    except (ImportError, AttributeError) as error:
+        raise StageError("module", error) from error
 
 
 def check_arguments(kernel: str, function: Callable[..., Any], case: dict[str, Any]) -> None:

@@ -22,10 +22,12 @@ from pytest_multiitem.engine.endpoints import decisions, rerank, score
 from pytest_multiitem.engine.scored import Asked, Scored, scored
 from pytest_multiitem.engine.service import Service
 from pytest_multiitem.scoring.modes import MODES, ModeName
+from pytest_multiitem.scoring.wire.decisions import DECISIONS_PATH
 from pytest_multiitem.scoring.wire.errors import WireError, internal_error
 from pytest_multiitem.scoring.wire.fields import check_finite, check_token_ids
 from pytest_multiitem.scoring.wire.rerank import RERANK_PATHS
 from pytest_multiitem.scoring.wire.score import SCORE_FIELDS
+from pytest_multiitem.transport.address import SCORE_PATH
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,9 @@ def create_app(service: Service) -> Starlette:
     endpoints = _Endpoints(service)
     app = Starlette(
         routes=[
-            Route("/v1/score", _answered(endpoints.score), methods=["POST"]),
+            Route(SCORE_PATH, _answered(endpoints.score), methods=["POST"]),
             *(Route(path, _answered(endpoints.rerank), methods=["POST"]) for path in RERANK_PATHS),
-            Route("/v1/decisions", _answered(endpoints.decisions), methods=["POST"]),
+            Route(DECISIONS_PATH, _answered(endpoints.decisions), methods=["POST"]),
             Route("/v1/models", _answered(endpoints.models), methods=["GET"]),
             Route("/health", _answered(endpoints.health), methods=["GET"]),
             Route("/generate", _answered(endpoints.generate), methods=["POST"]),

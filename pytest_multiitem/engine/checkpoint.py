@@ -30,7 +30,8 @@ from pytest_multiitem.errors import CheckpointError
 from pytest_multiitem.settings.cache import VARIABLE, cache_directory
 from pytest_multiitem.storage import writing
 
-_CHECKSUMS = "multiitem-checksums.json"
+#: What a generated checkpoint has beside its weights: the checksums of its files, by name.
+CHECKSUMS = "multiitem-checksums.json"
 _FORMAT = 2
 
 
@@ -111,7 +112,7 @@ def write_checkpoint(directory: Path, spec: CheckpointSpec, *, full_tokenizer: b
             (work / name).write_bytes((data / name).read_bytes())
         if full_tokenizer:
             _fill_tokenizer(work / "tokenizer.json", spec.vocab_size)
-        _write_json(work / _CHECKSUMS, {path.name: _sha256(path) for path in sorted(work.iterdir())})
+        _write_json(work / CHECKSUMS, {path.name: _sha256(path) for path in sorted(work.iterdir())})
         work.chmod(0o755)
         work.replace(directory)
 
@@ -145,7 +146,7 @@ def _fill_tokenizer(path: Path, vocab_size: int) -> None:
 
 def _is_intact(directory: Path) -> bool:
     try:
-        checksums: dict[str, str] = json.loads((directory / _CHECKSUMS).read_text(encoding="utf-8"))
+        checksums: dict[str, str] = json.loads((directory / CHECKSUMS).read_text(encoding="utf-8"))
         return bool(checksums) and all(_sha256(directory / name) == digest for name, digest in checksums.items())
     except (OSError, ValueError, AttributeError):
         return False

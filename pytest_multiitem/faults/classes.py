@@ -10,8 +10,7 @@ from starlette.responses import Response
 from typing_extensions import override
 
 from pytest_multiitem.faults.base import ScorerFault, mixed
-from pytest_multiitem.faults.prompted import PromptedFault
-from pytest_multiitem.faults.wire import Exchange, JsonObject, edited, encoded
+from pytest_multiitem.faults.wire import Exchange, JsonObject, PathFault, edited, encoded
 from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult
 from pytest_multiitem.transport.address import SCORE_PATH
 
@@ -49,7 +48,7 @@ class ClassesSeeBefore(
         return replace(right, scores=mixed(right.scores, wrong.scores, self.strength))
 
 
-class PooledShifted(PromptedFault, name="pooled_shifted", number=13, seen="follows from an index that starts at 1"):
+class PooledShifted(PathFault, name="pooled_shifted", number=13, seen="follows from an index that starts at 1"):
     """The states that the head reads come shifted by one item, the last first; the scores are right."""
 
     paths = frozenset({SCORE_PATH})
@@ -66,7 +65,7 @@ class PooledShifted(PromptedFault, name="pooled_shifted", number=13, seen="follo
 
 
 class ClassTemperatureIgnored(
-    PromptedFault, name="class_temperature_ignored", number=35, seen="sglang 0.5.23, setwise with a head"
+    PathFault, name="class_temperature_ignored", number=35, seen="sglang 0.5.23, setwise with a head"
 ):
     """A temperature is accepted and not applied to the classes of sets; elsewhere it is applied."""
 

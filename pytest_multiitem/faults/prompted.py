@@ -5,63 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from copy import copy
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
-from pytest_multiitem.faults.base import AsgiApp, WireFault
-from pytest_multiitem.faults.wire import Exchange, JsonObject, answer_of, decoded_object, encoded, replayed, whole
+from pytest_multiitem.faults.wire import Exchange, JsonObject, PathFault, encoded, with_body
+from pytest_multiitem.scoring.wire.decisions import DECISIONS_PATH
 from pytest_multiitem.scoring.wire.rerank import RERANK_PATHS
 
 #: Seconds in which queries that come at the same time are taken for one.
 _WINDOW = 0.05
 
 
-class PromptedFault(WireFault):
-    """A fault that shows at some paths alone, in requests that are JSON objects."""
-
-    paths: ClassVar[frozenset[str]]
-
-    def begin(self) -> None:
-        """Set the state that one server's fault begins with, where it has any."""
-
-    async def answer(self, exchange: Exchange) -> Response | None:
-        """The answer that the client gets, or None for no answer at all."""
-        raise NotImplementedError
-
-    def wrap(self, app: AsgiApp) -> AsgiApp:
-        fault = copy(self)
-        fault.begin()
-
-        async def middleware(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self.paths:
-                await app(scope, receive, send)
-                return
-            received = await whole(receive)
-            request = decoded_object(b"".join(message.get("body", b"") for message in received))
-            if request is None:
-                await app(scope, replayed(received, receive), send)
-                return
-            answer = await fault.answer(Exchange(app, scope, received, receive, request))
-            if answer is not None:
-                await answer(scope, receive, send)
-
-        return middleware
-
-
-def _with_body(answer: Response, content: bytes) -> Response:
-    headers = MutableHeaders(raw=list(answer.raw_headers))
-    headers["content-length"] = str(len(content))
-    return answer_of(answer.status_code, headers.raw, content)
-
-
 Entries = list[dict[str, Any]]
 
 
-class RankingFault(PromptedFault):
+class RankingFault(PathFault):
     """A fault that changes the entries of a ranking."""
 
     paths = frozenset(RERANK_PATHS)
@@ -78,7 +38,7 @@ class RankingFault(PromptedFault):
         body = msgspec.json.decode(bytes(answer.body))
         entries = self.entries(exchange.request, body if isinstance(body, list) else body["results"])
         content = entries if isinstance(body, list) else {**body, "results": entries}
-        return _with_body(answer, json.dumps(content, ensure_ascii=False).encode())
+        return with_body(answer, json.dumps(content, ensure_ascii=False).encode())
 
 
 def _score_of(entries: Entries) -> str:
@@ -178,7 +138,7 @@ class RankingCold(
         return await exchange.answer()
 
 
-class RankingTopIgnored(PromptedFault, name="ranking_top_ignored", number=35, seen="sglang 0.5.23, another parameter"):
+class RankingTopIgnored(PathFault, name="ranking_top_ignored", number=35, seen="sglang 0.5.23, another parameter"):
     """A top_n that was asked for is ignored: the ranking has all documents."""
 
     paths = frozenset(RERANK_PATHS)
@@ -200,9 +160,7 @@ class RankingDropsEmpty(
         return [entry for entry in entries if request["documents"][entry["index"]]]
 
 
-class RankingsCoalesced(
-    PromptedFault, name="rankings_coalesced", number=32, seen="follows from a batch with one query"
-):
+class RankingsCoalesced(PathFault, name="rankings_coalesced", number=32, seen="follows from a batch with one query"):
     """Rankings that are asked for at the same time share the query of the first of them."""
 
     paths = frozenset(RERANK_PATHS)
@@ -222,10 +180,10 @@ class RankingsCoalesced(
             self._queries.remove(query)
 
 
-class DecisionFault(PromptedFault):
+class DecisionFault(PathFault):
     """A fault that changes the answer to each question."""
 
-    paths = frozenset({"/v1/decisions"})
+    paths = frozenset({DECISIONS_PATH})
 
     def all_decided(self, answers: JsonObject) -> JsonObject:
         """The changed answers of a request, by question."""
@@ -240,7 +198,7 @@ class DecisionFault(PromptedFault):
         if answer is None or answer.status_code != 200:
             return answer
         body = msgspec.json.decode(bytes(answer.body))
-        return _with_body(answer, encoded({**body, "answers": self.all_decided(body["answers"])}))
+        return with_body(answer, encoded({**body, "answers": self.all_decided(body["answers"])}))
 
 
 def _with_shares(answer: JsonObject, shares: dict[str, float]) -> JsonObject:

@@ -1,7 +1,7 @@
-"""How a fault of the wire stands before a scoring server: ASGI middleware around ``POST /v1/score`` alone.
+"""How a fault of the wire stands before a scoring server: ASGI middleware around ``POST`` to some paths alone.
 
 The middleware takes a request in whole, hands it to the fault, and sends what the fault makes of it. Everything else
-goes by untouched, streamed answers too: other paths, bodies that are no scoring request, answers without scores.
+goes by untouched, streamed answers too: other paths, bodies that are no request of theirs, answers without scores.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -49,6 +49,11 @@ def edited(answer: Response | None, edit: Callable[[JsonObject], bytes | None]) 
     content = edit(body) if body is not None and "scores" in body else None
     if answer is None or content is None:
         return answer
+    return with_body(answer, content)
+
+
+def with_body(answer: Response, content: bytes) -> Response:
+    """An answer with another body."""
     headers = MutableHeaders(raw=list(answer.raw_headers))
     _set_length(headers, content)
     return answer_of(answer.status_code, headers.raw, content)
@@ -66,10 +71,10 @@ def rescored(answer: Response | None, change: Callable[[Rows], Rows]) -> Respons
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """One scoring request, and the means to have it answered by ``app``.
+    """One request, and the means to have it answered by ``app``.
 
     ``scope``, ``received``, ``receive``: the request as ASGI has it; its messages, and what brings further ones.
-    ``request``: decoded; it has a query, at least one item and labels, of which nothing further is known.
+    ``request``: decoded, and as `PathFault.fits` says.
     """
 
     app: AsgiApp
@@ -107,8 +112,10 @@ class Exchange:
         await disconnection(self.receive)
 
 
-class ScoringFault(WireFault):
-    """A fault that shows at ``POST /v1/score`` alone."""
+class PathFault(WireFault):
+    """A fault that shows at some paths alone, in requests that are JSON objects."""
+
+    paths: ClassVar[frozenset[str]]
 
     def begin(self) -> None:
         """Set the state that one server's fault begins with, where it has any."""
@@ -117,17 +124,21 @@ class ScoringFault(WireFault):
         """The answer that the client gets, or None for no answer at all."""
         raise NotImplementedError
 
+    def fits(self, request: JsonObject) -> bool:
+        """Whether a request is one that the fault can work on."""
+        return True
+
     def wrap(self, app: AsgiApp) -> AsgiApp:
         fault = copy(self)
         fault.begin()
 
         async def middleware(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", SCORE_PATH):
+            if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self.paths:
                 await app(scope, receive, send)
                 return
             received = await whole(receive)
-            request = _scoring_request(b"".join(message.get("body", b"") for message in received))
-            if request is None:
+            request = decoded_object(b"".join(message.get("body", b"") for message in received))
+            if request is None or not self.fits(request):
                 await app(scope, replayed(received, receive), send)
                 return
             answer = await fault.answer(Exchange(app, scope, received, receive, request))
@@ -135,6 +146,19 @@ class ScoringFault(WireFault):
                 await answer(scope, receive, send)
 
         return middleware
+
+
+class ScoringFault(PathFault):
+    """A fault that shows at ``POST /v1/score`` alone."""
+
+    paths = frozenset({SCORE_PATH})
+
+    def fits(self, request: JsonObject) -> bool:
+        """It has a query, at least one item and labels, of which nothing further is known."""
+        query, items, labels = (request.get(name) for name in ("query", "items", "label_token_ids"))
+        several = isinstance(items, list) and {type(item) for item in items} in ({str}, {list})
+        well_formed = isinstance(query, str | list) and bool(query) and (isinstance(items, str) or several)
+        return well_formed and isinstance(labels, list) and bool(labels)
 
 
 class AnswerFault(ScoringFault):
@@ -205,15 +229,6 @@ def decoded_object(body: bytes) -> JsonObject | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return decoded if isinstance(decoded, dict) else None
-
-
-def _scoring_request(body: bytes) -> JsonObject | None:
-    """The decoded body where query, items and labels are of a kind that a fault can work on."""
-    request = decoded_object(body) or {}
-    query, items, labels = (request.get(name) for name in ("query", "items", "label_token_ids"))
-    several = isinstance(items, list) and {type(item) for item in items} in ({str}, {list})
-    well_formed = isinstance(query, str | list) and query and (isinstance(items, str) or several)
-    return request if well_formed and isinstance(labels, list) and labels else None
 
 
 def matrix(scores: Any) -> Rows | None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from pytest_multiitem.gates.judge import NOISE_FACTOR
 from pytest_multiitem.gates.traffic import Recorder
 from pytest_multiitem.results import details
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
+
+#: What the PASS of such a gate rests on.
+RESTS_ON: Final = "one check that could be made, and none that is broken"
 
 
 class Broken(Exception):

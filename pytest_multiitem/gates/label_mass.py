@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from pytest_multiitem.engine.checkpoint import CHECKSUMS
 from pytest_multiitem.gates.checks import NotMade
 from pytest_multiitem.gates.evidence import baseline, evidence_of
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.mode_probe import TEMPERATURES
-from pytest_multiitem.gates.mode_setwise import MARKS
+from pytest_multiitem.gates.mode_setwise import mark_of
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
 from pytest_multiitem.scoring.cases import Case
@@ -29,8 +30,6 @@ _NEAR_ZERO = 1e-3
 _OF_CHANCE = 0.01
 #: Requests whose labels are looked at.
 _CASES = 4
-#: What a generated checkpoint has beside its weights.
-_GENERATED = "multiitem-checksums.json"
 _TEXT, _TEXTS = "Which of these can be eaten?", (" an apple", " a red car")
 _QUESTION = {"id": "mild", "type": "yes_no", "question": "Is it mild?"}
 
@@ -110,7 +109,7 @@ def _of_text(multi: Target, case: Case) -> float:
     try:
         rows = tables(multi, request).scores
     except ScoreFailure as failure:
-        if failure.status is not None and 400 <= failure.status < 500:
+        if failure.refuses:
             raise NotMade(f"text is refused with status {failure.status}") from None
         raise
     return float(np.median([row.sum() for row in rows]))
@@ -118,13 +117,7 @@ def _of_text(multi: Target, case: Case) -> float:
 
 def _of_sets(multi: Target, case: Case) -> float:
     """At an extraction token behind each item. Raises NotMade where none is known."""
-    encode = multi.encode
-    known = [] if encode is None else [(text, ids[0]) for text in MARKS if len(ids := encode(text)) == 1]
-    size = multi.vocab_size or 0
-    text, mark = next(((t, i) for t, i in known if i < size and i != multi.delimiter), ("", None))
-    content = {token for tokens in (case.query, *case.items) for token in tokens}
-    if mark is None or mark in content:
-        raise NotMade(f"not sent: none of {', '.join(MARKS)} is a token that the requests do not have")
+    text, mark = mark_of(multi, case)
     items = [[*item, mark] for item in case.items]
     request = _request(case, items=items, apply_softmax=False, score_extraction_token=text)
     rows = tables(multi, request, readouts=[1] * len(items)).scores
@@ -172,7 +165,7 @@ _PROMPTED = frozenset({ModeName.RERANK, ModeName.DECISIONS})
 
 def _is_generated(multi: Target) -> bool:
     """Whether a checkpoint is one of random weights that this package wrote."""
-    return multi.model is not None and (Path(multi.model) / _GENERATED).is_file()
+    return multi.model is not None and (Path(multi.model) / CHECKSUMS).is_file()
 
 
 LABEL_MASS = Gate(

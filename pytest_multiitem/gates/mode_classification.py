@@ -10,9 +10,9 @@ import numpy as np
 from pytest_multiitem.adapters.classify import ClassifyClient
 from pytest_multiitem.gates.checks import Broken, NotMade
 from pytest_multiitem.gates.evidence import Baseline, max_abs
-from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.gate import Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, hidden_of, largest, measured
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, hidden_of, largest, measured, mode_gate
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
@@ -164,22 +164,19 @@ class _Classes:
         try:
             found = tables(server, request, classes=len(self.probe.case.labels), hidden=hidden).pooled
         except ScoreFailure as failure:
-            if failure.status is not None and 400 <= failure.status < 500:
+            if failure.refuses:
                 raise NotMade(f"refused with status {failure.status}: not every backend gives them") from None
             raise
         assert found is not None  # they were asked for
         return np.stack(found)
 
 
-CLASSIFICATION = Gate(
+CLASSIFICATION = mode_gate(
+    ModeName.CLASSIFICATION,
     "classification_agrees",
     "the class logits of a model with a classification head, against the serial server; their isolation, to the bit "
     "where the engine promises it; their softmax, a temperature, and the states that the head reads",
-    rests_on="one check that could be made, and none that is broken",
-    measure=measure,
-    needs=("multi", "serial"),
-    mode=ModeName.CLASSIFICATION,
-    costly=True,
+    measure,
     short="classes",
     order=35,
 )

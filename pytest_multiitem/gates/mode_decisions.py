@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from pytest_multiitem.gates.checks import Broken, NotMade
-from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.gate import Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, largest, measured
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, largest, measured, mode_gate
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
@@ -172,15 +172,12 @@ class _Decisions:
         return f"choice {colour.choice!r}, score {mean:.3g}"
 
 
-DECISIONS = Gate(
+DECISIONS = mode_gate(
+    ModeName.DECISIONS,
     "decisions_agree",
     "the answers to questions about one input, against scores by ids of the prompts that they name; label mass, "
     "temperature; the isolation of questions, to the bit where the engine promises it",
-    rests_on="one check that could be made, and none that is broken",
-    measure=measure,
-    needs=("multi", "serial"),
-    mode=ModeName.DECISIONS,
-    costly=True,
+    measure,
     short="decisions",
     order=33,
 )

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.gates.checks import Broken, NotMade
 from pytest_multiitem.gates.evidence import max_abs
-from pytest_multiitem.gates.gate import Gate, Measurement
-from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, measured
+from pytest_multiitem.gates.gate import Measurement
+from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, measured, mode_gate
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
@@ -112,7 +112,7 @@ class _Wire:
         try:
             found = self.asked(cache_salt=_SALT)
         except ScoreFailure as failure:
-            if failure.status is not None and 400 <= failure.status < 500:
+            if failure.refuses:
                 raise NotMade(f"cache_salt is refused with status {failure.status}") from None
             raise
         return self.probe.within(max_abs(found - self.asked()), "with a cache_salt")
@@ -128,7 +128,7 @@ class _Wire:
         try:
             scores = self.asked([(token,) for token in pool[:_BEHIND]], query=query)
         except ScoreFailure as failure:
-            if failure.status is not None and 400 <= failure.status < 500:
+            if failure.refuses:
                 return (
                     f"a prompt of {len(query) + 1} tokens is refused with status {failure.status}; the limit is {limit}"
                 )
@@ -137,16 +137,13 @@ class _Wire:
         raise Broken(f"a prompt of {len(query) + 1} tokens is cut without a word, the limit is {limit}{alike}")
 
 
-GENERATIVE_SCORING = Gate(
+GENERATIVE_SCORING = mode_gate(
+    ModeName.GENERATIVE_SCORING,
     "generative_scoring_agrees",
     "what /generative_scoring does of its own: the first label alone, a softmax where nothing is said, text, a salt of "
     "the cache; and that an over-long prompt is refused and not cut",
-    rests_on="one check that could be made, and none that is broken",
-    measure=measure,
-    needs=("multi", "serial"),
-    mode=ModeName.GENERATIVE_SCORING,
+    measure,
     no_column="the embedded engine, of which builds are mutants, does not serve this endpoint",
-    costly=True,
     short="generative",
     order=37,
 )

@@ -9,9 +9,9 @@ import numpy as np
 
 from pytest_multiitem.gates.checks import NotMade
 from pytest_multiitem.gates.evidence import max_abs
-from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.gate import Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, largest, measured
+from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, largest, measured, mode_gate
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
@@ -102,15 +102,12 @@ def _serially(probe: ModeProbe, lists: list[list[int]]) -> str:
     return probe.within(largest(apart), f"{len(rows)} items alone")
 
 
-LABELS_PER_ITEM = Gate(
+LABELS_PER_ITEM = mode_gate(
+    ModeName.LABELS_PER_ITEM,
     "labels_per_item_agree",
     "labels of each item's own, against a request for each list of labels; the isolation of their rows, to the bit "
     "where the engine promises it",
-    rests_on="one check that could be made, and none that is broken",
-    measure=measure,
-    needs=("multi", "serial"),
-    mode=ModeName.LABELS_PER_ITEM,
-    costly=True,
+    measure,
     short="labels per item",
     order=30,
 )

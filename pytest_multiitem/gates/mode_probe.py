@@ -12,9 +12,9 @@ import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
 from pytest_multiitem.errors import EngineUnavailable
-from pytest_multiitem.gates.checks import NotMade, made, within
+from pytest_multiitem.gates.checks import RESTS_ON, NotMade, made, within
 from pytest_multiitem.gates.evidence import Baseline, baseline, evidence_of
-from pytest_multiitem.gates.gate import Measurement
+from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.scoring.limits import placed_limit
@@ -63,10 +63,7 @@ class ModeProbe:
 
     def encode(self, text: str) -> TokenIds:
         """The ids of a text by itself, without special tokens. Raises NotMade where nobody here knows them."""
-        encode = self.multi.encode
-        if encode is None:
-            raise NotMade("not sent: the served model's tokenizer.json does not lie on this machine")
-        return tuple(encode(text))
+        return _encoded(self.multi, text)
 
     def other(self, item: TokenIds, number: int, *, keep: Collection[int] = ()) -> TokenIds:
         """An item as long, by its number, with other tokens but those that are kept."""
@@ -116,11 +113,23 @@ class ModeProbe:
         return text + "".join(_WORDS[place % len(_WORDS)] for place in range(by))
 
     def token(self, text: str) -> int | None:
-        """The one token that a text is; None where it is several, none of the vocabulary, or the delimiter."""
-        ids = self.encode(text)
-        size = self.multi.vocab_size
-        known = len(ids) == 1 and ids[0] != self.multi.delimiter and (size is None or ids[0] < size)
-        return ids[0] if known else None
+        """`token_of` of the server under test."""
+        return token_of(self.multi, text)
+
+
+def token_of(target: Target, text: str) -> int | None:
+    """The one token that a text is; None where it is several, none of the vocabulary, or the delimiter. Raises NotMade
+    where nobody here knows."""
+    ids, size = _encoded(target, text), target.vocab_size
+    known = len(ids) == 1 and ids[0] != target.delimiter and (size is None or ids[0] < size)
+    return ids[0] if known else None
+
+
+def _encoded(target: Target, text: str) -> TokenIds:
+    encode = target.encode
+    if encode is None:
+        raise NotMade("not sent: the served model's tokenizer.json does not lie on this machine")
+    return tuple(encode(text))
 
 
 def measured(
@@ -167,6 +176,31 @@ def measured(
         problem=outcomes.problem,
         doubt=outcomes.doubt,
         holds=outcomes.holds,
+    )
+
+
+def mode_gate(
+    mode: ModeName,
+    name: str,
+    measures: str,
+    measure: Callable[[Subject], Measurement],
+    *,
+    short: str,
+    order: float,
+    no_column: str | None = None,
+) -> Gate:
+    """The gate of a mode, with what such gates have in common."""
+    return Gate(
+        name,
+        measures,
+        rests_on=RESTS_ON,
+        measure=measure,
+        needs=("multi", "serial"),
+        mode=mode,
+        no_column=no_column,
+        costly=True,
+        short=short,
+        order=order,
     )
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.gates.checks import Broken, NotMade
 from pytest_multiitem.gates.evidence import Baseline, max_abs
-from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.gate import Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, largest, measured
+from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, largest, measured, mode_gate
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
@@ -203,7 +203,7 @@ class _Rankings:
         try:
             found = self.asked(_DOCUMENTS)
         except ScoreFailure as failure:
-            if failure.status is not None and 400 <= failure.status < 500:
+            if failure.refuses:
                 return f"refused with status {failure.status}"
             raise
         if len(found) != len(_DOCUMENTS):
@@ -246,16 +246,13 @@ def _known(probe: ModeProbe) -> str:
     return f"{len(_KNOWN)} pairs in the order that is known"
 
 
-RERANK = Gate(
+RERANK = mode_gate(
+    ModeName.RERANK,
     "rerank_agrees",
     "a ranking, mapped back by its indices: against the rendered prompts by ids, in the order of its scores, its best "
     "two, copies, an empty document, two queries at the same time; the isolation of documents, to the bit where the "
     "engine promises it",
-    rests_on="one check that could be made, and none that is broken",
-    measure=measure,
-    needs=("multi", "serial"),
-    mode=ModeName.RERANK,
-    costly=True,
+    measure,
     short="rerank",
     order=32,
 )

@@ -10,11 +10,11 @@ import numpy as np
 
 from pytest_multiitem.gates.checks import NotMade
 from pytest_multiitem.gates.evidence import max_abs
-from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.gate import Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, largest, measured
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, largest, measured, mode_gate, token_of
 from pytest_multiitem.gates.subject import Subject
-from pytest_multiitem.scoring.cases import TokenIds
+from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.wire.score import ScoreRequest
@@ -23,7 +23,7 @@ from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.one_item import OneItemClient
 
 #: Texts that are a token each in most vocabularies, and written the same in and outside of it.
-MARKS = ("<|im_end|>", "<|fim_middle|>", "<|box_end|>", "~", "@", "#")
+_MARKS = ("<|im_end|>", "<|fim_middle|>", "<|box_end|>", "~", "@", "#")
 #: Readouts of an item, at most.
 _READOUTS = 4
 #: Of logarithms: twice that of a factor of 1.02.
@@ -48,14 +48,10 @@ def measure_classes(subject: Subject) -> Measurement:
 
 
 def _checks(mode: ModeName, probe: ModeProbe) -> Checks:
-    mark = next(((text, token) for text in MARKS if (token := _mark(probe, text)) is not None), None)
-    if mark is None:
-
-        def no_mark() -> str:
-            raise NotMade(f"not sent: none of {', '.join(MARKS)} is a token that the requests do not have")
-
-        return {"readouts in their order": no_mark}
-    sets = _Sets(mode, probe, *mark)
+    try:
+        sets = _Sets(mode, probe, *mark_of(probe.multi, probe.case))
+    except NotMade as reason:
+        return {"readouts in their order": partial(_not_made, str(reason))}
     checks: Checks = {
         "readouts in their order": sets.in_order,
         "against the serial server's sets": sets.serially,
@@ -65,10 +61,18 @@ def _checks(mode: ModeName, probe: ModeProbe) -> Checks:
     return checks if mode is not ModeName.SETWISE else {**checks, "token log-probabilities": sets.logprobs}
 
 
-def _mark(probe: ModeProbe, text: str) -> int | None:
-    token = probe.token(text)
-    content = {token for tokens in (probe.case.query, *probe.case.items) for token in tokens}
-    return None if token in content or token in probe.case.labels else token
+def mark_of(target: Target, case: Case) -> tuple[str, int]:
+    """An extraction token that a request does not have, as text and as id. Raises NotMade where none is known."""
+    taken = {*case.query, *case.labels, *(token for item in case.items for token in item)}
+    marks = ((text, token_of(target, text)) for text in _MARKS)
+    found = next(((text, token) for text, token in marks if token is not None and token not in taken), None)
+    if found is None:
+        raise NotMade(f"not sent: none of {', '.join(_MARKS)} is a token that the requests do not have")
+    return found
+
+
+def _not_made(why: str) -> str:
+    raise NotMade(why)
 
 
 class _Sets:
@@ -187,26 +191,20 @@ class _Sets:
         return f"{seen}; {self.probe.within(apart, 'against the plain probabilities', _LOG_LIMIT)}"
 
 
-SETWISE = Gate(
+SETWISE = mode_gate(
+    ModeName.SETWISE,
     "setwise_agrees",
     "readouts inside an item, against serial requests that end there; the isolation of sets, to the bit where the "
     "engine promises it; with a temperature, and their log-probabilities",
-    rests_on="one check that could be made, and none that is broken",
-    measure=measure,
-    needs=("multi", "serial"),
-    mode=ModeName.SETWISE,
-    costly=True,
+    measure,
     short="setwise",
     order=31,
 )
-SETWISE_CLASSIFICATION = Gate(
+SETWISE_CLASSIFICATION = mode_gate(
+    ModeName.SETWISE_CLASSIFICATION,
     "setwise_classification_agrees",
     "the same of a model with a classification head, which is read at each extraction token",
-    rests_on=SETWISE.rests_on,
-    measure=measure_classes,
-    needs=("multi", "serial"),
-    mode=ModeName.SETWISE_CLASSIFICATION,
-    costly=True,
+    measure_classes,
     short="setwise classes",
     order=36,
 )

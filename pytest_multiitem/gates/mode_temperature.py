@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.gate import Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, measured
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, measured, mode_gate
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
@@ -45,14 +45,11 @@ def _checks(probe: ModeProbe) -> Checks:
     return Isolation(probe, probe.case.items, asked, probe.other, probe.longer, unit).checks
 
 
-TEMPERATURE = Gate(
+TEMPERATURE = mode_gate(
+    ModeName.TEMPERATURE,
     "temperature_isolates",
     "the isolation of scores at a temperature and of their log-probabilities, to the bit where the engine promises it",
-    rests_on="one check that could be made, and none that is broken",
-    measure=measure,
-    needs=("multi", "serial"),
-    mode=ModeName.TEMPERATURE,
-    costly=True,
+    measure,
     short="temperature",
     order=38,
 )

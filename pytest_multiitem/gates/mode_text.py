@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.gates.checks import Broken, NotMade
 from pytest_multiitem.gates.evidence import max_abs
-from pytest_multiitem.gates.gate import Gate, Measurement
+from pytest_multiitem.gates.gate import Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, measured
+from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, measured, mode_gate
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.wire.score import ScoreRequest
@@ -92,15 +92,12 @@ class _Texts:
         return f"{len(others)} of {len(_ITEMS)} have other tokens together with the query{shown}"
 
 
-TEXT = Gate(
+TEXT = mode_gate(
+    ModeName.TEXT,
     "text_agrees",
     "texts against their token ids, without special tokens on items; their isolation, to the bit where the engine "
     "promises it",
-    rests_on="one check that could be made, and none that is broken",
-    measure=measure,
-    needs=("multi", "serial"),
-    mode=ModeName.TEXT,
-    costly=True,
+    measure,
     short="text",
     order=39,
 )

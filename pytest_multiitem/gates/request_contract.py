@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from pytest_multiitem.adapters.attestation import Attestation
-from pytest_multiitem.gates.checks import Broken, NotMade, Undecided, made, within
+from pytest_multiitem.gates.checks import RESTS_ON, Broken, NotMade, Undecided, made, within
 from pytest_multiitem.gates.evidence import Baseline, baseline, evidence_of, max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.subject import Subject
@@ -261,7 +261,7 @@ def _text_of(probe: _Probe, target: Target) -> str:
     try:
         scores, _ = probe.asked(target, {"query": _QUERY, "items": texts})
     except ScoreFailure as failure:
-        if failure.status is not None and 400 <= failure.status < 500:
+        if failure.refuses:
             raise NotMade(f"text is refused with status {failure.status}") from None
         raise
     queries = [plain] if special == plain else [plain, special]
@@ -367,7 +367,7 @@ def _scored_or_refused(probe: _Probe, items: Sequence[TokenIds]) -> Scores | str
     try:
         return probe.packed(items)
     except ScoreFailure as failure:
-        if failure.status is not None and 400 <= failure.status < 500:
+        if failure.refuses:
             return f"refused with status {failure.status}"
         raise Broken(f"not refused with a 4xx, but {failure}") from None
     except ServerDied as death:
@@ -388,7 +388,7 @@ CONTRACT = Gate(
     "whether what is asked for is what is answered (duplicates, labels, softmax, temperature, log-probabilities, "
     "one item, text, an empty item), and what "
     "cannot be scored is refused (too long, the delimiter inside an item)",
-    rests_on="one check that could be made, and none that is broken",
+    rests_on=RESTS_ON,
     measure=measure,
     needs=("multi", "serial"),
     short="contract",

@@ -1,7 +1,6 @@
 """The process in which a kernel runs: ``python -m pytest_multiitem.kernels.child FD``.
 
-Reads a job (JSON, a line) from standard input, which stays open as long as its parent lives, and writes an event
-(JSON) a line to the file descriptor FD:
+The process is as `children.job` has it. Its events:
 
 - ``{"usage": TEXT}``: the job cannot be done as asked; the last event;
 - ``{"unavailable": TEXT}``: the kernel, or what it needs, is not there; the last event;
@@ -9,26 +8,18 @@ Reads a job (JSON, a line) from standard input, which stays open as long as its 
   be checked, and which checks have no shape;
 - ``{"controls": […]}``;
 - ``{"begin": [CHECK, DTYPE, SHAPE]}`` before each shape, ``{"check": …}`` after each check.
-
-Whatever the kernel prints goes to standard output, which is not looked at.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from pytest_multiitem.errors import EngineUnavailable, UsageError, did_you_mean
+from pytest_multiitem.children.function import import_function
+from pytest_multiitem.children.job import events, read_job
+from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.kernels.abilities import abilities_of
 from pytest_multiitem.kernels.look import controls, look, planned, unplanned
 from pytest_multiitem.kernels.subject import Subject
@@ -39,13 +30,7 @@ _PACKAGES = ("numpy", "torch", "triton", "jax", "flashinfer-python")
 
 def main() -> None:
     """Do the job."""
-    out = os.fdopen(int(sys.argv[1]), "w", buffering=1, encoding="utf-8")
-
-    def emit(**event: Any) -> None:
-        out.write(json.dumps(event) + "\n")
-
-    job = _job()
-    sys.path[:] = [*dict.fromkeys([*job["path"], *sys.path])]
+    emit, job = events(), read_job()
     try:
         subject = subject_of(job["kernel"])
     except EngineUnavailable as error:
@@ -74,55 +59,13 @@ def _has(package: str) -> bool:
     return package.partition("-")[0] in sys.modules
 
 
-def _job() -> dict[str, Any]:
-    """The job; from then on this process and all that it has started end when the parent is gone."""
-    source = os.dup(0)
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(source, 1 << 16)
-        if not part:
-            raise SystemExit("the parent is gone")
-        line += part
-    threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
-    job: dict[str, Any] = json.loads(line)
-    return job
-
-
-def _end_with_parent(source: int) -> None:
-    os.read(source, 1)  # nothing comes any more but the end
-    if os.getpgrp() == os.getpid():  # the group is this process's own
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
-
-
 def subject_of(name: str) -> Subject:
     """The kernel of that name. Raises UsageError where there is none, EngineUnavailable where it cannot run here."""
-    module_name, _, attribute = name.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        function = import_function(name, (ImportError,))
     except ImportError as error:
-        missing = getattr(error, "name", None)
-        if isinstance(error, ModuleNotFoundError) and missing and f"{module_name}.".startswith(f"{missing}."):
-            raise UsageError(
-                f"no module {missing!r}; expected one that can be imported from the current directory or the "
-                "environment, such as kernels:attention"
-            ) from None
-        raise EngineUnavailable(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
-    except Exception as error:
-        raise UsageError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
-    function: Callable[..., Any] | None = getattr(module, attribute, None)
-    if not callable(function):
-        own = [
-            each
-            for each, value in vars(module).items()
-            if callable(value) and not each.startswith("_") and getattr(value, "__module__", None) == module.__name__
-        ]
-        raise UsageError(
-            f"{module_name} has no function {attribute!r}{did_you_mean(attribute, own)}; "
-            f"its own functions: {', '.join(own) or 'none'}"
-        )
+        module = name.partition(":")[0]
+        raise EngineUnavailable(f"{module} cannot be imported: {type(error).__name__}: {error}") from None
     try:
         made = function()
     except EngineUnavailable:

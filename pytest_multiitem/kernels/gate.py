@@ -9,10 +9,10 @@ from typing import Any, Final, get_args
 
 import msgspec
 
+from pytest_multiitem.children.process import Child, NoAnswer, exit_words, last_words
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.kernels.abilities import Abilities, Dtype
 from pytest_multiitem.kernels.judge import check_verdict, overall
-from pytest_multiitem.kernels.process import Child, NoAnswer
 from pytest_multiitem.kernels.records import Check, CheckName, Control, LeftOut, Report
 from pytest_multiitem.results.verdict import Verdict
 from pytest_multiitem.settings.kernels import name_of
@@ -26,6 +26,9 @@ DEFAULT_MEMORY: Final = 2.0
 _IMPORT_PATIENCE: Final = 60.0
 #: Seconds in which a failing shape is made smaller.
 _SHRINK_SECONDS: Final = 20.0
+#: Characters of what a process said last.
+_LONGEST: Final = 300
+_MODULE: Final = "pytest_multiitem.kernels.child"
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class _Run:
         began = time.perf_counter()
         pending: list[tuple[CheckName, Dtype]] | None = None
         patience = max(self.wanted.timeout, _IMPORT_PATIENCE)
-        with Child(self._job()) as child:
+        with Child(_MODULE, self._job()) as child:
             while pending != []:
                 try:
                     event = child.event(patience)
@@ -114,7 +117,7 @@ class _Run:
                     return self._gone(at or _first(pending), shapes, began, str(silence), silent=patience)
                 if event is None:
                     code = child.ended()
-                    how = f"the kernel's process ended with {_status(code)}: {child.last_words()}"
+                    how = f"the kernel's process {exit_words(code)}: {last_words(child.output())[:_LONGEST]}"
                     return self._gone(at or _first(pending), shapes, began, how, returncode=code)
                 if "usage" in event:
                     raise UsageError(event["usage"])
@@ -190,12 +193,3 @@ class _Run:
 def _first(pending: list[tuple[CheckName, Dtype]] | None) -> tuple[CheckName, Dtype, str] | None:
     """Where the process is before the next check's first shape; None before it has said what it will check."""
     return (*pending[0], "no shape yet") if pending else None
-
-
-def _status(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

@@ -12,6 +12,7 @@ from pytest_multiitem.gates.groups import group_of
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.gates.request_contract import MODE_OF_CHECK
 from pytest_multiitem.reports.blocks import Rows
+from pytest_multiitem.reports.variants import beside_variants
 from pytest_multiitem.results.details import RequestContract
 from pytest_multiitem.results.records import GateRecord, Matrix, Verdict
 from pytest_multiitem.results.verified_modes import VerifiedMode, VerifiedModes
@@ -35,7 +36,7 @@ def verified(matrix: Matrix) -> list[VerifiedMode]:
         raise UsageError(
             f"run {matrix.run_id} is of the engine {name!r}; expected one of {', '.join(ENGINES.shipped())}"
         )
-    own = [record for record in matrix.gates if record.place.variant is None]
+    own = beside_variants(matrix.gates)
     found = []
     for mode in engine.modes:
         said = [*_said(own, mode, engine)]

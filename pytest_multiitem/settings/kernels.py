@@ -31,7 +31,7 @@ def name_of(kernel: str | Callable[..., Any]) -> str:
     name = getattr(kernel, "__qualname__", "")
     if not name.isidentifier():
         raise UsageError(
-            f"{name or kernel!r} is not a function of a module; the compile gate imports it in another process, so "
+            f"{name or kernel!r} is not a function of a module; another process imports it, so "
             "define it at the top level of a module"
         )
     return f"{kernel.__module__}:{name}"

@@ -15,11 +15,12 @@ from pytest_multiitem.adapters.classify import ClassifyClient
 from pytest_multiitem.adapters.ranking import RerankClient
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.modes import ModeName, scoring_mode
-from pytest_multiitem.scoring.wire.decisions import DecisionResponse, decode_decisions
+from pytest_multiitem.scoring.wire.decisions import DECISIONS_PATH, DecisionResponse, decode_decisions
 from pytest_multiitem.scoring.wire.generative import decode_generative_scores
 from pytest_multiitem.scoring.wire.rerank import Ranked, RerankRequest, decode_ranking
 from pytest_multiitem.scoring.wire.score import ScoreRequest, decode_table
 from pytest_multiitem.targets.target import Target
+from pytest_multiitem.transport.address import SCORE_PATH
 from pytest_multiitem.transport.client import FailureKind, ScoreFailure
 
 _Read = TypeVar("_Read")
@@ -124,7 +125,7 @@ def tables(
 
     numbers = sum(int(np.prod(shape)) for shape in shapes) * (1 + request.return_token_logprobs)
     numbers += sum(int(np.prod(shape[:-1])) * hidden for shape in shapes)
-    return _asked(target, "/v1/score", msgspec.to_builtins(request), numbers, read)
+    return _asked(target, SCORE_PATH, msgspec.to_builtins(request), numbers, read)
 
 
 def classified(target: Target, texts: Sequence[str]) -> NDArray[np.float64] | None:
@@ -173,7 +174,7 @@ def decided(target: Target, request: Mapping[str, Any]) -> DecisionResponse:
             raise ValueError(f"answers to {', '.join(found.answers) or 'nothing'}; expected {', '.join(wanted)}")
         return found
 
-    return _asked(target, "/v1/decisions", request, _DECIDED, read)
+    return _asked(target, DECISIONS_PATH, request, _DECIDED, read)
 
 
 def first_label(target: Target, request: Mapping[str, Any]) -> NDArray[np.float64]:

@@ -71,6 +71,11 @@ class ScoreFailure(MultiItemError):
         self.message = str(self).removeprefix(f"{kind.value}: ")
         self.status = status
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the server says that the request is at fault: HTTP status 400 to 499."""
+        return self.status is not None and 400 <= self.status < 500
+
 
 @dataclass(frozen=True)
 class PreparedRequest:

@@ -19,7 +19,10 @@ from pytest_multiitem.settings.settings import OPTION_OF
 Told: TypeAlias = bool | int | float | str
 
 #: Settings that are of the whole run, or of servers that someone else starts.
-_TOPICS = ("verdicts and results", "comparison", "power of the gates", "more than one machine", "compiling for TPUs")
+_TOPICS = (
+    "verdicts and results", "comparison", "power of the gates", "more than one machine", "compiling for TPUs",
+    "compiling for GPUs",
+)  # fmt: skip
 _NOT_VARIED = frozenset(name for name, option in OPTION_OF.items() if option.topic in _TOPICS) | {
     "engine", "engine_python", "multi_profile", "serial_profile", "extend_profile", "profile_matrix", "models", "bench",
     "multi_url", "serial_url", "one_server", "api_key_env", "ca_file",

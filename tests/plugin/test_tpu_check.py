@@ -178,7 +178,7 @@ def test_a_kernel_that_does_not_exist_is_an_error_of_the_gate(kernels: Project) 
 def test_a_run_without_the_fixture_loads_nothing_of_the_gate(kernels: Project) -> None:
     kernels.write(
         "test_it.py",
-        "def test_it():\n    import sys\n    assert 'pytest_multiitem.compile_gates.process' not in sys.modules",
+        "def test_it():\n    import sys\n    assert 'pytest_multiitem.children.process' not in sys.modules",
     )
     result = kernels.pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1)

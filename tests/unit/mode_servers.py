@@ -1,10 +1,9 @@
 """Embedded servers on sockets of this process, as the gates of modes see them."""
 
-import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from types import SimpleNamespace
 
-import uvicorn
+from sockets import listening
 from stub_targets import StubSubject
 
 from pytest_multiitem.adapters.base import Profile
@@ -20,27 +19,10 @@ from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient
-from pytest_multiitem.transport.listening import bind
 
 #: What makes a server one that this run has started, whose caches may be flushed.
 OWN = SimpleNamespace(check_alive=lambda patience: None, log_path=None)
 DELIMITER, LABELS = 151_643, (9454, 2753)
-
-
-@contextmanager
-def listening(app):
-    """An ASGI application on a socket; gives its URL."""
-    listener = bind("127.0.0.1", 0)
-    listener.listen()
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()
 
 
 def service(backend, directory, words, config, faults):

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fake_backend import VOCAB, FakeBackend
 from hypothesis import given
 from hypothesis import strategies as st
+from sockets import listening
 
 from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.scorer import Scorer
@@ -380,15 +380,8 @@ def served():
     service = Service(
         scorer=scorer, tokenizer=None, model="m", vocab_size=VOCAB, max_positions=4096, probe_ids=[0, 1], info={}
     )
-    listener = bind("127.0.0.1", 0)
-    listener.listen()
-    server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
-    listener.close()
+    with listening(create_app(service)) as url:
+        yield url
     service.worker.close(1)
 
 

@@ -4,14 +4,13 @@ import itertools
 import json
 import re
 import shlex
-import threading
 from contextlib import contextmanager
 
 import msgspec
 import numpy as np
 import pytest
-import uvicorn
 from fake_backend import VOCAB, FakeBackend
+from sockets import listening
 from stub_targets import StubSubject
 
 from pytest_multiitem.adapters.base import Profile
@@ -29,7 +28,6 @@ from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.steps import ScoreResult
 from pytest_multiitem.targets.target import Target
 from pytest_multiitem.transport.client import ScoreClient
-from pytest_multiitem.transport.listening import bind
 
 DELIMITER = 999
 
@@ -82,17 +80,10 @@ def serving(kind=Scorer, config=None):
         scorer=scorer, tokenizer=None, model="m", vocab_size=VOCAB, max_positions=4096, probe_ids=[0, 1],
         info={"vocab_size": VOCAB, "dtype": "float32"},
     )  # fmt: skip
-    listener = bind("127.0.0.1", 0)
-    listener.listen()
-    server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with listening(create_app(service)) as url:
+            yield url
     finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()
         service.worker.close(1)
 
 

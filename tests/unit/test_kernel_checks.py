@@ -243,7 +243,7 @@ def test_a_result_of_another_shape_is_a_failure(kernel_check):
 def test_a_kernel_that_ends_its_process_fails_and_the_other_checks_go_on(kernel_check):
     status, out, _ = kernel_check("dies", "--check", "exact", "--check", "repeats")
     assert status == 1
-    assert out.count("ended with SIGABRT") == 2 and "repeats (float32) FAIL at query=5" in out
+    assert out.count("was ended by SIGABRT") == 2 and "repeats (float32) FAIL at query=5" in out
 
 
 def test_a_kernel_that_does_not_answer_is_inconclusive(kernel_check):

@@ -1,7 +1,8 @@
 """The gates of modes on the embedded engine: each passes, and each fault of a mode is seen by its gate."""
 
 import pytest
-from mode_servers import DELIMITER, Servers, listening, service
+from mode_servers import DELIMITER, Servers, service
+from sockets import listening
 
 from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
@@ -17,6 +18,7 @@ from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.targets.attach import attach_ready
 from pytest_multiitem.targets.modes import require_ids
+from pytest_multiitem.targets.target import Target
 
 PACKAGES = {"pytorch": "torch", "jax": "jax"}
 SLOW = pytest.mark.slow
@@ -120,6 +122,13 @@ def test_rounding_by_shape_is_no_leak(servers, name):
     assert record.verdict is Verdict.PASS or rounds, record.reason
 
 
+def test_without_the_tokenizer_no_set_is_sent(servers, monkeypatch):
+    monkeypatch.setattr(Target, "encode", None)
+    record = servers.judged(gates()["setwise_agrees"])
+    assert record.verdict is Verdict.INCONCLUSIVE and "tokenizer.json does not lie" in record.reason, record.reason
+
+
+@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 def test_the_label_mass_of_every_causal_mode_is_reported(servers):
     held = servers.judged(gates()["label_mass_not_zero"]).details.held
     modes = {"ids", "text", "labels_per_item", "temperature", "setwise", "rerank", "decisions"}

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-import uvicorn
 from fake_backend import FakeBackend
+from sockets import listening
 from test_app import REQUEST, make_service
 
 from pytest_multiitem.engine import serve as serve_module
@@ -30,7 +30,6 @@ from pytest_multiitem.faults.catalogue import catalogue
 from pytest_multiitem.faults.proxy import Each, Forward, proxy, wire_faults
 from pytest_multiitem.reports.faults import listing
 from pytest_multiitem.transport.client import FailureKind, ScoreClient, ScoreFailure
-from pytest_multiitem.transport.listening import bind
 
 UPSTREAM = "http://upstream:1"
 
@@ -260,22 +259,6 @@ def test_each_prefix_keeps_its_state():
 
 
 @contextmanager
-def served(app):
-    """An ASGI application on a socket; gives its URL."""
-    listener = bind("127.0.0.1", 0)
-    listener.listen()
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()
-
-
-@contextmanager
 def started(*argv):
     """A proxy process; gives the process, its URL and its line."""
     command = [sys.executable, "-m", "pytest_multiitem.faults.proxy", *argv]
@@ -291,7 +274,7 @@ def started(*argv):
 
 def test_a_proxy_in_front_of_a_server():
     with (
-        served(create_app(make_service())) as url,
+        listening(create_app(make_service())) as url,
         started("--upstream", f"{url}/v1/score", "--fault", "dies=2") as (
             process,
             address,
@@ -322,7 +305,7 @@ def maps(process):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_proxy_even_while_a_request_hangs(signum):
     with (
-        served(create_app(make_service())) as url,
+        listening(create_app(make_service())) as url,
         started("--upstream", url, "--fault", "hangs", "--fault", "rounded") as (process, address, line),
         httpx.Client() as http,
     ):

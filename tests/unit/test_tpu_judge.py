@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
+from pytest_multiitem.children.process import exit_words, last_words
 from pytest_multiitem.compile_gates.classify import Failure, cause, shortened
 from pytest_multiitem.compile_gates.judge import Observed, Step, judge, overall, tier_verdicts
-from pytest_multiitem.compile_gates.process import exit_words, last_words
 from pytest_multiitem.results.records import Verdict
 
 FINE = Observed(result={"kernels": 1, "memory": None}, seconds=0.5)

@@ -59,6 +59,8 @@ def test_a_name_that_neither_ships_nor_exists_is_refused() -> None:
         (f'{ONE}settings = {{ dtyp = "x" }}', r"no setting is called 'dtyp' \(did you mean 'dtype'\?\)"),
         (f'{ONE}settings = {{ dtype = "int8" }}', "settings.dtype: 'int8' is not valid: expected one of float32"),
         (f'{ONE}settings = {{ require = "all" }}', "require is no setting of a variant; give it for the whole run"),
+        (f'{ONE}settings = {{ tpu_chips = "v6e" }}', "tpu_chips is no setting of a variant"),
+        (f'{ONE}settings = {{ gpu_chips = "sm_90" }}', "gpu_chips is no setting of a variant"),
         (f'{ONE}engine = "sglan"', r"no engine is called 'sglan'; .*did you mean 'sglang'"),
         (f'gates = ["fault_is_killed"]\n{ONE}', r"gates\[0\]: 'fault_is_killed' is no gate that is measured"),
         ("gates = [", "not valid TOML"),

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pytest_multiitem.scoring.modes import ModeName, scoring_mode
 from pytest_multiitem.scoring.wire.errors import WireError
 from pytest_multiitem.scoring.wire.fields import (
     Usage,
@@ -23,6 +24,7 @@ from pytest_multiitem.scoring.wire.fields import (
     too_many_items,
 )
 
+DECISIONS_PATH: Final = scoring_mode(ModeName.DECISIONS).paths[0]
 #: Options are labelled by the letters, levels by the digits.
 MOST_OPTIONS: Final = 26
 MOST_LEVELS: Final = 10

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pytest_multiitem.scoring.modes import ModeName, scoring_mode
 from pytest_multiitem.scoring.wire.errors import WireError
 from pytest_multiitem.scoring.wire.fields import (
     Usage,
@@ -26,7 +27,7 @@ from pytest_multiitem.scoring.wire.fields import (
 )
 
 #: The paths, and whether they answer a bare list.
-RERANK_PATHS: Final = {"/v1/rerank": True, "/rerank": False, "/v2/rerank": False}
+RERANK_PATHS: Final = {path: path == "/v1/rerank" for path in scoring_mode(ModeName.RERANK).paths}
 
 
 class RerankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import pytest_multiitem
@@ -31,10 +31,10 @@ class NoAnswer(Exception):
 
 
 class Child:
-    """One child process that does ``job``, see `compile_gates.child`.
+    """One child process that does ``job``, see `children.job`.
 
     ``module``: what it runs. ``environment``: variables beside this process's own; None: unset. ``scratch``: variables
-    that name a directory of the process's own, which is gone with it. ``apart``: a directory in which the toolchain is
+    that name a directory of the process's own, which is gone with it. ``apart``: a directory in which packages are
     installed apart from this environment. A context manager: on leaving it no process of the child's group is left;
     neither is one where this process is killed.
     """
@@ -43,9 +43,9 @@ class Child:
         self,
         module: str,
         job: dict[str, Any],
-        environment: Mapping[str, str | None],
-        scratch: Sequence[str],
-        apart: Path | None,
+        environment: Mapping[str, str | None] = MappingProxyType({}),
+        scratch: Sequence[str] = (),
+        apart: Path | None = None,
     ) -> None:
         self._module = module
         self._job = job
@@ -55,7 +55,7 @@ class Child:
         self._buffer = b""
 
     def __enter__(self) -> Self:
-        self._logs = tempfile.TemporaryDirectory(prefix="multiitem-compile-")
+        self._logs = tempfile.TemporaryDirectory(prefix="multiitem-child-")
         self._log = Path(self._logs.name) / "output"
         self._events, theirs = os.pipe()
         try:
