@@ -46,8 +46,10 @@ def plan(settings: Settings) -> list[Planned]:
     name no faults, one of every variation. What is expected of a
     strength that the user names is what is expected of a default.
     """
-    kinds = [] if settings.power_faults else [kind for kind in catalogue().values() if kind.planned]
-    chosen = [fault(text) for text in settings.power_faults] or [kind() for kind in kinds]
+    number, parts = map(int, settings.power_part.split("/"))
+    of_part = slice(number - 1, None, parts)
+    kinds = [] if settings.power_faults else [kind for kind in catalogue().values() if kind.planned][of_part]
+    chosen = [fault(text) for text in settings.power_faults][of_part] or [kind() for kind in kinds]
     variations = [] if settings.power_faults else [kind() for kind in VARIATIONS.all().values()]
     weaker = [kind(strength) for kind in kinds for strength in kind.strengths[1:]]
     # A shorter wait is no circumstance of a healthy server's scores.
@@ -74,16 +76,21 @@ def check_settings(settings: Settings) -> None:
             "faults are mutants of the embedded engine; leave --engine, --multi-url and --serial-url out. Before "
             "another server, put the faults of the wire: multiitem proxy --upstream URL --fault NAME"
         )
-    check_fault_names(settings)
+    check_faults(settings)
 
 
-def check_fault_names(settings: Settings) -> None:
-    """Raises UsageError for a fault that ``--power-faults`` names and that there is not, or not at that strength."""
+def check_faults(settings: Settings) -> None:
+    """Raises UsageError for a fault that ``--power-faults`` names and that there is not, or not at that strength, and
+    for a ``--power-part`` without a fault."""
     for text in settings.power_faults:
         try:
             fault(text)
         except UsageError as error:
             raise settings.invalid("power_faults", text, str(error)) from None
+    if not any(each.fault is not None and not each.healthy for each in plan(settings)):
+        raise settings.invalid(
+            "power_part", settings.power_part, "no fault is in that part, so nothing would be proved; take fewer parts"
+        )
 
 
 def groups(planned: Sequence[Planned]) -> list[list[Planned]]:

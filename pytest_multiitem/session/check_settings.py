@@ -75,10 +75,10 @@ def _with_known_names(settings: Settings) -> Settings:
         from pytest_multiitem.gates.registry import gate_names
 
         settings.check_names("require", settings.require, (*gate_names(), ALL))
-    if settings.power_faults:
-        from pytest_multiitem.power.plan import check_fault_names
+    if settings.power_faults or settings.power_part != "1/1":
+        from pytest_multiitem.power.plan import check_faults
 
-        check_fault_names(settings)
+        check_faults(settings)
     return settings
 
 

@@ -62,6 +62,14 @@ def integer(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def part(text: str) -> str:
+    """K/N: the K-th of N parts, from 1."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError("expected K/N, the K-th of N parts, such as 1/2")
+    return f"{int(number)}/{int(count)}"
+
+
 def integers(least: int) -> Callable[[str], tuple[int, ...]]:
     """A parser for a comma-separated list of whole numbers, each once."""
     one = integer(least)

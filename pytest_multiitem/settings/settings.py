@@ -33,6 +33,7 @@ from pytest_multiitem.settings.parsers import (
     integers,
     names,
     names_or_all,
+    part,
     prices,
     program,
     seconds,
@@ -270,6 +271,10 @@ class Settings:
     )
     power_faults: tuple[str, ...] = option(
         (), "faults of --power: NAME or NAME=STRENGTH, …; default: all of them", names, "NAME,…", short=True,
+    )
+    power_part: str = option(
+        "1/1", "of the faults of --power the K-th of N parts, beside every healthy build: N runs measure them all",
+        part, "K/N", short=True,
     )
 
     executor: str = option(

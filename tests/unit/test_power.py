@@ -1,5 +1,6 @@
 """The kill matrix without servers: what is planned, what it comes to, and what is shown of it."""
 
+import itertools
 from types import SimpleNamespace
 
 import msgspec
@@ -56,6 +57,28 @@ def test_what_a_user_names_is_what_is_expected_to_be_killed():
     assert [(each.label, each.expects) for each in planned] == [
         ("healthy", True), ("healthy, delimiter 0", True), ("leak_next=0.0001", True), ("delimiter_zero_unset", True),
     ]  # fmt: skip
+
+
+def test_parts_measure_every_fault_once_and_the_healthy_builds_each_time():
+    def labels(**settings):
+        return [each.label for each in plan(settings_of(backend="jax", **settings))]
+
+    whole, parts = labels(), [labels(power_part=f"{number}/3") for number in (1, 2, 3)]
+    faults = [[label for label in each if not label.startswith("healthy")] for each in (whole, *parts)]
+    assert sorted(itertools.chain(*faults[1:])) == sorted(faults[0])
+    assert all({"healthy", "healthy, shape_noise=4e-07"} <= set(each) for each in parts)
+    assert labels(power_faults="leak_next=1e-4,causal", power_part="2/2") == ["healthy", "causal"]
+
+
+def test_a_part_without_a_fault_proves_nothing():
+    with pytest.raises(UsageError, match=r"power-part.*'2/2'.*no fault is in that part"):
+        check_settings(settings_of(power_faults="causal", power_part="2/2"))
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/0", "a/b", "-1/2", "1.0/2"])
+def test_what_is_no_part(text):
+    with pytest.raises(UsageError, match=r"expected K/N, the K-th of N parts, such as 1/2"):
+        settings_of(power_part=text)
 
 
 def test_a_fault_that_is_not_known_names_the_option():
