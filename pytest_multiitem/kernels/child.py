@@ -30,6 +30,7 @@ import msgspec
 
 from pytest_multiitem.errors import EngineUnavailable, UsageError, did_you_mean
 from pytest_multiitem.kernels.abilities import abilities_of
+from pytest_multiitem.kernels.arrays import check_device
 from pytest_multiitem.kernels.look import controls, look, planned, unplanned
 from pytest_multiitem.kernels.subject import Subject
 from pytest_multiitem.results.machine import package_versions
@@ -137,7 +138,9 @@ def subject_of(name: str) -> Subject:
             f"{name}() returned {str(made)[:200]}; expected attention(q, k, v, layout), or that and what it can do, "
             "such as (attention, {'arrays': 'torch', 'dtypes': ['bfloat16']})"
         )
-    return Subject(name, kernel, abilities_of(can, name))
+    able = abilities_of(can, name)
+    check_device(name, able)
+    return Subject(name, kernel, able)
 
 
 if __name__ == "__main__":
