@@ -115,8 +115,14 @@ class Engine:
     def fit(self, settings: Settings) -> Settings:
         """The settings of a run with this engine: its backends and masks where the user chose none.
 
-        Raises UsageError for a backend or a mask that was chosen and that it does not have.
+        Raises UsageError for a backend or a mask that was chosen and that it does not have, and without an address
+        where it starts no server.
         """
+        if type(self).launch is Engine.launch and not attaches(settings):
+            raise UsageError(
+                f"engine {self.name} starts no server; give the addresses of servers that run: --multi-url URL and "
+                "--serial-url URL"
+            )
         settings = self.with_own_names(settings)
         for name, possible in self._own.items():
             chosen = getattr(settings, name)
@@ -161,8 +167,9 @@ class Engine:
         """Raises UsageError where what such servers keep on disk, beside their logs, could not be kept there."""
 
     def launch(self, profile: Profile, settings: Settings) -> LaunchSpec:
-        """The command that starts such a server. Raises EngineUnavailable."""
-        raise NotImplementedError(f"engine {self.name!r} only attaches; give --multi-url and --serial-url")
+        """The command that starts such a server. Raises EngineUnavailable. An engine that has no such method is
+        attached only, and `fit` refuses settings without an address."""
+        raise NotImplementedError(f"engine {self.name!r} starts no server")
 
     def asked(self, profile: Profile, settings: Settings) -> Mapping[str, Any]:
         """The arguments of a launch, by the names under which the server tells them."""
@@ -200,6 +207,11 @@ class Engine:
     def packages(self, settings: Settings) -> Mapping[str, str]:
         """Versions in the engine's own environment; empty where it is this interpreter's."""
         return {}
+
+
+def attaches(settings: Settings) -> bool:
+    """Whether the run is given a server that runs already."""
+    return bool(settings.multi_url or settings.serial_url)
 
 
 def _shipped() -> Iterator[Engine]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pytest_multiitem.adapters import profiles
-from pytest_multiitem.adapters.base import Engine, Profile, Role, choose_engine
+from pytest_multiitem.adapters.base import Engine, Profile, Role, attaches, choose_engine
 from pytest_multiitem.adapters.installed import Installed, inspect
 from pytest_multiitem.adapters.profiles import Flags, LaunchProfile, Layer, launch_profile, profile_name, read_profiles
 from pytest_multiitem.errors import EngineUnavailable, UsageError
@@ -186,7 +186,7 @@ class InstalledEngine(LaunchedEngine):
         Raises UsageError where servers are to be started and it is not said from which environment, or with
         which model.
         """
-        if settings.engine_python is None and not _attaches(settings):
+        if settings.engine_python is None and not attaches(settings):
             raise UsageError(
                 f"engine {self.name} runs from its own environment; name that environment's python: "
                 "--engine-python PATH"
@@ -199,7 +199,7 @@ class InstalledEngine(LaunchedEngine):
             origins = {**settings.origins, "device": "detected"}
             settings = replace(settings, device=detected_device(), origins=origins)
         settings = super().fit(settings)
-        if not (settings.model or settings.models or _attaches(settings)):
+        if not (settings.model or settings.models or attaches(settings)):
             raise UsageError(f"engine {self.name} has no model of its own; name one: --model DIR")
         return settings
 
@@ -259,10 +259,6 @@ class InstalledEngine(LaunchedEngine):
         with suppress(EngineUnavailable):
             return {} if settings.engine_python is None else self.installed(settings).packages
         return {}
-
-
-def _attaches(settings: Settings) -> bool:
-    return bool(settings.multi_url or settings.serial_url)
 
 
 def launch_of(name: str, settings: Settings, *, host: str | None = None, only_shown: bool = False) -> LaunchSpec:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.kernels.abilities import Abilities, Dtype
 
 #: Half the distance from 1 to the next number: the largest relative error of one rounding.
@@ -26,6 +26,36 @@ def rounded(x: NDArray[Any], dtype: Dtype) -> NDArray[np.float32]:
     bits = single.view(np.uint32)
     up = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) & np.uint32(0xFFFF0000)
     return np.where(np.isfinite(single), up.view(np.float32), single)
+
+
+def check_device(kernel: str, can: Abilities) -> None:
+    """Raises EngineUnavailable where this machine has no such device, or torch is missing; UsageError for what is none.
+
+    Asked before any call: later the same errors would be those of the kernel, which may have spoiled its device.
+    """
+    if can.arrays != "torch":
+        if can.device != "cpu":
+            raise UsageError(
+                f"{kernel} says device {can.device!r} and arrays {can.arrays!r}: a device is torch's alone"
+            )
+        return
+    try:
+        import torch
+    except ImportError as error:
+        raise EngineUnavailable(f"the kernel takes arrays of torch, which cannot be imported: {error}") from None
+    try:
+        device = torch.device(can.device)
+    except RuntimeError:
+        raise UsageError(
+            f"{kernel} says device {can.device!r}: expected the name of one of torch's, such as cpu or cuda"
+        ) from None
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # each device has its own way to be missing
+        first = (str(error).splitlines() or [""])[0]
+        raise EngineUnavailable(
+            f"the kernel needs torch's device {can.device!r}, which is not here: {type(error).__name__}: {first}"
+        ) from None
 
 
 def to_kernel(x: NDArray[np.float32], dtype: Dtype, can: Abilities) -> Any:

@@ -21,6 +21,7 @@ from pytest_multiitem.children.function import import_function
 from pytest_multiitem.children.job import events, read_job
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.kernels.abilities import abilities_of
+from pytest_multiitem.kernels.arrays import check_device
 from pytest_multiitem.kernels.look import controls, look, planned, unplanned
 from pytest_multiitem.kernels.subject import Subject
 from pytest_multiitem.results.machine import package_versions
@@ -80,7 +81,9 @@ def subject_of(name: str) -> Subject:
             f"{name}() returned {str(made)[:200]}; expected attention(q, k, v, layout), or that and what it can do, "
             "such as (attention, {'arrays': 'torch', 'dtypes': ['bfloat16']})"
         )
-    return Subject(name, kernel, abilities_of(can, name))
+    able = abilities_of(can, name)
+    check_device(name, able)
+    return Subject(name, kernel, able)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ _NOT_VARIED = frozenset(name for name, option in OPTION_OF.items() if option.top
     "engine", "engine_python", "multi_profile", "serial_profile", "extend_profile", "profile_matrix", "models", "bench",
     "multi_url", "serial_url", "one_server", "api_key_env", "ca_file",
 }  # fmt: skip
+#: Those of them that a variant has as a key of its own.
+_OF_A_VARIANT = frozenset({"engine", "engine_python", "serial_profile", "extend_profile"})
 #: Flags that the run gives its servers by itself.
 _OF_THE_RUN = ("host", "port", "model", "model-path")
 
@@ -120,7 +122,10 @@ def _check_settings(at: str, given: dict[str, GivenValue]) -> None:
     check_given(at, given)
     for name in given:
         if name in _NOT_VARIED:
-            raise ValueError(f"{at}: {name} is no setting of a variant; give it for the whole run: {_option(name)}")
+            itself = f"write it beside the name of each variant, {name} = …, or " if name in _OF_A_VARIANT else ""
+            raise ValueError(
+                f"{at}: {name} is no setting of a variant; {itself}give it for the whole run: {_option(name)}"
+            )
 
 
 def _option(name: str) -> str:

@@ -21,3 +21,12 @@ def test_rankings_pass_and_all_that_sends_ids_is_not_run(project: Project) -> No
     assert {name for name, record in found.items() if record["verdict"] == "PASS"} == {"rerank_agrees"}
     assert {record["verdict"] for record in found.values()} == {"PASS", "NOT_RUN"}
     assert "takes texts alone; it speaks rerank" in found["same_length_isolation_zero"]["reason"]
+
+
+@pytest.mark.parametrize("engine", ["rerank", "classify"])
+def test_without_an_address_the_run_says_what_it_needs(project: Project, engine: str) -> None:
+    project.write("test_it.py", REGRESSION)
+    result = project.run(f"--engine={engine}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: engine {engine} starts no server; give the addresses *--multi-url URL*"])
+    result.stderr.no_fnmatch_line("*INTERNALERROR*")

@@ -50,6 +50,18 @@ def needs_a_device():
     raise EngineUnavailable("this kernel needs a CUDA device")
 
 
+def on_an_absent_device():
+    return planted.Tiled(), {"arrays": "torch", "device": "cuda:99"}
+
+
+def on_a_device_that_is_none():
+    return planted.Tiled(), {"arrays": "torch", "device": "cudb"}
+
+
+def numpy_on_a_device():
+    return planted.Tiled(), {"device": "cuda"}
+
+
 def needs_a_package():
     import no_such_package  # noqa: F401
 

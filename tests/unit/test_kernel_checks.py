@@ -253,7 +253,11 @@ def test_a_kernel_that_does_not_answer_is_inconclusive(kernel_check):
 
 @pytest.mark.parametrize(
     ("kernel", "said"),
-    [("needs_a_device", "needs a CUDA device"), ("needs_a_package", "No module named 'no_such_package'")],
+    [
+        ("needs_a_device", "needs a CUDA device"),
+        ("needs_a_package", "No module named 'no_such_package'"),
+        ("on_an_absent_device", "the kernel needs torch's device 'cuda:99', which is not here: "),
+    ],
 )
 def test_what_cannot_run_here_is_not_run(kernel_check, kernel, said):
     status, out, _ = kernel_check(kernel)
@@ -267,6 +271,8 @@ def test_what_cannot_run_here_is_not_run(kernel_check, kernel, said):
         ("unknown_ability", "did you mean 'dtypes'"),
         ("small_heads", "expected 16 or more"),
         ("rigth", "did you mean 'right'"),
+        ("on_a_device_that_is_none", "says device 'cudb': expected the name of one of torch's, such as cpu or cuda"),
+        ("numpy_on_a_device", "says device 'cuda' and arrays 'numpy': a device is torch's alone"),
     ],
 )
 def test_command_is_used_wrongly(kernel_check, kernel, said):

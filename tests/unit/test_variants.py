@@ -61,6 +61,7 @@ def test_a_name_that_neither_ships_nor_exists_is_refused() -> None:
         (f'{ONE}settings = {{ require = "all" }}', "require is no setting of a variant; give it for the whole run"),
         (f'{ONE}settings = {{ tpu_chips = "v6e" }}', "tpu_chips is no setting of a variant"),
         (f'{ONE}settings = {{ gpu_chips = "sm_90" }}', "gpu_chips is no setting of a variant"),
+        (f'settings = {{ engine = "sglang" }}\n{ONE}', "write it beside the name of each variant, engine = …, or give"),
         (f'{ONE}engine = "sglan"', r"no engine is called 'sglan'; .*did you mean 'sglang'"),
         (f'gates = ["fault_is_killed"]\n{ONE}', r"gates\[0\]: 'fault_is_killed' is no gate that is measured"),
         ("gates = [", "not valid TOML"),
@@ -69,6 +70,14 @@ def test_a_name_that_neither_ships_nor_exists_is_refused() -> None:
 def test_a_file_that_cannot_be_used_says_where(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         file_of(tmp_path, text)
+
+
+def test_the_file_of_the_guide_can_be_used(tmp_path: Path) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs/guides/profile-matrix.md").read_text()
+    written = guide.partition("```toml\n")[2].partition("```")[0]
+    assert [each.name for each in file_of(tmp_path, written).variants] == [
+        "as shipped", "chunked prefill", "two GPUs, bf16",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
