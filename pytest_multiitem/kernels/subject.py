@@ -42,7 +42,8 @@ class Subject:
 
         Raises KernelError, and EngineUnavailable where the kernel says that it cannot run on this machine.
         """
-        return self._result(tuple(to_kernel(each, dtype, self.can) for each in (q, k, v)), layout, q.shape)
+        query, key, value = (to_kernel(each, dtype, self.can) for each in (q, k, v))
+        return self._result(query, key, value, layout, q.shape)
 
     def overwrites(
         self, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], layout: Layout, dtype: Dtype
@@ -51,19 +52,19 @@ class Subject:
 
         Queries are not looked at: a kernel may write its result in their place. Raises as a call does.
         """
-        arrays = tuple(to_kernel(each, dtype, self.can) for each in (q, k, v))
-        self._result(arrays, layout, q.shape)
+        query, key, value = (to_kernel(each, dtype, self.can) for each in (q, k, v))
+        self._result(query, key, value, layout, q.shape)
         if self.can.arrays == "jax":  # whose arrays cannot be written
             return None
-        for name, given, left in (("keys", k, arrays[1]), ("values", v, arrays[2])):
+        for name, given, left in (("keys", k, key), ("values", v, value)):
             if not np.array_equal(from_kernel(left, self.can), given):
                 return name
         return None
 
-    def _result(self, arrays: tuple[Any, ...], layout: Layout, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def _result(self, query: Any, key: Any, value: Any, layout: Layout, shape: tuple[int, ...]) -> NDArray[np.float32]:
         try:
             with np.errstate(all="ignore"):
-                out = from_kernel(self.attention(*arrays, layout), self.can)
+                out = from_kernel(self.attention(query, key, value, layout), self.can)
         except MultiItemError:
             raise
         except Exception as error:
