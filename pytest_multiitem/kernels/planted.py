@@ -114,6 +114,17 @@ def _key_tiles(bounds: Bounds, mine: _Array, rows: int, tile: int) -> list[_Arra
     return [keys[start : start + tile] for start in range(0, len(keys), tile)]
 
 
+def _overwriting() -> Attention:
+    right = Tiled()
+
+    def attention(q: Any, k: Any, v: Any, layout: Layout) -> Any:
+        out = right(q, k, v, layout)
+        v[-1, -1, -1] = 0
+        return out
+
+    return attention
+
+
 @dataclass(frozen=True)
 class Planted:
     """A kernel that is wrong. ``claimed``: the check that must see it. ``what``: its fault, in words."""
@@ -299,4 +310,6 @@ FAULTS: tuple[Planted, ...] = (
     _fault("uint16_wrap", "ladder", "the first row of an item is held in 16 bits, at 65,536 rows and more",
            _able(max_rows=None, max_items=None, head_dims=(16,)), bounds=_wrapping),
     Planted("run_to_run", "repeats", "every second call sums from the other end", _alternating, _SHORT),
+    Planted("overwrites_values", "repeats", "one number of one value is overwritten after it was read", _overwriting,
+            _SHORT),
 )  # fmt: skip

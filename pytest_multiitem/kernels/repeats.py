@@ -1,4 +1,4 @@
-"""Determinism: the same call gives the same bits, at once and after other work."""
+"""Determinism: the same call gives the same bits, at once and after other work, and leaves keys and values alone."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def repeats(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
     """The same call three times: the second at once, the third after calls of other shapes and values.
 
     Between them memory that a kernel keeps is filled with other numbers, so what it forgets to write becomes visible.
+    Then its keys and values must be as they were given: a server's cache is read again by the next call.
     """
     layout = shape.layout()
     q, k, v = random_inputs(shape, layout, dtype)
@@ -36,6 +37,10 @@ def repeats(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
                 row,
                 head,
             )
+    if (spoilt := subject.overwrites(q, k, v, layout, dtype)) is not None:
+        return Finding(
+            f"it overwrites the {spoilt} that it is given, so that the next call reads others from the cache"
+        )
     return None
 
 

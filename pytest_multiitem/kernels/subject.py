@@ -43,6 +43,25 @@ class Subject:
         Raises KernelError, and EngineUnavailable where the kernel says that it cannot run on this machine.
         """
         query, key, value = (to_kernel(each, dtype, self.can) for each in (q, k, v))
+        return self._result(query, key, value, layout, q.shape)
+
+    def overwrites(
+        self, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], layout: Layout, dtype: Dtype
+    ) -> str | None:
+        """``keys`` or ``values`` where a call leaves other numbers in those that it was given; None where it does not.
+
+        Queries are not looked at: a kernel may write its result in their place. Raises as a call does.
+        """
+        query, key, value = (to_kernel(each, dtype, self.can) for each in (q, k, v))
+        self._result(query, key, value, layout, q.shape)
+        if self.can.arrays == "jax":  # whose arrays cannot be written
+            return None
+        for name, given, left in (("keys", k, key), ("values", v, value)):
+            if not np.array_equal(from_kernel(left, self.can), given):
+                return name
+        return None
+
+    def _result(self, query: Any, key: Any, value: Any, layout: Layout, shape: tuple[int, ...]) -> NDArray[np.float32]:
         try:
             with np.errstate(all="ignore"):
                 out = from_kernel(self.attention(query, key, value, layout), self.can)
@@ -51,8 +70,8 @@ class Subject:
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
             raise KernelError(f"it raised {type(error).__name__}: {_first_line(error)}", trace) from error
-        if out.shape != q.shape:
-            raise KernelError(f"it returned an array of shape {list(out.shape)}, expected that of q, {list(q.shape)}")
+        if out.shape != shape:
+            raise KernelError(f"it returned an array of shape {list(out.shape)}, expected that of q, {list(shape)}")
         return out
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from kernel_gate import killers
+from kernel_gate import checks_of, killers
 
 from pytest_multiitem.errors import UsageError
 from pytest_multiitem.kernels import planted
@@ -233,6 +233,20 @@ def test_command_fails_with_the_smallest_shape_and_a_picture(kernel_check, tmp_p
 def test_an_exception_is_a_failure_at_the_smallest_shape(kernel_check):
     status, out, _ = kernel_check("raises", "--check", "exact")
     assert status == 1 and "items=4 heads=1/1" in out and "it raised IndexError: tile 4 of 4" in out
+
+
+@pytest.mark.parametrize(("written", "said"), [("k", "the keys"), ("v", "the values"), ("q", None)])
+def test_keys_and_values_must_be_left_as_they_were(written, said):
+    """A result in the place of the queries is nobody's loss."""
+
+    def attention(q, k, v, layout):
+        out = planted.Tiled()(q, k, v, layout)
+        {"k": k, "v": v, "q": q}[written][0, 0, 0] += 1
+        return out
+
+    found = checks_of(Subject(written, attention, TINY), ["repeats"])["repeats", "float32"]
+    assert (found.failure is None) == (said is None)
+    assert said is None or f"it overwrites {said} that it is given" in found.reason
 
 
 def test_a_result_of_another_shape_is_a_failure(kernel_check):

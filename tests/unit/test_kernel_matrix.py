@@ -22,7 +22,7 @@ MASK = Semantics.PREFIX_FIRST_DELIM
 #: Faults that one check alone sees.
 ALONE = {
     "soft_causal", "narrow_head", "soft_items", "nan_spill", "bfloat16_sums", "bfloat16_products", "beyond_1024",
-    "item_33", "uint16_wrap", "run_to_run",
+    "item_33", "uint16_wrap", "run_to_run", "overwrites_values",
 }  # fmt: skip
 RIGHT = [
     (ready, "numpy_tiled"),
