@@ -143,13 +143,13 @@ def with_engines(page: str) -> str:
 
 
 def findings() -> dict[tuple[str, str], str]:
-    """The links, from a guide, to what is known to fail: by engine, and gate or check of it, as the marks under the
-    headings of findings.md say."""
+    """The links, from a guide, to what is known to fail, or to be undecided: by engine, and gate or check of it, as the
+    marks under the headings of findings.md say."""
     found, anchor = {}, ""
     for line in (Path(__file__).parent / "findings.md").read_text(encoding="utf-8").splitlines():
         if re.match("#+ ", line):
             anchor = re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        elif mark := re.fullmatch(r"<!-- fails: (\S+) (.+) -->", line):
+        elif mark := re.fullmatch(r"<!-- (?:fails|undecided): (\S+) (.+) -->", line):
             found[mark[1], mark[2]] = f"../findings.md#{anchor}"
     return found
 

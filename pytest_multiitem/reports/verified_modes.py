@@ -138,15 +138,14 @@ def _cell(found: VerifiedMode | None, mode: ModeName, engine: Engine, findings: 
         return "by command line only" if mode in engine.modes else "–"
     if found.holds:
         return "verified here"
-    if found.holds is None:
-        return f"undecided here: {', '.join(f'`{name}`' for name in found.because)}"
     linked = []
     for name in found.because:
         link = findings.get((engine.name, name))
-        if link is None:
+        if link is None and found.holds is False:
             raise UsageError(
                 f"{name!r} fails on {engine.name} {found.version or ''}, and no finding says why; write one into "
                 f"docs/findings.md, and under its heading <!-- fails: {engine.name} {name} -->"
             )
-        linked.append(f"[`{name}`]({link})")
-    return f"fails here: {', '.join(linked)}"
+        linked.append(f"`{name}`" if link is None else f"[`{name}`]({link})")
+    word = "undecided here" if found.holds is None else "fails here"
+    return f"{word}: {', '.join(linked)}"

@@ -133,14 +133,16 @@ def test_the_last_run_counts_for_its_own_version_alone() -> None:
 
 
 def test_the_table_has_a_column_a_version_and_a_word_for_everything() -> None:
-    known = VerifiedModes(modes=[mode("ids", "1"), mode("temperature", "1", holds=False), mode("ids", "2", holds=None)])
+    unknown = VerifiedMode(mode="ids", engine="sglang", version="2", holds=None, because=["g", "other"], backends=[],
+                           measured_at_utc="1")  # fmt: skip
+    known = VerifiedModes(modes=[mode("ids", "1"), mode("temperature", "1", holds=False), unknown])
     head, rows = table(known, {("sglang", "g"): "findings.md#g"})
     versions = {"sglang": ["`sglang` 1", "`sglang` 2"]}
     assert head == ["mode", *(each for name in ENGINES.shipped() for each in versions.get(name, [f"`{name}`"]))]
     by_mode = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
     only = "by command line only"
     ids, temperature = by_mode["`ids`"], by_mode["`temperature`"]
-    assert (ids["`sglang` 1"], ids["`sglang` 2"]) == ("verified here", "undecided here: `g`")
+    assert (ids["`sglang` 1"], ids["`sglang` 2"]) == ("verified here", "undecided here: [`g`](findings.md#g), `other`")
     assert (ids["`embedded`"], ids["`rerank`"], ids["`trtllm`"], ids["`vllm`"]) == (only, "–", only, "–")
     assert (temperature["`sglang` 1"], temperature["`sglang` 2"]) == ("fails here: [`g`](findings.md#g)", only)
 
