@@ -75,9 +75,21 @@ def to_kernel(x: NDArray[np.float32], dtype: Dtype, can: Abilities) -> Any:
 
 
 def from_kernel(out: Any, can: Abilities) -> NDArray[np.float32]:
-    """What a kernel has returned, as float32, which holds every number of the types above."""
+    """What a kernel has returned, as float32, which holds every number of the types above. Raises TypeError, in words
+    that say what it is and what was expected, where it is no array of the kernel's library."""
+    if can.arrays == "torch":
+        import torch
+
+        kind: Any = torch.Tensor
+    elif can.arrays == "jax":
+        import jax
+
+        kind = jax.Array
+    else:
+        kind = np.ndarray
+    if not isinstance(out, kind):
+        name = f"{type(out).__module__}.{type(out).__qualname__}".removeprefix("builtins.")
+        raise TypeError(f"{name}, expected {kind.__module__.partition('.')[0]}.{kind.__qualname__}")
     if can.arrays == "torch":
         out = out.detach().to("cpu").float().numpy()
-    elif can.arrays == "jax":
-        out = np.asarray(out).astype(np.float32)
     return np.array(out, dtype=np.float32)

@@ -64,12 +64,16 @@ class Subject:
     def _result(self, query: Any, key: Any, value: Any, layout: Layout, shape: tuple[int, ...]) -> NDArray[np.float32]:
         try:
             with np.errstate(all="ignore"):
-                out = from_kernel(self.attention(query, key, value, layout), self.can)
+                returned = self.attention(query, key, value, layout)
         except MultiItemError:
             raise
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
             raise KernelError(f"it raised {type(error).__name__}: {_first_line(error)}", trace) from error
+        try:
+            out = from_kernel(returned, self.can)
+        except TypeError as error:
+            raise KernelError(f"it returned {error}") from None
         if out.shape != shape:
             raise KernelError(f"it returned an array of shape {list(out.shape)}, expected that of q, {list(shape)}")
         return out

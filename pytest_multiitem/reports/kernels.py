@@ -39,6 +39,8 @@ def _wrong(check: Check, drawn: list[list[str]]) -> list[str]:
     if check.failure is None:
         return [f"{head} {check.reason}"]
     lines = [f"{head} at {check.failure.smallest}", f"  {check.failure.reason}"]
+    if not check.failure.picture:
+        return lines
     if check.failure.picture in drawn:
         return [*lines, "  (the masks are those above)"]
     drawn.append(check.failure.picture)

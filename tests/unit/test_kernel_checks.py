@@ -349,3 +349,13 @@ def test_a_sum_in_bfloat16_is_seen_where_it_has_many_parts(keys, is_seen):
         planted.subject(FAULTS["bfloat16_sums"]), Shape(MASK, ((keys, (3,)),), 1, 1, 16), "bfloat16"
     )
     assert (found is not None) == is_seen
+
+
+@pytest.mark.parametrize(("arrays", "expected"), [("numpy", "numpy.ndarray"), ("torch", "torch.Tensor")])
+@pytest.mark.parametrize(("returned", "said"), [(None, "NoneType"), ([[0.5]], "list")])
+def test_what_is_no_array_of_the_kernels_library_is_named(arrays, expected, returned, said):
+    pytest.importorskip(arrays)
+    can = msgspec.structs.replace(TINY, arrays=arrays)
+    report = checks_of(Subject("other", lambda q, k, v, layout: returned, can), ["exact"])["exact", "float32"]
+    assert report.verdict is Verdict.FAIL
+    assert f"it returned {said}, expected {expected}" in report.failure.reason, report.failure.reason
