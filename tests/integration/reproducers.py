@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -81,6 +82,8 @@ def exchanges(server: str) -> list[Exchange]:
 def table_script() -> tuple[str, str]:
     """The program that shows sglang's own tables of a long item, and what it has printed."""
     text = PAGE.read_text(encoding="utf-8")
-    found = re.search(r"^```python\n(?P<script>.*?)^```\n\n```text\n(?P<printed>.*?)^```$", text, re.S | re.M)
-    assert found is not None and "_process_multi_item_scoring" in found["script"], f"{PAGE.name} has no such program"
-    return found["script"], found["printed"]
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.S | re.M)
+    for (kind, script), (_, printed) in itertools.pairwise(blocks):
+        if kind == "python" and "_process_multi_item_scoring" in script:
+            return script, printed
+    raise AssertionError(f"{PAGE.name} has no such program")
