@@ -80,16 +80,17 @@ def from_kernel(out: Any, can: Abilities) -> NDArray[np.float32]:
     if can.arrays == "torch":
         import torch
 
-        kind: Any = torch.Tensor
+        kinds: tuple[Any, ...] = (torch.Tensor,)
+        expected = "torch.Tensor"
     elif can.arrays == "jax":
         import jax
 
-        kind = jax.Array
+        kinds, expected = (jax.Array, np.ndarray), "jax.Array"  # which JAX takes for each other
     else:
-        kind = np.ndarray
-    if not isinstance(out, kind):
+        kinds, expected = (np.ndarray,), "numpy.ndarray"
+    if not isinstance(out, kinds):
         name = f"{type(out).__module__}.{type(out).__qualname__}".removeprefix("builtins.")
-        raise TypeError(f"{name}, expected {kind.__module__.partition('.')[0]}.{kind.__qualname__}")
+        raise TypeError(f"{name}, expected {expected}")
     if can.arrays == "torch":
         out = out.detach().to("cpu").float().numpy()
     return np.array(out, dtype=np.float32)

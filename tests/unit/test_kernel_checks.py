@@ -351,7 +351,9 @@ def test_a_sum_in_bfloat16_is_seen_where_it_has_many_parts(keys, is_seen):
     assert (found is not None) == is_seen
 
 
-@pytest.mark.parametrize(("arrays", "expected"), [("numpy", "numpy.ndarray"), ("torch", "torch.Tensor")])
+@pytest.mark.parametrize(
+    ("arrays", "expected"), [("numpy", "numpy.ndarray"), ("torch", "torch.Tensor"), ("jax", "jax.Array")]
+)
 @pytest.mark.parametrize(("returned", "said"), [(None, "NoneType"), ([[0.5]], "list")])
 def test_what_is_no_array_of_the_kernels_library_is_named(arrays, expected, returned, said):
     pytest.importorskip(arrays)
