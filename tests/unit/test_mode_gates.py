@@ -122,6 +122,7 @@ def test_rounding_by_shape_is_no_leak(servers, name):
     assert record.verdict is Verdict.PASS or rounds, record.reason
 
 
+@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 def test_without_the_tokenizer_no_set_is_sent(servers, monkeypatch):
     monkeypatch.setattr(Target, "encode", None)
     record = servers.judged(gates()["setwise_agrees"])
