@@ -31,6 +31,11 @@ class RerankForm(NamedTuple):
     path: str
     documents: str
 
+    @property
+    def has_top_n(self) -> bool:
+        """Whether a request may ask for the best alone: TEI's has no such field."""
+        return self.documents == "documents"
+
 
 #: In the order in which a server is asked for them; TEI calls the documents texts.
 FORMS: Final = (*(RerankForm(path, "documents") for path in RERANK_PATHS), RerankForm("/rerank", "texts"))

@@ -52,6 +52,11 @@ class VllmEngine(InstalledEngine):
         return [*super().program(profile, settings), "serve", str(profile.model or settings.model)]
 
     @override
+    def spoken(self, info: Mapping[str, Any]) -> tuple[ModeName, ...]:
+        """What its client asks for; a pooling server of vLLM ranks, and is attached as one that does."""
+        return (ModeName.GENERATIVE_SCORING,) if info else ()
+
+    @override
     def hazard(self, profile: Profile, case: Case) -> str | None:
         """What it refuses as a whole, with the items that it could score."""
         if not case.query and not all(case.items):

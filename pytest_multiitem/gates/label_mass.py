@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.gates.evidence import baseline, evidence_of
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.prompts import reranker
-from pytest_multiitem.targets.modes import decided, modes_of, speaks
+from pytest_multiitem.targets.modes import decided, require_ids, speaks
 from pytest_multiitem.targets.target import Target
 
 #: Of the vocabulary's probability: labels that a template asks for have nearly all of it.
@@ -37,9 +36,7 @@ def measure(subject: Subject) -> Measurement:
     and must not be 0.
     """
     multi, record = subject.multi, subject.record
-    spoken = modes_of(multi)
-    if spoken is not None and ModeName.IDS not in spoken:
-        raise EngineUnavailable(f"the {multi.place} has no labels: its model has a classification head")
+    require_ids(multi)
     cases = subject.cases(multi)[:_CASES]
     whole = [baseline(multi, case, record) for case in cases]
     with multi.attest() as attestation:

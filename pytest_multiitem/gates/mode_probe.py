@@ -18,7 +18,7 @@ from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import Case, TokenIds
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.modes import ModeName
-from pytest_multiitem.targets.modes import require_mode, speaks
+from pytest_multiitem.targets.modes import require_mode, speaks, takes_ids
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import Scores
 from pytest_multiitem.transport.one_item import NeverScored
@@ -116,25 +116,35 @@ class ModeProbe:
 
 
 def measured(
-    subject: Subject, mode: ModeName, checks: Callable[[ModeProbe], Checks], *, head: bool = False
+    subject: Subject,
+    mode: ModeName,
+    checks: Callable[[ModeProbe], Checks],
+    *,
+    head: bool = False,
+    texts: Callable[[Target], Baseline] | None = None,
 ) -> Measurement:
     """Make the checks of a mode. Raises EngineUnavailable where the server does not speak it. ``head``: of a model with
     a classification head, whose classes are then the labels: that of the server, else one of such a model beside it.
+    ``texts``: what stands for the scores of a case on a server without ids and labels, whose case is then empty.
 
     A check that does not hold makes the gate FAIL; where none could be made, or what one saw may be noise, nothing is
     decided.
     """
     multi, record = subject.multi, subject.record
-    case, serial = subject.cases(multi)[0], subject.serial
+    serial = subject.serial
     if head and not speaks(multi, mode):
         multi, serial = subject.with_head()
     require_mode(multi, mode)
-    if head:
-        case = replace(case, labels=tuple(range(classes_of(multi))))
-    case = replace(case, items=tuple(filter(None, case.items))[:_ITEMS], texts=())
-    if not case.items:
-        return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
-    whole = baseline(multi, case, record)
+    if texts is not None and not takes_ids(multi):
+        case, whole = Case(mode.value, (), (), (), ()), texts(multi)
+    else:
+        case = subject.cases(subject.multi)[0]
+        if head:
+            case = replace(case, labels=tuple(range(classes_of(multi))))
+        case = replace(case, items=tuple(filter(None, case.items))[:_ITEMS], texts=())
+        if not case.items:
+            return Measurement(multi, None, doubt=f"request {case.name!r} has no item with tokens")
+        whole = baseline(multi, case, record)
     probe = ModeProbe(multi, serial, case, whole)
     with multi.attest() as attestation:
         outcomes = made(checks(probe), multi, record, case=f"{case.name}, {mode.value}")

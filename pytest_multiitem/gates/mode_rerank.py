@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_multiitem.gates.checks import Broken, NotMade
+from pytest_multiitem.gates.evidence import Baseline, max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
 from pytest_multiitem.gates.mode_probe import Checks, ModeProbe, largest, measured
 from pytest_multiitem.gates.subject import Subject
+from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.prompts import reranker
 from pytest_multiitem.scoring.wire.rerank import Ranked, RerankRequest
-from pytest_multiitem.targets.modes import ranked
-from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import ScoreFailure
+from pytest_multiitem.scoring.wire.score import ScoreRequest
+from pytest_multiitem.targets.modes import has_top_n, ranked, tables, takes_ids
+from pytest_multiitem.targets.target import Target, declared_semantics
+from pytest_multiitem.transport.client import ScoreFailure, Scores
 
 _QUERY = "how long does snow stay in the hills?"
 _OTHER_QUERY = "which bread keeps for a week?"
@@ -33,6 +36,8 @@ _DOCUMENTS = (
 _EMPTY = _DOCUMENTS.index("")
 #: Times that both queries are sent at the same time.
 _ROUNDS = 4
+#: Of the ranking that stands for a request of ids where a server takes none.
+_REPLAYS = 3
 #: A query, a document that answers it and one that does not: no working reranker has them the other way round.
 _KNOWN = (
     ("What is the capital of France?", "Paris is the capital of France.", "Bananas are rich in potassium."),
@@ -49,7 +54,19 @@ def measure(subject: Subject) -> Measurement:
 
     A model whose name says that it is a reranker is asked for two pairs whose order is known.
     """
-    return measured(subject, ModeName.RERANK, _checks)
+    return measured(subject, ModeName.RERANK, _checks, texts=_baseline)
+
+
+def _baseline(multi: Target) -> Baseline:
+    """A ranking and its replays, as scores [N, 1] by index. Raises ScoreFailure for one of too few documents."""
+    with multi.attest() as attestation:
+        first, *again = [_column(multi) for _ in range(_REPLAYS)]
+    return Baseline(first, largest([max_abs(each - first) for each in again]), 0.0, attestation)
+
+
+def _column(multi: Target) -> Scores:
+    scores = _scores(ranked(multi, RerankRequest(query=_QUERY, documents=[text for text in _DOCUMENTS if text])))
+    return np.array([[scores[index]] for index in sorted(scores)])
 
 
 def _checks(probe: ModeProbe) -> Checks:
@@ -72,7 +89,7 @@ def _scores(found: Sequence[Ranked]) -> Mapping[int, float]:
 
 
 class _Rankings:
-    """The documents, and how the packed server ranks them."""
+    """The documents, and how the server under test ranks them."""
 
     def __init__(self, probe: ModeProbe) -> None:
         self.probe = probe
@@ -123,6 +140,8 @@ class _Rankings:
         if probe.multi.info.get("engine") != "embedded":
             raise NotMade("not sent: what prompt this server renders is not known")
         query, items = reranker.rendered(reranker.INSTRUCT, _QUERY, self.texts)
+        if not takes_ids(probe.multi):
+            return self._logits(probe.encode(query), [probe.encode(item) for item in items])
         labels = [probe.token(label) for label in reranker.LABELS]
         known = [label for label in labels if label is not None]
         if len(known) != len(labels):
@@ -138,8 +157,24 @@ class _Rankings:
             seen.append(probe.within(apart, f"{len(contents)} prompts by ids, {what}"))
         return "; ".join(seen)
 
+    def _logits(self, query: TokenIds, items: Sequence[TokenIds]) -> str:
+        """The sigmoid of the one class of a head, packed and serially."""
+        probe, seen = self.probe, []
+        behind = declared_semantics(probe.multi).serial_query(query, probe.multi.delimiter)
+        for server, ids, what in ((probe.multi, query, "packed"), (probe.serial, behind, "serial")):
+            request = ScoreRequest(query=list(ids), items=[list(item) for item in items])
+            shares = 1 / (1 + np.exp(-tables(server, request, classes=1).flat))
+            apart = max_abs(shares - self._scored(probe.multi))
+            seen.append(probe.within(apart, f"the sigmoid of {len(items)} logits by ids, {what}"))
+        return "; ".join(seen)
+
+    def _scored(self, server: Target) -> Scores:
+        return np.concatenate(self._by_index(self.texts, server))
+
     def best(self) -> str:
         """``top_n`` 2, and more than there are."""
+        if not has_top_n(self.probe.multi):
+            raise NotMade("not sent: the form of this server has no top_n")
         for most in (2, len(self.texts) + 3):
             found, wanted = self.asked(self.texts, top_n=most), self.whole[:most]
             if len(found) != len(wanted):

@@ -17,6 +17,7 @@ from pytest_multiitem.results.records import GateRecord
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.scoring.vocabulary import ATTACHED, Part
+from pytest_multiitem.targets.modes import require_ids
 from pytest_multiitem.targets.run import Run
 from pytest_multiitem.targets.target import Target, declared_semantics
 
@@ -65,12 +66,15 @@ class RunSubject(Subject):
 
     def require(self, gate: Gate) -> None:
         """Raises EngineUnavailable where the run's options leave out the servers that a gate compares with, and where
-        it is about packing and the engine does not pack."""
+        it is about packing and the engine does not pack, and where it is about labels and a given server has none."""
         reason = left_out(gate, self.settings)
         if reason is None and gate.about_packing:
             reason = self.run.engine.packs_nothing
         if reason is not None:
             raise EngineUnavailable(reason)
+        if gate.mode is None:
+            for target in self.given.values():
+                require_ids(target)
 
     def server(self, part: Part) -> Target:
         """The one that is given; else one by the settings."""

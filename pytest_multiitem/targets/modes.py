@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_multiitem.adapters.ranking import RerankClient
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.modes import ModeName, scoring_mode
 from pytest_multiitem.scoring.wire.decisions import DecisionResponse, decode_decisions
@@ -55,6 +56,29 @@ def speaks(target: Target, mode: ModeName) -> bool:
     return mode in (modes_of(target) or ())
 
 
+#: The modes whose requests have token ids and labels.
+_BY_IDS = frozenset({ModeName.IDS, ModeName.GENERATIVE_SCORING})
+
+
+def require_ids(target: Target) -> None:
+    """Raises EngineUnavailable, with the reason, where a server is known to answer no request of token ids and labels:
+    one whose model has a classification head, or one that takes texts alone."""
+    if takes_ids(target):
+        return
+    spoken = modes_of(target) or ()
+    known = ", ".join(each.value for each in ModeName if each in spoken)
+    raise EngineUnavailable(
+        f"the {target.place} has no labels: its model has a classification head, or it takes texts alone; it speaks "
+        f"{known}, whose gates are measured"
+    )
+
+
+def takes_ids(target: Target) -> bool:
+    """Whether a server answers requests of token ids and labels, as far as anyone says."""
+    spoken = modes_of(target)
+    return spoken is None or bool(spoken & _BY_IDS)
+
+
 @dataclass(frozen=True, eq=False)
 class Tables:
     """What an answer of ``/v1/score`` has for each item: [K_i], or [N_i, K_i] where it is read at several places.
@@ -89,8 +113,24 @@ def tables(
     return _asked(target, "/v1/score", msgspec.to_builtins(request), numbers, read)
 
 
+def has_top_n(target: Target) -> bool:
+    """Whether a server's form of a rerank request may ask for the best alone. Raises as `tables`."""
+    if not isinstance(target.client, RerankClient):
+        return True
+    with target.watch():
+        return target.client.form.has_top_n
+
+
 def ranked(target: Target, request: RerankRequest, *, path: str = "/v1/rerank") -> list[Ranked]:
-    """A ranking, each of whose entries is of another document of the request. Raises as `tables`."""
+    """A ranking, each of whose entries is of another document of the request. Raises as `tables`.
+
+    ``path``: of a server whose form is not found out by asking.
+    """
+    if isinstance(target.client, RerankClient):
+        fields = msgspec.to_builtins(request)
+        query, documents = fields.pop("query"), fields.pop("documents")
+        with target.watch():
+            return target.client.rank(query, documents, **fields)
 
     def read(body: bytes) -> list[Ranked]:
         found = decode_ranking(body)

@@ -38,6 +38,8 @@ _MODEL_PATHS = ("/model_info", "/v1/models")
 _INFO_TIMEOUT = 30.0
 #: Bytes of an answer for each score, white space included, and beside them.
 _SCORE_BYTES = 64
+#: Numbers in an answer of two rows of a head, at most: it may have thousands of classes.
+_PROBED = 1_000_000
 _BASE_BYTES = 256 * 1024
 #: Values in what a server tells of itself, and in an answer beside 4 for each score: each takes far more memory than
 #: the two bytes that it may have.
@@ -172,7 +174,22 @@ class ScoreClient:
         """Send one small request of a kind that every such server answers; ``delimiter``: no part of it. Raises
         ScoreFailure."""
         ids = [token for token in range(11, 18) if token != delimiter]
-        self.score(ids[:3], [ids[3:4], ids[4:6]], labels)
+        query, items = ids[:3], [ids[3:4], ids[4:6]]
+        try:
+            self.score(query, items, labels)
+        except ScoreFailure as failure:
+            if failure.kind is not FailureKind.BAD_RESPONSE or not self._classifies(query, items):
+                raise
+
+    def _classifies(self, query: Sequence[int], items: Sequence[Sequence[int]]) -> bool:
+        """Whether a request without labels gets a row of one length for each item, as from a classification head."""
+        body = msgspec.json.encode({"model": "default", "query": query, "items": items})
+        try:
+            rows = msgspec.json.decode(self.ask(self.path, body, numbers=_PROBED))["scores"]
+            widths = {len(row) for row in rows}
+        except (ScoreFailure, LookupError, TypeError):
+            return False
+        return len(rows) == len(items) and len(widths) == 1
 
     def send(self, request: PreparedRequest) -> Scores:
         """Send an encoded request and check its answer; a server that is busy, and says when to come again, is asked

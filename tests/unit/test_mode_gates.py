@@ -151,6 +151,36 @@ def test_each_fault_of_a_head_is_seen_at_its_smallest_strength(heads, name):
     assert record.verdict is Verdict.FAIL and "the content of one item" in record.reason, record.reason
 
 
+# -- a head of one class, which ranks --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=PACKAGES)
+def one_class(request, tmp_path_factory):
+    """Servers of a model with one class, whose logit is the relevance."""
+    pytest.importorskip(PACKAGES[request.param])
+    path = tmp_path_factory.mktemp("modes") / "one-class"
+    write_checkpoint(path, CheckpointSpec(**SIZES, num_labels=1))
+    backend = load_backend(request.param, path, dtype="float32", device="cpu")
+    return Servers(backend, path, load_tokenizer(path))
+
+
+def test_a_healthy_head_of_one_class_ranks(one_class):
+    record = one_class.judged(gates()["rerank_agrees"])
+    assert record.verdict is Verdict.PASS, record.reason
+    assert set(record.details.not_made) == {"known answers"} and "the sigmoid of" in str(record.details.held)
+
+
+@pytest.mark.parametrize("name", ["ranking_twice_squashed", "ranking_index", "classes_see_before=1e-3"])
+def test_what_is_wrong_with_its_rankings_is_seen(one_class, name):
+    record = one_class.judged(gates()["rerank_agrees"], name)
+    assert record.verdict is Verdict.FAIL, record.reason
+
+
+def test_a_head_has_no_label_mass(one_class):
+    record = one_class.judged(gates()["label_mass_not_zero"])
+    assert record.verdict is Verdict.NOT_RUN and "has no labels" in record.reason
+
+
 def test_without_a_head_anywhere_its_gates_are_not_run(servers):
     for gate in CLASSES:
         record = servers.judged(gates()[gate])

@@ -1,14 +1,19 @@
 """Servers that rank, of whatever make, known by an address: how they are asked, and what is made of their answers."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+from stub_targets import StubSubject
 
 from fake_vllm import FakeVllm, Refused, relevance, serving
 from pytest_multiitem.adapters.base import choose_engine
 from pytest_multiitem.adapters.ranking import FORMS, RerankClient, TextOnly
+from pytest_multiitem.gates.record import judged
+from pytest_multiitem.gates.registry import gates
+from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.servers.errors import NeverReady
 from pytest_multiitem.settings.resolve import resolve
@@ -25,6 +30,7 @@ class Ranker:
 
     def __init__(self, path: str = "/rerank", field: str = "documents", bare: bool = False, fault: str = "") -> None:
         self.path, self.field, self.bare, self.fault = path, field, bare, fault
+        self.waiting: list[str] = []
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
 
     def get(self, path: str) -> dict[str, Any] | None:
@@ -38,7 +44,10 @@ class Ranker:
             return None
         if self.field not in body:
             raise Refused(f"missing field {self.field}")
-        scores = [relevance(body["query"], text) for text in body[self.field]]
+        query = self._coalesced(body["query"]) if self.fault == "coalesced" else body["query"]
+        scores = [relevance(query, text) for text in body[self.field]]
+        if self.fault.startswith("blend"):
+            scores = [0.9 * own + 0.1 * other for own, other in zip(scores, [0.0, *scores], strict=False)]
         ranked = sorted(enumerate(scores), key=lambda each: -each[1])
         if self.fault == "index":  # the place in the ranking instead of that in the request
             ranked = [(place, score) for place, (_, score) in enumerate(ranked)]
@@ -49,8 +58,22 @@ class Ranker:
         if self.fault == "short":
             ranked.pop()
         entries = [{"index": at, "score" if self.bare else "relevance_score": score} for at, score in ranked]
-        entries = entries[: body.get("top_n") or None]
+        if self.fault == "unsorted":
+            entries.sort(key=lambda entry: entry["index"])
+        if self.fault == "squashed empty":
+            entries = [entry for entry in entries if body[self.field][entry["index"]]]
+        if self.fault != "top" and self.field == "documents":
+            entries = entries[: body.get("top_n") or None]
         return entries if self.bare else {"results": entries}
+
+    def _coalesced(self, query: str) -> str:
+        """The query of the first of those that are in flight together."""
+        self.waiting.append(query)
+        try:
+            time.sleep(0.03)
+            return self.waiting[0]
+        finally:
+            self.waiting.remove(query)
 
 
 @pytest.fixture
@@ -151,3 +174,44 @@ def test_vllms_pooling_server_is_one_of_them():
         with client.another() as other:
             other.relevance(QUERY, DOCUMENTS)
     assert {body["model"] for _, body in server.calls} == {"tiny"}, "another name would be refused"
+
+
+# -- the gate of rankings, on a server of which the address is all that is known -----------------------
+
+
+def judged_ranking(ranker):
+    """The record of the gate, as of a run that is attached to the server on both sides."""
+    settings = settings_of(ranker.client.url)
+    target = attach_ready("multi", ranker.client.url, settings, RERANK)
+    with target.client:
+        subject = StubSubject([], multi=target, serial=target)
+        return judged(gates()["rerank_agrees"], lambda gate: gate.measure(subject))
+
+
+#: What a server of an unknown model and tokenizer cannot be asked.
+NOT_ASKED = {"the rendered prompt by ids", "documents by index", "cold and warm caches", "known answers"}
+
+
+@pytest.mark.parametrize("ranker", ALL_FORMS, ids=str, indirect=True)
+def test_the_gate_of_rankings_passes_on_each_form(ranker):
+    record = judged_ranking(ranker)
+    assert record.verdict is Verdict.PASS, record.reason
+    assert set(record.details.not_made) == NOT_ASKED | ({"the best two"} if ranker.field == "texts" else set())
+
+
+@pytest.mark.parametrize(
+    ("ranker", "check"),
+    [
+        ({"fault": "unsorted"}, "the order is that of the scores"),
+        ({"fault": "index"}, "copies"),
+        ({"fault": "top"}, "the best two"),
+        ({"fault": "squashed empty"}, "an empty document"),
+        ({"fault": "coalesced"}, "two queries at the same time"),
+        ({"fault": "blend"}, "an item alone"),
+    ],
+    indirect=["ranker"],
+)
+def test_the_gate_of_rankings_sees_what_is_wrong(ranker, check):
+    record = judged_ranking(ranker)
+    assert record.verdict is Verdict.FAIL, record.reason
+    assert check in record.details.broken, record.details.broken
