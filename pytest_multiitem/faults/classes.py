@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from pytest_multiitem.faults.base import ScorerFault, mixed
 from pytest_multiitem.faults.prompted import PromptedFault
-from pytest_multiitem.faults.wire import Exchange
+from pytest_multiitem.faults.wire import Exchange, JsonObject, edited, encoded
 from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult
 from pytest_multiitem.transport.address import SCORE_PATH
 
@@ -47,6 +47,22 @@ class ClassesSeeBefore(
         right, pairs = self.inner.pack(query, items, read), pairwise(items)
         wrong = self.inner.pack(query, [items[0], *([*before, *own] for before, own in pairs)], read)
         return replace(right, scores=mixed(right.scores, wrong.scores, self.strength))
+
+
+class PooledShifted(PromptedFault, name="pooled_shifted", number=13, seen="follows from an index that starts at 1"):
+    """The states that the head reads come shifted by one item, the last first; the scores are right."""
+
+    paths = frozenset({SCORE_PATH})
+
+    async def answer(self, exchange: Exchange) -> Response | None:
+        """Of requests that ask for them."""
+        answer = await exchange.answer()
+
+        def edit(body: JsonObject) -> bytes | None:
+            states = body.get("pooled_hidden_states")
+            return None if not states else encoded({**body, "pooled_hidden_states": [states[-1], *states[:-1]]})
+
+        return edited(answer, edit)
 
 
 class ClassTemperatureIgnored(

@@ -129,16 +129,18 @@ class LabelListsIgnored(ScoringFault, name="label_lists_ignored", number=35):
         return await exchange.answer({**exchange.request, "label_token_ids": [longest[: len(own)] for own in lists]})
 
 
-class LabelListsSeeBefore(
+class RowsSeeBefore(
     ScoringFault,
-    name="label_lists_see_before",
     seen="follows from a gather of rows that is off by one",
     strengths=(0.1, 1e-3, 1e-6),
     thresholds=True,
-    unit="of a score, how much of it is that of the item before",
+    unit="of a score, how much of it goes with that of the item before",
 ):
-    """With labels of each item's own, an item's scores have a share of those of the item before it; with shared labels
-    they are right."""
+    """In some requests an item's scores have a share of those of the item before it."""
+
+    def concerns(self, request: JsonObject) -> bool:
+        """Whether a request is one of those."""
+        raise NotImplementedError
 
     async def answer(self, exchange: Exchange) -> Response | None:
         """What a share takes from the first label goes to the last, so that rows sum as before."""
@@ -150,8 +152,30 @@ class LabelListsSeeBefore(
                 row[0], row[-1] = row[0] - moved, row[-1] + moved
             return encoded({**body, "scores": rows})
 
-        answer, lists = await exchange.answer(), exchange.request["label_token_ids"]
-        return edited(answer, edit) if isinstance(lists[0], list) else answer
+        answer = await exchange.answer()
+        return edited(answer, edit) if self.concerns(exchange.request) else answer
+
+
+class LabelListsSeeBefore(RowsSeeBefore, name="label_lists_see_before"):
+    """With labels of each item's own, an item's scores have a share of those of the item before it; with shared labels
+    they are right."""
+
+    def concerns(self, request: JsonObject) -> bool:
+        return isinstance(request["label_token_ids"][0], list)
+
+
+class TextSeesBefore(RowsSeeBefore, name="text_sees_before"):
+    """A text's scores have a share of those of the text before it; token ids are scored right."""
+
+    def concerns(self, request: JsonObject) -> bool:
+        return isinstance(request["query"], str)
+
+
+class TemperatureSeesBefore(RowsSeeBefore, name="temperature_sees_before"):
+    """At a temperature, an item's scores have a share of those of the item before it; without one they are right."""
+
+    def concerns(self, request: JsonObject) -> bool:
+        return request.get("temperature") not in (None, 1.0) and not request.get("score_extraction_token")
 
 
 class LabelMassZero(

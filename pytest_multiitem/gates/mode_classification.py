@@ -7,23 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from pytest_multiitem.gates.checks import NotMade
 from pytest_multiitem.gates.evidence import max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, measured
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, hidden_of, measured
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.wire.score import ScoreRequest
 from pytest_multiitem.targets.modes import tables
-from pytest_multiitem.targets.target import Target
-from pytest_multiitem.transport.client import Scores
+from pytest_multiitem.targets.target import Target, declared_semantics
+from pytest_multiitem.transport.client import ScoreFailure, Scores
 
 
 def measure(subject: Subject) -> Measurement:
     """Ask for the class logits [N][C] of six items without labels, and compare them with the serial server's, and with
-    themselves as `gates.mode_isolation` does; and the softmax of them, at three temperatures.
+    themselves as `gates.mode_isolation` does; the softmax of them, at three temperatures; and
+    the states that the head reads, where the server gives them.
 
     Of the server under test where its model has a head, else of servers of a tiny such model beside it.
     """
@@ -37,6 +39,7 @@ def _checks(probe: ModeProbe) -> Checks:
         **classes.isolation.checks,
         "softmax": classes.softmaxed,
         "temperature": classes.temperature,
+        "pooled hidden states": classes.pooled,
     }
 
 
@@ -95,11 +98,39 @@ class _Classes:
             seen.append(self.probe.within(max_abs(found - expected), f"at temperature {temperature:g}", limit))
         return "; ".join(seen)
 
+    def pooled(self) -> str:
+        """The states [N, H] that the head reads: those of the serial server, of each item alone, and no two alike."""
+        case, hidden = self.probe.case, hidden_of(self.probe.multi)
+        seen = []
+        whole = self._states(self.probe.multi, case.query, case.items, hidden)
+        behind = declared_semantics(self.probe.multi).serial_query(case.query, self.probe.multi.delimiter)
+        alone = [self._states(self.probe.multi, case.query, [item], hidden) for item in case.items]
+        limit = self.probe.same * max(1.0, float(np.abs(whole).max()))
+        for states, what in (
+            (np.concatenate(alone), f"{len(alone)} states of items alone"),
+            (self._states(self.probe.serial, behind, case.items, hidden), "states of the serial server"),
+        ):
+            seen.append(self.probe.within(max_abs(states - whole), what, limit))
+        return "; ".join(seen)
+
+    def _states(self, server: Target, query: Sequence[int], items: Sequence[TokenIds], hidden: int) -> Scores:
+        request = ScoreRequest(
+            query=list(query), items=[list(item) for item in items], return_pooled_hidden_states=True
+        )
+        try:
+            found = tables(server, request, classes=len(self.probe.case.labels), hidden=hidden).pooled
+        except ScoreFailure as failure:
+            if failure.status is not None and 400 <= failure.status < 500:
+                raise NotMade(f"refused with status {failure.status}: not every backend gives them") from None
+            raise
+        assert found is not None  # they were asked for
+        return np.stack(found)
+
 
 CLASSIFICATION = Gate(
     "classification_agrees",
     "the class logits of a model with a classification head, against the serial server; their isolation, to the bit "
-    "where the engine promises it; their softmax, and a temperature",
+    "where the engine promises it; their softmax, a temperature, and the states that the head reads",
     rests_on="one check that could be made, and none that is broken",
     measure=measure,
     needs=("multi", "serial"),

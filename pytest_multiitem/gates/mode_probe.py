@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -164,12 +165,28 @@ def measured(
 
 def classes_of(target: Target) -> int:
     """The classes of a served model with a head, by its config.json. Raises EngineUnavailable where there is none."""
+    config = _config(target)
     try:
-        config = msgspec.json.decode((Path(target.model or "") / "config.json").read_bytes())
         classes: int = config["num_labels"] if "num_labels" in config else len(config["id2label"])
-    except (OSError, ValueError, TypeError, LookupError):
+    except (TypeError, LookupError):
         raise EngineUnavailable(f"how many classes the {target.place} has is not known: no config.json here") from None
     return classes
+
+
+def hidden_of(target: Target) -> int:
+    """The size of a served model's states, by its config.json. Raises NotMade where there is none."""
+    hidden = _config(target).get("hidden_size")
+    if type(hidden) is not int:
+        raise NotMade("not sent: the size of the served model's states is not known: no config.json here")
+    return hidden
+
+
+def _config(target: Target) -> dict[str, Any]:
+    try:
+        config = msgspec.json.decode((Path(target.model or "") / "config.json").read_bytes())
+    except (OSError, ValueError):
+        config = None
+    return config if isinstance(config, dict) else {}
 
 
 def largest(differences: Sequence[float]) -> float:

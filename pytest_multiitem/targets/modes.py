@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ from pytest_multiitem.adapters.ranking import RerankClient
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.modes import ModeName, scoring_mode
 from pytest_multiitem.scoring.wire.decisions import DecisionResponse, decode_decisions
+from pytest_multiitem.scoring.wire.generative import decode_generative_scores
 from pytest_multiitem.scoring.wire.rerank import Ranked, RerankRequest, decode_ranking
 from pytest_multiitem.scoring.wire.score import ScoreRequest, decode_table
 from pytest_multiitem.targets.target import Target
@@ -82,10 +84,11 @@ def takes_ids(target: Target) -> bool:
 @dataclass(frozen=True, eq=False)
 class Tables:
     """What an answer of ``/v1/score`` has for each item: [K_i], or [N_i, K_i] where it is read at several places.
-    ``logprobs``: of the same shapes; None where they were not asked for."""
+    ``logprobs``: of the same shapes; ``pooled``: [H], or [N_i, H]; both None where they were not asked for."""
 
     scores: list[NDArray[np.float64]]
     logprobs: list[NDArray[np.float64]] | None = None
+    pooled: list[NDArray[np.float64]] | None = None
 
     @property
     def flat(self) -> NDArray[np.float64]:
@@ -94,10 +97,16 @@ class Tables:
 
 
 def tables(
-    target: Target, request: ScoreRequest, *, readouts: Sequence[int] | None = None, classes: int | None = None
+    target: Target,
+    request: ScoreRequest,
+    *,
+    readouts: Sequence[int] | None = None,
+    classes: int | None = None,
+    hidden: int = 0,
 ) -> Tables:
     """The tables of a request. ``readouts`` [N]: how often each item is read, where that is not once at its end;
-    ``classes``: the columns of a model without labels. Raises ScoreFailure, or ServerDied with the log's end."""
+    ``classes``: the columns of a model without labels; ``hidden``: H of the states that a request asks for, which may
+    then have none. Raises ScoreFailure, or ServerDied with the log's end."""
     lists = request.label_lists
     columns = [classes or 0] * len(request.items) if lists is None else [len(each) for each in lists]
     shapes: list[tuple[int, ...]] = [(each,) for each in columns]
@@ -107,9 +116,13 @@ def tables(
     def read(body: bytes) -> Tables:
         wanted = request.return_token_logprobs
         logprobs = decode_table(body, "token_logprobs", shapes) if wanted else None
-        return Tables(decode_table(body, "scores", shapes), logprobs)
+        states = [(*shape[:-1], hidden) for shape in shapes]
+        asked = request.return_pooled_hidden_states
+        pooled = decode_table(body, "pooled_hidden_states", states) if asked else None
+        return Tables(decode_table(body, "scores", shapes), logprobs, pooled)
 
     numbers = sum(int(np.prod(shape)) for shape in shapes) * (1 + request.return_token_logprobs)
+    numbers += sum(int(np.prod(shape[:-1])) * hidden for shape in shapes)
     return _asked(target, "/v1/score", msgspec.to_builtins(request), numbers, read)
 
 
@@ -154,11 +167,26 @@ def decided(target: Target, request: Mapping[str, Any]) -> DecisionResponse:
     return _asked(target, "/v1/decisions", request, _DECIDED, read)
 
 
+def first_label(target: Target, request: Mapping[str, Any]) -> NDArray[np.float64]:
+    """The scores [N] of the first label, of a request to ``/generative_scoring`` that says no more than is given: what
+    is left out is the server's own default. Raises as `tables`."""
+    count = len(request["items"])
+    path = scoring_mode(ModeName.GENERATIVE_SCORING).paths[0]
+    return _asked(
+        target, path, request, 8 * count, lambda body: np.array(decode_generative_scores(body, count)), model={}
+    )
+
+
 def _asked(
-    target: Target, path: str, request: Mapping[str, Any], numbers: int, read: Callable[[bytes], _Read]
+    target: Target,
+    path: str,
+    request: Mapping[str, Any],
+    numbers: int,
+    read: Callable[[bytes], _Read],
+    model: Mapping[str, str] = MappingProxyType({"model": "default"}),
 ) -> _Read:
     with target.watch():
-        body = target.client.ask(path, msgspec.json.encode({"model": "default", **request}), numbers=numbers + _COUNTED)
+        body = target.client.ask(path, msgspec.json.encode({**model, **request}), numbers=numbers + _COUNTED)
         try:
             return read(body)
         except ValueError as problem:

@@ -15,7 +15,8 @@ from pytest_multiitem.scoring.semantics import Semantics
 PACKAGES = {"pytorch": "torch", "jax": "jax"}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
-CAUSAL = ("labels_per_item_agree", "setwise_agrees", "rerank_agrees", "decisions_agree", "label_mass_not_zero")
+CAUSAL = ("labels_per_item_agree", "setwise_agrees", "rerank_agrees", "decisions_agree", "label_mass_not_zero",
+          "temperature_isolates", "text_agrees")  # fmt: skip
 #: What the reason names of a fault that the checks of isolation see, and at full strength others before them.
 ISOLATION = ""
 #: By the gate that must see it: each fault, and what the reason names.
@@ -38,6 +39,8 @@ FAULTS = {
     "ranking_drifts": ("rerank_agrees", ISOLATION),
     "ranking_cold": ("rerank_agrees", ISOLATION),
     "decision_sees_before": ("decisions_agree", ISOLATION),
+    "temperature_sees_before": ("temperature_isolates", ISOLATION),
+    "text_sees_before": ("text_agrees", ISOLATION),
     "label_mass_zero": ("label_mass_not_zero", "next to none of the vocabulary's probability"),
 }
 
@@ -79,6 +82,8 @@ SMALLEST = {
     "ranking_drifts": ("rerank_agrees", "the length of one item"),
     "ranking_cold": ("rerank_agrees", "cold and warm caches"),
     "decision_sees_before": ("decisions_agree", "the content of one item"),
+    "temperature_sees_before": ("temperature_isolates", "the content of one item"),
+    "text_sees_before": ("text_agrees", "the content of one item"),
     "label_mass_zero": ("label_mass_not_zero", "next to none"),
 }
 
@@ -97,6 +102,12 @@ def test_rounding_by_shape_is_no_leak(servers, name):
     assert record.verdict is Verdict.PASS or rounds, record.reason
 
 
+def test_a_special_token_on_every_text_is_named(servers):
+    record = servers.judged(gates()["text_agrees"], "text_special_token")
+    assert record.verdict is Verdict.FAIL and "<|im_start|>" in record.reason, record.reason
+    assert "stands before every item" in record.reason
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_no_fault_is_seen_by_a_gate_of_another_mode(servers, name):
@@ -112,6 +123,7 @@ CLASSES = ("classification_agrees", "setwise_classification_agrees")
 CLASS_FAULTS = {
     "classes_shifted": ("classification_agrees", "against the serial server"),
     "classes_see_before": ("classification_agrees", "against the serial server"),
+    "pooled_shifted": ("classification_agrees", "pooled hidden states"),
     "class_temperature_ignored": ("setwise_classification_agrees", "at temperature 2"),
     "set_shifted": ("setwise_classification_agrees", "readouts in their order"),
     "set_sees_before": ("setwise_classification_agrees", "readouts in their order"),
@@ -190,7 +202,7 @@ def test_without_a_head_anywhere_its_gates_are_not_run(servers):
 # -- what there is not --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in CAUSAL if name.startswith(("set", "rerank", "decisions"))])
+@pytest.mark.parametrize("name", [name for name in CAUSAL if name.startswith(("set", "rerank", "decisions", "text"))])
 def test_what_a_server_does_not_speak_is_not_run(servers, name):
     """A server without a tokenizer takes no text."""
     record = servers.judged(gates()[name], words=False)
