@@ -36,11 +36,13 @@ class Refused(Exception):
 
 @dataclass
 class FakeVllm:
-    """``fault``: what it does wrong. ``calls``: path and body of each POST. ``url``: where it listens."""
+    """``fault``: what it does wrong. ``calls``: path and body of each POST. ``url``: where it listens.
+    ``refuses_long``: where the engine cuts a prompt without a word."""
 
     fault: str = ""
     max_model_len: int = 64
     root: str = "/models/tiny"
+    refuses_long: bool = False
     calls: list[tuple[str, Any]] = field(default_factory=list)
     url: str = ""
 
@@ -76,9 +78,15 @@ class FakeVllm:
             tokens = [*item, *query] if body.get("item_first") else [*query, *item]
             if self.fault == "leak" and place:
                 tokens = [*query, *contents[place - 1], *item]
+            if self.refuses_long and len(tokens) >= self.max_model_len:
+                raise Refused(f"a prompt of {len(tokens)} tokens is over the limit of {self.max_model_len}")
             tokens = tokens[: self.max_model_len - 1]
+            if self.fault == "salt" and body.get("cache_salt"):
+                tokens = [*tokens, 1]
             shares = [probability(tokens, label) for label in labels]
-            scores.append(shares[0] / sum(shares) if body.get("apply_softmax", True) else shares[0])
+            chosen = shares[-1] if self.fault == "last label" else shares[0]
+            softmax = body.get("apply_softmax", self.fault != "plain by default")
+            scores.append(chosen / sum(shares) if softmax else chosen)
         data = [{"index": place, "object": "score", "score": score} for place, score in enumerate(scores)]
         if self.fault == "short":
             data.pop()

@@ -23,6 +23,8 @@ _TEXTS: Final = (" an apple", " a red car", " bread, still warm")
 _SALT: Final = "a tenant of its own"
 #: Of tokens: a limit above this is not probed; the request alone would be megabytes.
 _LONGEST = 200_000
+#: By how much nearer to its own probability than to another label's a score must be.
+_TOLD_APART = 10
 #: Distinct items behind a query that alone is too long.
 _BEHIND = 3
 
@@ -74,8 +76,8 @@ class _Wire:
         if max_abs(own - other) <= 2 * self.probe.same * float(max(own.max(), other.max())):
             raise NotMade("two labels whose probabilities hardly differ: which one is answered would not show")
         both = self.asked(apply_softmax=False)
-        apart = max_abs(np.log(both / own)) if (both > 0).all() and (own > 0).all() else max_abs(both - own)
-        seen = self.probe.within(apart, "logarithms of the first label of two, and alone", _relative(self.probe))
+        limit = max_abs(own - other) / _TOLD_APART
+        seen = self.probe.within(max_abs(both - own), "the first label of two, and alone", limit)
         shares = self.asked(apply_softmax=True) + self.asked(label_token_ids=[second, first], apply_softmax=True)
         return f"{seen}; {self.probe.within(max_abs(shares - 1), 'the shares of both, against 1')}"
 
@@ -91,7 +93,9 @@ class _Wire:
 
     def one(self) -> str:
         """It is 1, whatever the item: a score that says nothing."""
-        return self.probe.within(max_abs(self.asked(label_token_ids=self.labels[:1]) - 1), "one label, against 1")
+        return self.probe.within(
+            max_abs(self.asked(label_token_ids=self.labels[:1], apply_softmax=True) - 1), "one label, against 1"
+        )
 
     def text(self) -> str:
         """Without special tokens it scores as its ids do; with them, where the tokenizer has any, otherwise."""
@@ -131,11 +135,6 @@ class _Wire:
             raise
         alike = f", and {_BEHIND} different items all score {scores[0]:.6g}" if np.ptp(scores) == 0 else ""
         raise Broken(f"a prompt of {len(query) + 1} tokens is cut without a word, the limit is {limit}{alike}")
-
-
-def _relative(probe: ModeProbe) -> float:
-    """What a difference of logarithms may be where one of scores may be `ModeProbe.same`."""
-    return 200 * probe.same
 
 
 GENERATIVE_SCORING = Gate(

@@ -88,14 +88,21 @@ class ModeProbe:
         return self.multi.encode is not None
 
     def other_text(self, text: str, number: int) -> str:
-        """A text with one other letter, by its number, and of as many tokens where that is known. Raises NotMade where
-        there is none."""
+        """A text with one other letter or word, by its number, and of as many tokens where that is known. Raises
+        NotMade where there is none."""
         encode = self.multi.encode
         tried = [
             text[:place] + letter + text[place + 1 :]
             for place in reversed(range(len(text)))
             for letter in _LETTERS
             if text[place].isalpha() and text[place] != letter
+        ]
+        words = text.split(" ")
+        tried += [
+            " ".join((*words[:place], word.strip(), *words[place + 1 :]))
+            for place in range(len(words))
+            for word in _WORDS
+            if words[place] and words[place] != word.strip()
         ]
         tried = [*tried[number % len(_LETTERS) :], *tried[: number % len(_LETTERS)]]
         size = 0 if encode is None else len(encode(text))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
+from stub_targets import StubSubject
 
 from fake_vllm import BOS, FakeVllm, probability, serving
 from pytest_multiitem.adapters.attestation import Attestation
@@ -14,8 +15,10 @@ from pytest_multiitem.adapters.generative import GenerativeClient, NotSent
 from pytest_multiitem.adapters.launched import launch_of
 from pytest_multiitem.errors import EngineUnavailable, UsageError
 from pytest_multiitem.gates.ladder import measure_labels
+from pytest_multiitem.gates.record import judged
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.gates.run_subject import RunSubject
+from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.semantics import Semantics
@@ -264,3 +267,44 @@ def test_what_it_runs_is_known_where_it_says_who_it_is(profile, mask):
 def test_a_prompt_without_a_token_is_not_sent(query, items, harmful):
     reason = VLLM.hazard(MULTI, case(query, items))
     assert (reason is not None) is harmful
+
+
+# -- the gate of what its wire does of its own ---------------------------------------------------
+
+
+def judged_wire(vllm, **more):
+    """The record of the gate on a server that refuses over-long prompts, or as ``more`` says."""
+    vllm.refuses_long = more.pop("refuses_long", True)
+    settings = VLLM.fit(resolve({"multiitem_engine": "vllm", "multiitem_multi_url": vllm.url}, {}, {}))
+    target = attach_ready("multi", vllm.url, settings, VLLM)
+    with target.client:
+        subject = StubSubject([case()], multi=target, serial=target)
+        return judged(gates()["generative_scoring_agrees"], lambda gate: gate.measure(subject))
+
+
+def test_the_gate_of_the_wire_passes(vllm):
+    record = judged_wire(vllm)
+    assert record.verdict is Verdict.PASS, record.reason
+    assert set(record.details.not_made) == {"text"}, record.details.not_made
+
+
+def test_prompts_that_are_cut_are_named(vllm):
+    record = judged_wire(vllm, refuses_long=False)
+    assert record.verdict is Verdict.FAIL and "over-long prompts: a prompt of 66 tokens is cut without a word" in (
+        record.reason
+    )
+    assert "3 different items all score" in record.reason
+
+
+@pytest.mark.parametrize(
+    ("vllm", "check"),
+    [
+        ("last label", "the first label alone"),
+        ("plain by default", "a softmax where nothing is said"),
+        ("salt", "a salt of the cache"),
+    ],
+    indirect=["vllm"],
+)
+def test_the_gate_of_the_wire_sees_what_is_wrong(vllm, check):
+    record = judged_wire(vllm)
+    assert record.verdict is Verdict.FAIL and [*record.details.broken] == [check], record.details.broken
