@@ -11,7 +11,16 @@ from starlette.responses import Response
 from typing_extensions import override
 
 from pytest_multiitem.faults.base import WHOLE, ScorerFault
-from pytest_multiitem.faults.wire import Exchange, JsonObject, ScoringFault, edited, encoded
+from pytest_multiitem.faults.wire import (
+    Exchange,
+    JsonObject,
+    Rows,
+    ScoresFault,
+    ScoringFault,
+    edited,
+    encoded,
+    wants_softmax,
+)
 from pytest_multiitem.scoring.steps import Ids, ScoreResult
 from pytest_multiitem.scoring.vocabulary import Part
 
@@ -176,6 +185,24 @@ class TemperatureSeesBefore(RowsSeeBefore, name="temperature_sees_before"):
 
     def concerns(self, request: JsonObject) -> bool:
         return request.get("temperature") not in (None, 1.0) and not request.get("score_extraction_token")
+
+
+class TextMassZero(
+    ScoresFault,
+    name="text_mass_zero",
+    number=39,
+    strengths=(1e-9, 1e-3),
+    thresholds=True,
+    unit="of the labels' probability, what is left",
+):
+    """In requests of text the labels have next to none of the vocabulary's probability; their softmax, and what token
+    ids score, are as they were."""
+
+    seen = "Qwen3-Reranker without its template; F19"
+
+    def scores(self, request: JsonObject, rows: Rows) -> Rows:
+        is_one = isinstance(request["query"], str) and not wants_softmax(request)
+        return rows * float(self.strength or 0.0) if is_one else rows
 
 
 class LabelMassZero(

@@ -23,7 +23,7 @@ from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.one_item import OneItemClient
 
 #: Texts that are a token each in most vocabularies, and written the same in and outside of it.
-_MARKS = ("<|im_end|>", "<|fim_middle|>", "<|box_end|>", "~", "@", "#")
+MARKS = ("<|im_end|>", "<|fim_middle|>", "<|box_end|>", "~", "@", "#")
 #: Readouts of an item, at most.
 _READOUTS = 4
 #: Of logarithms: twice that of a factor of 1.02.
@@ -48,11 +48,11 @@ def measure_classes(subject: Subject) -> Measurement:
 
 
 def _checks(mode: ModeName, probe: ModeProbe) -> Checks:
-    mark = next(((text, token) for text in _MARKS if (token := _mark(probe, text)) is not None), None)
+    mark = next(((text, token) for text in MARKS if (token := _mark(probe, text)) is not None), None)
     if mark is None:
 
         def no_mark() -> str:
-            raise NotMade(f"not sent: none of {', '.join(_MARKS)} is a token that the requests do not have")
+            raise NotMade(f"not sent: none of {', '.join(MARKS)} is a token that the requests do not have")
 
         return {"readouts in their order": no_mark}
     sets = _Sets(mode, probe, *mark)

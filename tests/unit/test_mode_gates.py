@@ -1,16 +1,22 @@
 """The gates of modes on the embedded engine: each passes, and each fault of a mode is seen by its gate."""
 
 import pytest
-from mode_servers import Servers
+from mode_servers import DELIMITER, Servers, listening, service
 
+from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.checkpoint import CheckpointSpec, write_checkpoint
 from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.tokenizer import load_tokenizer
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.faults.catalogue import fault
 from pytest_multiitem.gates.judge import ROUNDING
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import Verdict
+from pytest_multiitem.scoring.config import ScorerConfig
 from pytest_multiitem.scoring.semantics import Semantics
+from pytest_multiitem.settings.resolve import resolve
+from pytest_multiitem.targets.attach import attach_ready
+from pytest_multiitem.targets.modes import require_ids
 
 PACKAGES = {"pytorch": "torch", "jax": "jax"}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -41,6 +47,7 @@ FAULTS = {
     "decision_sees_before": ("decisions_agree", ISOLATION),
     "temperature_sees_before": ("temperature_isolates", ISOLATION),
     "text_sees_before": ("text_agrees", ISOLATION),
+    "text_mass_zero": ("label_mass_not_zero", "text"),
     "label_mass_zero": ("label_mass_not_zero", "next to none of the vocabulary's probability"),
 }
 
@@ -85,6 +92,7 @@ SMALLEST = {
     "temperature_sees_before": ("temperature_isolates", "the content of one item"),
     "text_sees_before": ("text_agrees", "the content of one item"),
     "label_mass_zero": ("label_mass_not_zero", "next to none"),
+    "text_mass_zero": ("label_mass_not_zero", "text"),
 }
 
 
@@ -100,6 +108,12 @@ def test_rounding_by_shape_is_no_leak(servers, name):
     record = servers.judged(gates()[name], variations=["shape_noise"])
     rounds = record.verdict is Verdict.INCONCLUSIVE and ROUNDING in record.reason
     assert record.verdict is Verdict.PASS or rounds, record.reason
+
+
+def test_the_label_mass_of_every_causal_mode_is_reported(servers):
+    held = servers.judged(gates()["label_mass_not_zero"]).details.held
+    modes = {"ids", "text", "labels_per_item", "temperature", "setwise", "rerank", "decisions"}
+    assert set(held) == modes and all(float(mass) > 0 for mass in held.values()), held
 
 
 def test_a_special_token_on_every_text_is_named(servers):
@@ -161,6 +175,15 @@ def test_each_fault_of_a_head_is_seen_at_its_smallest_strength(heads, name):
     killer, _ = CLASS_FAULTS[name]
     record = heads.judged(gates()[killer], f"{name}={min(fault(name).strengths)}")
     assert record.verdict is Verdict.FAIL and "the content of one item" in record.reason, record.reason
+
+
+def test_a_head_is_attached_whose_classes_are_not_as_many_as_the_labels(heads):
+    """And gates that ask for labels are not run on it; it is no server that answers wrongly."""
+    app = create_app(service(heads.backend, heads.directory, heads.words, ScorerConfig(delimiter=DELIMITER), None))
+    with listening(app) as url:
+        target = attach_ready("multi", url, resolve({"multiitem_multi_url": url}, {}, {}), None)
+        with target.client, pytest.raises(EngineUnavailable, match="has no labels: its model has a classification"):
+            require_ids(target)
 
 
 # -- a head of one class, which ranks --------------------------------------------------------------
