@@ -125,8 +125,7 @@ class RankingSeesBefore(
         name, share = _score_of(entries), self.strength or 0.0
         scores: dict[int, float] = {entry["index"]: entry[name] for entry in entries}
         mixed = [
-            {**entry, name: (1 - share) * entry[name] + share * scores[max(entry["index"] - 1, 0)]}
-            for entry in entries
+            {**entry, name: (1 - share) * entry[name] + share * scores[max(entry["index"] - 1, 0)]} for entry in entries
         ]
         return sorted(mixed, key=lambda entry: -entry[name])
 

@@ -46,7 +46,9 @@ class Ranker:
             raise Refused(f"missing field {self.field}")
         query = self._coalesced(body["query"]) if self.fault == "coalesced" else body["query"]
         scores = [relevance(query, text) for text in body[self.field]]
-        if self.fault.startswith("blend"):
+        if self.fault == "constant":
+            scores = [0.5] * len(scores)
+        if self.fault == "blend":
             scores = [0.9 * own + 0.1 * other for own, other in zip(scores, [0.0, *scores], strict=False)]
         ranked = sorted(enumerate(scores), key=lambda each: -each[1])
         if self.fault == "index":  # the place in the ranking instead of that in the request
@@ -70,7 +72,7 @@ class Ranker:
         """The query of the first of those that are in flight together."""
         self.waiting.append(query)
         try:
-            time.sleep(0.03)
+            time.sleep(0.1)
             return self.waiting[0]
         finally:
             self.waiting.remove(query)
@@ -208,6 +210,7 @@ def test_the_gate_of_rankings_passes_on_each_form(ranker):
         ({"fault": "squashed empty"}, "an empty document"),
         ({"fault": "coalesced"}, "two queries at the same time"),
         ({"fault": "blend"}, "an item alone"),
+        ({"fault": "constant"}, "the content of one item"),
     ],
     indirect=["ranker"],
 )

@@ -40,7 +40,9 @@ LATER = (
     # Of requests in other modes.
     "label_lists_ignored", "set_temperature_ignored", "set_logprobs_empty", "ranking_unsorted", "ranking_index",
     "ranking_twice_squashed", "ranking_top_ignored", "ranking_drops_empty", "rankings_coalesced", "decision_labels",
-    "decision_mass", "class_temperature_ignored",
+    "decision_mass", "class_temperature_ignored", "ranking_sees_before", "ranking_drifts", "ranking_cold",
+    "decision_sees_before", "label_lists_see_before", "text_sees_before", "temperature_sees_before", "text_mass_zero",
+    "pooled_shifted",
 )  # fmt: skip
 
 
