@@ -64,7 +64,20 @@ class FakeVllm:
             return self._scored(body)
         if path in ("/rerank", "/v1/rerank", "/v2/rerank"):
             return self._ranked(body)
+        if path == "/classify":
+            return self._classified(body["input"])
         return None
+
+    def _classified(self, texts: Sequence[str]) -> dict[str, Any]:
+        weights = [[probability(list(text.encode()), label) for label in range(3)] for text in texts]
+        if self.fault == "blend":
+            weights = [[0.9 * a + 0.1 * b for a, b in zip(own, weights[max(at - 1, 0)], strict=True)]
+                       for at, own in enumerate(weights)]  # fmt: skip
+        rows = [[each / sum(row) for each in row] for row in weights]
+        if self.fault == "turned":
+            rows = rows[::-1]
+        data = [{"index": at, "label": "LABEL_0", "probs": row, "num_classes": 3} for at, row in enumerate(rows)]
+        return {"object": "list", "id": "c-1", "model": "tiny", "data": data, "usage": None}
 
     def _scored(self, body: Mapping[str, Any]) -> dict[str, Any]:
         labels, items = body["label_token_ids"], body["items"]

@@ -7,6 +7,7 @@ whoever asks gets one score for each document, in the order of the request.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn, Self
 
 import httpx
@@ -48,31 +49,59 @@ class TextOnly(EngineUnavailable):
     """A request of token ids, for a server that takes text."""
 
 
-class RerankClient(ScoreClient):
-    """A `ScoreClient` of a rerank server. A request names the model that the server says it has first, and none
-    where it does not say.
+class TextClient(ScoreClient):
+    """A `ScoreClient` of a server that takes texts. ``does``: what it does with them.
 
     Raises TextOnly for requests of token ids: no such server takes any.
     """
 
+    does: ClassVar[str]
+
+    @cached_property
+    def served_model(self) -> str | None:
+        """The model that the server says it has first, which requests name; None where it does not say."""
+        name = (self.model_info() or {}).get("served_model_name")
+        return name if isinstance(name, str) else None
+
+    @override
+    def another(self) -> Self:
+        client = super().another()
+        client.__dict__["served_model"] = self.served_model
+        return client
+
+    @override
+    def send(self, request: PreparedRequest) -> NoReturn:
+        self._refuse()
+
+    @override
+    def build(self, request: PreparedRequest) -> NoReturn:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise TextOnly(
+            f"{self.url} {self.does} texts and takes no token ids: only the gate of its own mode can be measured"
+        )
+
+
+class RerankClient(TextClient):
+    """A `ScoreClient` of a rerank server."""
+
     path: ClassVar[str] = "/rerank"
+    does: ClassVar[str] = "ranks"
 
     _form: RerankForm | None = None
-    _model: str | None = None
 
     @property
     def form(self) -> RerankForm:
         """How this server is asked. Raises ScoreFailure where it answers none of the forms."""
         if self._form is None:
-            name = (self.model_info() or {}).get("served_model_name")
-            self._model = name if isinstance(name, str) else None
             self._form = self._found()
         return self._form
 
     @override
     def another(self) -> Self:
         client = super().another()
-        client._form, client._model = self._form, self._model
+        client._form = self._form
         return client
 
     def rank(self, query: str, documents: Sequence[str], **more: Any) -> list[Ranked]:
@@ -100,19 +129,8 @@ class RerankClient(ScoreClient):
         """One small request of text."""
         self.relevance(_QUERY, _DOCUMENTS)
 
-    @override
-    def send(self, request: PreparedRequest) -> NoReturn:
-        self._refuse()
-
-    @override
-    def build(self, request: PreparedRequest) -> NoReturn:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise TextOnly(f"{self.url} ranks texts and takes no token ids: only gates of the mode rerank can be measured")
-
     def _asked(self, form: RerankForm, query: str, documents: Sequence[str], more: Any) -> httpx.Response:
-        model = {} if self._model is None else {"model": self._model}
+        model = {} if self.served_model is None else {"model": self.served_model}
         return self.post(form.path, {**model, "query": query, form.documents: list(documents), **more})
 
     def _found(self) -> RerankForm:

@@ -19,13 +19,18 @@ from pytest_multiitem.scoring.modes import ModeName
 UNKNOWN = "unattested"
 
 
-class RerankEngine(Engine):
+class TextEngine(Engine):
+    """`adapters.base.Engine` of a server that is attached, takes texts alone, and does not say what it is."""
+
+    masks = (UNKNOWN,)
+
+
+class RerankEngine(TextEngine):
     """`adapters.base.Engine` of a server that is attached, and ranks."""
 
     name = "rerank"
     client = RerankClient
     modes = (ModeName.RERANK,)
-    masks = (UNKNOWN,)
     packs_nothing = "a rerank server takes texts: what it packs is not known"
 
     @override

@@ -7,19 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from pytest_multiitem.gates.checks import NotMade
-from pytest_multiitem.gates.evidence import max_abs
+from pytest_multiitem.adapters.classify import ClassifyClient
+from pytest_multiitem.gates.checks import Broken, NotMade
+from pytest_multiitem.gates.evidence import Baseline, max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement
 from pytest_multiitem.gates.mode_isolation import Isolation
-from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, hidden_of, measured
+from pytest_multiitem.gates.mode_probe import TEMPERATURES, Checks, ModeProbe, hidden_of, largest, measured
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.scoring.cases import TokenIds
 from pytest_multiitem.scoring.modes import ModeName
 from pytest_multiitem.scoring.readout import softmax
 from pytest_multiitem.scoring.wire.score import ScoreRequest
-from pytest_multiitem.targets.modes import tables
+from pytest_multiitem.targets.modes import classified, tables
 from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import ScoreFailure, Scores
+
+#: Of a server that takes no ids.
+_TEXTS = (
+    "Snow stays until May where the sun does not reach.", "no", "Rye bread keeps longer than wheat bread does.",
+    "In a warm year the hills are green in March.", "A car needs winter tyres.",
+)  # fmt: skip
+_REPLAYS = 3
 
 
 def measure(subject: Subject) -> Measurement:
@@ -28,8 +36,44 @@ def measure(subject: Subject) -> Measurement:
     the states that the head reads, where the server gives them.
 
     Of the server under test where its model has a head, else of servers of a tiny such model beside it.
+    Of a server that takes texts alone, isolation.
     """
-    return measured(subject, ModeName.CLASSIFICATION, _checks, head=True)
+    if not isinstance(subject.multi.client, ClassifyClient):
+        return measured(subject, ModeName.CLASSIFICATION, _checks, head=True)
+    return measured(subject, ModeName.CLASSIFICATION, _text_checks, texts=_baseline)
+
+
+def _baseline(multi: Target) -> Baseline:
+    """The classes [N, C] of the texts, and of replays."""
+    with multi.attest() as attestation:
+        first, *again = [_of_texts(_TEXTS, multi) for _ in range(_REPLAYS)]
+    return Baseline(first, largest([max_abs(each - first) for each in again]), 0.0, attestation)
+
+
+def _of_texts(texts: Sequence[str], server: Target) -> Scores:
+    found = classified(server, texts)
+    assert found is not None  # such a server has been found
+    return found
+
+
+def _text_checks(probe: ModeProbe) -> Checks:
+    """Of a server that takes texts: nothing is known of what it should answer but by its own answers."""
+    isolation = Isolation(
+        probe,
+        _TEXTS,
+        lambda texts, server: [*_of_texts(texts, server)],
+        probe.other_text,
+        probe.longer_text,
+        exact=probe.knows_tokens,
+    )
+
+    def sums() -> str:
+        rows = _of_texts(_TEXTS, probe.multi)
+        if not ((rows >= 0) & (rows <= 1)).all():
+            raise Broken(f"probabilities go from {rows.min():.6g} to {rows.max():.6g}")
+        return f"{rows.shape[1]} classes, which sum to {rows.sum(axis=1).min():.6g} to {rows.sum(axis=1).max():.6g}"
+
+    return {"classes are probabilities": sums, **isolation.checks}
 
 
 def _checks(probe: ModeProbe) -> Checks:

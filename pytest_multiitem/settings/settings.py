@@ -85,7 +85,8 @@ class Settings:
 
     engine: str = option(
         "embedded", "which engine runs the servers: embedded (ships with the plugin), sglang, sgl-jax, vllm, rerank "
-        "(a server that ranks texts, attached by its address), or one that a project adds",
+        "(a server that ranks texts, attached by its address), classify (one that classifies them), or one that a "
+        "project adds",
         str, "NAME", short=True, topic="engine",
     )
     engine_python: str | None = option(

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_multiitem.adapters.classify import ClassifyClient
 from pytest_multiitem.adapters.ranking import RerankClient
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.modes import ModeName, scoring_mode
@@ -124,6 +125,14 @@ def tables(
     numbers = sum(int(np.prod(shape)) for shape in shapes) * (1 + request.return_token_logprobs)
     numbers += sum(int(np.prod(shape[:-1])) * hidden for shape in shapes)
     return _asked(target, "/v1/score", msgspec.to_builtins(request), numbers, read)
+
+
+def classified(target: Target, texts: Sequence[str]) -> NDArray[np.float64] | None:
+    """The class probabilities [N, C] of texts; None of a server that is asked by ids. Raises as `tables`."""
+    if not isinstance(target.client, ClassifyClient):
+        return None
+    with target.watch():
+        return target.client.classes(texts)
 
 
 def has_top_n(target: Target) -> bool:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from stub_targets import StubSubject
@@ -15,6 +16,7 @@ from pytest_multiitem.gates.record import judged
 from pytest_multiitem.gates.registry import gates
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.scoring.modes import ModeName
+from pytest_multiitem.scoring.wire.classify import decode_classes
 from pytest_multiitem.servers.errors import NeverReady
 from pytest_multiitem.settings.resolve import resolve
 from pytest_multiitem.targets.attach import attach_ready
@@ -218,3 +220,53 @@ def test_the_gate_of_rankings_sees_what_is_wrong(ranker, check):
     record = judged_ranking(ranker)
     assert record.verdict is Verdict.FAIL, record.reason
     assert check in record.details.broken, record.details.broken
+
+
+# -- servers that classify texts ------------------------------------------------------------------
+
+CLASSIFY = choose_engine("classify")
+
+
+def judged_classes(server):
+    """The record of the gate of classes on a server that takes texts."""
+    with serving(server) as url:
+        settings = CLASSIFY.fit(resolve({"multiitem_engine": "classify", "multiitem_multi_url": url}, {}, {}))
+        target = attach_ready("multi", url, settings, CLASSIFY)
+        with target.client:
+            with pytest.raises(TextOnly, match="classifies texts and takes no token ids"):
+                target.score_ids([1], [[2]], [3, 4])
+            subject = StubSubject([], multi=target, serial=target)
+            return judged(gates()["classification_agrees"], lambda gate: gate.measure(subject))
+
+
+def test_the_gate_of_classes_passes_on_texts():
+    record = judged_classes(FakeVllm())
+    assert record.verdict is Verdict.PASS, record.reason
+    assert set(record.details.not_made) == {"cold and warm caches"}
+
+
+@pytest.mark.parametrize("fault", ["blend", "turned"])
+def test_the_gate_of_classes_sees_what_is_wrong_with_texts(fault):
+    record = judged_classes(FakeVllm(fault))
+    assert record.verdict is Verdict.FAIL and "an item alone" in record.details.broken, record.reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"data": [{"index": 0, "probs": [0.5]}]}, "no list called data of 2 entries"),
+        ({"data": [{"index": 0, "probs": [0.5]}] * 2}, "the index 0 is that of no further text"),
+        ({"data": [{"index": 0, "probs": [0.5]}, {"index": 1, "probs": [0.5, 0.5]}]}, "not of one length"),
+        ({"data": [{"index": 0, "probs": []}, {"index": 1}]}, "no row of finite probs"),
+        ([], "no list called data"),
+    ],
+)
+def test_what_is_no_row_of_classes_for_each_text(answer, words):
+    with pytest.raises(ValueError, match=words):
+        decode_classes(msgspec.json.encode(answer), 2)
+
+
+def test_classes_by_their_names_are_read_in_the_order_of_these():
+    first = [{"label": "b", "score": 0.9}, {"label": "a", "score": 0.1}]
+    rows = [first, [{"label": "a", "score": 1}, {"label": "b", "score": 0}]]
+    assert decode_classes(msgspec.json.encode({"data": rows}), 2).tolist() == [[0.1, 0.9], [1.0, 0.0]]
