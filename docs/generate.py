@@ -131,6 +131,7 @@ _MEASURED = {
     "sgl-jax": (ModeName.IDS,),
     "vllm": (ModeName.GENERATIVE_SCORING, ModeName.CLASSIFICATION, ModeName.RERANK),
     "rerank": (ModeName.RERANK,),
+    "classify": (),
 }
 
 
