@@ -76,7 +76,8 @@ def test_modes_of_engines_are_what_their_adapters_declare(generate: dict[str, An
     text = page("guides/real-engines.md")
     assert generate["with_engines"](text) == text, REGENERATE
     row = next(line for line in text.splitlines() if line.startswith("| `generative_scoring` |"))
-    assert row == "| `generative_scoring` | – | – | – | – | – | measured |", "classify, embedded, rerank, sgl-jax, sglang, vllm"
+    names = "classify, embedded, rerank, sgl-jax, sglang, vllm"
+    assert row == "| `generative_scoring` | – | – | – | – | – | measured |", names
 
 
 def test_kinds_of_files_and_of_details_are_what_the_code_has(generate: dict[str, Any]) -> None:
