@@ -213,7 +213,7 @@ class _Rankings:
         return self.probe.within(largest(apart), "the documents beside an empty one")
 
     def together(self) -> str:
-        """Each over a connection of its own, again and again."""
+        """Each over a connection of its own, again and again, so that one is in flight whenever the other comes."""
         quiet = {query: _scores(self.asked(self.texts, query=query)) for query in (_QUERY, _OTHER_QUERY)}
         first, second = quiet.values()
         if largest([abs(first[index] - second[index]) for index in first]) <= 2 * self.probe.same:
@@ -222,17 +222,16 @@ class _Rankings:
         with ExitStack() as stack:
             servers = {query: stack.enter_context(self.probe.multi.another()) for query in quiet}
             pool = stack.enter_context(ThreadPoolExecutor(len(quiet), thread_name_prefix="multiitem-rerank"))
-            for _ in range(_ROUNDS):
-                sent = {
-                    query: pool.submit(self.asked, self.texts, query=query, server=server)
-                    for query, server in servers.items()
-                }
-                for query, answer in sent.items():
-                    found = _scores(answer.result())
+            sent = {query: pool.submit(self._again, query, server) for query, server in servers.items()}
+            for query, answers in sent.items():
+                for found in answers.result():
                     if found.keys() != quiet[query].keys():
                         raise Broken(f"{len(self.texts)} documents beside another query are ranked as {len(found)}")
                     apart += [abs(found[index] - score) for index, score in quiet[query].items()]
         return self.probe.within(largest(apart), f"{_ROUNDS} times two queries at the same time, against each alone")
+
+    def _again(self, query: str, server: Target) -> list[Mapping[int, float]]:
+        return [_scores(self.asked(self.texts, query=query, server=server)) for _ in range(_ROUNDS)]
 
 
 def _known(probe: ModeProbe) -> str:

@@ -73,9 +73,10 @@ class Ranker:
     def _coalesced(self, query: str) -> str:
         """The query of the first of those that are in flight together."""
         self.waiting.append(query)
+        first = self.waiting[0]
         try:
-            time.sleep(0.1)
-            return self.waiting[0]
+            time.sleep(0.03)
+            return first
         finally:
             self.waiting.remove(query)
 
