@@ -123,10 +123,9 @@ class RankingSeesBefore(
 
     def entries(self, request: JsonObject, entries: Entries) -> Entries:
         name, share = _score_of(entries), self.strength or 0.0
-        scores: dict[int, float] = {entry["index"]: entry[name] for entry in entries}
-        mixed = [
-            {**entry, name: (1 - share) * entry[name] + share * scores[max(entry["index"] - 1, 0)]} for entry in entries
-        ]
+        scores: dict[int, float] = {entry["index"]: entry[name] for entry in entries}  # the best alone, with top_n
+        before = {at: scores[at - 1 if at - 1 in scores else at] for at in scores}
+        mixed = [{**entry, name: (1 - share) * entry[name] + share * before[entry["index"]]} for entry in entries]
         return sorted(mixed, key=lambda entry: -entry[name])
 
 
