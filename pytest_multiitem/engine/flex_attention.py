@@ -8,7 +8,6 @@ not finite may spoil others. `engine.triton_attention` has neither weakness.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,33 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from pytest_multiitem.engine.slot_bounds import bounds, last_bounds
-
-
-def segment(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    tiles: Sequence[tuple[int, int]],
-) -> Tensor:
-    """`engine.torch_attention.segment` by FlexAttention."""
-    first, last = bounds(tuple(tiles), query.shape[1], query.device)
-    return _attend(query, key, value, prefix_key, prefix_value, first, last)
-
-
-def segment_last(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    tiles: Sequence[tuple[int, int]],
-    last: Tensor,
-) -> Tensor:
-    """`engine.torch_attention.segment_last` by FlexAttention."""
-    return _attend(query, key, value, prefix_key, prefix_value, *last_bounds(tuple(tiles), last))
+from pytest_multiitem.engine.slot_bounds import by_bounds
 
 
 def _attend(
@@ -59,6 +32,10 @@ def _attend(
     mask = _masks(query.device).of(seen, first, last, rows, keys.shape[2])
     out = _flex(query.device.type)(query[None], keys, values, block_mask=mask, enable_gqa=True)[0]
     return out.transpose(0, 1).reshape(rows, heads * dim)
+
+
+#: `engine.torch_attention.segment` and ``segment_last`` by FlexAttention.
+segment, segment_last = by_bounds(_attend)
 
 
 class _Masks:

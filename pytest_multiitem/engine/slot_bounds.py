@@ -7,6 +7,7 @@ few shapes exist, so what follows from it alone is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -16,6 +17,37 @@ from torch import Tensor
 #: Behind every key: the first key of a row that sees none.
 NO_KEY: Final = 2**31 - 1
 _Tiles = tuple[tuple[int, int], ...]
+
+
+def by_bounds(attend: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """`engine.torch_attention.segment` and ``segment_last``, of a kernel that takes bounds.
+
+    ``attend``: of query, key, value, prefix_key, prefix_value, first, last, as these functions have them.
+    """
+
+    def segment(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix_key: Tensor,
+        prefix_value: Tensor,
+        tiles: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        first, last = bounds(tuple(tiles), query.shape[1], query.device)
+        return attend(query, key, value, prefix_key, prefix_value, first, last)
+
+    def segment_last(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix_key: Tensor,
+        prefix_value: Tensor,
+        tiles: Sequence[tuple[int, int]],
+        last: Tensor,
+    ) -> Tensor:
+        return attend(query, key, value, prefix_key, prefix_value, *last_bounds(tuple(tiles), last))
+
+    return segment, segment_last
 
 
 @lru_cache(maxsize=256)

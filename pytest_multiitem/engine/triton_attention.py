@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pytest_multiitem.compile_gates.gpu.case import Numbers, TritonCase
 from pytest_multiitem.engine import torch_attention
-from pytest_multiitem.engine.slot_bounds import NO_KEY, bounds, last_bounds
+from pytest_multiitem.engine.slot_bounds import NO_KEY, by_bounds
 
 _NO_KEY: Final = tl.constexpr(NO_KEY)
 #: The row maximum before any visible key. It stands for minus infinity but is finite, so that exp2(hidden - maximum) is
@@ -90,30 +90,8 @@ def segment_attention(
     return out.reshape(rows, heads * dim)
 
 
-def segment(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    tiles: Sequence[tuple[int, int]],
-) -> Tensor:
-    """`engine.torch_attention.segment` by the kernel."""
-    first, last = bounds(tuple(tiles), query.shape[1], query.device)
-    return segment_attention(query, key, value, prefix_key, prefix_value, first, last)
-
-
-def segment_last(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    tiles: Sequence[tuple[int, int]],
-    last: Tensor,
-) -> Tensor:
-    """`engine.torch_attention.segment_last` by the kernel."""
-    return segment_attention(query, key, value, prefix_key, prefix_value, *last_bounds(tuple(tiles), last))
+#: `engine.torch_attention.segment` and ``segment_last`` by the kernel.
+segment, segment_last = by_bounds(segment_attention)
 
 
 def gpu_case(*, heads: int = 16, kv_heads: int = 8, head_dim: int = 128, dtype: str = "bfloat16") -> TritonCase:
