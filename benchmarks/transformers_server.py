@@ -21,24 +21,50 @@ import numpy as np
 from pytest_multiitem.engine.app import create_app
 from pytest_multiitem.engine.serve import serve_until_stopped
 from pytest_multiitem.engine.service import Service
-from pytest_multiitem.scoring.steps import ScoreResult
+from pytest_multiitem.scoring.config import ScorerConfig
+from pytest_multiitem.scoring.steps import Ids, ScoreResult, ScoringSteps
 from pytest_multiitem.transport.listening import bind, listen, until_signal
 
+#: Above the items of any request that is measured, as the embedded servers have it.
+_MOST_ITEMS = 4096
 
-class TransformersScores:
+
+class TransformersScores(ScoringSteps):
     """The scorer of an `engine.app.Service`: N sequences ``query + item``, ``batch`` at a time, in float32 on a CPU."""
 
     def __init__(self, model: Any, batch: int) -> None:
         self._model = model
         self._batch = batch
+        self._config = ScorerConfig(max_items=_MOST_ITEMS)
+
+    @property
+    def config(self) -> ScorerConfig:
+        """One sequence an item."""
+        return self._config
+
+    @property
+    def vocab_size(self) -> int:
+        """The model's."""
+        return int(self._model.config.vocab_size)
+
+    @property
+    def classes(self) -> None:
+        """A causal LM."""
+        return
+
+    @property
+    def pooled(self) -> int:
+        """No states are given."""
+        return 0
 
     def score(
         self,
-        query: Sequence[int],
-        items: Sequence[Sequence[int]],
-        labels: Sequence[int],
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
         apply_softmax: bool,
         item_first: bool = False,
+        extraction: int | None = None,
     ) -> ScoreResult:
         """Softmax scores [N, K] over the labels, whatever ``apply_softmax`` says: it is what the benchmark asks for."""
         import torch
@@ -88,7 +114,7 @@ def _run(args: argparse.Namespace) -> int:
         ).eval()
         config = model.config
         service = Service(
-            scorer=TransformersScores(model, args.batch),  # type: ignore[arg-type]  # it scores, and has no steps
+            scorer=TransformersScores(model, args.batch),
             tokenizer=None,
             model="transformers",
             vocab_size=config.vocab_size,

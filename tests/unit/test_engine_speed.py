@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from reference import Reference
 
 from benchmarks import accelerator, attention_rates
 from benchmarks.engine_speed import growth, memory, page, run, sides, surroundings, targets, timing
@@ -173,6 +174,20 @@ def test_a_missing_engine_is_not_run_with_its_reason(results: dict[str, Any]) ->
     assert reasons == ["there is no such python"] * 2
     with pytest.raises(EngineUnavailable, match="make engines"):
         sides.sglang(Path("/nowhere/python"), Path("m"))
+
+
+def test_transformers_scores_a_request_as_float64_does(checkpoint: Path, tmp_path: Path) -> None:
+    query, items, labels = [3, 1, 4], [[1, 5], [9], [2, 6, 5]], [7, 11]
+    reference = Reference(checkpoint)
+    logits = np.array([reference.serial_logits([*query, *item])[labels] for item in items])
+    due = np.exp(logits - logits.max(axis=1, keepdims=True))
+    due /= due.sum(axis=1, keepdims=True)
+    said: list[str] = []
+    with sides.started(sides.transformers(checkpoint), tmp_path, said.append, labels=labels) as found:
+        assert not found.missing and said == ["transformers_loop: ready", "transformers_padded: ready"]
+        for side in found.sides:
+            scores = side.server.target.client.score(query, items, labels, apply_softmax=True)
+            assert np.abs(np.array(scores) - due).max() <= 1e-6, side.key
 
 
 def test_a_line_is_found_and_its_worst_point() -> None:
