@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -14,13 +15,22 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 ArrayKind = Literal["numpy", "torch", "jax"]
 
 _SERIAL = tuple(each.value for each in Semantics if each.has_serial_reference)
+#: What a field may be where that can be counted, and how msgspec names the field in an error.
+_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
+    "arrays": get_args(ArrayKind),
+    "dtypes": get_args(Dtype),
+    "result_dtype": get_args(Dtype),
+    "semantics": _SERIAL,
+}
+_FIELD: Final = re.compile(r"`\$\.(\w+)")
 
 
 class Abilities(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What a kernel can do; every field has a default, so a kernel names only what differs.
 
     ``arrays``: what it takes and returns. NumPy has no bfloat16: such a kernel gets float32 arrays that hold bfloat16
-    numbers. ``device``: where torch puts them. ``dtypes``: of q, k and v. ``head_dims``: D. ``groups``: query heads for
+    numbers. ``device``: where torch puts them. ``dtypes``: of q, k and v. ``result_dtype``: of the result, where it is
+    not that of q. ``head_dims``: D. ``groups``: query heads for
     each key-value head. ``semantics``: masks it can have. ``page_sizes``: tokens of a cache page; empty: it has no
     pages. ``tiles``: its own tile sizes, in rows or keys; lengths about them are tried beside the usual ones.
 
@@ -34,6 +44,7 @@ class Abilities(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     arrays: ArrayKind = "numpy"
     device: str = "cpu"
     dtypes: tuple[Dtype, ...] = ("float32",)
+    result_dtype: Dtype | None = None
     head_dims: tuple[int, ...] = (64,)
     groups: tuple[int, ...] = (1, 2)
     semantics: tuple[Semantics, ...] = (Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX)
@@ -58,7 +69,10 @@ def abilities_of(given: Abilities | Mapping[str, Any], kernel: str) -> Abilities
         # A record that was built by hand has had no look at its types.
         found = msgspec.convert(msgspec.to_builtins(found), Abilities)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
-        raise UsageError(f"what {kernel} says that it can do is not valid: {error}") from None
+        named = _FIELD.search(str(error))
+        values = _VALUES.get(named[1] if named else "", ())
+        expected = f"; expected some of: {', '.join(values)}" if values else ""
+        raise UsageError(f"what {kernel} says that it can do is not valid: {error}{expected}") from None
     for name in ("dtypes", "head_dims", "groups", "semantics"):
         if not getattr(found, name):
             raise UsageError(f"{kernel} says {name}=(): expected at least one, else there is nothing to check")

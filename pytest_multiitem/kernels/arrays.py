@@ -74,6 +74,16 @@ def to_kernel(x: NDArray[np.float32], dtype: Dtype, can: Abilities) -> Any:
         raise EngineUnavailable(f"the kernel takes arrays of {can.arrays}, which cannot be imported: {error}") from None
 
 
+def held_as(dtype: Dtype, can: Abilities) -> str:
+    """The type of a kernel's arrays that hold numbers of ``dtype``: NumPy has no bfloat16."""
+    return "float32" if can.arrays == "numpy" and dtype == "bfloat16" else dtype
+
+
+def type_name(x: Any) -> str:
+    """The type of an array's numbers, as `Dtype` names it."""
+    return str(x.dtype).removeprefix("torch.")
+
+
 def from_kernel(out: Any, can: Abilities) -> NDArray[np.float32]:
     """What a kernel has returned, as float32, which holds every number of the types above. Raises TypeError, in words
     that say what it is and what was expected, where it is no array of the kernel's library."""

@@ -7,22 +7,32 @@ The process is as `children.job` has it. Its events:
 - ``{"can": …, "left_out": …, "groups": [[CHECK, DTYPE], …], "unplanned": […]}``: what the kernel says, what will
   be checked, and which checks have no shape;
 - ``{"controls": […]}``;
-- ``{"begin": [CHECK, DTYPE, SHAPE]}`` before each shape, ``{"check": …}`` after each check.
+- ``{"begin": {"check": …, "dtype": …, "shape": …}}`` before each shape, ``{"check": …}`` after each check.
+
+A job with ``less`` is of a shape at which a kernel has ended its process: a step smaller each, with ``begin`` before
+each, until the process ends in one, or ``{"less": "none"}``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import sys
+from collections.abc import Callable
 from itertools import groupby
+from typing import Any
 
 import msgspec
 
 from pytest_multiitem.children.function import import_function
 from pytest_multiitem.children.job import events, read_job
-from pytest_multiitem.errors import EngineUnavailable, UsageError
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.kernels.abilities import abilities_of
 from pytest_multiitem.kernels.arrays import check_device
-from pytest_multiitem.kernels.look import controls, look, planned, unplanned
+from pytest_multiitem.kernels.look import Begin, controls, look, planned, unplanned
+from pytest_multiitem.kernels.plan import CHECKS, Step
+from pytest_multiitem.kernels.shapes import Shape, beyond, smaller
+from pytest_multiitem.kernels.shrink import seen
 from pytest_multiitem.kernels.subject import Subject
 from pytest_multiitem.results.machine import package_versions
 
@@ -38,6 +48,13 @@ def main() -> None:
         return emit(unavailable=str(error))
     except UsageError as error:
         return emit(usage=str(error))
+
+    def begin(step: Step) -> None:
+        emit(begin={"check": step.check, "dtype": step.dtype, "shape": msgspec.to_builtins(step.shape)})
+
+    if "less" in job:
+        _smaller(subject, job["less"], begin)
+        return emit(less="none")
     kept, left_out = planned(subject.can, job["checks"], job["memory"])
     groups = [(key, list(mine)) for key, mine in groupby(kept, key=lambda step: (step.check, step.dtype))]
     groups = [(key, mine) for key, mine in groups if [*key] not in job["done"]]
@@ -51,9 +68,20 @@ def main() -> None:
     )
     emit(controls=msgspec.to_builtins(controls(dict.fromkeys(check for (check, _), _ in groups))))
     for _, mine in groups:
-        check = look(subject, mine, lambda *at: emit(begin=at), job["shrink_seconds"])
+        check = look(subject, mine, begin, job["shrink_seconds"])
         emit(check=msgspec.to_builtins(check))
     return None
+
+
+def _smaller(subject: Subject, less: dict[str, Any], begin: Begin) -> None:
+    """Make a check at every shape that is a step smaller, those aside that were tried before."""
+    given = msgspec.convert(less["shape"], Shape)
+    for shape in smaller(given, subject.can):
+        if str(shape) in less["tried"] or beyond(shape, subject.can) is not None:
+            continue
+        begin(Step(less["check"], shape, less["dtype"], 0))
+        with contextlib.suppress(MultiItemError):
+            seen(CHECKS[less["check"]], subject, shape, less["dtype"])
 
 
 def _has(package: str) -> bool:
@@ -67,6 +95,11 @@ def subject_of(name: str) -> Subject:
     except ImportError as error:
         module = name.partition(":")[0]
         raise EngineUnavailable(f"{module} cannot be imported: {type(error).__name__}: {error}") from None
+    if takes := _must_be_given(function):
+        raise UsageError(
+            f"{name} takes {', '.join(takes)}; expected a function without arguments that returns the kernel, such as: "
+            f"def case(): return {name.partition(':')[2]}, {{'arrays': 'torch'}}"
+        )
     try:
         made = function()
     except EngineUnavailable:
@@ -84,6 +117,16 @@ def subject_of(name: str) -> Subject:
     able = abilities_of(can, name)
     check_device(name, able)
     return Subject(name, kernel, able)
+
+
+def _must_be_given(function: Callable[..., Any]) -> list[str]:
+    """The arguments without which it cannot be called; none where nobody can say."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin without one
+        return []
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds]
 
 
 if __name__ == "__main__":

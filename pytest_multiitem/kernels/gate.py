@@ -14,6 +14,7 @@ from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.kernels.abilities import Abilities, Dtype
 from pytest_multiitem.kernels.judge import check_verdict, overall
 from pytest_multiitem.kernels.records import Check, CheckName, Control, LeftOut, Report
+from pytest_multiitem.kernels.shapes import Shape
 from pytest_multiitem.results.verdict import Verdict
 from pytest_multiitem.settings.kernels import name_of
 
@@ -83,6 +84,15 @@ def check_kernel(wanted: Wanted) -> Report:
     )
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a process is. ``shape``: None before the first one of a check."""
+
+    check: CheckName
+    dtype: Dtype
+    shape: Shape | None = None
+
+
 @dataclass
 class _Run:
     """The checks on their way through child processes: a new one for what is left after a crash or a hang."""
@@ -104,7 +114,7 @@ class _Run:
 
     def _one_process(self) -> bool:
         """Make checks until the process ends; whether there is nothing left."""
-        at: tuple[CheckName, Dtype, str] | None = None
+        at: _Place | None = None
         shapes = 0
         began = time.perf_counter()
         pending: list[tuple[CheckName, Dtype]] | None = None
@@ -133,8 +143,8 @@ class _Run:
                 elif "controls" in event:
                     self.controls = self.controls or msgspec.convert(event["controls"], list[Control])
                 elif "begin" in event:
-                    new = tuple(event["begin"])
-                    if at is None or at[:2] != new[:2]:
+                    new = msgspec.convert(event["begin"], _Place)
+                    if at is None or (at.check, at.dtype) != (new.check, new.dtype):
                         shapes, began = 0, time.perf_counter()
                     at, shapes, patience = new, shapes + 1, self.wanted.timeout
                 else:
@@ -144,7 +154,7 @@ class _Run:
 
     def _gone(
         self,
-        at: tuple[CheckName, Dtype, str] | None,
+        at: _Place | None,
         shapes: int,
         began: float,
         how: str,
@@ -156,21 +166,20 @@ class _Run:
         if at is None:
             self.unavailable = f"environment: the kernel could not be imported: {how}"
             return True
-        check, dtype, shape = at
-        killed = (
-            returncode is not None and -returncode == signal.SIGKILL
-        )  # not by us: a machine out of memory does that
-        why = f"at {shape}: {how}"
+        # Not by us: a machine out of memory does that.
+        killed = returncode is not None and -returncode == signal.SIGKILL
+        smallest = at.shape if killed or returncode is None or at.shape is None else self._shrunk(at, at.shape)
+        why = f"at {smallest or 'no shape yet'}: {how}"
         if silent is not None:
             why += "; give it more time: --kernel-timeout SECONDS"
         found = Check(
-            check=check,
-            dtype=dtype,
+            check=at.check,
+            dtype=at.dtype,
             verdict=Verdict.NOT_RUN,
             reason=why,
             shapes=shapes,
             seconds=round(time.perf_counter() - began, 3),
-            at=shape,
+            at=str(at.shape or "no shape yet"),
             silent=silent,
             returncode=None if killed else returncode,
             not_run=f"environment: {why}; the machine may be out of memory" if killed else None,
@@ -178,6 +187,29 @@ class _Run:
         found.verdict = check_verdict(found)
         self.checks.append(found)
         return False
+
+    def _shrunk(self, at: _Place, shape: Shape) -> Shape:
+        """The smallest shape at which the kernel still ends its process, or the last one found when the time is up.
+
+        Each process tries smaller shapes until it ends in one, and the next goes on from there.
+        """
+        deadline = time.monotonic() + _SHRINK_SECONDS
+        tried: list[str] = []
+        while True:
+            ended_at: Shape | None = None
+            less = {"check": at.check, "dtype": at.dtype, "shape": msgspec.to_builtins(shape), "tried": tried}
+            with Child(_MODULE, {**self._job(), "less": less}) as child:
+                try:
+                    while (event := child.event(max(0.0, deadline - time.monotonic()))) is not None:
+                        if "begin" not in event:
+                            return shape
+                        ended_at = msgspec.convert(event["begin"], _Place).shape
+                        tried.append(str(ended_at))
+                except NoAnswer:
+                    return shape
+            if ended_at is None:
+                return shape
+            shape = ended_at
 
     def _job(self) -> dict[str, Any]:
         return {
@@ -190,6 +222,6 @@ class _Run:
         }
 
 
-def _first(pending: list[tuple[CheckName, Dtype]] | None) -> tuple[CheckName, Dtype, str] | None:
+def _first(pending: list[tuple[CheckName, Dtype]] | None) -> _Place | None:
     """Where the process is before the next check's first shape; None before it has said what it will check."""
-    return (*pending[0], "no shape yet") if pending else None
+    return _Place(*pending[0]) if pending else None

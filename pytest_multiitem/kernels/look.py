@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.kernels import planted
-from pytest_multiitem.kernels.abilities import Abilities, Dtype
+from pytest_multiitem.kernels.abilities import Abilities
 from pytest_multiitem.kernels.judge import check_verdict, control_verdict
 from pytest_multiitem.kernels.picture import picture
 from pytest_multiitem.kernels.plan import CHECKS, Step, steps
@@ -28,7 +28,7 @@ _CONTROLS: dict[CheckName, tuple[str, tuple[int, tuple[int, ...]]]] = {
     "repeats": ("run_to_run", (40, (9, 2))),
 }
 
-Begin = Callable[[CheckName, Dtype, str], None]
+Begin = Callable[[Step], None]
 
 
 def planned(can: Abilities, names: Iterable[CheckName], memory: int) -> tuple[list[Step], list[LeftOut]]:
@@ -69,7 +69,7 @@ def look(subject: Subject, mine: Iterable[Step], begin: Begin, shrink_seconds: f
     shapes, failure, not_run = 0, None, None
     for step in mine:
         check, dtype = step.check, step.dtype
-        begin(check, dtype, str(step.shape))
+        begin(step)
         try:
             finding = seen(CHECKS[check], subject, step.shape, dtype)
         except EngineUnavailable as error:

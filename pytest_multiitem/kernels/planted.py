@@ -125,6 +125,11 @@ def _overwriting() -> Attention:
     return attention
 
 
+def _widening() -> Attention:
+    right = Tiled()
+    return lambda q, k, v, layout: right(q, k, v, layout).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Planted:
     """A kernel that is wrong. ``claimed``: the check that must see it. ``what``: its fault, in words."""
@@ -296,6 +301,7 @@ FAULTS: tuple[Planted, ...] = (
            cache=lambda layout, x: _through_pages(layout, x, in_order=True)),
     _fault("first_table", "exact", "every sequence of a call has the first one's items", _able(max_sequences=None),
            bounds=_first_table),
+    Planted("widened_result", "exact", "float16 goes in, float32 comes out", _widening, _able(dtypes=("float16",))),
     _fault("soft_items", "large", "other items are hidden by -10,000", _able(keeps_nonfinite=False),
            bias=_hidden_by(1e4, foreign=True)),
     _fault("nan_spill", "nonfinite", "a weight of 0 is multiplied with NaN", spills=True),

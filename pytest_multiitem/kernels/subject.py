@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.kernels.abilities import Abilities, Dtype
-from pytest_multiitem.kernels.arrays import from_kernel, to_kernel
+from pytest_multiitem.kernels.arrays import from_kernel, held_as, to_kernel, type_name
 from pytest_multiitem.kernels.layout import Layout
 
 #: ``attention(q, k, v, layout) -> out``: q and out [rows, heads, D], k and v [rows, kv_heads, D].
@@ -43,7 +43,7 @@ class Subject:
         Raises KernelError, and EngineUnavailable where the kernel says that it cannot run on this machine.
         """
         query, key, value = (to_kernel(each, dtype, self.can) for each in (q, k, v))
-        return self._result(query, key, value, layout, q.shape)
+        return self._result(query, key, value, layout, dtype)
 
     def overwrites(
         self, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], layout: Layout, dtype: Dtype
@@ -53,7 +53,7 @@ class Subject:
         Queries are not looked at: a kernel may write its result in their place. Raises as a call does.
         """
         query, key, value = (to_kernel(each, dtype, self.can) for each in (q, k, v))
-        self._result(query, key, value, layout, q.shape)
+        self._result(query, key, value, layout, dtype)
         if self.can.arrays == "jax":  # whose arrays cannot be written
             return None
         for name, given, left in (("keys", k, key), ("values", v, value)):
@@ -61,7 +61,7 @@ class Subject:
                 return name
         return None
 
-    def _result(self, query: Any, key: Any, value: Any, layout: Layout, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def _result(self, query: Any, key: Any, value: Any, layout: Layout, dtype: Dtype) -> NDArray[np.float32]:
         try:
             with np.errstate(all="ignore"):
                 returned = self.attention(query, key, value, layout)
@@ -74,8 +74,13 @@ class Subject:
             out = from_kernel(returned, self.can)
         except TypeError as error:
             raise KernelError(f"it returned {error}") from None
-        if out.shape != shape:
-            raise KernelError(f"it returned an array of shape {list(out.shape)}, expected that of q, {list(shape)}")
+        if out.shape != tuple(query.shape):
+            expected = list(query.shape)
+            raise KernelError(f"it returned an array of shape {list(out.shape)}, expected that of q, {expected}")
+        due = self.can.result_dtype or dtype
+        if (found := type_name(returned)) != held_as(due, self.can):
+            why = "what it says, result_dtype" if self.can.result_dtype else "that of q"
+            raise KernelError(f"it returned an array of {found}, expected {why}, {held_as(due, self.can)}")
         return out
 
 

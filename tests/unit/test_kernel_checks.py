@@ -27,6 +27,7 @@ from pytest_multiitem.kernels.shapes import Shape, smaller
 from pytest_multiitem.kernels.shrink import smallest
 from pytest_multiitem.kernels.subject import Subject
 from pytest_multiitem.results.verdict import Verdict
+from pytest_multiitem.scoring.layout import packed_length
 from pytest_multiitem.scoring.semantics import Semantics
 from pytest_multiitem.validation.kernel import problems
 
@@ -179,7 +180,8 @@ def test_every_step_down_is_smaller():
     ("given", "said"),
     [
         ({"dtype": ["float32"]}, r"'dtype' \(did you mean 'dtypes'\?\)"),
-        ({"dtypes": ["int8"]}, "Invalid enum value 'int8'"),
+        ({"dtypes": ["int8"]}, r"Invalid enum value 'int8' .*; expected some of: float32, bfloat16, float16$"),
+        ({"semantics": ["causal"]}, "expected some of: prefix_first_delim, query_prefix$"),
         ({"dtypes": []}, "expected at least one"),
         ({"head_dims": [8]}, "head_dims 8: expected 16 or more"),
         ({"groups": [0]}, "groups 0: expected whole numbers from 1"),
@@ -254,10 +256,31 @@ def test_a_result_of_another_shape_is_a_failure(kernel_check):
     assert status == 1 and "expected that of q" in out
 
 
+@pytest.mark.parametrize(("says", "seen"), [({}, "expected that of q, float16"), ({"result_dtype": "float32"}, None)])
+def test_a_result_has_the_type_of_q_or_the_one_that_the_kernel_says(says, seen):
+    can = msgspec.structs.replace(FAULTS["widened_result"].can, max_rows=40, **says)
+    found = checks_of(Subject("wide", FAULTS["widened_result"].make(), can), ["exact"])["exact", "float16"]
+    assert (found.verdict is Verdict.PASS) == (seen is None), found.reason
+    assert seen is None or f"it returned an array of float32, {seen}" in found.reason
+
+
 def test_a_kernel_that_ends_its_process_fails_and_the_other_checks_go_on(kernel_check):
     status, out, _ = kernel_check("dies", "--check", "exact", "--check", "repeats")
     assert status == 1
-    assert out.count("was ended by SIGABRT") == 2 and "repeats (float32) FAIL at query=5" in out
+    assert out.count("was ended by SIGABRT") == 2 and "repeats (float32) FAIL at query=" in out
+
+
+def test_the_smallest_shape_at_which_a_kernel_ends_its_process_is_shown(kernel_check, tmp_path):
+    """It ends it where there are more than 15 rows, which no smaller shape has; the first one tried has 16 or more."""
+    file = tmp_path / "report.json"
+    kernel_check("dies", "--check", "exact", "--output-json", str(file))
+    check = msgspec.json.decode(file.read_bytes(), type=Report).checks[0]
+    assert check.at.startswith("query=5 items=") and check.verdict is Verdict.FAIL
+    found = re.match(r"at query=(\d+) items=([\d+×]+) heads=1/1 dim=64 ", check.reason)
+    assert found, check.reason
+    items = [part.split("×") for part in found[2].split("+")]
+    lengths = [int(each[-1]) for each in items for _ in range(int(each[0]) if len(each) > 1 else 1)]
+    assert packed_length(int(found[1]), lengths) == 16
 
 
 def test_a_kernel_that_does_not_answer_is_inconclusive(kernel_check):
@@ -282,6 +305,7 @@ def test_what_cannot_run_here_is_not_run(kernel_check, kernel, said):
     ("kernel", "said"),
     [
         ("no_kernel", "returned 7; expected attention"),
+        ("is_the_kernel", "takes q, k, v, layout; expected a function without arguments that returns the kernel"),
         ("unknown_ability", "did you mean 'dtypes'"),
         ("small_heads", "expected 16 or more"),
         ("rigth", "did you mean 'right'"),
