@@ -77,7 +77,7 @@ def segment_attention(
     out = torch.empty((rows, heads, dim), dtype=q.dtype, device=q.device)
     if not rows:
         return out.reshape(0, heads * dim)
-    tiling, group = _tiling(q.dtype, dim), heads // kv_heads
+    tiling, group = _tiling(q.dtype, dim, _capability(q.device)), heads // kv_heads
     strides = [stride for each in (q, k, v, prefix_k, prefix_v) for stride in each.stride()[:2]]
     _kernel[(triton.cdiv(rows * group, tiling.rows), kv_heads)](
         *(q, k, v, prefix_k, prefix_v, first, last, out),
@@ -94,18 +94,21 @@ def segment_attention(
 segment, segment_last = by_bounds(segment_attention)
 
 
-def gpu_case(*, heads: int = 16, kv_heads: int = 8, head_dim: int = 128, dtype: str = "bfloat16") -> TritonCase:
+def gpu_case(
+    *, heads: int = 16, kv_heads: int = 8, head_dim: int = 128, dtype: str = "bfloat16", capability: int | None = None
+) -> TritonCase:
     """The kernel as the GPU compile gate takes it. The default is a layer of Qwen3-0.6B: numbers of rows, of prefix
     tokens and of items are arguments of a launch, so that one kernel serves them all.
 
-    ``dtype``: float32 or bfloat16. Raises ValueError for another, and where ``kv_heads`` does not divide ``heads``.
+    ``dtype``: float32 or bfloat16. ``capability``: of the GPU that it is compiled for; None: interpreted. Raises
+    ValueError for another type, and where ``kv_heads`` does not divide ``heads``.
     """
     if heads % kv_heads:
         raise ValueError(f"heads ({heads}) must be a multiple of kv_heads ({kv_heads})")
     if dtype not in _ELEMENTS:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(_ELEMENTS)}")
     kind = getattr(torch, dtype)
-    tiling = _tiling(kind, head_dim)
+    tiling = _tiling(kind, head_dim, capability)
     constants = _constants(tiling, heads // kv_heads, head_dim)
     # A stride is a number of whole head vectors; a launch specialises for those that 16 divides.
     stride = "i32:16" if head_dim % 16 == 0 else "i32"
@@ -171,12 +174,24 @@ def _check(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, 
         )
 
 
-def _tiling(dtype: torch.dtype, dim: int) -> _Tiling:
+def _capability(device: torch.device) -> int | None:
+    """The compute capability of a CUDA device, ten times; None of any other."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _tiling(dtype: torch.dtype, dim: int, capability: int | None) -> _Tiling:
     padded = max(16, triton.next_power_of_2(dim))
     if dtype == torch.float32:
         # No matrix unit multiplies float32 without rounding it; what limits a tile is registers.
         return _Tiling(16, 32, 16, padded, 4, 1)
-    return _Tiling(128, 64, 32, padded, 8 if padded >= 128 else 4, 2)
+    warps = 8 if padded >= 128 else 4
+    if capability is None or 90 <= capability < 120:
+        return _Tiling(128, 64, 32, padded, warps, 2)
+    # Their matrix units take operands from registers, not from shared memory: a thread would spill.
+    return _Tiling(128, 32, 16, padded, warps, 2)
 
 
 def _constants(tiling: _Tiling, group: int, dim: int) -> dict[str, int]:

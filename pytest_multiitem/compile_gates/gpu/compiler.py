@@ -27,6 +27,8 @@ _NO_TRITON = (
 _CONTROLS = "pytest_multiitem.compile_gates.gpu.controls"
 _NO_NUMBERS = "the case has no numbers to compare (TritonCase.numbers)"
 _THREADS_OF_A_WARP = 32
+#: The argument by which a function that makes cases asks for the chip's compute capability, ten times: 80, 90.
+_CAPABILITY = "capability"
 #: What ptxas says with -v, and of what it refuses.
 _USED = re.compile(r"Used (\d+) registers")
 _SPILLED = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -62,7 +64,7 @@ class TritonCompiler:
     def run(self, chip: str, tier: str, make: Callable[..., Any], case: dict[str, Any]) -> dict[str, Any]:
         """``resources`` of the compiled kernel, or ``numbers`` of the interpreted one."""
         try:
-            made = make(**case)
+            made = make(**{**self._of_chip(make, chip, tier), **case})
             if not isinstance(made, TritonCase):
                 raise TypeError(f"expected a pytest_multiitem.compile_gates.gpu.case.TritonCase, got {str(made)[:200]}")
         except Exception as error:
@@ -71,6 +73,11 @@ class TritonCompiler:
             return self._interpret(made)
         chip_limits = self._chips[chip]
         return self._compile(made, chip_limits, spills=0 if make.__module__ == _CONTROLS else chip_limits["spills"])
+
+    def _of_chip(self, make: Callable[..., Any], chip: str, tier: str) -> dict[str, Any]:
+        """What a function that makes cases is told of the chip, if it asks: a kernel may have other tiles on each."""
+        asks = tier == "compile" and _CAPABILITY in inspect.signature(make).parameters
+        return {_CAPABILITY: self._chips[chip]["capability"]} if asks else {}
 
     def _compile(self, case: TritonCase, chip: dict[str, Any], *, spills: int) -> dict[str, Any]:
         try:
