@@ -25,12 +25,16 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda", "tpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--size", type=int, default=2048, help="rows and columns (default: %(default)s)")
+    parser.add_argument(
+        "--product", choices=("own", "onednn"), default="own", help="of PyTorch on a CPU: torch.mm, or oneDNN's"
+    )
     parser.add_argument("--repeats", type=int, default=15, help="timed products (default: %(default)s)")
     args = parser.parse_args()
     if args.size < 1 or args.repeats < 1:
         parser.error("--size and --repeats must be at least 1")
     try:
-        multiply, about = (_torch if args.backend == "pytorch" else _jax)(args.device, args.dtype, args.size)
+        make = _jax if args.backend == "jax" else _onednn if args.product == "onednn" else _torch
+        multiply, about = make(args.device, args.dtype, args.size)
     except (ImportError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         sys.stderr.write(f"{args.backend} on {args.device}: {reason}\n")
@@ -69,6 +73,19 @@ def _torch(device: str, dtype: str, size: int) -> tuple[Callable[[], Any], dict[
         "device_name": name,
         "versions": {"torch": str(torch.__version__)},
     }
+
+
+def _onednn(device: str, dtype: str, size: int) -> tuple[Callable[[], Any], dict[str, Any]]:
+    _, about = _torch(device, dtype, size)
+    import torch
+
+    from pytest_multiitem.engine.torch_products import onednn
+
+    product = onednn()
+    if device != "cpu" or product is None:
+        raise RuntimeError("this PyTorch has no oneDNN there")
+    left, right = (torch.randn(size, size, dtype=getattr(torch, dtype)) for _ in range(2))
+    return lambda: product(left, right), about
 
 
 def _jax(device: str, dtype: str, size: int) -> tuple[Callable[[], Any], dict[str, Any]]:

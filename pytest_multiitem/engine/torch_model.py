@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
-from pytest_multiitem.engine import interruption
+from pytest_multiitem.engine import interruption, torch_products
 from pytest_multiitem.engine import torch_attention as attention
 from pytest_multiitem.engine.config import ModelConfig, read_config
 from pytest_multiitem.engine.interruption import Interruption
@@ -97,6 +97,7 @@ class TorchBackend:
         self._final_norm: Tensor = model.model.norm.weight
         self._head = _head(model, config)
         self._layers = _layers(model, config)
+        self._product = torch_products.choose(device, getattr(torch, dtype))
         self.device = device
         self.dtype = dtype
         self.versions = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
@@ -306,7 +307,7 @@ class TorchBackend:
         """
         dim, queries, keys = self._config.head_dim, self._config.num_attention_heads, self._config.num_key_value_heads
         first, end, _ = heads.indices(queries + 2 * keys)
-        joint = functional.linear(self._norm(hidden, layer.input_norm), layer.qkv[first * dim : end * dim])
+        joint = self._product(self._norm(hidden, layer.input_norm), layer.qkv[first * dim : end * dim])
         rows = joint.unflatten(-1, (-1, dim))
         normed = min(end, queries + keys) - first
         both = _rotate(self._norm(rows[:, :normed], layer.qk_norm[first:end]), rotary)
@@ -315,9 +316,9 @@ class TorchBackend:
 
     def _finish(self, layer: _Layer, hidden: Tensor, attended: Tensor) -> Tensor:
         """The rest of a decoder layer after attention [R, heads · D]."""
-        hidden = hidden + functional.linear(attended, layer.output)
-        gate, up = functional.linear(self._norm(hidden, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
-        return hidden + functional.linear(functional.silu(gate).mul_(up), layer.down)
+        hidden = hidden + self._product(attended, layer.output)
+        gate, up = self._product(self._norm(hidden, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
+        return hidden + self._product(functional.silu(gate).mul_(up), layer.down)
 
 
 def _load(directory: Path, config: ModelConfig, dtype: torch.dtype) -> Any:

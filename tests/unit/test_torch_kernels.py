@@ -16,6 +16,7 @@ from pytest_multiitem.scoring.semantics import Semantics
 torch = pytest.importorskip("torch")
 torch_kernels = pytest.importorskip("pytest_multiitem.engine.torch_kernels")
 flex_attention = pytest.importorskip("pytest_multiitem.engine.flex_attention")
+torch_products = pytest.importorskip("pytest_multiitem.engine.torch_products")
 model_files = pytest.importorskip("pytest_multiitem.engine.model_files")
 torch_attention = pytest.importorskip("pytest_multiitem.engine.torch_attention")
 
@@ -85,3 +86,37 @@ def test_the_engines_scores_by_flex_attention_equal_those_by_its_products(checkp
     flexible._kernel = torch_kernels.SegmentKernel("flex", flex_attention.segment, flex_attention.segment_last)
     query, items = workload(6)
     assert_close(*(packed(each, "segment", query, items, semantics) for each in (backend, flexible)))
+
+
+AMD, INTEL = "vendor_id\t: AuthenticAMD\n", "vendor_id\t: GenuineIntel\n"
+
+
+@pytest.mark.parametrize(
+    ("capability", "cpuinfo", "dtype", "is_onednn"),
+    [
+        ("AVX512", AMD, "float32", True),
+        ("AVX512", INTEL, "float32", False),
+        ("AVX2", AMD, "float32", False),
+        ("AVX512", AMD, "bfloat16", False),
+        ("AVX512", "", "float32", False),
+    ],
+)
+def test_rows_are_multiplied_with_weights_by_onednn_where_mkl_is_slow(
+    monkeypatch, capability, cpuinfo, dtype, is_onednn
+):
+    if torch_products.onednn() is None or not torch.backends.mkl.is_available():
+        pytest.skip("NOT_RUN: this PyTorch was built without oneDNN or MKL")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    product = torch_products.choose("cpu", getattr(torch, dtype), cpuinfo)
+    assert (product is not torch.nn.functional.linear) == is_onednn
+
+
+def test_onednn_multiplies_as_float64_does_and_every_row_alike():
+    product = torch_products.onednn()
+    if product is None:
+        pytest.skip("NOT_RUN: this PyTorch was built without oneDNN")
+    draw = torch.Generator().manual_seed(3)
+    rows, weight = torch.randn(512, 96, generator=draw), torch.randn(70, 96, generator=draw)
+    due = rows.double() @ weight.double().T
+    assert (product(rows, weight) - due).abs().max() < 2e-5
+    assert (product(rows[:1].expand(512, 96).contiguous(), weight) == product(rows[:32], weight)[0]).all()
