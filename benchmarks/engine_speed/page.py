@@ -35,8 +35,10 @@ _HOW = f"""\
   last layer all but keys and values of rows that are not read), "nominal" sends every token through every layer; both
   count attention over visible keys only (`pytest_multiitem.bench.flops`). A share is operations over time over the
   GEMM rate: the best of repeated 2048³ products with the same backend in a process of its own, while nothing else ran,
-  before the servers started and after they had stopped. For transformers and sglang it is PyTorch's rate. No share is
-  given where a server keeps the query."""
+  before the servers started and after they had stopped. For transformers and sglang it is PyTorch's rate, `torch.mm`.
+  On a processor with AVX-512 that is not Intel's, the PyTorch engine multiplies with weights by oneDNN, which is faster
+  than `torch.mm` there: "of the better GEMM" is the share of what such a processor can do. No share is given where a
+  server keeps the query."""
 
 
 def page(results: Results, others: Sequence[Results] = ()) -> str:
