@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.engine import interruption
 from pytest_multiitem.engine import jax_programs as programs
+from pytest_multiitem.engine import jax_shapes as shapes
 from pytest_multiitem.engine.config import ModelConfig, read_config
+from pytest_multiitem.engine.jax_attention import LARGEST_UNSHIFTED
 from pytest_multiitem.engine.jax_weights import load_weights, score_bound
 from pytest_multiitem.engine.plan import Block, Plan, Tile, equal_slots, place, stack
 from pytest_multiitem.errors import EngineUnavailable
@@ -81,7 +83,7 @@ class JaxBackend:
         self.attention_others: Mapping[str, str] = {}
         keep_compiled_programs()
         self._weights = load_weights(directory, self._config, dtype, self._device)
-        self._shifted = not score_bound(self._weights.layers) <= programs.LARGEST_UNSHIFTED
+        self._shifted = not score_bound(self._weights.layers) <= LARGEST_UNSHIFTED
         self.device: str = self._device.device_kind
         self.dtype = dtype
         self.versions = {"jax": jax.__version__, "jaxlib": version("jaxlib")}
@@ -104,7 +106,7 @@ class JaxBackend:
 
     def prefix(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> programs.Prefill:
         """Run the prefix, padded to its bucket, causally and keep each layer's keys and values."""
-        size = programs.bucket(len(tokens))
+        size = shapes.bucket(len(tokens))
         return programs.prefill(
             self._config, self._weights, self._rotary_for(positions), _padded(tokens, size), _padded(positions, size)
         )
@@ -120,7 +122,7 @@ class JaxBackend:
 
     def padded_length(self, layout: PackedLayout) -> int:
         """Items in the tiles of :meth:`plan`, the prefix in its bucket; it is run only where a tile's shape is new."""
-        size = programs.bucket(layout.prefix_length)
+        size = shapes.bucket(layout.prefix_length)
         prefix = cache(lambda: self.prefix(*layout.prefix))
         return self._plan(prefix, size, layout, layout.num_items).padded_length(size)
 
@@ -214,7 +216,7 @@ class JaxBackend:
                     jax.block_until_ready(hidden[i - _AHEAD])
 
         def read(hidden: Any, rows: Sequence[int] | NDArray[Any]) -> _Dispatched:
-            at = _padded(np.asarray(rows, dtype=np.int32), programs.readable(len(rows)))
+            at = _padded(np.asarray(rows, dtype=np.int32), shapes.readable(len(rows)))
             return self._read(programs.final_states(*model, hidden, at), len(rows), labels, normalise)
 
         parts = _parts(hidden, blocks)
@@ -317,10 +319,10 @@ def _padded(values: NDArray[np.int32], size: int, fill: int = 0) -> NDArray[np.i
 def _blocks(plan: Plan) -> list[_Block]:
     """The prefix in its bucket, then each tile's rows, with every row's identity for the mask; long ones in pieces."""
     length = plan.layout.prefix_length
-    parts = [((*plan.layout.prefix, np.arange(length)), programs.bucket(length))]
+    parts = [((*plan.layout.prefix, np.arange(length)), shapes.bucket(length))]
     for tile in plan.tiles:
         flat = (tile.tokens.reshape(-1), tile.positions.reshape(-1), tile.packed_index.reshape(-1))
-        parts.append((flat, programs.tile_bucket(tile.tokens.size)))
+        parts.append((flat, shapes.tile_bucket(tile.tokens.size)))
     blocks, start = [], 0
     for number, ((tokens, positions, packed_index), size) in enumerate(parts):
         tokens, positions = _padded(tokens, size), _padded(positions, size)

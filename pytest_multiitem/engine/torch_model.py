@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +18,15 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from pytest_multiitem.engine import interruption, torch_products
 from pytest_multiitem.engine import torch_attention as attention
-from pytest_multiitem.engine.config import ModelConfig, read_config
+from pytest_multiitem.engine.config import read_config
 from pytest_multiitem.engine.interruption import Interruption
 from pytest_multiitem.engine.plan import Block, Plan, arbitrary_tokens, equal_slots, pack, place
 from pytest_multiitem.engine.torch_kernels import Heads, choose
-from pytest_multiitem.errors import CheckpointError, EngineUnavailable
+from pytest_multiitem.engine.torch_weights import Layer, layer_weights, load_model, reading_weights
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.readout import Readout
 
@@ -58,18 +58,6 @@ class TorchPrefix:
 _Rotary = tuple[Tensor, Tensor]
 
 
-class _Layer(NamedTuple):
-    """A decoder layer's weights; projections of one input are one matrix [out, in]."""
-
-    input_norm: Tensor  # [H]
-    qkv: Tensor  # [(heads + 2 · kv_heads) · D, H]
-    qk_norm: Tensor  # [heads + kv_heads, D]
-    output: Tensor  # [H, heads · D]
-    post_norm: Tensor  # [H]
-    gate_up: Tensor  # [2 · I, H]
-    down: Tensor  # [H, I]
-
-
 class TorchBackend:
     """`engine.backend.Backend` on PyTorch; reads a Qwen3 checkpoint directory with transformers.
 
@@ -86,7 +74,7 @@ class TorchBackend:
             raise EngineUnavailable(
                 f"device {device!r} was asked for, but this PyTorch sees no CUDA device; use --device cpu"
             )
-        model = _load(directory, config, getattr(torch, dtype))
+        model = load_model(directory, config, getattr(torch, dtype))
         model.eval().requires_grad_(False)
         try:
             model.to(device)
@@ -95,8 +83,8 @@ class TorchBackend:
         self._embedding: Tensor = model.model.embed_tokens.weight
         self._rotary: Any = model.model.rotary_emb
         self._final_norm: Tensor = model.model.norm.weight
-        self._head = _head(model, config)
-        self._layers = _layers(model, config)
+        self._head = reading_weights(model, config)
+        self._layers = layer_weights(model, config)
         self._product = torch_products.choose(device, getattr(torch, dtype))
         self.device = device
         self.dtype = dtype
@@ -299,7 +287,7 @@ class TorchBackend:
         return functional.rms_norm(x, x.shape[-1:], None, self._config.rms_norm_eps) * weight
 
     def _project(
-        self, layer: _Layer, hidden: Tensor, rotary: _Rotary, heads: slice = slice(None)
+        self, layer: Layer, hidden: Tensor, rotary: _Rotary, heads: slice = slice(None)
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [heads, R, D], keys and values [kv_heads, R, D] of hidden states [R, H].
 
@@ -314,36 +302,11 @@ class TorchBackend:
         split = max(0, min(end, queries) - first)
         return both[:split], both[split:], rows[:, normed:].transpose(0, 1)
 
-    def _finish(self, layer: _Layer, hidden: Tensor, attended: Tensor) -> Tensor:
+    def _finish(self, layer: Layer, hidden: Tensor, attended: Tensor) -> Tensor:
         """The rest of a decoder layer after attention [R, heads · D]."""
         hidden = hidden + self._product(attended, layer.output)
         gate, up = self._product(self._norm(hidden, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
         return hidden + self._product(functional.silu(gate).mul_(up), layer.down)
-
-
-def _load(directory: Path, config: ModelConfig, dtype: torch.dtype) -> Any:
-    """The model of a checkpoint directory, the weights of its head from the files. Raises CheckpointError."""
-    kind = Qwen3ForCausalLM if config.classes is None else Qwen3ForSequenceClassification
-    try:
-        model, report = kind.from_pretrained(directory, dtype=dtype, local_files_only=True, output_loading_info=True)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{directory} cannot be loaded: {error}") from error
-    # transformers draws a weight at random where the files lack it, and only warns.
-    if config.classes is not None and any(name.startswith("score.") for name in report["missing_keys"]):
-        raise CheckpointError(
-            f"{directory} lacks the tensor 'score.weight' of its classification head; expected one of "
-            f"{config.classes} by {config.hidden_size} numbers, as its config.json says"
-        )
-    return model
-
-
-def _head(model: Any, config: ModelConfig) -> Tensor:
-    """What states are multiplied with to be read [V, H]; of a classification head its classes, then the state itself,
-    by unit vectors, which give every number of it exactly."""
-    if config.classes is None:
-        return model.lm_head.weight
-    weight = model.score.weight
-    return torch.cat([weight, torch.eye(config.hidden_size, dtype=weight.dtype, device=weight.device)])
 
 
 def _cores(count: int) -> ThreadPoolExecutor:
@@ -365,28 +328,6 @@ def _cores(count: int) -> ThreadPoolExecutor:
         raise EngineUnavailable("this PyTorch computes with several threads where it was told to use one")
     torch.set_num_threads(count)
     return cores
-
-
-def _layers(model: Any, config: ModelConfig) -> list[_Layer]:
-    """The weights of every decoder layer, taken out of the transformers model."""
-    layers = []
-    for layer in model.model.layers:
-        block, mlp = layer.self_attn, layer.mlp
-        query_norm = block.q_norm.weight.expand(config.num_attention_heads, -1)
-        key_norm = block.k_norm.weight.expand(config.num_key_value_heads, -1)
-        layers.append(
-            _Layer(
-                input_norm=layer.input_layernorm.weight,
-                qkv=torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]),
-                qk_norm=torch.cat([query_norm, key_norm]),
-                output=block.o_proj.weight,
-                post_norm=layer.post_attention_layernorm.weight,
-                gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-                down=mlp.down_proj.weight,
-            )
-        )
-        del block.q_proj, block.k_proj, block.v_proj, mlp.gate_proj, mlp.up_proj  # not held twice
-    return layers
 
 
 def _rotate(x: Tensor, rotary: _Rotary) -> Tensor:

@@ -16,7 +16,7 @@ from pytest_multiitem.scoring.semantics import Semantics
 
 pytest.importorskip("jax")
 
-from pytest_multiitem.engine import jax_programs
+from pytest_multiitem.engine import jax_attention, jax_programs, jax_shapes
 from pytest_multiitem.engine.jax_model import JaxBackend
 from pytest_multiitem.engine.jax_weights import score_bound
 
@@ -52,7 +52,7 @@ def test_other_items_of_the_same_widths_compile_nothing(backend):
 
 
 def test_sequence_buckets_hold_their_length_and_are_few():
-    buckets = [jax_programs.bucket(length) for length in range(1, 8193)]
+    buckets = [jax_shapes.bucket(length) for length in range(1, 8193)]
     assert all(size >= length for length, size in enumerate(buckets, start=1))
     assert buckets == sorted(buckets)
     assert all(size - length < max(32, length / 4) for length, size in enumerate(buckets, start=1))
@@ -83,7 +83,7 @@ def test_unshifted_scores_are_those_of_the_reference_up_to_the_largest_bound(che
     bound = score_bound(backend._weights.layers)
     query, items = workload(31, query_length=300)
     layout = build_layout(query, items, DELIMITER, Semantics.QUERY_PREFIX)
-    for largest, shifted in ((0.999 * jax_programs.LARGEST_UNSHIFTED, False), (200.0, True)):
+    for largest, shifted in ((0.999 * jax_attention.LARGEST_UNSHIFTED, False), (200.0, True)):
         directory = weights(tensors | {name: norm * np.float32(largest / bound) for name, norm in norms.items()})
         backend = JaxBackend(directory, dtype="float32", device="cpu")
         assert backend._shifted == shifted

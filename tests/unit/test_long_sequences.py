@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from engine_cases import DELIMITER, LABELS, MASKS, assert_close, packed, tokens
 
+from pytest_multiitem.engine.jax_attention import _LONG, _WIDEST
 from pytest_multiitem.engine.jax_model import _BLOCK_ROWS
-from pytest_multiitem.engine.jax_programs import _LONG, _WIDEST
 from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.torch_model import _SIGHT_KEPT, _SIGHT_ROWS
 from pytest_multiitem.scoring.readout import Readout
