@@ -108,7 +108,7 @@ def measure_shape(
     warm = requests.case(shape, 0)
     for timed in found:
         begin = time.monotonic()
-        _guarded(timed, partial(_warm_up, timed, warm))
+        _guarded(timed, partial(warm_up, timed.side, shape, warm))
         if time.monotonic() - begin > _WORTH_TELLING:
             say(f"{shape.name}: warm: {timed.side.backend}, {timed.side.about}")
     with ExitStack() as stack:
@@ -168,11 +168,10 @@ def _plan(turns: Sequence[Timed], effort: Effort) -> dict[Timed, int]:
     return planned
 
 
-def _warm_up(timed: Timed, case: Case) -> None:
-    """Compile and allocate what the shape needs; peaks of memory count from then on."""
-    side = timed.side
-    items = min(timed.items, side.warm_items or timed.items)
-    for request in side.requests(case, items):
+def warm_up(side: Side, shape: Shape, case: Case) -> None:
+    """Compile and allocate what the shape needs; peaks of memory count from then on. Raises MultiItemError."""
+    items = side.items(shape)
+    for request in side.requests(case, min(items, side.warm_items or items)):
         side.server.target.client.send(request)
     memory.forget_peak(side.server.pids)
 
