@@ -402,6 +402,10 @@ def test_options_that_are_not_valid(kernel_check, words, said):
     assert status == 2 and said in re.sub(r"\s+", " ", err)
 
 
+def test_a_timeout_may_be_of_any_size(kernel_check):
+    assert kernel_check("right", "--check", "repeats", "--kernel-timeout", "1e30")[0] == 0
+
+
 def test_a_check_without_a_shape_within_the_limits_is_not_run(kernel_check):
     status, out, _ = kernel_check("of_five_rows", "--check", "exact")
     assert status == 3 and "exact (float32) NOT_RUN none of its shapes lies within the limits" in out
