@@ -164,8 +164,6 @@ def _ladder(can: Abilities) -> Iterator[Shape]:
     for size in can.page_sizes:
         for each in _page_borders(size):
             yield Shape(can.semantics[0], (each,), group, 2, dim, size)
-    for other in can.groups:
-        yield Shape(can.semantics[0], (_MEDIUM,), other, 2, dim, page)
     for at, lengths in enumerate(_long(can)):
         yield Shape(can.semantics[at % len(can.semantics)], lengths, group, 2, dim, page)
     mask = can.semantics[0]
@@ -192,6 +190,7 @@ def _borders(can: Abilities) -> Iterator[tuple[Lengths, ...]]:
     for number in _NUMBERS_OF_ITEMS:
         yield ((2, (1,) * number),)
     yield ((1, (1,)),)
+    yield ((1, (2, 3)),)
     yield (_EMPTY,)
     for sequences in (_BATCH, _ALIKE, tuple((query, (query, 3)) for query in range(1, 9))):
         yield _some(can, sequences)
@@ -200,10 +199,9 @@ def _borders(can: Abilities) -> Iterator[tuple[Lengths, ...]]:
 
 
 def _turns(can: Abilities, at: int) -> Iterator[tuple[Semantics, int, int, int | None]]:
-    """What a border is tried with: each mask, head dimension and size of page, the fewest and the most query heads for
-    a key-value head; each once or more, and not the same ones together at every border."""
-    masks, dims, pages = can.semantics, can.head_dims, _pages(can)
-    groups = sorted({min(can.groups), max(can.groups)})
+    """What a border is tried with: each mask, number of query heads, head dimension and size of page, once or more,
+    and not the same ones together at every border."""
+    masks, groups, dims, pages = can.semantics, can.groups, can.head_dims, _pages(can)
     for turn in range(max(len(masks), len(groups), len(dims), len(pages))):
         yield (
             masks[(at + turn) % len(masks)],

@@ -306,6 +306,13 @@ def _item_of(length: int) -> Callable[[Layout], Bounds]:
     return bounds
 
 
+def _one_token(layout: Layout) -> Bounds:
+    """A prefix that is one row of a query of one token, or that and a delimiter, is not read by the second item on."""
+    first, prefix_end, own_start = layout.bounds
+    single = np.array([query == 1 for query, _ in layout.lengths])[layout.sequence_ids] & (layout.segment_ids > 0)
+    return Bounds(first, np.where(single, first, prefix_end), own_start)
+
+
 def _item_81(layout: Layout) -> Bounds:
     first, prefix_end, own_start = layout.bounds
     leaks = layout.segment_ids >= 80
@@ -404,6 +411,8 @@ FAULTS: tuple[Planted, ...] = (
     _fault("full_page", "ladder", "one size of page of three goes wrong where the last page is full",
            _able(page_sizes=(1, 16, 32)), bounds=_full_page, cache=_through_pages),
     _fault("item_of_32", "ladder", "an item as long as a tile of 32 does not see its first token", bounds=_item_of(32)),
+    _fault("one_token", "ladder", "a query of one token is not read by the second item and those behind it",
+           bounds=_one_token),
     _fault("item_81", "ladder", "of 100 items from item 81 on each sees the one before", _able(max_items=100),
            bounds=_item_81),
     Planted("stale_mask", "ladder", "a mask is kept by the number of items, not by their lengths", _stale,
