@@ -22,6 +22,7 @@ import pytest_multiitem
 _TAIL_BYTES = 4000
 _POLL = 0.02  # seconds between two looks at a process that is ending
 _PATIENCE = 10.0  # seconds in which a process ends that has closed its events
+_LONGEST_WAIT = 1e6  # seconds of one wait; the system takes no number of any size
 #: How libtpu logs what it cannot go on after: ``F1124 16:51:37.626544   12956 layout.h:341] Check failed: …``.
 _FATAL = re.compile(r"F\d{4} [\d:.]+ +\d+ (.*)")
 
@@ -98,7 +99,7 @@ class Child:
         """The next event; None once the process has ended. Raises NoAnswer after ``timeout`` seconds without one."""
         deadline = time.monotonic() + timeout
         while b"\n" not in self._buffer:
-            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+            if not self._selector.select(min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)):
                 self._kill()
                 raise NoAnswer(f"no answer within {timeout:g} s")
             part = os.read(self._events, 1 << 16)

@@ -7,7 +7,8 @@ The process is as `children.job` has it. Its events:
 - ``{"can": …, "left_out": …, "groups": [[CHECK, DTYPE], …], "unplanned": […]}``: what the kernel says, what will
   be checked, and which checks have no shape;
 - ``{"controls": […]}``;
-- ``{"begin": {"check": …, "dtype": …, "shape": …}}`` before each shape, ``{"check": …}`` after each check.
+- ``{"begin": {"check": …, "dtype": …, "shape": …}}`` before each shape, ``{"found": …}``, a failure, before it is made
+  smaller, ``{"check": …}`` after each check.
 
 A job with ``less`` is of a shape at which a kernel has ended its process: a step smaller each, with ``begin`` before
 each, until the process ends in one, or ``{"less": "none"}``.
@@ -68,7 +69,7 @@ def main() -> None:
     )
     emit(controls=msgspec.to_builtins(controls(dict.fromkeys(check for (check, _), _ in groups))))
     for _, mine in groups:
-        check = look(subject, mine, begin, job["shrink_seconds"])
+        check = look(subject, mine, begin, job["shrink_seconds"], lambda it: emit(found=msgspec.to_builtins(it)))
         emit(check=msgspec.to_builtins(check))
     return None
 

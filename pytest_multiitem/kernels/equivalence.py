@@ -49,9 +49,10 @@ def equivalence(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
     q, k, v = random_inputs(shape, layout, dtype)
     out = subject(q, k, v, layout, dtype)
     right = attended(q, k, v, layout)
-    roundoff = UNIT_ROUNDOFF[dtype]
+    rounds_to = subject.rounds_to(dtype)
+    roundoff = UNIT_ROUNDOFF[rounds_to]
     single = single_error(right, shape.head_dim)
-    limit = limits(right, shape.head_dim, dtype)
+    limit = limits(right, shape.head_dim, rounds_to)
     counts = layout.judged
     error = np.abs(out - right.out)
     wrong = ~(error <= limit) & counts[:, None, None]
@@ -60,7 +61,7 @@ def equivalence(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
         at = int(np.flatnonzero(wrong[row, head])[0])
         return Finding(
             f"{place(layout, row)} (head {head}) is {out[row, head, at]:.7g}, float64 gives "
-            f"{right.out[row, head, at]:.7g}: off by {error[row, head, at]:.3g}, limit of {dtype} "
+            f"{right.out[row, head, at]:.7g}: off by {error[row, head, at]:.3g}, limit of {rounds_to} "
             f"{limit[row, head, at]:.3g}; {int(wrong.any(axis=(1, 2)).sum()):,} of {layout.rows:,} rows are off",
             row,
             head,
@@ -71,6 +72,6 @@ def equivalence(subject: Subject, shape: Shape, dtype: Dtype) -> Finding | None:
     if spread <= due:
         return None
     return Finding(
-        f"the root mean square of all errors is {spread:.3g}, {spread / due:.2f} times what roundings to {dtype} "
+        f"the root mean square of all errors is {spread:.3g}, {spread / due:.2f} times what roundings to {rounds_to} "
         "explain: a sum is held in too few bits"
     )

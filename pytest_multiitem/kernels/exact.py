@@ -61,7 +61,8 @@ def _selects(subject: Subject, shape: Shape, layout: Layout, dtype: Dtype) -> Fi
         wrong = (out != due) & layout.judged[:, None, None]
         if wrong.any():
             row, head = first_wrong(wrong)
-            return Finding(_said(layout, row, head, int(wanted[row, head]), bool(seen[row, head])), row, head)
+            said = _said(layout, row, head, int(wanted[row, head]), bool(seen[row, head]))
+            return Finding(f"{said}: it gets NaN" if np.isnan(out[row, head]).any() else said, row, head)
     return None
 
 

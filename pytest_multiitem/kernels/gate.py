@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, get_args
 
 import msgspec
@@ -13,7 +13,7 @@ from pytest_multiitem.children.process import Child, NoAnswer, exit_words, last_
 from pytest_multiitem.errors import UsageError, did_you_mean
 from pytest_multiitem.kernels.abilities import Abilities, Dtype
 from pytest_multiitem.kernels.judge import check_verdict, overall
-from pytest_multiitem.kernels.records import Check, CheckName, Control, LeftOut, Report
+from pytest_multiitem.kernels.records import Check, CheckName, Control, Failure, LeftOut, Report
 from pytest_multiitem.kernels.shapes import Shape
 from pytest_multiitem.results.verdict import Verdict
 from pytest_multiitem.settings.kernels import name_of
@@ -86,11 +86,13 @@ def check_kernel(wanted: Wanted) -> Report:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a process is. ``shape``: None before the first one of a check."""
+    """Where a process is. ``shape``: None before the first one of a check. ``found``: what is wrong there, where it is
+    known, and a smaller shape is looked for."""
 
     check: CheckName
     dtype: Dtype
     shape: Shape | None = None
+    found: Failure | None = None
 
 
 @dataclass
@@ -147,6 +149,8 @@ class _Run:
                     if at is None or (at.check, at.dtype) != (new.check, new.dtype):
                         shapes, began = 0, time.perf_counter()
                     at, shapes, patience = new, shapes + 1, self.wanted.timeout
+                elif "found" in event and at is not None:
+                    at = replace(at, found=msgspec.convert(event["found"], Failure))
                 else:
                     self.checks.append(msgspec.convert(event["check"], Check))
                     at, pending = None, (pending or [])[1:]
@@ -166,6 +170,19 @@ class _Run:
         if at is None:
             self.unavailable = f"environment: the kernel could not be imported: {how}"
             return True
+        if at.found is not None:
+            self.checks.append(
+                Check(
+                    check=at.check,
+                    dtype=at.dtype,
+                    verdict=Verdict.FAIL,
+                    reason=f"at {at.found.smallest}: {at.found.reason}",
+                    shapes=shapes,
+                    seconds=round(time.perf_counter() - began, 3),
+                    failure=at.found,
+                )
+            )
+            return False
         # Not by us: a machine out of memory does that.
         killed = returncode is not None and -returncode == signal.SIGKILL
         smallest = at.shape if killed or returncode is None or at.shape is None else self._shrunk(at, at.shape)

@@ -180,6 +180,15 @@ class Layout:
 
     def pages(self) -> Pages:
         """Where the rows lie in a cache. Raises ValueError where no pages are asked for."""
+        return self._pages
+
+    @property
+    def pages_were_read(self) -> bool:
+        """Whether somebody has asked where the rows lie in a cache."""
+        return "_pages" in self.__dict__
+
+    @cached_property
+    def _pages(self) -> Pages:
         if self.page_size is None:
             raise ValueError("this call has no pages; name page_sizes in what the kernel can do")
         return _pages(self.page_size, np.diff(self.starts))

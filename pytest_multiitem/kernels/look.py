@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.kernels import planted
@@ -28,7 +28,10 @@ _CONTROLS: dict[CheckName, tuple[str, tuple[int, tuple[int, ...]]]] = {
     "repeats": ("run_to_run", (40, (9, 2))),
 }
 
+_UNREAD = "it says page_sizes, and has not asked layout.pages() where the rows lie: no cache was read"
+
 Begin = Callable[[Step], None]
+Found = Callable[[Failure], None]
 
 
 def planned(can: Abilities, names: Iterable[CheckName], memory: int) -> tuple[list[Step], list[LeftOut]]:
@@ -63,8 +66,11 @@ def unplanned(can: Abilities, names: Iterable[CheckName], kept: Iterable[Step]) 
     ]
 
 
-def look(subject: Subject, mine: Iterable[Step], begin: Begin, shrink_seconds: float) -> Check:
-    """One check in one type: its steps until one fails. ``begin``: told of each before it is made."""
+def look(
+    subject: Subject, mine: Sequence[Step], begin: Begin, shrink_seconds: float, found: Found = lambda failure: None
+) -> Check:
+    """One check in one type: its steps until one fails. ``begin``: told of each before it is made. ``found``: told of
+    the failure before a smaller shape and a picture are looked for, where the kernel may hang or end the process."""
     start = time.perf_counter()
     shapes, failure, not_run = 0, None, None
     for step in mine:
@@ -78,8 +84,11 @@ def look(subject: Subject, mine: Iterable[Step], begin: Begin, shrink_seconds: f
         shapes += 1
         if finding is None:
             continue
+        found(Failure(shape=str(step.shape), smallest=str(step.shape), reason=finding.reason, trace=finding.trace))
         shape, finding = smallest(CHECKS[check], subject, step.shape, dtype, finding, shrink_seconds)
-        drawn = picture(subject, shape, dtype, finding.row, finding.head) if finding.trace is None else []
+        drawn = []
+        if finding.trace is None:
+            drawn = picture(subject, shape, dtype, finding.row, finding.head, shrink_seconds or 1.0)
         failure = Failure(
             shape=str(step.shape),
             smallest=str(shape),
@@ -88,8 +97,11 @@ def look(subject: Subject, mine: Iterable[Step], begin: Begin, shrink_seconds: f
             trace=finding.trace,
         )
         break
+    paged = [step.shape for step in mine if step.shape.page_size not in (None, *subject.paged)]
+    if failure is None and not_run is None and paged:
+        failure = Failure(shape=str(paged[0]), smallest=str(paged[0]), reason=_UNREAD, picture=[])
     reason = not_run or (f"at {failure.smallest}: {failure.reason}" if failure else "")
-    found = Check(
+    made = Check(
         check=check,
         dtype=dtype,
         verdict=Verdict.PASS,
@@ -99,8 +111,8 @@ def look(subject: Subject, mine: Iterable[Step], begin: Begin, shrink_seconds: f
         failure=failure,
         not_run=not_run,
     )
-    found.verdict = check_verdict(found)
-    return found
+    made.verdict = check_verdict(made)
+    return made
 
 
 def controls(names: Iterable[CheckName]) -> list[Control]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.kernels.abilities import Dtype
 from pytest_multiitem.kernels.layout import Layout
-from pytest_multiitem.kernels.masks import recovered
+from pytest_multiitem.kernels.masks import TooSlow, recovered
 from pytest_multiitem.kernels.shapes import Shape
 from pytest_multiitem.kernels.subject import KernelError, Subject
 
@@ -20,17 +20,21 @@ _MOST_ROWS = 4500
 _DUE, _FOREIGN, _MISSING, _HIDDEN, _UNREAD = "#", "X", "o", "·", " "
 
 
-def picture(subject: Subject, shape: Shape, dtype: Dtype, row: int | None, head: int | None) -> list[str]:
+def picture(
+    subject: Subject, shape: Shape, dtype: Dtype, row: int | None, head: int | None, seconds: float = np.inf
+) -> list[str]:
     """Two masks side by side, a line for each row: the one that is due, and the one that the kernel has.
 
     Of a large one the part about the first row that differs, or about ``row``. Rows whose result nobody reads are
-    blank. Where the two agree a line says so: then it is the numbers that are wrong.
+    blank. Where the two agree a line says so: then it is the numbers that are wrong. ``seconds``: what it may take.
     """
     layout = shape.layout()
     if layout.rows > _MOST_ROWS:
         return [f"no picture: {layout.rows:,} rows"]
     try:
-        masks = recovered(subject, shape, layout, dtype)
+        masks = recovered(subject, shape, layout, dtype, seconds)
+    except TooSlow:
+        return [f"no picture: {layout.rows:,} rows took more than {seconds:g} s"]
     except KernelError as error:
         return [f"no picture: {error}"]
     due = layout.mask()

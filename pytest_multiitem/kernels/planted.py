@@ -34,7 +34,8 @@ class Tiled:
     ``bias``: what is added to scores in the place of a mask. ``held``: how sums are held between tiles. ``operand``:
     how operands are taken. ``spills``: a weight of 0 is multiplied with what is hidden. ``width``: how many numbers of
     a head scores are taken from. ``cache``: how keys and values are read. ``last_tile``: the number of tiles of rows.
-    ``order``: in which tiles of keys are summed.
+    ``order``: in which tiles of keys are summed. ``lowest``: where the running maximum begins. ``scale``: of scores,
+    from D.
     """
 
     tile: int = 64
@@ -49,6 +50,8 @@ class Tiled:
     cache: Callable[[Layout, _Array], _Array] | None = None
     last_tile: Callable[[int, int], int] = lambda rows, tile: -(-rows // tile)
     order: Callable[[list[_Array]], list[_Array]] = lambda tiles: tiles
+    lowest: float = -np.inf
+    scale: Callable[[int], float] = lambda dim: dim**-0.5
 
     def __call__(self, q: Any, k: Any, v: Any, layout: Layout) -> Any:
         """``attention(q, k, v, layout)``."""
@@ -70,7 +73,7 @@ class Tiled:
         self, layout: Layout, bounds: Bounds, mine: _Array, query: _Array, key: _Array, value: _Array, dim: int
     ) -> _Array:
         heads = query.shape[0]
-        maximum = np.full((heads, len(mine), 1), -np.inf, dtype=np.float32)
+        maximum = np.full((heads, len(mine), 1), self.lowest, dtype=np.float32)
         total = np.zeros_like(maximum)
         sums = np.zeros((heads, len(mine), dim), dtype=np.float32)
         spoilt = np.zeros((heads, len(mine), dim), dtype=np.bool_)
@@ -78,7 +81,7 @@ class Tiled:
             visible = _sees(bounds, mine[:, None], keys[None, :])
             if self.seen is not None:
                 visible = self.seen(layout, mine[:, None], keys[None, :], visible)
-            scores = query @ key[:, keys].transpose(0, 2, 1) * np.float32(dim**-0.5)
+            scores = query @ key[:, keys].transpose(0, 2, 1) * np.float32(self.scale(dim))
             if self.bias is not None:
                 bias = self.bias(layout, mine[:, None], keys[None, :])
                 scores, visible = scores + bias, ~np.isneginf(bias)
@@ -272,6 +275,92 @@ def _alternating() -> Attention:
     return attention
 
 
+def _alike(layout: Layout) -> Bounds:
+    """What a sequence's rows see is taken from the first one that is as long."""
+    found = Bounds(*(each.copy() for each in layout.bounds))
+    first_of: dict[int, int] = {}
+    for start, end in zip(layout.starts[:-1], layout.starts[1:], strict=True):
+        of = first_of.setdefault(int(end - start), int(start))
+        for each in found:
+            each[start:end] = each[of : of + end - start] + (start - of)
+    return found
+
+
+def _full_page(layout: Layout) -> Bounds:
+    """With pages of 16 the last item of a sequence whose pages are all full sees itself alone."""
+    first, prefix_end, own_start = layout.bounds
+    full = (np.diff(layout.starts) % 16 == 0)[layout.sequence_ids] & (layout.page_size == 16)
+    alone = full & _last_items(layout) & (layout.segment_ids >= 0)
+    return Bounds(first, np.where(alone, first, prefix_end), own_start)
+
+
+def _item_of(length: int) -> Callable[[Layout], Bounds]:
+    """An item of just so many tokens does not see its first one, but in its first row."""
+
+    def bounds(layout: Layout) -> Bounds:
+        first, prefix_end, own_start = layout.bounds
+        _, which, rows = np.unique(own_start, return_inverse=True, return_counts=True)
+        late = (rows[which] == length + 1) & (layout.segment_ids >= 0) & (own_start < np.arange(layout.rows))
+        return Bounds(first, prefix_end, own_start + late)
+
+    return bounds
+
+
+def _one_token(layout: Layout) -> Bounds:
+    """A prefix that is one row of a query of one token, or that and a delimiter, is not read by the second item on."""
+    first, prefix_end, own_start = layout.bounds
+    single = np.array([query == 1 for query, _ in layout.lengths])[layout.sequence_ids] & (layout.segment_ids > 0)
+    return Bounds(first, np.where(single, first, prefix_end), own_start)
+
+
+def _item_81(layout: Layout) -> Bounds:
+    first, prefix_end, own_start = layout.bounds
+    leaks = layout.segment_ids >= 80
+    return Bounds(first, prefix_end, np.where(leaks, own_start[np.maximum(own_start - 1, 0)], own_start))
+
+
+def _stale() -> Attention:
+    """A mask is kept by the lengths of sequences and queries and the number of items, not by the items' lengths."""
+    kept: dict[Any, Bounds] = {}
+
+    def bounds(layout: Layout) -> Bounds:
+        name = (layout.semantics, *layout.starts.tolist(), *((query, len(items)) for query, items in layout.lengths))
+        return kept.setdefault(name, layout.bounds)
+
+    return Tiled(bounds=bounds)
+
+
+def _grouped() -> Attention:
+    """With several query heads for a key-value head, items do not see the last token of a prefix of full tiles."""
+
+    def bounds(layout: Layout) -> Bounds:
+        first, prefix_end, own_start = layout.bounds
+        full = (prefix_end > first) & ((prefix_end - first) % 64 == 0)
+        return Bounds(first, prefix_end - full, own_start)
+
+    right, wrong = Tiled(), Tiled(bounds=bounds)
+    return lambda q, k, v, layout: (right if q.shape[1] == k.shape[1] else wrong)(q, k, v, layout)
+
+
+def _half_border() -> Attention:
+    def seen(layout: Layout, rows: _Array, keys: _Array, visible: _Array) -> _Array:
+        found: _Array = visible & ~((rows == 256) & (keys == rows))
+        return found
+
+    right, wrong = Tiled(), Tiled(seen=seen)
+    return lambda q, k, v, layout: (wrong if q.dtype == np.float16 else right)(q, k, v, layout)
+
+
+def _editing() -> Attention:
+    right = Tiled()
+
+    def attention(q: Any, k: Any, v: Any, layout: Layout) -> Any:
+        layout.bounds.own_start[:] = layout.bounds.first
+        return right(q, k, v, layout)
+
+    return attention
+
+
 def _bfloat16(x: _Array) -> _Array:
     return rounded(x, "bfloat16")
 
@@ -299,6 +388,11 @@ FAULTS: tuple[Planted, ...] = (
            bias=_hidden_by(30, foreign=False)),
     _fault("pages_in_order", "exact", "a page table is not read", _able(page_sizes=(16,)),
            cache=lambda layout, x: _through_pages(layout, x, in_order=True)),
+    _fault("fourth_head", "exact", "key-value heads from the fifth on are the fourth",
+           kv_head=lambda heads, kv_heads: np.minimum(np.arange(heads) // (heads // kv_heads), 3)),
+    _fault("two_sequences", "exact", "a call of two sequences has the first one's items in both",
+           _able(max_sequences=2), bounds=_first_table),
+    Planted("edited_layout", "ladder", "the layout is edited to a causal mask, and obeyed", _editing, _SHORT),
     _fault("first_table", "exact", "every sequence of a call has the first one's items", _able(max_sequences=None),
            bounds=_first_table),
     Planted("widened_result", "exact", "float16 goes in, float32 comes out", _widening, _able(dtypes=("float16",))),
@@ -308,6 +402,25 @@ FAULTS: tuple[Planted, ...] = (
     _fault("bfloat16_sums", "equivalence", "sums are rounded to bfloat16 after each tile of 64 keys",
            _able(dtypes=("bfloat16",), max_rows=2400), held=_bfloat16),
     _fault("bfloat16_products", "equivalence", "float32 operands are rounded to bfloat16", operand=_bfloat16),
+    _fault("scale_of_64", "equivalence", "heads of 128 are scaled as if they were 64", _able(head_dims=(64, 128)),
+           scale=lambda dim: 64**-0.5),
+    _fault("maximum_from_zero", "ladder", "the running maximum begins at 0, so that low scores have no weight",
+           lowest=0.0),
+    _fault("alike", "ladder", "sequences of one length share the first one's borders", _able(max_sequences=None),
+           bounds=_alike),
+    _fault("full_page", "ladder", "one size of page of three goes wrong where the last page is full",
+           _able(page_sizes=(1, 16, 32)), bounds=_full_page, cache=_through_pages),
+    _fault("item_of_32", "ladder", "an item as long as a tile of 32 does not see its first token", bounds=_item_of(32)),
+    _fault("one_token", "ladder", "a query of one token is not read by the second item and those behind it",
+           bounds=_one_token),
+    _fault("item_81", "ladder", "of 100 items from item 81 on each sees the one before", _able(max_items=100),
+           bounds=_item_81),
+    Planted("stale_mask", "ladder", "a mask is kept by the number of items, not by their lengths", _stale,
+            _able(max_sequences=None)),
+    Planted("grouped_prefix", "ladder", "grouped heads do not read the last key of a prefix of full tiles", _grouped,
+            _SHORT),
+    Planted("half_border", "ladder", "in float16 alone row 256 does not see itself", _half_border,
+            _able(dtypes=("float32", "float16"))),
     _fault("tile_border", "ladder", "a row that begins a tile does not see itself", seen=_tile_border),
     _fault("last_tile", "ladder", "the last tile of rows is left out where it is not full",
            last_tile=lambda rows, tile: max(rows // tile, 1)),

@@ -34,7 +34,7 @@ def _poisoned(subject: Subject, shape: Shape, dtype: Dtype, poisons: dict[str, f
     # A kernel that does not repeat itself fails the check that is for it. Here poison alone counts.
     allowed = np.zeros(())
     if not np.array_equal(clean, subject(q, k, v, layout, dtype), equal_nan=True):
-        allowed = 2 * limits(attended(q, k, v, layout), shape.head_dim, dtype)
+        allowed = 2 * limits(attended(q, k, v, layout), shape.head_dim, subject.rounds_to(dtype))
     for name, poison in poisons.items():
         unused = shape.layout(unused=poison)
         for kept in _kept(layout):

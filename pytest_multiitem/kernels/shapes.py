@@ -74,7 +74,8 @@ def smaller(shape: Shape, can: Abilities) -> Iterator[Shape]:
         for at in range(len(shape.lengths)):
             yield replace(shape, lengths=shape.lengths[:at] + shape.lengths[at + 1 :])
     if shape.kv_heads > 1:
-        yield replace(shape, kv_heads=1)
+        for heads in dict.fromkeys((1, *_below(shape.kv_heads, least=1))):
+            yield replace(shape, kv_heads=heads)
     if shape.group > least_group:
         yield replace(shape, group=least_group)
     if shape.head_dim > min(can.head_dims):

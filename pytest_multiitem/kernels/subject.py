@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.errors import MultiItemError
 from pytest_multiitem.kernels.abilities import Abilities, Dtype
-from pytest_multiitem.kernels.arrays import from_kernel, held_as, to_kernel, type_name
+from pytest_multiitem.kernels.arrays import UNIT_ROUNDOFF, from_kernel, held_as, to_kernel, type_name
 from pytest_multiitem.kernels.layout import Layout
 
 #: ``attention(q, k, v, layout) -> out``: q and out [rows, heads, D], k and v [rows, kv_heads, D].
@@ -29,11 +29,16 @@ class KernelError(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """A kernel, its name, and what it says that it can do."""
+    """A kernel, its name, and what it says that it can do. ``paged``: sizes of pages whose table it has asked for."""
 
     name: str
     attention: Attention
     can: Abilities
+    paged: set[int] = field(default_factory=set)
+
+    def rounds_to(self, dtype: Dtype) -> Dtype:
+        """The coarser one of the type of its arguments and that of its result."""
+        return max(dtype, self.can.result_dtype or dtype, key=UNIT_ROUNDOFF.__getitem__)
 
     def __call__(
         self, q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], layout: Layout, dtype: Dtype
@@ -62,14 +67,18 @@ class Subject:
         return None
 
     def _result(self, query: Any, key: Any, value: Any, layout: Layout, dtype: Dtype) -> NDArray[np.float32]:
+        # Its own each time: what it writes into one is not what the next call, or the judge, reads.
+        given = replace(layout)
         try:
             with np.errstate(all="ignore"):
-                returned = self.attention(query, key, value, layout)
+                returned = self.attention(query, key, value, given)
         except MultiItemError:
             raise
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
             raise KernelError(f"it raised {type(error).__name__}: {_first_line(error)}", trace) from error
+        if given.page_size is not None and given.pages_were_read:
+            self.paged.add(given.page_size)
         try:
             out = from_kernel(returned, self.can)
         except TypeError as error:

@@ -41,7 +41,7 @@ def _wrong(check: Check, drawn: list[list[str]]) -> list[str]:
     lines = [f"{head} at {check.failure.smallest}", f"  {check.failure.reason}"]
     if not check.failure.picture:
         return lines
-    if check.failure.picture in drawn:
+    if len(check.failure.picture) > 1 and check.failure.picture in drawn:
         return [*lines, "  (the masks are those above)"]
     drawn.append(check.failure.picture)
     return [*lines, *(f"  {line}" for line in check.failure.picture)]

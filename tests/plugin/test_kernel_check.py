@@ -39,3 +39,4 @@ def test_a_kernel_of_the_project(project: Project) -> None:
     assert "FAIL: kernel_subjects:leaks: " in out and "b ##··#·     ##XX#·" in out
     assert "NOT_RUN: kernel_subjects:needs_a_device: this kernel needs a CUDA device" in out
     assert "did you mean 'right'" in out and "did you mean 'exact'" in out
+    assert "During handling" not in out

@@ -46,6 +46,24 @@ def hangs():
     return lambda q, k, v, layout: time.sleep(600)
 
 
+def hangs_where_it_is_small():
+    """Wrong at the first shape that is tried, and without an answer at those that are a step smaller."""
+
+    def attention(q, k, v, layout):
+        if layout.rows < 17:
+            time.sleep(600)
+        out = planted.Tiled()(q, k, v, layout)
+        out[0] = 0
+        return out
+
+    return attention, LIMITS
+
+
+def says_pages():
+    """It reads no page."""
+    return planted.Tiled(), {**LIMITS, "page_sizes": (4, 16)}
+
+
 def needs_a_device():
     raise EngineUnavailable("this kernel needs a CUDA device")
 

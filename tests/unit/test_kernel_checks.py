@@ -152,6 +152,19 @@ def test_the_smallest_shape_and_its_picture():
     ]
 
 
+def test_a_picture_may_not_take_for_ever():
+    shape = Shape(MASK, ((200, (3,)),))
+    assert picture(planted.good(), shape, "float32", None, None, 0.0) == ["no picture: 205 rows took more than 0 s"]
+
+
+def test_key_value_heads_are_made_fewer_one_step_at_a_time():
+    subject = planted.subject(FAULTS["fourth_head"])
+    shape = Shape(MASK, ((5, (3, 1, 4)),), 2, 9)
+    look = CHECKS["exact"]
+    found, _ = smallest(look, subject, shape, "float32", look(subject, shape, "float32"), 30)
+    assert (found.heads, found.kv_heads, found.lengths) == (5, 5, ((1, (1,)),))
+
+
 def test_a_missing_key_and_a_right_mask_are_drawn_as_such():
     hidden = planted.subject(FAULTS["query_hidden"])
     drawn = picture(hidden, Shape(MASK, ((2, (1,)),)), "float32", None, None)
@@ -202,6 +215,49 @@ def test_what_lies_beyond_the_limits_is_left_out_and_said():
     _, heavy = planned(Abilities(max_sequences=None), CHECKS, 2**31)
     assert any("GiB of arrays; --memory 2" in each.why for each in heavy)
     assert not any(step.check == "nonfinite" for step in kept)
+
+
+def _planned(check, **says):
+    kept, _ = planned(Abilities(**says), [check], 2**31)
+    return [step.shape for step in kept]
+
+
+def test_a_kernel_of_two_sequences_is_tried_with_two():
+    for name in CHECKS:
+        assert 2 in {len(shape.lengths) for shape in _planned(name, max_sequences=2)}, name
+
+
+def test_the_limits_that_a_kernel_says_are_tried_themselves():
+    shapes = _planned("ladder", max_rows=900, max_items=100, max_item_length=200, max_sequences=20)
+    assert max(shape.rows for shape in shapes) == 900
+    assert max(len(items) for shape in shapes for _, items in shape.lengths) == 100
+    assert max(length for shape in shapes for _, items in shape.lengths for length in items) == 200
+    assert max(len(shape.lengths) for shape in shapes) == 20
+
+
+def test_every_border_is_tried_with_each_mask_group_dimension_and_page():
+    says = {"head_dims": (16, 64, 128), "groups": (1, 2, 8), "page_sizes": (1, 16)}
+    shapes = [shape for shape in _planned("ladder", **says) if shape.lengths == ((3, (64, 1, 64)),)]
+    assert {shape.semantics for shape in shapes} == set(Abilities().semantics)
+    assert {shape.head_dim for shape in shapes} == {16, 64, 128}
+    assert {shape.group for shape in shapes} == {1, 2, 8}
+    assert {shape.page_size for shape in shapes} == {1, 16}
+
+
+def test_every_size_of_page_has_a_sequence_that_fills_it():
+    rows = {shape.page_size: set() for shape in _planned("ladder", page_sizes=(8, 16, 48))}
+    for shape in _planned("ladder", page_sizes=(8, 16, 48)):
+        rows[shape.page_size].add(shape.rows % shape.page_size)
+    assert all({0, 1, size - 1} <= found for size, found in rows.items())
+
+
+def test_a_result_in_fewer_bits_that_is_said_is_judged_in_them():
+    right = planted.Tiled()
+    halved = Subject("halved", lambda *given: right(*given).astype(np.float16), Abilities(result_dtype="float16"))
+    coarse = Subject("coarse", lambda *given: (right(*given) * 1.01).astype(np.float16), halved.can)
+    shape = Shape(MASK, ((40, (9, 2)),))
+    assert [CHECKS[name](halved, shape, "float32") for name in CHECKS] == [None] * len(CHECKS)
+    assert "limit of float16" in CHECKS["equivalence"](coarse, shape, "float32").reason
 
 
 # ------------------------------------------------------------------ multiitem kernel-check
@@ -288,6 +344,21 @@ def test_a_kernel_that_does_not_answer_is_inconclusive(kernel_check):
     assert status == 3 and "no answer within 2 s; give it more time: --kernel-timeout SECONDS" in out
 
 
+def test_a_kernel_that_hangs_where_it_is_made_smaller_fails_as_it_did_before(kernel_check, tmp_path):
+    file = tmp_path / "report.json"
+    words = ("--check", "repeats", "--check", "exact", "--kernel-timeout", "2", "--output-json", str(file))
+    status, out, _ = kernel_check("hangs_where_it_is_small", *words)
+    assert status == 1 and "exact (float32) FAIL at query=5 items=3+1+4 heads=4/2" in out
+    report = msgspec.json.decode(file.read_bytes(), type=Report)
+    assert problems(report) == []
+    assert {check.check for check in report.checks} == {"exact", "repeats"}
+
+
+def test_pages_that_a_kernel_claims_and_does_not_read_are_a_failure(kernel_check):
+    status, out, _ = kernel_check("says_pages", "--check", "exact")
+    assert status == 1 and "page=4" in out and "has not asked layout.pages() where the rows lie" in out
+
+
 @pytest.mark.parametrize(
     ("kernel", "said"),
     [
@@ -329,6 +400,10 @@ def test_command_is_used_wrongly(kernel_check, kernel, said):
 def test_options_that_are_not_valid(kernel_check, words, said):
     status, _, err = kernel_check("right", *words)
     assert status == 2 and said in re.sub(r"\s+", " ", err)
+
+
+def test_a_timeout_may_be_of_any_size(kernel_check):
+    assert kernel_check("right", "--check", "repeats", "--kernel-timeout", "1e30")[0] == 0
 
 
 def test_a_check_without_a_shape_within_the_limits_is_not_run(kernel_check):

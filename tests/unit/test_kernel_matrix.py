@@ -21,8 +21,9 @@ from pytest_multiitem.scoring.semantics import Semantics
 MASK = Semantics.PREFIX_FIRST_DELIM
 #: Faults that one check alone sees.
 ALONE = {
-    "soft_causal", "narrow_head", "soft_items", "nan_spill", "bfloat16_sums", "bfloat16_products", "beyond_1024",
-    "item_33", "uint16_wrap", "run_to_run", "overwrites_values",
+    "soft_causal", "soft_items", "nan_spill", "bfloat16_sums", "bfloat16_products", "beyond_1024",
+    "item_33", "uint16_wrap", "fourth_head", "scale_of_64", "maximum_from_zero", "alike", "full_page", "item_of_32",
+    "item_81", "one_token", "stale_mask", "grouped_prefix", "half_border", "run_to_run", "overwrites_values",
 }  # fmt: skip
 RIGHT = [
     (ready, "numpy_tiled"),
