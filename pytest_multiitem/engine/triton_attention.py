@@ -352,7 +352,7 @@ def _dot(a: tl.tensor, b: tl.tensor, added: tl.tensor) -> tl.tensor:
 @triton.jit
 def _rounded(x: tl.tensor, TYPE: tl.constexpr) -> tl.tensor:
     """``x`` in float32 as ``TYPE``, rounded to the nearest and halves to even."""
-    if _INTERPRETED and TYPE == tl.bfloat16:
+    if _INTERPRETED and tl.bfloat16 == TYPE:
         bits = x.to(tl.uint32, bitcast=True)
         bits = tl.where(x == x, bits + (0x7FFF + ((bits >> 16) & 1)), 0x7FC00000)
         return (bits >> 16).to(tl.uint16).to(TYPE, bitcast=True)
