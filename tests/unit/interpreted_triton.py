@@ -49,10 +49,9 @@ def assert_dense(case):
     if got.dtype == torch.float32:
         torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5)
     else:
-        # What is left is the rounding of the weights and of the result to bfloat16: 2^-9 relative each on a GPU, 2^-8
-        # by the interpreter, which cuts off.
+        # What is left is the rounding of the weights and of the result to bfloat16: 2^-9 relative each.
         most = max(float(case[2].abs().max()), float(case[4].abs().max()) if case[4].numel() else 0.0)
-        torch.testing.assert_close(got.double(), want, rtol=2**-8, atol=2**-8 * most)
+        torch.testing.assert_close(got.double(), want, rtol=2**-9, atol=2**-9 * most)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pytest_multiitem.compile_gates.classify import Failure
+from pytest_multiitem.compile_gates.gpu.case import TritonCase
+from pytest_multiitem.compile_gates.gpu.compiler import TritonCompiler
 from pytest_multiitem.compile_gates.gpu.gate import Wanted, check_kernel
 from pytest_multiitem.compile_gates.judge import Observed, Step, judge, overall, tier_verdicts
 from pytest_multiitem.compile_gates.records import GpuReport
@@ -95,6 +97,42 @@ def test_each_cause_stands_once() -> None:
     assert (found, reason) == (Verdict.FAIL, f"lower, compile FAIL: v6e, v5p (a, b): {cause}")
     report = GpuReport(kernel="k:f", chips=["v6e", "v5p"], verdict=found, reason=reason, tiers=tiers, checks=checks)
     assert sum(cause in line for line in report_lines(report)) == 1
+
+
+class Telling(TritonCompiler):
+    """Says what the case was made with instead of compiling it."""
+
+    def _compile(self, case, chip, *, spills):
+        return case.arguments
+
+    def _interpret(self, case):
+        return case.arguments
+
+
+def asking(*, rows: int = 16, capability: int | None = None) -> TritonCase:
+    return TritonCase(kernel=None, arguments={"rows": rows, "capability": capability})
+
+
+def not_asking(*, rows: int = 16, **further: int) -> TritonCase:
+    return TritonCase(kernel=None, arguments={"rows": rows, **further})
+
+
+@pytest.mark.parametrize(
+    ("make", "tier", "case", "told"),
+    [
+        (asking, "compile", {}, {"rows": 16, "capability": 120}),
+        (asking, "compile", {"rows": 32}, {"rows": 32, "capability": 120}),
+        (asking, "compile", {"capability": 90}, {"rows": 16, "capability": 90}),
+        (asking, "interpret", {}, {"rows": 16, "capability": None}),
+        (asking, "interpret", {"capability": 90}, {"rows": 16, "capability": 90}),
+        (not_asking, "compile", {}, {"rows": 16}),
+        (not_asking, "interpret", {}, {"rows": 16}),
+    ],
+)
+def test_a_case_is_told_the_chips_capability_if_it_asks(make, tier: str, case, told) -> None:
+    compiler = Telling()
+    compiler._chips = {"sm_120": {"capability": 120, "spills": 0}}
+    assert compiler.run("sm_120", tier, make, case) == told
 
 
 def test_without_triton_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
