@@ -196,7 +196,7 @@ def _tiling(dtype: torch.dtype, dim: int, capability: int | None) -> _Tiling:
         parts = padded // 16
         if capability is None:
             return _Tiling(128, 64, 32, padded, parts, 8, 2)
-        return _Tiling(16, 32 if padded <= 128 else 16, 16, padded, parts, 4 if padded <= 64 else 8, 1)
+        return _Tiling(16, 32 if padded <= 128 else 16, 16, padded, parts, 8, 1)
     if padded <= 64 or capability is None:
         return _Tiling(128, 64, 32, padded, 1, 8, 2)
     if 90 <= capability < 120:
@@ -344,8 +344,9 @@ def _add(scores: tl.tensor, tile_v: tl.tensor, maximum: tl.tensor, total: tl.ten
 @triton.jit
 def _dot(a: tl.tensor, b: tl.tensor, added: tl.tensor) -> tl.tensor:
     """A matrix product accumulated in float32, and ``added`` to it where that is not None."""
-    if _INTERPRETED:
-        a, b = a.to(tl.float32), b.to(tl.float32)
+    if _INTERPRETED and a.dtype == tl.bfloat16:
+        a = (a.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+        b = (b.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     return tl.dot(a, b, added, input_precision="ieee")
 
 
@@ -353,7 +354,7 @@ def _dot(a: tl.tensor, b: tl.tensor, added: tl.tensor) -> tl.tensor:
 def _rounded(x: tl.tensor, TYPE: tl.constexpr) -> tl.tensor:
     """``x`` in float32 as ``TYPE``, rounded to the nearest and halves to even."""
     if _INTERPRETED and tl.bfloat16 == TYPE:
-        bits = x.to(tl.uint32, bitcast=True)
-        bits = tl.where(x == x, bits + (0x7FFF + ((bits >> 16) & 1)), 0x7FC00000)
+        bits = x.to(tl.uint32, bitcast=True).to(tl.uint64)  # whose sums the interpreter does not check for overflow
+        bits = tl.where(x == x, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
         return (bits >> 16).to(tl.uint16).to(TYPE, bitcast=True)
     return x.to(TYPE)
