@@ -60,6 +60,10 @@ def _prepared_once(segment: Callable[..., Any]) -> Callable[..., Any]:
     what it must replace. Within a launch the first call of a function has replaced it.
     """
     interpreted = _needed("triton.runtime.interpreter", "triton").InterpretedFunction
+    if not isinstance(_needed("triton.language", "triton").sum, interpreted):
+        raise EngineUnavailable(
+            "there is no CUDA device, and Triton was imported before it was told to interpret: set TRITON_INTERPRET=1"
+        )
     prepares = interpreted.__call__
 
     def attend(*operands: Any) -> Any:
