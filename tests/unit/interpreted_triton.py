@@ -83,7 +83,9 @@ def test_items_around_the_edges_of_a_tile(lengths, dtype, capability):
 
 @pytest.mark.parametrize("capability", CAPABILITIES, indirect=True)
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(1, 1, 16), (5, 1, 80), (4, 4, 64), (16, 2, 8), (2, 1, 128), (2, 1, 256)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim"), [(1, 1, 16), (5, 1, 80), (4, 4, 64), (16, 2, 8), (2, 1, 128), (2, 1, 256)]
+)
 def test_groups_and_head_dimensions(heads, kv_heads, dim, dtype, capability):
     assert_dense(operands(1, [7, 20, 2], heads=heads, kv_heads=kv_heads, dim=dim, prefix=9, dtype=dtype))
 

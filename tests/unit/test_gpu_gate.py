@@ -17,8 +17,8 @@ from pytest_multiitem.reports.compile_gates import report_lines
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.settings.resolve import resolve
 
-FITS = {"shared": 99 * 1024, "shared_limit": 99 * 1024, "registers": 255, "spill_stores": 4, "spill_loads": 4,
-        "spill_limit": 8}  # fmt: skip
+FITS = {"shared": 99 * 1024, "shared_limit": 99 * 1024, "tensor": 512, "tensor_limit": 512, "registers": 255,
+        "spill_stores": 4, "spill_loads": 4, "spill_limit": 8}  # fmt: skip
 
 
 def compiled(**change: int) -> Observed:
@@ -46,6 +46,8 @@ def verdict(seen: Observed, *, tier: str = "compile", chip: str = "sm_120"):
     [
         (compiled(), None),
         (compiled(shared=99 * 1024 + 1), "a launch asks for 99.0 KiB of shared memory a block, the chip has 99 KiB"),
+        (compiled(tensor=513), "a launch asks for 513 columns of tensor memory a block, the chip has 512"),
+        (compiled(tensor_limit=0), "a launch asks for 512 columns of tensor memory a block, the chip has 0"),
         (compiled(spill_stores=5), "a thread spills 5 bytes and loads 4 back (255 registers), 8 bytes in all"),
         (compiled(spill_loads=5), "a thread spills 4 bytes and loads 5 back"),
         (interpreted(0.5), None),
@@ -63,7 +65,12 @@ def test_a_limit_holds_up_to_itself(seen: Observed, said: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "seen"),
-    [("shared", compiled(shared=2**20)), ("spills", compiled(spill_stores=9)), ("numbers", interpreted(None))],
+    [
+        ("shared", compiled(shared=2**20)),
+        ("tensor", compiled(tensor=1024)),
+        ("spills", compiled(spill_stores=9)),
+        ("numbers", interpreted(None)),
+    ],
 )
 def test_a_control_fails_by_its_own_limit(stage: str, seen: Observed) -> None:
     for wanted, expected in ((stage, Verdict.PASS), ("trace", Verdict.INCONCLUSIVE)):
