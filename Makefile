@@ -60,6 +60,8 @@ tpu: $(READY)
 # Does our Triton kernel compile for GPUs, do broken ones not, are its numbers right, and does it compute the item mask?
 # Needs no GPU, but Triton: 286 MB to download, 1 GB on disk. It has a directory of its own, as libtpu has.
 gpu: export OMP_WAIT_POLICY = PASSIVE
+# The interpreter's products are small: two threads of NumPy's take twice one's processor time, and no less time.
+gpu: export OPENBLAS_NUM_THREADS = 1
 gpu: $(READY)
 	test -d ".triton/triton-$$(sed -n 's/^triton==//p' constraints.txt).dist-info" || { rm -rf .triton && \
 	  $(BIN)/python -m pip install -qq --no-deps -c constraints.txt --target .triton triton; }
