@@ -57,15 +57,17 @@ tpu: $(READY)
 	MULTI_ITEM_TPU_LIBTPU=.libtpu $(BIN)/pytest tests/tpu -rs
 	MULTI_ITEM_TPU_LIBTPU=.libtpu $(BIN)/pytest -q tests/regression -k runs_on_tpu --backend jax --require segment_lowers
 
-# Does our Triton kernel compile for GPUs, do broken ones not, and are its numbers right? Needs no GPU,
-# but Triton: 286 MB to download, 1 GB on disk. It has a directory of its own, as libtpu has. What a thread may
-# spill is what sm_120 needs; tests/gpu/test_own_kernel.py has the limit of each architecture.
+# Does our Triton kernel compile for GPUs, do broken ones not, are its numbers right, and does it compute the item mask?
+# Needs no GPU, but Triton: 286 MB to download, 1 GB on disk. It has a directory of its own, as libtpu has.
 gpu: export OMP_WAIT_POLICY = PASSIVE
+# The interpreter's products are small: two threads of NumPy's take twice one's processor time, and no less time.
+gpu: export OPENBLAS_NUM_THREADS = 1
 gpu: $(READY)
 	test -d ".triton/triton-$$(sed -n 's/^triton==//p' constraints.txt).dist-info" || { rm -rf .triton && \
 	  $(BIN)/python -m pip install -qq --no-deps -c constraints.txt --target .triton triton; }
-	MULTI_ITEM_GPU_TRITON=.triton $(BIN)/multiitem gpu-check pytest_multiitem.engine.triton_attention:gpu_case --gpu-spills 356
+	MULTI_ITEM_GPU_TRITON=.triton $(BIN)/multiitem gpu-check pytest_multiitem.engine.triton_attention:gpu_case
 	MULTI_ITEM_GPU_TRITON=.triton $(BIN)/pytest tests/gpu -rs
+	PYTHONPATH=$(CURDIR)/.triton $(BIN)/multiitem kernel-check pytest_multiitem.engine.kernel_cases:segment_triton
 	PYTHONPATH=$(CURDIR)/.triton $(BIN)/pytest tests/unit/test_triton_attention.py -rs
 
 # Would the tests of the gates notice a wrong gate? Exit status 1 for a survivor that nobody has accepted.

@@ -33,7 +33,8 @@ class Toolchain:
 
     ``name``: for messages. ``module``: of `compile_gates.child`, with its compiler. ``tiers``: in their order; each has
     its ``environment`` (variables of the child process, None: unset) and its ``controls``. ``chips``: all that are
-    known, by name, as the compiler wants them described. ``scratch``, ``apart``: see `children.process.Child`.
+    known, by name, as the compiler wants them described. ``only``: chips of a control that is not for all of them.
+    ``scratch``, ``apart``: see `children.process.Child`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Toolchain:
     controls: Controls
     chips: Mapping[str, Any]
     environment: Mapping[Tier, Mapping[str, str | None]]
+    only: Mapping[str, Sequence[str]] = field(default_factory=dict)
     scratch: tuple[str, ...] = ()
     apart: Path | None = None
 
@@ -102,8 +104,11 @@ def _steps(toolchain: Toolchain, wanted: Kernel) -> list[Step]:
     steps = []
     for tier in (tier for tier in toolchain.tiers if wanted.tier in (EVERY_TIER, tier)):
         for chip in chips_of(tier, wanted.chips):
-            controls = toolchain.controls[tier]
-            steps += [Step(tier, chip, name, control=name, must_fail=stages) for name, stages in controls]
+            steps += [
+                Step(tier, chip, name, control=name, must_fail=stages)
+                for name, stages in toolchain.controls[tier]
+                if chip in toolchain.only.get(name, (chip,))
+            ]
             steps += [Step(tier, chip, shown(case), case=at) for at, case in enumerate(wanted.cases)]
     return steps
 

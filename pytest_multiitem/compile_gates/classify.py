@@ -12,7 +12,7 @@ import msgspec
 
 Stage = Literal[
     "jax", "triton", "module", "libtpu", "topology", "case", "trace", "lower", "asked early", "no kernel", "compile",
-    "shared", "spills", "no numbers", "run", "numbers",
+    "shared", "tensor", "spills", "no numbers", "run", "numbers",
 ]  # fmt: skip
 Cause = Literal["kernel", "environment"]
 

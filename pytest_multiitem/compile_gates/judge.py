@@ -226,6 +226,11 @@ def _beyond(result: dict[str, Any]) -> tuple[Stage, str] | None:
             f"a launch asks for {resources.shared / 1024:.1f} KiB of shared memory a block, the chip has "
             f"{resources.shared_limit / 1024:g} KiB: smaller tiles or fewer stages"
         )
+    if resources is not None and resources.tensor > resources.tensor_limit:
+        return "tensor", (
+            f"a launch asks for {resources.tensor} columns of tensor memory a block, the chip has "
+            f"{resources.tensor_limit}: smaller tiles, or fewer results that are accumulated at once"
+        )
     spilled = 0 if resources is None else resources.spill_stores + resources.spill_loads
     if resources is not None and spilled > resources.spill_limit:
         return "spills", (

@@ -32,12 +32,15 @@ class Resources(msgspec.Struct, kw_only=True):
     """What a launch of a compiled GPU kernel takes, beside what it may.
 
     ``shared``: bytes of shared memory a block, as Triton asks for them at a launch; ``shared_limit``: of the chip.
+    ``tensor``: columns of tensor memory a block; ``tensor_limit``: of the chip, 0 where it has none.
     ``registers`` and ``spill_stores``, ``spill_loads`` in bytes: of a thread, as ptxas says; ``spill_limit``: bytes of
     both together.
     """
 
     shared: int
     shared_limit: int
+    tensor: int
+    tensor_limit: int
     registers: int
     spill_stores: int
     spill_loads: int

@@ -42,12 +42,13 @@ class Gpu:
 
     ``capability``: the compute capability, ten times. ``shared``: bytes of shared memory that one block may ask for:
     CUDA C++ Programming Guide, "Technical Specifications per Compute Capability", maximum amount of shared memory per
-    thread block.
+    thread block. ``tensor``: columns of tensor memory, 0 where there is none: PTX ISA, "Tensor Memory".
     """
 
     name: str
     capability: int
     shared: int
+    tensor: int = 0
 
 
 GPUS = {
@@ -55,7 +56,7 @@ GPUS = {
     for gpu in (
         Gpu("sm_80", 80, 163 * 1024),  # A100
         Gpu("sm_90", 90, 227 * 1024),  # H100, H200
-        Gpu("sm_100", 100, 227 * 1024),  # B200
+        Gpu("sm_100", 100, 227 * 1024, tensor=512),  # B200
         Gpu("sm_120", 120, 99 * 1024),  # RTX PRO 6000, RTX 5090
     )
 }

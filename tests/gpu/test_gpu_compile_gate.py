@@ -53,7 +53,7 @@ def test_a_correct_kernel_passes_on_four_architectures(triton: Path | None) -> N
         assert 0 < taken.registers <= 255 and (taken.spill_stores, taken.spill_loads) == (0, 0)
     numbers = kernels(report, "interpret")["interpreter"].numbers
     assert numbers is not None and numbers.difference is not None and 0 < numbers.difference < numbers.limit
-    assert controls_behave(report) and len(report.checks) == 4 * (5 + 1) + 4 + 1
+    assert controls_behave(report) and len(report.checks) == 4 * (5 + 1) + 1 + 4 + 1
     assert {"triton", "torch"} <= set(report.versions)
 
 

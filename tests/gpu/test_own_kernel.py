@@ -15,8 +15,9 @@ from pytest_multiitem.results.records import Verdict
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the kernel's module needs torch")
 
 OWN = "pytest_multiitem.engine.triton_attention:gpu_case"
-#: Bytes that a thread of the default case may spill and load back: what Triton 3.9.0's ptxas needs, and no more.
-SPILLS = {"sm_80": 192, "sm_90": 0, "sm_100": 0, "sm_120": 356}
+DTYPES = ("bfloat16", "float32")
+#: Head dimensions that have tiles of their own.
+HEAD_DIMS = (128, 64, 80, 256)
 
 
 def checked(triton: Path | None, kernel: str, **change: object) -> GpuReport:
@@ -27,12 +28,18 @@ def of_kernel(report: GpuReport) -> list[Check]:
     return [check for check in report.checks if check.role == "kernel"]
 
 
-def test_it_fits_four_architectures_and_spills_no_more_than_is_known(triton: Path | None) -> None:
-    report = checked(triton, OWN, tier="compile", spills=max(SPILLS.values()))
+def test_it_fits_four_architectures_and_spills_nothing(triton: Path | None) -> None:
+    cases: tuple[Case, ...] = tuple({"dtype": dtype, "head_dim": dim} for dtype in DTYPES for dim in HEAD_DIMS)
+    report = checked(triton, OWN, tier="compile", cases=cases)
     assert report.verdict is Verdict.PASS, report.reason
-    spilled = {c.chip: c.resources.spill_stores + c.resources.spill_loads for c in of_kernel(report) if c.resources}
-    assert spilled.keys() == SPILLS.keys()
-    assert all(spilled[chip] <= most for chip, most in SPILLS.items()), spilled
+    taken = [check.resources for check in of_kernel(report)]
+    assert len(taken) == 4 * len(cases)
+    assert all(each is not None and each.spill_stores + each.spill_loads == 0 for each in taken)
+
+
+def test_with_the_tiles_of_another_architecture_it_spills(triton: Path | None) -> None:
+    report = checked(triton, OWN, tier="compile", chips=("sm_120",), cases=({"capability": 90},))
+    assert report.verdict is Verdict.FAIL and "a thread spills" in report.reason
 
 
 def test_its_numbers_in_both_types_and_for_other_heads(triton: Path | None) -> None:

@@ -292,8 +292,8 @@ def tpu(kernel=FINE):
 
 def gpu(kernel=None):
     """Two cases on one architecture, compiled and interpreted; ``kernel``: what is observed of the last one."""
-    fits = {"shared": 8192, "shared_limit": 101376, "registers": 90, "spill_stores": 0, "spill_loads": 0,
-            "spill_limit": 0}  # fmt: skip
+    fits = {"shared": 8192, "shared_limit": 101376, "tensor": 0, "tensor_limit": 0, "registers": 90,
+            "spill_stores": 0, "spill_loads": 0, "spill_limit": 0}  # fmt: skip
     compiled = Observed(result={"kernels": 1, "resources": fits}, seconds=0.5)
     exact = Observed(result={"kernels": 2, "numbers": {"difference": 0.25, "limit": 0.5}}, seconds=0.5)
     steps = []

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pytest_multiitem.compile_gates.classify import Failure
+from pytest_multiitem.compile_gates.gpu.case import TritonCase
+from pytest_multiitem.compile_gates.gpu.compiler import TritonCompiler
 from pytest_multiitem.compile_gates.gpu.gate import Wanted, check_kernel
 from pytest_multiitem.compile_gates.judge import Observed, Step, judge, overall, tier_verdicts
 from pytest_multiitem.compile_gates.records import GpuReport
@@ -15,8 +17,8 @@ from pytest_multiitem.reports.compile_gates import report_lines
 from pytest_multiitem.results.records import Verdict
 from pytest_multiitem.settings.resolve import resolve
 
-FITS = {"shared": 99 * 1024, "shared_limit": 99 * 1024, "registers": 255, "spill_stores": 4, "spill_loads": 4,
-        "spill_limit": 8}  # fmt: skip
+FITS = {"shared": 99 * 1024, "shared_limit": 99 * 1024, "tensor": 512, "tensor_limit": 512, "registers": 255,
+        "spill_stores": 4, "spill_loads": 4, "spill_limit": 8}  # fmt: skip
 
 
 def compiled(**change: int) -> Observed:
@@ -44,6 +46,8 @@ def verdict(seen: Observed, *, tier: str = "compile", chip: str = "sm_120"):
     [
         (compiled(), None),
         (compiled(shared=99 * 1024 + 1), "a launch asks for 99.0 KiB of shared memory a block, the chip has 99 KiB"),
+        (compiled(tensor=513), "a launch asks for 513 columns of tensor memory a block, the chip has 512"),
+        (compiled(tensor_limit=0), "a launch asks for 512 columns of tensor memory a block, the chip has 0"),
         (compiled(spill_stores=5), "a thread spills 5 bytes and loads 4 back (255 registers), 8 bytes in all"),
         (compiled(spill_loads=5), "a thread spills 4 bytes and loads 5 back"),
         (interpreted(0.5), None),
@@ -61,7 +65,12 @@ def test_a_limit_holds_up_to_itself(seen: Observed, said: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "seen"),
-    [("shared", compiled(shared=2**20)), ("spills", compiled(spill_stores=9)), ("numbers", interpreted(None))],
+    [
+        ("shared", compiled(shared=2**20)),
+        ("tensor", compiled(tensor=1024)),
+        ("spills", compiled(spill_stores=9)),
+        ("numbers", interpreted(None)),
+    ],
 )
 def test_a_control_fails_by_its_own_limit(stage: str, seen: Observed) -> None:
     for wanted, expected in ((stage, Verdict.PASS), ("trace", Verdict.INCONCLUSIVE)):
@@ -95,6 +104,42 @@ def test_each_cause_stands_once() -> None:
     assert (found, reason) == (Verdict.FAIL, f"lower, compile FAIL: v6e, v5p (a, b): {cause}")
     report = GpuReport(kernel="k:f", chips=["v6e", "v5p"], verdict=found, reason=reason, tiers=tiers, checks=checks)
     assert sum(cause in line for line in report_lines(report)) == 1
+
+
+class Telling(TritonCompiler):
+    """Says what the case was made with instead of compiling it."""
+
+    def _compile(self, case, chip, *, spills):
+        return case.arguments
+
+    def _interpret(self, case):
+        return case.arguments
+
+
+def asking(*, rows: int = 16, capability: int | None = None) -> TritonCase:
+    return TritonCase(kernel=None, arguments={"rows": rows, "capability": capability})
+
+
+def not_asking(*, rows: int = 16, **further: int) -> TritonCase:
+    return TritonCase(kernel=None, arguments={"rows": rows, **further})
+
+
+@pytest.mark.parametrize(
+    ("make", "tier", "case", "told"),
+    [
+        (asking, "compile", {}, {"rows": 16, "capability": 120}),
+        (asking, "compile", {"rows": 32}, {"rows": 32, "capability": 120}),
+        (asking, "compile", {"capability": 90}, {"rows": 16, "capability": 90}),
+        (asking, "interpret", {}, {"rows": 16, "capability": None}),
+        (asking, "interpret", {"capability": 90}, {"rows": 16, "capability": 90}),
+        (not_asking, "compile", {}, {"rows": 16}),
+        (not_asking, "interpret", {}, {"rows": 16}),
+    ],
+)
+def test_a_case_is_told_the_chips_capability_if_it_asks(make, tier: str, case, told) -> None:
+    compiler = Telling()
+    compiler._chips = {"sm_120": {"capability": 120, "spills": 0}}
+    assert compiler.run("sm_120", tier, make, case) == told
 
 
 def test_without_triton_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

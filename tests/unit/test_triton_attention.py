@@ -38,3 +38,12 @@ def test_operands_on_a_cpu_are_refused_without_the_interpreter():
         "try: attend(x, x, x, x, x, i, i)\nexcept ValueError as error: print(error)"
     )
     assert "operands are on cpu; expected a CUDA device, or TRITON_INTERPRET=1" in ran("-c", code, TRITON_INTERPRET="0")
+
+
+def test_a_triton_that_does_not_interpret_is_not_taken_for_one_that_does():
+    code = (
+        "import triton; from pytest_multiitem.engine.kernel_cases import segment_triton\n"
+        "from pytest_multiitem.errors import EngineUnavailable\n"
+        "try: segment_triton()\nexcept EngineUnavailable as error: print(error)"
+    )
+    assert "imported before it was told to interpret" in ran("-c", code, TRITON_INTERPRET="0", CUDA_VISIBLE_DEVICES="")

@@ -110,6 +110,8 @@ class TritonCompiler:
         resources = {
             "shared": int(compiled.metadata.shared),
             "shared_limit": chip["shared"],
+            "tensor": int(getattr(compiled.metadata, "tmem_size", 0) or 0),
+            "tensor_limit": chip["tensor"],
             "registers": int(used[1]),
             "spill_stores": int(spilled[1]),
             "spill_loads": int(spilled[2]),

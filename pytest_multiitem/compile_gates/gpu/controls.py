@@ -81,6 +81,15 @@ def too_much_shared() -> TritonCase:
     )
 
 
+def too_much_tensor() -> TritonCase:
+    """Compiles for an architecture with tensor memory, but accumulates 2,048 columns in it: 512 times 512 numbers."""
+    return TritonCase(
+        kernel=_product,
+        arguments={"x": "*fp16:16", "y": "*fp16:16", "out": _POINTER, "steps": "i32", "rows": 512, "depth": 32},
+        options={"num_warps": 8, "num_stages": 1},
+    )
+
+
 def spilling() -> TritonCase:
     """Compiles, but a thread has 64 values at once and 24 registers."""
     return TritonCase(

@@ -18,6 +18,7 @@ _CONTROLS: Controls = {
         ("not_typed", frozenset({"trace"})),
         ("not_assembled", frozenset({"compile"})),
         ("too_much_shared", frozenset({"shared"})),
+        ("too_much_tensor", frozenset({"tensor"})),
         ("spilling", frozenset({"spills"})),
     ),
     "interpret": (
@@ -64,6 +65,7 @@ def check_kernel(wanted: Wanted) -> GpuReport:
         module="pytest_multiitem.compile_gates.gpu.compiler",
         tiers=GPU_TIERS,
         controls=_CONTROLS,
+        only={"too_much_tensor": tuple(gpu.name for gpu in GPUS.values() if gpu.tensor)},
         chips=GPUS,
         environment={
             "compile": {**_ALWAYS, "TRITON_INTERPRET": None},
