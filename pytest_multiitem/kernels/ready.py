@@ -161,7 +161,9 @@ class _Sequences(NamedTuple):
 
 def _sequences(layout: Layout) -> _Sequences:
     size = layout.page_size or 1
-    held, prefixes, queries = [], [], []
+    held: list[NDArray[np.int64]] = []
+    prefixes: list[tuple[int, int]] = []
+    queries: list[int] = []
     for start, each in zip(layout.starts[:-1], layout.sequences, strict=True):
         rows = np.arange(start, start + each.length)
         shared = each.visible_prefix_length // size
