@@ -53,14 +53,13 @@ _CompilerParams = getattr(pltpu, "CompilerParams", None) or pltpu.TPUCompilerPar
 class _Tiling(NamedTuple):
     """Tile sizes, in rows or keys; functions of the shapes alone, never of an item's content.
 
-    ``rows``, ``prefix``: R and P padded to whole tiles.
+    ``rows``: R in whole query tiles.
     """
 
     query: int
     own: int
     shared: int
     rows: int
-    prefix: int
 
 
 def segment_attention(
@@ -145,13 +144,13 @@ def _check(q: Any, k: Any, v: Any, prefix_k: Any, prefix_v: Any, segment_start: 
 
 def _tiling(group: int, rows: int, prefix: int) -> _Tiling:
     own = _LANES if rows <= _FEW_ROWS else 2 * _LANES
-    padded_rows = _round_up(rows, own)
-    # A power of two: a row's place in its tile is then a bitwise and. It divides `own` or is a multiple of it.
+    # A power of two: a row's place in its tile is then a bitwise and. As it divides the rows of whole own tiles, no
+    # query tile needs an own tile that begins behind the last key.
     query = _PRODUCT_ROWS
-    while query > _SUBLANES and (padded_rows % query or query * group > _PRODUCT_ROWS):
+    while query > _SUBLANES and (_round_up(rows, own) % query or query * group > _PRODUCT_ROWS):
         query //= 2
     shared = min(_PREFIX_KEYS, _round_up(max(prefix, 1), _LANES))
-    return _Tiling(query, own, shared, padded_rows, _round_up(max(prefix, 1), shared))
+    return _Tiling(query, own, shared, _round_up(rows, query))
 
 
 @partial(jax.jit, static_argnames=("interpret",))
@@ -187,7 +186,7 @@ def _attend(
     product_rows = group * tiling.query
     attended = pl.pallas_call(
         partial(_kernel, tiling=tiling),
-        out_shape=jax.ShapeDtypeStruct((kv_heads, group, tiling.rows, dim), q.dtype),
+        out_shape=jax.ShapeDtypeStruct((kv_heads, group, max(rows, tiling.query), dim), q.dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             # The number of key tiles is known when the kernel starts, not when it is compiled: at most as many
@@ -209,11 +208,13 @@ def _attend(
     )(
         counts,
         first_own,
-        _pad(q, 2, tiling.rows),
-        _pad(k, 1, tiling.rows),
-        _pad(v, 1, tiling.rows),
-        _pad(prefix_k, 1, tiling.prefix),
-        _pad(prefix_v, 1, tiling.prefix),
+        # Up to one whole tile and no further: of a last tile that is not whole Pallas leaves the rest undefined, which
+        # the kernel hides, where padding would copy the array.
+        _pad(q, 2, tiling.query),
+        _pad(k, 1, tiling.own),
+        _pad(v, 1, tiling.own),
+        _pad(prefix_k, 1, tiling.shared),
+        _pad(prefix_v, 1, tiling.shared),
         start.reshape(query_tiles, 1, tiling.query),
     )
     return attended[:, :, :rows]
@@ -307,8 +308,8 @@ def _dot(a: Any, b: Any, contract: tuple[tuple[int], tuple[int]]) -> Any:
 
 
 def _pad(x: Any, axis: int, size: int, fill: int = 0) -> Any:
-    """``x`` followed by ``fill`` up to ``size`` along ``axis``."""
-    if x.shape[axis] == size:
+    """``x`` followed by ``fill`` up to ``size`` along ``axis``; as it is where it is longer."""
+    if x.shape[axis] >= size:
         return x
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, size - x.shape[axis])

@@ -191,11 +191,11 @@ class Layout:
     def _pages(self) -> Pages:
         if self.page_size is None:
             raise ValueError("this call has no pages; name page_sizes in what the kernel can do")
-        return _pages(self.page_size, np.diff(self.starts))
+        return pages_of(self.page_size, np.diff(self.starts))
 
 
-def _pages(size: int, lengths: Iterable[int]) -> Pages:
-    """A cache with one page in four to spare, its pages in no order."""
+def pages_of(size: int, lengths: Iterable[int]) -> Pages:
+    """A cache for sequences of so many tokens, with one page in four to spare, its pages in no order."""
     rows = [int(length) for length in lengths]
     needed = [-(-length // size) for length in rows]
     indptr = np.cumsum([0, *needed]).astype(np.int32)

@@ -7,13 +7,15 @@ torch, JAX and FlashInfer are imported where a case is asked for. The embedded e
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.kernels.abilities import Abilities
-from pytest_multiitem.kernels.layout import Layout
+from pytest_multiitem.kernels.layout import Layout, Pages, pages_of
 from pytest_multiitem.kernels.planted import Tiled
 from pytest_multiitem.kernels.subject import Attention
 
@@ -30,6 +32,10 @@ _DENSE: dict[str, Any] = {
     "max_sequences": None,
     "keeps_nonfinite": False,
 }
+
+
+#: Keys of a block of JAX's ragged paged attention. Left to itself it asks which TPU it runs on.
+_RAGGED_KEYS = 64
 
 
 def _torch() -> Any:
@@ -138,12 +144,107 @@ def splash_attention() -> Case:
     return attention, can
 
 
+class _Sequences(NamedTuple):
+    """Items as sequences of their own in a paged cache, in the order of the rows.
+
+    Each has the whole pages of its prefix and then its own, which begin with what is left of the prefix: S sequences.
+    ``rows``: the rows that ``pages`` holds, of one sequence after the other. ``tables``: the pages of each. ``keys``,
+    ``queries``: how many keys and rows each has, int32 [S].
+    """
+
+    pages: Pages
+    rows: NDArray[np.int64]
+    tables: list[NDArray[np.int32]]
+    keys: NDArray[np.int32]
+    queries: NDArray[np.int32]
+
+
+def _sequences(layout: Layout) -> _Sequences:
+    size = layout.page_size or 1
+    held: list[NDArray[np.int64]] = []
+    prefixes: list[tuple[int, int]] = []
+    queries: list[int] = []
+    for start, each in zip(layout.starts[:-1], layout.sequences, strict=True):
+        rows = np.arange(start, start + each.length)
+        shared = each.visible_prefix_length // size
+        prefixes += [(len(held), 0), *[(len(held), shared)] * each.num_items]
+        blocks = [rows[each.block(item)] for item in range(each.num_items)]
+        left = rows[shared * size : each.visible_prefix_length]
+        held += [rows[: each.prefix_length], *(np.concatenate([left, block]) for block in blocks)]
+        queries += [each.prefix_length, *map(len, blocks)]
+    pages = pages_of(size, map(len, held))
+    own = np.split(pages.indices, pages.indptr[1:-1])
+    tables = [np.concatenate([own[first][:shared], mine]) for (first, shared), mine in zip(prefixes, own, strict=True)]
+    keys = [shared * size + len(mine) for (_, shared), mine in zip(prefixes, held, strict=True)]
+    return _Sequences(pages, np.concatenate(held), tables, np.array(keys, np.int32), np.array(queries, np.int32))
+
+
 def ragged_paged_attention() -> Case:
-    """JAX's ragged paged attention for TPUs: it has no argument for items."""
-    raise EngineUnavailable(
-        "jax.experimental.pallas.ops.tpu.ragged_paged_attention is causal over each sequence and takes no mask, so a "
-        "sequence of several items cannot be told to it"
+    """JAX's ragged paged attention for TPUs, in Pallas' interpreter.
+
+    It is causal over a sequence and takes no mask, so an item is a sequence of its own behind the prefix's pages.
+    """
+    try:
+        jnp = importlib.import_module("jax.numpy")
+        tpu = importlib.import_module("jax.experimental.pallas.tpu")
+        ragged = importlib.import_module("jax.experimental.pallas.ops.tpu.ragged_paged_attention")
+    except ImportError as error:
+        raise EngineUnavailable(f"JAX's ragged paged attention cannot be imported: {error}") from None
+    if missing := [name for name in ("force_tpu_interpret_mode", "store") if not hasattr(tpu, name)]:
+        raise EngineUnavailable(f"this JAX cannot interpret its ragged paged attention: no pallas.tpu.{missing[0]}")
+
+    def store(ref: Any, value: Any, *, mask: Any) -> None:
+        ref[...] = jnp.where(mask, value, ref[...])
+
+    def padded(x: Any, *sizes: int, fill: float = 0) -> Any:
+        """``x`` up to powers of two, and to ``sizes`` at least: each shape is compiled once, for seconds."""
+        to = [max(least, 1 << (size - 1).bit_length()) for size, least in zip(x.shape, sizes, strict=False)]
+        widths = [(0, size - now) for size, now in zip(to, x.shape, strict=False)]
+        widths += [(0, 0)] * (x.ndim - len(widths))
+        return np.pad(x, widths, constant_values=x.dtype.type(fill))
+
+    def attention(q: Any, k: Any, v: Any, layout: Layout) -> Any:
+        query, key, value = (np.asarray(each) for each in (q, k, v))
+        query = padded(query, 256, fill=layout.unused)
+        pages, rows, tables, keys, queries = _sequences(layout)
+        cache = np.full((pages.total + 1, pages.size, 2 * k.shape[1], k.shape[2]), layout.unused, dtype=key.dtype)
+        slots = cache.reshape(-1, *cache.shape[2:])
+        slots[pages.slots, 0::2], slots[pages.slots, 1::2] = key[rows], value[rows]
+        table = np.full((len(tables), max(map(len, tables))), pages.total, dtype=np.int32)
+        for mine, wanted in zip(table, tables, strict=True):
+            mine[: len(wanted)] = wanted
+        table = padded(table, 64, 64, fill=pages.total)
+        ends = np.cumsum(queries, dtype=np.int32)
+        ends = np.pad(ends, (1, len(table) - len(ends)))
+        # JAX 0.10's interpreter fails at a masked store into a part of an array, which that of 0.8 and 0.9 makes as
+        # this does. The other one that Pallas has for TPUs fails at a copy's array that is reshaped.
+        with mock.patch.object(tpu, "store", store), tpu.force_tpu_interpret_mode(True):
+            out = ragged.ragged_paged_attention(
+                query,
+                jnp.asarray(padded(cache, 64, fill=layout.unused)),
+                jnp.asarray(np.pad(keys, (0, len(table) - len(keys)))),
+                jnp.asarray(table),
+                jnp.asarray(ends),
+                jnp.asarray([len(keys)], jnp.int32),
+                sm_scale=q.shape[2] ** -0.5,
+                num_kv_pages_per_block=_RAGGED_KEYS // pages.size,
+                # All rows: from one block of rows to the next it keeps its place in scalar memory, and the interpreter
+                # hands it the first place again.
+                num_queries_per_block=len(query),
+            )
+        return np.asarray(out)[: layout.rows]
+
+    can = Abilities(
+        arrays="jax",
+        dtypes=("float32", "bfloat16"),
+        head_dims=(128,),
+        groups=(1, 2),
+        page_sizes=(8, 16),
+        max_rows=530,
+        max_sequences=None,
+        keeps_nonfinite=False,  # a later NaN of its own sequence reaches a row
     )
+    return attention, can
 
 
 def _flashinfer() -> tuple[Any, Any]:

@@ -44,6 +44,7 @@ def test_our_kernel_compiles_for_every_chip(libtpu: Path | None) -> None:
     for check in report.checks:
         if check.tier == "compile" and check.role == "kernel":
             assert check.memory is not None and check.memory.argument > 0 and check.memory.output > 0
+            assert check.memory.temp < 2**20, "no copy of an operand: the smallest has 4 MiB"
 
 
 def test_a_small_kernel_compiles_for_every_chip_that_is_known(libtpu: Path | None) -> None:

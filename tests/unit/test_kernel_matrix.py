@@ -14,6 +14,7 @@ from pytest_multiitem.engine import kernel_cases
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.kernels import planted, ready
 from pytest_multiitem.kernels.gate import Wanted, check_kernel
+from pytest_multiitem.kernels.layout import Layout
 from pytest_multiitem.kernels.plan import CHECKS, steps
 from pytest_multiitem.kernels.shapes import Shape
 from pytest_multiitem.kernels.subject import Subject
@@ -32,6 +33,7 @@ RIGHT = [
     (ready, "torch_dense"),
     (ready, "torch_sdpa"),
     (ready, "flex_attention"),
+    (ready, "ragged_paged_attention"),
     (kernel_cases, "segment_torch"),
     (kernel_cases, "segment_pallas"),
 ]
@@ -114,11 +116,41 @@ def test_an_item_over_32_767_tokens_whose_places_are_held_in_15_bits_is_seen_by_
     assert found is not None and "of item 2" in found.reason
 
 
-def test_what_has_no_gpu_or_no_mask_is_not_run():
-    for name, said in (("ragged_paged_attention", "takes no mask"), ("flashinfer_paged", "FlashInfer")):
-        if name.startswith("flashinfer"):
-            torch = importlib.import_module("torch")
-            if torch.cuda.is_available():
-                pytest.skip("NOT_RUN: there is a GPU")
-        with pytest.raises(EngineUnavailable, match=said):
-            getattr(ready, name)()
+def test_what_has_no_gpu_is_not_run():
+    torch = importlib.import_module("torch")
+    if torch.cuda.is_available():
+        pytest.skip("NOT_RUN: there is a GPU")
+    with pytest.raises(EngineUnavailable, match="FlashInfer"):
+        ready.flashinfer_paged()
+
+
+def test_a_jax_that_cannot_interpret_a_kernel_is_not_run(monkeypatch):
+    tpu = pytest.importorskip("jax.experimental.pallas.tpu")
+    pytest.importorskip("jax.experimental.pallas.ops.tpu.ragged_paged_attention")
+    monkeypatch.delattr(tpu, "force_tpu_interpret_mode")
+    with pytest.raises(EngineUnavailable, match="force_tpu_interpret_mode"):
+        ready.ragged_paged_attention()
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+@pytest.mark.parametrize("semantics", ready.Abilities().semantics)
+def test_items_as_sequences_of_their_own_see_what_they_must(semantics, size):
+    """Of an item's keys none is missing and none is another's; whole pages of a prefix are shared, not copied."""
+    layout = Layout(semantics, ((5, (3, 0, 4)), (16, (1, 20)), (33, ())), page_size=size)
+    pages, rows, tables, keys, queries = ready._sequences(layout)
+    held = np.full(pages.total * size, -1)
+    held[pages.slots] = rows
+    assert len(set(pages.slots.tolist())) == len(rows)
+    starts = np.cumsum([0, *queries])
+    assert starts[-1] == layout.rows
+    for at, table in enumerate(tables):
+        mine = range(starts[at], starts[at + 1])
+        slots = (table[:, None].astype(np.int64) * size + np.arange(size)).ravel()[: keys[at]]
+        assert len(table) == -(-keys[at] // size)
+        for place, row in enumerate(mine, start=keys[at] - len(mine)):
+            seen = np.flatnonzero(layout.mask()[row])
+            if layout.judged[row]:
+                np.testing.assert_array_equal(held[slots[: place + 1]], seen)
+    copies = len(rows) - layout.rows
+    left = [each.visible_prefix_length % size * each.num_items for each in layout.sequences]
+    assert copies == sum(left)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -154,6 +155,22 @@ def test_trouble_with_jax_is_the_environments(monkeypatch, tmp_path: Path) -> No
     report = check_kernel(wanted("fine"))
     assert report.verdict is Verdict.NOT_RUN and not report.versions
     assert "environment: RuntimeError: this JAX is broken" in report.reason
+
+
+def test_a_jax_that_asks_for_a_package_it_does_not_bring_is_named(monkeypatch, tmp_path: Path) -> None:
+    """As JAX 0.9.2, whose Pallas imports absl."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Asks:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'jax.experimental.pallas.tpu':\n"
+        "            import no_such_package\n"
+        "sys.meta_path.insert(0, Asks())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    report = check_kernel(wanted("fine"))
+    assert report.verdict is Verdict.NOT_RUN
+    assert f"No module named 'no_such_package' (jax {metadata.version('jax')})" in report.reason
 
 
 def test_a_jax_without_the_interface_is_the_environments(monkeypatch, tmp_path: Path) -> None:

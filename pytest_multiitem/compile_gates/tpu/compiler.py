@@ -16,6 +16,7 @@ from typing import Any
 from pytest_multiitem.compile_gates.child import outside, place, serve
 from pytest_multiitem.compile_gates.subject import StageError
 from pytest_multiitem.compile_gates.tpu.asked import Asked, DescribedDevice
+from pytest_multiitem.results.machine import package_versions
 
 _NO_LIBTPU = (
     "libtpu is not installed (pip install 'pytest-multiitem[tpu-aot]'; MULTI_ITEM_TPU_LIBTPU=DIR names one that is "
@@ -48,7 +49,8 @@ class PallasCompiler:
             # Before the kernel's module, so that `from jax import devices` there is heard as well.
             self._asked = Asked()
         except Exception as error:
-            raise StageError("jax", error) from error
+            version = "".join(f" (jax {each})" for each in package_versions(("jax",)).values())
+            raise StageError("jax", error, message=f"{error}{version}") from error
         self._chips = _Chips(chips)
         return controls
 
