@@ -178,9 +178,11 @@ class Layout:
             np.array([max(items, default=0) for _, items in self.lengths]).astype(np.uint16),
         )
 
-    def pages(self) -> Pages:
-        """Where the rows lie in a cache. Raises ValueError where no pages are asked for."""
-        return self._pages
+    def pages(self, lengths: Iterable[int] | None = None) -> Pages:
+        """Where the rows lie in a cache; with ``lengths`` a cache for as many other sequences of so many tokens, such as
+        items that share the pages of their prefix. Raises ValueError where no pages are asked for."""
+        found = self._pages
+        return found if lengths is None else _pages_of(found.size, lengths)
 
     @property
     def pages_were_read(self) -> bool:
@@ -191,10 +193,10 @@ class Layout:
     def _pages(self) -> Pages:
         if self.page_size is None:
             raise ValueError("this call has no pages; name page_sizes in what the kernel can do")
-        return pages_of(self.page_size, np.diff(self.starts))
+        return _pages_of(self.page_size, np.diff(self.starts))
 
 
-def pages_of(size: int, lengths: Iterable[int]) -> Pages:
+def _pages_of(size: int, lengths: Iterable[int]) -> Pages:
     """A cache for sequences of so many tokens, with one page in four to spare, its pages in no order."""
     rows = [int(length) for length in lengths]
     needed = [-(-length // size) for length in rows]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.kernels.abilities import Abilities
-from pytest_multiitem.kernels.layout import Layout, Pages, pages_of
+from pytest_multiitem.kernels.layout import Layout, Pages
 from pytest_multiitem.kernels.planted import Tiled
 from pytest_multiitem.kernels.subject import Attention
 
@@ -160,7 +160,7 @@ class _Sequences(NamedTuple):
 
 
 def _sequences(layout: Layout) -> _Sequences:
-    size = layout.page_size or 1
+    size = layout.pages().size
     held: list[NDArray[np.int64]] = []
     prefixes: list[tuple[int, int]] = []
     queries: list[int] = []
@@ -172,7 +172,7 @@ def _sequences(layout: Layout) -> _Sequences:
         left = rows[shared * size : each.visible_prefix_length]
         held += [rows[: each.prefix_length], *(np.concatenate([left, block]) for block in blocks)]
         queries += [each.prefix_length, *map(len, blocks)]
-    pages = pages_of(size, map(len, held))
+    pages = layout.pages(map(len, held))
     own = np.split(pages.indices, pages.indptr[1:-1])
     tables = [np.concatenate([own[first][:shared], mine]) for (first, shared), mine in zip(prefixes, own, strict=True)]
     keys = [shared * size + len(mine) for (_, shared), mine in zip(prefixes, held, strict=True)]
@@ -204,10 +204,17 @@ def ragged_paged_attention() -> Case:
         return np.pad(x, widths, constant_values=x.dtype.type(fill))
 
     def attention(q: Any, k: Any, v: Any, layout: Layout) -> Any:
-        query, key, value = (np.asarray(each) for each in (q, k, v))
+        whole = [np.asarray(each) for each in (q, k, v)]
+        heads, group = k.shape[1], q.shape[1] // k.shape[1]
+        # It takes no 9 key-value heads; and several blocks of heads are as several of rows.
+        parts = [(first, min(first + 2, heads)) for first in range(0, heads, 2)]
+        cut = [[whole[0][:, a * group : b * group], whole[1][:, a:b], whole[2][:, a:b]] for a, b in parts]
+        return np.concatenate([attend(*each, layout) for each in cut], axis=1)
+
+    def attend(query: Any, key: Any, value: Any, layout: Layout) -> Any:
         query = padded(query, 256, fill=layout.unused)
         pages, rows, tables, keys, queries = _sequences(layout)
-        cache = np.full((pages.total + 1, pages.size, 2 * k.shape[1], k.shape[2]), layout.unused, dtype=key.dtype)
+        cache = np.full((pages.total + 1, pages.size, 2 * key.shape[1], key.shape[2]), layout.unused, dtype=key.dtype)
         slots = cache.reshape(-1, *cache.shape[2:])
         slots[pages.slots, 0::2], slots[pages.slots, 1::2] = key[rows], value[rows]
         table = np.full((len(tables), max(map(len, tables))), pages.total, dtype=np.int32)
@@ -226,7 +233,7 @@ def ragged_paged_attention() -> Case:
                 jnp.asarray(table),
                 jnp.asarray(ends),
                 jnp.asarray([len(keys)], jnp.int32),
-                sm_scale=q.shape[2] ** -0.5,
+                sm_scale=query.shape[2] ** -0.5,
                 num_kv_pages_per_block=_RAGGED_KEYS // pages.size,
                 # All rows: from one block of rows to the next it keeps its place in scalar memory, and the interpreter
                 # hands it the first place again.
@@ -239,7 +246,7 @@ def ragged_paged_attention() -> Case:
         dtypes=("float32", "bfloat16"),
         head_dims=(128,),
         groups=(1, 2),
-        page_sizes=(8, 16),
+        page_sizes=(16,),
         max_rows=530,
         max_sequences=None,
         keeps_nonfinite=False,  # a later NaN of its own sequence reaches a row

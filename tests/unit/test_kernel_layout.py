@@ -58,6 +58,15 @@ def test_pages_are_out_of_order_and_some_are_nobodys():
         assert (mine - 1) * 4 + pages.last_page_len[index] == rows
 
 
+def test_pages_of_other_sequences_are_pages_that_were_asked_for():
+    layout = Layout(MASKS[0], ((30, (5, 9)),), page_size=4)
+    assert not layout.pages_were_read
+    pages = layout.pages([5, 1])
+    assert layout.pages_were_read and len(pages.slots) == 6 and pages.last_page_len.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="no pages; name page_sizes"):
+        Layout(MASKS[0], BATCH).pages([5])
+
+
 def test_what_one_sequence_has_several_do_not():
     layout = Layout(MASKS[0], BATCH)
     with pytest.raises(ValueError, match=r"3 sequences; use Layout\.lengths"):
