@@ -179,7 +179,7 @@ class Layout:
         )
 
     def pages(self, lengths: Iterable[int] | None = None) -> Pages:
-        """Where the rows lie in a cache; with ``lengths`` a cache for as many other sequences of so many tokens, such as
+        """Where the rows lie in a cache; with ``lengths`` a cache for other sequences of so many tokens each, such as
         items that share the pages of their prefix. Raises ValueError where no pages are asked for."""
         found = self._pages
         return found if lengths is None else _pages_of(found.size, lengths)

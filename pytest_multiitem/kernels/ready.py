@@ -204,12 +204,12 @@ def ragged_paged_attention() -> Case:
         return np.pad(x, widths, constant_values=x.dtype.type(fill))
 
     def attention(q: Any, k: Any, v: Any, layout: Layout) -> Any:
-        whole = [np.asarray(each) for each in (q, k, v)]
+        query, key, value = (np.asarray(each) for each in (q, k, v))
         heads, group = k.shape[1], q.shape[1] // k.shape[1]
         # It takes no 9 key-value heads; and several blocks of heads are as several of rows.
         parts = [(first, min(first + 2, heads)) for first in range(0, heads, 2)]
-        cut = [[whole[0][:, a * group : b * group], whole[1][:, a:b], whole[2][:, a:b]] for a, b in parts]
-        return np.concatenate([attend(*each, layout) for each in cut], axis=1)
+        found = [attend(query[:, a * group : b * group], key[:, a:b], value[:, a:b], layout) for a, b in parts]
+        return np.concatenate(found, axis=1)
 
     def attend(query: Any, key: Any, value: Any, layout: Layout) -> Any:
         query = padded(query, 256, fill=layout.unused)
