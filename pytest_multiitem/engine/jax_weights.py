@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from pytest_multiitem.engine.config import ModelConfig
-from pytest_multiitem.errors import CheckpointError
-
-_INDEX = "model.safetensors.index.json"
-_FLOATS = ("float32", "bfloat16", "float16")
+from pytest_multiitem.engine.tensors import tensors
 
 
 class Layers(NamedTuple):
@@ -56,7 +50,7 @@ def load_weights(directory: Path, config: ModelConfig, dtype: str, device: Any) 
     def put(values: np.ndarray) -> Any:
         return jax.device_put(values, device)
 
-    with _tensors(directory) as read:
+    with tensors(directory, "np") as read:
 
         def tensor(name: str, *shape: int) -> np.ndarray:
             return read(name, shape).astype(target)
@@ -102,57 +96,3 @@ def score_bound(layers: Layers) -> float:
     than √D times its norm's largest weight, and rotation keeps their lengths."""
     largest = [np.abs(np.asarray(norm, dtype=np.float64)).max(axis=-1) for norm in (layers.q_norm, layers.k_norm)]
     return float(np.sqrt(layers.q_norm.shape[-1]) * np.max(largest[0] * largest[1]))
-
-
-@contextmanager
-def _tensors(directory: Path) -> Iterator[Any]:
-    """A function (name, expected shape) → array over all safetensors files of a checkpoint."""
-    with ExitStack() as stack:
-        holders: dict[str, Any] = {}
-        for path in _files(directory):
-            try:
-                file = stack.enter_context(safe_open(path, framework="np"))
-                holders.update(dict.fromkeys(file.keys(), file))
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(
-                    f"{path} cannot be read as safetensors ({error}); fetch or write the checkpoint again"
-                ) from None
-
-        def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
-            if name not in holders:
-                raise CheckpointError(
-                    f"{directory} lacks the tensor {name!r} (it holds {len(holders)} others); "
-                    "the checkpoint is incomplete or not a Qwen3 causal LM"
-                )
-            try:
-                values: np.ndarray = holders[name].get_tensor(name)
-            except (TypeError, AttributeError, SafetensorError) as error:
-                raise CheckpointError(f"{directory}: tensor {name!r} cannot be read: {error}") from None
-            if values.shape != shape:
-                raise CheckpointError(
-                    f"{directory}: tensor {name!r} has shape {list(values.shape)}, "
-                    f"but config.json asks for {list(shape)}"
-                )
-            if values.dtype.name not in _FLOATS:
-                raise CheckpointError(
-                    f"{directory}: tensor {name!r} is {values.dtype.name}; expected one of {', '.join(_FLOATS)} "
-                    "(quantised checkpoints are not supported)"
-                )
-            return values
-
-        yield read
-
-
-def _files(directory: Path) -> list[Path]:
-    """The shards named by the index, else model.safetensors, else every safetensors file."""
-    index, single = directory / _INDEX, directory / "model.safetensors"
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index} is no valid safetensors index: {error!r}") from None
-        return [directory / name for name in names]
-    files = [single] if single.exists() else sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{directory} holds no *.safetensors file")
-    return files

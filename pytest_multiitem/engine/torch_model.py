@@ -1,4 +1,4 @@
-"""The PyTorch engine: a Qwen3 checkpoint read with transformers, computed row block by row block."""
+"""The PyTorch engine: our own Qwen3 forward pass, computed row block by row block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -25,7 +24,7 @@ from pytest_multiitem.engine.config import read_config
 from pytest_multiitem.engine.interruption import Interruption
 from pytest_multiitem.engine.plan import Block, Plan, arbitrary_tokens, equal_slots, pack, place
 from pytest_multiitem.engine.torch_kernels import Heads, choose
-from pytest_multiitem.engine.torch_weights import Layer, layer_weights, load_model, reading_weights
+from pytest_multiitem.engine.torch_weights import Layer, load_weights
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.readout import Readout
@@ -59,7 +58,7 @@ _Rotary = tuple[Tensor, Tensor]
 
 
 class TorchBackend:
-    """`engine.backend.Backend` on PyTorch; reads a Qwen3 checkpoint directory with transformers.
+    """`engine.backend.Backend` on PyTorch; reads a Qwen3 checkpoint directory itself.
 
     ``dtype``: "float32" or "bfloat16". ``device``: a torch device name, or "auto".
     """
@@ -74,21 +73,19 @@ class TorchBackend:
             raise EngineUnavailable(
                 f"device {device!r} was asked for, but this PyTorch sees no CUDA device; use --device cpu"
             )
-        model = load_model(directory, config, getattr(torch, dtype))
-        model.eval().requires_grad_(False)
         try:
-            model.to(device)
+            torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise EngineUnavailable(f"device {device!r} cannot be used by this PyTorch: {error}") from error
-        self._embedding: Tensor = model.model.embed_tokens.weight
-        self._rotary: Any = model.model.rotary_emb
-        self._final_norm: Tensor = model.model.norm.weight
-        self._head = reading_weights(model, config)
-        self._layers = layer_weights(model, config)
+        weights = load_weights(directory, config, getattr(torch, dtype), device)
+        self._embedding, self._layers, self._final_norm, self._head = weights
+        #: Radians from one position to the next [D / 2].
+        self._frequencies = 1.0 / config.rope_theta ** (torch.arange(0, config.head_dim, 2.0) / config.head_dim)
+        self._frequencies = self._frequencies.to(device)
         self._product = torch_products.choose(device, getattr(torch, dtype))
         self.device = device
         self.dtype = dtype
-        self.versions = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
+        self.versions = {"torch": str(torch.__version__)}
         self.vocab_size = config.vocab_size
         self.max_positions = config.max_position_embeddings
         self.classes = config.classes
@@ -264,9 +261,8 @@ class TorchBackend:
     def _embed(self, tokens: NDArray[np.int32], positions: NDArray[np.int32]) -> tuple[Tensor, _Rotary]:
         """Embeddings [R, H], and the rotary factors of their positions, each [R, 1, D / 2]."""
         hidden = functional.embedding(self._tensor(tokens), self._embedding)
-        factors = self._rotary(hidden[None], self._tensor(positions)[None])
-        cos, sin = (factor[0, :, None].chunk(2, dim=-1)[0] for factor in factors)
-        return hidden, (cos, sin)
+        angles = self._tensor(positions)[:, None, None].float() * self._frequencies
+        return hidden, (angles.cos().to(hidden.dtype), angles.sin().to(hidden.dtype))
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)

@@ -1,4 +1,4 @@
-"""A Qwen3 checkpoint as the PyTorch engine has it: read with transformers, its weights joined by what multiplies them.
+"""The tensors of a Qwen3 checkpoint, read from safetensors and joined by what multiplies them for PyTorch.
 
 H: hidden size; D: head dimension; I: intermediate size; V: vocabulary.
 """
@@ -6,14 +6,13 @@ H: hidden size; D: head dimension; I: intermediate size; V: vocabulary.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from pytest_multiitem.engine.config import ModelConfig
-from pytest_multiitem.errors import CheckpointError
+from pytest_multiitem.engine.tensors import tensors
 
 
 class Layer(NamedTuple):
@@ -28,48 +27,56 @@ class Layer(NamedTuple):
     down: Tensor  # [H, I]
 
 
-def load_model(directory: Path, config: ModelConfig, dtype: torch.dtype) -> Any:
-    """The model of a checkpoint directory, the weights of its head from the files. Raises CheckpointError."""
-    kind = Qwen3ForCausalLM if config.classes is None else Qwen3ForSequenceClassification
-    try:
-        model, report = kind.from_pretrained(directory, dtype=dtype, local_files_only=True, output_loading_info=True)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{directory} cannot be loaded: {error}") from error
-    # transformers draws a weight at random where the files lack it, and only warns.
-    if config.classes is not None and any(name.startswith("score.") for name in report["missing_keys"]):
-        raise CheckpointError(
-            f"{directory} lacks the tensor 'score.weight' of its classification head; expected one of "
-            f"{config.classes} by {config.hidden_size} numbers, as its config.json says"
-        )
-    return model
+class Weights(NamedTuple):
+    """A Qwen3 model. ``head`` is what states are multiplied with to be read: ``embedding`` itself where a causal LM
+    ties them; of a classification head its classes, then unit vectors, which give every number of the state exactly."""
+
+    embedding: Tensor  # [V, H]
+    layers: list[Layer]
+    final_norm: Tensor  # [H]
+    head: Tensor  # [V, H], or [classes + H, H]
 
 
-def reading_weights(model: Any, config: ModelConfig) -> Tensor:
-    """What states are multiplied with to be read [V, H]; of a classification head its classes, then the state itself,
-    by unit vectors, which give every number of it exactly."""
-    if config.classes is None:
-        return model.lm_head.weight
-    weight = model.score.weight
-    return torch.cat([weight, torch.eye(config.hidden_size, dtype=weight.dtype, device=weight.device)])
+def load_weights(directory: Path, config: ModelConfig, dtype: torch.dtype, device: str) -> Weights:
+    """Read every tensor of ``directory`` as ``dtype`` onto ``device``.
 
+    Raises CheckpointError naming the tensor that is missing or has an unexpected shape or type.
+    """
+    hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
 
-def layer_weights(model: Any, config: ModelConfig) -> list[Layer]:
-    """The weights of every decoder layer, taken out of the transformers model."""
-    found = []
-    for layer in model.model.layers:
-        block, mlp = layer.self_attn, layer.mlp
-        query_norm = block.q_norm.weight.expand(config.num_attention_heads, -1)
-        key_norm = block.k_norm.weight.expand(config.num_key_value_heads, -1)
-        found.append(
-            Layer(
-                input_norm=layer.input_layernorm.weight,
-                qkv=torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]),
-                qk_norm=torch.cat([query_norm, key_norm]),
-                output=block.o_proj.weight,
-                post_norm=layer.post_attention_layernorm.weight,
-                gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-                down=mlp.down_proj.weight,
+    with tensors(directory, "pt") as read:
+
+        def tensor(name: str, *shape: int) -> Tensor:
+            # A copy: what is read lies in the file, which may change, and at any address.
+            return read(name, shape).to(device=device, dtype=dtype, copy=True)
+
+        def layer(number: int) -> Layer:
+            def weight(name: str, *shape: int) -> Tensor:
+                return tensor(f"model.layers.{number}.{name}.weight", *shape)
+
+            attention = {"q_proj": query, "k_proj": key, "v_proj": key}
+            norms = ("q_norm", config.num_attention_heads), ("k_norm", config.num_key_value_heads)
+            return Layer(
+                input_norm=weight("input_layernorm", hidden),
+                qkv=torch.cat([weight(f"self_attn.{name}", rows, hidden) for name, rows in attention.items()]),
+                qk_norm=torch.cat([weight(f"self_attn.{name}", dim).expand(heads, -1) for name, heads in norms]),
+                output=weight("self_attn.o_proj", hidden, query),
+                post_norm=weight("post_attention_layernorm", hidden),
+                gate_up=torch.cat([weight(f"mlp.{name}", inner, hidden) for name in ("gate_proj", "up_proj")]),
+                down=weight("mlp.down_proj", hidden, inner),
             )
+
+        embedding = tensor("model.embed_tokens.weight", config.vocab_size, hidden)
+        if config.classes is not None:
+            unit = torch.eye(hidden, dtype=dtype, device=device)
+            head = torch.cat([tensor("score.weight", config.classes, hidden), unit])
+        else:
+            tied = config.tie_word_embeddings
+            head = embedding if tied else tensor("lm_head.weight", config.vocab_size, hidden)
+        return Weights(
+            embedding=embedding,
+            layers=[layer(number) for number in range(config.num_hidden_layers)],
+            final_norm=tensor("model.norm.weight", hidden),
+            head=head,
         )
-        del block.q_proj, block.k_proj, block.v_proj, mlp.gate_proj, mlp.up_proj  # not held twice
-    return found

@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,17 @@ def machine_info() -> dict[str, Any]:
 def package_versions(names: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """The installed versions of packages, those that a run's numbers depend on by default, read without importing
     them."""
-    versions = {}
-    for name in names:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
+    found = {name: _installed(name) for name in names}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+@cache
+def _installed(name: str) -> str | None:
+    """The version of a package, None where it is not there; each is a file to find and to parse."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

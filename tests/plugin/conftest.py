@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import socket
 import ssl
@@ -71,25 +72,65 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     cloud.close()
 
 
+class Spawner:
+    """Fake servers without a start of Python for each: `fake/spawner.py`."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(FAKE / "spawner.py")]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, *arguments: str) -> tuple[int, str]:
+        """The id of the process of a new server, and its address."""
+        self._send([str(Path.cwd()), *arguments])
+        pid = self._hear("pid")
+        return int(pid), f"http://127.0.0.1:{self._hear('serving on')}"
+
+    def end(self, pid: int) -> None:
+        """Kill a server, and wait until it is gone."""
+        self._send(pid)
+        self._hear("ended")
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def _send(self, command: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+
+    def _hear(self, word: str) -> str:
+        """What follows a word; between there may be what a server says that ends."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            assert line != "failed\n", "the fake server has not started"
+            if line.startswith(word):
+                return line.removeprefix(word).strip()
+        raise AssertionError("the process that starts fake servers has ended")
+
+
+@pytest.fixture(scope="session")
+def spawner() -> Iterator[Spawner]:
+    made = Spawner()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def server() -> Iterator[Callable[..., str]]:
+def server(spawner: Spawner) -> Iterator[Callable[..., str]]:
     """Starts fake servers that belong to nobody's run; gives their addresses."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[int] = []
 
     def start(role: str, *arguments: str) -> str:
-        process = subprocess.Popen(
-            [sys.executable, str(FAKE / "fake_server.py"), "0", role, *arguments], stdout=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        assert process.stdout is not None
-        return f"http://127.0.0.1:{process.stdout.readline().split()[-1]}"
+        pid, url = spawner.start("0", role, *arguments)
+        started.append(pid)
+        return url
 
     yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    for pid in started:
+        spawner.end(pid)
 
 
 @pytest.fixture

@@ -262,7 +262,13 @@ EMPTY = {"one item": "[[11, 12, 13]]", "the same items": "[[11, 12, 13], [11, 12
 
 @pytest.mark.parametrize("test", ["length_isolation", "delimiter_aligned"])
 @pytest.mark.parametrize("items", EMPTY)
-@pytest.mark.parametrize("allow", [False, True], ids=["inconclusive-fails", "--allow-inconclusive"])
+@pytest.mark.parametrize(
+    "allow",
+    [
+        pytest.param(False, id="inconclusive-fails"),
+        pytest.param(True, id="--allow-inconclusive", marks=pytest.mark.slow),  # quick in test_exit_status
+    ],
+)
 def test_requests_that_show_nothing_are_no_pass(project: Project, items: str, test: str, allow: bool) -> None:
     project.write("own.jsonl", f'{{"query": [7, 8, 9], "items": {EMPTY[items]}, "labels": [9454, 2753]}}\n')
     project.write("test_it.py", REGRESSION)

@@ -1,5 +1,6 @@
 """Fixtures of several unit tests."""
 
+import shutil
 import signal
 import sys
 
@@ -35,6 +36,22 @@ def classifier(tmp_path_factory):
     directory = tmp_path_factory.mktemp("checkpoint") / "classifier"
     write_checkpoint(directory, replace(SPEC, num_labels=3))
     return directory
+
+
+@pytest.fixture
+def weights(checkpoint, tmp_path):
+    """A function (tensors, config changes) → a checkpoint directory with these tensors."""
+    from engine_cases import edit_config
+    from safetensors.numpy import save_file
+
+    def write(tensors, **config):
+        directory = tmp_path / "changed"
+        shutil.copytree(checkpoint, directory)
+        save_file(tensors, directory / "model.safetensors")
+        edit_config(directory, **config)
+        return directory
+
+    return write
 
 
 @pytest.fixture(scope="session")

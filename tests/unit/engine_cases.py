@@ -1,5 +1,7 @@
 """Requests for the engine tests, and how a backend answers them without a server."""
 
+import json
+
 import numpy as np
 
 from pytest_multiitem.engine.checkpoint import CheckpointSpec
@@ -67,3 +69,9 @@ def changes(items, index, rng):
         **{f"{length} tokens": tokens(rng, length) for length in (40, 1, 0, 7)},
     }
     return {name: [*items[:index], new, *items[index + 1 :]] for name, new in content.items()}
+
+
+def edit_config(directory, **changes):
+    """Change the config.json of a checkpoint directory."""
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,16 +1,14 @@
-"""What is the JAX engine's own: its compiled programs, its reading of checkpoints, its refusals."""
+"""What is the JAX engine's own: its compiled programs, its refusals."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
-from engine_cases import DELIMITER, LABELS, MASKS, assert_close, expected, packed, tokens, workload
+from engine_cases import DELIMITER, LABELS, MASKS, assert_close, edit_config, expected, packed, tokens, workload
 from reference import Reference
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from pytest_multiitem.engine.config import read_config
-from pytest_multiitem.errors import CheckpointError, EngineUnavailable
+from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.scoring.layout import build_layout
 from pytest_multiitem.scoring.semantics import Semantics
 
@@ -119,90 +117,3 @@ def test_a_backend_names_what_it_runs(backend):
 def test_a_missing_device_is_named(checkpoint):
     with pytest.raises(EngineUnavailable, match="'tpu' was asked for"):
         JaxBackend(checkpoint, dtype="float32", device="tpu")
-
-
-@pytest.fixture
-def weights(checkpoint, tmp_path):
-    """A function (tensors, config changes) → a checkpoint directory with these tensors."""
-
-    def write(tensors, **config):
-        directory = tmp_path / "changed"
-        shutil.copytree(checkpoint, directory)
-        save_file(tensors, directory / "model.safetensors")
-        edit_config(directory, **config)
-        return directory
-
-    return write
-
-
-def edit_config(directory, **changes):
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def test_a_missing_tensor_is_named(checkpoint, weights):
-    tensors = load_file(checkpoint / "model.safetensors")
-    del tensors["model.layers.1.self_attn.k_norm.weight"]
-    with pytest.raises(CheckpointError, match=r"lacks the tensor 'model.layers.1.self_attn.k_norm.weight'"):
-        JaxBackend(weights(tensors), dtype="float32", device="cpu")
-
-
-def test_a_tensor_of_another_shape_is_named(checkpoint, weights):
-    tensors = load_file(checkpoint / "model.safetensors")
-    tensors["model.norm.weight"] = np.ones(63, np.float32)
-    with pytest.raises(CheckpointError, match=r"'model.norm.weight' has shape \[63\].*asks for \[64\]"):
-        JaxBackend(weights(tensors), dtype="float32", device="cpu")
-
-
-def test_a_quantised_tensor_is_refused(checkpoint, weights):
-    tensors = load_file(checkpoint / "model.safetensors")
-    tensors["model.norm.weight"] = np.ones(64, np.int8)
-    with pytest.raises(CheckpointError, match=r"'model.norm.weight' is int8"):
-        JaxBackend(weights(tensors), dtype="float32", device="cpu")
-
-
-def test_a_damaged_file_is_named(checkpoint, tmp_path):
-    directory = tmp_path / "damaged"
-    shutil.copytree(checkpoint, directory)
-    path = directory / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
-        JaxBackend(directory, dtype="float32", device="cpu")
-    path.unlink()
-    with pytest.raises(CheckpointError, match=r"holds no \*\.safetensors"):
-        JaxBackend(directory, dtype="float32", device="cpu")
-
-
-def test_an_untied_head_must_be_there_and_is_used(checkpoint, weights):
-    tensors = load_file(checkpoint / "model.safetensors")
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"][::-1].copy()
-    directory = weights(tensors, tie_word_embeddings=False)
-    ids = tokens(np.random.default_rng(0), 10)
-    read = JaxBackend(directory, dtype="float32", device="cpu").serial(ids, LABELS, True)
-    assert_close(read, expected(Reference(directory).serial_logits(ids)[None]))
-    del tensors["lm_head.weight"]
-    save_file(tensors, directory / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks the tensor 'lm_head.weight'"):
-        JaxBackend(directory, dtype="float32", device="cpu")
-
-
-def test_shards_and_bfloat16_files(checkpoint, tmp_path):
-    import ml_dtypes
-
-    directory = tmp_path / "shards"
-    shutil.copytree(checkpoint, directory)
-    tensors = load_file(checkpoint / "model.safetensors")
-    names = sorted(tensors)
-    (directory / "model.safetensors").unlink()
-    weight_map = {name: f"model-{i % 2 + 1:05}-of-00002.safetensors" for i, name in enumerate(names)}
-    for shard in set(weight_map.values()):
-        chosen = {n: tensors[n].astype(ml_dtypes.bfloat16) for n in names if weight_map[n] == shard}
-        save_file(chosen, directory / shard)
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    assert read_config(directory).vocab_size == 1000
-    ids = tokens(np.random.default_rng(0), 10)
-    read = JaxBackend(directory, dtype="float32", device="cpu").serial(ids, LABELS, True)
-    assert_close(read, expected(Reference(directory).serial_logits(ids)[None]))
-    next(directory.glob("model-00002*")).unlink()
-    with pytest.raises(CheckpointError, match="model-00002-of-00002"):
-        JaxBackend(directory, dtype="float32", device="cpu")

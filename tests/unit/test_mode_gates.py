@@ -26,8 +26,9 @@ SEMANTICS = [
     pytest.param(each, marks=() if each is ScorerConfig(delimiter=DELIMITER).semantics else SLOW)
     for each in Semantics if each.has_serial_reference
 ]  # fmt: skip
-#: For what both engines do alike, by the parameter of a fixture of servers: the second of them is slow.
-ONE_FAST = ["pytorch", pytest.param("jax", marks=SLOW)]
+#: The second engine is slow here. That healthy servers of it pass is in `tests/regression` too, which is fast, and what
+#: its heads answer in `test_modes.py`.
+ENGINES = ["pytorch", pytest.param("jax", marks=SLOW)]
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
 CAUSAL = ("labels_per_item_agree", "setwise_agrees", "rerank_agrees", "decisions_agree", "label_mass_not_zero",
@@ -68,7 +69,7 @@ def directory(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=PACKAGES)
+@pytest.fixture(scope="module", params=ENGINES)
 def servers(request, directory):
     pytest.importorskip(PACKAGES[request.param])
     backend = load_backend(request.param, directory, dtype="float32", device="cpu")
@@ -83,7 +84,6 @@ def test_a_healthy_server_passes(servers, name, semantics):
     assert set(record.details.not_made) <= {"known answers"}
 
 
-@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_seen_by_its_gate(servers, name):
     killer, words = FAULTS[name]
@@ -106,7 +106,6 @@ SMALLEST = {
 }
 
 
-@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", SMALLEST)
 def test_each_fault_is_seen_at_its_smallest_strength(servers, name):
     killer, words = SMALLEST[name]
@@ -114,7 +113,6 @@ def test_each_fault_is_seen_at_its_smallest_strength(servers, name):
     assert record.verdict is Verdict.FAIL and words in record.reason, record.reason
 
 
-@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", [name for name in CAUSAL if name != "label_mass_not_zero"])
 def test_rounding_by_shape_is_no_leak(servers, name):
     record = servers.judged(gates()[name], variations=["shape_noise"])
@@ -122,14 +120,12 @@ def test_rounding_by_shape_is_no_leak(servers, name):
     assert record.verdict is Verdict.PASS or rounds, record.reason
 
 
-@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 def test_without_the_tokenizer_no_set_is_sent(servers, monkeypatch):
     monkeypatch.setattr(Target, "encode", None)
     record = servers.judged(gates()["setwise_agrees"])
     assert record.verdict is Verdict.INCONCLUSIVE and "tokenizer.json does not lie" in record.reason, record.reason
 
 
-@pytest.mark.parametrize("servers", ONE_FAST, indirect=True)
 def test_the_label_mass_of_every_causal_mode_is_reported(servers):
     held = servers.judged(gates()["label_mass_not_zero"]).details.held
     modes = {"ids", "text", "labels_per_item", "temperature", "setwise", "rerank", "decisions"}
@@ -164,7 +160,7 @@ CLASS_FAULTS = {
 }
 
 
-@pytest.fixture(scope="module", params=PACKAGES)
+@pytest.fixture(scope="module", params=ENGINES)
 def heads(request, tmp_path_factory):
     """Servers of a model with three classes."""
     pytest.importorskip(PACKAGES[request.param])
@@ -181,7 +177,6 @@ def test_a_healthy_head_passes(heads, name, semantics):
     assert record.verdict is Verdict.PASS and not record.details.not_made, (record.reason, record.details)
 
 
-@pytest.mark.parametrize("heads", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", CLASS_FAULTS)
 def test_each_fault_of_a_head_is_seen_by_its_gate_and_not_by_the_other(heads, name):
     killer, words = CLASS_FAULTS[name]
@@ -191,7 +186,6 @@ def test_each_fault_of_a_head_is_seen_by_its_gate_and_not_by_the_other(heads, na
         assert gate != killer or words in record.reason
 
 
-@pytest.mark.parametrize("heads", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", ["classes_see_before", "set_sees_before"])
 def test_each_fault_of_a_head_is_seen_at_its_smallest_strength(heads, name):
     killer, _ = CLASS_FAULTS[name]
@@ -211,7 +205,7 @@ def test_a_head_is_attached_whose_classes_are_not_as_many_as_the_labels(heads):
 # -- a head of one class, which ranks --------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=PACKAGES)
+@pytest.fixture(scope="module", params=ENGINES)
 def one_class(request, tmp_path_factory):
     """Servers of a model with one class, whose logit is the relevance."""
     pytest.importorskip(PACKAGES[request.param])
@@ -227,7 +221,6 @@ def test_a_healthy_head_of_one_class_ranks(one_class):
     assert set(record.details.not_made) == {"known answers"} and "the sigmoid of" in str(record.details.held)
 
 
-@pytest.mark.parametrize("one_class", ONE_FAST, indirect=True)
 @pytest.mark.parametrize("name", ["ranking_twice_squashed", "ranking_index", "classes_see_before=1e-3"])
 def test_what_is_wrong_with_its_rankings_is_seen(one_class, name):
     record = one_class.judged(gates()["rerank_agrees"], name)

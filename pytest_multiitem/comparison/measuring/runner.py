@@ -42,6 +42,9 @@ from pytest_multiitem.settings.settings import Settings
 from pytest_multiitem.traffic.lines import read_traffic
 from pytest_multiitem.transport.client import ScoreFailure
 
+#: Calls of each kind by which the harness's own time is measured.
+_HARNESS_CALLS = 50
+
 
 def compare(
     settings: Settings, engine: Engine, base: Path, progress: ProgressBar, publish: Callable[[Outcome], object]
@@ -202,7 +205,7 @@ def _harness(campaign: Campaign) -> dict[str, Any]:
     whole = encoded(request, request.query_token_ids, request.items_token_ids)
     try:
         with null_server(whole.num_items, whole.num_labels) as url:
-            return measure_overhead(url, whole, repeats=50, warmup=5)
+            return measure_overhead(url, whole, repeats=_HARNESS_CALLS, warmup=5)
     except (ScoreFailure, OSError) as error:
         return {"reason": f"it could not be measured: {error}"}
 
