@@ -30,8 +30,8 @@ class Abilities(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
     ``arrays``: what it takes and returns. NumPy has no bfloat16: such a kernel gets float32 arrays that hold bfloat16
     numbers. ``device``: where torch puts them. ``dtypes``: of q, k and v. ``result_dtype``: of the result, where it is
-    not that of q. ``head_dims``: D. ``groups``: query heads for
-    each key-value head. ``semantics``: masks it can have. ``page_sizes``: tokens of a cache page; empty: it has no
+    not that of q. ``head_dims``: D. ``groups``: query heads for each key-value head. ``kv_heads``: how many of these it
+    takes; empty: any number. ``semantics``: masks it can have. ``page_sizes``: tokens of a cache page; empty: it has no
     pages. ``tiles``: its own tile sizes, in rows or keys; lengths about them are tried beside the usual ones.
 
     Limits, None where there is none: ``max_rows`` of all sequences together, ``max_items`` of one sequence,
@@ -47,6 +47,7 @@ class Abilities(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     result_dtype: Dtype | None = None
     head_dims: tuple[int, ...] = (64,)
     groups: tuple[int, ...] = (1, 2)
+    kv_heads: tuple[int, ...] = ()
     semantics: tuple[Semantics, ...] = (Semantics.PREFIX_FIRST_DELIM, Semantics.QUERY_PREFIX)
     page_sizes: tuple[int, ...] = ()
     tiles: tuple[int, ...] = ()
@@ -76,7 +77,7 @@ def abilities_of(given: Abilities | Mapping[str, Any], kernel: str) -> Abilities
     for name in ("dtypes", "head_dims", "groups", "semantics"):
         if not getattr(found, name):
             raise UsageError(f"{kernel} says {name}=(): expected at least one, else there is nothing to check")
-    for name in ("head_dims", "groups", "page_sizes", "tiles"):
+    for name in ("head_dims", "groups", "kv_heads", "page_sizes", "tiles"):
         if wrong := [number for number in getattr(found, name) if number < 1]:
             raise UsageError(f"{kernel} says {name} {wrong[0]}: expected whole numbers from 1")
     if small := [dim for dim in found.head_dims if dim < 16]:

@@ -77,13 +77,21 @@ def steps(can: Abilities) -> Iterator[Step]:
         if name == "nonfinite" and not can.keeps_nonfinite:
             continue
         for dtype in can.dtypes:
-            shapes = dict.fromkeys(_SHAPES[name](can))
+            shapes = dict.fromkeys(_with_heads(shape, can) for shape in _SHAPES[name](can))
             if name == "ladder" and dtype != can.dtypes[0]:
                 # Each length once, long ones aside.
                 lengths = {shape.lengths: shape for shape in reversed(shapes) if shape.rows <= _SHORT_ROWS}
                 shapes = dict.fromkeys(reversed(lengths.values()))
             for shape in shapes:
                 yield Step(name, shape, dtype, _memory(shape))
+
+
+def _with_heads(shape: Shape, can: Abilities) -> Shape:
+    """The shape with as many key-value heads as the kernel takes: the next more of these, or the most."""
+    if not can.kv_heads:
+        return shape
+    more = [heads for heads in can.kv_heads if heads >= shape.kv_heads]
+    return replace(shape, kv_heads=min(more, default=max(can.kv_heads)))
 
 
 def _memory(shape: Shape) -> int:

@@ -62,6 +62,8 @@ def beyond(shape: Shape, can: Abilities) -> str | None:
         limit = getattr(can, name)
         if limit is not None and number > limit:
             return f"{number:,} is more than {name}={limit:,}"
+    if can.kv_heads and shape.kv_heads not in can.kv_heads:
+        return f"{shape.kv_heads} is none of kv_heads={', '.join(map(str, can.kv_heads))}"
     if not can.empty_items and 0 in items:
         return "empty_items=False"
     return None

@@ -207,6 +207,20 @@ def test_abilities_that_are_not_valid(given, said):
         abilities_of(given, "m:f")
 
 
+def test_a_kernel_for_some_numbers_of_heads_is_tried_with_these():
+    def of_some(q, k, v, layout):
+        assert k.shape[1] in (4, 8), k.shape
+        return planted.Tiled()(q, k, v, layout)
+
+    can = msgspec.structs.replace(TINY, kv_heads=(4, 8))
+    assert {step.shape.kv_heads for step in steps(can)} == {4, 8}
+    assert killers(Subject("some heads", of_some, can)) == set()
+    look, shape = CHECKS["exact"], Shape(MASK, ((20, (7, 33)),), 1, 8)
+    wrong = Subject("some heads", planted.subject(FAULTS["place_kept"]).attention, can)
+    found, _ = smallest(look, wrong, shape, "float32", look(wrong, shape, "float32"), 10)
+    assert found.kv_heads == 4
+
+
 def test_what_lies_beyond_the_limits_is_left_out_and_said():
     kept, out = planned(Abilities(max_rows=50, keeps_nonfinite=False), CHECKS, 2**31)
     assert max(step.shape.rows for step in kept) <= 50
