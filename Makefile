@@ -18,6 +18,8 @@ test slow: export OMP_WAIT_POLICY = PASSIVE
 # The threads that NumPy's BLAS starts where it is imported spin too: 0.13 s of processor time for an import, not 0.06,
 # in each of the hundreds of processes that tests start.
 test slow: export OPENBLAS_NUM_THREADS = 1
+# Where it is set, each of these processes compiles this package anew: an eighth of their processor time.
+unexport PYTHONDONTWRITEBYTECODE
 
 test: $(READY) lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations 25 tests/unit tests/plugin
