@@ -39,8 +39,8 @@ class Resources(msgspec.Struct, kw_only=True):
 
     shared: int
     shared_limit: int
-    tensor: int
-    tensor_limit: int
+    tensor: int = 0
+    tensor_limit: int = 0
     registers: int
     spill_stores: int
     spill_loads: int
