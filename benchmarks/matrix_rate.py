@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 MISSING = 3
@@ -32,8 +33,10 @@ def main() -> int:
     args = parser.parse_args()
     if args.size < 1 or args.repeats < 1:
         parser.error("--size and --repeats must be at least 1")
+    if args.product == "onednn" and (args.backend, args.device) != ("pytorch", "cpu"):
+        parser.error("--product onednn is of --backend pytorch on --device cpu")
     try:
-        make = _jax if args.backend == "jax" else _onednn if args.product == "onednn" else _torch
+        make = _jax if args.backend == "jax" else partial(_torch, product=args.product)
         multiply, about = make(args.device, args.dtype, args.size)
     except (ImportError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -50,7 +53,7 @@ def main() -> int:
     return 0
 
 
-def _torch(device: str, dtype: str, size: int) -> tuple[Callable[[], Any], dict[str, Any]]:
+def _torch(device: str, dtype: str, size: int, product: str) -> tuple[Callable[[], Any], dict[str, Any]]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the embedded server has it
     import torch
 
@@ -61,9 +64,19 @@ def _torch(device: str, dtype: str, size: int) -> tuple[Callable[[], Any], dict[
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(size, size, generator=generator).to(device, getattr(torch, dtype)) for _ in range(2))
     out = torch.empty_like(left)
+    onednn = None
+    if product == "onednn":
+        from pytest_multiitem.engine import torch_products
+
+        onednn = torch_products.onednn()
+        if onednn is None:
+            raise RuntimeError("this PyTorch has no oneDNN")
 
     def multiply() -> None:
-        torch.mm(left, right, out=out)
+        if onednn is None:
+            torch.mm(left, right, out=out)
+        else:
+            onednn(left, right)
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -73,19 +86,6 @@ def _torch(device: str, dtype: str, size: int) -> tuple[Callable[[], Any], dict[
         "device_name": name,
         "versions": {"torch": str(torch.__version__)},
     }
-
-
-def _onednn(device: str, dtype: str, size: int) -> tuple[Callable[[], Any], dict[str, Any]]:
-    _, about = _torch(device, dtype, size)
-    import torch
-
-    from pytest_multiitem.engine.torch_products import onednn
-
-    product = onednn()
-    if device != "cpu" or product is None:
-        raise RuntimeError("this PyTorch has no oneDNN there")
-    left, right = (torch.randn(size, size, dtype=getattr(torch, dtype)) for _ in range(2))
-    return lambda: product(left, right), about
 
 
 def _jax(device: str, dtype: str, size: int) -> tuple[Callable[[], Any], dict[str, Any]]:

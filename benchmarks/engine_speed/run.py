@@ -110,7 +110,7 @@ class Run:
     def _compile_ahead(self, wanted: Sequence[Wanted], requests: Requests, scratch: Path) -> None:
         """Let JAX compile what is measured, in servers of their own, and keep it on disk: on a machine's first run the
         compiler's memory would count as the engine's."""
-        if not wanted:
+        if not wanted or not set(sides.OWN_PATHS) & set(self.plan.parts):
             return
         self.say("jax: compiling ahead")
         with sides.started(wanted, scratch / "ahead", lambda line: None) as started:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +42,21 @@ def import_function(kernel: str, passing: tuple[type[Exception], ...]) -> Callab
             f"its own functions: {', '.join(known) or 'none'}"
         )
     return function
+
+
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """What a function takes, by name; None where nobody can say."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return None
+
+
+def required(function: Callable[..., Any]) -> list[str]:
+    """The arguments without which a function cannot be called; none where nobody can say."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = (parameters_of(function) or {}).values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in several]
 
 
 def _neighbours(missing: str) -> Iterable[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from pytest_multiitem.children.function import import_function
+from pytest_multiitem.children.function import import_function, parameters_of
 from pytest_multiitem.compile_gates.classify import Stage
 from pytest_multiitem.compile_gates.shapes import shown
 from pytest_multiitem.errors import UsageError, did_you_mean
@@ -34,11 +33,10 @@ def import_subject(kernel: str) -> Callable[..., Any]:
 
 def check_arguments(kernel: str, function: Callable[..., Any], case: dict[str, Any]) -> None:
     """Raise UsageError unless a function can be called with the arguments of a case."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a builtin without one: the call itself will say what is wrong
+    known = parameters_of(function)
+    if known is None:  # the call itself will say what is wrong
         return
-    parameters = signature.parameters.values()
+    parameters = known.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes = ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default}" for p in named) or "no arguments"
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):

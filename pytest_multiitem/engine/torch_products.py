@@ -8,19 +8,18 @@ onednn`). The choice follows from the machine and not from a measurement, so tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_multiitem.results.machine import cpuinfo_field
+
 #: ``product(rows [R, in], weight [out, in])`` gives [R, out].
 Product = Callable[[Tensor, Tensor], Tensor]
 
 _INTEL: Final = "GenuineIntel"
-_CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def choose(device: str, dtype: torch.dtype, cpuinfo: str | None = None) -> Product:
@@ -46,10 +45,6 @@ def onednn() -> Product | None:
 
 def _mkl_is_slow(cpuinfo: str | None) -> bool:
     """Whether MKL multiplies by narrower vectors than this processor has."""
-    if cpuinfo is None:
-        cpuinfo = ""
-        with suppress(OSError):
-            cpuinfo = _CPUINFO.read_text(encoding="utf-8")
-    vendor = next((line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("vendor_id")), "")
     has_wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return has_wide and vendor not in ("", _INTEL) and torch.backends.mkl.is_available()
+    vendor = cpuinfo_field("vendor_id", cpuinfo)
+    return has_wide and vendor not in (None, _INTEL) and torch.backends.mkl.is_available()

@@ -17,22 +17,20 @@ each, until the process ends in one, or ``{"less": "none"}``.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
-from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
 import msgspec
 
-from pytest_multiitem.children.function import import_function
+from pytest_multiitem.children.function import import_function, required
 from pytest_multiitem.children.job import events, read_job
 from pytest_multiitem.errors import EngineUnavailable, MultiItemError, UsageError
 from pytest_multiitem.kernels.abilities import abilities_of
 from pytest_multiitem.kernels.arrays import check_device
 from pytest_multiitem.kernels.look import Begin, controls, look, planned, unplanned
 from pytest_multiitem.kernels.plan import CHECKS, Step
-from pytest_multiitem.kernels.shapes import Shape, beyond, smaller
+from pytest_multiitem.kernels.shapes import Shape, smaller
 from pytest_multiitem.kernels.shrink import seen
 from pytest_multiitem.kernels.subject import Subject
 from pytest_multiitem.results.machine import package_versions
@@ -78,7 +76,7 @@ def _smaller(subject: Subject, less: dict[str, Any], begin: Begin) -> None:
     """Make a check at every shape that is a step smaller, those aside that were tried before."""
     given = msgspec.convert(less["shape"], Shape)
     for shape in smaller(given, subject.can):
-        if str(shape) in less["tried"] or beyond(shape, subject.can) is not None:
+        if str(shape) in less["tried"]:
             continue
         begin(Step(less["check"], shape, less["dtype"], 0))
         with contextlib.suppress(MultiItemError):
@@ -96,7 +94,7 @@ def subject_of(name: str) -> Subject:
     except ImportError as error:
         module = name.partition(":")[0]
         raise EngineUnavailable(f"{module} cannot be imported: {type(error).__name__}: {error}") from None
-    if takes := _must_be_given(function):
+    if takes := required(function):
         raise UsageError(
             f"{name} takes {', '.join(takes)}; expected a function without arguments that returns the kernel, such as: "
             f"def case(): return {name.partition(':')[2]}, {{'arrays': 'torch'}}"
@@ -118,16 +116,6 @@ def subject_of(name: str) -> Subject:
     able = abilities_of(can, name)
     check_device(name, able)
     return Subject(name, kernel, able)
-
-
-def _must_be_given(function: Callable[..., Any]) -> list[str]:
-    """The arguments without which it cannot be called; none where nobody can say."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a builtin without one
-        return []
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds]
 
 
 if __name__ == "__main__":

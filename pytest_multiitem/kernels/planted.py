@@ -206,10 +206,15 @@ def _wrapping(layout: Layout) -> Bounds:
     return Bounds(first, prefix_end, own_start.astype(np.uint16).astype(np.int64))
 
 
-def _item_33(layout: Layout) -> Bounds:
-    first, prefix_end, own_start = layout.bounds
-    leaks = layout.segment_ids >= 32
-    return Bounds(first, prefix_end, np.where(leaks, own_start[np.maximum(own_start - 1, 0)], own_start))
+def _from_item(number: int) -> Callable[[Layout], Bounds]:
+    """From this item on, counted from 1, each sees the one before."""
+
+    def bounds(layout: Layout) -> Bounds:
+        first, prefix_end, own_start = layout.bounds
+        leaks = layout.segment_ids >= number - 1
+        return Bounds(first, prefix_end, np.where(leaks, own_start[np.maximum(own_start - 1, 0)], own_start))
+
+    return bounds
 
 
 def _first_table(layout: Layout) -> Bounds:
@@ -313,12 +318,6 @@ def _one_token(layout: Layout) -> Bounds:
     return Bounds(first, np.where(single, first, prefix_end), own_start)
 
 
-def _item_81(layout: Layout) -> Bounds:
-    first, prefix_end, own_start = layout.bounds
-    leaks = layout.segment_ids >= 80
-    return Bounds(first, prefix_end, np.where(leaks, own_start[np.maximum(own_start - 1, 0)], own_start))
-
-
 def _stale() -> Attention:
     """A mask is kept by the lengths of sequences and queries and the number of items, not by the items' lengths."""
     kept: dict[Any, Bounds] = {}
@@ -414,7 +413,7 @@ FAULTS: tuple[Planted, ...] = (
     _fault("one_token", "ladder", "a query of one token is not read by the second item and those behind it",
            bounds=_one_token),
     _fault("item_81", "ladder", "of 100 items from item 81 on each sees the one before", _able(max_items=100),
-           bounds=_item_81),
+           bounds=_from_item(81)),
     Planted("stale_mask", "ladder", "a mask is kept by the number of items, not by their lengths", _stale,
             _able(max_sequences=None)),
     Planted("grouped_prefix", "ladder", "grouped heads do not read the last key of a prefix of full tiles", _grouped,
@@ -425,7 +424,7 @@ FAULTS: tuple[Planted, ...] = (
     _fault("last_tile", "ladder", "the last tile of rows is left out where it is not full",
            last_tile=lambda rows, tile: max(rows // tile, 1)),
     _fault("beyond_1024", "ladder", "plain causal attention from row 1,025 on", bounds=_causal_beyond(1024)),
-    _fault("item_33", "ladder", "from item 33 on each sees the one before", bounds=_item_33),
+    _fault("item_33", "ladder", "from item 33 on each sees the one before", bounds=_from_item(33)),
     _fault("uint16_wrap", "ladder", "the first row of an item is held in 16 bits, at 65,536 rows and more",
            _able(max_rows=None, max_items=None, head_dims=(16,)), bounds=_wrapping),
     Planted("run_to_run", "repeats", "every second call sums from the other end", _alternating, _SHORT),

@@ -38,11 +38,15 @@ _DENSE: dict[str, Any] = {
 _RAGGED_KEYS = 64
 
 
-def _torch() -> Any:
+def _imported(what: str, *modules: str, remedy: str = "") -> list[Any]:
     try:
-        return importlib.import_module("torch")
+        return [importlib.import_module(name) for name in modules]
     except ImportError as error:
-        raise EngineUnavailable(f"torch cannot be imported: {error}; pip install 'pytest-multiitem[torch]'") from None
+        raise EngineUnavailable(f"{what} cannot be imported: {error}{remedy}") from None
+
+
+def _torch() -> Any:
+    return _imported("torch", "torch", remedy="; pip install 'pytest-multiitem[torch]'")[0]
 
 
 def _mask(torch: Any, layout: Layout, device: Any) -> Any:
@@ -105,12 +109,9 @@ def flex_attention() -> Case:
 
 def splash_attention() -> Case:
     """JAX's splash attention for TPUs with a dense mask, in Pallas' interpreter."""
-    try:
-        jnp = importlib.import_module("jax.numpy")
-        jax = importlib.import_module("jax")
-        splash = importlib.import_module("jax.experimental.pallas.ops.tpu.splash_attention")
-    except ImportError as error:
-        raise EngineUnavailable(f"JAX's splash attention cannot be imported: {error}") from None
+    jnp, jax, splash = _imported(
+        "JAX's splash attention", "jax.numpy", "jax", "jax.experimental.pallas.ops.tpu.splash_attention"
+    )
     tile = 128
     # A kernel is an argument here, so that one program serves all masks of a shape.
     run = jax.jit(lambda kernel, query, key, value: kernel(query, key, value))
@@ -184,12 +185,10 @@ def ragged_paged_attention() -> Case:
 
     It is causal over a sequence and takes no mask, so an item is a sequence of its own behind the prefix's pages.
     """
-    try:
-        jnp = importlib.import_module("jax.numpy")
-        tpu = importlib.import_module("jax.experimental.pallas.tpu")
-        ragged = importlib.import_module("jax.experimental.pallas.ops.tpu.ragged_paged_attention")
-    except ImportError as error:
-        raise EngineUnavailable(f"JAX's ragged paged attention cannot be imported: {error}") from None
+    pallas = "jax.experimental.pallas"
+    jnp, tpu, ragged = _imported(
+        "JAX's ragged paged attention", "jax.numpy", f"{pallas}.tpu", f"{pallas}.ops.tpu.ragged_paged_attention"
+    )
     if missing := [name for name in ("force_tpu_interpret_mode", "store") if not hasattr(tpu, name)]:
         raise EngineUnavailable(f"this JAX cannot interpret its ragged paged attention: no pallas.tpu.{missing[0]}")
 
@@ -256,10 +255,7 @@ def ragged_paged_attention() -> Case:
 
 def _flashinfer() -> tuple[Any, Any]:
     torch = _torch()
-    try:
-        flashinfer = importlib.import_module("flashinfer")
-    except ImportError as error:
-        raise EngineUnavailable(f"FlashInfer cannot be imported: {error}; pip install flashinfer-python") from None
+    (flashinfer,) = _imported("FlashInfer", "flashinfer", remedy="; pip install flashinfer-python")
     if not torch.cuda.is_available():
         raise EngineUnavailable("FlashInfer's wrappers need a CUDA device, and torch sees none")
     return torch, flashinfer

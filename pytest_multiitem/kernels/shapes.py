@@ -70,7 +70,11 @@ def beyond(shape: Shape, can: Abilities) -> str | None:
 
 
 def smaller(shape: Shape, can: Abilities) -> Iterator[Shape]:
-    """Shapes a step smaller, those that take most away first."""
+    """Shapes a step smaller and within a kernel's limits, those that take most away first."""
+    return (less for less in _steps_down(shape, can) if beyond(less, can) is None)
+
+
+def _steps_down(shape: Shape, can: Abilities) -> Iterator[Shape]:
     least_group = min(can.groups)
     if len(shape.lengths) > 1:
         for at in range(len(shape.lengths)):

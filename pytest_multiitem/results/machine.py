@@ -55,9 +55,18 @@ def _installed(name: str) -> str | None:
         return None
 
 
+def cpuinfo_field(name: str, cpuinfo: str | None = None) -> str | None:
+    """What Linux says of the first processor under a name such as "model name"; None where it says nothing.
+
+    ``cpuinfo``: the text of /proc/cpuinfo, by default this machine's.
+    """
+    if cpuinfo is None:
+        cpuinfo = ""
+        with suppress(OSError):
+            cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = (line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith(name))
+    return next(found, None)
+
+
 def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
+    return cpuinfo_field("model name") or platform.processor() or "unknown"

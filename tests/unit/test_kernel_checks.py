@@ -181,7 +181,7 @@ def test_a_large_picture_is_a_part_about_the_wrong_row():
 
 def test_every_step_down_is_smaller():
     shape = Shape(MASK, ((9, (4, 4, 1)), (3, (2,))), 2, 2, 64)
-    can = Abilities(head_dims=(16, 64))
+    can = Abilities(head_dims=(16, 64), max_sequences=None)
     size = lambda s: (s.rows * s.heads * s.head_dim, s.rows)  # noqa: E731
     assert all(size(less) < size(shape) for less in smaller(shape, can))
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from pytest_multiitem.children.function import parameters_of
 from pytest_multiitem.compile_gates.child import place, serve
 from pytest_multiitem.compile_gates.gpu.case import Numbers, TritonCase
 from pytest_multiitem.compile_gates.subject import StageError
@@ -76,7 +77,7 @@ class TritonCompiler:
 
     def _of_chip(self, make: Callable[..., Any], chip: str, tier: str) -> dict[str, Any]:
         """What a function that makes cases is told of the chip, if it asks: a kernel may have other tiles on each."""
-        asks = tier == "compile" and _CAPABILITY in inspect.signature(make).parameters
+        asks = tier == "compile" and _CAPABILITY in (parameters_of(make) or ())
         return {_CAPABILITY: self._chips[chip]["capability"]} if asks else {}
 
     def _compile(self, case: TritonCase, chip: dict[str, Any], *, spills: int) -> dict[str, Any]:
