@@ -17,6 +17,7 @@ module is imported, by Triton's interpreter on the CPU, slowly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Final, NamedTuple
 
 import torch
@@ -177,6 +178,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, 
         )
 
 
+@cache
 def _capability(device: torch.device) -> int | None:
     """The compute capability of a CUDA device, ten times; None of any other."""
     if device.type != "cuda":
