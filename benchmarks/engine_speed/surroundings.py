@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_multiitem.engine.config import ModelConfig
 from pytest_multiitem.errors import EngineUnavailable
+from pytest_multiitem.results.machine import cpuinfo_field
 
 ROOT = Path(__file__).parents[2]
 #: Variables that decide how many threads compute, and how they wait.
@@ -58,20 +59,12 @@ def instruction_set(cpuinfo: str | None = None) -> dict[str, str | None]:
 
     ``cpuinfo``: the text of Linux' /proc/cpuinfo, by default this machine's.
     """
-    if cpuinfo is None:
-        try:
-            cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        except OSError:
-            cpuinfo = ""
-    pairs = (line.partition(":") for line in reversed(cpuinfo.splitlines()))
-    found = {name.strip(): value.strip() for name, _, value in pairs}
-    flags = set(found.get("flags", "").split())
-    vectors = next((shown for flag, shown in _VECTORS.items() if flag in flags), None)
+    flags = set((cpuinfo_field("flags", cpuinfo) or "").split())
     return {
-        "vendor": found.get("vendor_id"),
-        "family": found.get("cpu family"),
-        "model": found.get("model"),
-        "vectors": vectors,
+        "vendor": cpuinfo_field("vendor_id", cpuinfo),
+        "family": cpuinfo_field("cpu family", cpuinfo),
+        "model": cpuinfo_field("model", cpuinfo),
+        "vectors": next((shown for flag, shown in _VECTORS.items() if flag in flags), None),
     }
 
 

@@ -64,8 +64,8 @@ def cpuinfo_field(name: str, cpuinfo: str | None = None) -> str | None:
         cpuinfo = ""
         with suppress(OSError):
             cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    found = (line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith(name))
-    return next(found, None)
+    pairs = (line.partition(":") for line in cpuinfo.splitlines())
+    return next((value.strip() for found, _, value in pairs if found.strip() == name), None)
 
 
 def _processor() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_multiitem.adapters.attestation import Attestation, Executed, contradictions
 from pytest_multiitem.adapters.base import ROLE_WORDS, Engine, Profile
-from pytest_multiitem.errors import EngineUnavailable, MultiItemError
+from pytest_multiitem.errors import CheckpointError, EngineUnavailable, MultiItemError
 from pytest_multiitem.scoring.cases import Case
 from pytest_multiitem.scoring.limits import placed_limit
 from pytest_multiitem.scoring.semantics import Semantics
@@ -129,16 +129,19 @@ class Target:
         limit = self.info.get("max_multi_item_count")
         return limit if type(limit) is int and limit > 0 else None
 
-    @property
+    @cached_property
     def encode(self) -> Callable[..., list[int]] | None:
         """Text to token ids by the served model's tokenizer.json, its special tokens included with ``special=True``;
-        None where that does not lie on this machine."""
+        None where that does not lie on this machine. Raises CheckpointError where the file is damaged."""
         path = Path(self.model or "") / "tokenizer.json"
         if not self.model or not path.is_file():
             return None
         from tokenizers import Tokenizer
 
-        tokenizer: Any = Tokenizer.from_file(str(path))
+        try:
+            tokenizer: Any = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for a damaged file
+            raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return lambda text, special=False: list(tokenizer.encode(text, add_special_tokens=special).ids)

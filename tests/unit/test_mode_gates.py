@@ -1,6 +1,9 @@
 """The gates of modes on the embedded engine: each passes, and each fault of a mode is seen by its gate."""
 
+from types import SimpleNamespace
+
 import pytest
+import tokenizers
 from mode_servers import DELIMITER, Servers, service
 from sockets import listening
 
@@ -124,6 +127,22 @@ def test_without_the_tokenizer_no_set_is_sent(servers, monkeypatch):
     monkeypatch.setattr(Target, "encode", None)
     record = servers.judged(gates()["setwise_agrees"])
     assert record.verdict is Verdict.INCONCLUSIVE and "tokenizer.json does not lie" in record.reason, record.reason
+
+
+def test_a_damaged_tokenizer_is_an_error_that_names_the_file(servers, monkeypatch, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    monkeypatch.setattr(Target, "model", str(tmp_path))
+    record = servers.judged(gates()["setwise_agrees"])
+    assert record.verdict is Verdict.ERROR and f"{tmp_path}/tokenizer.json cannot be read" in record.reason
+
+
+def test_a_tokenizer_is_read_at_most_once_a_server(servers, monkeypatch):
+    read = []
+    from_file = tokenizers.Tokenizer.from_file
+    counted = SimpleNamespace(from_file=lambda path: read.append(path) or from_file(path))
+    monkeypatch.setattr(tokenizers, "Tokenizer", counted)
+    record = servers.judged(gates()["text_agrees"])
+    assert record.verdict is Verdict.PASS and 1 <= len(read) <= 2, (record.reason, read)
 
 
 def test_the_label_mass_of_every_causal_mode_is_reported(servers):
