@@ -165,7 +165,7 @@ def test_the_search_says_what_a_batch_does_to_the_last_bit(silent: str, tmp_path
     raced = found["relation"] == "beside"  # what happens at the same time need not happen again, nor be made smaller
     assert gate["verdict"] == "FAIL" and gate["value"] > 0, output
     assert len(found["scenario"]["base"]["items"]) <= 3 or raced, output
-    replay = [sys.executable, "-c", "from pytest_multiitem.cli import main; main()", "replay", str(path), "--url", url]
+    replay = [sys.executable, "-m", "pytest_multiitem", "replay", str(path), "--url", url]
     done = subprocess.run(replay, capture_output=True, text=True, timeout=300, check=False)
     violated = done.returncode == 1 and "violated" in done.stdout
     assert violated or raced, done.stdout + done.stderr

@@ -127,7 +127,7 @@ def test_requests_in_flight_do_not_mix(packed: RunningServer) -> None:
 @healthy
 def test_under_a_rising_load_every_answer_is_right(packed: RunningServer, tmp_path: Path) -> None:
     measured = tmp_path / "load.json"
-    command = [sys.executable, "-c", "from pytest_multiitem.cli import main; main()", "load", "--url", packed.url]
+    command = [sys.executable, "-m", "pytest_multiitem", "load", "--url", packed.url]
     shape = ["--concurrency", "1,4,16", "--rates", "2,8", "--duration", "2", "--num-items", "12"]
     done = subprocess.run(
         [*command, *shape, "--query-tokens", "64", "--output-json", str(measured)],

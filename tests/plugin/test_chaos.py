@@ -33,7 +33,7 @@ PATIENCE = 120.0
 #: Seconds of a run from its first server on, or (load, which starts none) from its beginning on.
 _SPANS = {"load": 2.5, "power": 12.0}
 GATES = "test_same_length or test_changed_length or test_content"
-MULTIITEM = (sys.executable, "-c", "from pytest_multiitem.cli import main; main()")
+MULTIITEM = (sys.executable, "-m", "pytest_multiitem")
 COMPARE = (
     *("-p", "fake_engine", "compare", "run", "--engine", "fake", "--mask-impl", "dense"),
     *("--multiitem-bench-items", "6", "--multiitem-bench-query-tokens", "30", "--multiitem-item-tokens", "5"),

@@ -108,8 +108,7 @@ class Cluster:
 
     def multiitem(self, directory: Path, *words: str) -> list[str]:
         """A command of this package there, on the cluster."""
-        program = ("-c", "from pytest_multiitem.cli import main; main()")
-        return self.python(directory, *program, *words, "--executor", self.address)
+        return self.python(directory, "-m", "pytest_multiitem", *words, "--executor", self.address)
 
     def start(self, namespace: str, address: str, *words: str, cpus: int) -> Node:
         """Start a node, and wait until it is one of the cluster."""

@@ -40,8 +40,8 @@ def test_version(multiitem):
     assert multiitem("--version") == (0, f"pytest-multiitem {__version__}\n", "")
 
 
-def test_the_installed_command():
-    command = [sys.executable, "-c", "from pytest_multiitem.cli import main; main()", "report", "/absent"]
+def test_the_command_of_an_interpreter():
+    command = [sys.executable, "-m", "pytest_multiitem", "report", "/absent"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert (

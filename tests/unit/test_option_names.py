@@ -179,7 +179,7 @@ def test_the_shell_completes(words, found, shell, tmp_path):
     """As the script of `multiitem --show-completion` asks for it."""
     asked = {"_MULTIITEM_COMPLETE": f"complete_{shell}", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     done = subprocess.run(
-        [sys.executable, "-c", "from pytest_multiitem.cli import main; main()"],
+        [sys.executable, "-m", "pytest_multiitem"],
         env={**os.environ, **asked}, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == found
@@ -188,7 +188,7 @@ def test_the_shell_completes(words, found, shell, tmp_path):
 def test_there_is_a_script_for_the_shell(tmp_path):
     asked = {"_MULTIITEM_COMPLETE": "source_zsh"}
     done = subprocess.run(
-        [sys.executable, "-c", "from pytest_multiitem.cli import main; main()"],
+        [sys.executable, "-m", "pytest_multiitem"],
         env={**os.environ, **asked}, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "#compdef multiitem" in done.stdout and "_MULTIITEM_COMPLETE=complete_zsh" in done.stdout
