@@ -48,13 +48,20 @@ class Compiler(Protocol):
 def serve(compiler: Compiler) -> None:
     """Do the job that comes on standard input."""
     emit, job = events(), read_job()
+    absent: StageError | None = None
     try:
-        controls = compiler.load(job["chips"])
-        subject = import_subject(job["kernel"])
+        try:
+            controls = compiler.load(job["chips"])
+        except StageError as stopped:
+            absent = stopped
+        # A name that is misspelt is misspelt on a machine without the toolchain as well.
+        subject = import_subject(job["kernel"], (Exception,) if absent else (ImportError, AttributeError))
         for case in job["cases"]:
             check_arguments(job["kernel"], subject, case)
+        if absent:
+            raise absent
     except StageError as stopped:
-        return emit(failed=_failure(stopped, compiler.modules))
+        return emit(failed=_failure(absent or stopped, compiler.modules))
     except UsageError as error:
         return emit(usage=str(error))
     emit(versions=package_versions(compiler.packages))

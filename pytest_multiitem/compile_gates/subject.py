@@ -22,12 +22,14 @@ class StageError(Exception):
         self.stage, self.error, self.place, self.message = stage, error, place, message
 
 
-def import_subject(kernel: str) -> Callable[..., Any]:
-    """The function that makes the cases. Raises UsageError where there is none of that name, StageError where its
-    module asks for another version, or for a package that is not there."""
+def import_subject(kernel: str, passing: tuple[type[Exception], ...]) -> Callable[..., Any]:
+    """The function that makes the cases. Raises UsageError where there is none of that name or its module raises,
+    StageError where that is one of ``passing``: what it needs is not there, or of another version."""
     try:
-        return import_function(kernel, (ImportError, AttributeError))
-    except (ImportError, AttributeError) as error:
+        return import_function(kernel, passing)
+    except UsageError:
+        raise
+    except passing as error:
         raise StageError("module", error) from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +183,7 @@ class Layout:
         """Where the rows lie in a cache; with ``lengths`` a cache for other sequences of so many tokens each, such as
         items that share the pages of their prefix. Raises ValueError where no pages are asked for."""
         found = self._pages
-        return found if lengths is None else _pages_of(found.size, lengths)
+        return found if lengths is None else _pages_of(found.size, lengths, self._seed)
 
     @property
     def pages_were_read(self) -> bool:
@@ -193,16 +194,21 @@ class Layout:
     def _pages(self) -> Pages:
         if self.page_size is None:
             raise ValueError("this call has no pages; name page_sizes in what the kernel can do")
-        return _pages_of(self.page_size, np.diff(self.starts))
+        return _pages_of(self.page_size, np.diff(self.starts), self._seed)
+
+    @property
+    def _seed(self) -> int:
+        """Other items have other pages, though they fill as many."""
+        return crc32(repr(self.lengths).encode())
 
 
-def _pages_of(size: int, lengths: Iterable[int]) -> Pages:
+def _pages_of(size: int, lengths: Iterable[int], seed: int) -> Pages:
     """A cache for sequences of so many tokens, with one page in four to spare, its pages in no order."""
     rows = [int(length) for length in lengths]
     needed = [-(-length // size) for length in rows]
     indptr = np.cumsum([0, *needed]).astype(np.int32)
     count = int(indptr[-1]) + 1 + int(indptr[-1]) // 4
-    indices = np.random.default_rng(count).permutation(count)[: indptr[-1]].astype(np.int32)
+    indices = np.random.default_rng((count, seed)).permutation(count)[: indptr[-1]].astype(np.int32)
     slots = []
     for at, length in enumerate(rows):
         token = np.arange(length)

@@ -49,10 +49,11 @@ _TWINS: Final[tuple[tuple[Lengths, ...], ...]] = (
     _BATCH,
     tuple((query, items[::-1]) for query, items in _BATCH),
 )
-#: Key-value heads that are no power of two, and more than a block of heads.
-_KV_HEADS: Final = 9
+#: Key-value heads: one alone, for which kernels have a path of their own; no power of two, and more than a block of
+#: heads; more than 32.
+_KV_HEADS: Final = (1, 9, 33)
 #: Tiles of rows or keys that kernels have.
-_TILES: Final = (16, 32, 64, 128, 256)
+_TILES: Final = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 _NUMBERS_OF_ITEMS: Final = (1, 2, 31, 32, 33, 40, 64, 65, 129, 257)
 _NUMBERS_OF_SEQUENCES: Final = (2, 32, 33, 65, 129)
 #: Longer ones are in the ladder of the first type alone.
@@ -133,7 +134,8 @@ def _exact(can: Abilities) -> Iterator[Shape]:
     mask, page = can.semantics[0], _pages(can)[0]
     yield from _base(can, _SMALL, _EMPTY, _MEDIUM, _LARGE)
     yield from _heads(can, _SMALL)
-    yield Shape(mask, (_SMALL,), max(can.groups), _KV_HEADS, can.head_dims[0], page)
+    for heads in _KV_HEADS:
+        yield Shape(mask, (_SMALL,), max(can.groups), heads, can.head_dims[0], page)
     for dim in can.head_dims:
         yield Shape(mask, (_LARGE,), max(can.groups), 2, dim, page)
     for size in can.page_sizes:
@@ -178,6 +180,10 @@ def _ladder(can: Abilities) -> Iterator[Shape]:
     for word in _WORDS:
         for rows in (word - 1, word, word + 1, word + 300):
             yield Shape(mask, (_of_rows(rows, can),), group, 1, dim, page)
+        # A sequence that starts before, and one that starts behind; as many items.
+        batch = (_of_rows(word - 100, can), _of_rows(300, can), _SMALL)
+        yield Shape(mask, _some(can, batch), group, 1, dim, page)
+        yield Shape(mask, ((2, (1,) * (word + 1)),), group, 1, dim, page)
     for word in _WORDS:
         yield Shape(mask, ((3, (2, word + 1, 2)),), group, 1, dim, page)
         yield Shape(mask, ((word + 1, (2, 3)),), group, 1, dim, page)
@@ -195,6 +201,11 @@ def _borders(can: Abilities) -> Iterator[tuple[Lengths, ...]]:
             yield ((length, (2, 3)),)
             # So many rows in all; the longest item ends with them.
             yield ((2, (1, length - 6)),)
+        # Each item begins where a tile begins, and fills one with its delimiter.
+        yield ((tile - 1, (tile - 1, tile - 1)),)
+        if tile > 7:
+            rows = (tile, tile - 1, tile + 1, tile)
+            yield _some(can, tuple((2, (1, length - 6)) for length in rows))
     for number in _NUMBERS_OF_ITEMS:
         yield ((2, (1,) * number),)
     yield ((1, (1,)),)

@@ -35,7 +35,7 @@ class Tiled:
     how operands are taken. ``spills``: a weight of 0 is multiplied with what is hidden. ``width``: how many numbers of
     a head scores are taken from. ``cache``: how keys and values are read. ``last_tile``: the number of tiles of rows.
     ``order``: in which tiles of keys are summed. ``lowest``: where the running maximum begins. ``scale``: of scores,
-    from D.
+    from D. ``scored``: what is done to scaled scores.
     """
 
     tile: int = 64
@@ -52,6 +52,7 @@ class Tiled:
     order: Callable[[list[_Array]], list[_Array]] = lambda tiles: tiles
     lowest: float = -np.inf
     scale: Callable[[int], float] = lambda dim: dim**-0.5
+    scored: Callable[[_Array], _Array] = lambda x: x
 
     def __call__(self, q: Any, k: Any, v: Any, layout: Layout) -> Any:
         """``attention(q, k, v, layout)``."""
@@ -81,7 +82,7 @@ class Tiled:
             visible = _sees(bounds, mine[:, None], keys[None, :])
             if self.seen is not None:
                 visible = self.seen(layout, mine[:, None], keys[None, :], visible)
-            scores = query @ key[:, keys].transpose(0, 2, 1) * np.float32(self.scale(dim))
+            scores = self.scored(query @ key[:, keys].transpose(0, 2, 1) * np.float32(self.scale(dim)))
             if self.bias is not None:
                 bias = self.bias(layout, mine[:, None], keys[None, :])
                 scores, visible = scores + bias, ~np.isneginf(bias)
@@ -311,6 +312,68 @@ def _item_of(length: int) -> Callable[[Layout], Bounds]:
     return bounds
 
 
+def _prefix_of(rows: int) -> Callable[[Layout], Bounds]:
+    """Items do not see the last row of a prefix of just so many."""
+
+    def bounds(layout: Layout) -> Bounds:
+        first, prefix_end, own_start = layout.bounds
+        return Bounds(first, prefix_end - (prefix_end - first == rows), own_start)
+
+    return bounds
+
+
+def _rows_of(rows: int) -> Callable[[Layout], Bounds]:
+    """In a call of just so many rows the last item sees itself alone."""
+
+    def bounds(layout: Layout) -> Bounds:
+        first, prefix_end, own_start = layout.bounds
+        alone = _last_items(layout) & (layout.segment_ids >= 0) & (layout.rows == rows)
+        return Bounds(first, np.where(alone, first, prefix_end), own_start)
+
+    return bounds
+
+
+def _at_tile(layout: Layout) -> Bounds:
+    """An item behind the first one that begins where a tile of 64 rows begins sees the key before it."""
+    first, prefix_end, own_start = layout.bounds
+    return Bounds(first, prefix_end, own_start - ((layout.segment_ids > 0) & (own_start % 64 == 0)))
+
+
+def _full_sequence(layout: Layout) -> Bounds:
+    """A sequence behind one of full tiles of 64 rows sees the last key of that one."""
+    first, prefix_end, own_start = layout.bounds
+    lengths = np.pad(np.diff(layout.starts)[:-1], (1, 0), constant_values=1)
+    return Bounds(first - (lengths % 64 == 0)[layout.sequence_ids], prefix_end, own_start)
+
+
+def _starts_wrapping(layout: Layout) -> Bounds:
+    """Where a sequence starts is held in 16 bits."""
+    wrapped = layout.bounds.first.astype(np.uint16).astype(np.int64)
+    back = layout.bounds.first - wrapped
+    return Bounds(wrapped, layout.bounds.prefix_end - back, layout.bounds.own_start)
+
+
+def _one_kv_head() -> Attention:
+    """Kernels with one key-value head have a path of their own, in which the last item's places are kept."""
+    right, wrong = Tiled(), Tiled(bounds=_place_kept)
+    return lambda q, k, v, layout: (wrong if k.shape[1] == 1 else right)(q, k, v, layout)
+
+
+def _stale_pages() -> Attention:
+    """A page table is kept by its numbers of pages and of tokens in the last ones."""
+    kept: dict[Any, Any] = {}
+
+    def cache(layout: Layout, x: _Array) -> _Array:
+        pages = layout.pages()
+        table = kept.setdefault((pages.size, *pages.indptr.tolist(), *pages.last_page_len.tolist()), pages)
+        held = np.full((pages.total * pages.size, *x.shape[1:]), layout.unused, dtype=x.dtype)
+        held[pages.slots] = x
+        read: _Array = held[table.slots]
+        return read
+
+    return Tiled(cache=cache)
+
+
 def _one_token(layout: Layout) -> Bounds:
     """A prefix that is one row of a query of one token, or that and a delimiter, is not read by the second item on."""
     first, prefix_end, own_start = layout.bounds
@@ -389,6 +452,9 @@ FAULTS: tuple[Planted, ...] = (
            cache=lambda layout, x: _through_pages(layout, x, in_order=True)),
     _fault("fourth_head", "exact", "key-value heads from the fifth on are the fourth",
            kv_head=lambda heads, kv_heads: np.minimum(np.arange(heads) // (heads // kv_heads), 3)),
+    _fault("head_33", "exact", "key-value head 33 is the first one",
+           kv_head=lambda heads, kv_heads: np.arange(heads) // (heads // kv_heads) % 32),
+    Planted("one_kv_head", "exact", "with one key-value head the last item's places go on", _one_kv_head, _SHORT),
     _fault("two_sequences", "exact", "a call of two sequences has the first one's items in both",
            _able(max_sequences=2), bounds=_first_table),
     Planted("edited_layout", "ladder", "the layout is edited to a causal mask, and obeyed", _editing, _SHORT),
@@ -403,6 +469,10 @@ FAULTS: tuple[Planted, ...] = (
     _fault("bfloat16_products", "equivalence", "float32 operands are rounded to bfloat16", operand=_bfloat16),
     _fault("scale_of_64", "equivalence", "heads of 128 are scaled as if they were 64", _able(head_dims=(64, 128)),
            scale=lambda dim: 64**-0.5),
+    _fault("soft_cap", "equivalence", "scores are 1,000 · tanh(score / 1,000)",
+           scored=lambda scores: 1000 * np.tanh(scores / 1000)),
+    _fault("soft_cap_bfloat16", "equivalence", "the same in bfloat16", _able(dtypes=("bfloat16",)),
+           scored=lambda scores: 1000 * np.tanh(scores / 1000)),
     _fault("maximum_from_zero", "ladder", "the running maximum begins at 0, so that low scores have no weight",
            lowest=0.0),
     _fault("alike", "ladder", "sequences of one length share the first one's borders", _able(max_sequences=None),
@@ -410,6 +480,18 @@ FAULTS: tuple[Planted, ...] = (
     _fault("full_page", "ladder", "one size of page of three goes wrong where the last page is full",
            _able(page_sizes=(1, 16, 32)), bounds=_full_page, cache=_through_pages),
     _fault("item_of_32", "ladder", "an item as long as a tile of 32 does not see its first token", bounds=_item_of(32)),
+    _fault("item_of_48", "ladder", "an item of 48 tokens does not see its first one", bounds=_item_of(48)),
+    _fault("prefix_of_192", "ladder", "items do not see the last of 192 rows of a prefix", bounds=_prefix_of(192)),
+    _fault("rows_of_95", "ladder", "in a call of 95 rows the last item sees itself alone", bounds=_rows_of(95)),
+    _fault("at_tile", "ladder", "a later item that begins at a tile of 64 sees the key before it", bounds=_at_tile),
+    _fault("full_sequence", "ladder", "a sequence behind one of 64 rows sees the last key of that one",
+           _able(max_sequences=None), bounds=_full_sequence),
+    _fault("starts_wrap", "ladder", "where a sequence starts is held in 16 bits",
+           _able(max_rows=None, max_items=None, max_sequences=None, head_dims=(16,)), bounds=_starts_wrapping),
+    _fault("items_wrap", "ladder", "from item 32,769 on each sees the one before",
+           _able(max_rows=None, max_items=None, head_dims=(16,)), bounds=_from_item(2**15 + 1)),
+    Planted("stale_pages", "ladder", "a page table is kept for calls with as many pages", _stale_pages,
+            _able(page_sizes=(16,))),
     _fault("one_token", "ladder", "a query of one token is not read by the second item and those behind it",
            bounds=_one_token),
     _fault("item_81", "ladder", "of 100 items from item 81 on each sees the one before", _able(max_items=100),

@@ -152,6 +152,35 @@ def test_without_triton_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "pytest-multiitem[gpu-aot]" in report.reason and "no compiler was imported" in report_lines(report)[0]
 
 
+@pytest.mark.parametrize(
+    ("kernel", "case", "said"),
+    [
+        ("kernals:case", {}, "no module 'kernals' (did you mean 'kernels'?)"),
+        ("kernels:cas", {}, "kernels has no function 'cas' (did you mean 'case'?); its own functions: case"),
+        ("kernels:case", {"row": 8}, "kernels:case has no argument 'row' (did you mean 'rows'?)"),
+        ("guarded:cas", {}, "guarded has no function 'cas' (did you mean 'case'?)"),
+        ("importing:cas", {}, None),
+        ("confused:cas", {}, None),
+    ],
+)
+def test_without_triton_a_misspelling_is_told(tmp_path: Path, kernel: str, case: dict[str, int], said: str | None):
+    """As far as a module can be imported without it; what else a module raises there may be for want of it."""
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('no Triton here')")
+    guard = "try:\n    import triton\nexcept ImportError:\n    pass\n"
+    modules = {"kernels": "", "guarded": guard, "importing": "import triton\n", "confused": f"{guard}triton.jit\n"}
+    for name, begin in modules.items():
+        (tmp_path / f"{name}.py").write_text(f"{begin}def case(rows=8):\n    pass\n")
+    wanted = Wanted(kernel, cases=(case,), chips=("sm_80",), triton=tmp_path, path=(str(tmp_path),))
+    if said is None:
+        report = check_kernel(wanted)
+        assert report.verdict is Verdict.NOT_RUN and "Triton cannot be imported: no Triton here" in report.reason
+        return
+    with pytest.raises(UsageError) as caught:
+        check_kernel(wanted)
+    assert said in str(caught.value)
+
+
 def test_settings_of_the_gate(tmp_path: Path) -> None:
     settings = resolve({}, {}, {})
     assert settings.gpu_chips == ("sm_80", "sm_90", "sm_100", "sm_120")

@@ -131,6 +131,34 @@ def test_the_reference_is_dense_attention():
         assert np.abs(found[:, head] - due)[layout.judged].max() < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("dtype", "cap", "is_seen"),
+    [
+        ("float32", 8000, True),
+        ("float32", 64_000, False),
+        ("bfloat16", 2000, True),
+        ("bfloat16", 16_000, False),
+        ("float16", 4000, True),
+        ("float16", 32_000, False),
+    ],
+)
+def test_a_soft_cap_is_seen_up_to_the_one_that_the_guide_names(dtype, cap, is_seen):
+    can = msgspec.structs.replace(FAULTS["soft_cap"].can, dtypes=(dtype,))
+    capped = planted.Tiled(scored=lambda scores: cap * np.tanh(scores / np.float32(cap)))
+    found = checks_of(Subject("capped", capped, can), ["equivalence"])["equivalence", dtype]
+    assert (found.failure is not None) == is_seen, found.reason
+    assert not is_seen or ", where scores are about ±256 to ±512" in found.reason
+
+
+def test_queries_that_are_scaled_in_bfloat16_are_right():
+    """The shift that they round is one number for all keys."""
+    right = planted.Tiled(scale=lambda dim: 1)
+    scaled = lambda q, k, v, layout: right(rounded(q * np.float32(q.shape[2] ** -0.5), "bfloat16"), k, v, layout)  # noqa: E731
+    can = Abilities(dtypes=("bfloat16",), head_dims=(128, 64), max_rows=300)
+    found = checks_of(Subject("scaled", scaled, can), ["equivalence"])["equivalence", "bfloat16"]
+    assert found.verdict is Verdict.PASS, found.reason
+
+
 # ------------------------------------------------------------------ the smallest shape, and its picture
 
 
@@ -256,6 +284,17 @@ def test_every_border_is_tried_with_each_mask_group_dimension_and_page():
     assert {shape.head_dim for shape in shapes} == {16, 64, 128}
     assert {shape.group for shape in shapes} == {1, 2, 8}
     assert {shape.page_size for shape in shapes} == {1, 16}
+
+
+@pytest.mark.parametrize("tile", [24, 48, 96, 192, 40])
+def test_borders_of_tiles_that_are_no_power_of_two_are_tried(tile):
+    """A query, an item, a prefix, and all rows of just so many and one more or less."""
+    shapes = [*_planned("ladder"), *(_planned("ladder", tiles=(40,)) if tile == 40 else [])]
+    about = {tile - 1, tile, tile + 1}
+    assert about <= {shape.lengths[0][0] for shape in shapes}
+    assert about <= {length for shape in shapes for length in shape.lengths[0][1]}
+    assert about <= {shape.rows for shape in shapes}
+    assert about <= {shape.layout().sequences[0].visible_prefix_length for shape in shapes if shape.rows < 1000}
 
 
 def test_every_size_of_page_has_a_sequence_that_fills_it():
