@@ -17,9 +17,10 @@ from pytest_multiitem.faults.base import WHOLE, ScorerFault, mixed
 from pytest_multiitem.faults.layout import LayoutFault
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
 from pytest_multiitem.scoring.steps import Ids, ScoreResult
+from pytest_multiitem.scoring.vocabulary import Part
 
 _Key = tuple[int, ...]
-_WHERE = frozenset({"multi", "extend"})
+_WHERE: frozenset[Part] = frozenset({"multi", "extend"})
 
 
 class OtherQuery(ScorerFault):
