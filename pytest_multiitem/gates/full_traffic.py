@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from threading import Barrier
 
@@ -16,11 +17,12 @@ from pytest_multiitem.gates.every_score import CONNECTIONS
 from pytest_multiitem.gates.evidence import baseline, evidence_of, max_abs
 from pytest_multiitem.gates.gate import Gate, Measurement, magnitude
 from pytest_multiitem.gates.ladder import ladder_of
+from pytest_multiitem.gates.rounding import precision_of
 from pytest_multiitem.gates.subject import Subject
 from pytest_multiitem.results import details
-from pytest_multiitem.scoring.cases import Case, drawn
-from pytest_multiitem.scoring.limits import placed_limit
-from pytest_multiitem.targets.target import Target
+from pytest_multiitem.scoring.cases import Case, TokenIds, drawn
+from pytest_multiitem.scoring.limits import PLACED, placed_limit
+from pytest_multiitem.targets.target import Target, declared_semantics
 from pytest_multiitem.transport.client import ScoreFailure, Scores
 
 #: Requests in flight at the same time, at most: of a server that the run owns, and of one that serves others as well.
@@ -33,11 +35,16 @@ _OF_A_LEVEL = 48
 _REPLAYED = 9
 #: Score requests after each request of a neighbour.
 _AFTER_NEIGHBOUR = 2
+#: Requests whose items are sent behind the first one's query, once that is known.
+_BEHIND_KNOWN = 3
+#: The stage that is compared with the serial server as well, which may compute otherwise.
+_KNOWN = "known queries"
 
 
 def measure(subject: Subject) -> Measurement:
     """Score different requests one by one; then over fresh connections, at the same time, after and beside requests to
-    other endpoints, and after the caches were flushed: each must score what it scored alone.
+    other endpoints, and after the caches were flushed: each must score what it scored alone. Behind a query that is
+    known by then, and behind others that are almost it, items must score what the serial server gives them too.
 
     The value is the largest difference.
     """
@@ -58,8 +65,11 @@ def measure(subject: Subject) -> Measurement:
             stages[name] = details.Stage(requests=len(differences), largest=max(differences, key=magnitude))
     attestation.packed_sequences = attestation.packed_items = 0
     judged = multi.judge_answers(settings.seed, since=played.begin)
-    worst = max(stages, key=lambda name: magnitude(stages[name].largest or 0.0))
-    value, limit = stages[worst].largest or 0.0, placed_limit(multi.dtype)
+    limits = {name: placed_limit(multi.dtype) for name in stages}
+    if _KNOWN in limits:
+        limits[_KNOWN] = _serial_limit(multi, subject.serial_at_hand(multi))
+    worst = max(stages, key=lambda name: magnitude((stages[name].largest or 0.0) / limits[name]))
+    value, limit = stages[worst].largest or 0.0, limits[worst]
     problem, doubt = judged.problem, judged.doubt
     if not value <= limit:
         problem = f"{worst}: a request is {value:.3g} away from what it scores alone, at most {limit:g}"
@@ -79,6 +89,25 @@ def measure(subject: Subject) -> Measurement:
     )
 
 
+def _serial_limit(multi: Target, serial: Target | None) -> float:
+    """How far the two servers may be apart: little where both compute in float32."""
+    both = [each for each in (multi, serial) if each is not None]
+    exact = all(precision_of(each.dtype, each.info.get("device")).exact for each in both)
+    return placed_limit(multi.dtype) if exact else PLACED
+
+
+def almost(query: TokenIds, pool: TokenIds) -> list[TokenIds]:
+    """Queries that keys of a cache might take for this one: its first, a middle or its last token is another one, or
+    some are in another order, one is missing at the end, or one more stands there."""
+    count = len(query)
+    found = []
+    for at in dict.fromkeys((0, count // 2, count - 1)):
+        other = next(token for token in pool if token not in query)
+        found.append((*query[:at], other, *query[at + 1 :]))
+    found += [(*query[1:], query[0]), (*query[:-2], *query[:-3:-1]), query[:-1], (*query, query[0])]
+    return [each for each in dict.fromkeys(found) if each and each != query]
+
+
 def requests_of(subject: Subject, count: int) -> list[Case]:
     """So many small requests, every one with a query of its own; all of one shape."""
     ladder = ladder_of(subject)
@@ -93,7 +122,8 @@ def requests_of(subject: Subject, count: int) -> list[Case]:
 class _Played(ExitStack):
     """Requests, and what each scores alone. Close it: it opens connections for those that are sent at the same time.
 
-    ``noise``: how far quiet replays move scores, at the median.
+    ``noise``: how far two quiet replays of a request are apart, at the median. That they both are away from its first
+    answer is none: a server that scores otherwise what it knows is wrong.
     """
 
     def __init__(self, multi: Target, cases: Sequence[Case]) -> None:
@@ -106,10 +136,10 @@ class _Played(ExitStack):
         self._alone: list[Scores] = []
 
     def alone(self) -> None:
-        """Send them one by one, and a few of them once more."""
+        """Send them one by one, and a few of them twice more."""
         self._alone = [self.multi.score(case) for case in self.cases]
-        again = (self.away(number, self.multi.score(case)) for number, case in enumerate(self.cases[:_REPLAYED]))
-        self.noise = float(np.median([*again]))
+        once, again = ([self.multi.score(case) for case in self.cases[:_REPLAYED]] for _ in range(2))
+        self.noise = float(np.median([max_abs(right - left) for left, right in zip(once, again, strict=True)]))
 
     def away(self, number: int, scores: Scores) -> float:
         """How far an answer is from the one that the request got alone."""
@@ -163,6 +193,19 @@ class _Played(ExitStack):
             asking.result()
         return [*away, self.away(1 % len(self.cases), self.multi.score(self.cases[1 % len(self.cases)]))]
 
+    def known(self, serial: Target) -> list[float]:
+        """Other items behind the first request's query, and its items behind queries that are almost that one, each
+        against the serial server; after each of them the first request again."""
+        multi, first = self.multi, self.cases[0]
+        behind = [replace(first, items=each.items) for each in self.cases[1:_BEHIND_KNOWN]]
+        near = [replace(first, query=query) for query in almost(first.query, first.pool)]
+        away = []
+        for case in (*behind, *near, *behind):
+            query = declared_semantics(multi).serial_query(case.query, multi.delimiter)
+            away.append(max_abs(multi.score(case) - serial.score_ids(query, case.items, case.labels)))
+            away.append(self.away(0, multi.score(first)))
+        return away
+
     def cold(self) -> list[float]:
         """A request after a flush, again, after one with another query, and again."""
         self.multi.flush_cache()
@@ -176,6 +219,11 @@ def _stages(
     """Name, what to play, and why it cannot be."""
     multi, settings = played.multi, subject.settings
     yield "fresh connections", partial(played.fresh_connections, CONNECTIONS), None
+    serial = subject.serial_at_hand(multi)
+    if serial is None or not declared_semantics(multi).has_serial_reference:
+        yield _KNOWN, list, "no serial server to compare with, or no serial scores that packed ones equal"
+    else:
+        yield _KNOWN, partial(played.known, serial), None
     level = 2
     while level <= most:
         yield f"{level} in flight", partial(played.in_flight, level), None
@@ -196,10 +244,12 @@ def _stages(
 TRAFFIC = Gate(
     "traffic_agrees",
     "what a request scores among up to 64 others with other queries, over fresh connections, beside other endpoints, "
-    "and with cold caches, against what it scores alone",
+    "and with cold caches, against what it scores alone; behind known queries and almost known ones, against serial "
+    "scores",
     rests_on="the same requests alone",
     measure=measure,
     needs=("multi",),
+    also_on=("extend",),
     costly=True,
     short="traffic",
     order=5.1,

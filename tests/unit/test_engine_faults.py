@@ -349,6 +349,65 @@ def test_items_extend_one_position_late_in_every_run():
         np.testing.assert_array_equal(score(which), want)
 
 
+# -- a query that is known -----------------------------------------------------------------------
+
+
+def behind(query, items=ITEMS[:2]):
+    """What a healthy server gives items behind a query, [N, K]."""
+    return seen(*(at(0, [*query, D]) + at(len(query) + 1, item) for item in items))
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "apart"),
+    [
+        ("key_forgets_end", [10, 11, 19], [[10, 19, 12], [19, 11, 12], [10, 11], [10, 11, 12, 13]]),
+        ("key_forgets_end=2", [10, 18, 19], [[19, 11, 12], [10, 11]]),
+        ("key_forgets_start", [19, 11, 12], [[10, 19, 12], [10, 11, 19], [11, 12]]),
+        ("key_forgets_order", [12, 10, 11], [[10, 11, 13], [10, 11], [10, 11, 12, 12]]),
+        ("key_forgets_length", [10, 11, 12, 13], [[11, 12, 13], [10, 19, 12, 13], [10, 11]]),
+    ],
+)
+def test_a_query_is_taken_for_a_known_one(name, taken, apart):
+    for queries, want in ((apart, apart), ([taken], [QUERY])):
+        which = scorer(name)
+        np.testing.assert_array_equal(score(which, ITEMS[:2]), behind(QUERY), "a new one is right")
+        for query, own in zip(queries, want, strict=True):
+            np.testing.assert_array_equal(score(which, ITEMS[:2], query), behind(own))
+        np.testing.assert_array_equal(score(which, ITEMS[:2]), behind(QUERY), "and so is a known one")
+
+
+def test_a_query_is_found_where_another_one_is_kept_by_now():
+    which, others = scorer("kept_queries_overflow=2"), [[10 + i] for i in range(3)]
+    for query in others:
+        np.testing.assert_array_equal(score(which, ITEMS[:2], query), behind(query))
+    for query, there in zip(others, ([12], [11], [12]), strict=True):
+        np.testing.assert_array_equal(score(which, ITEMS[:2], query), behind(there))
+
+
+def test_a_kept_query_is_written_into():
+    which, right = scorer("kept_query_written=0.25"), behind(QUERY)
+    np.testing.assert_array_equal(score(which, ITEMS[:2]), right)
+    for last, items in ((22, ITEMS[2:4]), (25, ITEMS[:2])):
+        want = 0.75 * behind(QUERY, items) + 0.25 * behind([10, 11, last], items)
+        np.testing.assert_allclose(score(which, items)[0], want[0], rtol=0, atol=1e-15)
+    np.testing.assert_array_equal(score(which, ITEMS[:2], [10, 11]), behind([10, 11]), "another query is no matter")
+
+
+def test_indices_are_wrong_behind_a_known_query_only():
+    which = scorer("known_query_indices")
+    np.testing.assert_array_equal(score(which), healthy())
+    late = seen(*(PREFIX + at(4, [*item, D] if item else []) for item in ITEMS))
+    np.testing.assert_array_equal(score(which), late)
+    np.testing.assert_array_equal(score(which, ITEMS[:2], [10, 11]), behind([10, 11]))
+
+
+def test_the_last_token_of_a_known_query_is_not_seen():
+    which, items = scorer("known_query_short", semantics=Semantics.PREFIX_FIRST_DELIM), ITEMS[:2]
+    np.testing.assert_array_equal(score(which, items), behind(QUERY))
+    without = seen(*(at(0, QUERY) + at(4, item) for item in items))
+    np.testing.assert_array_equal(score(which, items), without)
+
+
 # -- attention ---------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from stub_targets import StubClient, StubSubject, make_case, multi, packed
+from stub_targets import StubClient, StubSubject, baseline, make_case, multi, packed
 
 from pytest_multiitem.adapters.base import Engine, Neighbour
 from pytest_multiitem.gates.full_traffic import TRAFFIC, measure
@@ -83,6 +83,7 @@ def test_a_healthy_server_passes():
     assert record.details.not_tried == {
         "beside /generate": "another's server: add --multiitem-mixed-traffic",
         "beside /v1/models": "another's server: add --multiitem-mixed-traffic",
+        "known queries": "no serial server to compare with, or no serial scores that packed ones equal",
         "cold and warm caches": "another's server",
     }
 
@@ -124,3 +125,65 @@ def test_a_server_that_refuses_in_traffic_fails_and_nobody_waits():
 
     with pytest.raises(ScoreFailure, match="too much"):
         check(refuse, max_in_flight=4)
+
+
+class KnownQueries:
+    """Right scores behind the query that is found for the one that is asked for. ``found(kept, query)``."""
+
+    def __init__(self, found):
+        self._found, self._kept = found, {}
+
+    def __call__(self, query, items, labels):
+        return packed(self._found(self._kept, tuple(query)), items, labels)
+
+
+def keyed(key):
+    return lambda kept, query: kept.setdefault((len(query), key(query)), query)
+
+
+def without(place):
+    """A key that leaves out the token at a place."""
+    return keyed(lambda query: query[: place % len(query)] + query[place % len(query) + 1 :])
+
+
+def behind_known(found):
+    target = replace(multi(), client=StubClient(KnownQueries(found), "dense"))
+    return record_of(TRAFFIC, measure(StubSubject([CASE], multi=target, hand=baseline(), max_in_flight=2)))
+
+
+def longest(kept, query):
+    found = max((each for each in kept if query[: len(each)] == each), key=len, default=query)
+    kept[query] = query
+    return found
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        without(0), without(-1), without(10), keyed(lambda query: query[:4]), keyed(lambda query: query[-4:]),
+        keyed(lambda query: tuple(sorted(query))), keyed(sum), longest,
+    ],
+    ids=["first", "last", "middle", "beginning", "end", "order", "sum", "longer"],
+)  # fmt: skip
+def test_a_query_that_is_taken_for_a_known_one_is_found(found):
+    record = behind_known(found)
+    assert record.verdict is Verdict.FAIL and record.reason.startswith("known queries"), record.reason
+
+
+@pytest.mark.parametrize("found", [keyed(lambda query: query), lambda kept, query: query], ids=["kept", "new"])
+def test_a_query_that_is_known_as_a_whole_is_left_alone(found):
+    record = behind_known(found)
+    assert record.verdict is Verdict.PASS and record.details.stages["known queries"].largest < 1e-12, record.reason
+
+
+def test_what_is_kept_of_a_query_and_scores_otherwise_is_no_noise():
+    seen = set()
+
+    def otherwise(query, items, labels):
+        known = tuple(query) in seen
+        seen.add(tuple(query))
+        return packed([*query[:-1], 9] if known else query, items, labels)
+
+    target = replace(multi(), client=StubClient(otherwise, "dense"))
+    record = record_of(TRAFFIC, measure(StubSubject([CASE], multi=target, max_in_flight=2)))
+    assert record.verdict is Verdict.FAIL, record.reason

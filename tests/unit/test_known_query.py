@@ -6,6 +6,7 @@ from engine_cases import DELIMITER, LABELS, PRODUCTION, workload
 
 from pytest_multiitem.engine.model_files import load_backend
 from pytest_multiitem.engine.scorer import Scorer
+from pytest_multiitem.gates.full_traffic import almost
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 
 
@@ -31,3 +32,20 @@ def test_cold_warm_and_uncached_scores_are_the_same_bits(backend, semantics):
     others = kept.score(query, items[3:9][::-1], LABELS, True).scores
     assert np.array_equal(others, scorer().score(query, items[3:9][::-1], LABELS, True).scores)
     assert not np.array_equal(kept.score(query[:-1], items, LABELS, True).scores, plain)
+
+
+def test_a_query_that_is_almost_known_is_computed(backend):
+    query, items = workload(9, count=4)
+    new, kept = (
+        Scorer(backend, ScorerConfig(delimiter=DELIMITER, mask_impl=MaskImpl.SEGMENT, scoring_cache=keeps))
+        for keeps in (False, True)
+    )
+    known = kept.score(query, items, LABELS, True).scores
+    queries = almost(tuple(query), tuple(range(DELIMITER)))
+    assert len(queries) == len({*queries, tuple(query)}) - 1 == 7
+    for each in queries:
+        scores = kept.score(each, items, LABELS, True).scores
+        assert np.array_equal(scores, new.score(each, items, LABELS, True).scores)
+        assert not np.array_equal(scores, known)
+        assert np.array_equal(kept.score(query, items, LABELS, True).scores, known)
+    assert kept.executed()["packed_prefixes"] == {"computed": 8, "reused": 7}
