@@ -188,7 +188,7 @@ class _Run:
         smallest = at.shape if killed or returncode is None or at.shape is None else self._shrunk(at, at.shape)
         why = f"at {smallest or 'no shape yet'}: {how}"
         if silent is not None:
-            why += "; give it more time: --kernel-timeout SECONDS"
+            why += "; give it more time: --kernel-timeout SECONDS, or name the limit that it has, such as max_rows"
         found = Check(
             check=at.check,
             dtype=at.dtype,

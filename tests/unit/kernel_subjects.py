@@ -68,6 +68,15 @@ def needs_a_device():
     raise EngineUnavailable("this kernel needs a CUDA device")
 
 
+def finds_no_gpu():
+    """As Triton says it when a kernel is launched."""
+
+    def attention(q, k, v, layout):
+        raise RuntimeError("0 active drivers ([]). There should only be one.")
+
+    return attention, LIMITS
+
+
 def on_an_absent_device():
     return planted.Tiled(), {"arrays": "torch", "device": "cuda:99"}
 

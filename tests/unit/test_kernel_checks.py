@@ -277,6 +277,9 @@ def test_a_result_in_fewer_bits_that_is_said_is_judged_in_them():
 # ------------------------------------------------------------------ multiitem kernel-check
 
 
+SUBJECTS = (Path(__file__).parent / "kernel_subjects.py").read_text().splitlines()
+
+
 @pytest.fixture
 def kernel_check(multiitem, monkeypatch):
     """``multiitem kernel-check`` where the kernels are."""
@@ -305,6 +308,23 @@ def test_command_fails_with_the_smallest_shape_and_a_picture(kernel_check, tmp_p
 def test_an_exception_is_a_failure_at_the_smallest_shape(kernel_check):
     status, out, _ = kernel_check("raises", "--check", "exact")
     assert status == 1 and "items=4 heads=1/1" in out and "it raised IndexError: tile 4 of 4" in out
+    line = 1 + next(at for at, text in enumerate(SUBJECTS) if "raise IndexError" in text)
+    assert f"(line {line} of kernel_subjects.py)" in out
+
+
+def test_checks_that_fail_for_one_reason_say_it_once(kernel_check):
+    _, out, _ = kernel_check("other_shape", "--check", "exact", "--check", "repeats")
+    assert "exact (float32), repeats (float32) FAIL at query=1 items=1 " in out
+    assert out.count("expected that of q") == 1
+
+
+def test_what_a_library_raises_is_said_of_the_line_that_calls_it():
+    def attention(q, k, v, layout):
+        return np.stack([q, k[:1]])
+
+    found = checks_of(Subject("stacks", attention, TINY), ["exact"])["exact", "float32"]
+    line = attention.__code__.co_firstlineno + 1
+    assert found.failure is not None and found.failure.reason.endswith(f"(line {line} of {Path(__file__).name})")
 
 
 @pytest.mark.parametrize(("written", "said"), [("k", "the keys"), ("v", "the values"), ("q", None)])
@@ -323,7 +343,7 @@ def test_keys_and_values_must_be_left_as_they_were(written, said):
 
 def test_a_result_of_another_shape_is_a_failure(kernel_check):
     status, out, _ = kernel_check("other_shape", "--check", "repeats")
-    assert status == 1 and "expected that of q" in out
+    assert status == 1 and "expected that of q" in out and "no picture" not in out
 
 
 @pytest.mark.parametrize(("says", "seen"), [({}, "expected that of q, float16"), ({"result_dtype": "float32"}, None)])
@@ -378,6 +398,7 @@ def test_pages_that_a_kernel_claims_and_does_not_read_are_a_failure(kernel_check
     [
         ("needs_a_device", "needs a CUDA device"),
         ("needs_a_package", "No module named 'no_such_package'"),
+        ("finds_no_gpu", "the kernel needs a GPU, and there is none: RuntimeError: 0 active drivers"),
         ("on_an_absent_device", "the kernel needs torch's device 'cuda:99', which is not here: "),
     ],
 )
