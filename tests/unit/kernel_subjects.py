@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
+
+import numpy as np
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.kernels import planted
@@ -44,6 +47,18 @@ def dies():
 
 def hangs():
     return lambda q, k, v, layout: time.sleep(600)
+
+
+def hangs_later():
+    """Of random queries, not of codes; the file that BEGAN names says that it has begun."""
+
+    def attention(q, k, v, layout):
+        if len(np.unique(q)) > 100:
+            Path(os.environ["BEGAN"]).touch()
+            time.sleep(600)
+        return planted.Tiled()(q, k, v, layout)
+
+    return attention, LIMITS
 
 
 def hangs_where_it_is_small():

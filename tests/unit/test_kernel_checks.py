@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -376,6 +381,29 @@ def test_the_smallest_shape_at_which_a_kernel_ends_its_process_is_shown(kernel_c
 def test_a_kernel_that_does_not_answer_is_inconclusive(kernel_check):
     status, out, _ = kernel_check("hangs", "--check", "repeats", "--kernel-timeout", "2")
     assert status == 3 and "no answer within 2 s; give it more time: --kernel-timeout SECONDS" in out
+
+
+def test_an_interrupted_check_says_where_it_was(tmp_path):
+    """Else the shape at which a kernel hangs, and all that was checked before, is lost."""
+    here, mark = Path(__file__).parent, tmp_path / "began"
+    words = ["kernel-check", "kernel_subjects:hangs_later", "--check", "exact", "--check", "equivalence"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest_multiitem", *words],
+        cwd=here,
+        env={**os.environ, "BEGAN": str(mark)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        deadline = time.monotonic() + 60
+        while not mark.exists() and time.monotonic() < deadline and command.poll() is None:
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert re.search(
+        r"interrupted in equivalence \(float32\) at query=.*; checked before: exact \(float32\) PASS$", err.strip()
+    )
 
 
 def test_a_kernel_that_hangs_where_it_is_made_smaller_fails_as_it_did_before(kernel_check, tmp_path):
