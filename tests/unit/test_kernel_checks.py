@@ -200,6 +200,7 @@ def test_every_step_down_is_smaller():
         ({"dtype": ["float32"]}, r"'dtype' \(did you mean 'dtypes'\?\)"),
         ({"dtypes": ["int8"]}, r"Invalid enum value 'int8' .*; expected some of: float32, bfloat16, float16$"),
         ({"semantics": ["causal"]}, "expected some of: prefix_first_delim, query_prefix$"),
+        ({"dtypes": "float32"}, "Expected a list, got `str` - at `.*dtypes`; expected some of: float32"),
         ({"dtypes": []}, "expected at least one"),
         ({"head_dims": [8]}, "head_dims 8: expected 16 or more"),
         ({"groups": [0]}, "groups 0: expected whole numbers from 1"),
