@@ -47,6 +47,10 @@ def _wrong(same: Sequence[Check], drawn: list[list[str]]) -> list[str]:
     if check.failure is None:
         return [f"{head} {check.reason}"]
     lines = [f"{head} at {check.failure.smallest}", f"  {check.failure.reason}"]
+    if {each.check for each in same} == {"nonfinite"}:
+        lines.append(
+            "  (0 times NaN is NaN; of a kernel that need not keep it from other items say keeps_nonfinite=False)"
+        )
     if not check.failure.picture:
         return lines
     if len(check.failure.picture) > 1 and check.failure.picture in drawn:

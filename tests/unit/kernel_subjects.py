@@ -23,6 +23,11 @@ def leaks():
     return planted.Tiled(bounds=planted._place_kept), LIMITS
 
 
+def spills_nan():
+    """It multiplies weights of 0 with what is hidden."""
+    return planted.subject(next(fault for fault in planted.FAULTS if fault.name == "nan_spill")).attention, LIMITS
+
+
 def raises():
     def attention(q, k, v, layout):
         if max(layout.item_lengths) > 3:

@@ -318,6 +318,12 @@ def test_an_exception_is_a_failure_at_the_smallest_shape(kernel_check):
     assert f"(line {line} of kernel_subjects.py)" in out
 
 
+@pytest.mark.parametrize(("kernel", "said"), [("spills_nan", 1), ("raises", 0), ("right", 0)])
+def test_who_may_spill_nan_is_told_how_to_say_so(kernel_check, kernel, said):
+    _, out, _ = kernel_check(kernel, "--check", "exact", "--check", "nonfinite")
+    assert out.count("keeps_nonfinite=False)") == said
+
+
 def test_checks_that_fail_for_one_reason_say_it_once(kernel_check):
     _, out, _ = kernel_check("other_shape", "--check", "exact", "--check", "repeats")
     assert "exact (float32), repeats (float32) FAIL at query=1 items=1 " in out
