@@ -472,6 +472,12 @@ def test_options_that_are_not_valid(kernel_check, words, said):
     assert status == 2 and said in re.sub(r"\s+", " ", err)
 
 
+def test_a_report_below_a_file_is_refused(kernel_check, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, err = kernel_check("right", "--output-json", str(tmp_path / "file" / "report.json"))
+    assert status == 2 and err.strip().endswith("file is no directory")
+
+
 def test_a_timeout_may_be_of_any_size(kernel_check):
     assert kernel_check("right", "--check", "repeats", "--kernel-timeout", "1e30")[0] == 0
 
