@@ -47,7 +47,12 @@ def answer(
 
     if json_file is not None:
         check_writable(json_file)
-    report = check(wanted)
+    try:
+        report = check(wanted)
+    except KeyboardInterrupt as interrupt:
+        for note in getattr(interrupt, "__notes__", ()):
+            typer.echo(f"multiitem: {note}", err=True)
+        raise
     for line in lines_of(report):
         say(line)
     if json_file is not None:

@@ -208,6 +208,8 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **words: Any) -> None:
         super().__init__(*args, **words)
+        # Lines end where the terminal does, not where the source's do.
+        self.help = self.help and "\n\n".join(" ".join(part.split()) for part in self.help.split("\n\n"))
         options = [each for each in self.params if isinstance(each, TyperOption)]
         for each in options if len(options) >= _FEWEST else []:
             if each.rich_help_panel is None:

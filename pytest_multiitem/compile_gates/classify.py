@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from pytest_multiitem.children.device import NO_DEVICE
+
 Stage = Literal[
     "jax", "triton", "module", "libtpu", "topology", "case", "trace", "lower", "asked early", "no kernel", "compile",
     "shared", "tensor", "spills", "no numbers", "run", "numbers",
@@ -31,10 +33,7 @@ _ENVIRONMENT = (
     "expected tpu devices",
     "tpu version must be",
     "only tpu devices are supported",
-    "0 active drivers",
-    "no nvidia driver",
-    "torch not compiled with cuda",
-    "no cuda gpus are available",
+    *NO_DEVICE,
     # What the machine lacks.
     "lockfile",
     "libtpu.so",

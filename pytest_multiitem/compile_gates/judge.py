@@ -195,8 +195,8 @@ def _seen(seen: Observed) -> tuple[Verdict, str, str | None]:
         return Verdict.FAIL, _where(failure, text), failure.trace or failure.message
     if seen.silent is not None:
         why = (
-            f"no answer of the compiler within {seen.silent:g} s; give it more time: MULTI_ITEM_TPU_TIMEOUT=SECONDS, "
-            "or for a GPU kernel MULTI_ITEM_GPU_TIMEOUT=SECONDS"
+            f"no answer of the compiler within {seen.silent:g} s; give it more time: --tpu-timeout SECONDS, of a GPU "
+            "kernel --gpu-timeout SECONDS; under pytest MULTI_ITEM_TPU_TIMEOUT or MULTI_ITEM_GPU_TIMEOUT"
         )
         return Verdict.INCONCLUSIVE, why, seen.output
     if seen.returncode is not None:

@@ -254,6 +254,8 @@ class Combined(msgspec.Struct, kw_only=True):
 
 def check_writable(path: Path) -> None:
     """Make a file's directory. Raises UsageError, before anything is measured for nothing."""
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: {path.parent} is no directory")
     with writing(path, advice="name a file in a directory that can be written to"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try_writing(path.parent)

@@ -73,7 +73,8 @@ def abilities_of(given: Abilities | Mapping[str, Any], kernel: str) -> Abilities
         named = _FIELD.search(str(error))
         values = _VALUES.get(named[1] if named else "", ())
         expected = f"; expected some of: {', '.join(values)}" if values else ""
-        raise UsageError(f"what {kernel} says that it can do is not valid: {error}{expected}") from None
+        said = str(error).replace("Expected `array`", "Expected a list")
+        raise UsageError(f"what {kernel} says that it can do is not valid: {said}{expected}") from None
     for name in ("dtypes", "head_dims", "groups", "semantics"):
         if not getattr(found, name):
             raise UsageError(f"{kernel} says {name}=(): expected at least one, else there is nothing to check")

@@ -61,12 +61,17 @@ def parse_check(text: str) -> CheckName:
 def check_kernel(wanted: Wanted) -> Report:
     """Every check of a kernel within what it says that it can do, with control kernels beside it.
 
-    Raises UsageError for a kernel that does not exist, or whose function returns something else.
+    Raises UsageError for a kernel that does not exist, or whose function returns something else. A KeyboardInterrupt
+    has a note: where it was, and what was checked before.
     """
     name_of(wanted.kernel)
     start = time.perf_counter()
     run = _Run(wanted)
-    run.work()
+    try:
+        run.work()
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(run.so_far())
+        raise
     if run.unavailable is not None:
         verdict, reason = Verdict.NOT_RUN, run.unavailable
     else:
@@ -107,6 +112,14 @@ class _Run:
     controls: list[Control] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    at: _Place | None = None
+
+    def so_far(self) -> str:
+        """Where a run is, and the verdicts that it has."""
+        at = self.at
+        where = f"in {at.check} ({at.dtype}) at {at.shape}" if at else "before the first shape"
+        done = ", ".join(f"{check.check} ({check.dtype}) {check.verdict.value}" for check in self.checks)
+        return f"{self.wanted.kernel}: interrupted {where}; checked before: {done or 'nothing'}"
 
     def work(self) -> None:
         """Make every check."""
@@ -149,6 +162,7 @@ class _Run:
                     if at is None or (at.check, at.dtype) != (new.check, new.dtype):
                         shapes, began = 0, time.perf_counter()
                     at, shapes, patience = new, shapes + 1, self.wanted.timeout
+                    self.at = at
                 elif "found" in event and at is not None:
                     at = replace(at, found=msgspec.convert(event["found"], Failure))
                 else:
@@ -188,7 +202,7 @@ class _Run:
         smallest = at.shape if killed or returncode is None or at.shape is None else self._shrunk(at, at.shape)
         why = f"at {smallest or 'no shape yet'}: {how}"
         if silent is not None:
-            why += "; give it more time: --kernel-timeout SECONDS"
+            why += "; give it more time: --kernel-timeout SECONDS, or name the limit that it has, such as max_rows"
         found = Check(
             check=at.check,
             dtype=at.dtype,

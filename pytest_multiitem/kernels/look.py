@@ -89,6 +89,7 @@ def look(
         drawn = []
         if finding.trace is None:
             drawn = picture(subject, shape, dtype, finding.row, finding.head, shrink_seconds or 1.0)
+            drawn = [line for line in drawn if line != f"no picture: {finding.reason}"]
         failure = Failure(
             shape=str(step.shape),
             smallest=str(shape),

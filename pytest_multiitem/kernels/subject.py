@@ -5,18 +5,22 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_multiitem.errors import MultiItemError
+from pytest_multiitem.children.device import lacks_device
+from pytest_multiitem.errors import EngineUnavailable, MultiItemError
 from pytest_multiitem.kernels.abilities import Abilities, Dtype
 from pytest_multiitem.kernels.arrays import UNIT_ROUNDOFF, from_kernel, held_as, to_kernel, type_name
 from pytest_multiitem.kernels.layout import Layout
 
 #: ``attention(q, k, v, layout) -> out``: q and out [rows, heads, D], k and v [rows, kv_heads, D].
 Attention = Callable[[Any, Any, Any, Layout], Any]
+#: Whose lines are not where a kernel is wrong.
+_LIBRARIES: Final = ("numpy", "torch", "jax", "jaxlib", "triton", "flashinfer")
 
 
 class KernelError(Exception):
@@ -75,8 +79,12 @@ class Subject:
         except MultiItemError:
             raise
         except Exception as error:
+            said = f"{type(error).__name__}: {_first_line(error)}"
+            if lacks_device(said):
+                why = f"the kernel needs a GPU, and there is none: {said.rstrip('.')}{_remedy(error)}"
+                raise EngineUnavailable(why) from error
             trace = "".join(traceback.format_exception(error))
-            raise KernelError(f"it raised {type(error).__name__}: {_first_line(error)}", trace) from error
+            raise KernelError(f"it raised {said}{_where(error)}", trace) from error
         if given.page_size is not None and given.pages_were_read:
             self.paged.add(given.page_size)
         try:
@@ -95,3 +103,23 @@ class Subject:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:300]
+
+
+def _remedy(error: Exception) -> str:
+    """A Triton kernel need not have the GPU."""
+    of_triton = any(module.startswith("triton.") for module, _, _ in _frames(error))
+    return "; in Triton's interpreter it runs without one: TRITON_INTERPRET=1" if of_triton else ""
+
+
+def _where(error: Exception) -> str:
+    """The innermost line that is neither a library's nor of this package's checks."""
+    for module, file, line in reversed(_frames(error)):
+        if module.partition(".")[0] not in _LIBRARIES and not module.startswith(__package__) and file[:1] != "<":
+            return f" (line {line} of {Path(file).name})"
+    return ""
+
+
+def _frames(error: Exception) -> list[tuple[str, str, int]]:
+    """Module, file and line of each frame of an exception, outermost first."""
+    walked = traceback.walk_tb(error.__traceback__)
+    return [(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, line) for frame, line in walked]

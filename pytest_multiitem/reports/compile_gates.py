@@ -69,11 +69,17 @@ def _table(matrix: Matrix, which: str, kind: type[Report], header: list[str]) ->
     return header, [row for report in reports for row in _rows(report)]
 
 
+def _told(header: list[str], rows: list[list[str]]) -> Rows:
+    """A table without the columns in which no row says anything, which make it wider than the terminal."""
+    kept = [at for at in range(len(header)) if any(row[at] != "-" for row in rows)]
+    return [header[at] for at in kept], [[row[at] for at in kept] for row in rows]
+
+
 def report_lines(report: Report) -> list[str]:
     """A report for the terminal."""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items()) or "no compiler was imported"
     lines = [f"{report.kernel} for {', '.join(report.chips)}; {versions}; {report.seconds:.1f} s", ""]
-    lines += terminal_table(_header(report), _rows(report))
+    lines += terminal_table(*_told(_header(report), _rows(report)))
     lines.append(_controls([check for check in report.checks if check.role == "control"]))
     lines += [f"{names} {verdict.value}: {reason}" for names, verdict, reason in by_cause(report.tiers)]
     reason = f": {report.reason}" if report.verdict is Verdict.PASS else ""  # else the lines above have said it

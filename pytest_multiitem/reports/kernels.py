@@ -20,9 +20,8 @@ def report_lines(report: Report) -> list[str]:
     if report.checks:
         lines += terminal_table(_HEADER, [_row(check) for check in report.checks])
     drawn: list[list[str]] = []
-    for check in report.checks:
-        if check_verdict(check) is not Verdict.PASS:
-            lines += [*_wrong(check, drawn), ""]
+    for group in _by_cause([check for check in report.checks if check_verdict(check) is not Verdict.PASS]):
+        lines += [*_wrong(group, drawn), ""]
     if report.controls:
         good = sum(control.verdict is Verdict.PASS for control in report.controls)
         lines.append(f"controls: {good} of {len(report.controls)} as they must be")
@@ -33,12 +32,25 @@ def report_lines(report: Report) -> list[str]:
     return [*lines, f"{report.verdict.value}: {report.kernel}: {reason}"]
 
 
-def _wrong(check: Check, drawn: list[list[str]]) -> list[str]:
-    """What is wrong under one check. ``drawn``: the pictures so far; each is shown once."""
-    head = f"{check.check} ({check.dtype}) {check.verdict.value}"
+def _by_cause(checks: Sequence[Check]) -> list[list[Check]]:
+    """Checks that say the same of the same shape stand together, in the place of the first."""
+    groups: dict[tuple[Verdict, str], list[Check]] = {}
+    for check in checks:
+        groups.setdefault((check.verdict, check.reason), []).append(check)
+    return list(groups.values())
+
+
+def _wrong(same: Sequence[Check], drawn: list[list[str]]) -> list[str]:
+    """What is wrong under checks that say the same. ``drawn``: the pictures so far; each is shown once."""
+    check = same[0]
+    head = f"{', '.join(f'{each.check} ({each.dtype})' for each in same)} {check.verdict.value}"
     if check.failure is None:
         return [f"{head} {check.reason}"]
     lines = [f"{head} at {check.failure.smallest}", f"  {check.failure.reason}"]
+    if {each.check for each in same} == {"nonfinite"}:
+        lines.append(
+            "  (0 times NaN is NaN; of a kernel that need not keep it from other items say keeps_nonfinite=False)"
+        )
     if not check.failure.picture:
         return lines
     if len(check.failure.picture) > 1 and check.failure.picture in drawn:

@@ -145,6 +145,8 @@ def test_a_case_without_numbers_is_compiled_alone(triton: Path | None) -> None:
         ("forgets_an_argument", "arguments say nothing of the kernel's parameter 'k': its type, or its value"),
         ("knows_an_argument_more", "the kernel has no parameter 'queries'; it takes q, k, v, "),
         ("no_type", "rows: 'i32:8' is not a type such as *bf16:16"),
+        ("another_type", "rows: 'int32' is not a type such as *bf16:16"),
+        ("misspelt_option", "this Triton has no option 'num_warp' (did you mean 'num_warps'?)"),
         ("autotuned", "expected a function under @triton.jit as kernel"),
     ],
 )

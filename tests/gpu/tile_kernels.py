@@ -199,6 +199,18 @@ def no_type() -> TritonCase:
     return TritonCase(kernel=case.kernel, arguments={**case.arguments, "rows": "i32:8"})
 
 
+def another_type() -> TritonCase:
+    """As NumPy and torch call it."""
+    case = working()
+    return TritonCase(kernel=case.kernel, arguments={**case.arguments, "rows": "int32"})
+
+
+def misspelt_option() -> TritonCase:
+    """Triton itself compiles it, with the number of warps that it has by default."""
+    case = working()
+    return TritonCase(kernel=case.kernel, arguments=case.arguments, options={"num_warp": 8})
+
+
 def autotuned() -> TritonCase:
     """Which of its configurations is meant?"""
     tuned = triton.autotune(configs=[triton.Config({"tile": 16})], key=[])(_adding)

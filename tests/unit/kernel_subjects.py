@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
+
+import numpy as np
 
 from pytest_multiitem.errors import EngineUnavailable
 from pytest_multiitem.kernels import planted
@@ -18,6 +21,11 @@ def right():
 def leaks():
     """The last item sees the one before."""
     return planted.Tiled(bounds=planted._place_kept), LIMITS
+
+
+def spills_nan():
+    """It multiplies weights of 0 with what is hidden."""
+    return planted.subject(next(fault for fault in planted.FAULTS if fault.name == "nan_spill")).attention, LIMITS
 
 
 def raises():
@@ -46,6 +54,18 @@ def hangs():
     return lambda q, k, v, layout: time.sleep(600)
 
 
+def hangs_later():
+    """Of random queries, not of codes; the file that BEGAN names says that it has begun."""
+
+    def attention(q, k, v, layout):
+        if len(np.unique(q)) > 100:
+            Path(os.environ["BEGAN"]).touch()
+            time.sleep(600)
+        return planted.Tiled()(q, k, v, layout)
+
+    return attention, LIMITS
+
+
 def hangs_where_it_is_small():
     """Wrong at the first shape that is tried, and without an answer at those that are a step smaller."""
 
@@ -66,6 +86,15 @@ def says_pages():
 
 def needs_a_device():
     raise EngineUnavailable("this kernel needs a CUDA device")
+
+
+def finds_no_gpu():
+    """As Triton says it when a kernel is launched."""
+
+    def attention(q, k, v, layout):
+        raise RuntimeError("0 active drivers ([]). There should only be one.")
+
+    return attention, LIMITS
 
 
 def on_an_absent_device():

@@ -155,6 +155,14 @@ def test_the_help_cuts_no_name_on_a_narrow_terminal(multiitem, monkeypatch, comm
     assert not re.findall(r"^│ --\S*…", out, re.MULTILINE)
 
 
+def test_the_help_breaks_lines_where_the_terminal_ends(multiitem, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = multiitem("kernel-check", "--help")
+    shown = [line.strip() for line in out.splitlines()]
+    begin = next(at for at, line in enumerate(shown) if line.startswith("Exit status 0"))
+    assert shown[begin + 1].startswith("it could not be told") and shown[begin + 2] == "or INCONCLUSIVE."
+
+
 def test_the_help_of_accept_begins_with_what_is_its_own(multiitem, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = multiitem("accept", "--help")

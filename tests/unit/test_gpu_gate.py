@@ -103,7 +103,16 @@ def test_each_cause_stands_once() -> None:
     cause = "it cannot be traced: CompilationError: no (at kernels.py:7: x = y)"
     assert (found, reason) == (Verdict.FAIL, f"lower, compile FAIL: v6e, v5p (a, b): {cause}")
     report = GpuReport(kernel="k:f", chips=["v6e", "v5p"], verdict=found, reason=reason, tiers=tiers, checks=checks)
-    assert sum(cause in line for line in report_lines(report)) == 1
+    lines = report_lines(report)
+    assert sum(cause in line for line in lines) == 1
+    assert not any("registers" in line or "spilled" in line for line in lines)  # of nothing that was compiled
+
+
+def test_a_column_stands_where_one_row_has_something_in_it() -> None:
+    checks = [verdict(compiled()), verdict(refused())]
+    report = GpuReport(kernel="k:f", chips=["sm_120"], verdict=Verdict.FAIL, reason="", tiers=[], checks=checks)
+    text = "\n".join(report_lines(report))
+    assert "registers" in text and "255" in text and "from reference" not in text
 
 
 class Telling(TritonCompiler):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -223,6 +228,7 @@ def test_every_step_down_is_smaller():
         ({"dtype": ["float32"]}, r"'dtype' \(did you mean 'dtypes'\?\)"),
         ({"dtypes": ["int8"]}, r"Invalid enum value 'int8' .*; expected some of: float32, bfloat16, float16$"),
         ({"semantics": ["causal"]}, "expected some of: prefix_first_delim, query_prefix$"),
+        ({"dtypes": "float32"}, "Expected a list, got `str` - at `.*dtypes`; expected some of: float32"),
         ({"dtypes": []}, "expected at least one"),
         ({"head_dims": [8]}, "head_dims 8: expected 16 or more"),
         ({"groups": [0]}, "groups 0: expected whole numbers from 1"),
@@ -316,6 +322,9 @@ def test_a_result_in_fewer_bits_that_is_said_is_judged_in_them():
 # ------------------------------------------------------------------ multiitem kernel-check
 
 
+SUBJECTS = (Path(__file__).parent / "kernel_subjects.py").read_text().splitlines()
+
+
 @pytest.fixture
 def kernel_check(multiitem, monkeypatch):
     """``multiitem kernel-check`` where the kernels are."""
@@ -344,6 +353,29 @@ def test_command_fails_with_the_smallest_shape_and_a_picture(kernel_check, tmp_p
 def test_an_exception_is_a_failure_at_the_smallest_shape(kernel_check):
     status, out, _ = kernel_check("raises", "--check", "exact")
     assert status == 1 and "items=4 heads=1/1" in out and "it raised IndexError: tile 4 of 4" in out
+    line = 1 + next(at for at, text in enumerate(SUBJECTS) if "raise IndexError" in text)
+    assert f"(line {line} of kernel_subjects.py)" in out
+
+
+@pytest.mark.parametrize(("kernel", "said"), [("spills_nan", 1), ("raises", 0), ("right", 0)])
+def test_who_may_spill_nan_is_told_how_to_say_so(kernel_check, kernel, said):
+    _, out, _ = kernel_check(kernel, "--check", "exact", "--check", "nonfinite")
+    assert out.count("keeps_nonfinite=False)") == said
+
+
+def test_checks_that_fail_for_one_reason_say_it_once(kernel_check):
+    _, out, _ = kernel_check("other_shape", "--check", "exact", "--check", "repeats")
+    assert "exact (float32), repeats (float32) FAIL at query=1 items=1 " in out
+    assert out.count("expected that of q") == 1
+
+
+def test_what_a_library_raises_is_said_of_the_line_that_calls_it():
+    def attention(q, k, v, layout):
+        return np.stack([q, k[:1]])
+
+    found = checks_of(Subject("stacks", attention, TINY), ["exact"])["exact", "float32"]
+    line = attention.__code__.co_firstlineno + 1
+    assert found.failure is not None and found.failure.reason.endswith(f"(line {line} of {Path(__file__).name})")
 
 
 @pytest.mark.parametrize(("written", "said"), [("k", "the keys"), ("v", "the values"), ("q", None)])
@@ -362,7 +394,7 @@ def test_keys_and_values_must_be_left_as_they_were(written, said):
 
 def test_a_result_of_another_shape_is_a_failure(kernel_check):
     status, out, _ = kernel_check("other_shape", "--check", "repeats")
-    assert status == 1 and "expected that of q" in out
+    assert status == 1 and "expected that of q" in out and "no picture" not in out
 
 
 @pytest.mark.parametrize(("says", "seen"), [({}, "expected that of q, float16"), ({"result_dtype": "float32"}, None)])
@@ -397,6 +429,29 @@ def test_a_kernel_that_does_not_answer_is_inconclusive(kernel_check):
     assert status == 3 and "no answer within 2 s; give it more time: --kernel-timeout SECONDS" in out
 
 
+def test_an_interrupted_check_says_where_it_was(tmp_path):
+    """Else the shape at which a kernel hangs, and all that was checked before, is lost."""
+    here, mark = Path(__file__).parent, tmp_path / "began"
+    words = ["kernel-check", "kernel_subjects:hangs_later", "--check", "exact", "--check", "equivalence"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest_multiitem", *words],
+        cwd=here,
+        env={**os.environ, "BEGAN": str(mark)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        deadline = time.monotonic() + 60
+        while not mark.exists() and time.monotonic() < deadline and command.poll() is None:
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert re.search(
+        r"interrupted in equivalence \(float32\) at query=.*; checked before: exact \(float32\) PASS$", err.strip()
+    )
+
+
 def test_a_kernel_that_hangs_where_it_is_made_smaller_fails_as_it_did_before(kernel_check, tmp_path):
     file = tmp_path / "report.json"
     words = ("--check", "repeats", "--check", "exact", "--kernel-timeout", "2", "--output-json", str(file))
@@ -417,6 +472,7 @@ def test_pages_that_a_kernel_claims_and_does_not_read_are_a_failure(kernel_check
     [
         ("needs_a_device", "needs a CUDA device"),
         ("needs_a_package", "No module named 'no_such_package'"),
+        ("finds_no_gpu", "the kernel needs a GPU, and there is none: RuntimeError: 0 active drivers"),
         ("on_an_absent_device", "the kernel needs torch's device 'cuda:99', which is not here: "),
     ],
 )
@@ -453,6 +509,12 @@ def test_command_is_used_wrongly(kernel_check, kernel, said):
 def test_options_that_are_not_valid(kernel_check, words, said):
     status, _, err = kernel_check("right", *words)
     assert status == 2 and said in re.sub(r"\s+", " ", err)
+
+
+def test_a_report_below_a_file_is_refused(kernel_check, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, err = kernel_check("right", "--output-json", str(tmp_path / "file" / "report.json"))
+    assert status == 2 and err.strip().endswith("file is no directory")
 
 
 def test_a_timeout_may_be_of_any_size(kernel_check):

@@ -20,6 +20,7 @@ from pytest_multiitem.children.function import parameters_of
 from pytest_multiitem.compile_gates.child import place, serve
 from pytest_multiitem.compile_gates.gpu.case import Numbers, TritonCase
 from pytest_multiitem.compile_gates.subject import StageError
+from pytest_multiitem.errors import did_you_mean
 
 _NO_TRITON = (
     "Triton cannot be imported: {} (pip install 'pytest-multiitem[gpu-aot]'; MULTI_ITEM_GPU_TRITON=DIR names one that "
@@ -84,7 +85,7 @@ class TritonCompiler:
         try:
             import triton
             from triton.backends.compiler import GPUTarget
-            from triton.compiler import ASTSource
+            from triton.compiler import ASTSource, make_backend
         except Exception as error:
             raise StageError("triton", error, message=f"not a Triton that is known: {error}") from error
         try:
@@ -96,6 +97,7 @@ class TritonCompiler:
         try:
             signature, constants, attributes = _specialised(case)
             source = ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
+            _check_options(case, make_backend(target).parse_options({}))
         except Exception as error:
             raise StageError("case", error) from error
         log = io.StringIO()
@@ -143,6 +145,24 @@ class TritonCompiler:
         return {"kernels": len(launched), "numbers": {"difference": difference, "limit": _limit(numbers)}}
 
 
+def _is_type(text: str) -> bool:
+    from triton.language import str_to_ty
+
+    try:
+        str_to_ty(text, None)
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
+def _check_options(case: TritonCase, known: Any) -> None:
+    """Triton passes over an option that it does not know, and compiles with the default of the one that was meant."""
+    for name in case.options:
+        if not hasattr(known, name):
+            hint = did_you_mean(name, list(vars(known)))
+            raise ValueError(f"this Triton has no option {name!r}{hint}")
+
+
 def _specialised(case: TritonCase) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], list[Any]]]:
     """Types, constants and divisibilities of a kernel's parameters, as `ASTSource` takes them."""
     parameters = getattr(case.kernel, "params", None)
@@ -165,7 +185,7 @@ def _specialised(case: TritonCase) -> tuple[dict[str, str], dict[str, Any], dict
             signature[parameter.name], constants[parameter.name] = "constexpr", given
             continue
         kind, _, divisor = str(given).partition(":")
-        if divisor not in ("", "16"):
+        if divisor not in ("", "16") or not _is_type(kind):
             raise ValueError(f"{parameter.name}: {given!r} is not a type such as *bf16:16, i32 or fp32")
         signature[parameter.name] = kind
         if divisor:
