@@ -25,7 +25,7 @@ MASK = Semantics.PREFIX_FIRST_DELIM
 #: Faults that one check alone sees.
 ALONE = {
     "soft_causal", "soft_items", "nan_spill", "bfloat16_sums", "bfloat16_products", "beyond_1024", "item_33",
-    "uint16_wrap", "fourth_head", "scale_of_64", "maximum_from_zero", "alike", "full_page", "item_of_32",
+    "uint16_wrap", "fourth_head", "scale_of_64", "alike", "full_page", "item_of_32",
     "item_of_48", "prefix_of_192", "rows_of_95", "at_tile", "full_sequence", "starts_wrap", "items_wrap",
     "stale_pages", "head_33", "one_kv_head", "soft_cap", "soft_cap_bfloat16", "item_81", "one_token", "stale_mask",
     "grouped_prefix", "half_border", "run_to_run", "overwrites_values",
