@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -39,12 +39,12 @@ _WAKE_AGAIN = (0.0, 0.05, 0.2, 0.5)  # seconds between calls: one may come just 
 class Interruptions:
     """Handles the signals that end this process, from now until `restore`.
 
-    ``end``: called with the first one, in the main thread; it raises what ends the run. ``caught``: the first one, or
-    None; ``noted``: the first one since `hold`. A signal that is ignored (as under nohup), or that somebody else
-    handles, stays as it is; and so do all where this is not the main thread.
+    ``end``: called with the first one, in the main thread; it raises what ends the run. ``handled``: which signals.
+    ``caught``: the first one, or None; ``noted``: the first one since `hold`. A signal that is ignored (as under
+    nohup), or that somebody else handles, stays as it is; and so do all where this is not the main thread.
     """
 
-    def __init__(self, end: Callable[[signal.Signals], object]) -> None:
+    def __init__(self, end: Callable[[signal.Signals], object], handled: Sequence[signal.Signals] = ENDING) -> None:
         self.caught: signal.Signals | None = None
         self.noted: signal.Signals | None = None
         self._end = end
@@ -52,7 +52,7 @@ class Interruptions:
         self._quiet_until = 0.0
         self._previous: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            usual = [number for number in ENDING if signal.getsignal(number) in _USUAL]
+            usual = [number for number in handled if signal.getsignal(number) in _USUAL]
             self._previous = {number: signal.signal(number, self._on_signal) for number in usual}
         self._waker = _Waker() if self._previous else None
 

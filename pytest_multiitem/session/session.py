@@ -69,10 +69,10 @@ class Session:
         self.problem: str | None = None
         self._least_status = 0
         self._run: Run | None = None
-        self._interruptions: Interruptions | None = None
+        # Its controller ends a worker, but Ctrl-C reaches it as well, and as often.
+        self._interruptions = Interruptions(_interrupt, signals.ENDING if self.owner else (signal.SIGINT,))
+        config.add_cleanup(self._interruptions.restore)
         if self.owner:
-            self._interruptions = Interruptions(_interrupt)
-            config.add_cleanup(self._interruptions.restore)
             config.add_cleanup(lambda: remove(self.run_dir))
 
     @property
@@ -104,8 +104,7 @@ class Session:
 
     def hold_interruptions(self) -> None:
         """The run ends: it stops its servers, writes its results and says so, whatever signals come."""
-        if self._interruptions is not None:
-            self._interruptions.hold()
+        self._interruptions.hold()
 
     def finish(self, exit_status: int) -> int:
         """Stop the servers, write the results, and return the exit status that they ask for."""
@@ -125,7 +124,7 @@ class Session:
         """The exit status of a run whose tests end with this one: a signal's, or that of what went wrong at the end."""
         if exit_status not in (0, 1, 5):
             return exit_status
-        noted = None if self._interruptions is None else self._interruptions.noted
+        noted = self._interruptions.noted
         if noted is not None:  # while it ended
             return int(pytest.ExitCode.INTERRUPTED) if noted == signal.SIGINT else signals.exit_status(noted)
         return self._least_status or exit_status

@@ -24,7 +24,11 @@ import pytest
 @pytest.mark.multiitem_gate("segment_lowers")
 def test_waits(multiitem_gate, multi_item_server, serial_server):
     pathlib.Path("waiting").touch()
-    time.sleep(60)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.1)
+        pathlib.Path("cleaned").touch()
 
 @pytest.mark.multiitem_gate("segment_vs_dense_le_1e_4")
 def test_z_not_reached(multiitem_gate):
@@ -67,6 +71,7 @@ def test_ctrl_c(project: Project, workers: list[str]) -> None:
     family = psutil.Process(process.pid).children(recursive=True)
     said = signalled(process, *[signal.SIGINT] * 3)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, said
+    assert (project.path / "cleaned").exists()
     assert running(servers) == []
     wait_until(lambda: not running(family), within=5)
     matrix = project.matrix
