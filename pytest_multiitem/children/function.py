@@ -13,6 +13,9 @@ from typing import Any
 
 from pytest_multiitem.errors import UsageError, did_you_mean
 
+#: Functions of a module that are named where the one that was asked for is not among them, at most.
+_NAMED = 12
+
 
 def import_function(kernel: str, passing: tuple[type[Exception], ...]) -> Callable[..., Any]:
     """The function. Raises UsageError where there is none of that name, or where its module raises; of what a module
@@ -37,9 +40,10 @@ def import_function(kernel: str, passing: tuple[type[Exception], ...]) -> Callab
     if not callable(function):
         known = _functions(module)
         what = "has no function" if function is None else "has no callable"
+        more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
         raise UsageError(
             f"{name} {what} {attribute!r}{did_you_mean(attribute, known)}; "
-            f"its own functions: {', '.join(known) or 'none'}"
+            f"its own functions: {', '.join(known[:_NAMED]) or 'none'}{more}"
         )
     return function
 

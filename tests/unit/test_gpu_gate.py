@@ -168,6 +168,11 @@ def test_without_triton_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("kernels:cas", {}, "kernels has no function 'cas' (did you mean 'case'?); its own functions: case"),
         ("kernels:case", {"row": 8}, "kernels:case has no argument 'row' (did you mean 'rows'?)"),
         ("guarded:cas", {}, "guarded has no function 'cas' (did you mean 'case'?)"),
+        (
+            "many:cas",
+            {},
+            "(did you mean 'case'?); its own functions: f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11 and 9 more",
+        ),
         ("importing:cas", {}, None),
         ("confused:cas", {}, None),
     ],
@@ -177,7 +182,14 @@ def test_without_triton_a_misspelling_is_told(tmp_path: Path, kernel: str, case:
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('no Triton here')")
     guard = "try:\n    import triton\nexcept ImportError:\n    pass\n"
-    modules = {"kernels": "", "guarded": guard, "importing": "import triton\n", "confused": f"{guard}triton.jit\n"}
+    many = "".join(f"def f{number}():\n    pass\n" for number in range(20))
+    modules = {
+        "kernels": "",
+        "many": many,
+        "guarded": guard,
+        "importing": "import triton\n",
+        "confused": f"{guard}triton.jit\n",
+    }
     for name, begin in modules.items():
         (tmp_path / f"{name}.py").write_text(f"{begin}def case(rows=8):\n    pass\n")
     wanted = Wanted(kernel, cases=(case,), chips=("sm_80",), triton=tmp_path, path=(str(tmp_path),))
