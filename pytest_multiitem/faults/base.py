@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import dataclass
 from inspect import get_annotations, getdoc
 from typing import Any, ClassVar, Protocol
 
+from typing_extensions import override
+
 from pytest_multiitem.errors import UsageError
-from pytest_multiitem.scoring.steps import Scores, ScoringSteps
+from pytest_multiitem.scoring.steps import Ids, ScoreResult, Scores, ScoringSteps
 from pytest_multiitem.scoring.vocabulary import Part
 
 #: What a strength may be that counts something.
@@ -106,6 +109,18 @@ def mixed(right: Scores, wrong: Scores, strength: float | None) -> Scores:
     return (1 - share) * right + share * wrong
 
 
+@dataclass(frozen=True, eq=False)
+class ScoreRequest:
+    """What `ScoringSteps.score` is asked."""
+
+    query: Ids
+    items: Sequence[Ids]
+    labels: Ids
+    apply_softmax: bool
+    item_first: bool
+    extraction: int | None
+
+
 class ScorerFault(Fault, ScoringSteps):
     """A mutant of the embedded engine's scorer, or of the mutant before it: a subclass changes some of its steps."""
 
@@ -122,6 +137,27 @@ class ScorerFault(Fault, ScoringSteps):
     def watch(self, app: AsgiApp) -> AsgiApp:
         """The application of the server that has the fault: what else is asked of it may matter to the fault."""
         return app
+
+    def respond(self, request: ScoreRequest) -> ScoreResult:
+        """The step `score`: a subclass changes what is asked, or what comes of it."""
+        return self.ask(request)
+
+    def ask(self, request: ScoreRequest) -> ScoreResult:
+        """What the scorer behind this fault makes of a request."""
+        given = (request.query, request.items, request.labels, request.apply_softmax)
+        return self.inner.score(*given, request.item_first, request.extraction)
+
+    @override
+    def score(
+        self,
+        query: Ids,
+        items: Sequence[Ids],
+        labels: Ids,
+        apply_softmax: bool,
+        item_first: bool = False,
+        extraction: int | None = None,
+    ) -> ScoreResult:
+        return self.respond(ScoreRequest(query, items, labels, apply_softmax, item_first, extraction))
 
 
 class WireFault(Fault):

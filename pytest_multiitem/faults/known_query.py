@@ -6,14 +6,13 @@ asked once about each query, shows none of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from typing_extensions import override
 
 from pytest_multiitem.faults.attention import AttentionFault, Weights
-from pytest_multiitem.faults.base import WHOLE, ScorerFault, mixed
+from pytest_multiitem.faults.base import WHOLE, ScoreRequest, ScorerFault, mixed
 from pytest_multiitem.faults.layout import LayoutFault
 from pytest_multiitem.scoring.layout import PREFIX, PackedLayout
 from pytest_multiitem.scoring.steps import Ids, ScoreResult
@@ -35,17 +34,9 @@ class OtherQuery(ScorerFault):
         raise NotImplementedError
 
     @override
-    def score(
-        self,
-        query: Ids,
-        items: Sequence[Ids],
-        labels: Ids,
-        apply_softmax: bool,
-        item_first: bool = False,
-        extraction: int | None = None,
-    ) -> ScoreResult:
+    def respond(self, request: ScoreRequest) -> ScoreResult:
         """What is computed of a query depends on it alone, so that one which is taken for it replaces it altogether."""
-        return self.inner.score(self.found(query), items, labels, apply_softmax, item_first, extraction)
+        return self.ask(replace(request, query=self.found(request.query)))
 
 
 class KeyedQuery(OtherQuery):
@@ -150,22 +141,15 @@ class KeptQueryWritten(
         self._written: dict[_Key, int] = {}
 
     @override
-    def score(
-        self,
-        query: Ids,
-        items: Sequence[Ids],
-        labels: Ids,
-        apply_softmax: bool,
-        item_first: bool = False,
-        extraction: int | None = None,
-    ) -> ScoreResult:
+    def respond(self, request: ScoreRequest) -> ScoreResult:
         """The last request behind a query is the one that shows in the next."""
+        query = request.query
         last = self._written.get(tuple(query))
-        result = self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
-        self._written[tuple(query)] = next((item[-1] for item in reversed(items) if len(item)), query[-1])
+        result = self.ask(request)
+        self._written[tuple(query)] = next((item[-1] for item in reversed(request.items) if len(item)), query[-1])
         if last is None:
             return result
-        wrong = self.inner.score([*query[:-1], last], items, labels, apply_softmax, item_first, extraction)
+        wrong = self.ask(replace(request, query=[*query[:-1], last]))
         return replace(result, scores=mixed(result.scores, wrong.scores, self.strength))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 from typing_extensions import override
 
-from pytest_multiitem.faults.base import WHOLE, ScorerFault
+from pytest_multiitem.faults.base import WHOLE, ScoreRequest, ScorerFault
 from pytest_multiitem.faults.wire import (
     Exchange,
     JsonObject,
@@ -21,7 +20,7 @@ from pytest_multiitem.faults.wire import (
     encoded,
     wants_softmax,
 )
-from pytest_multiitem.scoring.steps import Ids, ScoreResult
+from pytest_multiitem.scoring.steps import ScoreResult
 from pytest_multiitem.scoring.vocabulary import Part
 
 _SEED = 20_260_101
@@ -41,17 +40,9 @@ class OtherLabels(ScorerFault):
         raise NotImplementedError
 
     @override
-    def score(
-        self,
-        query: Ids,
-        items: Sequence[Ids],
-        labels: Ids,
-        apply_softmax: bool,
-        item_first: bool = False,
-        extraction: int | None = None,
-    ) -> ScoreResult:
-        other = self.read_as(np.asarray(labels, dtype=np.int64)).tolist()
-        return self.inner.score(query, items, other, apply_softmax, item_first, extraction)
+    def respond(self, request: ScoreRequest) -> ScoreResult:
+        other = self.read_as(np.asarray(request.labels, dtype=np.int64)).tolist()
+        return self.ask(replace(request, labels=other))
 
 
 class LabelShard(
@@ -104,24 +95,16 @@ class LabelsClipped(
     """
 
     @override
-    def score(
-        self,
-        query: Ids,
-        items: Sequence[Ids],
-        labels: Ids,
-        apply_softmax: bool,
-        item_first: bool = False,
-        extraction: int | None = None,
-    ) -> ScoreResult:
+    def respond(self, request: ScoreRequest) -> ScoreResult:
         size = self.vocab_size
         ids = np.linspace(0, size - 1, min(size, _READ)).astype(np.int64).tolist()
-        result = self.inner.score(query, items, labels, False, item_first, extraction)
-        others = self.inner.score(query, items, ids, False, item_first, extraction).scores
+        result = self.ask(replace(request, apply_softmax=False))
+        others = self.ask(replace(request, labels=ids, apply_softmax=False)).scores
         best = min(len(ids), max(1, round(self.count * len(ids) / size)))
         floor = np.partition(others, len(ids) - best, axis=1)[:, len(ids) - best, None]
         # In steps: a product of many columns rounds otherwise in another place, which is none of the fault's.
         scores = np.maximum(result.scores, np.exp(np.round(np.log(floor), _DECIMALS)))
-        return replace(result, scores=scores / scores.sum(axis=1, keepdims=True) if apply_softmax else scores)
+        return replace(result, scores=scores / scores.sum(axis=1, keepdims=True) if request.apply_softmax else scores)
 
 
 class LabelListsIgnored(ScoringFault, name="label_lists_ignored", number=35):
@@ -220,14 +203,6 @@ class LabelMassZero(
     seen = "Qwen3-Reranker without its template; F19"
 
     @override
-    def score(
-        self,
-        query: Ids,
-        items: Sequence[Ids],
-        labels: Ids,
-        apply_softmax: bool,
-        item_first: bool = False,
-        extraction: int | None = None,
-    ) -> ScoreResult:
-        result = self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
-        return result if apply_softmax else replace(result, scores=result.scores * (self.strength or 0.0))
+    def respond(self, request: ScoreRequest) -> ScoreResult:
+        result = self.ask(request)
+        return result if request.apply_softmax else replace(result, scores=result.scores * (self.strength or 0.0))

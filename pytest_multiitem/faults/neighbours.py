@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 from typing_extensions import override
 
 from pytest_multiitem.faults.attention import CausalRestarting
-from pytest_multiitem.faults.base import WHOLE, AsgiApp, WireFault
+from pytest_multiitem.faults.base import WHOLE, AsgiApp, ScoreRequest, WireFault
 from pytest_multiitem.scoring.layout import PackedLayout
-from pytest_multiitem.scoring.steps import Ids, ScoreResult
+from pytest_multiitem.scoring.steps import ScoreResult
 
 #: What engines run in the batches that scoring requests run in.
 NEIGHBOURS = frozenset({"/generate", "/v1/completions", "/v1/chat/completions", "/health_generate"})
@@ -84,17 +83,9 @@ class NeighbourRequest(
         return self._off
 
     @override
-    def score(
-        self,
-        query: Ids,
-        items: Sequence[Ids],
-        labels: Ids,
-        apply_softmax: bool,
-        item_first: bool = False,
-        extraction: int | None = None,
-    ) -> ScoreResult:
+    def respond(self, request: ScoreRequest) -> ScoreResult:
         self._off = self._left.take()
-        return self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
+        return self.ask(request)
 
 
 class NeighbourKills(WireFault, name="neighbour_kills", number=33, seen="sglang #25414", own_process=True):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from typing_extensions import override
 
-from pytest_multiitem.faults.base import WHOLE, ScorerFault
+from pytest_multiitem.faults.base import WHOLE, ScoreRequest, ScorerFault
 from pytest_multiitem.scoring.config import MaskImpl, ScorerConfig
 from pytest_multiitem.scoring.layout import PackedLayout
 from pytest_multiitem.scoring.steps import Ids, Reading, ScoreResult, Scores
@@ -50,18 +50,10 @@ class RequestsLeak(
         self._last: Scores | None = None
 
     @override
-    def score(
-        self,
-        query: Ids,
-        items: Sequence[Ids],
-        labels: Ids,
-        apply_softmax: bool,
-        item_first: bool = False,
-        extraction: int | None = None,
-    ) -> ScoreResult:
+    def respond(self, request: ScoreRequest) -> ScoreResult:
         """The last row of a request is kept for the next one of as many labels."""
         share = self.strength or 0.0
-        result = self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
+        result = self.ask(request)
         healthy, last = result.scores, self._last
         self._last = healthy[-1]
         if last is None or len(last) != healthy.shape[1]:
@@ -78,19 +70,12 @@ class StaleShapes(ScorerFault, name="stale_shapes", number=9, seen="follows from
         self._known: dict[object, ScoreResult] = {}
 
     @override
-    def score(
-        self,
-        query: Ids,
-        items: Sequence[Ids],
-        labels: Ids,
-        apply_softmax: bool,
-        item_first: bool = False,
-        extraction: int | None = None,
-    ) -> ScoreResult:
+    def respond(self, request: ScoreRequest) -> ScoreResult:
         """The first answer of a shape is the last."""
-        key = (tuple(query), tuple(map(len, items)), tuple(labels), apply_softmax, item_first)
+        lengths = tuple(map(len, request.items))
+        key = (tuple(request.query), lengths, tuple(request.labels), request.apply_softmax, request.item_first)
         if key not in self._known:
-            self._known[key] = self.inner.score(query, items, labels, apply_softmax, item_first, extraction)
+            self._known[key] = self.ask(request)
         return self._known[key]
 
 
